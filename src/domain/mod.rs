@@ -1,0 +1,4 @@
+//! What follows from what: values and pure functions, without files, clocks or processes.
+
+pub mod cpuset;
+pub mod vm;

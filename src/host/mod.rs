@@ -1,0 +1,33 @@
+//! One file per kernel interface or neighbour; each touches one outside thing.
+//!
+//! [`Host`] bundles the doors. The real host, a captured tree and the simulated kernel of the
+//! tests differ only in what stands behind them.
+
+pub mod files;
+pub mod qmp;
+pub mod sched;
+pub mod systemd;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+/// Clocks of a host.
+pub trait Clock: Debug {
+    /// Returns the time since boot, including suspend (`CLOCK_BOOTTIME`).
+    fn since_boot(&self) -> Duration;
+}
+
+/// Everything outside of the program, behind one door each.
+#[derive(Debug)]
+pub struct Host {
+    /// Files of `/proc`, `/sys`, `/etc` and `/run`.
+    pub files: Box<dyn files::Files>,
+    /// Affinity of tasks.
+    pub sched: Box<dyn sched::Sched>,
+    /// The service manager.
+    pub systemd: Box<dyn systemd::Systemd>,
+    /// The monitors of running VMs.
+    pub qmp: Box<dyn qmp::Qmp>,
+    /// Clocks.
+    pub clock: Box<dyn Clock>,
+}

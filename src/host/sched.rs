@@ -1,0 +1,89 @@
+//! Affinity of tasks: which CPUs a task may run on.
+//!
+//! glibc's wrappers and those of other crates stop at 1024 CPUs, so the system calls are made
+//! with masks of any length here. This is the only file with `unsafe` in it.
+
+#![allow(unsafe_code)]
+
+use std::fmt::Debug;
+use std::io;
+
+use crate::domain::cpuset::{CpuId, CpuSet};
+
+/// Affinity of the host's tasks.
+pub trait Sched: Debug {
+    /// Returns the CPUs that task `tid` may run on now (its effective affinity).
+    ///
+    /// # Errors
+    /// `ESRCH` when there is no such task.
+    fn affinity(&self, tid: i32) -> io::Result<CpuSet>;
+    /// Requests that task `tid` runs on `cpus` only; the kernel cuts that to the task's cpuset.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is no such task; `EINVAL` when none of the CPUs is in its cpuset or the
+    /// task is a kernel thread bound to its CPU.
+    fn set_affinity(&self, tid: i32, cpus: &CpuSet) -> io::Result<()>;
+}
+
+/// The running kernel's scheduler.
+#[derive(Debug, Clone, Copy)]
+pub struct KernelSched;
+
+/// First size of the mask asked for, in bytes: enough for 1024 CPUs.
+const FIRST_MASK_BYTES: usize = 128;
+/// Size of the largest mask, in bytes.
+const LARGEST_MASK_BYTES: usize = (CpuId::MAX.0 as usize + 1) / 8;
+
+impl Sched for KernelSched {
+    fn affinity(&self, tid: i32) -> io::Result<CpuSet> {
+        let mut n_bytes = FIRST_MASK_BYTES;
+        loop {
+            let mut mask = vec![0u8; n_bytes];
+            // SAFETY: the kernel writes at most `n_bytes` bytes to `mask`, which is that long.
+            let written = unsafe {
+                libc::syscall(libc::SYS_sched_getaffinity, tid, n_bytes, mask.as_mut_ptr())
+            };
+            if let Ok(written) = usize::try_from(written) {
+                return Ok(CpuSet::from_bytes(&mask[..written]));
+            }
+            let error = io::Error::last_os_error();
+            // EINVAL: the mask is shorter than the kernel's own.
+            if error.raw_os_error() != Some(libc::EINVAL) || n_bytes >= LARGEST_MASK_BYTES {
+                return Err(error);
+            }
+            n_bytes *= 2;
+        }
+    }
+
+    fn set_affinity(&self, tid: i32, cpus: &CpuSet) -> io::Result<()> {
+        let mask = cpus.to_bytes();
+        // SAFETY: the kernel reads at most `mask.len()` bytes of `mask` and extends it by zeros.
+        let result =
+            unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, mask.len(), mask.as_ptr()) };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn affinity_of_this_thread_can_be_read_and_written() {
+        let cpus = KernelSched.affinity(0).unwrap();
+        assert!(!cpus.is_empty());
+        KernelSched.set_affinity(0, &cpus).unwrap();
+        assert_eq!(KernelSched.affinity(0).unwrap(), cpus);
+    }
+
+    #[test]
+    fn an_absent_cpu_is_refused() {
+        let error = KernelSched
+            .set_affinity(0, &CpuSet::of(CpuId::MAX))
+            .unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    }
+}
