@@ -17,9 +17,20 @@ share_fill() {
     rm -rf "$share/lab" "$share/systemd" "$share/hooks" "$share/pin-hook"
     mkdir -p "$share/lab"
     cp -rp "$lab_source/guest" "$lab_source/cases" "$share/lab/"
+    assemble_guests "$share/lab/guest"
     [ ! -d "$repo/systemd" ] || cp -rp "$repo/systemd" "$share/"
     [ ! -d "$repo/hooks" ] || cp -rp "$repo/hooks" "$share/"
     if [ -f "$binary" ]; then cp -p "$binary" "$share/pin-hook"; fi
+}
+
+# Guests without a firmware: the "BIOS" is the guest (guest/bios.S).
+assemble_guests() {
+    local name object=$1/bios.o
+    for name in idle spin; do
+        as --32 --defsym "SPIN=$([ $name = spin ] && echo 1 || echo 0)" -o "$object" "$lab_source/guest/bios.S"
+        ld -m elf_i386 -e 0 -Ttext 0 --oformat binary -o "$1/$name.bin" "$object"
+    done
+    rm "$object"
 }
 
 # Starts QEMU from the image's own tree: igb needs QEMU 8, and no QEMU is installed here.

@@ -34,9 +34,11 @@ start:  cli
         movw    $POWER_BUTTON, %ax
         outw    %ax, %dx
 
+        call    flat_data
         .if SPIN
         call    wake_others
         .else
+        movl    $0x700, %ds:0x350(%edi)  # LINT0: interrupts of the PIC
         call    enable_sci
         .endif
 
@@ -98,8 +100,8 @@ sci:    pushw   %ax
         popw    %ax
         iretw
 
-wake_others:                             # the local APIC is above 1 MiB: protected mode for a moment
-        lgdtl   %cs:(gdtr)
+flat_data:                               # the local APIC is above 1 MiB: protected mode for a moment
+        lgdtl   %cs:(gdtr)               # leaves a 4 GiB limit in ds, and its base 0
         movl    %cr0, %eax
         orb     $1, %al
         movl    %eax, %cr0
@@ -108,14 +110,15 @@ wake_others:                             # the local APIC is above 1 MiB: protec
         andb    $0xFE, %al
         movl    %eax, %cr0
         movl    $0xFEE00000, %edi
-        movl    $0x1FF, %ds:0xF0(%edi)   # enable
+        movl    $0x1FF, %ds:0xF0(%edi)   # software enable
+        ret
+
+wake_others:
         movl    $0x000C4500, %ds:0x300(%edi)
         movl    $500000, %ecx
 1:      decl    %ecx
         jnz     1b
         movl    $0x000C46F0, %ds:0x300(%edi)
-        xorw    %ax, %ax
-        movw    %ax, %ds
         ret
 
         .balign 8
