@@ -136,10 +136,22 @@ flag_regime() { rm -f /run/qemu-server/force-legacy-cleanup; }
 
 capture_before() { "$lab/capture" "$work/before"; }
 
-# capture_after_equal TEXT: the host is as it was at capture_before.
-capture_after_equal() {
+capture_differs() {
     "$lab/capture" "$work/after"
-    check "$1" "$lab/capture-diff" "$work/before" "$work/after"
+    ! "$lab/capture-diff" "$work/before" "$work/after" > "$work/differences"
+}
+
+# capture_after_equal TEXT [SECONDS]: within that time the host is as it was at capture_before.
+capture_after_equal() {
+    local end=$((SECONDS + ${2:-30}))
+    while capture_differs; do
+        if [ $SECONDS -ge $end ]; then
+            not_ok "$1"
+            indent capture-diff "$work/differences"
+            return
+        fi
+    done
+    ok "$1"
 }
 
 # --- begin and end of a case -----------------------------------------------------------------
