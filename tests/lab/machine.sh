@@ -60,6 +60,7 @@ start_qemu() {
         -display none -nodefaults -serial "file:$vm/console.log" -chardev "pipe,id=control,path=$vm/control" \
         -device isa-serial,chardev=control -no-reboot > "$vm/qemu.log" 2>&1 < /dev/null 9>&- &
     echo $! > "$vm/qemu.pid"
+    disown
 }
 
 # Boots kernel $1 and waits for the agent; false when it does not come up in time.

@@ -38,7 +38,7 @@ sub iothread_arguments {
     my $single = ($conf->{scsihw} // '') eq 'virtio-scsi-single';
     my @ids;
     for my $key (sort keys %$conf) {
-        next if $conf->{$key} !~ /(^|,)iothread=(1|on|yes|true)(,|$)/i;
+        next if ($conf->{$key} // '') !~ /(^|,)iothread=(1|on|yes|true)(,|$)/i;
         push @ids, "iothread-$key" if $key =~ /^virtio\d+$/;
         push @ids, "iothread-virtioscsi$1" if $single && $key =~ /^scsi(\d+)$/;
     }
