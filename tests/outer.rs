@@ -1,4 +1,4 @@
-//! What is outside: QEMU's monitor, also when it misbehaves.
+//! What is outside: QEMU's monitor and the service manager, also when they misbehave.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pin_hook::domain::vm::Vmid;
 use pin_hook::host::qmp::{Qmp, QmpSockets};
+use pin_hook::host::systemd::{Bus, Systemd};
 use tempfile::TempDir;
 
 /// Long enough for every peer that answers.
@@ -170,6 +171,143 @@ fn a_monitor_that_hangs_up_is_an_error_at_once() {
     let error = format!("{:#}", absent.run_state(vm()).unwrap_err());
     assert!(
         error.contains("cannot connect to /nonexistent/100.qmp"),
+        "{error}"
+    );
+}
+
+/// What the service manager of the tests was asked.
+type Calls = mpsc::Sender<String>;
+
+/// The part of a message bus that a client needs.
+struct Names;
+
+#[zbus::interface(name = "org.freedesktop.DBus")]
+impl Names {
+    fn hello(&self) -> String {
+        ":1.7".to_owned()
+    }
+}
+
+#[derive(Debug, zbus::DBusError)]
+#[zbus(prefix = "org.freedesktop.systemd1")]
+enum Failure {
+    #[zbus(error)]
+    ZBus(zbus::Error),
+    NoSuchUnit(String),
+}
+
+struct Manager(Calls);
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+impl Manager {
+    fn reload(&self) {
+        self.0.send("reload".to_owned()).unwrap();
+    }
+
+    fn start_unit(&self, unit: String, mode: String) -> zbus::zvariant::OwnedObjectPath {
+        self.0.send(format!("start {unit} {mode}")).unwrap();
+        job()
+    }
+
+    fn stop_unit(
+        &self,
+        unit: String,
+        mode: String,
+    ) -> Result<zbus::zvariant::OwnedObjectPath, Failure> {
+        self.0.send(format!("stop {unit} {mode}")).unwrap();
+        Err(Failure::NoSuchUnit(format!("Unit {unit} not loaded.")))
+    }
+
+    fn get_unit(&self, unit: String) -> Result<zbus::zvariant::OwnedObjectPath, Failure> {
+        match unit.as_str() {
+            "100.scope" => Ok(SCOPE.try_into().unwrap()),
+            "101.scope" => Ok("/org/freedesktop/systemd1/unit/gone".try_into().unwrap()),
+            _ => Err(Failure::NoSuchUnit(format!("Unit {unit} not loaded."))),
+        }
+    }
+}
+
+const SCOPE: &str = "/org/freedesktop/systemd1/unit/_3100_2escope";
+
+fn job() -> zbus::zvariant::OwnedObjectPath {
+    "/org/freedesktop/systemd1/job/1".try_into().unwrap()
+}
+
+struct Scope;
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Scope")]
+impl Scope {
+    #[zbus(property)]
+    fn delegate_controllers(&self) -> Vec<String> {
+        vec!["cpuset".to_owned(), "pids".to_owned()]
+    }
+}
+
+/// Serves one client as a message bus with systemd behind it.
+fn serve(stream: UnixStream, calls: Calls) -> zbus::Result<zbus::blocking::Connection> {
+    zbus::blocking::connection::Builder::async_io_unix_stream(stream)
+        .server(zbus::Guid::generate())?
+        .p2p()
+        .serve_at("/org/freedesktop/DBus", Names)?
+        .serve_at("/org/freedesktop/systemd1", Manager(calls))?
+        .serve_at(SCOPE, Scope)?
+        .build()
+}
+
+fn address(dir: &TempDir) -> String {
+    format!("unix:path={}", dir.path().join("bus").display())
+}
+
+#[test]
+fn systemd_is_asked_over_one_connection() {
+    let (dir, listener) = listen("bus");
+    let (calls, asked) = mpsc::channel();
+    let server = thread::spawn(move || serve(listener.accept().unwrap().0, calls).unwrap());
+    let bus = Bus::at(address(&dir), PATIENT, PATIENT);
+    bus.reload().unwrap();
+    bus.start("pin-hook.timer").unwrap();
+    let error = format!("{:#}", bus.stop("absent.timer").unwrap_err());
+    assert_eq!(
+        error,
+        "systemd failed Manager.StopUnit of absent.timer: Unit absent.timer not loaded."
+    );
+    let controllers = bus.delegated("100.scope").unwrap().unwrap();
+    assert_eq!(controllers, ["cpuset", "pids"]);
+    // Not loaded, and unloaded between the two questions.
+    assert_eq!(bus.delegated("102.scope").unwrap(), None);
+    assert_eq!(bus.delegated("101.scope").unwrap(), None);
+    drop(server.join().unwrap());
+    let asked: Vec<String> = asked.try_iter().collect();
+    let expected = [
+        "reload",
+        "start pin-hook.timer replace",
+        "stop absent.timer replace",
+    ];
+    assert_eq!(asked, expected);
+}
+
+#[test]
+fn a_bus_that_accepts_and_never_answers_costs_one_deadline() {
+    let (dir, listener) = listen("bus");
+    let bus = Bus::at(address(&dir), SHORT, SHORT);
+    let error = format!("{:#}", bus.start("a.timer").unwrap_err());
+    let expected = "systemd did not answer Manager.StartUnit of a.timer within 200ms";
+    assert_eq!(error, expected);
+    // The abandoned worker still waits at the other end of this.
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENT)).unwrap();
+    assert!(stream.read(&mut [0; 64]).unwrap() > 0);
+    let error = format!("{:#}", bus.reload().unwrap_err());
+    assert_eq!(error, "systemd did not answer before Manager.Reload");
+}
+
+#[test]
+fn a_bus_that_is_not_there_is_an_error_at_once() {
+    let bus = Bus::at("unix:path=/nonexistent/bus", PATIENT, PATIENT);
+    let error = format!("{:#}", bus.reload().unwrap_err());
+    assert!(
+        error
+            .starts_with("cannot reach the bus at unix:path=/nonexistent/bus for Manager.Reload: "),
         "{error}"
     );
 }
