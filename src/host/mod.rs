@@ -9,6 +9,7 @@ pub mod files;
 pub mod qmp;
 pub mod sched;
 pub mod systemd;
+pub mod task;
 
 pub use clock::Clock;
 
