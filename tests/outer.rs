@@ -1,16 +1,20 @@
-//! What is outside: QEMU's monitor and the service manager, also when they misbehave.
+//! What is outside: QEMU's monitor and the service manager, also when they misbehave, and tables
+//! that others may have written.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use pin_hook::domain::vm::Vmid;
+use pin_hook::host::files::RootFiles;
 use pin_hook::host::qmp::{Qmp, QmpSockets};
 use pin_hook::host::systemd::{Bus, Systemd};
+use pin_hook::host::table::{Untrusted, read_table};
 use tempfile::TempDir;
 
 /// Long enough for every peer that answers.
@@ -310,4 +314,34 @@ fn a_bus_that_is_not_there_is_an_error_at_once() {
             .starts_with("cannot reach the bus at unix:path=/nonexistent/bus for Manager.Reload: "),
         "{error}"
     );
+}
+
+#[test]
+fn a_table_that_others_may_have_written_is_refused_on_a_host_of_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = dir.path().join("etc/pin-hook");
+    std::fs::create_dir_all(&tables).unwrap();
+    let table = tables.join("100.toml");
+    std::fs::write(&table, "cpus = \"1\"").unwrap();
+    let set_mode = |path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let files = RootFiles::new(dir.path());
+    // A tree that belongs to a user needs no protection from that user.
+    let is_roots = std::fs::metadata(dir.path()).unwrap().uid() == 0;
+    for (directory, file, remedy) in [
+        (0o755, 0o644, None),
+        (0o755, 0o664, Some("chmod go-w /etc/pin-hook/100.toml")),
+        (0o777, 0o644, Some("chmod go-w /etc/pin-hook")),
+    ] {
+        set_mode(&tables, directory);
+        set_mode(&table, file);
+        match (read_table(&files, vm()), remedy.filter(|_| is_roots)) {
+            (Ok(Some(_)), None) => {}
+            (Err(error), Some(remedy)) => {
+                assert_eq!(error.downcast_ref::<Untrusted>().unwrap().remedy(), remedy);
+            }
+            (answer, remedy) => panic!("{answer:?} instead of {remedy:?}"),
+        }
+    }
 }

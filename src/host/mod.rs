@@ -10,6 +10,7 @@ pub mod pve;
 pub mod qmp;
 pub mod sched;
 pub mod systemd;
+pub mod table;
 pub mod task;
 
 pub use clock::Clock;
