@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod deadline;
 pub mod files;
+pub mod log;
 pub mod privilege;
 pub mod pve;
 pub mod qmp;
