@@ -1,4 +1,5 @@
 //! What follows from what: values and pure functions, without files, clocks or processes.
 
 pub mod cpuset;
+pub mod gate;
 pub mod vm;
