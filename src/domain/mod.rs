@@ -2,4 +2,5 @@
 
 pub mod cpuset;
 pub mod gate;
+pub mod topology;
 pub mod vm;

@@ -7,6 +7,7 @@ pub mod files;
 pub mod qmp;
 pub mod sched;
 pub mod systemd;
+pub mod topology;
 
 use std::fmt::Debug;
 use std::time::Duration;
