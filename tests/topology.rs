@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::gate::KernelRelease;
+use pin_hook::domain::placement::{Request, check_reserve, housekeeping, place};
 use pin_hook::domain::topology::Topology;
 use pin_hook::host::files::RootFiles;
 use pin_hook::host::topology::read_topology;
@@ -106,17 +107,60 @@ fn siblings_and_l3_domains_are_those_of_the_machine() {
 }
 
 #[test]
-fn offline_and_isolated_cpus_are_known() {
+fn offline_and_isolated_cpus_are_known_and_not_housekeeping() {
     let host = topology("synthetic-offline");
     assert_eq!(host.sets().offline(), set("3,7"));
     assert_eq!(host.sets().isolcpus, set("10-11"));
     assert_eq!(host.sets().nohz_full, set("10-11"));
     assert_eq!(host.core_of(CpuId(3)), None);
+    let left = housekeeping(host, &set("4-5"), &set("2"));
+    assert_eq!(left, set("0-1,6,8-9"));
 }
 
 #[test]
 fn a_mask_that_the_kernel_never_allocated_is_empty() {
     assert!(topology("synthetic-epyc-7451").sets().nohz_full.is_empty());
+}
+
+#[test]
+fn half_of_every_host_can_be_given_away() {
+    for name in hosts::ALL {
+        let host = topology(name);
+        let usable = host.online().difference(&host.sets().isolcpus);
+        let n_cores = host.cores().len();
+        let upper = host.cores()[n_cores / 2..].iter();
+        let cpus: CpuSet = upper.flat_map(|core| core.cpus.iter()).collect();
+        let cpus = cpus.intersection(&usable);
+        for guest_smt in [1, 2] {
+            let wish = Request {
+                n_vcpus: cpus.len(),
+                max_vcpus: cpus.len(),
+                cpus: cpus.clone(),
+                guest_smt,
+                ..Request::default()
+            };
+            let placement = place(&wish, host).unwrap();
+            assert_eq!(placement.owned(), cpus, "{name}");
+            assert!(placement.idle.is_empty(), "{name}");
+        }
+        let left = housekeeping(host, &cpus, &CpuSet::new());
+        check_reserve(host, None, &left).unwrap();
+    }
+}
+
+#[test]
+fn the_line_of_the_manual_pins_siblings_in_pairs() {
+    let wish = Request {
+        cpus: set("6-11,18-23"),
+        n_vcpus: 12,
+        max_vcpus: 12,
+        guest_smt: 2,
+        ..Request::default()
+    };
+    let placement = place(&wish, topology("synthetic-5900x")).unwrap();
+    let order = [6, 18, 7, 19, 8, 20, 9, 21, 10, 22, 11, 23].map(CpuId);
+    assert_eq!(placement.vcpus, order);
+    assert_eq!(placement.notices, []);
 }
 
 #[test]

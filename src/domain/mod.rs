@@ -2,5 +2,6 @@
 
 pub mod cpuset;
 pub mod gate;
+pub mod placement;
 pub mod topology;
 pub mod vm;
