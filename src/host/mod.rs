@@ -14,6 +14,7 @@ pub mod sched;
 pub mod systemd;
 pub mod table;
 pub mod task;
+pub mod topology;
 
 pub use clock::Clock;
 
