@@ -33,11 +33,12 @@ assemble_guests() {
     rm "$object"
 }
 
-# Starts QEMU from the image's own tree: igb needs QEMU 8, and no QEMU is installed here.
-qemu() {
+# Becomes QEMU from the image's own tree: igb needs QEMU 8, and no QEMU is installed here.
+exec_qemu() {
     local root=$image/root libs
     libs=$root/usr/lib/x86_64-linux-gnu
-    QEMU_MODULE_DIR=$libs/qemu "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$libs:$libs/pulseaudio" \
+    export QEMU_MODULE_DIR=$libs/qemu
+    exec "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$libs:$libs/pulseaudio" \
         "$root/usr/bin/qemu-system-x86_64" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" "$@"
 }
 
@@ -45,7 +46,7 @@ qemu() {
 # thread=single: with one thread per CPU one boot in five hangs on lost timer interrupts.
 start_qemu() {
     local kernel=$1
-    qemu -name "lab-$(basename "$vm")" -machine q35 -accel tcg,thread=single,tb-size=512 -cpu max,-la57 -m 4096 \
+    exec_qemu -name "lab-$(basename "$vm")" -machine q35 -accel tcg,thread=single,tb-size=512 -cpu max,-la57 -m 4096 \
         -smp 8,sockets=2,cores=2,threads=2 \
         -object memory-backend-ram,id=m0,size=2048M -object memory-backend-ram,id=m1,size=2048M \
         -numa node,nodeid=0,memdev=m0,cpus=0-3 -numa node,nodeid=1,memdev=m1,cpus=4-7 \
@@ -135,6 +136,9 @@ machine_job() {
 }
 
 machine_kill() {
-    if machine_alive; then kill -KILL "$(cat "$vm/qemu.pid")"; fi
+    while machine_alive; do
+        kill -KILL "$(cat "$vm/qemu.pid")"
+        sleep 0.1
+    done
     rm -f "$vm/qemu.pid"
 }
