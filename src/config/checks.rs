@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::error::Problem;
 use super::tree;
 use crate::domain::cpuset::{CpuId, CpuSet};
-use crate::domain::table::{Backend, Cpus, Scheduler, Table, Workqueues};
+use crate::domain::gate::{Backend, BackendWish};
+use crate::domain::table::{Cpus, Scheduler, Table, Workqueues};
 use crate::domain::vm::Vmid;
 
 /// Checks everything that a table can tell by itself.
@@ -185,7 +186,7 @@ fn check_kernel_rules(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
         let help = "leave kernel.sched_rt_runtime_us out of host.sysctl, or write \"other\"";
         return Err(at.problem(&["pin", "scheduler"], None, message, help));
     }
-    if table.isolate.backend == Backend::Isolated && table.isolate.workqueues == Workqueues::Off {
+    if table.isolate.backend == BackendWish::Only(Backend::Isolated) && table.isolate.workqueues == Workqueues::Off {
         let message = "backend isolated moves unbound kernel work in any case".to_owned();
         let help = "write backend = \"root\" to leave it alone, or workqueues = \"auto\"";
         return Err(at.problem(&["isolate", "workqueues"], None, message, help));

@@ -3,7 +3,7 @@
 //! A cpuset partition works on every kernel that has `cpuset.cpus.exclusive`, but on some it does
 //! damage. The ranges below say on which; they speak of mainline and stable versions. Kernels of
 //! distributions carry backports that a version number does not show, so the operator can
-//! override the gate ([`OVERRIDE_KEY`]), and the reason of a choice is always told.
+//! override the gate ([`OVERRIDE`]), and the reason of a choice is always told.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// Key of `host.toml` with which the operator vouches for the running kernel.
-pub const OVERRIDE_KEY: &str = "override-kernel-gate";
+pub const OVERRIDE: &str = "kernel-gate = \"ignore\"";
 
 /// Backends that this version of the program can use.
 const BUILT: &[Backend] = &[Backend::Isolated, Backend::Root, Backend::Affinity];
@@ -114,7 +114,7 @@ impl fmt::Display for Backend {
 /// What a table says about the backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Wish {
+pub enum BackendWish {
     /// The best that kernel and gate allow.
     #[default]
     Auto,
@@ -127,7 +127,7 @@ pub enum Wish {
 #[error("\"{0}\" is not a backend; there are auto, isolated, root, slices and affinity")]
 pub struct ParseWishError(String);
 
-impl FromStr for Wish {
+impl FromStr for BackendWish {
     type Err = ParseWishError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -145,7 +145,7 @@ impl FromStr for Wish {
     }
 }
 
-impl fmt::Display for Wish {
+impl fmt::Display for BackendWish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
@@ -154,7 +154,7 @@ impl fmt::Display for Wish {
     }
 }
 
-impl TryFrom<String> for Wish {
+impl TryFrom<String> for BackendWish {
     type Error = ParseWishError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -162,8 +162,8 @@ impl TryFrom<String> for Wish {
     }
 }
 
-impl From<Wish> for String {
-    fn from(wish: Wish) -> Self {
+impl From<BackendWish> for String {
+    fn from(wish: BackendWish) -> Self {
         wish.to_string()
     }
 }
@@ -189,7 +189,7 @@ pub struct GateFacts {
     /// A CPU of the VM is in `isolcpus=`, where a partition of type root is invalid
     /// (`prstate_housekeeping_conflict()` in `kernel/cgroup/cpuset.c`).
     pub isolcpus_overlap: bool,
-    /// The operator vouches for the kernel ([`OVERRIDE_KEY`]).
+    /// The operator vouches for the kernel ([`OVERRIDE`]).
     pub gate_override: bool,
 }
 
@@ -220,7 +220,7 @@ impl GateRefusal {
         let auto = "write backend = \"auto\" for the best that works here";
         match self.overridable {
             true => format!(
-                "{auto}, or {OVERRIDE_KEY} = true in /etc/pin-hook/host.toml if this kernel \
+                "{auto}, or {OVERRIDE} in /etc/pin-hook/host.toml if this kernel \
                  carries the fix"
             ),
             false => auto.to_owned(),
@@ -266,10 +266,10 @@ impl fmt::Display for Hazard {
 ///
 /// Refuses a wished backend that does not work here or is gated. `auto` is never refused: its
 /// last resort is [`Backend::Affinity`], with a warning.
-pub fn choose(wish: Wish, facts: &GateFacts) -> Result<Choice, GateRefusal> {
+pub fn choose(wish: BackendWish, facts: &GateFacts) -> Result<Choice, GateRefusal> {
     match wish {
-        Wish::Auto => Ok(choose_best(facts)),
-        Wish::Only(backend) => choose_only(backend, facts),
+        BackendWish::Auto => Ok(choose_best(facts)),
+        BackendWish::Only(backend) => choose_only(backend, facts),
     }
 }
 

@@ -15,7 +15,7 @@ use super::cpuset::{CpuId, CpuSet};
 use super::topology::Topology;
 
 pub use notice::Notice;
-pub use reserve::{Reserve, TooLittleLeft, check_reserve, default_reserve, housekeeping};
+pub use reserve::{TooLittleLeft, check_reserve, default_reserve, housekeeping};
 
 /// What the table and the configuration of a VM ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

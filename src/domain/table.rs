@@ -16,6 +16,7 @@ pub use text::ParseWishError;
 use text::Scalar;
 
 use super::cpuset::{CpuId, CpuSet};
+use super::gate::BackendWish;
 use super::vm::Vmid;
 
 /// Validated wishes for one VM.
@@ -51,6 +52,24 @@ pub struct Table {
     /// VMs that make room for this one.
     #[serde(default, rename = "yield")]
     pub yields: Yield,
+}
+
+impl Table {
+    /// Returns the table that says `cpus` and nothing else.
+    pub fn of(cpus: Cpus) -> Self {
+        Self {
+            cpus,
+            pin: Pin::default(),
+            isolate: Isolate::default(),
+            profile: None,
+            power: Power::default(),
+            host: HostKnobs::default(),
+            memory: Memory::default(),
+            pci: Pci::default(),
+            start: Start::default(),
+            yields: Yield::default(),
+        }
+    }
 }
 
 /// CPUs that a VM owns.
@@ -97,7 +116,7 @@ pub enum Scheduler {
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Isolate {
     /// Means of isolation.
-    pub backend: Backend,
+    pub backend: BackendWish,
     /// Whether kernel threads are moved.
     pub kthreads: bool,
     /// Whether unbound kernel work is moved.
@@ -113,7 +132,7 @@ pub struct Isolate {
 impl Default for Isolate {
     fn default() -> Self {
         Self {
-            backend: Backend::Auto,
+            backend: BackendWish::Auto,
             kthreads: true,
             workqueues: Workqueues::Auto,
             irqs: true,
@@ -121,23 +140,6 @@ impl Default for Isolate {
             also: CpuSet::new(),
         }
     }
-}
-
-/// Means of isolation, strongest first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Backend {
-    /// The strongest that this host can do.
-    #[default]
-    Auto,
-    /// A remote cpuset partition without load balancing.
-    Isolated,
-    /// A remote cpuset partition with a scheduling domain of its own.
-    Root,
-    /// `AllowedCPUs=` on everything else.
-    Slices,
-    /// The masks of the vCPU threads and nothing more.
-    Affinity,
 }
 
 /// Whether unbound kernel work is moved off the owned CPUs.
@@ -345,7 +347,7 @@ pub enum KernelGate {
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Defaults {
     /// For `isolate.backend`.
-    pub backend: Backend,
+    pub backend: BackendWish,
     /// For `start.on-refusal`.
     pub on_refusal: OnRefusal,
 }

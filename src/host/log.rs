@@ -21,7 +21,7 @@ pub enum Level {
     Error,
     /// Something is not as wished (priority `warning`).
     Warning,
-    /// What was done (priority `info`).
+    /// What was done (priority `notice`).
     Info,
     /// Details (priority `debug`).
     Debug,
@@ -86,7 +86,7 @@ fn to_journald(entries: &[Entry]) {
         .with_syslog_identifier("pin-hook".to_owned())
         .with_field_prefix(Some("PINHOOK".to_owned()))
         .with_priority_mappings(PriorityMappings {
-            info: Priority::Informational,
+            info: Priority::Notice,
             debug: Priority::Debug,
             ..PriorityMappings::new()
         });

@@ -6,13 +6,16 @@
 pub mod clock;
 pub mod deadline;
 pub mod files;
+pub mod irq;
 pub mod log;
 pub mod privilege;
 pub mod pve;
 pub mod qmp;
 pub mod sched;
+pub mod surroundings;
 pub mod systemd;
 pub mod table;
+pub mod target;
 pub mod task;
 pub mod topology;
 

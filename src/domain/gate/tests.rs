@@ -58,7 +58,7 @@ fn auto_follows_the_table_of_hazards() {
         ("7.0.0", Isolated),
         ("7.3.4+deb14-amd64", Isolated),
     ] {
-        let choice = choose(Wish::Auto, &facts(release)).unwrap();
+        let choice = choose(BackendWish::Auto, &facts(release)).unwrap();
         assert_eq!(choice.backend, backend, "{release}: {}", choice.reason);
         assert_eq!(choice.warning.is_some(), backend == Affinity, "{release}");
     }
@@ -102,7 +102,7 @@ fn auto_says_why() {
              isolation without a partition is not available in this version",
         ),
     ] {
-        assert_eq!(choose(Wish::Auto, &facts).unwrap().reason, reason);
+        assert_eq!(choose(BackendWish::Auto, &facts).unwrap().reason, reason);
     }
 }
 
@@ -114,7 +114,7 @@ fn a_wish_is_honoured_where_it_works() {
         ("6.17.2", Backend::Root),
         ("6.8.12", Backend::Affinity),
     ] {
-        let choice = choose(Wish::Only(backend), &facts(release)).unwrap();
+        let choice = choose(BackendWish::Only(backend), &facts(release)).unwrap();
         assert_eq!(choice.backend, backend);
         assert_eq!(choice.reason, "the table asks for it");
     }
@@ -128,11 +128,11 @@ fn a_gated_wish_needs_the_override() {
         ("6.8.12", Backend::Root),
     ] {
         let mut facts = facts(release);
-        let refusal = choose(Wish::Only(backend), &facts).unwrap_err();
+        let refusal = choose(BackendWish::Only(backend), &facts).unwrap_err();
         assert!(refusal.to_string().contains(release), "{refusal}");
-        assert!(refusal.help().contains(OVERRIDE_KEY), "{}", refusal.help());
+        assert!(refusal.help().contains(OVERRIDE), "{}", refusal.help());
         facts.gate_override = true;
-        let choice = choose(Wish::Only(backend), &facts).unwrap();
+        let choice = choose(BackendWish::Only(backend), &facts).unwrap();
         assert_eq!(choice.backend, backend);
         assert!(choice.reason.ends_with("overridden"), "{}", choice.reason);
         assert_eq!(choice.warning, None);
@@ -141,7 +141,7 @@ fn a_gated_wish_needs_the_override() {
 
 #[test]
 fn the_override_is_never_silent_with_mlx5() {
-    for wish in [Wish::Auto, Wish::Only(Backend::Isolated)] {
+    for wish in [BackendWish::Auto, BackendWish::Only(Backend::Isolated)] {
         for (release, warned) in [("6.17.2", true), ("6.12.1", true), ("6.8.12", false)] {
             let facts = GateFacts {
                 mlx5_loaded: true,
@@ -173,19 +173,19 @@ fn what_cannot_work_is_refused_whatever_is_overridden() {
         (Backend::Root, isolcpus, "isolcpus="),
         (Backend::Slices, base, "not available in this version"),
     ] {
-        let refusal = choose(Wish::Only(backend), &facts).unwrap_err();
+        let refusal = choose(BackendWish::Only(backend), &facts).unwrap_err();
         assert!(refusal.to_string().contains(fact), "{refusal}");
-        assert!(!refusal.help().contains(OVERRIDE_KEY));
+        assert!(!refusal.help().contains(OVERRIDE));
     }
 }
 
 #[test]
 fn wishes_round_trip_and_name_the_alternatives() {
     for text in ["auto", "isolated", "root", "slices", "affinity"] {
-        assert_eq!(text.parse::<Wish>().unwrap().to_string(), text);
+        assert_eq!(text.parse::<BackendWish>().unwrap().to_string(), text);
     }
     assert_eq!(
-        "Root".parse::<Wish>().unwrap_err().to_string(),
+        "Root".parse::<BackendWish>().unwrap_err().to_string(),
         "\"Root\" is not a backend; there are auto, isolated, root, slices and affinity"
     );
 }

@@ -1,16 +1,8 @@
 //! What is left for the host, and whether that is enough.
 
 use crate::domain::cpuset::CpuSet;
+use crate::domain::table::Reserve;
 use crate::domain::topology::Topology;
-
-/// What must stay with the host (`reserve` in `host.toml`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reserve {
-    /// So many cores with all their SMT siblings, whichever they are.
-    Cores(usize),
-    /// These CPUs; those that are offline do not count.
-    Cpus(CpuSet),
-}
 
 /// Too little is left for the host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +85,7 @@ pub fn check_reserve(
     }
     match reserve {
         None => check_cores(topology, default_reserve(topology), housekeeping),
-        Some(&Reserve::Cores(wanted)) => check_cores(topology, wanted, housekeeping),
+        Some(&Reserve::Cores(wanted)) => check_cores(topology, wanted as usize, housekeeping),
         Some(Reserve::Cpus(reserve)) => {
             let missing = reserve
                 .intersection(topology.online())

@@ -1,0 +1,16 @@
+//! When what is done: claims, the journal, settling, and the phases of a VM's life.
+
+pub mod account;
+pub mod boot;
+pub mod command;
+pub mod fate;
+pub mod journal;
+pub mod observe;
+pub mod phase;
+pub mod reconcile;
+pub mod recover;
+pub mod report;
+pub mod resolve;
+pub mod settle;
+pub mod units;
+pub mod work;

@@ -1,0 +1,131 @@
+//! One piece of work on the host under the host lock, the same for every phase and command:
+//! update the claims, then settle.
+
+use anyhow::Context;
+
+use super::fate::{self, Answers};
+use super::journal::Journal;
+use super::report::Report;
+use super::settle::Settling;
+use crate::domain::claim::{Claim, ClaimState, Claims};
+use crate::domain::state::{Record, State};
+use crate::domain::vm::Vmid;
+use crate::host::Host;
+use crate::host::deadline::Deadline;
+
+/// What became of a piece of work.
+#[derive(Debug)]
+pub enum Worked<R> {
+    /// It was done as far as the report says.
+    Done(Report, State),
+    /// Another run kept the host lock too long.
+    Busy,
+    /// The update of the claims was refused; nothing was changed for it.
+    Refused(R),
+}
+
+/// Works on the host: brings the claims up to date with what is alive, applies `update`, settles.
+///
+/// The host lock is not held while systemd reads its unit files again.
+pub fn work<R>(
+    host: &Host,
+    deadline: Deadline,
+    answers: &Answers,
+    update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
+) -> anyhow::Result<Worked<R>> {
+    let Some(mut journal) = Journal::open(&*host.files)? else { return Ok(Worked::Busy) };
+    let before = journal.state().claims.clone();
+    let updates = fate::updates(host, journal.state(), answers)?;
+    let mut expected = journal.state().clone();
+    updates.iter().cloned().for_each(|record| expected.apply(record));
+    let asked = match update(&expected)? {
+        Ok(records) => records,
+        Err(refusal) => return Ok(Worked::Refused(refusal)),
+    };
+    journal.append(updates.into_iter().chain(asked).collect())?;
+
+    let mut report = Report::default();
+    let new: Vec<Vmid> = new_claims(&before, &journal.state().claims).collect();
+    let mut settling = Settling::new(host, &mut journal, deadline, &mut report, !new.is_empty());
+    let mut settled = settling.settle_units()?;
+    if settled && journal.state().needs_reload {
+        drop(journal);
+        settled = reload(host, &mut report);
+        match Journal::open(&*host.files)? {
+            Some(reopened) => journal = reopened,
+            None => return Ok(Worked::Busy),
+        }
+        if settled {
+            journal.append(vec![Record::Reload(false)])?;
+        }
+    }
+    if settled {
+        let staying = unchanged(&before, &journal.state().claims);
+        let mut settling =
+            Settling::new(host, &mut journal, deadline, &mut report, !new.is_empty());
+        settling.settle(&staying)?;
+    }
+    if let Some(reason) = report.essential().map(ToString::to_string) {
+        take_back(host, &mut journal, &mut report, &new, &reason)?;
+    }
+    journal.checkpoint()?;
+    let state = journal.state().clone();
+    Ok(Worked::Done(report, state))
+}
+
+fn reload(host: &Host, report: &mut Report) -> bool {
+    match host.systemd.reload() {
+        Ok(()) => true,
+        Err(error) => {
+            report.warnings.push(format!("systemd has not read its unit files again: {error:#}"));
+            report.is_unfinished = true;
+            false
+        }
+    }
+}
+
+/// Takes back what was changed for claims that have just come into force and cannot be fulfilled;
+/// they stay as failed ones, so that everybody who looks is told.
+fn take_back<'h>(
+    host: &'h Host,
+    journal: &mut Journal<'h>,
+    report: &mut Report,
+    new: &[Vmid],
+    reason: &str,
+) -> anyhow::Result<()> {
+    let mut records = Vec::new();
+    for vmid in new {
+        let claim = journal.state().claims.get(vmid);
+        let claim = claim.with_context(|| format!("the claim of vm {vmid} has gone"))?;
+        if let ClaimState::Running { qemu } = claim.state {
+            let state = ClaimState::Failed { qemu, reason: reason.to_owned() };
+            records.push(Record::Claim(Box::new(Claim { state, ..claim.clone() })));
+        }
+    }
+    journal.append(records)?;
+    let others: Claims = journal.state().claims.clone();
+    let mut undo = Report::default();
+    // What was begun is taken back to its end: leaving it half done would be worse than being late.
+    let never = Deadline::after(TAKE_BACK_WAIT);
+    let mut settling = Settling::new(host, journal, never, &mut undo, false);
+    settling.settle(&others)?;
+    report.n_taken_back = undo.n_changes;
+    report.is_incomplete = !undo.problems.is_empty();
+    report.problems.extend(undo.problems);
+    Ok(())
+}
+
+/// How long taking back may take before reconcile has to finish it.
+const TAKE_BACK_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Returns the claims that have come into force or have changed.
+fn new_claims<'c>(before: &'c Claims, after: &'c Claims) -> impl Iterator<Item = Vmid> + 'c {
+    let running = after.values().filter(|claim| claim.is_running());
+    running.filter(|claim| before.get(&claim.vmid) != Some(claim)).map(|claim| claim.vmid)
+}
+
+/// Returns the claims that are as they were before.
+fn unchanged(before: &Claims, after: &Claims) -> Claims {
+    let same = after.iter().filter(|(vmid, claim)| before.get(vmid) == Some(claim));
+    same.map(|(vmid, claim)| (*vmid, claim.clone())).collect()
+}
