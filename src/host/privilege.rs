@@ -9,10 +9,16 @@ use caps::{CapSet, Capability, CapsHashSet};
 
 /// What root needs beside being root: the files of `/proc`, `/sys` and the cgroups belong to root
 /// and need no capability, but affinity and scheduling class of other users' tasks do, and so
-/// does moving a task with more capabilities than the own ones to another cgroup with a cpuset.
-const OF_ROOT: &[Capability] = &[Capability::CAP_SYS_NICE];
+/// does moving a task with more capabilities than the own ones to another cgroup with a cpuset. A
+/// remote partition needs `CAP_SYS_ADMIN`: without it the kernel takes the write and reports
+/// "isolated invalid (Enable partition not permitted)" (measured on 6.12).
+const OF_ROOT: &[Capability] = &[Capability::CAP_SYS_NICE, Capability::CAP_SYS_ADMIN];
 /// What everybody else needs: to write root's files in addition.
-const OF_OTHERS: &[Capability] = &[Capability::CAP_SYS_NICE, Capability::CAP_DAC_OVERRIDE];
+const OF_OTHERS: &[Capability] = &[
+    Capability::CAP_SYS_NICE,
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_DAC_OVERRIDE,
+];
 
 /// A capability that is needed and not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +34,8 @@ impl MissingCapability {
     /// Says what cannot be done without the capability.
     fn purpose(&self) -> &'static str {
         match self.capability {
+            Capability::CAP_SYS_ADMIN => "cannot make a cpuset partition",
+            Capability::CAP_SYS_ADMIN => "cannot make a cpuset partition",
             Capability::CAP_SYS_NICE => "cannot set the affinity of other users' tasks",
             _ => "cannot write the kernel's files, which belong to root",
         }
