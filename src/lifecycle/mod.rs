@@ -14,5 +14,6 @@ pub mod recover;
 pub mod report;
 pub mod resolve;
 pub mod settle;
+pub mod status;
 pub mod units;
 pub mod work;
