@@ -5,6 +5,7 @@ pub mod boot;
 pub mod command;
 pub mod fate;
 pub mod journal;
+pub mod list;
 pub mod look;
 pub mod observe;
 pub mod phase;
