@@ -7,9 +7,10 @@ case_cleanup() { { kill "$sleeper" && wait "$sleeper"; rmdir $other $cg/lxc; } 2
 
 # Interrupts that may still come to the CPUs 2-7 although they accept a mask (managed ones do not).
 movable_interrupts() {
-    local file
-    for file in $(grep -l '[2-7]' /proc/irq/*/smp_affinity_list); do
-        if (cat "$file" > "$file") 2> /dev/null; then echo "$file"; fi
+    local file mask
+    for file in /proc/irq/*/smp_affinity_list; do
+        mask=$(< "$file")
+        if [[ $mask = *[2-7]* ]] && (echo "$mask" > "$file") 2> /dev/null; then echo "$file $mask"; fi
     done
 }
 

@@ -54,13 +54,13 @@ rmdir $foreign
 echo -cpuset > $cg/cgroup.subtree_control
 
 table 100 'cpus = "2-4,12"'
-refused 'an absent CPU' 'cpu 12'
+refused 'an absent CPU' 'cpus 12 do not exist'
 table 100 'cpus = "2-5"'
 echo 0 > /sys/devices/system/cpu/cpu5/online
-refused 'an offline CPU' 'cpu 5' offline
+refused 'an offline CPU' 'cpus 5 are offline'
 echo 1 > /sys/devices/system/cpu/cpu5/online
 table 100 'cpus = "0-7"'
-refused 'too little left' 'host'
+refused 'too little left' 'no cpu would be left for the host'
 table 100 'cpus = "2-5"' 'colour = "blue"'
 refused 'a broken table' '/etc/pin-hook/100.toml:2:1'
 
