@@ -10,7 +10,12 @@ use crate::lifecycle::phase::Phase;
 
 /// Gives a VM its CPUs for real while it runs, and the host back afterwards
 #[derive(Debug, Parser)]
-#[command(name = "pin-hook", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "pin-hook",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub struct Args {
     /// Look at a captured or synthetic host below this directory
     #[arg(long, global = true, value_name = "DIR")]
@@ -105,7 +110,10 @@ impl Call {
 
     /// Returns the call of a command.
     pub fn about(what: impl ToString, vmid: Option<Vmid>) -> Self {
-        Call { what: what.to_string(), vmid }
+        Call {
+            what: what.to_string(),
+            vmid,
+        }
     }
 }
 
@@ -131,11 +139,19 @@ fn parse_phase(text: &str) -> Result<Phase, String> {
 ///
 /// In PVE's order a word that is no phase comes from a newer PVE and is no error.
 pub fn in_order_of_commands(arguments: Vec<OsString>) -> Vec<OsString> {
-    let [program, first, second] = arguments.as_slice() else { return arguments };
-    let (Some(one), Some(two)) = (first.to_str(), second.to_str()) else { return arguments };
+    let [program, first, second] = arguments.as_slice() else {
+        return arguments;
+    };
+    let (Some(one), Some(two)) = (first.to_str(), second.to_str()) else {
+        return arguments;
+    };
     let is_phase = |text: &str| text.parse::<Phase>().is_ok();
     let words = if one.parse::<Vmid>().is_ok() && !two.starts_with('-') {
-        let command = if is_phase(two) { "phase" } else { "unknown-phase" };
+        let command = if is_phase(two) {
+            "phase"
+        } else {
+            "unknown-phase"
+        };
         [command.into(), second.clone(), first.clone()]
     } else if is_phase(one) {
         ["phase".into(), first.clone(), second.clone()]
@@ -151,26 +167,42 @@ mod tests {
 
     fn command(words: &[&str]) -> Command {
         let words = words.iter().map(OsString::from).collect();
-        Args::try_parse_from(in_order_of_commands(words)).unwrap().command
+        Args::try_parse_from(in_order_of_commands(words))
+            .unwrap()
+            .command
     }
 
     #[test]
     fn both_orders_are_the_same_phase() {
-        for words in [["pin-hook", "100", "post-start"], ["pin-hook", "post-start", "100"]] {
-            let Command::Phase { phase, vmid } = command(&words) else { panic!("{words:?}") };
-            assert_eq!((phase, vmid.to_string()), (Phase::PostStart, "100".to_owned()));
+        for words in [
+            ["pin-hook", "100", "post-start"],
+            ["pin-hook", "post-start", "100"],
+        ] {
+            let Command::Phase { phase, vmid } = command(&words) else {
+                panic!("{words:?}")
+            };
+            assert_eq!(
+                (phase, vmid.to_string()),
+                (Phase::PostStart, "100".to_owned())
+            );
         }
     }
 
     #[test]
     fn an_unknown_phase_is_one_of_a_newer_pve() {
         let unknown = command(&["/var/lib/vz/snippets/pin-hook", "100", "pre-migrate"]);
-        assert!(matches!(unknown, Command::UnknownPhase { .. }), "{unknown:?}");
+        assert!(
+            matches!(unknown, Command::UnknownPhase { .. }),
+            "{unknown:?}"
+        );
     }
 
     #[test]
     fn by_hand_a_typo_is_an_error() {
-        for words in [["pin-hook", "post-strat", "100"], ["pin-hook", "apply", "99"]] {
+        for words in [
+            ["pin-hook", "post-strat", "100"],
+            ["pin-hook", "apply", "99"],
+        ] {
             let words = words.iter().map(OsString::from).collect();
             assert!(Args::try_parse_from(in_order_of_commands(words)).is_err());
         }

@@ -25,8 +25,8 @@ use crate::host::sched::KernelSched;
 use crate::host::systemd::Bus;
 use crate::host::{Host, privilege, task};
 use crate::lifecycle::account::{Account, Exit};
-use crate::lifecycle::phase::{Caller, PHASE_TIME, Run};
 use crate::lifecycle::boot;
+use crate::lifecycle::phase::{Caller, PHASE_TIME, Run};
 use args::{Args, Call, Command};
 use output::Output;
 
@@ -42,7 +42,11 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let command = args.command;
     if args.root.is_some() && command.changes_the_host() {
         let text = "a captured host (--root) can be looked at, not changed";
-        return output.fail(Exit::Usage, text, Some("leave --root out, or use plan or status"));
+        return output.fail(
+            Exit::Usage,
+            text,
+            Some("leave --root out, or use plan or status"),
+        );
     }
     if command.changes_the_host() {
         if let Err(missing) = privilege::require() {
@@ -56,7 +60,11 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> ExitCode {
-    let run = Run { host, caller: caller(host), deadline: Deadline::after(PHASE_TIME) };
+    let run = Run {
+        host,
+        caller: caller(host),
+        deadline: Deadline::after(PHASE_TIME),
+    };
     let shown = |shown: anyhow::Result<Exit>| match shown {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => output.fail(Exit::Refused, &format!("{error:#}"), None),
@@ -66,7 +74,9 @@ fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> 
         Command::Phase { phase, vmid } => told(run.phase(*phase, *vmid), Call::of(phase, *vmid)),
         Command::UnknownPhase { phase, vmid } => {
             let mut account = Account::default();
-            account.info(format!("vm {vmid}: the phase \"{phase}\" is not known, nothing to do"));
+            account.info(format!(
+                "vm {vmid}: the phase \"{phase}\" is not known, nothing to do"
+            ));
             told(account, Call::of(phase, *vmid))
         }
         Command::Apply { vmid } => told(run.apply(*vmid), Call::of("apply", *vmid)),
@@ -101,7 +111,10 @@ fn caller(host: &Host) -> Caller {
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
-    let is_asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let is_asked = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    );
     // Nothing can be done about a closed standard output.
     let _: io::Result<()> = error.print();
     ExitCode::from(if is_asked { 0 } else { Exit::Usage.code() })

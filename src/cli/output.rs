@@ -42,10 +42,18 @@ impl Output {
         let last = account.lines.len().checked_sub(1);
         for (n, line) in account.lines.iter().enumerate() {
             let is_summary = Some(n) == last && line.level == Level::Info && call.vmid.is_some();
-            let time = if is_summary { format!(", {ms} ms") } else { String::new() };
+            let time = if is_summary {
+                format!(", {ms} ms")
+            } else {
+                String::new()
+            };
             self.line(line, &time);
         }
-        let entries = account.lines.iter().map(|line| entry(line, account, call, ms)).collect();
+        let entries = account
+            .lines
+            .iter()
+            .map(|line| entry(line, account, call, ms))
+            .collect();
         if !log::send(entries) && self.verbose {
             self.print("pin-hook: warning: journald does not answer, nothing was logged\n");
         }
@@ -68,7 +76,10 @@ impl Output {
             Level::Help => ("help: ", Some(AnsiColor::Cyan)),
         };
         let style = color.map_or(Style::new(), |color| color.on_default().bold());
-        self.print(&format!("pin-hook: {style}{word}{style:#}{}{end}\n", line.text));
+        self.print(&format!(
+            "pin-hook: {style}{word}{style:#}{}{end}\n",
+            line.text
+        ));
     }
 }
 

@@ -3,4 +3,11 @@ use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::lifecycle::account::Exit;
-pub fn show(_host: &Host, _vmid: Option<Vmid>, _json: bool, _output: &Output) -> anyhow::Result<Exit> { Ok(Exit::Done) }
+pub fn show(
+    _host: &Host,
+    _vmid: Option<Vmid>,
+    _json: bool,
+    _output: &Output,
+) -> anyhow::Result<Exit> {
+    Ok(Exit::Done)
+}

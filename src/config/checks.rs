@@ -186,7 +186,9 @@ fn check_kernel_rules(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
         let help = "leave kernel.sched_rt_runtime_us out of host.sysctl, or write \"other\"";
         return Err(at.problem(&["pin", "scheduler"], None, message, help));
     }
-    if table.isolate.backend == BackendWish::Only(Backend::Isolated) && table.isolate.workqueues == Workqueues::Off {
+    if table.isolate.backend == BackendWish::Only(Backend::Isolated)
+        && table.isolate.workqueues == Workqueues::Off
+    {
         let message = "backend isolated moves unbound kernel work in any case".to_owned();
         let help = "write backend = \"root\" to leave it alone, or workqueues = \"auto\"";
         return Err(at.problem(&["isolate", "workqueues"], None, message, help));

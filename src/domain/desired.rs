@@ -24,6 +24,22 @@ pub struct Wish {
     pub baseline: Option<Value>,
 }
 
+impl Wish {
+    /// Returns the wish for what a target had without us.
+    fn back(baseline: Value) -> Self {
+        Wish {
+            value: baseline.clone(),
+            baseline: Some(baseline),
+        }
+    }
+
+    /// Tells whether the wish is for what the target had without us: an object that was born
+    /// with our value and nobody holds.
+    pub fn gives_back(&self) -> bool {
+        self.baseline.as_ref() == Some(&self.value)
+    }
+}
+
 impl From<Value> for Wish {
     fn from(value: Value) -> Self {
         Wish {
@@ -42,9 +58,19 @@ pub type Desired = BTreeMap<Target, Wish>;
 pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) -> Desired {
     let view = View { held, facts };
     let mut wishes = Desired::new();
-    for claim in claims.values().filter(|claim| claim.owns() && has_partition(&claim.wishes)) {
-        let baseline = if claim.wishes.stays_delegated { Value::Present } else { Value::Absent };
-        let wish = Wish { value: Value::Present, baseline: Some(baseline) };
+    for claim in claims
+        .values()
+        .filter(|claim| claim.owns() && has_partition(&claim.wishes))
+    {
+        let baseline = if claim.wishes.stays_delegated {
+            Value::Present
+        } else {
+            Value::Absent
+        };
+        let wish = Wish {
+            value: Value::Present,
+            baseline: Some(baseline),
+        };
         wishes.insert(Target::Delegation(claim.vmid), wish);
     }
     for (claim, vm) in in_force(claims, facts) {
@@ -81,6 +107,33 @@ fn kept_off(claims: &Claims, wished: impl Fn(&Wishes) -> bool) -> CpuSet {
         .values()
         .filter(|claim| claim.is_running() && wished(&claim.wishes));
     running.flat_map(|claim| claim.wishes.cpus.iter()).collect()
+}
+
+/// Thread that makes all kernel threads.
+const KTHREADD: i32 = 2;
+
+/// What objects inherit that are born while a target is narrowed.
+#[derive(Debug, Clone, Copy)]
+struct Inherited<'a> {
+    ours: &'a CpuSet,
+    baseline: &'a CpuSet,
+}
+
+impl<'a> Inherited<'a> {
+    /// Returns what is inherited of a target in hand; also when its baseline has just been
+    /// written, because something may have been born right before.
+    fn of(held: &'a Held) -> Option<Self> {
+        let given_back = held.ours == held.baseline;
+        let ours = if given_back {
+            held.before.as_ref()?
+        } else {
+            &held.ours
+        };
+        Some(Inherited {
+            ours: ours.cpus()?,
+            baseline: held.baseline.cpus()?,
+        })
+    }
 }
 
 struct View<'a> {
@@ -211,11 +264,14 @@ impl View<'_> {
         if granted.is_empty() { cpus } else { granted }
     }
 
+    /// A kernel thread inherits the affinity that was requested for kthreadd; what was born so is
+    /// given back what kthreadd had.
     fn kernel_threads(&self, claims: &Claims, desired: &mut Desired) {
         let owned = kept_off(claims, |wishes| wishes.kernel_threads);
-        if owned.is_empty() {
-            return;
-        }
+        let parent = self.held.iter().find_map(|(target, held)| match target {
+            Target::KernelThread(id) if id.tid == KTHREADD => Inherited::of(held),
+            _ => None,
+        });
         let housekeeping = self.facts.housekeeping(&owned);
         for thread in self
             .facts
@@ -224,20 +280,27 @@ impl View<'_> {
             .filter(|thread| !thread.bound)
         {
             let target = Target::KernelThread(thread.id);
+            let held = self.baseline(&target);
+            let born = parent.filter(|parent| held.is_none() && *parent.ours == thread.affinity);
+            if owned.is_empty() {
+                let back = born.map(|born| Wish::back(Value::Cpus(born.baseline.clone())));
+                desired.extend(back.map(|wish| (target, wish)));
+                continue;
+            }
             let was_cut = thread.affinity == self.facts.shared;
             let live = if was_cut {
                 &self.facts.possible
             } else {
                 &thread.affinity
             };
-            let baseline = self.baseline(&target).unwrap_or(live).clone();
+            let baseline = held.or(born.map(|born| born.baseline)).unwrap_or(live);
             let kept = baseline.intersection(&self.facts.online).difference(&owned);
             let value = if kept.is_empty() {
                 housekeeping.clone()
             } else {
                 kept
             };
-            let baseline = Some(Value::Cpus(baseline));
+            let baseline = Some(Value::Cpus(baseline.clone()));
             desired.insert(
                 target,
                 Wish {
@@ -248,26 +311,30 @@ impl View<'_> {
         }
     }
 
-    /// Interrupts that appear while the default is narrowed were born under a claim: without us
-    /// they would have the default's baseline.
+    /// An interrupt that is set up while the default is narrowed has the narrowed affinity for
+    /// ever; without us it would have the default's baseline.
     fn interrupts(&self, claims: &Claims, desired: &mut Desired) {
         let owned = kept_off(claims, |wishes| wishes.interrupts);
-        if owned.is_empty() {
-            return;
-        }
         let default = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
-        let default_baseline = self.baseline(&default).cloned();
-        let default_live = default_baseline
-            .as_ref()
-            .unwrap_or(&self.facts.default_irq_affinity);
-        let value = self.irq_cpus(default_live, &owned, None, 0);
-        desired.insert(default, Value::Cpus(value).into());
+        let parent = self.held.get(&default).and_then(Inherited::of);
+        if !owned.is_empty() {
+            let live = parent.map_or(&self.facts.default_irq_affinity, |parent| parent.baseline);
+            let value = self.irq_cpus(live, &owned, None, 0);
+            desired.insert(default, Value::Cpus(value).into());
+        }
         for irq in &self.facts.irqs {
             let place = Place::Irq(irq.number, irq.actions.clone());
             let target = Target::Knob(Knob::IrqAffinity, place);
             let held = self.baseline(&target);
-            let born = held.is_none().then_some(default_baseline.clone()).flatten();
-            let baseline = held.or(born.as_ref()).unwrap_or(&irq.affinity);
+            let born = parent.filter(|parent| held.is_none() && *parent.ours == irq.affinity);
+            if owned.is_empty() {
+                let back = born.map(|born| Wish::back(Value::Cpus(born.baseline.clone())));
+                desired.extend(back.map(|wish| (target, wish)));
+                continue;
+            }
+            let baseline = held
+                .or(born.map(|born| born.baseline))
+                .unwrap_or(&irq.affinity);
             let value = Value::Cpus(self.irq_cpus(baseline, &owned, irq.node, irq.number));
             let baseline = Some(Value::Cpus(baseline.clone()));
             desired.insert(target, Wish { value, baseline });

@@ -132,14 +132,14 @@ fn acquire(
     diff.change(target, live, &wish.value);
 }
 
+/// Gives a target back. It is forgotten when it is seen to have its baseline and not when that
+/// was written: what was born under it in between is still recognised by it.
 fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value, held: &Held) {
-    diff.forget.push(target.clone());
     // What lives in a cgroup of ours goes with that cgroup, which is a target of its own.
     let is_gone = *live == Value::Absent || held.baseline == Value::Absent && !target.is_root();
     if is_gone || held.unchangeable || context.same(target, live, &held.baseline) {
-        return;
-    }
-    if context.is_foreign(target, live, held) {
+        diff.forget.push(target.clone());
+    } else if context.is_foreign(target, live, held) {
         let (live, ours) = (live.clone(), held.ours.clone());
         diff.drift.push(Drift {
             target: target.clone(),
@@ -147,15 +147,16 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
             ours,
             answer: Answer::Leave,
         });
-        return;
+        diff.forget.push(target.clone());
+    } else {
+        let next = Held {
+            ours: held.baseline.clone(),
+            before: Some(live.clone()),
+            ..held.clone()
+        };
+        diff.intend.push((target.clone(), next));
+        diff.change(target, live, &held.baseline);
     }
-    let next = Held {
-        ours: held.baseline.clone(),
-        before: Some(live.clone()),
-        ..held.clone()
-    };
-    diff.intend.push((target.clone(), next));
-    diff.change(target, live, &held.baseline);
 }
 
 impl Diff {

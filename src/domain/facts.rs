@@ -54,6 +54,14 @@ pub struct KernelThread {
     pub bound: bool,
 }
 
+impl KernelThread {
+    /// Tells whether it handles an interrupt: the kernel then moves it to the CPU that the
+    /// interrupt is delivered to, at the next one (`irq_thread_check_affinity()`).
+    pub fn follows_irq(&self) -> bool {
+        self.comm.starts_with("irq/")
+    }
+}
+
 /// Observed interrupt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Irq {

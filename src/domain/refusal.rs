@@ -26,7 +26,11 @@ pub enum Refusal {
         owner: Vmid,
     },
     /// Somebody else's cgroup owns some of them.
-    #[error("{} {} in the cpuset partition of cgroup {group}", cpus_of(cpus), is_are(cpus))]
+    #[error(
+        "{} {} in the cpuset partition of cgroup {group}",
+        cpus_of(cpus),
+        is_are(cpus)
+    )]
     ForeignPartition {
         /// The CPUs in question.
         cpus: CpuSet,
@@ -95,10 +99,17 @@ pub fn check(
     for (group, cpus) in &around.partitions {
         let cpus = cpus.intersection(&wishes.cpus);
         if !cpus.is_empty() {
-            return Err(Refusal::ForeignPartition { cpus, group: group.clone() });
+            return Err(Refusal::ForeignPartition {
+                cpus,
+                group: group.clone(),
+            });
         }
     }
-    let foreign: CpuSet = around.partitions.iter().flat_map(|(_, cpus)| cpus.iter()).collect();
+    let foreign: CpuSet = around
+        .partitions
+        .iter()
+        .flat_map(|(_, cpus)| cpus.iter())
+        .collect();
     let claimed = owned_by_others(claims, vmid).union(&wishes.cpus);
     let left = housekeeping(topology, &claimed, &foreign);
     check_reserve(topology, around.reserve.as_ref(), &left).map_err(Refusal::TooLittleLeft)?;
@@ -106,11 +117,16 @@ pub fn check(
 }
 
 fn check_claims(vmid: Vmid, wishes: &Wishes, claims: &Claims) -> Result<(), Refusal> {
-    let others = claims.values().filter(|claim| claim.vmid != vmid && claim.owns());
+    let others = claims
+        .values()
+        .filter(|claim| claim.vmid != vmid && claim.owns());
     for claim in others {
         let cpus = claim.wishes.cpus.intersection(&wishes.cpus);
         if !cpus.is_empty() {
-            return Err(Refusal::Claimed { cpus, owner: claim.vmid });
+            return Err(Refusal::Claimed {
+                cpus,
+                owner: claim.vmid,
+            });
         }
     }
     Ok(())
@@ -133,7 +149,9 @@ fn check_bystanders(
             return Err(Refusal::Starved { who, remedy, cpus });
         }
         let left = cpus.difference(claimed);
-        warnings.push(format!("{who} is set to cpus {cpus} and will have only {left} of them"));
+        warnings.push(format!(
+            "{who} is set to cpus {cpus} and will have only {left} of them"
+        ));
     }
     Ok(warnings)
 }

@@ -8,7 +8,7 @@ use super::cpuset::{CpuId, CpuSet};
 use super::knob::{Grammar, Knob};
 use super::vm::{TaskId, Vmid};
 
-/// Order in which targets are acquired; they are released in the opposite order.
+/// Kinds of targets that are settled together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// Unit files, because a scope that is not delegated loses its partition at once.
@@ -24,13 +24,24 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage in the order of acquiring.
-    pub const ALL: [Stage; 5] = [
+    /// Order of acquiring: what a VM cannot do without comes before all tuning.
+    pub const ACQUIRE: [Stage; 5] = [
         Stage::Unit,
         Stage::Partition,
         Stage::Threads,
         Stage::KernelThreads,
         Stage::Interrupts,
+    ];
+
+    /// Order of giving back: backwards, but for kernel threads. The kernel sets the affinity of
+    /// unbound ones itself when a partition comes or goes (measured on 6.12), so they are given
+    /// back when it has gone.
+    pub const RELEASE: [Stage; 5] = [
+        Stage::Interrupts,
+        Stage::Threads,
+        Stage::Partition,
+        Stage::KernelThreads,
+        Stage::Unit,
     ];
 
     /// Tells whether the VM does not own its CPUs without this stage; all else is tuning.

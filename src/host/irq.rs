@@ -36,7 +36,9 @@ pub fn default_affinity(files: &dyn Files) -> anyhow::Result<CpuSet> {
 
 /// Returns every interrupt; those that vanish meanwhile are left out.
 pub fn interrupts(files: &dyn Files) -> anyhow::Result<Vec<Irq>> {
-    let names = files.list(IRQ_DIR).with_context(|| format!("failed to list {IRQ_DIR}"))?;
+    let names = files
+        .list(IRQ_DIR)
+        .with_context(|| format!("failed to list {IRQ_DIR}"))?;
     let numbers = names.iter().filter_map(|name| name.parse().ok());
     let mut irqs: Vec<Irq> = numbers.filter_map(|n| read_irq(files, n).ok()).collect();
     irqs.sort_unstable_by_key(|irq| irq.number);
@@ -46,7 +48,9 @@ pub fn interrupts(files: &dyn Files) -> anyhow::Result<Vec<Irq>> {
 /// Returns the CPUs of every NUMA node, by its number.
 pub fn nodes(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
     let names = files.list(NODE_DIR).unwrap_or_default();
-    let numbers = names.iter().filter_map(|name| name.strip_prefix("node")?.parse().ok());
+    let numbers = names
+        .iter()
+        .filter_map(|name| name.strip_prefix("node")?.parse().ok());
     numbers
         .filter_map(|n: u32| {
             let cpus = files.read(&format!("{NODE_DIR}/node{n}/cpulist")).ok()?;
@@ -64,7 +68,12 @@ fn read_irq(files: &dyn Files, number: u32) -> io::Result<Irq> {
     // The kernel prints -1 where it knows no node.
     let node = files.read(&format!("{dir}/node")).ok();
     let node = node.and_then(|node| node.trim().parse().ok());
-    Ok(Irq { number, actions, affinity, node })
+    Ok(Irq {
+        number,
+        actions,
+        affinity,
+        node,
+    })
 }
 
 fn read_knob(files: &dyn Files, knob: Knob, place: Place) -> io::Result<CpuSet> {

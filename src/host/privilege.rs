@@ -35,7 +35,6 @@ impl MissingCapability {
     fn purpose(&self) -> &'static str {
         match self.capability {
             Capability::CAP_SYS_ADMIN => "cannot make a cpuset partition",
-            Capability::CAP_SYS_ADMIN => "cannot make a cpuset partition",
             Capability::CAP_SYS_NICE => "cannot set the affinity of other users' tasks",
             _ => "cannot write the kernel's files, which belong to root",
         }

@@ -12,8 +12,12 @@ use crate::domain::refusal::Bystander;
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Unit directories in systemd's order of precedence; the first one wins.
-const UNIT_DIRS: [&str; 4] =
-    ["/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
+const UNIT_DIRS: [&str; 4] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+];
 
 /// Most cgroups that are walked; a host with more has them in one subtree of no interest.
 const MAX_GROUPS: usize = 20_000;
@@ -52,9 +56,8 @@ fn is_control_file(name: &str) -> bool {
 }
 
 fn owned_cpus(files: &dyn Files, dir: &str) -> Option<CpuSet> {
-    let read = |file: &str| -> Option<CpuSet> {
-        files.read(&format!("{dir}/{file}")).ok()?.parse().ok()
-    };
+    let read =
+        |file: &str| -> Option<CpuSet> { files.read(&format!("{dir}/{file}")).ok()?.parse().ok() };
     let kind = files.read(&format!("{dir}/cpuset.cpus.partition")).ok()?;
     let is_partition = matches!(kind.trim(), "root" | "isolated");
     let exclusive = read("cpuset.cpus.exclusive").unwrap_or_default();
@@ -78,7 +81,11 @@ pub fn pinned_units(files: &dyn Files) -> Vec<Bystander> {
             let texts = unit_texts(files, &format!("{dir}/{name}"), name.ends_with(".d"));
             for cpus in texts.iter().filter_map(|text| cpu_affinity(text)) {
                 let remedy = format!("change CPUAffinity= of {unit}");
-                pinned.push(Bystander { who: format!("unit {unit}"), remedy, cpus });
+                pinned.push(Bystander {
+                    who: format!("unit {unit}"),
+                    remedy,
+                    cpus,
+                });
             }
         }
     }
@@ -91,7 +98,9 @@ fn unit_texts(files: &dyn Files, path: &str, is_dir: bool) -> Vec<String> {
     }
     let names = files.list(path).unwrap_or_default();
     let drop_ins = names.iter().filter(|name| name.ends_with(".conf"));
-    drop_ins.filter_map(|name| files.read(&format!("{path}/{name}")).ok()).collect()
+    drop_ins
+        .filter_map(|name| files.read(&format!("{path}/{name}")).ok())
+        .collect()
 }
 
 /// Returns the CPUs of the last `CPUAffinity=` assignments of a unit file; an empty one resets.
@@ -99,15 +108,21 @@ fn unit_texts(files: &dyn Files, path: &str, is_dir: bool) -> Vec<String> {
 /// `numa` (the CPUs of `NUMAMask=`) names no CPUs by itself and is passed over.
 fn cpu_affinity(text: &str) -> Option<CpuSet> {
     let mut cpus = CpuSet::new();
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix("CPUAffinity="));
+    let values = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("CPUAffinity="));
     for value in values {
         if value.trim().is_empty() {
             cpus = CpuSet::new();
         }
-        let parts = value.split([' ', '\t', ',']).filter(|part| !part.is_empty());
-        cpus.extend(parts.filter_map(|part| part.parse::<CpuSet>().ok()).flat_map(|part| {
-            part.iter().collect::<Vec<_>>()
-        }));
+        let parts = value
+            .split([' ', '\t', ','])
+            .filter(|part| !part.is_empty());
+        cpus.extend(
+            parts
+                .filter_map(|part| part.parse::<CpuSet>().ok())
+                .flat_map(|part| part.iter().collect::<Vec<_>>()),
+        );
     }
     (!cpus.is_empty()).then_some(cpus)
 }
@@ -116,7 +131,9 @@ fn cpu_affinity(text: &str) -> Option<CpuSet> {
 pub fn kernel_release(files: &dyn Files) -> anyhow::Result<KernelRelease> {
     use anyhow::Context;
     let path = "/proc/sys/kernel/osrelease";
-    let text = files.read(path).with_context(|| format!("failed to read {path}"))?;
+    let text = files
+        .read(path)
+        .with_context(|| format!("failed to read {path}"))?;
     Ok(text.trim().parse::<KernelRelease>()?)
 }
 
@@ -137,7 +154,11 @@ pub fn is_loaded(files: &dyn Files, module: &str) -> bool {
 }
 
 fn join(dir: &str, name: &str) -> String {
-    if name.is_empty() { dir.to_owned() } else { format!("{dir}/{name}") }
+    if name.is_empty() {
+        dir.to_owned()
+    } else {
+        format!("{dir}/{name}")
+    }
 }
 
 #[cfg(test)]
@@ -147,8 +168,14 @@ mod tests {
     #[test]
     fn the_last_affinity_of_a_unit_counts() {
         let of = |text: &str| cpu_affinity(text).map(|cpus| cpus.to_string());
-        assert_eq!(of("[Service]\nCPUAffinity=2-3 5\n"), Some("2-3,5".to_owned()));
-        assert_eq!(of("CPUAffinity=1\nCPUAffinity=\nCPUAffinity=4,6\n"), Some("4,6".to_owned()));
+        assert_eq!(
+            of("[Service]\nCPUAffinity=2-3 5\n"),
+            Some("2-3,5".to_owned())
+        );
+        assert_eq!(
+            of("CPUAffinity=1\nCPUAffinity=\nCPUAffinity=4,6\n"),
+            Some("4,6".to_owned())
+        );
         assert_eq!(of("#CPUAffinity=1\n"), None);
         assert_eq!(of("CPUAffinity=numa\n"), None);
     }

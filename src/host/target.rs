@@ -28,21 +28,28 @@ pub enum Outcome {
     Taken,
     /// The object has gone in the meantime.
     Gone,
-    /// The kernel refuses every change of this object: a managed interrupt (`EIO`), a thread
-    /// that is bound to its CPUs (`EINVAL`).
+    /// The kernel refuses every change of this object: a managed interrupt (`EIO`, or `EACCES`
+    /// where its file is read-only), a thread that is bound to its CPUs (`EINVAL`).
     Unchangeable,
 }
 
 /// Returns the value of a target; an object that does not exist has the value `Absent`.
 pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
     let value = match target {
-        Target::Delegation(_) => host
-            .files
-            .read(&target.path())
-            .map(|text| if text == DELEGATION { Value::Present } else { Value::Text(text) }),
+        Target::Delegation(_) => host.files.read(&target.path()).map(|text| {
+            if text == DELEGATION {
+                Value::Present
+            } else {
+                Value::Text(text)
+            }
+        }),
         Target::Group(_) => {
             let exists = host.files.exists(&target.path());
-            return Ok(if exists { Value::Present } else { Value::Absent });
+            return Ok(if exists {
+                Value::Present
+            } else {
+                Value::Absent
+            });
         }
         Target::Knob(knob, _) => {
             let text = host.files.read(&target.path());
@@ -51,9 +58,9 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
         Target::Membership(id) => alive(host, *id)
             .and_then(|()| task::cgroup_of(&*host.files, id.tid, id.tid))
             .map(|path| Value::Text(path.trim_start_matches('/').to_owned())),
-        Target::Affinity(id) | Target::KernelThread(id) => {
-            alive(host, *id).and_then(|()| host.sched.affinity(id.tid)).map(Value::Cpus)
-        }
+        Target::Affinity(id) | Target::KernelThread(id) => alive(host, *id)
+            .and_then(|()| host.sched.affinity(id.tid))
+            .map(Value::Cpus),
     };
     match value {
         Err(error) if is_gone(&error) => Ok(Value::Absent),
@@ -90,7 +97,10 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             Ok(())
         }
         (Target::Group(_), Value::Present) => host.files.make_dir(&path, 0o755),
-        (Target::Group(_), _) => host.files.remove_dir(&path),
+        (Target::Group(_), _) => {
+            empty_group(host, &path);
+            host.files.remove_dir(&path)
+        }
         (Target::Knob(knob, _), value) => write_knob(host, *knob, &path, before, value),
         (Target::Membership(id), Value::Text(group)) => {
             alive(host, *id)?;
@@ -119,6 +129,22 @@ fn write_knob(
     host.files.write(path, &value.render(knob.row().grammar))
 }
 
+/// Moves the threads that are still in a cgroup to the one above it: they were born there after
+/// its other threads had been looked at.
+fn empty_group(host: &Host, path: &str) {
+    let threads = host
+        .files
+        .read(&format!("{path}/cgroup.threads"))
+        .unwrap_or_default();
+    let above = path
+        .rsplit_once('/')
+        .map_or(CGROUP_ROOT, |(above, _)| above);
+    for thread in threads.lines() {
+        // One that has ended or is bound stays; then the cgroup cannot be removed, which is told.
+        let _ = host.files.write(&format!("{above}/cgroup.threads"), thread);
+    }
+}
+
 fn make_unit_dir(host: &Host, dir: &str) -> io::Result<()> {
     match host.files.make_dir(dir, 0o755) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -134,17 +160,21 @@ fn alive(host: &Host, id: TaskId) -> io::Result<()> {
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
-        || error.kind() == io::ErrorKind::NotFound
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ESRCH | libc::ENODEV)
+    ) || error.kind() == io::ErrorKind::NotFound
 }
 
 fn is_unchangeable(target: &Target, error: &io::Error) -> bool {
     match target {
         Target::Knob(Knob::IrqAffinity, _) => {
-            matches!(error.raw_os_error(), Some(libc::EIO | libc::EPERM))
+            matches!(
+                error.raw_os_error(),
+                Some(libc::EIO | libc::EACCES | libc::EPERM)
+            )
         }
         Target::KernelThread(_) => error.raw_os_error() == Some(libc::EINVAL),
         _ => false,
     }
 }
-

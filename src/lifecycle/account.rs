@@ -53,7 +53,10 @@ pub struct Account {
 impl Account {
     /// Adds a line.
     pub fn say(&mut self, level: Level, text: impl Into<String>) {
-        self.lines.push(Line { level, text: text.into() });
+        self.lines.push(Line {
+            level,
+            text: text.into(),
+        });
     }
 
     /// Adds a line about what was done.
@@ -68,16 +71,31 @@ impl Account {
 
     /// Adds what a piece of work met besides what it was for.
     pub fn tell(&mut self, report: &Report) {
-        report.warnings.iter().for_each(|warning| self.warn(warning.clone()));
+        report
+            .warnings
+            .iter()
+            .for_each(|warning| self.warn(warning.clone()));
         for drift in &report.drift {
-            let drift::Drift { target, live, ours, answer } = drift;
+            let drift::Drift {
+                target,
+                live,
+                ours,
+                answer,
+            } = drift;
             let answer = answer.describe();
-            self.warn(format!("{target} is \"{live}\", expected \"{ours}\" (ours): {answer}"));
+            self.warn(format!(
+                "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}"
+            ));
         }
-        report.problems.iter().for_each(|problem| self.warn(problem.to_string()));
+        report
+            .problems
+            .iter()
+            .for_each(|problem| self.warn(problem.to_string()));
         if report.n_unchangeable > 0 {
             let n = report.n_unchangeable;
-            self.warn(format!("{n} interrupts or kernel threads cannot be moved, left where they are"));
+            self.warn(format!(
+                "{n} interrupts or kernel threads cannot be moved, left where they are"
+            ));
         }
     }
 

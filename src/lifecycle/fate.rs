@@ -70,7 +70,11 @@ pub fn updates(host: &Host, state: &State, answers: &Answers) -> anyhow::Result<
             Some(next) => {
                 let names = answers.iothreads.get(&claim.vmid);
                 let iothreads = names.unwrap_or(&claim.iothreads).clone();
-                let next = Claim { state: next, iothreads, ..claim.clone() };
+                let next = Claim {
+                    state: next,
+                    iothreads,
+                    ..claim.clone()
+                };
                 if next != *claim {
                     records.push(Record::Claim(Box::new(next)));
                 }
@@ -81,12 +85,11 @@ pub fn updates(host: &Host, state: &State, answers: &Answers) -> anyhow::Result<
 }
 
 /// Returns the state that a claim has from now on, or `None` when its run is over.
-fn next_state(
-    host: &Host,
-    claim: &Claim,
-    answers: &Answers,
-) -> anyhow::Result<Option<ClaimState>> {
-    let guest_runs = answers.run_states.get(&claim.vmid).is_some_and(|state| state == GUEST_RUNS);
+fn next_state(host: &Host, claim: &Claim, answers: &Answers) -> anyhow::Result<Option<ClaimState>> {
+    let guest_runs = answers
+        .run_states
+        .get(&claim.vmid)
+        .is_some_and(|state| state == GUEST_RUNS);
     let next = match &claim.state {
         ClaimState::Reserved { .. } if is_starting(host, claim) => Some(claim.state.clone()),
         ClaimState::Reserved { .. } => {

@@ -36,18 +36,29 @@ impl<'h> Journal<'h> {
     /// Takes the host lock and reads the log; `None` when another run keeps the lock too long.
     pub fn open(files: &'h dyn Files) -> anyhow::Result<Option<Self>> {
         make_state_dir(files)?;
-        let lock = files.lock(LOCK, LOCK_WAIT).with_context(|| format!("failed to lock {LOCK}"))?;
+        let lock = files
+            .lock(LOCK, LOCK_WAIT)
+            .with_context(|| format!("failed to lock {LOCK}"))?;
         let Some(lock) = lock else { return Ok(None) };
         let state = read_state(files)?;
-        Ok(Some(Journal { files, state, is_changed: false, _lock: lock }))
+        Ok(Some(Journal {
+            files,
+            state,
+            is_changed: false,
+            _lock: lock,
+        }))
     }
 
     /// Throws a damaged log away, under the lock.
     pub fn discard(files: &dyn Files) -> anyhow::Result<()> {
         make_state_dir(files)?;
-        let lock = files.lock(LOCK, LOCK_WAIT).with_context(|| format!("failed to lock {LOCK}"))?;
+        let lock = files
+            .lock(LOCK, LOCK_WAIT)
+            .with_context(|| format!("failed to lock {LOCK}"))?;
         let _lock = lock.context("another run of pin-hook keeps the host busy")?;
-        files.remove(JOURNAL).with_context(|| format!("failed to remove {JOURNAL}"))
+        files
+            .remove(JOURNAL)
+            .with_context(|| format!("failed to remove {JOURNAL}"))
     }
 
     /// Returns what the log amounts to.
@@ -61,7 +72,12 @@ impl<'h> Journal<'h> {
             return Ok(());
         }
         let is_new = !self.files.exists(JOURNAL);
-        let text = lines(is_new.then_some(&Record::Version(VERSION)).into_iter().chain(&records))?;
+        let text = lines(
+            is_new
+                .then_some(&Record::Version(VERSION))
+                .into_iter()
+                .chain(&records),
+        )?;
         let written = self.files.append(JOURNAL, &text);
         written.with_context(|| format!("failed to append to {JOURNAL}"))?;
         self.is_changed = true;
@@ -79,7 +95,8 @@ impl<'h> Journal<'h> {
         let done = if self.state.is_empty() {
             self.files.remove(JOURNAL)
         } else {
-            self.files.replace(JOURNAL, &lines(self.state.checkpoint().iter())?, 0o600)
+            self.files
+                .replace(JOURNAL, &lines(self.state.checkpoint().iter())?, 0o600)
         };
         done.with_context(|| format!("failed to replace {JOURNAL}"))
     }
@@ -95,7 +112,9 @@ pub fn spool(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
         _ => {}
     }
     let path = format!("{SPOOL}/{vmid}");
-    files.replace(&path, "", 0o600).with_context(|| format!("failed to write {path}"))
+    files
+        .replace(&path, "", 0o600)
+        .with_context(|| format!("failed to write {path}"))
 }
 
 /// Takes the wishes that were left.
@@ -124,12 +143,17 @@ pub fn read_state(files: &dyn Files) -> anyhow::Result<State> {
 pub fn parse(text: &str) -> anyhow::Result<State> {
     let mut state = State::default();
     for (n, line) in text.split_inclusive('\n').enumerate() {
-        let Some(line) = line.strip_suffix('\n') else { break };
+        let Some(line) = line.strip_suffix('\n') else {
+            break;
+        };
         let record = serde_json::from_str(line).with_context(|| format!("line {}", n + 1))?;
         if let Record::Version(version) = record
             && version > VERSION
         {
-            bail!("line {}: version {version} is newer than this program's {VERSION}", n + 1);
+            bail!(
+                "line {}: version {version} is newer than this program's {VERSION}",
+                n + 1
+            );
         }
         state.apply(record);
     }
@@ -153,7 +177,9 @@ fn make_state_dir(files: &dyn Files) -> anyhow::Result<()> {
 }
 
 fn check_owner(files: &dyn Files) -> anyhow::Result<()> {
-    let owner = files.owner(STATE_DIR).with_context(|| format!("failed to read {STATE_DIR}"))?;
+    let owner = files
+        .owner(STATE_DIR)
+        .with_context(|| format!("failed to read {STATE_DIR}"))?;
     if owner.uid != 0 || owner.mode & 0o022 != 0 {
         bail!(
             "{STATE_DIR} belongs to uid {} with mode {:o}: others than root could have written \
@@ -173,7 +199,10 @@ mod tests {
 
     fn intend(ours: Value) -> Record {
         let held = Held::new(Value::Absent, ours);
-        Record::Intend(vec![(Target::Group("qemu.slice/100.scope/vcpu".to_owned()), held)])
+        Record::Intend(vec![(
+            Target::Group("qemu.slice/100.scope/vcpu".to_owned()),
+            held,
+        )])
     }
 
     #[test]

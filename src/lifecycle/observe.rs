@@ -22,6 +22,8 @@ const CPU_DIR: &str = "/sys/devices/system/cpu";
 
 /// Task flag: user space may not change the affinity (`include/linux/sched.h`).
 const PF_NO_SETAFFINITY: u32 = 0x0400_0000;
+/// Task flag: a worker of a workqueue, placed by the workqueue's own mask.
+const PF_WQ_WORKER: u32 = 0x0000_0020;
 
 /// Observes what the wishes of the claims and the targets in hand depend on, and no more.
 pub fn observe(host: &Host, state: &State) -> anyhow::Result<Facts> {
@@ -98,7 +100,11 @@ fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
     for thread in &mut threads {
         thread.iothread = claim.iothreads.get(&thread.id.tid).cloned();
     }
-    Some(VmFacts { qemu, scope: scope.trim_start_matches('/').to_owned(), threads })
+    Some(VmFacts {
+        qemu,
+        scope: scope.trim_start_matches('/').to_owned(),
+        threads,
+    })
 }
 
 /// Returns the threads of a QEMU process; those that end meanwhile are left out.
@@ -124,7 +130,9 @@ pub fn kernel_threads(host: &Host) -> anyhow::Result<Vec<KernelThread>> {
     let threads = tasks.into_iter().filter_map(|task| {
         Some(KernelThread {
             affinity: host.sched.affinity(task.id.tid).ok()?,
-            bound: task.flags & PF_NO_SETAFFINITY != 0,
+            // A worker that was just born has neither flag yet, but its name.
+            bound: task.flags & (PF_NO_SETAFFINITY | PF_WQ_WORKER) != 0
+                || task.comm.starts_with("kworker/"),
             id: task.id,
             comm: task.comm,
         })
@@ -137,7 +145,10 @@ pub fn read_cpus(host: &Host, path: &str) -> anyhow::Result<Option<CpuSet>> {
     match host.files.read(path) {
         // A kernel built for it but booted without it prints "(null)" for nohz_full.
         Ok(text) if text.trim() == "(null)" => Ok(None),
-        Ok(text) => Ok(Some(text.parse().with_context(|| format!("{path} is \"{text}\""))?)),
+        Ok(text) => Ok(Some(
+            text.parse()
+                .with_context(|| format!("{path} is \"{text}\""))?,
+        )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("failed to read {path}")),
     }

@@ -139,7 +139,11 @@ impl Run<'_> {
                 let claim = state.claims.get(&vmid);
                 account.tell(&report);
                 if let Some(Claim { wishes, .. }) = claim {
-                    account.info(format!("vm {vmid}: cpus {} reserved, {}", wishes.cpus, backend(wishes)));
+                    account.info(format!(
+                        "vm {vmid}: cpus {} reserved, {}",
+                        wishes.cpus,
+                        backend(wishes)
+                    ));
                 }
                 units::keep_watch(self.host, &state, account);
             }
@@ -159,7 +163,11 @@ impl Run<'_> {
     /// Brings the claim into force: QEMU and its threads are there.
     fn post_start(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
         let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
-            account.fail(Exit::Refused, format!("vm {vmid} does not run on this node"), None);
+            account.fail(
+                Exit::Refused,
+                format!("vm {vmid} does not run on this node"),
+                None,
+            );
             return Ok(());
         };
         let known = read_state(&*self.host.files)?.claims.remove(&vmid);
@@ -171,7 +179,9 @@ impl Run<'_> {
                 self.promote(&claim, state, &answers)?
             }
             None => {
-                let Some(case) = self.case(vmid, account)? else { return Ok(()) };
+                let Some(case) = self.case(vmid, account)? else {
+                    return Ok(());
+                };
                 self.adopt(&case, qemu, account)?
             }
         };
@@ -203,11 +213,16 @@ impl Run<'_> {
         match &worked {
             Worked::Done(report, state) if state.claims.contains_key(&vmid) => {
                 account.tell(report);
-                account.info(format!("vm {vmid}: runs or is being started, nothing given back"));
+                account.info(format!(
+                    "vm {vmid}: runs or is being started, nothing given back"
+                ));
             }
             Worked::Done(report, state) => {
                 account.tell(report);
-                account.info(format!("vm {vmid}: host given back, {} changes", report.n_changes));
+                account.info(format!(
+                    "vm {vmid}: host given back, {} changes",
+                    report.n_changes
+                ));
                 units::keep_watch(self.host, state, account);
             }
             Worked::Refused(_) => {}
@@ -247,20 +262,40 @@ impl Run<'_> {
         answers: &Answers,
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
-        resolved.notices.iter().for_each(|notice| account.info(format!("vm {}: {notice}", case.vmid)));
-        resolved.warnings.iter().for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
+        resolved
+            .notices
+            .iter()
+            .for_each(|notice| account.info(format!("vm {}: {notice}", case.vmid)));
+        resolved
+            .warnings
+            .iter()
+            .for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
         let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
         work(self.host, self.deadline, answers, |now| {
             let around = look_around(self.host, now, &case.settings);
-            let checked =
-                refusal::check(case.vmid, &resolved.wishes, &now.claims, &resolved.topology, &around);
+            let checked = refusal::check(
+                case.vmid,
+                &resolved.wishes,
+                &now.claims,
+                &resolved.topology,
+                &around,
+            );
             let warnings = match checked {
                 Ok(warnings) => warnings,
                 Err(refusal) => return Ok(Err(refusal)),
             };
             warnings.iter().for_each(|text| account.warn(text.clone()));
-            let iothreads = answers.iothreads.get(&case.vmid).cloned().unwrap_or_default();
-            let claim = Claim { vmid: case.vmid, state, wishes: resolved.wishes, iothreads };
+            let iothreads = answers
+                .iothreads
+                .get(&case.vmid)
+                .cloned()
+                .unwrap_or_default();
+            let claim = Claim {
+                vmid: case.vmid,
+                state,
+                wishes: resolved.wishes,
+                iothreads,
+            };
             Ok(Ok(records(now, claim, asks)))
         })
     }
@@ -276,9 +311,15 @@ impl Run<'_> {
         let names = answers.iothreads.get(&vmid).cloned();
         let iothreads = names.unwrap_or_else(|| claim.iothreads.clone());
         let failed = matches!(claim.state, ClaimState::Failed { .. });
-        let next = Claim { state, iothreads, ..claim.clone() };
+        let next = Claim {
+            state,
+            iothreads,
+            ..claim.clone()
+        };
         let next = if failed { claim.clone() } else { next };
-        work(self.host, self.deadline, answers, |now| Ok(Ok(records(now, next, asks))))
+        work(self.host, self.deadline, answers, |now| {
+            Ok(Ok(records(now, next, asks)))
+        })
     }
 
     /// Asks the monitor what cannot be seen from outside; a monitor that does not answer costs
@@ -287,7 +328,9 @@ impl Run<'_> {
         let mut answers = Answers::default();
         answers.ask_run_state(self.host, vmid);
         if answers.run_states.is_empty() {
-            account.warn(format!("vm {vmid}: its monitor does not answer, taken as running"));
+            account.warn(format!(
+                "vm {vmid}: its monitor does not answer, taken as running"
+            ));
             answers.run_states.insert(vmid, fate::GUEST_RUNS.to_owned());
         }
         if !wishes.iothreads.is_empty() {
@@ -308,7 +351,8 @@ impl Run<'_> {
     fn asks_for_reload(&self, vmid: Vmid, wishes: &Wishes, state: &ClaimState) -> bool {
         let is_up = matches!(state, ClaimState::Running { .. }) && has_partition(wishes);
         let delegated = || self.host.systemd.delegated(&format!("{vmid}.scope"));
-        is_up && matches!(delegated(), Ok(Some(names)) if !names.iter().any(|name| name == "cpuset"))
+        is_up
+            && matches!(delegated(), Ok(Some(names)) if !names.iter().any(|name| name == "cpuset"))
     }
 
     pub(super) fn conclude(&self, vmid: Vmid, worked: Worked<Refusal>, account: &mut Account) {
@@ -333,7 +377,9 @@ impl Run<'_> {
     }
 
     fn summarise(&self, vmid: Vmid, report: &Report, state: &State, account: &mut Account) {
-        let Some(claim) = state.claims.get(&vmid) else { return };
+        let Some(claim) = state.claims.get(&vmid) else {
+            return;
+        };
         let Claim { wishes, .. } = claim;
         account.backend = Some(wishes.backend.to_string());
         match &claim.state {
@@ -346,11 +392,17 @@ impl Run<'_> {
                 backend(wishes),
                 report.n_changes
             )),
-            ClaimState::Waiting { .. } => account
-                .info(format!("vm {vmid}: its guest does not run yet, cpus {} wait", wishes.cpus)),
+            ClaimState::Waiting { .. } => account.info(format!(
+                "vm {vmid}: its guest does not run yet, cpus {} wait",
+                wishes.cpus
+            )),
             ClaimState::Reserved { .. } => {}
             ClaimState::Failed { reason, .. } => {
-                let exit = if report.is_incomplete { Exit::Incomplete } else { Exit::Refused };
+                let exit = if report.is_incomplete {
+                    Exit::Incomplete
+                } else {
+                    Exit::Refused
+                };
                 let help = "the vm runs without cpus of its own; pin-hook apply tries again";
                 let text = format!("vm {vmid}: cannot isolate cpus {}: {reason}", wishes.cpus);
                 account.fail(exit, text, Some(help.to_owned()));

@@ -16,7 +16,9 @@ impl Run<'_> {
     pub fn reconcile(&self) -> Account {
         let mut account = Account::default();
         for vmid in take_spooled(&*self.host.files) {
-            account.lines.extend(self.phase(Phase::PostStart, vmid).lines);
+            account
+                .lines
+                .extend(self.phase(Phase::PostStart, vmid).lines);
         }
         if let Err(error) = self.reconcile_claims(&mut account) {
             account.fail(Exit::Refused, format!("{error:#}"), None);
@@ -30,7 +32,9 @@ impl Run<'_> {
         let worked = work(self.host, self.deadline, &answers, |_| {
             Ok(Ok::<_, Refusal>(Vec::new()))
         })?;
-        let Worked::Done(report, state) = worked else { return Ok(()) };
+        let Worked::Done(report, state) = worked else {
+            return Ok(());
+        };
         account.tell(&report);
         if report.n_changes > 0 {
             account.info(format!("reconcile: {} changes", report.n_changes));

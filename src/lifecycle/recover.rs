@@ -37,9 +37,18 @@ pub fn recover(host: &Host) -> anyhow::Result<()> {
 }
 
 fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
-    let names = host.files.list(&format!("{GROUPS}/{SLICE}")).unwrap_or_default();
-    let vmids = names.iter().filter_map(|name| name.strip_suffix(".scope")?.parse().ok());
-    let mut found = Traces { host, held: Vec::new(), owned: CpuSet::new() };
+    let names = host
+        .files
+        .list(&format!("{GROUPS}/{SLICE}"))
+        .unwrap_or_default();
+    let vmids = names
+        .iter()
+        .filter_map(|name| name.strip_suffix(".scope")?.parse().ok());
+    let mut found = Traces {
+        host,
+        held: Vec::new(),
+        owned: CpuSet::new(),
+    };
     for vmid in vmids {
         found.scope(vmid)?;
     }
@@ -93,7 +102,9 @@ impl Traces<'_> {
     }
 
     fn threads(&mut self, vmid: Vmid, scope: &str, ours: &[String]) -> anyhow::Result<()> {
-        let Some(qemu) = pve::running(&*self.host.files, vmid)? else { return Ok(()) };
+        let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
+            return Ok(());
+        };
         let config = pve::vm_config(&*self.host.files, vmid, "")?;
         let guest = config.map(|config| parse_vm_conf(&config.text).guest());
         let natural = match guest.and_then(|guest| guest.affinity) {
@@ -103,10 +114,18 @@ impl Traces<'_> {
         for thread in threads_of(self.host, qemu) {
             if ours.contains(&thread.group) {
                 let baseline = Value::Text(scope.to_owned());
-                self.hold(Target::Membership(thread.id), baseline, Value::Text(thread.group));
+                self.hold(
+                    Target::Membership(thread.id),
+                    baseline,
+                    Value::Text(thread.group),
+                );
             }
             let baseline = Value::Cpus(natural.clone());
-            self.hold(Target::Affinity(thread.id), baseline, Value::Cpus(thread.affinity));
+            self.hold(
+                Target::Affinity(thread.id),
+                baseline,
+                Value::Cpus(thread.affinity),
+            );
         }
         Ok(())
     }
@@ -132,7 +151,11 @@ impl Traces<'_> {
         for thread in kernel_threads(self.host)? {
             if thread.affinity.union(&self.owned) == possible && !thread.bound {
                 let ours = Value::Cpus(thread.affinity);
-                self.hold(Target::KernelThread(thread.id), Value::Cpus(possible.clone()), ours);
+                self.hold(
+                    Target::KernelThread(thread.id),
+                    Value::Cpus(possible.clone()),
+                    ours,
+                );
             }
         }
         Ok(())

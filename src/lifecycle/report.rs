@@ -38,16 +38,24 @@ pub struct Problem {
 impl Problem {
     /// Returns the problem of a write that the kernel refused.
     pub fn refused(change: &Change, error: &io::Error) -> Self {
-        let message =
-            format!("{}: writing \"{}\" failed: {error}", change.target, change.after);
-        Problem { target: change.target.clone(), message }
+        let message = format!(
+            "{}: writing \"{}\" failed: {error}",
+            change.target, change.after
+        );
+        Problem {
+            target: change.target.clone(),
+            message,
+        }
     }
 
     /// Returns the problem of a write that was taken but reads back as something else.
     pub fn differs(change: &Change, live: &crate::domain::target::Value) -> Self {
         let Change { target, after, .. } = change;
         let message = format!("{target}: wrote \"{after}\", the kernel reports \"{live}\"");
-        Problem { target: target.clone(), message }
+        Problem {
+            target: target.clone(),
+            message,
+        }
     }
 
     /// Tells whether the VM does not own its CPUs because of it.
@@ -65,7 +73,9 @@ impl fmt::Display for Problem {
 impl Report {
     /// Tells whether writing a target has failed.
     pub fn has_problem(&self, target: &Target) -> bool {
-        self.problems.iter().any(|problem| problem.target == *target)
+        self.problems
+            .iter()
+            .any(|problem| problem.target == *target)
     }
 
     /// Returns the first problem that keeps a VM from owning its CPUs.

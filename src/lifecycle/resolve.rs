@@ -16,11 +16,11 @@ use crate::domain::table::{Cpus, HostSettings, KernelGate, Table};
 use crate::domain::target::Target;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
+use crate::host::Host;
 use crate::host::pve::{self, GuestKind};
 use crate::host::surroundings;
 use crate::host::table::{Untrusted, read_host_table, read_table};
 use crate::host::topology::read_topology;
-use crate::host::Host;
 
 /// A VM with a table, as it is configured.
 #[derive(Debug, Clone)]
@@ -89,7 +89,9 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
         GuestKind::Vm => {}
     }
     let Some(table) = read_table(files, vmid)? else {
-        return Ok(nothing(format!("vm {vmid} has no table in /etc/pin-hook or /etc/pve/pin-hook")));
+        return Ok(nothing(format!(
+            "vm {vmid} has no table in /etc/pin-hook or /etc/pve/pin-hook"
+        )));
     };
     let Some(config) = pve::vm_config(files, vmid, migrated_from)? else {
         return Ok(nothing(format!("the config of vm {vmid} has gone")));
@@ -103,7 +105,13 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     let (path, text) = (table.path, table.text);
     let table = parse_table(&path, &text, &node, &settings.defaults)?;
     refuse_unsupported(&path, &table)?;
-    Ok(Found::Case(Box::new(Case { vmid, guest, table, table_path: path, settings })))
+    Ok(Found::Case(Box::new(Case {
+        vmid,
+        guest,
+        table,
+        table_path: path,
+        settings,
+    })))
 }
 
 /// Reads the settings of the host; without a file, those of an empty one.
@@ -140,19 +148,28 @@ pub fn resolve(host: &Host, case: &Case) -> anyhow::Result<Result<Resolved, Refu
         Ok(choice) => choice,
         Err(error) => return Ok(Err(Refusal::Gate(error))),
     };
-    let (warnings, notices): (Vec<_>, Vec<_>) =
-        placement.notices.iter().partition(|notice| notice.is_warning());
+    let (warnings, notices): (Vec<_>, Vec<_>) = placement
+        .notices
+        .iter()
+        .partition(|notice| notice.is_warning());
     let texts = |notices: Vec<&crate::domain::placement::Notice>| {
         notices.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let mut warnings = texts(warnings);
     warnings.extend(choice.warning.clone());
     let wishes = wishes(case, &placement, choice);
-    Ok(Ok(Resolved { wishes, notices: texts(notices), warnings, topology }))
+    Ok(Ok(Resolved {
+        wishes,
+        notices: texts(notices),
+        warnings,
+        topology,
+    }))
 }
 
 fn request(case: &Case) -> Request {
-    let Cpus::Set(cpus) = &case.table.cpus else { return Request::default() };
+    let Cpus::Set(cpus) = &case.table.cpus else {
+        return Request::default();
+    };
     Request {
         cpus: cpus.clone(),
         also: case.table.isolate.also.clone(),
@@ -173,7 +190,11 @@ fn wishes(case: &Case, placement: &Placement, choice: gate::Choice) -> Wishes {
         cpus: placement.owned(),
         vcpus: placement.vcpus.clone(),
         emulator: pin.emulator.clone(),
-        iothreads: pin.iothreads.iter().map(|(name, cpus)| (object(name), cpus.clone())).collect(),
+        iothreads: pin
+            .iothreads
+            .iter()
+            .map(|(name, cpus)| (object(name), cpus.clone()))
+            .collect(),
         vhost: vhost_workers(&case.guest, &pin.vhost),
         backend: choice.backend,
         reason: choice.reason,
@@ -200,8 +221,14 @@ fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
     let default = Table::of(table.cpus.clone());
     let wished = [
         ("cpus = \"auto\"", table.cpus == Cpus::Auto),
-        ("pin.scheduler", table.pin.scheduler != default.pin.scheduler),
-        ("isolate.workqueues", table.isolate.workqueues != default.isolate.workqueues),
+        (
+            "pin.scheduler",
+            table.pin.scheduler != default.pin.scheduler,
+        ),
+        (
+            "isolate.workqueues",
+            table.isolate.workqueues != default.isolate.workqueues,
+        ),
         ("isolate.hotplug", table.isolate.hotplug),
         ("profile", table.profile != default.profile),
         ("[power]", table.power != default.power),
@@ -246,7 +273,11 @@ fn pinned_guests(host: &Host) -> Vec<Bystander> {
         let config = pve::vm_config(&*host.files, vmid, "").ok()??;
         let cpus = parse_vm_conf(&config.text).guest().affinity?;
         let remedy = format!("change its affinity (qm set {vmid} --affinity ...)");
-        Some(Bystander { who: format!("vm {vmid}"), remedy, cpus })
+        Some(Bystander {
+            who: format!("vm {vmid}"),
+            remedy,
+            cpus,
+        })
     });
     pinned.collect()
 }

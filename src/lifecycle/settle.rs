@@ -18,9 +18,9 @@ use crate::domain::diff::{self, Answer, Change, Diff, diff};
 use crate::domain::facts::Facts;
 use crate::domain::state::Record;
 use crate::domain::target::{Stage, Target, Value};
+use crate::host::Host;
 use crate::host::deadline::Deadline;
 use crate::host::target::{self, Outcome};
-use crate::host::Host;
 
 /// Most rounds of a pass: some targets exist only after others were written (a cgroup's files),
 /// and threads are born meanwhile.
@@ -53,7 +53,13 @@ impl<'s, 'h> Settling<'s, 'h> {
         report: &'s mut Report,
         is_all_or_nothing: bool,
     ) -> Self {
-        Settling { host, journal, deadline, report, is_all_or_nothing }
+        Settling {
+            host,
+            journal,
+            deadline,
+            report,
+            is_all_or_nothing,
+        }
     }
 
     /// Settles the host for the claims in the journal; `staying` are those that were in force
@@ -63,8 +69,8 @@ impl<'s, 'h> Settling<'s, 'h> {
     /// target could not be written; the report tells which.
     pub fn settle(&mut self, staying: &Claims) -> anyhow::Result<bool> {
         let claims = self.journal.state().claims.clone();
-        Ok(self.pass(Pass::Release, staying, &Stage::ALL)?
-            && self.pass(Pass::Acquire, &claims, &Stage::ALL)?)
+        Ok(self.pass(Pass::Release, staying, &Stage::RELEASE)?
+            && self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE)?)
     }
 
     /// Settles unit files only: what has to be in force before anything else can be.
@@ -74,15 +80,11 @@ impl<'s, 'h> Settling<'s, 'h> {
     }
 
     fn pass(&mut self, pass: Pass, claims: &Claims, stages: &[Stage]) -> anyhow::Result<bool> {
-        let mut stages = stages.to_vec();
-        if pass == Pass::Release {
-            stages.reverse();
-        }
         for _ in 0..MAX_ROUNDS {
             let facts = observe(self.host, self.journal.state())?;
             let wishes = desired(claims, &self.journal.state().held, &facts);
             let mut is_quiet = true;
-            for stage in &stages {
+            for stage in stages {
                 match self.stage(pass, *stage, &wishes, &facts)? {
                     Some(n_changes) => is_quiet &= n_changes == 0,
                     None => return Ok(false),
@@ -136,17 +138,29 @@ impl<'s, 'h> Settling<'s, 'h> {
         let state = self.journal.state();
         let held = state.held.iter().filter(|(target, held)| match pass {
             Pass::Acquire => true,
-            Pass::Release => wishes.get(target).is_none_or(|wish| wish.value != held.ours),
+            Pass::Release => wishes
+                .get(target)
+                .is_none_or(|wish| wish.value != held.ours),
         });
-        let wished = wishes.keys().filter(|_| pass == Pass::Acquire);
+        let wished = wishes
+            .iter()
+            .filter(|(_, wish)| pass == Pass::Acquire || wish.gives_back());
         let targets: BTreeSet<&Target> = held
             .map(|(target, _)| target)
-            .chain(wished)
+            .chain(wished.map(|(target, _)| target))
             .filter(|target| target.stage() == stage && !self.report.has_problem(target))
             .collect();
         let live = live_values(self.host, facts, targets)?;
         let now = self.host.clock.since_boot();
-        Ok(diff(wishes, &state.held, &live, diff::Context { online: &facts.online, now }))
+        Ok(diff(
+            wishes,
+            &state.held,
+            &live,
+            diff::Context {
+                online: &facts.online,
+                now,
+            },
+        ))
     }
 
     fn announce(&mut self, stage: Stage, diff: &Diff) -> anyhow::Result<()> {
@@ -161,7 +175,9 @@ impl<'s, 'h> Settling<'s, 'h> {
     }
 
     fn forget(&mut self, targets: Vec<Target>) -> anyhow::Result<()> {
-        let done = targets.into_iter().filter(|target| !self.report.has_problem(target));
+        let done = targets
+            .into_iter()
+            .filter(|target| !self.report.has_problem(target));
         let done: Vec<Target> = done.collect();
         match done.is_empty() {
             true => Ok(()),
@@ -170,7 +186,11 @@ impl<'s, 'h> Settling<'s, 'h> {
     }
 
     fn write(&mut self, change: &Change, facts: &Facts) -> anyhow::Result<Option<Problem>> {
-        let Change { target, before, after } = change;
+        let Change {
+            target,
+            before,
+            after,
+        } = change;
         match target::write(self.host, target, before, after) {
             Ok(Outcome::Taken) => {
                 self.report.n_changes += 1;
@@ -185,7 +205,10 @@ impl<'s, 'h> Settling<'s, 'h> {
     /// Reads a target back: the kernel may have taken the write and done something else.
     fn verify(&self, change: &Change, facts: &Facts) -> Option<Problem> {
         let now = self.host.clock.since_boot();
-        let context = diff::Context { online: &facts.online, now };
+        let context = diff::Context {
+            online: &facts.online,
+            now,
+        };
         let live = target::read(self.host, &change.target).ok()?;
         let is_gone = live == Value::Absent;
         let as_wished = context.same(&change.target, &live, &change.after);
@@ -196,8 +219,13 @@ impl<'s, 'h> Settling<'s, 'h> {
         self.report.n_unchangeable += 1;
         let held = self.journal.state().held.get(target).cloned();
         let held = held.context("a target was written without being announced")?;
-        let held = crate::domain::state::Held { unchangeable: true, before: None, ..held };
-        self.journal.append(vec![Record::Intend(vec![(target.clone(), held)])])
+        let held = crate::domain::state::Held {
+            unchangeable: true,
+            before: None,
+            ..held
+        };
+        self.journal
+            .append(vec![Record::Intend(vec![(target.clone(), held)])])
     }
 }
 

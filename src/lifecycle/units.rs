@@ -28,6 +28,8 @@ pub fn keep_watch(host: &Host, state: &State, account: &mut Account) {
 /// Has reconcile run at once.
 pub fn wake_reconcile(host: &Host, account: &mut Account) {
     if let Err(error) = host.systemd.start(RECONCILE) {
-        account.warn(format!("what was left has to wait for the next phase: {error:#}"));
+        account.warn(format!(
+            "what was left has to wait for the next phase: {error:#}"
+        ));
     }
 }

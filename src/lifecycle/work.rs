@@ -33,11 +33,16 @@ pub fn work<R>(
     answers: &Answers,
     update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
 ) -> anyhow::Result<Worked<R>> {
-    let Some(mut journal) = Journal::open(&*host.files)? else { return Ok(Worked::Busy) };
+    let Some(mut journal) = Journal::open(&*host.files)? else {
+        return Ok(Worked::Busy);
+    };
     let before = journal.state().claims.clone();
     let updates = fate::updates(host, journal.state(), answers)?;
     let mut expected = journal.state().clone();
-    updates.iter().cloned().for_each(|record| expected.apply(record));
+    updates
+        .iter()
+        .cloned()
+        .for_each(|record| expected.apply(record));
     let asked = match update(&expected)? {
         Ok(records) => records,
         Err(refusal) => return Ok(Worked::Refused(refusal)),
@@ -77,7 +82,9 @@ fn reload(host: &Host, report: &mut Report) -> bool {
     match host.systemd.reload() {
         Ok(()) => true,
         Err(error) => {
-            report.warnings.push(format!("systemd has not read its unit files again: {error:#}"));
+            report.warnings.push(format!(
+                "systemd has not read its unit files again: {error:#}"
+            ));
             report.is_unfinished = true;
             false
         }
@@ -98,8 +105,14 @@ fn take_back<'h>(
         let claim = journal.state().claims.get(vmid);
         let claim = claim.with_context(|| format!("the claim of vm {vmid} has gone"))?;
         if let ClaimState::Running { qemu } = claim.state {
-            let state = ClaimState::Failed { qemu, reason: reason.to_owned() };
-            records.push(Record::Claim(Box::new(Claim { state, ..claim.clone() })));
+            let state = ClaimState::Failed {
+                qemu,
+                reason: reason.to_owned(),
+            };
+            records.push(Record::Claim(Box::new(Claim {
+                state,
+                ..claim.clone()
+            })));
         }
     }
     journal.append(records)?;
@@ -121,11 +134,15 @@ const TAKE_BACK_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Returns the claims that have come into force or have changed.
 fn new_claims<'c>(before: &'c Claims, after: &'c Claims) -> impl Iterator<Item = Vmid> + 'c {
     let running = after.values().filter(|claim| claim.is_running());
-    running.filter(|claim| before.get(&claim.vmid) != Some(claim)).map(|claim| claim.vmid)
+    running
+        .filter(|claim| before.get(&claim.vmid) != Some(claim))
+        .map(|claim| claim.vmid)
 }
 
 /// Returns the claims that are as they were before.
 fn unchanged(before: &Claims, after: &Claims) -> Claims {
-    let same = after.iter().filter(|(vmid, claim)| before.get(vmid) == Some(claim));
+    let same = after
+        .iter()
+        .filter(|(vmid, claim)| before.get(vmid) == Some(claim));
     same.map(|(vmid, claim)| (*vmid, claim.clone())).collect()
 }

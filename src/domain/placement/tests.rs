@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::table::Reserve;
 use crate::domain::topology::tests::grid;
 use crate::domain::topology::{Core, CpuSets, Parts};
 

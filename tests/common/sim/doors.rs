@@ -1,0 +1,347 @@
+//! The doors of the program under test: what it asks, counted, logged and failed as wished.
+
+use std::io;
+use std::time::Duration;
+
+use pin_hook::domain::cpuset::CpuSet;
+use pin_hook::domain::vm::Vmid;
+use pin_hook::host::Clock;
+use pin_hook::host::files::{Files, Held, Owner};
+use pin_hook::host::qmp::Qmp;
+use pin_hook::host::sched::Sched;
+use pin_hook::host::systemd::Systemd;
+
+use super::cgroup::below_mount;
+use super::irq::is_irq_path;
+use super::proc::is_task_path;
+use super::vm::{Vm, monitor};
+use super::{Locked, Sim, State, errno};
+
+impl State {
+    /// Reads a file as the kernel shows it now.
+    pub fn read(&self, path: &str) -> io::Result<String> {
+        let path = self.tree.resolve(path);
+        if let Some(rest) = below_mount(&path) {
+            return self.cgroup_read(rest);
+        }
+        if is_task_path(&path) {
+            return self.proc_read(&path);
+        }
+        if is_irq_path(&path) {
+            return self.irq_read(&path);
+        }
+        let computed = self.cpu_read(&path).or_else(|| self.workqueue_read(&path));
+        computed.map_or_else(|| self.tree.read(&path), Ok)
+    }
+
+    /// Does one `write(2)` to a file that exists.
+    pub fn write(&mut self, path: &str, text: &str) -> io::Result<()> {
+        let path = self.tree.resolve(path);
+        if let Some(rest) = below_mount(&path) {
+            return self.cgroup_write(rest, text);
+        }
+        if is_irq_path(&path) {
+            return self.irq_write(&path, text);
+        }
+        if let Some(result) = self.cpu_write(&path, text) {
+            return result;
+        }
+        let result = self.workqueue_write(&path, text);
+        result.unwrap_or_else(|| self.tree.write(&path, text))
+    }
+
+    pub fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let dir = self.tree.resolve(dir);
+        if let Some(group) = below_mount(&dir) {
+            return self.cgroup_list(group).ok_or_else(|| errno(libc::ENOENT));
+        }
+        if is_task_path(&dir) {
+            return self.proc_list(&dir);
+        }
+        if is_irq_path(&dir) {
+            return self.irq_list(&dir);
+        }
+        let mut names = self.tree.list(&dir)?;
+        names.extend(self.computed_names(&dir));
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Returns the names in a directory of which this simulation computes the content.
+    fn computed_names(&self, dir: &str) -> Vec<String> {
+        let fixed: &[&str] = match dir {
+            "/sys/fs" => &["cgroup"],
+            "/sys/devices/system/cpu" => &["isolated", "offline", "online", "possible", "present"],
+            "/sys/devices/virtual/workqueue" => {
+                &["cpumask", "cpumask_isolated", "cpumask_requested"]
+            }
+            "/proc" => &["interrupts", "irq"],
+            _ => &[],
+        };
+        let mut names: Vec<_> = fixed.iter().map(|&name| name.to_owned()).collect();
+        if dir == "/proc" {
+            names.extend(self.pids());
+        }
+        if self.cpu_read(&format!("{dir}/online")).is_some() {
+            names.push("online".to_owned());
+        }
+        names
+    }
+
+    pub fn exists(&self, path: &str) -> bool {
+        match self.read(path) {
+            Ok(_) => true,
+            Err(error) => error.raw_os_error() != Some(libc::ENOENT) || self.list(path).is_ok(),
+        }
+    }
+
+    fn make_dir(&mut self, path: &str, mode: u32) -> io::Result<()> {
+        let path = self.tree.resolve(path);
+        match below_mount(&path) {
+            Some(group) => self.cgroup_make(group),
+            None => self.tree.make_dir(&path, mode),
+        }
+    }
+
+    fn remove_dir(&mut self, path: &str) -> io::Result<()> {
+        let path = self.tree.resolve(path);
+        match below_mount(&path) {
+            Some(group) => self.cgroup_remove(group),
+            None => self.tree.remove_dir(&path),
+        }
+    }
+
+    /// Replaces a file; a death in between leaves half of the new one beside the old one.
+    fn replace(&mut self, path: &str, text: &str, mode: u32, torn: bool) -> io::Result<()> {
+        let path = self.tree.resolve(path);
+        match torn {
+            true => self.tree.create(&format!("{path}.new"), half(text), mode),
+            false => {
+                let _ = self.tree.remove(&format!("{path}.new"));
+                self.tree.create(&path, text, mode)
+            }
+        }
+    }
+}
+
+fn half(text: &str) -> &str {
+    let middle = (0..=text.len() / 2)
+        .rev()
+        .find(|&end| text.is_char_boundary(end));
+    &text[..middle.unwrap_or(0)]
+}
+
+impl Sim {
+    /// Asks something that changes nothing; fails when a test planted an error for it.
+    fn ask<T>(&self, op: &str, answer: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.state();
+        match state.fate.failure(op) {
+            Some(error) => Err(error),
+            None => answer(&mut state),
+        }
+    }
+}
+
+impl Files for Sim {
+    fn read(&self, path: &str) -> io::Result<String> {
+        self.ask(&format!("read {path}"), |state| state.read(path))
+    }
+
+    fn write(&self, path: &str, text: &str) -> io::Result<()> {
+        let op = format!("write {path} {}", text.trim_end());
+        self.change(&op, |state, torn| {
+            if torn {
+                Ok(())
+            } else {
+                state.write(path, text)
+            }
+        })
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.ask(&format!("list {dir}"), |state| state.list(dir))
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.state().exists(path)
+    }
+
+    fn link(&self, path: &str) -> io::Result<String> {
+        self.ask(&format!("link {path}"), |state| state.tree.link(path))
+    }
+
+    fn owner(&self, path: &str) -> io::Result<Owner> {
+        self.ask(&format!("owner {path}"), |state| {
+            state.tree.owner(&state.tree.resolve(path))
+        })
+    }
+
+    fn make_dir(&self, path: &str, mode: u32) -> io::Result<()> {
+        self.change(&format!("make_dir {path}"), |state, torn| {
+            if torn {
+                Ok(())
+            } else {
+                state.make_dir(path, mode)
+            }
+        })
+    }
+
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        self.change(&format!("remove_dir {path}"), |state, torn| {
+            if torn { Ok(()) } else { state.remove_dir(path) }
+        })
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.change(&format!("remove {path}"), |state, torn| {
+            if torn {
+                Ok(())
+            } else {
+                state.tree.remove(path)
+            }
+        })
+    }
+
+    fn append(&self, path: &str, text: &str) -> io::Result<()> {
+        self.change(
+            &format!("append {path} {}", text.trim_end()),
+            |state, torn| {
+                let path = state.tree.resolve(path);
+                state
+                    .tree
+                    .append(&path, if torn { half(text) } else { text })
+            },
+        )
+    }
+
+    fn replace(&self, path: &str, text: &str, mode: u32) -> io::Result<()> {
+        let op = format!("replace {path} {}", text.trim_end());
+        self.change(&op, |state, torn| state.replace(path, text, mode, torn))
+    }
+
+    fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
+        self.ask(&format!("lock {path}"), |state| {
+            if !state.exists(path) {
+                let path = state.tree.resolve(path);
+                state.tree.create(&path, "", 0o600)?;
+            }
+            if state.locks.contains_key(path) {
+                state.since_boot += wait;
+                return Ok(None);
+            }
+            state.fate.next_guard += 1;
+            let number = state.fate.next_guard;
+            state.locks.insert(path.to_owned(), Locked::Ours(number));
+            Ok(Some(Box::new(Guard {
+                sim: self.clone(),
+                path: path.to_owned(),
+                number,
+            }) as Box<dyn Held>))
+        })
+    }
+}
+
+/// A lock that the program holds.
+#[derive(Debug)]
+struct Guard {
+    sim: Sim,
+    path: String,
+    number: u64,
+}
+
+impl Held for Guard {}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut state = self.sim.state();
+        if state.locks.get(&self.path) == Some(&Locked::Ours(self.number)) {
+            state.locks.remove(&self.path);
+        }
+    }
+}
+
+impl Sched for Sim {
+    fn affinity(&self, tid: i32) -> io::Result<CpuSet> {
+        self.ask(&format!("affinity {tid}"), |state| state.affinity(tid))
+    }
+
+    fn set_affinity(&self, tid: i32, cpus: &CpuSet) -> io::Result<()> {
+        self.change(&format!("set_affinity {tid} {cpus}"), |state, torn| {
+            if torn {
+                Ok(())
+            } else {
+                state.set_affinity(tid, cpus)
+            }
+        })
+    }
+}
+
+impl Systemd for Sim {
+    fn reload(&self) -> anyhow::Result<()> {
+        Ok(self.change("reload", |state, torn| {
+            if !torn {
+                state.systemd_reload();
+            }
+            Ok(())
+        })?)
+    }
+
+    fn start(&self, unit: &str) -> anyhow::Result<()> {
+        Ok(self.change(&format!("start {unit}"), |state, torn| {
+            if !torn {
+                state.systemd.active.insert(unit.to_owned());
+            }
+            Ok(())
+        })?)
+    }
+
+    fn stop(&self, unit: &str) -> anyhow::Result<()> {
+        Ok(self.change(&format!("stop {unit}"), |state, torn| {
+            if !torn {
+                state.systemd.active.remove(unit);
+            }
+            Ok(())
+        })?)
+    }
+
+    fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>> {
+        Ok(self.ask(&format!("delegated {scope}"), |state| {
+            Ok(state.delegated(scope))
+        })?)
+    }
+}
+
+impl Sim {
+    fn monitor<T>(
+        &self,
+        what: &str,
+        vmid: Vmid,
+        answer: impl FnOnce(Vm) -> T,
+    ) -> anyhow::Result<T> {
+        let vmid = vmid.to_string();
+        Ok(self.ask(&format!("{what} {vmid}"), |state| {
+            monitor(state, &vmid).map(answer)
+        })?)
+    }
+}
+
+impl Qmp for Sim {
+    fn run_state(&self, vmid: Vmid) -> anyhow::Result<String> {
+        self.monitor("run_state", vmid, |vm| vm.run_state)
+    }
+
+    fn iothreads(&self, vmid: Vmid) -> anyhow::Result<Vec<(String, i32)>> {
+        self.monitor("iothreads", vmid, |vm| vm.iothreads)
+    }
+
+    fn vcpus(&self, vmid: Vmid) -> anyhow::Result<Vec<(u32, i32)>> {
+        self.monitor("vcpus", vmid, |vm| vm.vcpus)
+    }
+}
+
+impl Clock for Sim {
+    fn since_boot(&self) -> Duration {
+        self.state().since_boot
+    }
+}

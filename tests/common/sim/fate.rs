@@ -1,0 +1,190 @@
+//! What may befall the program: errors of the kernel, death at a write.
+
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+
+use super::{Locked, Sim, errno};
+
+/// How the program dies at an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// Before the operation takes effect.
+    Before,
+    /// After the operation took effect, before the program learns of it.
+    After,
+    /// In the middle: of an append (or a new file) only the first half is there.
+    Torn,
+}
+
+/// Payload of the panic that stands for `SIGKILL`; carries the operation it happened at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Died(pub String);
+
+/// What was done so far, and what is going to befall the program.
+#[derive(Debug, Default)]
+pub struct Fate {
+    /// Every operation that changes something, such as `write /sys/... 2-5`.
+    pub log: Vec<String>,
+    death: Option<(usize, Death)>,
+    dead: bool,
+    failures: Vec<Failure>,
+    pub next_guard: u64,
+}
+
+#[derive(Debug)]
+struct Failure {
+    pattern: String,
+    errno: i32,
+    times: u32,
+}
+
+/// What happens to an operation.
+pub enum Verdict {
+    Proceed,
+    ProceedAndDie(Died),
+    TearAndDie(Died),
+    Fail(io::Error),
+    Die(Died),
+}
+
+impl Fate {
+    /// Counts and logs an operation that changes something, and says what happens to it.
+    fn judge(&mut self, op: &str) -> Verdict {
+        if self.dead {
+            return Verdict::Die(Died(op.to_owned()));
+        }
+        if let Some(error) = self.failure(op) {
+            return Verdict::Fail(error);
+        }
+        self.log.push(op.to_owned());
+        let Some((left, death)) = self.death.as_mut() else {
+            return Verdict::Proceed;
+        };
+        *left -= 1;
+        if *left > 0 {
+            return Verdict::Proceed;
+        }
+        let died = Died(op.to_owned());
+        let verdict = match death {
+            Death::Before => Verdict::Die(died),
+            Death::After => Verdict::ProceedAndDie(died),
+            Death::Torn => Verdict::TearAndDie(died),
+        };
+        (self.death, self.dead) = (None, true);
+        verdict
+    }
+
+    /// Returns the error that a test planted for `op`.
+    pub fn failure(&mut self, op: &str) -> Option<io::Error> {
+        let failures = &mut self.failures;
+        let found = failures
+            .iter_mut()
+            .find(|failure| failure.times > 0 && matches(&failure.pattern, op))?;
+        found.times -= 1;
+        Some(errno(found.errno))
+    }
+}
+
+/// Tells whether `op` holds the pieces of `pattern` between its `*` in their order.
+fn matches(pattern: &str, op: &str) -> bool {
+    let mut rest = op;
+    pattern.split('*').all(|piece| match rest.find(piece) {
+        Some(at) => {
+            rest = &rest[at + piece.len()..];
+            true
+        }
+        None => false,
+    })
+}
+
+/// Leaves the program without running its panic hook, or reports an error where it is already
+/// leaving: a killed process does nothing any more, also no `Drop`.
+fn die(died: Died) -> io::Error {
+    if std::thread::panicking() {
+        return errno(libc::ESRCH);
+    }
+    panic::resume_unwind(Box::new(died))
+}
+
+impl Sim {
+    /// Runs an operation of the program that changes something.
+    ///
+    /// `act` gets `true` when it must do half of its work only.
+    pub(super) fn change<T>(
+        &self,
+        op: &str,
+        act: impl FnOnce(&mut super::State, bool) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let verdict = self.state().fate.judge(op);
+        match verdict {
+            Verdict::Proceed => act(&mut self.state(), false),
+            Verdict::Fail(error) => Err(error),
+            Verdict::Die(died) => Err(die(died)),
+            Verdict::ProceedAndDie(died) => {
+                let _ = act(&mut self.state(), false);
+                Err(die(died))
+            }
+            Verdict::TearAndDie(died) => {
+                let _ = act(&mut self.state(), true);
+                Err(die(died))
+            }
+        }
+    }
+
+    /// Kills the program at the `n`-th operation from now on that changes something (1 is the
+    /// next one), before it takes effect.
+    pub fn die_at_write(&self, n: usize) {
+        self.die_at(n, Death::Before);
+    }
+
+    /// Kills the program at the `n`-th changing operation from now on, in the way of `death`.
+    pub fn die_at(&self, n: usize, death: Death) {
+        assert!(n > 0, "operations are counted from 1");
+        self.state().fate.death = Some((n, death));
+    }
+
+    /// Runs `f`, a life of the program: `Err` when it died. Its locks are free afterwards and a
+    /// death that did not come is called off.
+    pub fn run_until_death<T>(&self, f: impl FnOnce() -> T) -> Result<T, Died> {
+        let outcome = panic::catch_unwind(AssertUnwindSafe(f));
+        let mut state = self.state();
+        (state.fate.death, state.fate.dead) = (None, false);
+        match outcome {
+            Ok(value) => Ok(value),
+            Err(payload) => match payload.downcast::<Died>() {
+                Ok(died) => {
+                    state.locks.retain(|_, locked| *locked == Locked::Other);
+                    Err(*died)
+                }
+                Err(other) => {
+                    drop(state);
+                    panic::resume_unwind(other)
+                }
+            },
+        }
+    }
+
+    /// Makes the next `times` operations that match `pattern` fail with `errno`.
+    ///
+    /// Operations read `<op> <path> <text>`, with the operations `read list write make_dir
+    /// remove_dir remove append replace set_affinity reload start stop delegated run_state
+    /// iothreads vcpus`; `*` in the pattern stands for any text, both ends are open.
+    pub fn fail(&self, pattern: &str, errno: i32, times: u32) {
+        let pattern = pattern.to_owned();
+        self.state().fate.failures.push(Failure {
+            pattern,
+            errno,
+            times,
+        });
+    }
+
+    /// Returns the number of changing operations so far.
+    pub fn writes(&self) -> usize {
+        self.state().fate.log.len()
+    }
+
+    /// Returns the log of changing operations since the last call.
+    pub fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().fate.log)
+    }
+}

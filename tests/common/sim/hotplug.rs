@@ -1,0 +1,222 @@
+//! CPUs: where they sit, and their going offline and online (`/sys/devices/system/cpu`).
+
+use std::io;
+
+use pin_hook::domain::cpuset::{CpuId, CpuSet};
+
+use super::{Sim, State, errno};
+
+const DIR: &str = "/sys/devices/system/cpu/";
+
+/// Where a CPU sits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    pub package: u32,
+    pub core: u32,
+    pub llc: u32,
+    pub node: u32,
+}
+
+/// The CPUs of the machine.
+#[derive(Debug, Default)]
+pub struct Cpus {
+    pub possible: CpuSet,
+    pub online: CpuSet,
+    /// `isolcpus=` of the kernel's command line.
+    pub boot_isolated: CpuSet,
+    pub seats: Vec<Seat>,
+}
+
+impl Cpus {
+    pub fn n_possible(&self) -> u32 {
+        self.possible.last().map_or(1, |last| last.0 + 1)
+    }
+
+    pub fn nodes_online(&self) -> CpuSet {
+        self.seats.iter().map(|seat| CpuId(seat.node)).collect()
+    }
+
+    fn seat(&self, cpu: CpuId) -> Seat {
+        self.seats[cpu.0 as usize]
+    }
+
+    /// Returns the online CPUs whose seat has the same `key`.
+    fn online_with<K: PartialEq>(&self, cpu: CpuId, key: impl Fn(Seat) -> K) -> CpuSet {
+        let own = key(self.seat(cpu));
+        self.online
+            .iter()
+            .filter(|&other| key(self.seat(other)) == own)
+            .collect()
+    }
+
+    /// Returns the CPU whose `online` file `path` is; CPU 0 has none on x86.
+    fn switch_of(&self, path: &str) -> Option<CpuId> {
+        let name = path.strip_prefix(DIR)?.strip_suffix("/online")?;
+        let cpu = CpuId(name.strip_prefix("cpu")?.parse().ok()?);
+        (cpu.0 > 0 && self.possible.contains(cpu)).then_some(cpu)
+    }
+}
+
+impl State {
+    /// Reads a file that changes with hotplug, when `path` is one.
+    pub fn cpu_read(&self, path: &str) -> Option<String> {
+        let cpus = &self.cpus;
+        if let Some(cpu) = cpus.switch_of(path) {
+            return Some(format!("{}\n", u8::from(cpus.online.contains(cpu))));
+        }
+        let list = match path.strip_prefix(DIR)? {
+            "possible" | "present" => cpus.possible.clone(),
+            "online" => cpus.online.clone(),
+            "offline" => cpus.possible.difference(&cpus.online),
+            "isolated" => cpus.boot_isolated.clone(),
+            _ => return None,
+        };
+        Some(format!("{list}\n"))
+    }
+
+    /// Switches a CPU, when `path` is its `online` file.
+    pub fn cpu_write(&mut self, path: &str, text: &str) -> Option<io::Result<()>> {
+        if let Some(cpu) = self.cpus.switch_of(path) {
+            return Some(match text.trim() {
+                "0" => self.take_offline(cpu),
+                "1" => {
+                    self.cpus.online.insert(cpu);
+                    self.after_hotplug();
+                    Ok(())
+                }
+                _ => Err(errno(libc::EINVAL)),
+            });
+        }
+        self.cpu_read(path).map(|_| Err(errno(libc::EACCES)))
+    }
+
+    fn take_offline(&mut self, cpu: CpuId) -> io::Result<()> {
+        let rest = self.cpus.online.difference(&CpuSet::of(cpu));
+        if rest.is_empty() {
+            return Err(errno(libc::EBUSY));
+        }
+        self.cpus.online = rest;
+        self.after_hotplug();
+        Ok(())
+    }
+
+    fn after_hotplug(&mut self) {
+        self.cpusets_after_hotplug();
+        self.free_stranded_tasks();
+        self.irqs_after_hotplug();
+        self.put_topology();
+    }
+
+    /// A task without an online CPU may run anywhere and forgets what it asked for
+    /// (`select_fallback_rq()`); per-CPU kernel threads are parked instead.
+    fn free_stranded_tasks(&mut self) {
+        let online = self.cpus.online.clone();
+        let stranded =
+            |task: &&super::task::Task| task.mask.is_disjoint(&online) && !task.refuses_affinity();
+        let tids: Vec<i32> = self
+            .tasks
+            .iter()
+            .filter(stranded)
+            .map(|task| task.tid)
+            .collect();
+        let possible = self.cpus.possible.difference(&self.partition_cpus());
+        for tid in tids {
+            let task = self.tasks.get_mut(tid).expect("the task");
+            (task.mask, task.requested) = (possible.clone(), None);
+        }
+    }
+
+    /// Puts the topology files of the online CPUs and takes away those of the others.
+    pub fn put_topology(&mut self) {
+        for cpu in self.cpus.possible.clone().iter() {
+            let dir = format!("{DIR}cpu{cpu}");
+            self.tree.put_dir(&dir);
+            self.tree.remove_all(&format!("{dir}/topology"));
+            self.tree.remove_all(&format!("{dir}/cache"));
+            if self.cpus.online.contains(cpu) {
+                self.put_seat(cpu, &dir);
+                self.put_caches(cpu, &dir);
+            }
+        }
+        for node in self.cpus.nodes_online().iter() {
+            let all = self.cpus.online.iter();
+            let cpus: CpuSet = all
+                .filter(|&cpu| self.cpus.seat(cpu).node == node.0)
+                .collect();
+            let path = format!("/sys/devices/system/node/node{node}/cpulist");
+            self.tree.put(&path, &format!("{cpus}\n"), 0o444);
+        }
+        self.put_cpuinfo();
+    }
+
+    fn put_seat(&mut self, cpu: CpuId, dir: &str) {
+        let Seat {
+            package, core, llc, ..
+        } = self.cpus.seat(cpu);
+        let siblings = self.cpus.online_with(cpu, |seat| (seat.package, seat.core));
+        let die = self.cpus.online_with(cpu, |seat| (seat.package, seat.llc));
+        let whole = self.cpus.online_with(cpu, |seat| seat.package);
+        for (file, text) in [
+            ("physical_package_id", package.to_string()),
+            ("core_id", core.to_string()),
+            ("die_id", llc.to_string()),
+            ("core_cpus_list", siblings.to_string()),
+            ("thread_siblings_list", siblings.to_string()),
+            ("die_cpus_list", die.to_string()),
+            ("package_cpus_list", whole.to_string()),
+            ("core_siblings_list", whole.to_string()),
+        ] {
+            self.tree.put(
+                &format!("{dir}/topology/{file}"),
+                &format!("{text}\n"),
+                0o444,
+            );
+        }
+    }
+
+    fn put_caches(&mut self, cpu: CpuId, dir: &str) {
+        let siblings = self
+            .cpus
+            .online_with(cpu, |seat| (seat.package, seat.core))
+            .to_string();
+        let shared = self
+            .cpus
+            .online_with(cpu, |seat| (seat.package, seat.llc))
+            .to_string();
+        for (index, level, kind, size, cpus) in [
+            (0, "1", "Data", "32K", &siblings),
+            (1, "1", "Instruction", "32K", &siblings),
+            (2, "2", "Unified", "512K", &siblings),
+            (3, "3", "Unified", "16384K", &shared),
+        ] {
+            for (file, text) in [
+                ("level", level),
+                ("type", kind),
+                ("size", size),
+                ("shared_cpu_list", cpus),
+            ] {
+                let path = format!("{dir}/cache/index{index}/{file}");
+                self.tree.put(&path, &format!("{text}\n"), 0o444);
+            }
+        }
+    }
+
+    fn put_cpuinfo(&mut self) {
+        let block = |cpu: CpuId| {
+            let Seat { package, core, .. } = self.cpus.seat(cpu);
+            format!(
+                "processor\t: {cpu}\nvendor_id\t: AuthenticAMD\nphysical id\t: {package}\ncore id\t\t: {core}\n\n"
+            )
+        };
+        let text: String = self.cpus.online.iter().map(block).collect();
+        self.tree.put("/proc/cpuinfo", &text, 0o444);
+    }
+}
+
+impl Sim {
+    /// Takes a CPU offline or online as an administrator would.
+    pub fn set_online(&self, cpu: u32, online: bool) -> io::Result<()> {
+        let text = if online { "1" } else { "0" };
+        self.poke(&format!("{DIR}cpu{cpu}/online"), text)
+    }
+}

@@ -1,0 +1,328 @@
+//! Builds a host: CPUs, groups as systemd and LXC make them, services and kernel threads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use pin_hook::domain::cpuset::{CpuId, CpuSet};
+
+use super::cgroup::{CONTROLLERS, Cgroup};
+use super::hotplug::{Cpus, Seat};
+use super::task::{PF_KTHREAD, PF_NO_SETAFFINITY, PF_WQ_WORKER, TaskSpec};
+use super::{Kernel, Sim, State, cpus};
+
+/// What a host is like; the default is the lab's.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub kernel: Kernel,
+    pub packages: u32,
+    /// Cores of a package.
+    pub cores: u32,
+    /// Threads of a core.
+    pub threads: u32,
+    /// Last-level caches of a package, one NUMA node each or shared by [`Machine::nodes`].
+    pub llcs: u32,
+    pub nodes: u32,
+    /// Siblings are n and n + number of cores (as on real machines), not n and n + 1.
+    pub siblings_apart: bool,
+    pub isolcpus: String,
+    pub containers: Vec<u32>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            kernel: Kernel::V6_12,
+            packages: 2,
+            cores: 2,
+            threads: 2,
+            llcs: 1,
+            nodes: 2,
+            siblings_apart: false,
+            isolcpus: String::new(),
+            containers: Vec::new(),
+        }
+    }
+}
+
+impl Machine {
+    /// Builds the host.
+    pub fn build(&self) -> Sim {
+        let seats = self.seats();
+        let all: CpuSet = (0u32..).zip(&seats).map(|(cpu, _)| CpuId(cpu)).collect();
+        let boot_isolated = cpus(&self.isolcpus);
+        let mut state = State {
+            kernel: self.kernel,
+            tree: Default::default(),
+            cpus: Cpus {
+                possible: all.clone(),
+                online: all.clone(),
+                boot_isolated,
+                seats,
+            },
+            cgroups: BTreeMap::from([(String::new(), Cgroup::default())]),
+            tasks: Default::default(),
+            irqs: Default::default(),
+            workqueue: Default::default(),
+            systemd: Default::default(),
+            vms: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            fate: Default::default(),
+            since_boot: Duration::from_secs(100),
+        };
+        state.workqueue.requested = all.clone();
+        state.irqs.default_affinity = all;
+        state.cpuset_online("");
+        state.cpusets_changed();
+        self.put_files(&mut state);
+        state.put_topology();
+        put_kernel_threads(&mut state);
+        put_groups_and_services(&mut state);
+        for ctid in &self.containers {
+            put_container(&mut state, *ctid);
+        }
+        put_irqs(&mut state);
+        state.tasks.count_from(2000);
+        Sim::new(state)
+    }
+
+    fn seats(&self) -> Vec<Seat> {
+        let n_cores = self.packages * self.cores;
+        let n_cpus = n_cores * self.threads;
+        let seat = |cpu: u32| {
+            let core = if self.siblings_apart {
+                cpu % n_cores
+            } else {
+                cpu / self.threads
+            };
+            let package = core / self.cores;
+            let llc = core % self.cores * self.llcs / self.cores;
+            let node = core * self.nodes / n_cores;
+            Seat {
+                package,
+                core: core % self.cores,
+                llc,
+                node,
+            }
+        };
+        (0..n_cpus).map(seat).collect()
+    }
+
+    fn put_files(&self, state: &mut State) {
+        let Kernel(major, minor) = self.kernel;
+        let isolcpus = match self.isolcpus.as_str() {
+            "" => String::new(),
+            list => format!(" isolcpus={list}"),
+        };
+        let all = state.cpus.possible.clone();
+        let node_list = state.cpus.nodes_online();
+        for (path, text) in [
+            ("/proc/sys/kernel/osrelease", format!("{major}.{minor}.107-1-pve")),
+            ("/proc/sys/kernel/hostname", "pve1".to_owned()),
+            ("/proc/cmdline", format!("BOOT_IMAGE=/boot/vmlinuz root=/dev/vda rw{isolcpus} quiet")),
+            ("/proc/uptime", "100.00 700.00".to_owned()),
+            ("/proc/meminfo", "MemTotal:        4012345 kB\nMemFree:         3000000 kB\nMemAvailable:    3500000 kB".to_owned()),
+            ("/sys/devices/system/cpu/nohz_full", " (null)".to_owned()),
+            ("/sys/devices/system/cpu/smt/active", u8::from(self.threads > 1).to_string()),
+            ("/sys/devices/system/node/online", node_list.to_string()),
+            ("/sys/devices/system/node/possible", node_list.to_string()),
+            ("/proc/sys/kernel/random/boot_id", "3e1a9d0c-6f5e-4d8b-9a51-0c6f5b1e7d11".to_owned()),
+        ] {
+            state.tree.put(path, &format!("{text}\n"), 0o444);
+        }
+        put_knobs(state, &all);
+        put_directories(state);
+    }
+}
+
+/// Files that take a value and keep it.
+fn put_knobs(state: &mut State, all: &CpuSet) {
+    for (path, text) in [
+        ("/proc/sys/vm/stat_interval", "1"),
+        ("/proc/sys/kernel/sched_rt_runtime_us", "950000"),
+        ("/proc/sys/kernel/nmi_watchdog", "0"),
+        ("/proc/sys/kernel/watchdog_cpumask", &all.to_string()),
+        ("/sys/devices/virtual/workqueue/nvme-wq/cpumask", "ff"),
+        ("/sys/kernel/mm/ksm/run", "0"),
+    ] {
+        state.tree.put(path, &format!("{text}\n"), 0o644);
+    }
+    let thp = "/sys/kernel/mm/transparent_hugepage/enabled";
+    state
+        .tree
+        .put_choice(thp, "madvise", &["*always", "*madvise", "*never"]);
+    for cpu in all.iter() {
+        let dir = format!("/sys/devices/system/cpu/cpu{cpu}");
+        state.tree.put(
+            &format!("{dir}/power/pm_qos_resume_latency_us"),
+            "0\n",
+            0o644,
+        );
+        let policy = format!("/sys/devices/system/cpu/cpufreq/policy{cpu}");
+        let governors = ["performance", "powersave", "schedutil"];
+        state.tree.put_choice(
+            &format!("{policy}/scaling_governor"),
+            "schedutil",
+            &governors,
+        );
+        state.tree.put(
+            &format!("{policy}/scaling_available_governors"),
+            "performance powersave schedutil \n",
+            0o444,
+        );
+        state.tree.put(
+            &format!("{policy}/affected_cpus"),
+            &format!("{cpu}\n"),
+            0o444,
+        );
+        state.tree.put_link(
+            &format!("{dir}/cpufreq"),
+            &format!("../cpufreq/policy{cpu}"),
+        );
+    }
+    for (node, _) in state.cpus.nodes_online().iter().enumerate() {
+        let dir = format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
+        for file in ["nr_hugepages", "free_hugepages"] {
+            state.tree.put(&format!("{dir}/{file}"), "0\n", 0o644);
+        }
+    }
+}
+
+fn put_directories(state: &mut State) {
+    for dir in [
+        "/etc/systemd/system",
+        "/usr/lib/systemd/system",
+        "/run/systemd/system",
+        "/run/qemu-server",
+        "/etc/pve/nodes/pve1/qemu-server",
+        "/etc/pve/nodes/pve1/lxc",
+        "/etc/pin-hook",
+        "/tmp",
+    ] {
+        state.tree.put_dir(dir);
+    }
+    state.tree.put_link("/var/run", "/run");
+    state
+        .tree
+        .put_link("/etc/pve/qemu-server", "nodes/pve1/qemu-server");
+    state.tree.put_link("/etc/pve/lxc", "nodes/pve1/lxc");
+    state.tree.put_link("/etc/pve/local", "nodes/pve1");
+}
+
+fn put_kernel_threads(state: &mut State) {
+    let kthread = |name: &str| TaskSpec::named(name).kthread(false);
+    state.spawn(TaskSpec {
+        ppid: 0,
+        tid: Some(1),
+        ..TaskSpec::named("systemd")
+    });
+    state.spawn(TaskSpec {
+        ppid: 0,
+        tid: Some(2),
+        flags: PF_KTHREAD,
+        ..TaskSpec::named("kthreadd")
+    });
+    for name in [
+        "rcu_preempt",
+        "rcu_tasks_kthre",
+        "khungtaskd",
+        "oom_reaper",
+        "kauditd",
+        "khugepaged",
+    ] {
+        state.spawn(kthread(name));
+    }
+    for cpu in state.cpus.possible.clone().iter() {
+        let kworker = format!("kworker/{cpu}:0");
+        for name in ["cpuhp", "migration", "ksoftirqd"].map(|name| format!("{name}/{cpu}")) {
+            state.spawn(
+                TaskSpec::named(&name)
+                    .kthread(true)
+                    .on_cpus(CpuSet::of(cpu)),
+            );
+        }
+        let flags = PF_KTHREAD | PF_NO_SETAFFINITY | PF_WQ_WORKER;
+        state.spawn(TaskSpec {
+            flags,
+            ppid: 2,
+            ..TaskSpec::named(&kworker).on_cpus(CpuSet::of(cpu))
+        });
+    }
+    for node in state.cpus.nodes_online().iter() {
+        let of_node = |cpu: &CpuId| state.cpus.seats[cpu.0 as usize].node == node.0;
+        let mask: CpuSet = state.cpus.possible.iter().filter(of_node).collect();
+        for name in ["kswapd", "kcompactd"].map(|name| format!("{name}{node}")) {
+            state.spawn(kthread(&name).on_cpus(mask.clone()));
+        }
+    }
+}
+
+/// Makes the groups of a PVE host before its first VM.
+fn put_groups_and_services(state: &mut State) {
+    state.put_root_controllers();
+    for slice in [
+        "/system.slice",
+        "/user.slice",
+        "/qemu.slice",
+        "/user.slice/user-0.slice",
+    ] {
+        state.put_slice(slice);
+    }
+    state.cgroup_make("/init.scope").expect("a new group");
+    for (service, comm) in [
+        ("systemd-journald", "systemd-journal"),
+        ("dbus", "dbus-daemon"),
+        ("irqbalance", "irqbalance"),
+        ("pvedaemon", "pvedaemon"),
+        ("pvestatd", "pvestatd"),
+    ] {
+        let group = format!("/system.slice/{service}.service");
+        state.cgroup_make(&group).expect("a new group");
+        state.spawn(TaskSpec::named(comm).in_cgroup(&group));
+    }
+    let session = "/user.slice/user-0.slice/session-1.scope";
+    state.cgroup_make(session).expect("a new group");
+    state.spawn(TaskSpec::named("bash").in_cgroup(session));
+    state
+        .cgroup_write("/init.scope/cgroup.procs", "1")
+        .expect("systemd moves itself");
+}
+
+/// LXC keeps its groups outside of systemd, with every controller enabled from the root down.
+fn put_container(state: &mut State, ctid: u32) {
+    let all = BTreeSet::from_iter(0..CONTROLLERS.len());
+    for group in ["", "/lxc", "/lxc.monitor"] {
+        if !state.cgroups.contains_key(group) {
+            state.cgroup_make(group).expect("a new group");
+        }
+        if group != "/lxc.monitor" {
+            state.set_subtree_control(group, all.clone());
+        }
+    }
+    let (group, monitor) = (format!("/lxc/{ctid}"), format!("/lxc.monitor/{ctid}"));
+    for group in [&group, &monitor] {
+        state.cgroup_make(group).expect("a new group");
+    }
+    state.set_subtree_control(&group, all);
+    let inner = format!("{group}/ns");
+    state.cgroup_make(&inner).expect("a new group");
+    let parent = state.spawn(TaskSpec::named("lxc-start").in_cgroup(&monitor));
+    state.spawn(TaskSpec {
+        ppid: parent,
+        ..TaskSpec::named("init").in_cgroup(&inner)
+    });
+}
+
+fn put_irqs(state: &mut State) {
+    state.add_irq(1, "i8042", None);
+    state.add_irq(9, "acpi", None);
+    state.add_irq(24, "ahci[0000:00:1f.2]", None);
+    state.add_irq(30, "eth0-TxRx-0", None);
+    state.add_irq(31, "eth0-TxRx-1", None);
+    for cpu in state.cpus.possible.clone().iter() {
+        state.add_irq(
+            40 + cpu.0,
+            &format!("nvme0q{}", cpu.0 + 1),
+            Some(CpuSet::of(cpu)),
+        );
+    }
+}

@@ -1,0 +1,293 @@
+//! Tasks and the CPUs they may run on (`kernel/sched/syscalls.c`).
+//!
+//! Since 6.2 a task keeps the mask it asked for; what counts is that mask cut to its cpuset, or
+//! the whole cpuset when nothing is left.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use pin_hook::domain::cpuset::CpuSet;
+
+use super::{Sim, State, errno};
+
+pub const PF_WQ_WORKER: u64 = 0x0000_0020;
+pub const PF_KTHREAD: u64 = 0x0020_0000;
+pub const PF_NO_SETAFFINITY: u64 = 0x0400_0000;
+
+/// One task (thread).
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub tid: i32,
+    pub tgid: i32,
+    pub ppid: i32,
+    /// Start time in clock ticks since boot.
+    pub start: u64,
+    pub comm: String,
+    pub cmdline: Vec<String>,
+    pub cgroup: String,
+    pub flags: u64,
+    /// What the task asked for; `None` when it never did.
+    pub requested: Option<CpuSet>,
+    /// What counts (`Cpus_allowed_list`).
+    pub mask: CpuSet,
+    /// What its cpuset last allowed it.
+    allowed: CpuSet,
+    pub policy: u32,
+    pub rt_priority: u32,
+}
+
+/// What a new task is like; the rest is inherited.
+#[derive(Debug, Clone, Default)]
+pub struct TaskSpec {
+    pub comm: String,
+    pub cmdline: Vec<String>,
+    pub cgroup: Option<String>,
+    pub flags: u64,
+    pub tid: Option<i32>,
+    pub ppid: i32,
+    pub mask: Option<CpuSet>,
+}
+
+impl TaskSpec {
+    pub fn named(comm: &str) -> Self {
+        Self {
+            comm: comm.to_owned(),
+            ppid: 1,
+            ..Self::default()
+        }
+    }
+
+    /// Puts the task into a group such as `/system.slice/ssh.service`.
+    pub fn in_cgroup(mut self, cgroup: &str) -> Self {
+        self.cgroup = Some(cgroup.to_owned());
+        self
+    }
+
+    /// Makes it a kernel thread; `bound` ones refuse `sched_setaffinity(2)`.
+    pub fn kthread(mut self, bound: bool) -> Self {
+        self.flags |= PF_KTHREAD | if bound { PF_NO_SETAFFINITY } else { 0 };
+        self.ppid = 2;
+        self
+    }
+
+    pub fn on_cpus(mut self, mask: CpuSet) -> Self {
+        self.mask = Some(mask);
+        self
+    }
+
+    pub fn with_tid(mut self, tid: i32) -> Self {
+        self.tid = Some(tid);
+        self
+    }
+}
+
+/// All tasks, by their number.
+#[derive(Debug)]
+pub struct Tasks {
+    by_tid: BTreeMap<i32, Task>,
+    next_tid: i32,
+    next_start: u64,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self {
+            by_tid: BTreeMap::new(),
+            next_tid: 2,
+            next_start: 0,
+        }
+    }
+}
+
+impl Tasks {
+    pub fn iter(&self) -> impl Iterator<Item = &Task> {
+        self.by_tid.values()
+    }
+
+    pub fn get(&self, tid: i32) -> Option<&Task> {
+        self.by_tid.get(&tid)
+    }
+
+    pub fn get_mut(&mut self, tid: i32) -> Option<&mut Task> {
+        self.by_tid.get_mut(&tid)
+    }
+
+    pub fn of_process(&self, tgid: i32) -> impl Iterator<Item = &Task> {
+        self.by_tid.values().filter(move |task| task.tgid == tgid)
+    }
+
+    /// Sets where the numbers of the next tasks begin.
+    pub fn count_from(&mut self, tid: i32) {
+        self.next_tid = self.next_tid.max(tid);
+    }
+
+    fn number(&mut self, wanted: Option<i32>) -> (i32, u64) {
+        let tid = wanted.unwrap_or(self.next_tid);
+        self.next_tid = self.next_tid.max(tid + 1);
+        self.next_start += 3;
+        (tid, self.next_start)
+    }
+}
+
+impl Task {
+    pub fn refuses_affinity(&self) -> bool {
+        self.flags & PF_NO_SETAFFINITY != 0
+    }
+
+    pub fn is_kthread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+}
+
+impl State {
+    /// Starts a process (or a kernel thread) and returns its number.
+    pub fn spawn(&mut self, spec: TaskSpec) -> i32 {
+        let (tid, start) = self.tasks.number(spec.tid);
+        let cgroup = spec.cgroup.unwrap_or_default();
+        let allowed = self.allowed_in(&cgroup);
+        let task = Task {
+            tid,
+            tgid: tid,
+            ppid: spec.ppid,
+            start,
+            comm: cut_comm(&spec.comm),
+            cmdline: spec.cmdline,
+            mask: spec.mask.unwrap_or_else(|| allowed.clone()),
+            allowed,
+            cgroup,
+            flags: spec.flags,
+            requested: None,
+            policy: 0,
+            rt_priority: 0,
+        };
+        self.tasks.by_tid.insert(tid, task);
+        tid
+    }
+
+    /// Starts a thread: it inherits group, mask and class of its creator.
+    pub fn spawn_thread(&mut self, creator: i32, comm: &str) -> i32 {
+        let (tid, start) = self.tasks.number(None);
+        let creator = self.tasks.by_tid[&creator].clone();
+        let comm = cut_comm(comm);
+        let task = Task {
+            tid,
+            start,
+            comm,
+            ..creator
+        };
+        self.tasks.by_tid.insert(tid, task);
+        tid
+    }
+
+    /// Returns the CPUs that the cpuset of `group` lets its tasks run on.
+    ///
+    /// Tasks of the root may use every possible CPU but those of partitions, also offline ones.
+    fn allowed_in(&self, group: &str) -> CpuSet {
+        match self.cpuset_group(group) {
+            "" => self.cpus.possible.difference(&self.partition_cpus()),
+            group => self.effective_cpus(group),
+        }
+    }
+
+    /// Gives every task the mask that follows from its cpuset, where that changed.
+    pub fn refresh_masks(&mut self) {
+        let tids: Vec<i32> = self.tasks.by_tid.keys().copied().collect();
+        for tid in tids {
+            let allowed = self.allowed_in(&self.tasks.by_tid[&tid].cgroup);
+            let task = self.tasks.by_tid.get_mut(&tid).expect("the task");
+            if task.allowed == allowed {
+                continue;
+            }
+            task.allowed = allowed.clone();
+            if !task.refuses_affinity() {
+                task.mask = task.cut(&allowed);
+            }
+        }
+    }
+
+    pub fn affinity(&self, tid: i32) -> io::Result<CpuSet> {
+        let task = self.tasks.get(tid).ok_or_else(|| errno(libc::ESRCH))?;
+        Ok(task.mask.intersection(&self.cpus.online))
+    }
+
+    pub fn set_affinity(&mut self, tid: i32, cpus: &CpuSet) -> io::Result<()> {
+        let online = self.cpus.online.clone();
+        let task = self.tasks.get(tid).ok_or_else(|| errno(libc::ESRCH))?;
+        let allowed = self.allowed_in(&task.cgroup);
+        let cut = cpus.intersection(&allowed);
+        if task.refuses_affinity() || cut.is_disjoint(&online) {
+            return Err(errno(libc::EINVAL));
+        }
+        let task = self.tasks.get_mut(tid).expect("the task");
+        task.requested = Some(cpus.clone());
+        task.mask = cut;
+        Ok(())
+    }
+
+    /// Ends a process with its threads, or one thread.
+    pub fn end_task(&mut self, tid: i32) {
+        let Some(task) = self.tasks.by_tid.remove(&tid) else {
+            return;
+        };
+        if task.tgid == tid {
+            self.tasks.by_tid.retain(|_, task| task.tgid != tid);
+        }
+    }
+}
+
+impl Task {
+    /// Returns what counts of the task's mask where its cpuset allows `allowed`.
+    fn cut(&self, allowed: &CpuSet) -> CpuSet {
+        let kept = self
+            .requested
+            .as_ref()
+            .map(|requested| requested.intersection(allowed));
+        kept.filter(|kept| !kept.is_empty())
+            .unwrap_or_else(|| allowed.clone())
+    }
+}
+
+/// The kernel keeps 15 characters of a thread's name.
+fn cut_comm(comm: &str) -> String {
+    comm.chars().take(15).collect()
+}
+
+impl Sim {
+    /// Starts a process or kernel thread.
+    pub fn spawn(&self, spec: TaskSpec) -> i32 {
+        self.state().spawn(spec)
+    }
+
+    /// Starts a thread of the creator's process, with its group and mask.
+    pub fn spawn_thread(&self, creator: i32, comm: &str) -> i32 {
+        self.state().spawn_thread(creator, comm)
+    }
+
+    /// Ends a process with its threads, or one thread. Scopes that get empty go.
+    pub fn kill(&self, tid: i32) {
+        let mut state = self.state();
+        state.end_task(tid);
+        state.collect_scopes();
+    }
+
+    /// Returns a copy of a task.
+    pub fn task(&self, tid: i32) -> Task {
+        self.state()
+            .tasks
+            .get(tid)
+            .unwrap_or_else(|| panic!("no task {tid}"))
+            .clone()
+    }
+
+    /// Finds a task by its name.
+    pub fn find_task(&self, comm: &str) -> Task {
+        let state = self.state();
+        let found = state.tasks.iter().find(|task| task.comm == comm);
+        found.unwrap_or_else(|| panic!("no task {comm}")).clone()
+    }
+
+    /// Returns the CPUs that a task may run on, as a cpulist.
+    pub fn mask(&self, tid: i32) -> String {
+        self.task(tid).mask.to_string()
+    }
+}

@@ -1,0 +1,59 @@
+//! The mask of unbound work (`/sys/devices/virtual/workqueue`, `kernel/workqueue.c`).
+
+use std::io;
+
+use pin_hook::domain::cpuset::CpuSet;
+
+use super::{State, errno, hex_mask, parse_hex_mask};
+
+const DIR: &str = "/sys/devices/virtual/workqueue/";
+
+/// Where unbound work may run.
+#[derive(Debug, Default)]
+pub struct Workqueue {
+    pub requested: CpuSet,
+    /// CPUs of isolated partitions, which the kernel takes out by itself.
+    pub isolated: CpuSet,
+}
+
+impl Workqueue {
+    fn effective(&self) -> CpuSet {
+        let rest = self.requested.difference(&self.isolated);
+        if rest.is_empty() {
+            self.requested.clone()
+        } else {
+            rest
+        }
+    }
+}
+
+impl State {
+    /// Reads a file of the workqueue masks, when `path` is one.
+    pub fn workqueue_read(&self, path: &str) -> Option<String> {
+        let mask = match path.strip_prefix(DIR)? {
+            "cpumask" => self.workqueue.effective(),
+            "cpumask_requested" => self.workqueue.requested.clone(),
+            "cpumask_isolated" => self.workqueue.isolated.clone(),
+            _ => return None,
+        };
+        Some(hex_mask(&mask, self.cpus.n_possible()) + "\n")
+    }
+
+    /// Writes the wished mask, when `path` is one of the files.
+    pub fn workqueue_write(&mut self, path: &str, text: &str) -> Option<io::Result<()>> {
+        match path.strip_prefix(DIR)? {
+            "cpumask" => Some(self.request_workqueue(text)),
+            "cpumask_requested" | "cpumask_isolated" => Some(Err(errno(libc::EACCES))),
+            _ => None,
+        }
+    }
+
+    fn request_workqueue(&mut self, text: &str) -> io::Result<()> {
+        let cpus = parse_hex_mask(text)?.intersection(&self.cpus.possible);
+        if cpus.is_empty() {
+            return Err(errno(libc::EINVAL));
+        }
+        self.workqueue.requested = cpus;
+        Ok(())
+    }
+}
