@@ -17,7 +17,7 @@ use pin_hook::domain::cpuset::CpuId;
 use pin_hook::domain::desired::{Wish, desired};
 use pin_hook::domain::gate::Backend;
 use pin_hook::domain::state::{Held, Record, State};
-use pin_hook::domain::target::{Target, Value};
+use pin_hook::domain::target::{Stage, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
@@ -101,7 +101,7 @@ impl Node {
         let host = self.host();
         let mut state = State::default();
         state.apply(Record::Claim(Box::new(claim.clone())));
-        let facts = observe(&host, &state).unwrap();
+        let facts = observe(&host, &state, &Stage::ACQUIRE).unwrap();
         let wishes = desired(&state.claims, &state.held, &facts);
         for (target, Wish { value, baseline }) in wishes {
             let before = read(&host, &target).unwrap();
@@ -110,7 +110,7 @@ impl Node {
             let held = Held::new(baseline, value);
             state.apply(Record::Intend(vec![(target, held)]));
         }
-        let log = state.checkpoint();
+        let log = state.checkpoint(true);
         let lines = log
             .iter()
             .map(|record| serde_json::to_string(record).unwrap() + "\n");

@@ -326,15 +326,16 @@ impl View<'_> {
             let place = Place::Irq(irq.number, irq.actions.clone());
             let target = Target::Knob(Knob::IrqAffinity, place);
             let held = self.baseline(&target);
-            let born = parent.filter(|parent| held.is_none() && *parent.ours == irq.affinity);
+            let at_birth = |default| irq.affinity_at_birth(default, &self.facts.nodes);
+            let born =
+                parent.filter(|parent| held.is_none() && at_birth(parent.ours) == irq.affinity);
+            let born = born.map(|parent| at_birth(parent.baseline));
             if owned.is_empty() {
-                let back = born.map(|born| Wish::back(Value::Cpus(born.baseline.clone())));
+                let back = born.map(|baseline| Wish::back(Value::Cpus(baseline)));
                 desired.extend(back.map(|wish| (target, wish)));
                 continue;
             }
-            let baseline = held
-                .or(born.map(|born| born.baseline))
-                .unwrap_or(&irq.affinity);
+            let baseline = held.or(born.as_ref()).unwrap_or(&irq.affinity);
             let value = Value::Cpus(self.irq_cpus(baseline, &owned, irq.node, irq.number));
             let baseline = Some(Value::Cpus(baseline.clone()));
             desired.insert(target, Wish { value, baseline });

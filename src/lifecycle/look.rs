@@ -35,7 +35,7 @@ pub fn look(
     assumed: impl IntoIterator<Item = (Vmid, VmFacts)>,
 ) -> anyhow::Result<Look> {
     let left_out = leave_out_hidden(host, &mut state);
-    let mut facts = observe(host, &state)?;
+    let mut facts = observe(host, &state, &Stage::ACQUIRE)?;
     for (vmid, vm) in assumed {
         facts.vms.entry(vmid).or_insert(vm);
     }

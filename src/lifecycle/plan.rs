@@ -12,7 +12,9 @@ pub use planned::Planned;
 use super::fate::{self, Answers};
 use super::look::{known_state, look};
 use super::phase::Run;
-use super::resolve::{Case, CaseError, Found, Resolved, look_around, read_case, resolve};
+use super::resolve::{
+    Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
+};
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::facts::VmFacts;
 use crate::domain::refusal::{self, Refusal};
@@ -110,7 +112,8 @@ impl Run<'_> {
             Ok(resolved) => resolved,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let around = look_around(self.host, &state, &case.settings);
+        let mut around = look_around(self.host, &case.settings);
+        around.partitions = foreign_partitions(self.host, &state);
         let Resolved {
             wishes, topology, ..
         } = &resolved;

@@ -137,17 +137,18 @@ impl Traces<'_> {
         if !default.is_disjoint(&self.owned) {
             return Ok(());
         }
-        let all = Value::Cpus(default.union(&self.owned));
-        let narrowed = Value::Cpus(default.clone());
+        let all = default.union(&self.owned);
+        let nodes = irq::nodes(&*self.host.files);
         for irq in irq::interrupts(&*self.host.files)? {
-            if irq.affinity == default {
+            if irq.affinity == irq.affinity_at_birth(&default, &nodes) {
+                let baseline = Value::Cpus(irq.affinity_at_birth(&all, &nodes));
                 let place = Place::Irq(irq.number, irq.actions);
                 let target = Target::Knob(Knob::IrqAffinity, place);
-                self.hold(target, all.clone(), narrowed.clone());
+                self.hold(target, baseline, Value::Cpus(irq.affinity));
             }
         }
         let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
-        self.hold(target, all, narrowed);
+        self.hold(target, Value::Cpus(all), Value::Cpus(default));
         for thread in kernel_threads(self.host)? {
             if thread.affinity.union(&self.owned) == possible && !thread.bound {
                 let ours = Value::Cpus(thread.affinity);

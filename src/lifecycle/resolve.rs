@@ -265,17 +265,23 @@ fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
     }
 }
 
-/// Looks around for what bears on a refusal.
-pub fn look_around(host: &Host, state: &State, settings: &HostSettings) -> Surroundings {
-    let files = &*host.files;
-    let ours: BTreeSet<String> = state.held.keys().filter_map(cgroup_of).collect();
+/// Looks around for what bears on a refusal, except partitions.
+///
+/// Takes its time with unit files and guests' configs, so it is done without the host lock.
+pub fn look_around(host: &Host, settings: &HostSettings) -> Surroundings {
     let mut bystanders = pinned_guests(host);
-    bystanders.extend(surroundings::pinned_units(files));
+    bystanders.extend(surroundings::pinned_units(&*host.files));
     Surroundings {
-        partitions: surroundings::partitions(files, &ours),
+        partitions: Vec::new(),
         bystanders,
         reserve: settings.reserve.clone(),
     }
+}
+
+/// Returns the partitions that are not ours.
+pub fn foreign_partitions(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
+    let ours: BTreeSet<String> = state.held.keys().filter_map(cgroup_of).collect();
+    surroundings::partitions(&*host.files, &ours)
 }
 
 fn cgroup_of(target: &Target) -> Option<String> {
