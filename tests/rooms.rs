@@ -119,7 +119,7 @@ fn positions(code: &str, name: &str) -> Vec<usize> {
         let before = code[..*at].chars().next_back();
         let after = code[at + name.len()..].chars().next();
         let ends_in_word = name.chars().next_back().is_some_and(is_word);
-        !before.is_some_and(is_word) && !(ends_in_word && after.is_some_and(is_word))
+        !(before.is_some_and(is_word) || ends_in_word && after.is_some_and(is_word))
     };
     code.match_indices(name)
         .map(|(at, _)| at)
