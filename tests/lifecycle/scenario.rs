@@ -1,0 +1,259 @@
+//! Scenarios: what happens to a VM, step by step; and the same with a death at every write.
+
+use pin_hook::lifecycle::account::{Account, Exit};
+use pin_hook::lifecycle::phase::Phase;
+
+use super::world::{World, changes};
+use crate::common::sim::VmSpec;
+use crate::common::sim::capture::Capture;
+use crate::common::sim::fate::Death;
+
+/// How the host may be when a call died and reconcile has run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// As before the call.
+    Undone,
+    /// As after the whole call.
+    Done,
+    /// One of the two, but nothing in between.
+    Either,
+    /// As before the whole scenario.
+    AtRest,
+}
+
+type Outside = Box<dyn Fn(&World)>;
+type Call = Box<dyn Fn(&World) -> Account>;
+
+enum Step {
+    /// Something happens on the node.
+    Outside(Outside),
+    /// The program is called.
+    Call(String, Then, Call),
+    /// Something must be so; not looked at in a life that was disturbed.
+    Check(Outside),
+}
+
+/// A sequence of steps on a new node.
+pub struct Scenario {
+    name: &'static str,
+    world: Box<dyn Fn() -> World>,
+    steps: Vec<Step>,
+}
+
+/// The host before and after a call of the undisturbed scenario.
+struct Reference {
+    before: Capture,
+    after: Capture,
+    ops: Vec<String>,
+}
+
+impl Scenario {
+    /// Returns a scenario without steps.
+    pub fn new(name: &'static str, world: impl Fn() -> World + 'static) -> Self {
+        let world = Box::new(world);
+        Scenario {
+            name,
+            world,
+            steps: Vec::new(),
+        }
+    }
+
+    pub fn outside(mut self, act: impl Fn(&World) + 'static) -> Self {
+        self.steps.push(Step::Outside(Box::new(act)));
+        self
+    }
+
+    pub fn check(mut self, act: impl Fn(&World) + 'static) -> Self {
+        self.steps.push(Step::Check(Box::new(act)));
+        self
+    }
+
+    pub fn call(
+        mut self,
+        name: &str,
+        then: Then,
+        call: impl Fn(&World) -> Account + 'static,
+    ) -> Self {
+        self.steps
+            .push(Step::Call(name.to_owned(), then, Box::new(call)));
+        self
+    }
+
+    /// PVE starts a VM with two vCPUs.
+    pub fn start(self, vmid: u32) -> Self {
+        self.start_as(vmid, VmSpec::with_vcpus(2))
+    }
+
+    /// PVE starts a VM whose hook is set.
+    pub fn start_as(self, vmid: u32, spec: VmSpec) -> Self {
+        self.pre_start(vmid)
+            .outside(move |world| world.launch(vmid, &spec))
+            .post_start(vmid)
+            .outside(World::end_worker)
+    }
+
+    pub fn pre_start(self, vmid: u32) -> Self {
+        self.pre_start_or(vmid, Then::Undone)
+    }
+
+    /// PVE's first call of a start; `then` when it dies.
+    pub fn pre_start_or(self, vmid: u32, then: Then) -> Self {
+        self.call(&format!("pre-start {vmid}"), then, move |world| {
+            done(world.phase(Phase::PreStart, vmid))
+        })
+    }
+
+    pub fn post_start(self, vmid: u32) -> Self {
+        self.call(&format!("post-start {vmid}"), Then::Done, move |world| {
+            done(world.phase(Phase::PostStart, vmid))
+        })
+    }
+
+    pub fn post_stop(self, vmid: u32) -> Self {
+        self.call(&format!("post-stop {vmid}"), Then::Done, move |world| {
+            done(world.phase(Phase::PostStop, vmid))
+        })
+    }
+
+    pub fn reconcile(self) -> Self {
+        self.call("reconcile", Then::Done, |world| done(world.reconcile()))
+    }
+
+    /// PVE stops a VM, as `qm stop` and `qm shutdown` do.
+    pub fn stop(self, vmid: u32) -> Self {
+        self.call(&format!("pre-stop {vmid}"), Then::Done, move |world| {
+            done(world.phase(Phase::PreStop, vmid))
+        })
+        .outside(move |world| world.end_qemu(vmid))
+        .post_stop(vmid)
+        .outside(World::end_worker)
+    }
+
+    /// Asserts that a VM owns its CPUs here.
+    pub fn owns(self, vmid: u32) -> Self {
+        self.check(move |world| world.assert_owns(vmid))
+    }
+
+    /// Runs the scenario, asserts that the host is as before at its end, and does it all again
+    /// with every death at every write.
+    pub fn prove(&self) {
+        let references = self.run();
+        let calls = references.iter().enumerate();
+        calls.for_each(|(nth, reference)| self.die_in_call(nth, reference));
+    }
+
+    /// Runs the scenario undisturbed and asserts that the host is as before at its end.
+    pub fn play(&self) {
+        self.run();
+    }
+
+    /// Runs the scenario undisturbed; returns what there was around each call.
+    fn run(&self) -> Vec<Reference> {
+        let world = (self.world)();
+        let start = world.capture();
+        let mut references = Vec::new();
+        for step in &self.steps {
+            match step {
+                Step::Outside(act) | Step::Check(act) => act(&world),
+                Step::Call(_, _, call) => {
+                    let before = world.capture();
+                    world.sim.take_log();
+                    call(&world);
+                    let ops = world.sim.take_log();
+                    references.push(Reference {
+                        before,
+                        after: world.capture(),
+                        ops,
+                    });
+                }
+            }
+        }
+        world.assert_as(&start);
+        world.assert_at_rest();
+        references
+    }
+
+    fn die_in_call(&self, nth: usize, reference: &Reference) {
+        for (n, op) in (1..).zip(&reference.ops) {
+            let is_torn = op.starts_with("append") || op.starts_with("replace");
+            let torn = is_torn.then_some(Death::Torn);
+            for death in [Death::Before, Death::After].into_iter().chain(torn) {
+                let found = self.die(nth, n, death, reference);
+                assert!(
+                    found.is_empty(),
+                    "{}: call {nth} died at write {n} ({death:?} \"{op}\"):\n{found}",
+                    self.name
+                );
+            }
+        }
+    }
+
+    /// Runs the scenario up to a death at write `n` of the call `nth`; returns what is wrong
+    /// with the host after reconcile, and after the end of every VM.
+    fn die(&self, nth: usize, n: usize, death: Death, reference: &Reference) -> String {
+        let world = (self.world)();
+        let start = world.capture();
+        let mut n_calls = 0;
+        for step in &self.steps {
+            match step {
+                Step::Outside(act) => act(&world),
+                Step::Call(_, then, call) if n_calls == nth => {
+                    world.sim.die_at(n, death);
+                    let outcome = world.sim.run_until_death(|| call(&world));
+                    outcome.expect_err("the program to die");
+                    world.end_worker();
+                    world.reconcile_until_quiet();
+                    return found(&world, *then, reference, &start);
+                }
+                Step::Call(_, _, call) => {
+                    call(&world);
+                    n_calls += 1;
+                }
+                Step::Check(_) => {}
+            }
+        }
+        unreachable!("call {nth} is in the scenario");
+    }
+}
+
+/// Returns what is wrong with the host after a death and reconcile.
+fn found(world: &World, then: Then, reference: &Reference, start: &Capture) -> String {
+    let now = world.capture();
+    let undone = changes(&reference.before, &now);
+    let done = changes(&reference.after, &now);
+    let mut wrong = match then {
+        Then::Undone if !undone.is_empty() => format!("not undone by reconcile:\n{undone}"),
+        Then::Done if !done.is_empty() => format!("not done by reconcile:\n{done}"),
+        Then::AtRest => changes(start, &now),
+        Then::Either if !done.is_empty() && !undone.is_empty() => {
+            format!("half done; missing:\n{done}more than before:\n{undone}")
+        }
+        _ => String::new(),
+    };
+    let running: Vec<u32> = {
+        let state = world.sim.state();
+        state
+            .vms
+            .keys()
+            .map(|vmid| vmid.parse().expect("a number"))
+            .collect()
+    };
+    for vmid in running {
+        world.end_qemu(vmid);
+        world.phase(Phase::PostStop, vmid);
+        world.end_worker();
+    }
+    world.reconcile_until_quiet();
+    let left = changes(start, &world.capture());
+    if !left.is_empty() {
+        wrong.push_str(&format!("left when every vm has ended:\n{left}"));
+    }
+    wrong
+}
+
+/// Returns an account after asserting that the call did what it is for.
+#[track_caller]
+pub fn done(account: Account) -> Account {
+    assert_eq!(account.exit, Exit::Done, "{account:#?}");
+    account
+}
