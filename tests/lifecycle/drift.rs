@@ -132,7 +132,7 @@ fn a_delegation_that_somebody_removes_is_written_again() {
     world.sim.daemon_reload();
     assert_eq!(world.sim.get("/sys/fs/cgroup/cpuset.cpus.isolated"), "\n");
     done(world.reconcile());
-    world.reconcile_until_quiet();
+    world.reconcile_until_quiet().unwrap();
     world.assert_owns(100);
 }
 

@@ -167,7 +167,7 @@ fn a_death_while_everything_is_released_without_state_is_made_good_by_the_next_r
             .run_until_death(|| world.release(None))
             .unwrap_err();
         done(world.release(None));
-        world.reconcile_until_quiet();
+        world.reconcile_until_quiet().unwrap();
         world.end_worker();
         let mut before = before;
         before.retain(|name, _| !name.starts_with("unit "));

@@ -203,7 +203,7 @@ fn taking_back_that_fails_is_told_and_kept_for_reconcile() {
     let before = world.capture();
     let account = world.phase(Phase::PostStart, 100);
     assert_eq!(account.exit, Exit::Incomplete, "{account:#?}");
-    world.reconcile_until_quiet();
+    world.reconcile_until_quiet().unwrap();
     world.assert_as(&before);
 }
 
@@ -225,7 +225,7 @@ fn a_journal_that_cannot_be_written_stops_the_phase_and_nothing_is_lost() {
         assert_eq!(account.exit, Exit::Refused, "{account:#?}");
         assert_says(&account, "failed to append to /run/pin-hook/journal");
         world.end_worker();
-        world.reconcile_until_quiet();
+        world.reconcile_until_quiet().unwrap();
         world.assert_owns(100);
     }
 }

@@ -186,7 +186,7 @@ fn a_systemd_that_does_not_answer_costs_a_warning_and_reconcile_goes_on() {
     world.launch(100, &VmSpec::with_vcpus(2));
     done(world.phase(Phase::PostStart, 100));
     world.end_worker();
-    world.reconcile_until_quiet();
+    world.reconcile_until_quiet().unwrap();
     world.assert_owns(100);
     world.end_qemu(100);
     done(world.phase(Phase::PostStop, 100));

@@ -1,5 +1,7 @@
 //! Scenarios: what happens to a VM, step by step; and the same with a death at every write.
 
+use std::collections::BTreeMap;
+
 use pin_hook::lifecycle::account::{Account, Exit};
 use pin_hook::lifecycle::phase::Phase;
 
@@ -42,6 +44,7 @@ pub struct Scenario {
 
 /// The host before and after a call of the undisturbed scenario.
 struct Reference {
+    call: String,
     before: Capture,
     after: Capture,
     ops: Vec<String>,
@@ -155,12 +158,13 @@ impl Scenario {
         for step in &self.steps {
             match step {
                 Step::Outside(act) | Step::Check(act) => act(&world),
-                Step::Call(_, _, call) => {
+                Step::Call(name, _, call) => {
                     let before = world.capture();
                     world.sim.take_log();
                     call(&world);
                     let ops = world.sim.take_log();
                     references.push(Reference {
+                        call: name.clone(),
                         before,
                         after: world.capture(),
                         ops,
@@ -174,18 +178,31 @@ impl Scenario {
     }
 
     fn die_in_call(&self, nth: usize, reference: &Reference) {
+        let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (n, op) in (1..).zip(&reference.ops) {
             let is_torn = op.starts_with("append") || op.starts_with("replace");
             let torn = is_torn.then_some(Death::Torn);
             for death in [Death::Before, Death::After].into_iter().chain(torn) {
                 let found = self.die(nth, n, death, reference);
-                assert!(
-                    found.is_empty(),
-                    "{}: call {nth} died at write {n} ({death:?} \"{op}\"):\n{found}",
-                    self.name
-                );
+                if !found.is_empty() {
+                    let short: String = op.chars().take(150).collect();
+                    let when = format!("{n} ({death:?}): {short}");
+                    wrong.entry(found).or_default().push(when);
+                }
             }
         }
+        let report: String = wrong
+            .iter()
+            .map(|(found, when)| {
+                format!("died at write {}\n{found}", when.join("\n              "))
+            })
+            .collect();
+        assert!(
+            wrong.is_empty(),
+            "{}, call {nth} ({}):\n{report}",
+            self.name,
+            reference.call
+        );
     }
 
     /// Runs the scenario up to a death at write `n` of the call `nth`; returns what is wrong
@@ -202,8 +219,9 @@ impl Scenario {
                     let outcome = world.sim.run_until_death(|| call(&world));
                     outcome.expect_err("the program to die");
                     world.end_worker();
-                    world.reconcile_until_quiet();
-                    return found(&world, *then, reference, &start);
+                    let quiet = world.reconcile_until_quiet();
+                    return quiet.err().unwrap_or_default()
+                        + &found(&world, *then, reference, &start);
                 }
                 Step::Call(_, _, call) => {
                     call(&world);
@@ -243,7 +261,7 @@ fn found(world: &World, then: Then, reference: &Reference, start: &Capture) -> S
         world.phase(Phase::PostStop, vmid);
         world.end_worker();
     }
-    world.reconcile_until_quiet();
+    wrong.extend(world.reconcile_until_quiet().err());
     let left = changes(start, &world.capture());
     if !left.is_empty() {
         wrong.push_str(&format!("left when every vm has ended:\n{left}"));
