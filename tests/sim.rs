@@ -1,5 +1,7 @@
 //! The simulated kernel itself: one test per behaviour, and the records of real kernels.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::sim::{Sim, cpus, diff};

@@ -55,7 +55,7 @@ pub enum Command {
     Plan {
         /// VM to plan for
         vmid: Vmid,
-        /// Print JSON (docs/architecture.md describes it)
+        /// Print JSON (docs/json.md describes it)
         #[arg(long)]
         json: bool,
     },
@@ -77,13 +77,13 @@ pub enum Command {
     Status {
         /// Only this VM
         vmid: Option<Vmid>,
-        /// Print JSON (docs/architecture.md describes it)
+        /// Print JSON (docs/json.md describes it)
         #[arg(long)]
         json: bool,
     },
     /// Show every table of this node
     List {
-        /// Print JSON (docs/architecture.md describes it)
+        /// Print JSON (docs/json.md describes it)
         #[arg(long)]
         json: bool,
     },

@@ -3,6 +3,8 @@
 //! PVE calls with `<vmid> <phase>`, people with `<phase> <vmid>` or a command.
 
 mod args;
+mod columns;
+mod json;
 mod list;
 mod output;
 mod plan;
@@ -21,11 +23,12 @@ use crate::host::clock::KernelClock;
 use crate::host::deadline::Deadline;
 use crate::host::files::RootFiles;
 use crate::host::qmp::QmpSockets;
-use crate::host::sched::KernelSched;
+use crate::host::sched::{CapturedSched, KernelSched, Sched};
 use crate::host::systemd::Bus;
 use crate::host::{Host, privilege, task};
 use crate::lifecycle::account::{Account, Exit};
 use crate::lifecycle::boot;
+use crate::lifecycle::look::Hidden;
 use crate::lifecycle::phase::{Caller, PHASE_TIME, Run};
 use args::{Args, Call, Command};
 use output::Output;
@@ -65,9 +68,15 @@ fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> 
         caller: caller(host),
         deadline: Deadline::after(PHASE_TIME),
     };
-    let shown = |shown: anyhow::Result<Exit>| match shown {
+    let shown = |shown: anyhow::Result<Exit>, json: bool| match shown {
         Ok(exit) => ExitCode::from(exit.code()),
-        Err(error) => output.fail(Exit::Refused, &format!("{error:#}"), None),
+        Err(error) => {
+            let help = error.downcast_ref().map(|hidden: &Hidden| hidden.help());
+            match json {
+                true => json::fail(&error, help, output),
+                false => output.fail(Exit::Refused, &format!("{error:#}"), help),
+            }
+        }
     };
     let told = |account: Account, call: Call| output.tell(&account, &call, started);
     match command {
@@ -83,16 +92,21 @@ fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> 
         Command::Release { vmid, .. } => told(run.release(*vmid), Call::about("release", *vmid)),
         Command::Reconcile => told(run.reconcile(), Call::about("reconcile", None)),
         Command::Boot => told(boot::boot(host), Call::about("boot", None)),
-        Command::Plan { vmid, json } => shown(plan::show(&run, *vmid, *json, output)),
-        Command::Status { vmid, json } => shown(status::show(host, *vmid, *json, output)),
-        Command::List { json } => shown(list::show(host, *json, output)),
+        Command::Plan { vmid, json } => shown(plan::show(&run, *vmid, *json, output), *json),
+        Command::Status { vmid, json } => shown(status::show(host, *vmid, *json, output), *json),
+        Command::List { json } => shown(list::show(host, *json, output), *json),
     }
 }
 
 fn host_at(root: Option<&std::path::Path>) -> Host {
+    let files = RootFiles::new(root.unwrap_or_else(|| "/".as_ref()));
+    let sched: Box<dyn Sched> = match root {
+        Some(_) => Box::new(CapturedSched(files.clone())),
+        None => Box::new(KernelSched),
+    };
     Host {
-        files: Box::new(RootFiles::new(root.unwrap_or_else(|| "/".as_ref()))),
-        sched: Box::new(KernelSched),
+        files: Box::new(files),
+        sched,
         systemd: Box::new(Bus::default()),
         qmp: Box::new(QmpSockets::default()),
         clock: Box::new(KernelClock),

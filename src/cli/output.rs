@@ -1,11 +1,13 @@
 //! Where lines go: standard output (PVE's task log) and the journal.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anstyle::{AnsiColor, Style};
+use anyhow::Context;
 use clap::ColorChoice;
+use serde::Serialize;
 
 use super::args::Call;
 use crate::host::log;
@@ -34,6 +36,29 @@ impl Output {
         let mut out = anstream::AutoStream::new(std::io::stdout(), self.color);
         // A closed standard output is no reason to leave work half done.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
+    /// Prints a value as JSON.
+    pub fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(value).context("failed to write JSON")?;
+        self.print(&format!("{text}\n"));
+        Ok(())
+    }
+
+    /// Prints one line as phases do.
+    pub fn say(&self, level: Level, text: &str) {
+        let text = text.to_owned();
+        self.line(&Line { level, text }, "");
+    }
+
+    /// Tells whether details are asked for.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// Tells whether somebody reads along, who can be shown more than a line.
+    pub fn is_terminal(&self) -> bool {
+        std::io::stdout().is_terminal()
     }
 
     /// Prints the account of a run, sends it to the journal, and returns the exit status.

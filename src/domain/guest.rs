@@ -75,6 +75,14 @@ pub struct Guest {
     pub hostpci: Vec<HostPci>,
 }
 
+impl Guest {
+    /// Tells whether the VM's hookscript is pin-hook's snippet.
+    pub fn is_hooked(&self) -> bool {
+        let volume = self.hookscript.as_ref();
+        volume.is_some_and(|volume| volume.ends_with("/pin-hook"))
+    }
+}
+
 /// NUMA node of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GuestNode {

@@ -85,13 +85,17 @@ impl State {
         }
     }
 
-    /// Returns the shortest log whose fold is this state; every announced write is taken as done.
-    pub fn checkpoint(&self) -> Vec<Record> {
-        let settled = self.held.iter().map(|(target, held)| {
+    /// Returns the shortest log whose fold is this state.
+    ///
+    /// With `is_settled` every announced write is taken as done; otherwise it stays known which
+    /// value a target may still have.
+    pub fn checkpoint(&self, is_settled: bool) -> Vec<Record> {
+        let held = self.held.iter().map(|(target, held)| {
+            let before = held.before.clone().filter(|_| !is_settled);
             (
                 target.clone(),
                 Held {
-                    before: None,
+                    before,
                     ..held.clone()
                 },
             )
@@ -103,7 +107,7 @@ impl State {
                 .cloned()
                 .map(|claim| Record::Claim(Box::new(claim))),
         );
-        records.push(Record::Intend(settled.collect()));
+        records.push(Record::Intend(held.collect()));
         records.extend(self.needs_reload.then_some(Record::Reload(true)));
         records
     }

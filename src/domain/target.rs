@@ -120,6 +120,18 @@ impl Target {
         }
     }
 
+    /// Returns what the target is good for, in a few words.
+    pub fn purpose(&self) -> &'static str {
+        match self {
+            Target::Delegation(_) => "keeps systemd from undoing the vm's partition, until reboot",
+            Target::Group(_) => "makes the cgroup of the vm's threads",
+            Target::Knob(knob, _) => knob.row().doc,
+            Target::Membership(_) => "puts threads of the vm into their cgroup",
+            Target::Affinity(_) => "keeps threads of the vm on their cpus",
+            Target::KernelThread(_) => "keeps kernel threads off the owned cpus",
+        }
+    }
+
     /// Returns the cgroup that the target lives in and vanishes with.
     pub fn group(&self) -> Option<&str> {
         match self {

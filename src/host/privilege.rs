@@ -121,8 +121,11 @@ mod tests {
         );
         assert!(root.remedy().contains("CapabilityBoundingSet="));
         let nice = CapsHashSet::from([Capability::CAP_SYS_NICE]);
-        assert_eq!(first_missing(&nice, true), Ok(()));
-        let user = first_missing(&nice, false).unwrap_err();
+        let admin = first_missing(&nice, true).unwrap_err();
+        assert_eq!(admin.capability, Capability::CAP_SYS_ADMIN);
+        let both = CapsHashSet::from([Capability::CAP_SYS_NICE, Capability::CAP_SYS_ADMIN]);
+        assert_eq!(first_missing(&both, true), Ok(()));
+        let user = first_missing(&both, false).unwrap_err();
         assert_eq!(user.capability, Capability::CAP_DAC_OVERRIDE);
         assert!(user.remedy().starts_with("run it as root"));
     }

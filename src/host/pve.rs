@@ -114,6 +114,13 @@ pub fn vms_of_node(files: &dyn Files) -> anyhow::Result<Vec<Vmid>> {
     Ok(Vec::new())
 }
 
+/// Returns the node of the cluster that a VM is on, this one included.
+pub fn node_of_vm(files: &dyn Files, vmid: Vmid) -> Option<String> {
+    let nodes = files.list("/etc/pve/nodes").unwrap_or_default();
+    let config = |node: &str| format!("/etc/pve/nodes/{node}/qemu-server/{vmid}.conf");
+    nodes.into_iter().find(|node| files.exists(&config(node)))
+}
+
 /// Returns the identity of a VM's QEMU process, or `None` when the VM does not run.
 ///
 /// This is PVE's own test: the process of the pidfile is a QEMU, was started with exactly that

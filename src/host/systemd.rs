@@ -18,7 +18,7 @@ use super::deadline::within;
 /// How long systemd may take for a call.
 pub const CALL_WAIT: Duration = Duration::from_secs(3);
 /// How long systemd may take to read its unit files again: it asks every generator first.
-pub const RELOAD_WAIT: Duration = Duration::from_secs(10);
+pub const RELOAD_WAIT: Duration = Duration::from_secs(6);
 
 /// Where the system bus listens; its environment variable is not believed.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";

@@ -3,6 +3,9 @@
 //!
 //! Hands out text and judges only who may have written it; what it says is for `config` to judge.
 
+use std::collections::BTreeSet;
+use std::io;
+
 use anyhow::{Context, bail, ensure};
 
 use super::files::{Files, Owner};
@@ -33,6 +36,23 @@ pub fn read_table(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<TextFi
         Some(table) => Ok(Some(table)),
         None => read_trusted(files, CLUSTER_TABLES, &name, CLUSTER_IGNORES),
     }
+}
+
+/// Returns the guests that have a table on this node or in the cluster, in order.
+///
+/// # Errors
+/// A directory is there but cannot be read.
+pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
+    let mut vmids = BTreeSet::new();
+    for directory in [LOCAL_TABLES, CLUSTER_TABLES] {
+        let names = match files.list(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            names => names.with_context(|| format!("cannot list {directory}"))?,
+        };
+        let ids = names.iter().filter_map(|name| name.strip_suffix(".toml"));
+        vmids.extend(ids.filter_map(|id| id.parse::<Vmid>().ok()));
+    }
+    Ok(vmids)
 }
 
 /// Returns the settings of the whole host, or `None` when there are none.

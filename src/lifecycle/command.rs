@@ -19,7 +19,7 @@ impl Run<'_> {
             Ok(()) => {}
             Err(error) => {
                 let exit = match error {
-                    CaseError::Config(_) => Exit::Usage,
+                    CaseError::Config(_) | CaseError::Unsupported { .. } => Exit::Usage,
                     CaseError::Other(_) => Exit::Refused,
                 };
                 account.fail(exit, format!("vm {vmid}: {error}"), error.help());

@@ -41,6 +41,7 @@ impl<'h> Journal<'h> {
             .with_context(|| format!("failed to lock {LOCK}"))?;
         let Some(lock) = lock else { return Ok(None) };
         let state = read_state(files)?;
+        cut_torn_line(files)?;
         Ok(Some(Journal {
             files,
             state,
@@ -87,19 +88,36 @@ impl<'h> Journal<'h> {
         Ok(())
     }
 
-    /// Replaces the log by its shortest form; with nothing to remember there is none.
-    pub fn checkpoint(&mut self) -> anyhow::Result<()> {
+    /// Replaces the log by its shortest form; with nothing to remember there is none. See
+    /// [`State::checkpoint`] for `is_settled`.
+    pub fn checkpoint(&mut self, is_settled: bool) -> anyhow::Result<()> {
         if !std::mem::take(&mut self.is_changed) {
             return Ok(());
         }
         let done = if self.state.is_empty() {
             self.files.remove(JOURNAL)
         } else {
-            self.files
-                .replace(JOURNAL, &lines(self.state.checkpoint().iter())?, 0o600)
+            self.files.replace(
+                JOURNAL,
+                &lines(self.state.checkpoint(is_settled).iter())?,
+                0o600,
+            )
         };
         done.with_context(|| format!("failed to replace {JOURNAL}"))
     }
+}
+
+/// Cuts off a line that a death left unfinished, so that the next one begins on its own.
+fn cut_torn_line(files: &dyn Files) -> anyhow::Result<()> {
+    let Ok(text) = files.read(JOURNAL) else {
+        return Ok(());
+    };
+    let end = text.rfind('\n').map_or(0, |newline| newline + 1);
+    if end == text.len() {
+        return Ok(());
+    }
+    let cut = files.replace(JOURNAL, &text[..end], 0o600);
+    cut.with_context(|| format!("failed to replace {JOURNAL}"))
 }
 
 /// Leaves a wish for a VM to the next reconcile, because the host lock could not be had.
@@ -224,7 +242,7 @@ mod tests {
         let mut state = State::default();
         state.apply(intend(Value::Present));
         state.apply(Record::Reload(true));
-        let text = lines(state.checkpoint().iter()).unwrap();
+        let text = lines(state.checkpoint(true).iter()).unwrap();
         assert_eq!(parse(&text).unwrap(), state);
     }
 }

@@ -25,8 +25,9 @@ const PF_NO_SETAFFINITY: u32 = 0x0400_0000;
 /// Task flag: a worker of a workqueue, placed by the workqueue's own mask.
 const PF_WQ_WORKER: u32 = 0x0000_0020;
 
-/// Observes what the wishes of the claims and the targets in hand depend on, and no more.
-pub fn observe(host: &Host, state: &State) -> anyhow::Result<Facts> {
+/// Observes what the wishes of the claims and the targets in hand of these stages depend on, and
+/// no more.
+pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<Facts> {
     let online = read_cpus(host, &format!("{CPU_DIR}/online"))?.unwrap_or_default();
     let mut facts = Facts {
         possible: read_cpus(host, &format!("{CPU_DIR}/possible"))?.unwrap_or_default(),
@@ -35,15 +36,23 @@ pub fn observe(host: &Host, state: &State) -> anyhow::Result<Facts> {
         online,
         ..Facts::default()
     };
-    for claim in state.claims.values().filter(|claim| claim.is_running()) {
+    let needs_vms = stages.contains(&Stage::Threads);
+    for claim in state
+        .claims
+        .values()
+        .filter(|claim| needs_vms && claim.is_running())
+    {
         if let Some(vm) = observe_vm(host, claim) {
             facts.vms.insert(claim.vmid, vm);
         }
     }
-    if concerns(state, Stage::KernelThreads, |wishes| wishes.kernel_threads) {
+    let concerns = |stage, wished: fn(&Wishes) -> bool| {
+        stages.contains(&stage) && concerns(state, stage, wished)
+    };
+    if concerns(Stage::KernelThreads, |wishes| wishes.kernel_threads) {
         facts.kernel_threads = kernel_threads(host)?;
     }
-    if concerns(state, Stage::Interrupts, |wishes| wishes.interrupts) {
+    if concerns(Stage::Interrupts, |wishes| wishes.interrupts) {
         facts.nodes = irq::nodes(&*host.files);
         facts.default_irq_affinity = irq::default_affinity(&*host.files)?;
         facts.irqs = irq::interrupts(&*host.files)?;
@@ -83,7 +92,7 @@ pub fn live_values(host: &Host, facts: &Facts, targets: BTreeSet<&Target>) -> an
 }
 
 /// Tells whether a stage has wishes or targets, so that what it is about has to be observed.
-fn concerns(state: &State, stage: Stage, wished: impl Fn(&Wishes) -> bool) -> bool {
+fn concerns(state: &State, stage: Stage, wished: fn(&Wishes) -> bool) -> bool {
     let mut running = state.claims.values().filter(|claim| claim.is_running());
     running.any(|claim| wished(&claim.wishes))
         || state.held.keys().any(|target| target.stage() == stage)

@@ -11,7 +11,9 @@ use super::account::{Account, Exit};
 use super::fate::{self, Answers};
 use super::journal::{self, read_state};
 use super::report::Report;
-use super::resolve::{Case, CaseError, Found, Resolved, look_around, read_case, resolve};
+use super::resolve::{
+    Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
+};
 use super::units;
 use super::work::{Worked, work};
 use crate::domain::claim::{Claim, ClaimState, Wishes};
@@ -271,8 +273,9 @@ impl Run<'_> {
             .iter()
             .for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
         let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
+        let mut around = look_around(self.host, &case.settings);
         work(self.host, self.deadline, answers, |now| {
-            let around = look_around(self.host, now, &case.settings);
+            around.partitions = foreign_partitions(self.host, now);
             let checked = refusal::check(
                 case.vmid,
                 &resolved.wishes,

@@ -78,6 +78,11 @@ impl Report {
             .any(|problem| problem.target == *target)
     }
 
+    /// Tells whether everything that was announced was also written.
+    pub fn is_settled(&self) -> bool {
+        !self.is_unfinished && self.problems.is_empty()
+    }
+
     /// Returns the first problem that keeps a VM from owning its CPUs.
     pub fn essential(&self) -> Option<&Problem> {
         self.problems.iter().find(|problem| problem.is_essential())

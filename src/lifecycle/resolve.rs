@@ -17,7 +17,7 @@ use crate::domain::target::Target;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
-use crate::host::pve::{self, GuestKind};
+use crate::host::pve::{self, GuestKind, TextFile};
 use crate::host::surroundings;
 use crate::host::table::{Untrusted, read_host_table, read_table};
 use crate::host::topology::read_topology;
@@ -52,6 +52,14 @@ pub enum CaseError {
     /// A table or the settings of the host say something impossible.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A table says what this version cannot fulfil.
+    #[error("{path}: {key} is not supported by this version of pin-hook")]
+    Unsupported {
+        /// Where the table is.
+        path: String,
+        /// What it says.
+        key: &'static str,
+    },
     /// A file cannot be read or must not be trusted.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
@@ -62,6 +70,7 @@ impl CaseError {
     pub fn help(&self) -> Option<String> {
         match self {
             CaseError::Config(error) => Some(error.help.clone()),
+            CaseError::Unsupported { .. } => Some("take it out of the table".to_owned()),
             CaseError::Other(error) => error.downcast_ref::<Untrusted>().map(Untrusted::remedy),
         }
     }
@@ -100,18 +109,28 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     if guest.template {
         return Ok(nothing(format!("vm {vmid} is a template")));
     }
-    let node = pve::node_name(files)?;
     let settings = read_settings(host)?;
-    let (path, text) = (table.path, table.text);
-    let table = parse_table(&path, &text, &node, &settings.defaults)?;
-    refuse_unsupported(&path, &table)?;
+    let table_path = table.path.clone();
+    let table = understand(host, &table, &settings)?;
     Ok(Found::Case(Box::new(Case {
         vmid,
         guest,
         table,
-        table_path: path,
+        table_path,
         settings,
     })))
+}
+
+/// Returns what a table says on this node.
+pub fn understand(
+    host: &Host,
+    file: &TextFile,
+    settings: &HostSettings,
+) -> Result<Table, CaseError> {
+    let node = pve::node_name(&*host.files)?;
+    let table = parse_table(&file.path, &file.text, &node, &settings.defaults)?;
+    refuse_unsupported(&file.path, &table)?;
+    Ok(table)
 }
 
 /// Reads the settings of the host; without a file, those of an empty one.
@@ -238,25 +257,31 @@ fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
         ("[yield]", table.yields != default.yields),
     ];
     match wished.into_iter().find(|(_, is_wished)| *is_wished) {
-        Some((key, _)) => Err(anyhow::anyhow!(
-            "{path}: {key} is not supported by this version of pin-hook; take it out of the table"
-        )
-        .into()),
+        Some((key, _)) => Err(CaseError::Unsupported {
+            path: path.to_owned(),
+            key,
+        }),
         None => Ok(()),
     }
 }
 
-/// Looks around for what bears on a refusal.
-pub fn look_around(host: &Host, state: &State, settings: &HostSettings) -> Surroundings {
-    let files = &*host.files;
-    let ours: BTreeSet<String> = state.held.keys().filter_map(cgroup_of).collect();
+/// Looks around for what bears on a refusal, except partitions.
+///
+/// Takes its time with unit files and guests' configs, so it is done without the host lock.
+pub fn look_around(host: &Host, settings: &HostSettings) -> Surroundings {
     let mut bystanders = pinned_guests(host);
-    bystanders.extend(surroundings::pinned_units(files));
+    bystanders.extend(surroundings::pinned_units(&*host.files));
     Surroundings {
-        partitions: surroundings::partitions(files, &ours),
+        partitions: Vec::new(),
         bystanders,
         reserve: settings.reserve.clone(),
     }
+}
+
+/// Returns the partitions that are not ours.
+pub fn foreign_partitions(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
+    let ours: BTreeSet<String> = state.held.keys().filter_map(cgroup_of).collect();
+    surroundings::partitions(&*host.files, &ours)
 }
 
 fn cgroup_of(target: &Target) -> Option<String> {

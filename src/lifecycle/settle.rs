@@ -69,32 +69,48 @@ impl<'s, 'h> Settling<'s, 'h> {
     /// target could not be written; the report tells which.
     pub fn settle(&mut self, staying: &Claims) -> anyhow::Result<bool> {
         let claims = self.journal.state().claims.clone();
-        Ok(self.pass(Pass::Release, staying, &Stage::RELEASE)?
-            && self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE)?)
+        let facts = observe(self.host, self.journal.state(), &Stage::ACQUIRE)?;
+        match self.pass(Pass::Release, staying, &Stage::RELEASE, facts)? {
+            None => Ok(false),
+            Some(facts) => {
+                let end = self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE, facts)?;
+                Ok(end.is_some())
+            }
+        }
     }
 
     /// Settles unit files only: what has to be in force before anything else can be.
     pub fn settle_units(&mut self) -> anyhow::Result<bool> {
         let claims = self.journal.state().claims.clone();
-        self.pass(Pass::Acquire, &claims, &[Stage::Unit])
+        let stages = [Stage::Unit];
+        let facts = observe(self.host, self.journal.state(), &stages)?;
+        Ok(self.pass(Pass::Acquire, &claims, &stages, facts)?.is_some())
     }
 
-    fn pass(&mut self, pass: Pass, claims: &Claims, stages: &[Stage]) -> anyhow::Result<bool> {
+    /// Settles the stages until nothing is left to write; returns what was observed last, or
+    /// `None` when it ended before.
+    fn pass(
+        &mut self,
+        pass: Pass,
+        claims: &Claims,
+        stages: &[Stage],
+        mut facts: Facts,
+    ) -> anyhow::Result<Option<Facts>> {
         for _ in 0..MAX_ROUNDS {
-            let facts = observe(self.host, self.journal.state())?;
             let wishes = desired(claims, &self.journal.state().held, &facts);
             let mut is_quiet = true;
             for stage in stages {
                 match self.stage(pass, *stage, &wishes, &facts)? {
                     Some(n_changes) => is_quiet &= n_changes == 0,
-                    None => return Ok(false),
+                    None => return Ok(None),
                 }
             }
             if is_quiet {
                 break;
             }
+            facts = observe(self.host, self.journal.state(), stages)?;
         }
-        Ok(true)
+        Ok(Some(facts))
     }
 
     /// Settles one stage; returns how much was written, or `None` when the pass ends here.

@@ -37,58 +37,82 @@ pub fn work<R>(
         return Ok(Worked::Busy);
     };
     let before = journal.state().claims.clone();
-    let updates = fate::updates(host, journal.state(), answers)?;
-    let mut expected = journal.state().clone();
-    updates
-        .iter()
-        .cloned()
-        .for_each(|record| expected.apply(record));
-    let asked = match update(&expected)? {
-        Ok(records) => records,
-        Err(refusal) => return Ok(Worked::Refused(refusal)),
-    };
-    journal.append(updates.into_iter().chain(asked).collect())?;
-
-    let mut report = Report::default();
+    if let Err(refusal) = update_claims(host, &mut journal, answers, update)? {
+        return Ok(Worked::Refused(refusal));
+    }
     let new: Vec<Vmid> = new_claims(&before, &journal.state().claims).collect();
+    let mut report = Report::default();
     let mut settling = Settling::new(host, &mut journal, deadline, &mut report, !new.is_empty());
-    let mut settled = settling.settle_units()?;
-    if settled && journal.state().needs_reload {
-        drop(journal);
-        settled = reload(host, &mut report);
-        match Journal::open(&*host.files)? {
-            Some(reopened) => journal = reopened,
+    if settling.settle_units()? {
+        match reload(host, journal, &mut report)? {
+            Some(unlocked_meanwhile) => journal = unlocked_meanwhile,
             None => return Ok(Worked::Busy),
         }
-        if settled {
-            journal.append(vec![Record::Reload(false)])?;
-        }
     }
-    if settled {
+    if !journal.state().needs_reload {
         let staying = unchanged(&before, &journal.state().claims);
-        let mut settling =
-            Settling::new(host, &mut journal, deadline, &mut report, !new.is_empty());
-        settling.settle(&staying)?;
+        let is_new = !new.is_empty();
+        Settling::new(host, &mut journal, deadline, &mut report, is_new).settle(&staying)?;
     }
     if let Some(reason) = report.essential().map(ToString::to_string) {
         take_back(host, &mut journal, &mut report, &new, &reason)?;
     }
-    journal.checkpoint()?;
+    journal.checkpoint(report.is_settled())?;
     let state = journal.state().clone();
+    if let Some(mut journal) = reload(host, journal, &mut report)? {
+        journal.checkpoint(report.is_settled())?;
+        return Ok(Worked::Done(report, journal.state().clone()));
+    }
     Ok(Worked::Done(report, state))
 }
 
-fn reload(host: &Host, report: &mut Report) -> bool {
-    match host.systemd.reload() {
-        Ok(()) => true,
+/// Brings the claims up to date with what is alive, and applies what was asked for.
+fn update_claims<R>(
+    host: &Host,
+    journal: &mut Journal<'_>,
+    answers: &Answers,
+    update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
+) -> anyhow::Result<Result<(), R>> {
+    let updates = fate::updates(host, journal.state(), answers)?;
+    let mut expected = journal.state().clone();
+    for record in &updates {
+        expected.apply(record.clone());
+    }
+    match update(&expected)? {
+        Ok(asked) => {
+            journal.append(updates.into_iter().chain(asked).collect())?;
+            Ok(Ok(()))
+        }
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// Has systemd read its unit files again if that is due, without the host lock meanwhile.
+///
+/// Returns the journal with the lock held again, or `None` when another run has it too long. What
+/// systemd did not do in time stays due.
+fn reload<'h>(
+    host: &'h Host,
+    journal: Journal<'h>,
+    report: &mut Report,
+) -> anyhow::Result<Option<Journal<'h>>> {
+    if !journal.state().needs_reload || report.is_unfinished {
+        return Ok(Some(journal));
+    }
+    drop(journal);
+    let reloaded = host.systemd.reload();
+    let Some(mut journal) = Journal::open(&*host.files)? else {
+        return Ok(None);
+    };
+    match reloaded {
+        Ok(()) => journal.append(vec![Record::Reload(false)])?,
         Err(error) => {
-            report.warnings.push(format!(
-                "systemd has not read its unit files again: {error:#}"
-            ));
+            let text = format!("systemd has not read its unit files again: {error:#}");
+            report.warnings.push(text);
             report.is_unfinished = true;
-            false
         }
     }
+    Ok(Some(journal))
 }
 
 /// Takes back what was changed for claims that have just come into force and cannot be fulfilled;
@@ -116,7 +140,7 @@ fn take_back<'h>(
         }
     }
     journal.append(records)?;
-    let others: Claims = journal.state().claims.clone();
+    let others = journal.state().claims.clone();
     let mut undo = Report::default();
     // What was begun is taken back to its end: leaving it half done would be worse than being late.
     let never = Deadline::after(TAKE_BACK_WAIT);

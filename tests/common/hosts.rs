@@ -18,6 +18,8 @@ use std::fs;
 use std::path::Path;
 
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
+use pin_hook::domain::knob::Grammar;
+use pin_hook::domain::target::Value;
 use pin_hook::host::files::RootFiles;
 use tempfile::TempDir;
 
@@ -170,6 +172,12 @@ pub fn host(name: &str) -> (TempDir, RootFiles) {
     (dir, files)
 }
 
+/// Returns the line of a task in `/proc/<pid>/task/<tid>/stat`; it starts when its number says.
+pub fn stat(tid: i32, comm: &str, flags: u32) -> String {
+    let (zeros, more) = (["0"; 12].join(" "), ["0"; 30].join(" "));
+    format!("{tid} ({comm}) S 1 1 1 0 -1 {flags} {zeros} {tid} {more}")
+}
+
 impl Shape {
     fn entries(&self, name: &str) -> Entries {
         let mut entries = Entries::new();
@@ -179,6 +187,8 @@ impl Shape {
             self.put_core(core, &mut put);
         }
         self.put_nodes(&mut put);
+        self.put_interrupts(&mut put);
+        self.put_kernel_threads(&mut put);
         let boot = match self.isolated {
             "" => String::new(),
             cpus => format!(" isolcpus={cpus} nohz_full={cpus}"),
@@ -271,6 +281,56 @@ impl Shape {
                 put(format!("{index}/type"), "Unified");
                 put(format!("{index}/shared_cpu_list"), &l3.to_string());
             }
+        }
+    }
+
+    /// Interrupts of a small machine: all on every CPU, but one queue of the disk for each CPU.
+    fn put_interrupts(&self, put: &mut impl FnMut(String, &str) -> Option<String>) {
+        let all = self.cpus_of_cores(0, self.n_cores());
+        let mask = Value::Cpus(all.clone()).render(Grammar::CpuMask);
+        put("/proc/irq/default_smp_affinity".to_owned(), &mask);
+        let all = all.to_string();
+        let mut irq = |number: u32, action: &str, node: &str, cpus: &str| {
+            let dir = format!("/proc/irq/{number}");
+            put(format!("{dir}/smp_affinity_list"), cpus);
+            put(format!("{dir}/node"), node);
+            put(format!("{dir}/{action}"), "");
+        };
+        for (number, action) in [(0, "timer"), (1, "i8042"), (8, "rtc0"), (9, "acpi")] {
+            irq(number, action, "-1", &all);
+        }
+        for (number, action) in [(24, "xhci_hcd"), (25, "enp4s0-rx-0"), (26, "enp4s0-tx-0")] {
+            irq(number, action, "0", &all);
+        }
+        for queue in 0..8.min(self.n_cores()) {
+            let action = format!("nvme0q{}", queue + 1);
+            irq(32 + queue, &action, "0", &queue.to_string());
+        }
+    }
+
+    /// Some kernel threads: two on every CPU, two bound to theirs.
+    fn put_kernel_threads(&self, put: &mut impl FnMut(String, &str) -> Option<String>) {
+        const PF_KTHREAD: u32 = 0x0020_0000;
+        const PF_NO_SETAFFINITY: u32 = 0x0400_0000;
+        let all = self.cpus_of_cores(0, self.n_cores());
+        let last = all.last().unwrap().to_string();
+        let all = all.to_string();
+        let bound = PF_KTHREAD | PF_NO_SETAFFINITY;
+        let children = "16 17 18 19";
+        put("/proc/2/task/2/children".to_owned(), children);
+        for (tid, comm, flags, cpus) in [
+            (2, "kthreadd", PF_KTHREAD, all.as_str()),
+            (16, "rcu_preempt", PF_KTHREAD, &all),
+            (17, "migration/0", bound, "0"),
+            (18, &format!("migration/{last}"), bound, &last),
+            (19, "kswapd0", PF_KTHREAD, &all),
+        ] {
+            put(
+                format!("/proc/{tid}/task/{tid}/stat"),
+                &stat(tid, comm, flags),
+            );
+            let status = format!("Name:\t{comm}\nCpus_allowed_list:\t{cpus}");
+            put(format!("/proc/{tid}/status"), &status);
         }
     }
 

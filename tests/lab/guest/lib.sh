@@ -100,6 +100,25 @@ other_tids() { comm -23 <(ls "/proc/$(qemu_pid "$1")/task" | sort) <(vcpu_tids "
 allowed() { sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "/proc/$1/status"; }
 vcpu_masks() { local tid; for tid in $(vcpu_tids "$1"); do allowed "$tid"; done | paste -sd' '; }
 
+# standing ID: how the VM stands, "isolated 2-5: 2 3 4 5" (type and CPUs of its partition, masks of
+# its vCPUs), "none: ..." without a partition.
+standing() {
+    local dir type=none
+    dir=$(scope "$1")/vcpu
+    if [ -e "$dir/cpuset.cpus.partition" ]; then
+        type="$(< "$dir/cpuset.cpus.partition") $(< "$dir/cpuset.cpus.effective")"
+    fi
+    echo "$type: $(vcpu_masks "$1")"
+}
+stands() { [ "$(standing "$1")" = "$2" ]; }
+housekeeping() { cat "$cg/cpuset.cpus.effective"; }
+
+# qmp ID COMMAND [ARGUMENTS-JSON]: one command to the VM's monitor.
+qmp() { perl -I"$lab/perl" -MLab::Util=qmp -e 'print qmp(@ARGV)' "$@"; }
+
+# outsider_gets CPU: whether a task outside all partitions may ask for that CPU.
+outsider_gets() { taskset -c "$1" true 2> "$work/taskset"; }
+
 # scope ID [FILE]: the cgroup of a VM, or the content of one of its files.
 scope() { local dir=$cg/qemu.slice/$1.scope; [ $# -eq 1 ] && echo "$dir" || cat "$dir/$2"; }
 
@@ -134,7 +153,11 @@ flag_regime() { rm -f /run/qemu-server/force-legacy-cleanup; }
 
 # --- captures --------------------------------------------------------------------------------
 
-capture_before() { "$lab/capture" "$work/before"; }
+# The Delegate drop-ins of VMs with a table stay until reboot; the boot unit makes them.
+capture_before() {
+    [ ! -x /usr/sbin/pin-hook ] || pin-hook boot > /dev/null
+    "$lab/capture" "$work/before"
+}
 
 capture_differs() {
     "$lab/capture" "$work/after"
@@ -144,6 +167,8 @@ capture_differs() {
 # capture_after_equal TEXT [SECONDS]: within that time the host is as it was at capture_before.
 capture_after_equal() {
     local end=$((SECONDS + ${2:-30}))
+    # A capture takes seconds; none is worth it while claims are left.
+    while [ -s /run/pin-hook/journal ] && [ $SECONDS -lt $end ]; do sleep 0.1; done
     while capture_differs; do
         if [ $SECONDS -ge $end ]; then
             not_ok "$1"
@@ -152,6 +177,14 @@ capture_after_equal() {
         fi
     done
     ok "$1"
+}
+
+# snapshot FILE: what pin-hook changes first, for the question whether it wrote at all.
+snapshot() {
+    grep -s . /proc/irq/*/smp_affinity_list /proc/irq/default_smp_affinity \
+        /sys/devices/virtual/workqueue/cpumask "$cg"/{cpuset.*,cgroup.subtree_control} \
+        "$cg"/*/{cpuset.*,cgroup.subtree_control,cgroup.type} "$cg"/qemu.slice/*/{cpuset.*,cgroup.type} \
+        "$cg"/qemu.slice/*/*/{cpuset.*,cgroup.type} > "$1" || true
 }
 
 # --- begin and end of a case -----------------------------------------------------------------
@@ -177,6 +210,8 @@ clean() {
     rm -f /run/qemu-server/*.* /etc/pve/nodes/*/*/*.conf /etc/pin-hook/*.toml
     flag_regime
     if [ -x /usr/sbin/pin-hook ]; then pin-hook release --all > /dev/null 2>&1 || true; fi
+    local drop_ins=(/run/systemd/system/*.scope.d)
+    [ ${#drop_ins[@]} -eq 0 ] || { rm -r "${drop_ins[@]}"; systemctl daemon-reload; }
 }
 
 finish() {
