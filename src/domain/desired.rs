@@ -115,23 +115,30 @@ const KTHREADD: i32 = 2;
 /// What objects inherit that are born while a target is narrowed.
 #[derive(Debug, Clone, Copy)]
 struct Inherited<'a> {
-    ours: &'a CpuSet,
+    narrowed: [Option<&'a CpuSet>; 2],
     baseline: &'a CpuSet,
 }
 
 impl<'a> Inherited<'a> {
-    /// Returns what is inherited of a target in hand; also when its baseline has just been
-    /// written, because something may have been born right before.
+    /// Returns what is inherited of a target in hand: its value, and the one that it had before
+    /// that was written, because something may have been born right before.
     fn of(held: &'a Held) -> Option<Self> {
-        let given_back = held.ours == held.baseline;
-        let ours = if given_back {
-            held.before.as_ref()?
-        } else {
-            &held.ours
-        };
+        let values = [Some(&held.ours), held.before.as_ref()];
+        let narrowed = |value: &&Value| **value != held.baseline;
         Some(Inherited {
-            ours: ours.cpus()?,
+            narrowed: values.map(|value| value.filter(narrowed).and_then(Value::cpus)),
             baseline: held.baseline.cpus()?,
+        })
+    }
+
+    /// Returns what an object with the CPUs `live` would have had without us, if it was born with
+    /// what `cut` leaves of a narrowed value.
+    fn natural(&self, live: &CpuSet, cut: impl Fn(&CpuSet) -> CpuSet) -> Option<CpuSet> {
+        let mut narrowed = self.narrowed.iter().flatten();
+        let is_born = narrowed.any(|cpus| *cpus == live || cut(cpus) == *live);
+        is_born.then(|| match self.narrowed.contains(&Some(live)) {
+            true => self.baseline.clone(),
+            false => cut(self.baseline),
         })
     }
 }
@@ -273,17 +280,14 @@ impl View<'_> {
             _ => None,
         });
         let housekeeping = self.facts.housekeeping(&owned);
-        for thread in self
-            .facts
-            .kernel_threads
-            .iter()
-            .filter(|thread| !thread.bound)
-        {
+        let threads = self.facts.kernel_threads.iter();
+        for thread in threads.filter(|thread| !thread.bound && !thread.follows_irq()) {
             let target = Target::KernelThread(thread.id);
             let held = self.baseline(&target);
-            let born = parent.filter(|parent| held.is_none() && *parent.ours == thread.affinity);
+            let parent = parent.filter(|_| held.is_none());
+            let born = parent.and_then(|parent| parent.natural(&thread.affinity, CpuSet::clone));
             if owned.is_empty() {
-                let back = born.map(|born| Wish::back(Value::Cpus(born.baseline.clone())));
+                let back = born.map(|born| Wish::back(Value::Cpus(born)));
                 desired.extend(back.map(|wish| (target, wish)));
                 continue;
             }
@@ -293,7 +297,7 @@ impl View<'_> {
             } else {
                 &thread.affinity
             };
-            let baseline = held.or(born.map(|born| born.baseline)).unwrap_or(live);
+            let baseline = held.or(born.as_ref()).unwrap_or(live);
             let kept = baseline.intersection(&self.facts.online).difference(&owned);
             let value = if kept.is_empty() {
                 housekeeping.clone()
@@ -326,19 +330,28 @@ impl View<'_> {
             let place = Place::Irq(irq.number, irq.actions.clone());
             let target = Target::Knob(Knob::IrqAffinity, place);
             let held = self.baseline(&target);
-            let born = parent.filter(|parent| held.is_none() && *parent.ours == irq.affinity);
+            let parent = parent.filter(|_| held.is_none());
+            let near = |cpus: &CpuSet| self.near(cpus, irq.node);
+            let born = parent.and_then(|parent| parent.natural(&irq.affinity, near));
             if owned.is_empty() {
-                let back = born.map(|born| Wish::back(Value::Cpus(born.baseline.clone())));
+                let back = born.map(|born| Wish::back(Value::Cpus(born)));
                 desired.extend(back.map(|wish| (target, wish)));
                 continue;
             }
-            let baseline = held
-                .or(born.map(|born| born.baseline))
-                .unwrap_or(&irq.affinity);
+            let baseline = held.or(born.as_ref()).unwrap_or(&irq.affinity);
             let value = Value::Cpus(self.irq_cpus(baseline, &owned, irq.node, irq.number));
             let baseline = Some(Value::Cpus(baseline.clone()));
             desired.insert(target, Wish { value, baseline });
         }
+    }
+
+    /// Returns the CPUs that an interrupt is set up with while the default is `cpus`: the kernel
+    /// cuts it to the node of the device.
+    fn near(&self, cpus: &CpuSet, node: Option<u32>) -> CpuSet {
+        let node = node.and_then(|node| self.facts.nodes.get(&node));
+        let near = node.map(|node| cpus.intersection(node).intersection(&self.facts.online));
+        near.filter(|near| !near.is_empty())
+            .unwrap_or_else(|| cpus.clone())
     }
 
     /// Returns the baseline's CPUs that are not owned; where none is left, one CPU of the host
@@ -373,3 +386,6 @@ fn self_and_ancestors(path: &str) -> impl Iterator<Item = &str> {
         .chain([path.len()]);
     ends.map(|end| &path[..end]).filter(|path| !path.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,7 @@ pub fn look(
     let live = live_values(host, &facts, targets)?;
     let context = diff::Context {
         online: &facts.online,
+        shared: &facts.shared,
         now: host.clock.since_boot(),
     };
     let diff = diff(&wishes, &state.held, &live, context);

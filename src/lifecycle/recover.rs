@@ -148,14 +148,16 @@ impl Traces<'_> {
         }
         let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
         self.hold(target, all, narrowed);
+        // Some kernel threads, such as kswapd, were on all CPUs of their node.
+        let nodes = irq::nodes(&*self.host.files).into_values();
+        let wholes: Vec<CpuSet> = std::iter::once(possible).chain(nodes).collect();
         for thread in kernel_threads(self.host)? {
-            if thread.affinity.union(&self.owned) == possible && !thread.bound {
-                let ours = Value::Cpus(thread.affinity);
-                self.hold(
-                    Target::KernelThread(thread.id),
-                    Value::Cpus(possible.clone()),
-                    ours,
-                );
+            let rest_of = |whole: &&CpuSet| {
+                !whole.is_disjoint(&self.owned) && whole.difference(&self.owned) == thread.affinity
+            };
+            if let Some(whole) = wholes.iter().find(rest_of).filter(|_| !thread.bound) {
+                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(thread.affinity));
+                self.hold(Target::KernelThread(thread.id), whole, ours);
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 
 use super::journal::Journal;
-use super::observe::{live_values, observe};
+use super::observe::{live_values, observe, shared_cpus};
 use super::report::{Problem, Report};
 use crate::domain::claim::Claims;
 use crate::domain::desired::{Desired, desired};
@@ -98,6 +98,9 @@ impl<'s, 'h> Settling<'s, 'h> {
     ) -> anyhow::Result<Option<Facts>> {
         for _ in 0..MAX_ROUNDS {
             let wishes = desired(claims, &self.journal.state().held, &facts);
+            if pass == Pass::Acquire && stages.contains(&Stage::Partition) {
+                self.remember_kernel_threads(&wishes, &facts)?;
+            }
             let mut is_quiet = true;
             for stage in stages {
                 match self.stage(pass, *stage, &wishes, &facts)? {
@@ -111,6 +114,16 @@ impl<'s, 'h> Settling<'s, 'h> {
             facts = observe(self.host, self.journal.state(), stages)?;
         }
         Ok(Some(facts))
+    }
+
+    /// Announces what kernel threads will get before a partition comes: some of them forget then
+    /// what they had.
+    fn remember_kernel_threads(&mut self, wishes: &Desired, facts: &Facts) -> anyhow::Result<()> {
+        let stage = Stage::KernelThreads;
+        let mut diff = self.compare(Pass::Acquire, stage, wishes, facts)?;
+        let held = &self.journal.state().held;
+        diff.intend.retain(|(target, _)| !held.contains_key(target));
+        self.announce(stage, &diff)
     }
 
     /// Settles one stage; returns how much was written, or `None` when the pass ends here.
@@ -174,6 +187,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             &live,
             diff::Context {
                 online: &facts.online,
+                shared: &facts.shared,
                 now,
             },
         ))
@@ -221,13 +235,17 @@ impl<'s, 'h> Settling<'s, 'h> {
     /// Reads a target back: the kernel may have taken the write and done something else.
     fn verify(&self, change: &Change, facts: &Facts) -> Option<Problem> {
         let now = self.host.clock.since_boot();
+        // Partitions may have come and gone since the round began.
+        let shared = shared_cpus(self.host).ok()?;
         let context = diff::Context {
             online: &facts.online,
+            shared: shared.as_ref().unwrap_or(&facts.shared),
             now,
         };
         let live = target::read(self.host, &change.target).ok()?;
         let is_gone = live == Value::Absent;
-        let as_wished = context.same(&change.target, &live, &change.after);
+        let Change { target, after, .. } = change;
+        let as_wished = context.same(target, &live, after) || context.granted(target, &live, after);
         (!is_gone && !as_wished).then(|| Problem::differs(change, &live))
     }
 

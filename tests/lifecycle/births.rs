@@ -24,6 +24,7 @@ fn irq(world: &World, number: u32) -> String {
 
 fn end_births(world: &World) {
     world.sim.remove_irq(60);
+    world.sim.remove_irq(61);
     let born = world.sim.find_task("born").tid;
     world.sim.kill(born);
 }
@@ -32,16 +33,18 @@ fn end_births(world: &World) {
 fn an_interrupt_and_a_kernel_thread_that_are_born_under_a_claim_are_freed_with_it() {
     Scenario::new("births", World::with_vm)
         .start(100)
+        .known()
         .outside(|world| {
             world.sim.add_irq(60, "late");
+            world.sim.state().add_irq(61, "late of node 0", 0);
             beget(world, "born");
         })
-        .check(|world| assert_eq!(irq(world, 60), "0-1,4-7"))
+        .check(|world| assert_eq!([irq(world, 60), irq(world, 61)], ["0-1,4-7", "0-1"]))
         .reconcile()
         .owns(100)
         .stop(100)
         .check(|world| {
-            assert_eq!(irq(world, 60), "0-7");
+            assert_eq!([irq(world, 60), irq(world, 61)], ["0-7", "0-3"]);
             assert_eq!(world.sim.find_task("born").mask, cpus("0-7"));
         })
         .outside(end_births)
@@ -52,6 +55,7 @@ fn an_interrupt_and_a_kernel_thread_that_are_born_under_a_claim_are_freed_with_i
 fn what_is_born_right_before_the_end_is_freed_without_a_reconcile_in_between() {
     Scenario::new("late births", World::with_vm)
         .start(100)
+        .known()
         .outside(|world| {
             world.sim.add_irq(60, "late");
             beget(world, "born");

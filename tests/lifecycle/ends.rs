@@ -30,7 +30,7 @@ impl Mark {
 }
 
 fn unhooked() -> World {
-    World::on(Sim::lab()).vm(100, CONF_WITHOUT_HOOK, "cpus = \"2-3\"\n")
+    World::lab().vm(100, CONF_WITHOUT_HOOK, "cpus = \"2-3\"\n")
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_vm_without_the_hook_is_adopted_and_released_by_hand() {
         .call("apply", Then::Either, |world| done(world.apply(100)))
         .owns(100)
         .check(|world| {
-            world.sim.set_property();
+            world.sim.set_property("100.scope");
             world.sim.daemon_reload();
         })
         .owns(100)

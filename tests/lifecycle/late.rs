@@ -42,6 +42,7 @@ fn a_post_start_without_time_is_not_taken_back_and_reconcile_finishes_it() {
 fn a_post_stop_without_time_is_finished_by_reconcile() {
     Scenario::new("no time at the end", World::with_vm)
         .start(100)
+        .known()
         .outside(|world| {
             world.end_qemu(100);
             world.allow(Duration::ZERO);
@@ -104,6 +105,7 @@ fn a_pre_start_that_is_locked_out_refuses() {
 fn a_post_stop_that_is_locked_out_is_finished_by_reconcile() {
     Scenario::new("locked out at the end", World::with_vm)
         .start(100)
+        .known()
         .outside(|world| {
             world.end_qemu(100);
             world.sim.lock_by_other(LOCK);
@@ -160,7 +162,7 @@ fn a_vm_owns_its_cpus_after_a_death_at_any_write_of_boot() {
         done(world.phase(Phase::PreStart, 100));
         world.launch(100, &VmSpec::with_vcpus(2));
         done(world.phase(Phase::PostStart, 100));
-        world.sim.set_property();
+        world.sim.set_property("100.scope");
         world.assert_owns(100);
     }
 }

@@ -67,7 +67,7 @@ fn a_foreign_partition_is_refused() {
 
 #[test]
 fn absent_and_offline_cpus_are_refused() {
-    let world = World::on(Sim::lab()).vm(100, CONF, "cpus = \"7-8\"\n");
+    let world = World::lab().vm(100, CONF, "cpus = \"7-8\"\n");
     assert_refused(&world, "vm 100: cpus 8 do not exist, the host has 0-7");
     let world = World::with_vm();
     world.sim.set_online(3, false).unwrap();
@@ -77,7 +77,7 @@ fn absent_and_offline_cpus_are_refused() {
 #[test]
 fn too_little_left_for_the_host_is_refused() {
     let conf = CONF.replace("cores: 2", "cores: 7");
-    let world = World::on(Sim::lab()).vm(100, &conf, "cpus = \"1-7\"\n");
+    let world = World::lab().vm(100, &conf, "cpus = \"1-7\"\n");
     let error = "vm 100: 1 cores with all their smt siblings must stay with the host, 0 would be \
                  left (housekeeping cpus 0)";
     assert_refused(&world, error);
@@ -121,7 +121,7 @@ fn a_guest_that_is_only_cut_is_a_warning() {
 
 #[test]
 fn a_broken_table_is_refused_with_its_place() {
-    let world = World::on(Sim::lab()).vm(100, CONF, "cpus = \"2-3\"\n[pin]\nvcpu = [2]\n");
+    let world = World::lab().vm(100, CONF, "cpus = \"2-3\"\n[pin]\nvcpu = [2]\n");
     let before = world.capture();
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused);
@@ -150,7 +150,7 @@ fn what_a_refusal_does_is_said_by_the_table() {
         ("auto", Exit::Refused),
     ] {
         let table = format!("cpus = \"7-8\"\n[start]\non-refusal = \"{policy}\"\n");
-        let world = World::on(Sim::lab()).vm(100, CONF, &table);
+        let world = World::lab().vm(100, CONF, &table);
         let account = world.phase(Phase::PreStart, 100);
         assert_eq!(account.exit, exit, "{policy}");
         assert_says(&account, "cpus 8 do not exist");
@@ -159,7 +159,7 @@ fn what_a_refusal_does_is_said_by_the_table() {
 
 #[test]
 fn nobody_is_there_to_read_the_refusal_of_an_incoming_migration() {
-    let world = World::on(Sim::lab()).vm(100, CONF, "cpus = \"7-8\"\n");
+    let world = World::lab().vm(100, CONF, "cpus = \"7-8\"\n");
     world.migrating_from("pve2");
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(&account, "it starts without cpus of its own");
@@ -176,7 +176,7 @@ fn cpus_of_isolcpus_are_refused_to_a_root_partition() {
         ..Machine::default()
     };
     let table = "cpus = \"2-3\"\n[isolate]\nbackend = \"root\"\n";
-    let world = World::on(machine.build()).vm(100, CONF, table);
+    let world = World::of(&machine).vm(100, CONF, table);
     let error = "vm 100: backend \"root\" is refused: a partition of type root is invalid on cpus \
                  in isolcpus=";
     assert_refused(&world, error);

@@ -31,8 +31,8 @@ enum Step {
     Outside(Outside),
     /// The program is called.
     Call(String, Then, Call),
-    /// Something must be so; not looked at in a life that was disturbed.
-    Check(Outside),
+    /// The deaths of the calls before are known from another scenario.
+    Known,
 }
 
 /// A sequence of steps on a new node.
@@ -44,7 +44,9 @@ pub struct Scenario {
 
 /// The host before and after a call of the undisturbed scenario.
 struct Reference {
-    call: String,
+    world: World,
+    then: Then,
+    call: usize,
     before: Capture,
     after: Capture,
     ops: Vec<String>,
@@ -66,8 +68,14 @@ impl Scenario {
         self
     }
 
-    pub fn check(mut self, act: impl Fn(&World) + 'static) -> Self {
-        self.steps.push(Step::Check(Box::new(act)));
+    /// Something must be so.
+    pub fn check(self, act: impl Fn(&World) + 'static) -> Self {
+        self.outside(act)
+    }
+
+    /// Leaves the deaths of the calls up to here to another scenario, which begins with the same.
+    pub fn known(mut self) -> Self {
+        self.steps.push(Step::Known);
         self
     }
 
@@ -137,12 +145,13 @@ impl Scenario {
         self.check(move |world| world.assert_owns(vmid))
     }
 
-    /// Runs the scenario, asserts that the host is as before at its end, and does it all again
+    /// Runs the scenario, asserts that the host is as before at its end, and does each call again
     /// with every death at every write.
     pub fn prove(&self) {
-        let references = self.run();
-        let calls = references.iter().enumerate();
-        calls.for_each(|(nth, reference)| self.die_in_call(nth, reference));
+        let start = (self.world)().capture();
+        for reference in self.run() {
+            self.die_in_call(&reference, &start);
+        }
     }
 
     /// Runs the scenario undisturbed and asserts that the host is as before at its end.
@@ -155,19 +164,21 @@ impl Scenario {
         let world = (self.world)();
         let start = world.capture();
         let mut references = Vec::new();
-        for step in &self.steps {
+        for (nth, step) in self.steps.iter().enumerate() {
             match step {
-                Step::Outside(act) | Step::Check(act) => act(&world),
-                Step::Call(name, _, call) => {
-                    let before = world.capture();
+                Step::Outside(act) => act(&world),
+                Step::Known => references.clear(),
+                Step::Call(_, then, call) => {
+                    let (fork, before) = (world.fork(), world.capture());
                     world.sim.take_log();
                     call(&world);
-                    let ops = world.sim.take_log();
                     references.push(Reference {
-                        call: name.clone(),
+                        world: fork,
+                        then: *then,
+                        call: nth,
                         before,
                         after: world.capture(),
-                        ops,
+                        ops: world.sim.take_log(),
                     });
                 }
             }
@@ -177,69 +188,57 @@ impl Scenario {
         references
     }
 
-    fn die_in_call(&self, nth: usize, reference: &Reference) {
+    /// Lets the program die at every write of a call, before it or in its middle. After a write
+    /// is before the next one, but for the last.
+    fn die_in_call(&self, reference: &Reference, start: &Capture) {
+        let Step::Call(name, _, call) = &self.steps[reference.call] else {
+            unreachable!("only calls have references");
+        };
         let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let n_ops = reference.ops.len();
         for (n, op) in (1..).zip(&reference.ops) {
             let is_torn = op.starts_with("append") || op.starts_with("replace");
             let torn = is_torn.then_some(Death::Torn);
-            for death in [Death::Before, Death::After].into_iter().chain(torn) {
-                let found = self.die(nth, n, death, reference);
+            let last = (n == n_ops).then_some(Death::After);
+            for death in [Some(Death::Before), torn, last].into_iter().flatten() {
+                let found = die(n, death, call, reference, start);
                 if !found.is_empty() {
                     let short: String = op.chars().take(150).collect();
-                    let when = format!("{n} ({death:?}): {short}");
+                    let when = format!("{n} of {n_ops} ({death:?}): {short}\n");
                     wrong.entry(found).or_default().push(when);
                 }
             }
         }
-        let report: String = wrong
-            .iter()
-            .map(|(found, when)| {
-                format!("died at write {}\n{found}", when.join("\n              "))
-            })
-            .collect();
-        assert!(
-            wrong.is_empty(),
-            "{}, call {nth} ({}):\n{report}",
-            self.name,
-            reference.call
-        );
-    }
-
-    /// Runs the scenario up to a death at write `n` of the call `nth`; returns what is wrong
-    /// with the host after reconcile, and after the end of every VM.
-    fn die(&self, nth: usize, n: usize, death: Death, reference: &Reference) -> String {
-        let world = (self.world)();
-        let start = world.capture();
-        let mut n_calls = 0;
-        for step in &self.steps {
-            match step {
-                Step::Outside(act) => act(&world),
-                Step::Call(_, then, call) if n_calls == nth => {
-                    world.sim.die_at(n, death);
-                    let outcome = world.sim.run_until_death(|| call(&world));
-                    outcome.expect_err("the program to die");
-                    world.end_worker();
-                    let quiet = world.reconcile_until_quiet();
-                    return quiet.err().unwrap_or_default()
-                        + &found(&world, *then, reference, &start);
-                }
-                Step::Call(_, _, call) => {
-                    call(&world);
-                    n_calls += 1;
-                }
-                Step::Check(_) => {}
-            }
-        }
-        unreachable!("call {nth} is in the scenario");
+        let lines = |(found, when): (&String, &Vec<String>)| {
+            let when: String = when
+                .iter()
+                .map(|when| format!("died at write {when}"))
+                .collect();
+            when + found
+        };
+        let report: String = wrong.iter().map(lines).collect();
+        assert!(report.is_empty(), "{}, {name}:\n{report}", self.name);
     }
 }
 
+/// Does a call again with a death at its write `n`; returns what is wrong with the host after
+/// reconcile, and after the end of every VM.
+fn die(n: usize, death: Death, call: &Call, reference: &Reference, start: &Capture) -> String {
+    let world = reference.world.fork();
+    world.sim.die_at(n, death);
+    let outcome = world.sim.run_until_death(|| call(&world));
+    outcome.expect_err("the program to die");
+    world.end_worker();
+    let quiet = world.reconcile_until_quiet();
+    quiet.err().unwrap_or_default() + &found(&world, reference, start)
+}
+
 /// Returns what is wrong with the host after a death and reconcile.
-fn found(world: &World, then: Then, reference: &Reference, start: &Capture) -> String {
+fn found(world: &World, reference: &Reference, start: &Capture) -> String {
     let now = world.capture();
     let undone = changes(&reference.before, &now);
     let done = changes(&reference.after, &now);
-    let mut wrong = match then {
+    let mut wrong = match reference.then {
         Then::Undone if !undone.is_empty() => format!("not undone by reconcile:\n{undone}"),
         Then::Done if !done.is_empty() => format!("not done by reconcile:\n{done}"),
         Then::AtRest => changes(start, &now),

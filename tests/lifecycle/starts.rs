@@ -32,13 +32,10 @@ fn a_vm_owns_its_cpus_from_its_start_to_its_stop() {
 
 #[test]
 fn nobody_may_use_the_cpus_of_a_running_vm() {
-    let world = World::on(
-        Machine {
-            containers: vec![200],
-            ..Machine::default()
-        }
-        .build(),
-    );
+    let world = World::of(&Machine {
+        containers: vec![200],
+        ..Machine::default()
+    });
     let world = world.vm(100, CONF, "cpus = \"2-3\"\n");
     let before = world.capture();
     let shell = world.sim.find_task("bash").tid;
@@ -63,6 +60,7 @@ fn nobody_may_use_the_cpus_of_a_running_vm() {
 fn a_guest_that_powers_off_gives_the_host_back_without_pre_stop() {
     Scenario::new("guest poweroff", World::with_vm)
         .start(100)
+        .known()
         .outside(|world| world.end_qemu(100))
         .post_stop(100)
         .outside(World::end_worker)
@@ -73,6 +71,7 @@ fn a_guest_that_powers_off_gives_the_host_back_without_pre_stop() {
 fn reconcile_gives_the_host_back_when_qemu_was_killed() {
     Scenario::new("kill", World::with_vm)
         .start(100)
+        .known()
         .outside(|world| world.sim.kill_qemu(100))
         .reconcile()
         .check(|world| assert_eq!(world.claim_state(100), "none"))
@@ -110,6 +109,7 @@ fn a_vm_that_migrates_away_gives_the_host_back_without_any_phase() {
     let conf = "/etc/pve/nodes/pve1/qemu-server/100.conf";
     Scenario::new("migrate away", World::with_vm)
         .start(100)
+        .known()
         .outside(move |world| {
             let text = world.sim.get(conf);
             world.sim.state().tree.remove(conf).unwrap();
@@ -132,6 +132,7 @@ fn two_vms_do_not_touch_each_other() {
         let both = || {
             Scenario::new("two vms", World::with_two_vms)
                 .start(first)
+                .known()
                 .start(second)
                 .owns(first)
                 .owns(second)
@@ -154,7 +155,7 @@ fn a_vm_is_untouched_by_an_unhooked_one_that_comes_and_goes() {
         .outside(|world| world.launch(105, &VmSpec::with_vcpus(2)))
         .owns(100)
         .check(|world| {
-            world.sim.set_property();
+            world.sim.set_property("100.scope");
             world.sim.daemon_reload();
         })
         .owns(100)
@@ -168,6 +169,7 @@ fn a_vm_is_untouched_by_an_unhooked_one_that_comes_and_goes() {
 fn a_post_stop_of_an_earlier_run_changes_nothing() {
     Scenario::new("late post-stop", World::with_vm)
         .start(100)
+        .known()
         .outside(|world| world.end_qemu(100))
         .pre_start_or(100, Then::AtRest)
         .check(|world| {
@@ -329,8 +331,7 @@ fn a_vm_may_be_started_right_after_its_qemu_was_killed() {
 #[test]
 fn affinity_of_the_whole_vm_is_what_its_threads_get_back() {
     let conf = format!("{CONF}affinity: 0-1\n");
-    let world =
-        move || World::on(crate::common::sim::Sim::lab()).vm(100, &conf, "cpus = \"2-3\"\n");
+    let world = move || World::lab().vm(100, &conf, "cpus = \"2-3\"\n");
     Scenario::new("affinity", world)
         .start_as(100, VmSpec::with_vcpus(2).affinity(cpus("0-1")))
         .owns(100)

@@ -21,10 +21,11 @@ fn in_scope(group: &str, mask: &str) -> (String, String) {
 fn a_hot_plugged_vcpu_is_pinned_by_the_next_reconcile() {
     let world = || {
         let conf = CONF.replace("cores: 2", "cores: 3\nvcpus: 2");
-        World::on(Sim::lab()).vm(100, &conf, "cpus = \"2-4\"\n[pin]\nvcpus = [2, 3, 4]\n")
+        World::lab().vm(100, &conf, "cpus = \"2-4\"\n[pin]\nvcpus = [2, 3, 4]\n")
     };
     Scenario::new("hot-plugged vcpu", world)
         .start(100)
+        .known()
         .owns(100)
         .outside(|world| drop(world.sim.plug_vcpu(100)))
         .reconcile()
@@ -41,9 +42,10 @@ fn a_late_thread_that_a_vcpu_begot_is_moved_out_by_the_next_reconcile() {
             kernel: Kernel(7, 3),
             ..Machine::default()
         };
-        World::on(machine.build()).vm(100, CONF, "cpus = \"2-3\"\n")
+        World::of(&machine).vm(100, CONF, "cpus = \"2-3\"\n")
     })
     .start(100)
+    .known()
     .outside(|world| {
         world.sim.first_kvm_run(100).expect("a thread of kvm");
     })
@@ -57,13 +59,10 @@ fn a_late_thread_that_a_vcpu_begot_is_moved_out_by_the_next_reconcile() {
 
 #[test]
 fn a_late_thread_is_left_with_what_qemu_has_when_its_vm_is_released() {
-    let world = World::on(
-        Machine {
-            kernel: Kernel(7, 3),
-            ..Machine::default()
-        }
-        .build(),
-    )
+    let world = World::of(&Machine {
+        kernel: Kernel(7, 3),
+        ..Machine::default()
+    })
     .vm(100, CONF, "cpus = \"2-3\"\n");
     done(world.phase(Phase::PreStart, 100));
     world.launch(100, &VmSpec::with_vcpus(2));
@@ -82,7 +81,7 @@ const WITH_IOTHREADS: &str = "cores: 2\nmemory: 1024\nhookscript: local:snippets
     net1: virtio=BC:24:11:00:00:02,bridge=vmbr0\n";
 
 fn with_iothreads(table: &'static str) -> impl Fn() -> World {
-    move || World::on(Sim::lab()).vm(100, WITH_IOTHREADS, table)
+    move || World::lab().vm(100, WITH_IOTHREADS, table)
 }
 
 fn iothread_spec() -> VmSpec {
@@ -173,7 +172,7 @@ fn iothreads_with_owned_cpus_have_a_partition_of_their_own() {
 fn cpus_owned_without_a_vcpu_are_idle() {
     let world = || {
         let table = "cpus = \"2\"\n[isolate]\nalso = \"3\"\n";
-        World::on(Sim::lab()).vm(100, &CONF.replace("cores: 2", "cores: 1"), table)
+        World::lab().vm(100, &CONF.replace("cores: 2", "cores: 1"), table)
     };
     Scenario::new("idle sibling", world)
         .start_as(100, VmSpec::with_vcpus(1))
@@ -190,8 +189,7 @@ fn cpus_owned_without_a_vcpu_are_idle() {
 
 #[test]
 fn a_root_partition_is_as_exclusive_and_leaves_unbound_work_alone() {
-    let world =
-        || World::on(Sim::lab()).vm(100, CONF, "cpus = \"2-3\"\n[isolate]\nbackend = \"root\"\n");
+    let world = || World::lab().vm(100, CONF, "cpus = \"2-3\"\n[isolate]\nbackend = \"root\"\n");
     Scenario::new("backend root", world)
         .start(100)
         .owns(100)
@@ -207,7 +205,7 @@ fn a_root_partition_is_as_exclusive_and_leaves_unbound_work_alone() {
 #[test]
 fn without_a_partition_the_vcpus_are_pinned_and_nothing_else_is_touched() {
     let world = || {
-        World::on(Sim::lab()).vm(
+        World::lab().vm(
             100,
             CONF,
             "cpus = \"2-3\"\n[isolate]\nbackend = \"affinity\"\n",

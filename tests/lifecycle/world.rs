@@ -14,7 +14,7 @@ use pin_hook::lifecycle::phase::{Caller, PHASE_TIME, Phase, Run};
 
 use crate::common::sim::capture::{Capture, diff};
 use crate::common::sim::irq::Kind;
-use crate::common::sim::{Sim, TaskSpec, VmSpec, cpus};
+use crate::common::sim::{Machine, Sim, TaskSpec, VmSpec, cpus};
 
 /// Name of PVE's process that starts or stops a VM.
 const WORKER: &str = "task UPID";
@@ -40,7 +40,7 @@ pub struct World {
 
 impl World {
     /// Returns a node without VMs.
-    pub fn on(sim: Sim) -> Self {
+    fn on(sim: Sim) -> Self {
         World {
             host: sim.host(),
             sim,
@@ -50,9 +50,47 @@ impl World {
         }
     }
 
+    /// Returns the lab's node without VMs.
+    pub fn lab() -> Self {
+        World::of(&Machine::default())
+    }
+
+    /// Returns a node, with few of what there is one of for each CPU: a death at any write takes
+    /// no longer to be proven than there are writes.
+    pub fn of(machine: &Machine) -> Self {
+        let sim = machine.build();
+        let many = |name: &str, text: &str| name.contains(text) && !name.contains('2');
+        let tasks: Vec<i32> = {
+            let state = sim.state();
+            let tasks = state.tasks.iter().filter(|task| many(&task.comm, "/"));
+            tasks.map(|task| task.tid).collect()
+        };
+        let irqs: Vec<u32> = {
+            let state = sim.state();
+            let irqs = state.irqs.iter();
+            let irqs = irqs.filter(|(_, irq)| many(&irq.actions.join(" "), "nvme"));
+            irqs.map(|(number, _)| *number).collect()
+        };
+        tasks.into_iter().for_each(|tid| sim.kill(tid));
+        irqs.into_iter().for_each(|number| sim.remove_irq(number));
+        World::on(sim)
+    }
+
+    /// Returns a second node that is as this one is now and goes its own way from here.
+    pub fn fork(&self) -> Self {
+        let sim = self.sim.fork();
+        World {
+            host: sim.host(),
+            sim,
+            worker: self.worker.clone(),
+            time: self.time.clone(),
+            migrated_from: self.migrated_from.clone(),
+        }
+    }
+
     /// Returns the lab's node with VM 100, hooked, which has CPUs 2 and 3.
     pub fn with_vm() -> Self {
-        World::on(Sim::lab()).vm(100, CONF, "cpus = \"2-3\"\n")
+        World::lab().vm(100, CONF, "cpus = \"2-3\"\n")
     }
 
     /// Returns the same with VM 101, which has CPUs 4 and 5.

@@ -21,7 +21,7 @@ pub enum Death {
 pub struct Died(pub String);
 
 /// What was done so far, and what is going to befall the program.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Fate {
     /// Every operation that changes something, such as `write /sys/... 2-5`.
     pub log: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Fate {
     pub next_guard: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Failure {
     pattern: String,
     errno: i32,
