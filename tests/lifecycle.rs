@@ -25,3 +25,5 @@ mod starts;
 mod threads;
 #[path = "lifecycle/world.rs"]
 mod world;
+#[path = "lifecycle/dbg.rs"]
+mod dbg;

@@ -226,6 +226,9 @@ impl Run<'_> {
                     report.n_changes
                 ));
                 units::keep_watch(self.host, state, account);
+                if report.is_unfinished {
+                    units::wake_reconcile(self.host, account);
+                }
             }
             Worked::Refused(_) => {}
             Worked::Busy => units::wake_reconcile(self.host, account),

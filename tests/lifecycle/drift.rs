@@ -9,7 +9,7 @@ use super::world::{World, assert_says, mask};
 use crate::common::sim::{VmSpec, cpus};
 
 const PARTITION: &str = "/sys/fs/cgroup/qemu.slice/100.scope/vcpu/cpuset.cpus.partition";
-const IRQ: &str = "/proc/irq/24/smp_affinity_list";
+const IRQ: &str = "/proc/irq/31/smp_affinity_list";
 
 fn running() -> World {
     let world = World::with_vm();
@@ -123,6 +123,22 @@ fn a_delegation_that_somebody_removes_is_written_again() {
         .tree
         .remove_all("/run/systemd/system/100.scope.d");
     world.sim.daemon_reload();
+    done(world.reconcile());
+    world.reconcile_until_quiet().unwrap();
+    world.sim.set_property("100.scope");
+    world.assert_owns(100);
+}
+
+#[test]
+fn a_partition_that_systemd_ended_is_made_again() {
+    let world = running();
+    world
+        .sim
+        .state()
+        .tree
+        .remove_all("/run/systemd/system/100.scope.d");
+    world.sim.daemon_reload();
+    world.sim.set_property("100.scope");
     assert_eq!(world.sim.get("/sys/fs/cgroup/cpuset.cpus.isolated"), "\n");
     done(world.reconcile());
     world.reconcile_until_quiet().unwrap();
@@ -135,7 +151,7 @@ fn managed_interrupts_are_tried_once_and_not_given_back() {
     let before = world.capture();
     done(world.phase(Phase::PreStart, 100));
     world.launch(100, &VmSpec::with_vcpus(2));
-    let managed = ["write /proc/irq/42/", "write /proc/irq/43/"];
+    let managed = ["write /proc/irq/55/", "write /proc/irq/56/"];
     let tried = |world: &World| {
         let writes = world.writes();
         let n = |prefix: &&str| writes.iter().filter(|op| op.starts_with(*prefix)).count();
@@ -143,7 +159,7 @@ fn managed_interrupts_are_tried_once_and_not_given_back() {
     };
     world.writes();
     let account = done(world.phase(Phase::PostStart, 100));
-    assert_says(&account, "2 interrupts or kernel threads cannot be moved");
+    assert_says(&account, "3 interrupts or kernel threads cannot be moved");
     assert_eq!(tried(&world), [1, 1]);
     world.end_worker();
     let account = done(world.reconcile());
@@ -166,6 +182,6 @@ fn an_interrupt_whose_file_is_read_only_is_one_that_cannot_be_moved() {
         .sim
         .fail("write /proc/irq/30/", libc::EACCES, u32::MAX);
     let account = done(world.phase(Phase::PostStart, 100));
-    assert_says(&account, "3 interrupts or kernel threads cannot be moved");
+    assert_says(&account, "4 interrupts or kernel threads cannot be moved");
     assert_eq!(done(world.reconcile()).lines, []);
 }

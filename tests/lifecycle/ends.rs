@@ -8,8 +8,8 @@ use pin_hook::lifecycle::phase::Phase;
 
 use super::scenario::{Scenario, Then, done};
 use super::world::{CONF_WITHOUT_HOOK, World, assert_says};
+use crate::common::sim::VmSpec;
 use crate::common::sim::capture::Capture;
-use crate::common::sim::{Sim, VmSpec};
 
 const JOURNAL: &str = "/run/pin-hook/journal";
 
@@ -196,7 +196,7 @@ fn a_vm_keeps_what_it_has_when_its_table_and_hookscript_are_removed() {
         .owns(100)
         .outside(|world| world.end_qemu(100))
         .reconcile()
-        .outside(|world| {
+        .at_last(|world| {
             world.sim.vm_conf(100, super::world::CONF);
             world.sim.table(100, "cpus = \"2-3\"\n");
         })

@@ -182,7 +182,7 @@ fn a_monitor_that_does_not_answer_costs_a_warning() {
 fn a_systemd_that_does_not_answer_costs_a_warning_and_reconcile_goes_on() {
     let world = World::with_vm();
     let before = world.capture();
-    world.sim.fail("reload", libc::ETIMEDOUT, 1);
+    world.sim.fail("=reload", libc::ETIMEDOUT, 1);
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(&account, "systemd has not read its unit files again");
     world.launch(100, &VmSpec::with_vcpus(2));

@@ -5,7 +5,7 @@ use pin_hook::lifecycle::phase::Phase;
 
 use super::scenario::done;
 use super::world::{CONF, World, assert_says};
-use crate::common::sim::{Machine, Sim, VmSpec};
+use crate::common::sim::{Machine, VmSpec};
 
 /// Asserts that VM 100 is refused with one error, one line of help and no change of the host.
 #[track_caller]

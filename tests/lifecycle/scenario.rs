@@ -40,6 +40,7 @@ pub struct Scenario {
     name: &'static str,
     world: Box<dyn Fn() -> World>,
     steps: Vec<Step>,
+    last: Outside,
 }
 
 /// The host before and after a call of the undisturbed scenario.
@@ -60,6 +61,7 @@ impl Scenario {
             name,
             world,
             steps: Vec::new(),
+            last: Box::new(|_| ()),
         }
     }
 
@@ -87,6 +89,12 @@ impl Scenario {
     ) -> Self {
         self.steps
             .push(Step::Call(name.to_owned(), then, Box::new(call)));
+        self
+    }
+
+    /// Does this at the end of every life, also of those that were disturbed.
+    pub fn at_last(mut self, act: impl Fn(&World) + 'static) -> Self {
+        self.last = Box::new(act);
         self
     }
 
@@ -183,6 +191,7 @@ impl Scenario {
                 }
             }
         }
+        (self.last)(&world);
         world.assert_as(&start);
         world.assert_at_rest();
         references
@@ -201,7 +210,7 @@ impl Scenario {
             let torn = is_torn.then_some(Death::Torn);
             let last = (n == n_ops).then_some(Death::After);
             for death in [Some(Death::Before), torn, last].into_iter().flatten() {
-                let found = die(n, death, call, reference, start);
+                let found = self.die(n, death, call, reference, start);
                 if !found.is_empty() {
                     let short: String = op.chars().take(150).collect();
                     let when = format!("{n} of {n_ops} ({death:?}): {short}\n");
@@ -219,53 +228,64 @@ impl Scenario {
         let report: String = wrong.iter().map(lines).collect();
         assert!(report.is_empty(), "{}, {name}:\n{report}", self.name);
     }
-}
 
-/// Does a call again with a death at its write `n`; returns what is wrong with the host after
-/// reconcile, and after the end of every VM.
-fn die(n: usize, death: Death, call: &Call, reference: &Reference, start: &Capture) -> String {
-    let world = reference.world.fork();
-    world.sim.die_at(n, death);
-    let outcome = world.sim.run_until_death(|| call(&world));
-    outcome.expect_err("the program to die");
-    world.end_worker();
-    let quiet = world.reconcile_until_quiet();
-    quiet.err().unwrap_or_default() + &found(&world, reference, start)
-}
-
-/// Returns what is wrong with the host after a death and reconcile.
-fn found(world: &World, reference: &Reference, start: &Capture) -> String {
-    let now = world.capture();
-    let undone = changes(&reference.before, &now);
-    let done = changes(&reference.after, &now);
-    let mut wrong = match reference.then {
-        Then::Undone if !undone.is_empty() => format!("not undone by reconcile:\n{undone}"),
-        Then::Done if !done.is_empty() => format!("not done by reconcile:\n{done}"),
-        Then::AtRest => changes(start, &now),
-        Then::Either if !done.is_empty() && !undone.is_empty() => {
-            format!("half done; missing:\n{done}more than before:\n{undone}")
+    /// Does a call again with a death at its write `n`; returns what is wrong with the host after
+    /// reconcile, and after the end of every VM.
+    fn die(
+        &self,
+        n: usize,
+        death: Death,
+        call: &Call,
+        reference: &Reference,
+        start: &Capture,
+    ) -> String {
+        let world = reference.world.fork();
+        world.sim.die_at(n, death);
+        let outcome = world.sim.run_until_death(|| call(&world));
+        outcome.expect_err("the program to die");
+        world.end_worker();
+        let mut wrong = world.reconcile_until_quiet().err().unwrap_or_default();
+        wrong.push_str(&reference.compare(&world.capture(), start));
+        end_all(&world);
+        (self.last)(&world);
+        wrong.extend(world.reconcile_until_quiet().err());
+        let left = changes(start, &world.capture());
+        if !left.is_empty() {
+            wrong.push_str(&format!("left when every vm has ended:\n{left}"));
         }
-        _ => String::new(),
-    };
+        wrong
+    }
+}
+
+impl Reference {
+    /// Returns what is wrong with the host after a death and reconcile.
+    fn compare(&self, now: &Capture, start: &Capture) -> String {
+        let undone = changes(&self.before, now);
+        let done = changes(&self.after, now);
+        match self.then {
+            Then::Undone if !undone.is_empty() => format!("not undone by reconcile:\n{undone}"),
+            Then::Done if !done.is_empty() => format!("not done by reconcile:\n{done}"),
+            Then::AtRest => changes(start, now),
+            Then::Either if !done.is_empty() && !undone.is_empty() => {
+                format!("half done; missing:\n{done}more than before:\n{undone}")
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// Ends every VM, as `qm stop` would.
+fn end_all(world: &World) {
     let running: Vec<u32> = {
         let state = world.sim.state();
-        state
-            .vms
-            .keys()
-            .map(|vmid| vmid.parse().expect("a number"))
-            .collect()
+        let vmids = state.vms.keys();
+        vmids.map(|vmid| vmid.parse().expect("a number")).collect()
     };
     for vmid in running {
         world.end_qemu(vmid);
         world.phase(Phase::PostStop, vmid);
         world.end_worker();
     }
-    wrong.extend(world.reconcile_until_quiet().err());
-    let left = changes(start, &world.capture());
-    if !left.is_empty() {
-        wrong.push_str(&format!("left when every vm has ended:\n{left}"));
-    }
-    wrong
 }
 
 /// Returns an account after asserting that the call did what it is for.

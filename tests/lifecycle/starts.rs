@@ -75,10 +75,7 @@ fn reconcile_gives_the_host_back_when_qemu_was_killed() {
         .outside(|world| world.sim.kill_qemu(100))
         .reconcile()
         .check(|world| assert_eq!(world.claim_state(100), "none"))
-        .outside(|world| {
-            let mut state = world.sim.state();
-            state.tree.remove("/run/qemu-server/100.pid").unwrap();
-        })
+        .at_last(|world| drop(world.sim.state().tree.remove("/run/qemu-server/100.pid")))
         .prove();
 }
 
@@ -119,7 +116,7 @@ fn a_vm_that_migrates_away_gives_the_host_back_without_any_phase() {
             world.end_qemu(100);
         })
         .reconcile()
-        .outside(move |world| {
+        .at_last(move |world| {
             world.sim.vm_conf(100, CONF);
             world.sim.state().tree.remove_all("/etc/pve/nodes/pve2");
         })

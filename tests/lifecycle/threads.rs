@@ -4,7 +4,7 @@ use pin_hook::lifecycle::phase::Phase;
 
 use super::scenario::{Scenario, done};
 use super::world::{CONF, World, assert_says, mask};
-use crate::common::sim::{Kernel, Machine, Sim, VmSpec, cpus};
+use crate::common::sim::{Kernel, Machine, VmSpec, cpus};
 
 const SCOPE: &str = "/qemu.slice/100.scope";
 
@@ -27,7 +27,9 @@ fn a_hot_plugged_vcpu_is_pinned_by_the_next_reconcile() {
         .start(100)
         .known()
         .owns(100)
-        .outside(|world| drop(world.sim.plug_vcpu(100)))
+        .outside(|world| {
+            world.sim.plug_vcpu(100);
+        })
         .reconcile()
         .owns(100)
         .check(|world| assert_eq!(thread(world, "CPU 2/KVM"), in_scope("/vcpu", "4")))
@@ -218,7 +220,7 @@ fn without_a_partition_the_vcpus_are_pinned_and_nothing_else_is_touched() {
                 assert_eq!(thread(world, comm), in_scope("", cpus));
             }
             assert_eq!(world.sim.find_task("khungtaskd").mask, cpus("0-7"));
-            assert_eq!(world.sim.get("/proc/irq/24/smp_affinity_list"), "0-7\n");
+            assert_eq!(world.sim.get("/proc/irq/30/smp_affinity_list"), "0-7\n");
         })
         .stop(100)
         .prove();

@@ -18,6 +18,8 @@ use crate::common::sim::{Machine, Sim, TaskSpec, VmSpec, cpus};
 
 /// Name of PVE's process that starts or stops a VM.
 const WORKER: &str = "task UPID";
+/// Cgroup of that process.
+const PVEDAEMON: &str = "/system.slice/pvedaemon.service";
 /// Period of the timer that runs reconcile.
 const PERIOD: Duration = Duration::from_secs(15);
 /// Runs of reconcile after which nothing may be left to do.
@@ -59,17 +61,17 @@ impl World {
     /// no longer to be proven than there are writes.
     pub fn of(machine: &Machine) -> Self {
         let sim = machine.build();
-        let many = |name: &str, text: &str| name.contains(text) && !name.contains('2');
-        let tasks: Vec<i32> = {
+        let (tasks, irqs): (Vec<i32>, Vec<u32>) = {
             let state = sim.state();
-            let tasks = state.tasks.iter().filter(|task| many(&task.comm, "/"));
-            tasks.map(|task| task.tid).collect()
-        };
-        let irqs: Vec<u32> = {
-            let state = sim.state();
-            let irqs = state.irqs.iter();
-            let irqs = irqs.filter(|(_, irq)| many(&irq.actions.join(" "), "nvme"));
-            irqs.map(|(number, _)| *number).collect()
+            let bound = state.tasks.iter().filter(|task| task.refuses_affinity());
+            let tasks = bound.filter(|task| task.mask != cpus("2"));
+            let managed = state
+                .irqs
+                .iter()
+                .filter(|(_, irq)| irq.kind == Kind::Managed);
+            let irqs = managed.filter(|(_, irq)| !irq.affinity.is_subset(&cpus("2-3")));
+            let tids = tasks.map(|task| task.tid);
+            (tids.collect(), irqs.map(|(number, _)| *number).collect())
         };
         tasks.into_iter().for_each(|tid| sim.kill(tid));
         irqs.into_iter().for_each(|number| sim.remove_irq(number));
@@ -115,13 +117,12 @@ impl World {
         self.migrated_from.set(node);
     }
 
-    fn run<T>(&self, act: impl FnOnce(&Run<'_>) -> T) -> T {
-        let process = self.worker_id();
+    fn run<T>(&self, process: TaskId, act: impl FnOnce(&Run<'_>) -> T) -> T {
         let run = Run {
             host: &self.host,
             caller: Caller {
                 process,
-                group: "/system.slice/pvedaemon.service".to_owned(),
+                group: PVEDAEMON.to_owned(),
                 migrated_from: self.migrated_from.get().to_owned(),
             },
             deadline: Deadline::after(self.time.get()),
@@ -133,7 +134,7 @@ impl World {
     fn worker_id(&self) -> TaskId {
         let is_there = self.sim.state().tasks.get(self.worker.get()).is_some();
         if !is_there {
-            let spec = TaskSpec::named(WORKER).in_cgroup("/system.slice/pvedaemon.service");
+            let spec = TaskSpec::named(WORKER).in_cgroup(PVEDAEMON);
             self.worker.set(self.sim.spawn(spec));
         }
         let worker = self.sim.task(self.worker.get());
@@ -152,21 +153,25 @@ impl World {
     }
 
     pub fn phase(&self, phase: Phase, vmid: u32) -> Account {
-        self.run(|run| run.phase(phase, id(vmid)))
+        self.run(self.worker_id(), |run| run.phase(phase, id(vmid)))
     }
 
     pub fn apply(&self, vmid: u32) -> Account {
-        self.run(|run| run.apply(id(vmid)))
+        self.run(self.worker_id(), |run| run.apply(id(vmid)))
     }
 
     pub fn release(&self, vmid: Option<u32>) -> Account {
-        self.run(|run| run.release(vmid.map(id)))
+        self.run(self.worker_id(), |run| run.release(vmid.map(id)))
     }
 
     /// The timer runs reconcile, one period later.
     pub fn reconcile(&self) -> Account {
         self.sim.advance(PERIOD);
-        self.run(|run| run.reconcile())
+        let systemd = TaskId {
+            tid: 1,
+            start: self.sim.task(1).start,
+        };
+        self.run(systemd, |run| run.reconcile())
     }
 
     /// The timer runs reconcile until that writes nothing any more; fails when it never ends.
@@ -206,7 +211,11 @@ impl World {
     /// Returns the host's state without what belongs to the program itself: its directory, and
     /// the delegation of the scopes of hooked VMs, which stays until the next boot.
     pub fn capture(&self) -> Capture {
-        let mut without = vec!["/run/pin-hook".to_owned()];
+        // The worker's number is in the files of its cgroup.
+        let mut without = vec![
+            "/run/pin-hook".to_owned(),
+            format!("/sys/fs/cgroup{PVEDAEMON}"),
+        ];
         let hooked = self
             .sim
             .state()
