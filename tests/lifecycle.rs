@@ -5,6 +5,8 @@ mod common;
 
 #[path = "lifecycle/births.rs"]
 mod births;
+#[path = "lifecycle/dbg.rs"]
+mod dbg;
 #[path = "lifecycle/drift.rs"]
 mod drift;
 #[path = "lifecycle/ends.rs"]
@@ -25,5 +27,3 @@ mod starts;
 mod threads;
 #[path = "lifecycle/world.rs"]
 mod world;
-#[path = "lifecycle/dbg.rs"]
-mod dbg;

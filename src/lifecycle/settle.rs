@@ -13,7 +13,7 @@ use super::journal::Journal;
 use super::observe::{live_values, observe, shared_cpus};
 use super::report::{Problem, Report};
 use crate::domain::claim::Claims;
-use crate::domain::desired::{Desired, desired};
+use crate::domain::desired::{Desired, Wish, desired};
 use crate::domain::diff::{self, Answer, Change, Diff, diff};
 use crate::domain::facts::Facts;
 use crate::domain::state::Record;
@@ -97,7 +97,10 @@ impl<'s, 'h> Settling<'s, 'h> {
         mut facts: Facts,
     ) -> anyhow::Result<Option<Facts>> {
         for _ in 0..MAX_ROUNDS {
-            let wishes = desired(claims, &self.journal.state().held, &facts);
+            let mut wishes = desired(claims, &self.journal.state().held, &facts);
+            if pass == Pass::Release {
+                self.keep_what_is_wished_again(&mut wishes, &facts);
+            }
             if pass == Pass::Acquire && stages.contains(&Stage::Partition) {
                 self.remember_kernel_threads(&wishes, &facts)?;
             }
@@ -114,6 +117,18 @@ impl<'s, 'h> Settling<'s, 'h> {
             facts = observe(self.host, self.journal.state(), stages)?;
         }
         Ok(Some(facts))
+    }
+
+    /// Keeps what a claim that is new or has changed wishes for just as it is: giving it back for
+    /// a moment would disturb a VM that runs.
+    fn keep_what_is_wished_again(&self, wishes: &mut Desired, facts: &Facts) {
+        let state = self.journal.state();
+        for (target, wish) in desired(&state.claims, &state.held, facts) {
+            let held = state.held.get(&target);
+            if held.is_some_and(|held| held.ours == wish.value) {
+                wishes.entry(target).or_insert(wish);
+            }
+        }
     }
 
     /// Announces what kernel threads will get before a partition comes: some of them forget then
@@ -171,9 +186,12 @@ impl<'s, 'h> Settling<'s, 'h> {
                 .get(target)
                 .is_none_or(|wish| wish.value != held.ours),
         });
+        // Interrupts and kernel threads that were born narrowed are held by nobody.
+        let is_born =
+            |target: &Target, wish: &Wish| wish.gives_back() && !target.stage().is_essential();
         let wished = wishes
             .iter()
-            .filter(|(_, wish)| pass == Pass::Acquire || wish.gives_back());
+            .filter(|(target, wish)| pass == Pass::Acquire || is_born(target, wish));
         let targets: BTreeSet<&Target> = held
             .map(|(target, _)| target)
             .chain(wished.map(|(target, _)| target))

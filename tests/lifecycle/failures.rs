@@ -51,10 +51,8 @@ fn assert_taken_back(world: &World, before: &Capture, what: &str) {
     world.sim.take_log();
     let account = world.reconcile();
     assert_eq!(account.exit, Exit::Refused, "{what}: {account:#?}");
-    assert!(
-        world.writes().is_empty(),
-        "{what}: reconcile tries again by itself"
-    );
+    let writes = world.writes();
+    assert!(writes.is_empty(), "{what}: reconcile writes {writes:#?}");
     world.end_qemu(100);
     done(world.phase(Phase::PostStop, 100));
     world.end_worker();
