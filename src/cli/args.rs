@@ -118,6 +118,12 @@ impl Call {
 }
 
 impl Command {
+    /// Tells whether somebody waits for the command, PVE with the VM's lock in its hands or a
+    /// person.
+    pub fn is_awaited(&self) -> bool {
+        !matches!(self, Command::Reconcile | Command::Boot)
+    }
+
     /// Tells whether the command writes to the host.
     pub fn changes_the_host(&self) -> bool {
         !matches!(

@@ -29,7 +29,7 @@ use crate::host::{Host, privilege, task};
 use crate::lifecycle::account::{Account, Exit};
 use crate::lifecycle::boot;
 use crate::lifecycle::look::Hidden;
-use crate::lifecycle::phase::{Caller, PHASE_TIME, Run};
+use crate::lifecycle::phase::{Caller, PHASE_TIME, RECONCILE_TIME, Run};
 use args::{Args, Call, Command};
 use output::Output;
 
@@ -41,8 +41,8 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     let output = Output::new(args.color, args.verbose);
-    let host = host_at(args.root.as_deref());
     let command = args.command;
+    let host = host_at(args.root.as_deref(), command.is_awaited());
     if args.root.is_some() && command.changes_the_host() {
         let text = "a captured host (--root) can be looked at, not changed";
         return output.fail(
@@ -66,7 +66,11 @@ fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> 
     let run = Run {
         host,
         caller: caller(host),
-        deadline: Deadline::after(PHASE_TIME),
+        deadline: Deadline::after(if command.is_awaited() {
+            PHASE_TIME
+        } else {
+            RECONCILE_TIME
+        }),
     };
     let shown = |shown: anyhow::Result<Exit>, json: bool| match shown {
         Ok(exit) => ExitCode::from(exit.code()),
@@ -98,7 +102,7 @@ fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> 
     }
 }
 
-fn host_at(root: Option<&std::path::Path>) -> Host {
+fn host_at(root: Option<&std::path::Path>, is_awaited: bool) -> Host {
     let files = RootFiles::new(root.unwrap_or_else(|| "/".as_ref()));
     let sched: Box<dyn Sched> = match root {
         Some(_) => Box::new(CapturedSched(files.clone())),
@@ -107,7 +111,11 @@ fn host_at(root: Option<&std::path::Path>) -> Host {
     Host {
         files: Box::new(files),
         sched,
-        systemd: Box::new(Bus::default()),
+        systemd: Box::new(if is_awaited {
+            Bus::default()
+        } else {
+            Bus::patient()
+        }),
         qmp: Box::new(QmpSockets::default()),
         clock: Box::new(KernelClock),
     }

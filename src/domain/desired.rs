@@ -132,14 +132,11 @@ impl<'a> Inherited<'a> {
     }
 
     /// Returns what an object with the CPUs `live` would have had without us, if it was born with
-    /// what `cut` leaves of a narrowed value.
-    fn natural(&self, live: &CpuSet, cut: impl Fn(&CpuSet) -> CpuSet) -> Option<CpuSet> {
+    /// what the kernel gives it `at_birth` of a narrowed value.
+    fn natural(&self, live: &CpuSet, at_birth: impl Fn(&CpuSet) -> CpuSet) -> Option<CpuSet> {
         let mut narrowed = self.narrowed.iter().flatten();
-        let is_born = narrowed.any(|cpus| *cpus == live || cut(cpus) == *live);
-        is_born.then(|| match self.narrowed.contains(&Some(live)) {
-            true => self.baseline.clone(),
-            false => cut(self.baseline),
-        })
+        let is_born = narrowed.any(|cpus| at_birth(cpus) == *live);
+        is_born.then(|| at_birth(self.baseline))
     }
 }
 
@@ -150,7 +147,9 @@ struct View<'a> {
 
 impl View<'_> {
     /// A threaded cgroup below the VM's scope is a remote partition; every cgroup above it
-    /// passes its CPUs down, and those above several VMs the union of theirs.
+    /// passes its CPUs down, and those above several VMs the union of theirs. The controller is
+    /// passed down as well: systemd does not do that in the slice of a scope that is already
+    /// there when it learns of its delegation (recorded).
     fn partition(&self, claim: &Claim, vm: &VmFacts, wishes: &mut Desired) {
         let file = |knob, group: &str| Target::Knob(knob, Place::Group(group.to_owned()));
         let kind = if claim.wishes.backend == Backend::Root {
@@ -158,11 +157,9 @@ impl View<'_> {
         } else {
             "isolated"
         };
-        wishes.insert(
-            file(Knob::CpusetForChildren, &vm.scope),
-            Value::Present.into(),
-        );
         for ancestor in self_and_ancestors(&vm.scope) {
+            let switch = file(Knob::CpusetForChildren, ancestor);
+            wishes.insert(switch, Value::Present.into());
             let entry = wishes.entry(file(Knob::CpusExclusive, ancestor));
             let wish = entry.or_insert_with(|| Value::Cpus(CpuSet::new()).into());
             let others = wish.value.cpus().cloned().unwrap_or_default();
@@ -331,8 +328,8 @@ impl View<'_> {
             let target = Target::Knob(Knob::IrqAffinity, place);
             let held = self.baseline(&target);
             let parent = parent.filter(|_| held.is_none());
-            let near = |cpus: &CpuSet| self.near(cpus, irq.node);
-            let born = parent.and_then(|parent| parent.natural(&irq.affinity, near));
+            let at_birth = |default: &CpuSet| irq.affinity_at_birth(default, &self.facts.nodes);
+            let born = parent.and_then(|parent| parent.natural(&irq.affinity, at_birth));
             if owned.is_empty() {
                 let back = born.map(|born| Wish::back(Value::Cpus(born)));
                 desired.extend(back.map(|wish| (target, wish)));
@@ -343,15 +340,6 @@ impl View<'_> {
             let baseline = Some(Value::Cpus(baseline.clone()));
             desired.insert(target, Wish { value, baseline });
         }
-    }
-
-    /// Returns the CPUs that an interrupt is set up with while the default is `cpus`: the kernel
-    /// cuts it to the node of the device.
-    fn near(&self, cpus: &CpuSet, node: Option<u32>) -> CpuSet {
-        let node = node.and_then(|node| self.facts.nodes.get(&node));
-        let near = node.map(|node| cpus.intersection(node).intersection(&self.facts.online));
-        near.filter(|near| !near.is_empty())
-            .unwrap_or_else(|| cpus.clone())
     }
 
     /// Returns the baseline's CPUs that are not owned; where none is left, one CPU of the host

@@ -1,6 +1,6 @@
 //! What has to be written to get from the observed values to the wished ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::cpuset::CpuSet;
@@ -72,6 +72,8 @@ pub struct Context<'a> {
     /// CPUs outside of partitions: an affinity that was requested outside of them is observed
     /// without the others.
     pub shared: &'a CpuSet,
+    /// Targets that were written in this run.
+    pub written: &'a BTreeSet<Target>,
     /// Time since boot.
     pub now: Duration,
 }
@@ -111,7 +113,8 @@ fn acquire(
     let is_new = held.is_none() || next.ours != wish.value;
     let is_there = context.same(target, live, &wish.value)
         || held.is_some_and(|held| context.was_granted(target, live, held, &wish.value));
-    if is_there || next.unchangeable {
+    let asks_otherwise = held.is_none() && context.asks_otherwise(target, live, wish);
+    if is_there && !asks_otherwise || next.unchangeable {
         if is_new {
             next.ours = wish.value.clone();
             diff.intend.push((target.clone(), next));
@@ -228,11 +231,19 @@ impl Context<'_> {
         granted.is_some_and(|granted| self.same(target, live, &granted))
     }
 
+    /// Tells whether a thread that nobody holds yet is known to ask for something else than it
+    /// shows: in other cgroups it would show that again.
+    fn asks_otherwise(&self, target: &Target, live: &Value, wish: &Wish) -> bool {
+        let differs = |asked: &Value| !self.same(target, live, asked);
+        matches!(target, Target::Affinity(_)) && wish.baseline.as_ref().is_some_and(differs)
+    }
+
     /// Tells whether `value` was already written to a held target, and `live` is what the kernel
-    /// made of it. The same value may also have been there without us.
+    /// made of it. Where the same was there before, only this run knows that.
     fn was_granted(&self, target: &Target, live: &Value, held: &Held, value: &Value) -> bool {
-        let was_written = held.ours == *value && held.before.as_ref() != Some(live);
-        was_written && self.granted(target, live, value)
+        let is_ours = held.ours == *value;
+        let was_written = held.before.as_ref() != Some(live) || self.written.contains(target);
+        is_ours && was_written && self.granted(target, live, value)
     }
 
     /// Tells whether an observed value is neither ours nor the baseline.

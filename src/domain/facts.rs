@@ -75,6 +75,18 @@ pub struct Irq {
     pub node: Option<u32>,
 }
 
+impl Irq {
+    /// Returns the affinity that the kernel gives the interrupt when it is set up: the default,
+    /// as far as it is near the device (`irq_setup_affinity()` in `kernel/irq/manage.c`).
+    pub fn affinity_at_birth(&self, default: &CpuSet, nodes: &BTreeMap<u32, CpuSet>) -> CpuSet {
+        let near = self.node.and_then(|node| nodes.get(&node));
+        let near = near
+            .map(|cpus| cpus.intersection(default))
+            .filter(|cpus| !cpus.is_empty());
+        near.unwrap_or_else(|| default.clone())
+    }
+}
+
 impl Facts {
     /// Returns the CPUs left to the host when `owned` are taken.
     pub fn housekeeping(&self, owned: &CpuSet) -> CpuSet {

@@ -19,6 +19,8 @@ use super::deadline::within;
 pub const CALL_WAIT: Duration = Duration::from_secs(3);
 /// How long systemd may take to read its unit files again: it asks every generator first.
 pub const RELOAD_WAIT: Duration = Duration::from_secs(6);
+/// How long a reload may take when nobody waits for the run.
+pub const PATIENT_RELOAD_WAIT: Duration = Duration::from_secs(30);
 
 /// Where the system bus listens; its environment variable is not believed.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
@@ -74,6 +76,11 @@ impl Default for Bus {
 }
 
 impl Bus {
+    /// Returns the system bus for a run that nobody waits for, which gives a reload more time.
+    pub fn patient() -> Self {
+        Self::at(SYSTEM_BUS, CALL_WAIT, PATIENT_RELOAD_WAIT)
+    }
+
     /// Returns the bus at a D-Bus address, with the deadlines for a call and for a reload.
     pub fn at(address: impl Into<String>, call_wait: Duration, reload_wait: Duration) -> Self {
         Self {

@@ -4,7 +4,6 @@ use super::account::{Account, Exit};
 use super::phase::Run;
 use super::recover::recover;
 use super::resolve::{CaseError, Found, read_case};
-use super::units;
 use super::work::{Worked, work};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
@@ -67,14 +66,13 @@ impl Run<'_> {
             Ok(Ok::<_, Refusal>(ended.map(Record::End).collect()))
         })?;
         match worked {
-            Worked::Done(report, state) => {
+            Worked::Done(report, _) => {
                 account.tell(&report);
                 let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
                 account.info(format!("{whose} let go, {} changes", report.n_changes));
                 if !report.problems.is_empty() {
                     account.exit = Exit::Incomplete;
                 }
-                units::keep_watch(self.host, &state, account);
             }
             Worked::Busy => {
                 let help = "try again; pin-hook status shows what is going on";

@@ -29,6 +29,9 @@ use crate::host::{Host, pve};
 /// other commands give up on that lock after 10 s.
 pub const PHASE_TIME: Duration = Duration::from_secs(9);
 
+/// Time that reconcile may take: nobody waits for it.
+pub const RECONCILE_TIME: Duration = Duration::from_secs(40);
+
 /// Time after which a starter that is still alive counts as stuck: longer than PVE waits for the
 /// largest VM to allocate its memory.
 const START_TIME: Duration = Duration::from_secs(30 * 60);
@@ -147,7 +150,6 @@ impl Run<'_> {
                         backend(wishes)
                     ));
                 }
-                units::keep_watch(self.host, &state, account);
             }
             Worked::Refused(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");
@@ -219,19 +221,15 @@ impl Run<'_> {
                     "vm {vmid}: runs or is being started, nothing given back"
                 ));
             }
-            Worked::Done(report, state) => {
+            Worked::Done(report, _) => {
                 account.tell(report);
                 account.info(format!(
                     "vm {vmid}: host given back, {} changes",
                     report.n_changes
                 ));
-                units::keep_watch(self.host, state, account);
-                if report.is_unfinished {
-                    units::wake_reconcile(self.host, account);
-                }
             }
             Worked::Refused(_) => {}
-            Worked::Busy => units::wake_reconcile(self.host, account),
+            Worked::Busy => units::wake_reconcile(self.host),
         }
         Ok(())
     }
@@ -366,17 +364,13 @@ impl Run<'_> {
             Worked::Done(report, state) => {
                 account.tell(&report);
                 self.summarise(vmid, &report, &state, account);
-                units::keep_watch(self.host, &state, account);
-                if report.is_unfinished {
-                    units::wake_reconcile(self.host, account);
-                }
             }
             Worked::Refused(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");
                 account.fail(Exit::Refused, text, Some(refusal.help(vmid)));
             }
             Worked::Busy => match journal::spool(&*self.host.files, vmid) {
-                Ok(()) => units::wake_reconcile(self.host, account),
+                Ok(()) => units::wake_reconcile(self.host),
                 Err(error) => account.fail(Exit::Refused, format!("vm {vmid}: {error:#}"), None),
             },
         }

@@ -4,7 +4,6 @@ use super::account::{Account, Exit};
 use super::fate;
 use super::journal::{read_state, take_spooled};
 use super::phase::{Phase, Run};
-use super::units;
 use super::work::{Worked, work};
 use crate::domain::claim::ClaimState;
 use crate::domain::refusal::Refusal;
@@ -49,9 +48,6 @@ impl Run<'_> {
         }
         if report.essential().is_some() {
             account.exit = account.exit.max(Exit::Refused);
-        }
-        if known.is_empty() != state.is_empty() || state.is_empty() {
-            units::keep_watch(self.host, &state, account);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record};
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::vm::Vmid;
-use crate::host::{Host, irq, pve};
+use crate::host::{Host, irq, pve, target};
 
 const GROUPS: &str = "/sys/fs/cgroup";
 const SLICE: &str = "qemu.slice";
@@ -48,12 +48,16 @@ fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
         host,
         held: Vec::new(),
         owned: CpuSet::new(),
+        is_delegated: false,
     };
     for vmid in vmids {
         found.scope(vmid)?;
     }
     if !found.owned.is_empty() {
         found.exclusive(SLICE);
+        if !found.is_delegated {
+            found.switch(SLICE);
+        }
         found.rest_of_host()?;
     }
     Ok(found.held)
@@ -63,6 +67,8 @@ struct Traces<'h> {
     host: &'h Host,
     held: Vec<(Target, Held)>,
     owned: CpuSet,
+    /// Whether a scope stays delegated, because its VM is hooked.
+    is_delegated: bool,
 }
 
 impl Traces<'_> {
@@ -75,6 +81,7 @@ impl Traces<'_> {
         let groups = ["vcpu", "io"].map(|name| format!("{scope}/{name}"));
         let ours = groups.into_iter().filter(|group| self.is_group(group));
         let ours: Vec<String> = ours.collect();
+        self.delegation(vmid)?;
         if ours.is_empty() {
             return Ok(());
         }
@@ -83,14 +90,33 @@ impl Traces<'_> {
             self.owned.extend(cpus.unwrap_or_default().iter());
             self.hold(Target::Group(group.clone()), Value::Absent, Value::Present);
         }
-        let switch = Target::Knob(Knob::CpusetForChildren, Place::Group(scope.clone()));
-        self.hold(switch, Value::Absent, Value::Present);
+        self.switch(&scope);
         self.exclusive(&scope);
         self.threads(vmid, &scope, &ours)
     }
 
     fn is_group(&self, group: &str) -> bool {
         self.host.files.exists(&format!("{GROUPS}/{group}"))
+    }
+
+    /// A VM that was adopted by hand was not delegated before.
+    fn delegation(&mut self, vmid: Vmid) -> anyhow::Result<()> {
+        let target = Target::Delegation(vmid);
+        if target::read(self.host, &target)? != Value::Present {
+            return Ok(());
+        }
+        let config = pve::vm_config(&*self.host.files, vmid, "")?;
+        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        match guest.is_some_and(|guest| guest.hookscript.is_some()) {
+            true => self.is_delegated = true,
+            false => self.hold(target, Value::Absent, Value::Present),
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, group: &str) {
+        let target = Target::Knob(Knob::CpusetForChildren, Place::Group(group.to_owned()));
+        self.hold(target, Value::Absent, Value::Present);
     }
 
     fn exclusive(&mut self, group: &str) {
@@ -137,20 +163,22 @@ impl Traces<'_> {
         if !default.is_disjoint(&self.owned) {
             return Ok(());
         }
-        let all = Value::Cpus(default.union(&self.owned));
-        let narrowed = Value::Cpus(default.clone());
+        let all = default.union(&self.owned);
+        let nodes = irq::nodes(&*self.host.files);
         for irq in irq::interrupts(&*self.host.files)? {
-            if irq.affinity == default {
+            if irq.affinity == irq.affinity_at_birth(&default, &nodes) {
+                let baseline = Value::Cpus(irq.affinity_at_birth(&all, &nodes));
                 let place = Place::Irq(irq.number, irq.actions);
                 let target = Target::Knob(Knob::IrqAffinity, place);
-                self.hold(target, all.clone(), narrowed.clone());
+                self.hold(target, baseline, Value::Cpus(irq.affinity));
             }
         }
         let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
-        self.hold(target, all, narrowed);
+        self.hold(target, Value::Cpus(all), Value::Cpus(default));
         // Some kernel threads, such as kswapd, were on all CPUs of their node.
-        let nodes = irq::nodes(&*self.host.files).into_values();
-        let wholes: Vec<CpuSet> = std::iter::once(possible).chain(nodes).collect();
+        let wholes: Vec<CpuSet> = std::iter::once(possible)
+            .chain(nodes.into_values())
+            .collect();
         for thread in kernel_threads(self.host)? {
             let rest_of = |whole: &&CpuSet| {
                 !whole.is_disjoint(&self.owned) && whole.difference(&self.owned) == thread.affinity

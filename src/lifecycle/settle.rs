@@ -35,6 +35,7 @@ pub struct Settling<'s, 'h> {
     report: &'s mut Report,
     /// Whether the first essential problem ends it, because all of it is going to be taken back.
     is_all_or_nothing: bool,
+    written: BTreeSet<Target>,
 }
 
 /// Direction of a pass.
@@ -59,6 +60,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             deadline,
             report,
             is_all_or_nothing,
+            written: BTreeSet::new(),
         }
     }
 
@@ -160,7 +162,7 @@ impl<'s, 'h> Settling<'s, 'h> {
                 self.report.is_unfinished = true;
                 return Ok(None);
             }
-            let problem = self.write(change, facts)?;
+            let problem = self.write(pass, change, facts)?;
             let ends = problem.is_some() && self.is_all_or_nothing && stage.is_essential();
             self.report.problems.extend(problem);
             if ends {
@@ -206,6 +208,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             diff::Context {
                 online: &facts.online,
                 shared: &facts.shared,
+                written: &self.written,
                 now,
             },
         ))
@@ -233,7 +236,12 @@ impl<'s, 'h> Settling<'s, 'h> {
         }
     }
 
-    fn write(&mut self, change: &Change, facts: &Facts) -> anyhow::Result<Option<Problem>> {
+    fn write(
+        &mut self,
+        pass: Pass,
+        change: &Change,
+        facts: &Facts,
+    ) -> anyhow::Result<Option<Problem>> {
         let Change {
             target,
             before,
@@ -242,12 +250,22 @@ impl<'s, 'h> Settling<'s, 'h> {
         match target::write(self.host, target, before, after) {
             Ok(Outcome::Taken) => {
                 self.report.n_changes += 1;
+                self.written.insert(target.clone());
                 Ok(self.verify(change, facts))
             }
+            Ok(Outcome::Gone) if pass == Pass::Acquire => Ok(self.missing(change)),
             Ok(Outcome::Gone) => Ok(None),
             Ok(Outcome::Unchangeable) => self.mark_unchangeable(target).map(|()| None),
             Err(error) => Ok(Some(Problem::refused(change, &error))),
         }
+    }
+
+    /// Returns the problem of a file that is missing although its cgroup is there: the controller
+    /// is not available in it.
+    fn missing(&self, change: &Change) -> Option<Problem> {
+        let group = change.target.group()?;
+        let is_there = target::read(self.host, &Target::Group(group.to_owned())).ok()?;
+        (is_there == Value::Present).then(|| Problem::differs(change, &Value::Absent))
     }
 
     /// Reads a target back: the kernel may have taken the write and done something else.
@@ -258,6 +276,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         let context = diff::Context {
             online: &facts.online,
             shared: shared.as_ref().unwrap_or(&facts.shared),
+            written: &self.written,
             now,
         };
         let live = target::read(self.host, &change.target).ok()?;

@@ -1,6 +1,6 @@
 //! The units that look after claims while no phase runs.
 
-use super::account::Account;
+use super::report::Report;
 use crate::domain::state::State;
 use crate::host::Host;
 
@@ -9,27 +9,29 @@ const WATCHERS: [&str; 2] = ["pin-hook-reconcile.timer", "pin-hook-reconcile.pat
 /// The unit that is reconcile.
 const RECONCILE: &str = "pin-hook-reconcile.service";
 
-/// Starts the watching units while there is something to look after, and stops them otherwise.
+/// Starts the watching units while there is something to look after, and stops them otherwise;
+/// once in a run.
 ///
-/// That they run already costs one question each; starting a running unit does nothing.
-pub fn keep_watch(host: &Host, state: &State, account: &mut Account) {
+/// Done before anything that may be late, because a service manager that was late once is not
+/// asked again in the same run.
+pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
+    if std::mem::replace(&mut report.is_watched, true) {
+        return;
+    }
     for unit in WATCHERS {
         let done = match state.is_empty() {
             true => host.systemd.stop(unit),
             false => host.systemd.start(unit),
         };
         if let Err(error) = done {
-            account.warn(format!("nothing looks after the claims: {error:#}"));
+            let text = format!("nothing looks after the claims: {error:#}");
+            report.warnings.push(text);
             return;
         }
     }
 }
 
-/// Has reconcile run at once.
-pub fn wake_reconcile(host: &Host, account: &mut Account) {
-    if let Err(error) = host.systemd.start(RECONCILE) {
-        account.warn(format!(
-            "what was left has to wait for the next phase: {error:#}"
-        ));
-    }
+/// Has reconcile run at once; where that cannot be had, its timer comes within 15 s.
+pub fn wake_reconcile(host: &Host) {
+    let _ = host.systemd.start(RECONCILE);
 }

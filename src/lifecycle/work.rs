@@ -7,6 +7,7 @@ use super::fate::{self, Answers};
 use super::journal::Journal;
 use super::report::Report;
 use super::settle::Settling;
+use super::units;
 use crate::domain::claim::{Claim, ClaimState, Claims};
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
@@ -58,12 +59,31 @@ pub fn work<R>(
         take_back(host, &mut journal, &mut report, &new, &reason)?;
     }
     journal.checkpoint(report.is_settled())?;
-    let state = journal.state().clone();
-    if let Some(mut journal) = reload(host, journal, &mut report)? {
-        journal.checkpoint(report.is_settled())?;
-        return Ok(Worked::Done(report, journal.state().clone()));
-    }
+    let is_looked_after = !before.is_empty() && new.is_empty();
+    let state = close(host, journal, &mut report, is_looked_after)?;
     Ok(Worked::Done(report, state))
+}
+
+/// Lets go of the host lock, with what is better done without it: has systemd read unit files
+/// that were taken away, and tells the watching units whether they are needed.
+fn close<'h>(
+    host: &'h Host,
+    journal: Journal<'h>,
+    report: &mut Report,
+    is_looked_after: bool,
+) -> anyhow::Result<State> {
+    let mut state = journal.state().clone();
+    if let Some(mut journal) = reload(host, journal, report)? {
+        journal.checkpoint(report.is_settled())?;
+        state = journal.state().clone();
+    }
+    if !is_looked_after || state.is_empty() {
+        units::keep_watch(host, &state, report);
+    }
+    if report.is_unfinished {
+        units::wake_reconcile(host);
+    }
+    Ok(state)
 }
 
 /// Brings the claims up to date with what is alive, and applies what was asked for.
@@ -99,7 +119,9 @@ fn reload<'h>(
     if !journal.state().needs_reload || report.is_unfinished {
         return Ok(Some(journal));
     }
+    let state = journal.state().clone();
     drop(journal);
+    units::keep_watch(host, &state, report);
     let reloaded = host.systemd.reload();
     let Some(mut journal) = Journal::open(&*host.files)? else {
         return Ok(None);

@@ -83,9 +83,11 @@ fn reconcile_gives_the_host_back_when_qemu_was_killed() {
 fn the_reservation_of_a_failed_start_ends_with_its_starter() {
     Scenario::new("failed start", World::with_vm)
         .pre_start(100)
-        .reconcile()
-        .check(|world| assert_eq!(world.claim_state(100), "reserved"))
-        .outside(World::end_worker)
+        .outside(|world| {
+            done(world.reconcile());
+            assert_eq!(world.claim_state(100), "reserved");
+            world.end_worker();
+        })
         .reconcile()
         .check(|world| assert_eq!(world.claim_state(100), "none"))
         .prove();

@@ -340,7 +340,8 @@ pub fn changes(before: &Capture, after: &Capture) -> String {
 }
 
 /// Takes out of the text of a task what it asked for where that makes no difference: a task that
-/// asked for what it has or for every CPU behaves as one that never asked.
+/// asked for what it has or for every CPU behaves as one that never asked, and kernel threads are
+/// in no cgroup that could hide what they asked for.
 fn without_request(text: &str) -> String {
     let Some((mask, rest)) = text
         .strip_prefix("mask ")
@@ -349,7 +350,9 @@ fn without_request(text: &str) -> String {
         return text.to_owned();
     };
     match rest.split_once(", group ") {
-        Some((asked, rest)) if asked == mask || ["nothing", "0-7"].contains(&asked) => {
+        Some((asked, rest))
+            if asked == mask || ["nothing", "0-7"].contains(&asked) || rest.starts_with(',') =>
+        {
             format!("mask {mask}, group {rest}")
         }
         _ => text.to_owned(),

@@ -38,6 +38,7 @@ fn compare(target: &Target, wish: Option<&str>, held: Option<Held>, live: &str) 
     let context = Context {
         online: &"0-7".parse().unwrap(),
         shared: &"0-1,4-7".parse().unwrap(),
+        written: &BTreeSet::new(),
         now: NOW,
     };
     let (wishes, held) = (wish.into_iter().collect(), held.into_iter().collect());
@@ -195,10 +196,11 @@ fn what_lives_in_a_cgroup_goes_with_it() {
         let held = BTreeMap::from([(target.clone(), held)]);
         let live = Live::from([(target.clone(), Value::Present)]);
         let all = "0-7".parse().unwrap();
-        let (online, shared) = (&all, &all);
+        let (online, shared, written) = (&all, &all, &BTreeSet::new());
         let context = Context {
             online,
             shared,
+            written,
             now: NOW,
         };
         let found = diff(&Desired::new(), &held, &live, context);
@@ -215,7 +217,7 @@ fn an_invalid_partition_is_the_kernels_verdict_and_no_drift() {
     let held = Held::new(Value::Absent, text("isolated"));
     let held = BTreeMap::from([(target.clone(), held)]);
     let all = "0-7".parse().unwrap();
-    let (online, shared) = (&all, &all);
+    let (online, shared, written) = (&all, &all, &BTreeSet::new());
     for (live, expected) in [
         ("isolated", ""),
         (
@@ -228,6 +230,7 @@ fn an_invalid_partition_is_the_kernels_verdict_and_no_drift() {
         let context = Context {
             online,
             shared,
+            written,
             now: NOW,
         };
         assert_eq!(

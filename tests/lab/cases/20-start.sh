@@ -27,7 +27,7 @@ echo $sleeper > $other/cgroup.procs
 capture_before
 
 qm start 100 > "$work/start"
-equal 'each vCPU has its CPU, in an isolated partition' 'isolated 2-5: 2 3 4 5' "$(standing 100)"
+comes_to 'each vCPU has its CPU, in an isolated partition' 'isolated 2-5: 2 3 4 5' 100
 equal 'the root keeps the housekeeping CPUs' 0-1,6-7 "$(housekeeping)"
 equal 'QEMU is in its scope' 0::/qemu.slice/100.scope "$(cat "/proc/$(qemu_pid 100)/cgroup")"
 check 'PVE'\''s memory figure is there' test "$(scope 100 memory.current)" -gt 0
@@ -44,17 +44,17 @@ pin-hook 100 post-start > "$work/again"
 check 'post-start once more writes nothing' has "$work/again" ' 0 changes'
 
 qm start 101 > /dev/null
-equal 'a second VM is isolated too' 'isolated 6-7: 6 7' "$(standing 101)"
-equal 'beside the first' 'isolated 2-5: 2 3 4 5' "$(standing 100)"
+comes_to 'a second VM is isolated too' 'isolated 6-7: 6 7' 101
+comes_to 'beside the first' 'isolated 2-5: 2 3 4 5' 100
 equal 'the root keeps the rest' 0-1 "$(housekeeping)"
 equal 'movable interrupts are off them' '' "$(movable_interrupts)"
 equal 'interrupts to come are off them' 03 "$(cat /proc/irq/default_smp_affinity)"
 qm stop 101 > /dev/null
-equal 'the stop of the second leaves the first' 'isolated 2-5: 2 3 4 5' "$(standing 100)"
+comes_to 'the stop of the second leaves the first' 'isolated 2-5: 2 3 4 5' 100
 equal 'and gives its CPUs back' 0-1,6-7 "$(housekeeping)"
 qm start 101 > /dev/null
 qm stop 100 > "$work/stop"
-equal 'the stop of the first leaves the second' 'isolated 6-7: 6 7' "$(standing 101)"
+comes_to 'the stop of the first leaves the second' 'isolated 6-7: 6 7' 101
 equal 'and gives its CPUs back' 0-5 "$(housekeeping)"
 qm stop 101 > "$work/stop"
 check 'the summary tells what was given back' has "$work/stop" 'vm 101: host given back'

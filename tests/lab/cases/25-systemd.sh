@@ -7,6 +7,7 @@ hooked_vm 100 'cpus = "2-5"'
 vm_conf 101
 capture_before
 qm start 100 > /dev/null
+comes_to 'the VM is isolated' 'isolated 2-5: 2 3 4 5' 100
 systemctl set-property --runtime 100.scope CPUWeight=50
 still 'CPUWeight of the scope'
 equal 'which took it' 50 "$(scope 100 cpu.weight)"

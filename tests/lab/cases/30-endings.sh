@@ -5,7 +5,7 @@ isolated='isolated 2-5: 2 3 4 5'
 
 start() {
     qm start 100 > "$work/start" 2>&1
-    stands 100 "$isolated" || { not_ok "isolated before: $1"; cat "$work/start"; }
+    comes_to "isolated before: $1" "$isolated" 100
 }
 
 # ends_with TEXT COMMAND...: starts the VM, ends it, and compares.

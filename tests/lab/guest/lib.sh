@@ -111,6 +111,14 @@ standing() {
     echo "$type: $(vcpu_masks "$1")"
 }
 stands() { [ "$(standing "$1")" = "$2" ]; }
+
+# comes_to TEXT STANDING ID: as "equal", but on a busy machine a phase may leave the end to the units.
+comes_to() {
+    local end=$((SECONDS + 60))
+    stands "$3" "$2" || echo "#   $1: left to the units"
+    until stands "$3" "$2" || [ $SECONDS -ge $end ]; do sleep 0.1; done
+    equal "$1" "$2" "$(standing "$3")"
+}
 housekeeping() { cat "$cg/cpuset.cpus.effective"; }
 
 # qmp ID COMMAND [ARGUMENTS-JSON]: one command to the VM's monitor.
@@ -155,7 +163,7 @@ flag_regime() { rm -f /run/qemu-server/force-legacy-cleanup; }
 
 # The Delegate drop-ins of VMs with a table stay until reboot; the boot unit makes them.
 capture_before() {
-    [ ! -x /usr/sbin/pin-hook ] || pin-hook boot > /dev/null
+    if [ -x /usr/sbin/pin-hook ]; then check 'the scopes are prepared' pin-hook boot; fi
     "$lab/capture" "$work/before"
 }
 
