@@ -4,7 +4,8 @@
 tracing=/sys/kernel/tracing
 trace=$tracing/instances/case
 
-case_cleanup() { [ ! -d $trace ] || rmdir $trace; }
+case_cleanup() { end_load; [ ! -d $trace ] || wait_until 20 'the trace ends' rmdir $trace; }
+end_load() { pkill -KILL '^stress-ng' || true; }
 
 run_delay() {
     local tid
@@ -13,23 +14,25 @@ run_delay() {
 device_interrupts() { awk '$1 ~ /^[0-9]+:$/ { s += $4 + $5 + $6 + $7 } END { print s + 0 }' /proc/interrupts; }
 kernel_threads() { ps -e -o pid=,ppid= | awk '$2 == 2 || $1 == 2 { print $1 }'; }
 
-# trace_8s: 8 s of switches on the CPUs 2-5; sets foreign and userland.
+# trace_8s: 8 s of switches on the CPUs 2-5, but to idle and the vCPUs; ends the load; sets foreign and userland.
 trace_8s() {
     mkdir $trace
     echo 8192 > $trace/buffer_size_kb
     echo 3c > $trace/tracing_cpumask
     kernel_threads > "$work/kernel"
+    printf 'next_pid != 0%s' "$(vcpu_tids 100 | sed 's/^/ \&\& next_pid != /' | tr -d '\n')" \
+        > $trace/events/sched/sched_switch/filter
     echo 1 > $trace/events/sched/sched_switch/enable
     sleep 8
     echo 0 > $trace/tracing_on
+    delay=$(($(run_delay) - delay)) interrupts=$(($(device_interrupts) - interrupts))
     kernel_threads >> "$work/kernel"
+    end_load
     sed -n 's/.*next_comm=\(.*\) next_pid=\([0-9]*\) .*/\2 \1/p' $trace/trace > "$work/switches"
     rmdir $trace
-    vcpu_tids 100 > "$work/own"
-    awk 'FILENAME == ARGV[1] { own[$1]; next } FILENAME == ARGV[2] { kernel[$1]; next }
-        $1 == 0 || $1 in own { next } { foreign++ } !($1 in kernel) && $2 !~ /^kworker/ { userland++; name[$2]++ }
+    awk 'FILENAME == ARGV[1] { kernel[$1]; next } { foreign++ } !($1 in kernel) && $2 !~ /^kworker/ { userland++; name[$2]++ }
         END { print foreign + 0, userland + 0; for (n in name) print "#   | userland:", n, name[n] > "/dev/stderr" }' \
-        "$work/own" "$work/kernel" "$work/switches" > "$work/counts" 2> "$work/names"
+        "$work/kernel" "$work/switches" > "$work/counts" 2> "$work/names"
     read -r foreign userland < "$work/counts"
 }
 
@@ -38,13 +41,11 @@ measure() {
     qm start 100 > "$work/start" 2>&1 || cat "$work/start"
     standing 100 > "$work/standing"
     stress-ng --cpu 8 --timer 1 --hdd 1 --sock 1 --fork 2 --switch 1 --temp-path "$work" --quiet 2> "$work/stress" &
-    local stress=$! delay interrupts
+    local delay interrupts
+    disown
     wait_until 20 'the load is there' pgrep -f stress-ng-cpu
     delay=$(run_delay) interrupts=$(device_interrupts)
     trace_8s
-    delay=$(($(run_delay) - delay)) interrupts=$(($(device_interrupts) - interrupts))
-    kill -INT $stress
-    wait $stress || true
     printf '#   %-16s %8s %9s %11s %14s\n' "$1" "$foreign" "$userland" "$interrupts" "$delay ms" >> "$work/table"
     [ "$1" = nothing ] || [ "$1" = 'PVE affinity' ] || cat "$work/names"
     qm stop 100 > /dev/null
