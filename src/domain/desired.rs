@@ -115,24 +115,28 @@ const KTHREADD: i32 = 2;
 /// What objects inherit that are born while a target is narrowed.
 #[derive(Debug, Clone, Copy)]
 struct Inherited<'a> {
-    ours: &'a CpuSet,
+    narrowed: [Option<&'a CpuSet>; 2],
     baseline: &'a CpuSet,
 }
 
 impl<'a> Inherited<'a> {
-    /// Returns what is inherited of a target in hand; also when its baseline has just been
-    /// written, because something may have been born right before.
+    /// Returns what is inherited of a target in hand: its value, and the one that it had before
+    /// that was written, because something may have been born right before.
     fn of(held: &'a Held) -> Option<Self> {
-        let given_back = held.ours == held.baseline;
-        let ours = if given_back {
-            held.before.as_ref()?
-        } else {
-            &held.ours
-        };
+        let values = [Some(&held.ours), held.before.as_ref()];
+        let narrowed = |value: &&Value| **value != held.baseline;
         Some(Inherited {
-            ours: ours.cpus()?,
+            narrowed: values.map(|value| value.filter(narrowed).and_then(Value::cpus)),
             baseline: held.baseline.cpus()?,
         })
+    }
+
+    /// Returns what an object with the CPUs `live` would have had without us, if it was born with
+    /// what the kernel gives it `at_birth` of a narrowed value.
+    fn natural(&self, live: &CpuSet, at_birth: impl Fn(&CpuSet) -> CpuSet) -> Option<CpuSet> {
+        let mut narrowed = self.narrowed.iter().flatten();
+        let is_born = narrowed.any(|cpus| at_birth(cpus) == *live);
+        is_born.then(|| at_birth(self.baseline))
     }
 }
 
@@ -143,7 +147,9 @@ struct View<'a> {
 
 impl View<'_> {
     /// A threaded cgroup below the VM's scope is a remote partition; every cgroup above it
-    /// passes its CPUs down, and those above several VMs the union of theirs.
+    /// passes its CPUs down, and those above several VMs the union of theirs. The controller is
+    /// passed down as well: systemd does not do that in the slice of a scope that is already
+    /// there when it learns of its delegation (recorded).
     fn partition(&self, claim: &Claim, vm: &VmFacts, wishes: &mut Desired) {
         let file = |knob, group: &str| Target::Knob(knob, Place::Group(group.to_owned()));
         let kind = if claim.wishes.backend == Backend::Root {
@@ -151,11 +157,9 @@ impl View<'_> {
         } else {
             "isolated"
         };
-        wishes.insert(
-            file(Knob::CpusetForChildren, &vm.scope),
-            Value::Present.into(),
-        );
         for ancestor in self_and_ancestors(&vm.scope) {
+            let switch = file(Knob::CpusetForChildren, ancestor);
+            wishes.insert(switch, Value::Present.into());
             let entry = wishes.entry(file(Knob::CpusExclusive, ancestor));
             let wish = entry.or_insert_with(|| Value::Cpus(CpuSet::new()).into());
             let others = wish.value.cpus().cloned().unwrap_or_default();
@@ -273,17 +277,14 @@ impl View<'_> {
             _ => None,
         });
         let housekeeping = self.facts.housekeeping(&owned);
-        for thread in self
-            .facts
-            .kernel_threads
-            .iter()
-            .filter(|thread| !thread.bound)
-        {
+        let threads = self.facts.kernel_threads.iter();
+        for thread in threads.filter(|thread| !thread.bound && !thread.follows_irq()) {
             let target = Target::KernelThread(thread.id);
             let held = self.baseline(&target);
-            let born = parent.filter(|parent| held.is_none() && *parent.ours == thread.affinity);
+            let parent = parent.filter(|_| held.is_none());
+            let born = parent.and_then(|parent| parent.natural(&thread.affinity, CpuSet::clone));
             if owned.is_empty() {
-                let back = born.map(|born| Wish::back(Value::Cpus(born.baseline.clone())));
+                let back = born.map(|born| Wish::back(Value::Cpus(born)));
                 desired.extend(back.map(|wish| (target, wish)));
                 continue;
             }
@@ -293,7 +294,7 @@ impl View<'_> {
             } else {
                 &thread.affinity
             };
-            let baseline = held.or(born.map(|born| born.baseline)).unwrap_or(live);
+            let baseline = held.or(born.as_ref()).unwrap_or(live);
             let kept = baseline.intersection(&self.facts.online).difference(&owned);
             let value = if kept.is_empty() {
                 housekeeping.clone()
@@ -326,12 +327,11 @@ impl View<'_> {
             let place = Place::Irq(irq.number, irq.actions.clone());
             let target = Target::Knob(Knob::IrqAffinity, place);
             let held = self.baseline(&target);
-            let at_birth = |default| irq.affinity_at_birth(default, &self.facts.nodes);
-            let born =
-                parent.filter(|parent| held.is_none() && at_birth(parent.ours) == irq.affinity);
-            let born = born.map(|parent| at_birth(parent.baseline));
+            let parent = parent.filter(|_| held.is_none());
+            let at_birth = |default: &CpuSet| irq.affinity_at_birth(default, &self.facts.nodes);
+            let born = parent.and_then(|parent| parent.natural(&irq.affinity, at_birth));
             if owned.is_empty() {
-                let back = born.map(|baseline| Wish::back(Value::Cpus(baseline)));
+                let back = born.map(|born| Wish::back(Value::Cpus(born)));
                 desired.extend(back.map(|wish| (target, wish)));
                 continue;
             }
@@ -374,3 +374,6 @@ fn self_and_ancestors(path: &str) -> impl Iterator<Item = &str> {
         .chain([path.len()]);
     ends.map(|end| &path[..end]).filter(|path| !path.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

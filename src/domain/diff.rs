@@ -1,6 +1,6 @@
 //! What has to be written to get from the observed values to the wished ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::cpuset::CpuSet;
@@ -69,6 +69,11 @@ pub struct Diff {
 pub struct Context<'a> {
     /// CPUs that are online: an affinity is observed without those that are not.
     pub online: &'a CpuSet,
+    /// CPUs outside of partitions: an affinity that was requested outside of them is observed
+    /// without the others.
+    pub shared: &'a CpuSet,
+    /// Targets that were written in this run.
+    pub written: &'a BTreeSet<Target>,
     /// Time since boot.
     pub now: Duration,
 }
@@ -106,7 +111,10 @@ fn acquire(
         .cloned()
         .unwrap_or_else(|| Held::new(baseline(), wish.value.clone()));
     let is_new = held.is_none() || next.ours != wish.value;
-    if context.same(target, live, &wish.value) || next.unchangeable {
+    let is_there = context.same(target, live, &wish.value)
+        || held.is_some_and(|held| context.was_granted(target, live, held, &wish.value));
+    let asks_otherwise = held.is_none() && context.asks_otherwise(target, live, wish);
+    if is_there && !asks_otherwise || next.unchangeable {
         if is_new {
             next.ours = wish.value.clone();
             diff.intend.push((target.clone(), next));
@@ -137,7 +145,9 @@ fn acquire(
 fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value, held: &Held) {
     // What lives in a cgroup of ours goes with that cgroup, which is a target of its own.
     let is_gone = *live == Value::Absent || held.baseline == Value::Absent && !target.is_root();
-    if is_gone || held.unchangeable || context.same(target, live, &held.baseline) {
+    let is_back = context.same(target, live, &held.baseline)
+        || context.was_granted(target, live, held, &held.baseline);
+    if is_gone || held.unchangeable || is_back {
         diff.forget.push(target.clone());
     } else if context.is_foreign(target, live, held) {
         let (live, ours) = (live.clone(), held.ours.clone());
@@ -195,33 +205,64 @@ impl Held {
 }
 
 impl Context<'_> {
-    /// Tells whether an observed value is the requested one.
+    /// Tells whether an observed value is the requested one; none is to be had of CPUs that are
+    /// all offline.
     pub fn same(&self, target: &Target, live: &Value, requested: &Value) -> bool {
         match (target, live, requested) {
             (
                 Target::Affinity(_) | Target::KernelThread(_),
                 Value::Cpus(live),
                 Value::Cpus(cpus),
-            ) => *live == cpus.intersection(self.online),
+            ) => {
+                let usable = cpus.intersection(self.online);
+                usable.is_empty() || *live == usable
+            }
             _ => live == requested,
         }
+    }
+
+    /// Tells whether an observed value is what the kernel makes of the requested one outside of
+    /// partitions.
+    pub fn granted(&self, target: &Target, live: &Value, requested: &Value) -> bool {
+        let is_affinity = matches!(target, Target::Affinity(_) | Target::KernelThread(_));
+        let granted = requested.cpus().map(|cpus| cpus.intersection(self.shared));
+        let granted = granted.filter(|cpus| is_affinity && !cpus.is_empty());
+        let granted = granted.map(Value::Cpus);
+        granted.is_some_and(|granted| self.same(target, live, &granted))
+    }
+
+    /// Tells whether a thread that nobody holds yet is known to ask for something else than it
+    /// shows: in other cgroups it would show that again.
+    fn asks_otherwise(&self, target: &Target, live: &Value, wish: &Wish) -> bool {
+        let differs = |asked: &Value| !self.same(target, live, asked);
+        matches!(target, Target::Affinity(_)) && wish.baseline.as_ref().is_some_and(differs)
+    }
+
+    /// Tells whether `value` was already written to a held target, and `live` is what the kernel
+    /// made of it. Where the same was there before, only this run knows that.
+    fn was_granted(&self, target: &Target, live: &Value, held: &Held, value: &Value) -> bool {
+        let is_ours = held.ours == *value;
+        let was_written = held.before.as_ref() != Some(live) || self.written.contains(target);
+        is_ours && was_written && self.granted(target, live, value)
     }
 
     /// Tells whether an observed value is neither ours nor the baseline.
     ///
     /// A partition that the kernel found invalid is its verdict on ours, not a foreign value, and
-    /// an affinity changes by itself when all of its CPUs go offline.
+    /// an affinity changes by itself when all of its CPUs go offline. Some kernel threads get all
+    /// CPUs outside of partitions when one comes or goes.
     fn is_foreign(&self, target: &Target, live: &Value, held: &Held) -> bool {
         let known = [Some(&held.ours), held.before.as_ref(), Some(&held.baseline)];
         if known
             .into_iter()
             .flatten()
-            .any(|value| self.same(target, live, value))
+            .any(|value| self.same(target, live, value) || self.granted(target, live, value))
         {
             return false;
         }
         match (target, live, &held.ours) {
             (_, Value::Absent, _) => false,
+            (Target::KernelThread(_), Value::Cpus(live), _) if live == self.shared => false,
             (_, Value::Text(text), _) if text.contains(" invalid") => false,
             (Target::Affinity(_) | Target::KernelThread(_), _, Value::Cpus(ours)) => {
                 ours.is_subset(self.online)
@@ -244,3 +285,6 @@ impl Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

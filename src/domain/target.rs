@@ -15,7 +15,10 @@ pub enum Stage {
     Unit,
     /// The VM's partition: from here on no other task runs on the owned CPUs.
     Partition,
-    /// The VM's threads, which can only be pinned to owned CPUs inside of the partition.
+    /// Cgroups of the VM's threads, which can only be pinned to owned CPUs inside of the
+    /// partition.
+    Members,
+    /// Affinity of the VM's threads.
     Threads,
     /// Kernel threads, which live in no cgroup that a partition could shrink.
     KernelThreads,
@@ -25,28 +28,33 @@ pub enum Stage {
 
 impl Stage {
     /// Order of acquiring: what a VM cannot do without comes before all tuning.
-    pub const ACQUIRE: [Stage; 5] = [
+    pub const ACQUIRE: [Stage; 6] = [
         Stage::Unit,
         Stage::Partition,
+        Stage::Members,
         Stage::Threads,
         Stage::KernelThreads,
         Stage::Interrupts,
     ];
 
-    /// Order of giving back: backwards, but for kernel threads. The kernel sets the affinity of
-    /// unbound ones itself when a partition comes or goes (measured on 6.12), so they are given
-    /// back when it has gone.
-    pub const RELEASE: [Stage; 5] = [
+    /// Order of giving back: backwards, but for affinities. Those of the VM's threads are cut to
+    /// the partition as long as there is one, and the kernel sets those of unbound kernel threads
+    /// itself when one comes or goes (measured on 6.12), so both are given back when it has gone.
+    pub const RELEASE: [Stage; 6] = [
         Stage::Interrupts,
-        Stage::Threads,
+        Stage::Members,
         Stage::Partition,
+        Stage::Threads,
         Stage::KernelThreads,
         Stage::Unit,
     ];
 
     /// Tells whether the VM does not own its CPUs without this stage; all else is tuning.
     pub fn is_essential(self) -> bool {
-        matches!(self, Stage::Unit | Stage::Partition | Stage::Threads)
+        matches!(
+            self,
+            Stage::Unit | Stage::Partition | Stage::Members | Stage::Threads
+        )
     }
 }
 
@@ -100,7 +108,8 @@ impl Target {
             Target::Delegation(_) => Stage::Unit,
             Target::Group(_) => Stage::Partition,
             Target::Knob(knob, _) => knob.row().stage,
-            Target::Membership(_) | Target::Affinity(_) => Stage::Threads,
+            Target::Membership(_) => Stage::Members,
+            Target::Affinity(_) => Stage::Threads,
             Target::KernelThread(_) => Stage::KernelThreads,
         }
     }

@@ -3,6 +3,8 @@
 //! It is what settling does up to its first write. What cannot be seen (in a captured tree, or
 //! without privileges) is left out, and said to be.
 
+use std::collections::BTreeSet;
+
 use super::journal::{self, read_state};
 use super::observe::{live_values, observe};
 use crate::domain::desired::{Desired, desired};
@@ -44,6 +46,8 @@ pub fn look(
     let live = live_values(host, &facts, targets)?;
     let context = diff::Context {
         online: &facts.online,
+        shared: &facts.shared,
+        written: &BTreeSet::new(),
         now: host.clock.since_boot(),
     };
     let diff = diff(&wishes, &state.held, &live, context);

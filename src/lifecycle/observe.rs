@@ -31,7 +31,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     let online = read_cpus(host, &format!("{CPU_DIR}/online"))?.unwrap_or_default();
     let mut facts = Facts {
         possible: read_cpus(host, &format!("{CPU_DIR}/possible"))?.unwrap_or_default(),
-        shared: read_cpus(host, SHARED_CPUS)?.unwrap_or_else(|| online.clone()),
+        shared: shared_cpus(host)?.unwrap_or_else(|| online.clone()),
         reserved: boot_isolated(host)?,
         online,
         ..Facts::default()
@@ -58,6 +58,11 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
         facts.irqs = irq::interrupts(&*host.files)?;
     }
     Ok(facts)
+}
+
+/// Returns the CPUs that tasks outside of partitions may use, where the kernel tells.
+pub fn shared_cpus(host: &Host) -> anyhow::Result<Option<CpuSet>> {
+    read_cpus(host, SHARED_CPUS)
 }
 
 /// Returns the CPUs that the kernel's command line took from the host (`isolcpus`, `nohz_full`).

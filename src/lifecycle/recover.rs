@@ -14,7 +14,7 @@ use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record};
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::vm::Vmid;
-use crate::host::{Host, irq, pve};
+use crate::host::{Host, irq, pve, target};
 
 const GROUPS: &str = "/sys/fs/cgroup";
 const SLICE: &str = "qemu.slice";
@@ -48,12 +48,16 @@ fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
         host,
         held: Vec::new(),
         owned: CpuSet::new(),
+        is_delegated: false,
     };
     for vmid in vmids {
         found.scope(vmid)?;
     }
     if !found.owned.is_empty() {
         found.exclusive(SLICE);
+        if !found.is_delegated {
+            found.switch(SLICE);
+        }
         found.rest_of_host()?;
     }
     Ok(found.held)
@@ -63,6 +67,8 @@ struct Traces<'h> {
     host: &'h Host,
     held: Vec<(Target, Held)>,
     owned: CpuSet,
+    /// Whether a scope stays delegated, because its VM is hooked.
+    is_delegated: bool,
 }
 
 impl Traces<'_> {
@@ -75,6 +81,7 @@ impl Traces<'_> {
         let groups = ["vcpu", "io"].map(|name| format!("{scope}/{name}"));
         let ours = groups.into_iter().filter(|group| self.is_group(group));
         let ours: Vec<String> = ours.collect();
+        self.delegation(vmid)?;
         if ours.is_empty() {
             return Ok(());
         }
@@ -83,14 +90,33 @@ impl Traces<'_> {
             self.owned.extend(cpus.unwrap_or_default().iter());
             self.hold(Target::Group(group.clone()), Value::Absent, Value::Present);
         }
-        let switch = Target::Knob(Knob::CpusetForChildren, Place::Group(scope.clone()));
-        self.hold(switch, Value::Absent, Value::Present);
+        self.switch(&scope);
         self.exclusive(&scope);
         self.threads(vmid, &scope, &ours)
     }
 
     fn is_group(&self, group: &str) -> bool {
         self.host.files.exists(&format!("{GROUPS}/{group}"))
+    }
+
+    /// A VM that was adopted by hand was not delegated before.
+    fn delegation(&mut self, vmid: Vmid) -> anyhow::Result<()> {
+        let target = Target::Delegation(vmid);
+        if target::read(self.host, &target)? != Value::Present {
+            return Ok(());
+        }
+        let config = pve::vm_config(&*self.host.files, vmid, "")?;
+        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        match guest.is_some_and(|guest| guest.hookscript.is_some()) {
+            true => self.is_delegated = true,
+            false => self.hold(target, Value::Absent, Value::Present),
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, group: &str) {
+        let target = Target::Knob(Knob::CpusetForChildren, Place::Group(group.to_owned()));
+        self.hold(target, Value::Absent, Value::Present);
     }
 
     fn exclusive(&mut self, group: &str) {
@@ -149,14 +175,17 @@ impl Traces<'_> {
         }
         let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
         self.hold(target, Value::Cpus(all), Value::Cpus(default));
+        // Some kernel threads, such as kswapd, were on all CPUs of their node.
+        let wholes: Vec<CpuSet> = std::iter::once(possible)
+            .chain(nodes.into_values())
+            .collect();
         for thread in kernel_threads(self.host)? {
-            if thread.affinity.union(&self.owned) == possible && !thread.bound {
-                let ours = Value::Cpus(thread.affinity);
-                self.hold(
-                    Target::KernelThread(thread.id),
-                    Value::Cpus(possible.clone()),
-                    ours,
-                );
+            let rest_of = |whole: &&CpuSet| {
+                !whole.is_disjoint(&self.owned) && whole.difference(&self.owned) == thread.affinity
+            };
+            if let Some(whole) = wholes.iter().find(rest_of).filter(|_| !thread.bound) {
+                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(thread.affinity));
+                self.hold(Target::KernelThread(thread.id), whole, ours);
             }
         }
         Ok(())

@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 
 use super::journal::Journal;
-use super::observe::{live_values, observe};
+use super::observe::{live_values, observe, shared_cpus};
 use super::report::{Problem, Report};
 use crate::domain::claim::Claims;
-use crate::domain::desired::{Desired, desired};
+use crate::domain::desired::{Desired, Wish, desired};
 use crate::domain::diff::{self, Answer, Change, Diff, diff};
 use crate::domain::facts::Facts;
 use crate::domain::state::Record;
@@ -35,6 +35,7 @@ pub struct Settling<'s, 'h> {
     report: &'s mut Report,
     /// Whether the first essential problem ends it, because all of it is going to be taken back.
     is_all_or_nothing: bool,
+    written: BTreeSet<Target>,
 }
 
 /// Direction of a pass.
@@ -59,6 +60,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             deadline,
             report,
             is_all_or_nothing,
+            written: BTreeSet::new(),
         }
     }
 
@@ -97,7 +99,13 @@ impl<'s, 'h> Settling<'s, 'h> {
         mut facts: Facts,
     ) -> anyhow::Result<Option<Facts>> {
         for _ in 0..MAX_ROUNDS {
-            let wishes = desired(claims, &self.journal.state().held, &facts);
+            let mut wishes = desired(claims, &self.journal.state().held, &facts);
+            if pass == Pass::Release {
+                self.keep_what_is_wished_again(&mut wishes, &facts);
+            }
+            if pass == Pass::Acquire && stages.contains(&Stage::Partition) {
+                self.remember_kernel_threads(&wishes, &facts)?;
+            }
             let mut is_quiet = true;
             for stage in stages {
                 match self.stage(pass, *stage, &wishes, &facts)? {
@@ -111,6 +119,28 @@ impl<'s, 'h> Settling<'s, 'h> {
             facts = observe(self.host, self.journal.state(), stages)?;
         }
         Ok(Some(facts))
+    }
+
+    /// Keeps what a claim that is new or has changed wishes for just as it is: giving it back for
+    /// a moment would disturb a VM that runs.
+    fn keep_what_is_wished_again(&self, wishes: &mut Desired, facts: &Facts) {
+        let state = self.journal.state();
+        for (target, wish) in desired(&state.claims, &state.held, facts) {
+            let held = state.held.get(&target);
+            if held.is_some_and(|held| held.ours == wish.value) {
+                wishes.entry(target).or_insert(wish);
+            }
+        }
+    }
+
+    /// Announces what kernel threads will get before a partition comes: some of them forget then
+    /// what they had.
+    fn remember_kernel_threads(&mut self, wishes: &Desired, facts: &Facts) -> anyhow::Result<()> {
+        let stage = Stage::KernelThreads;
+        let mut diff = self.compare(Pass::Acquire, stage, wishes, facts)?;
+        let held = &self.journal.state().held;
+        diff.intend.retain(|(target, _)| !held.contains_key(target));
+        self.announce(stage, &diff)
     }
 
     /// Settles one stage; returns how much was written, or `None` when the pass ends here.
@@ -132,7 +162,7 @@ impl<'s, 'h> Settling<'s, 'h> {
                 self.report.is_unfinished = true;
                 return Ok(None);
             }
-            let problem = self.write(change, facts)?;
+            let problem = self.write(pass, change, facts)?;
             let ends = problem.is_some() && self.is_all_or_nothing && stage.is_essential();
             self.report.problems.extend(problem);
             if ends {
@@ -158,9 +188,12 @@ impl<'s, 'h> Settling<'s, 'h> {
                 .get(target)
                 .is_none_or(|wish| wish.value != held.ours),
         });
+        // Interrupts and kernel threads that were born narrowed are held by nobody.
+        let is_born =
+            |target: &Target, wish: &Wish| wish.gives_back() && !target.stage().is_essential();
         let wished = wishes
             .iter()
-            .filter(|(_, wish)| pass == Pass::Acquire || wish.gives_back());
+            .filter(|(target, wish)| pass == Pass::Acquire || is_born(target, wish));
         let targets: BTreeSet<&Target> = held
             .map(|(target, _)| target)
             .chain(wished.map(|(target, _)| target))
@@ -174,6 +207,8 @@ impl<'s, 'h> Settling<'s, 'h> {
             &live,
             diff::Context {
                 online: &facts.online,
+                shared: &facts.shared,
+                written: &self.written,
                 now,
             },
         ))
@@ -201,7 +236,12 @@ impl<'s, 'h> Settling<'s, 'h> {
         }
     }
 
-    fn write(&mut self, change: &Change, facts: &Facts) -> anyhow::Result<Option<Problem>> {
+    fn write(
+        &mut self,
+        pass: Pass,
+        change: &Change,
+        facts: &Facts,
+    ) -> anyhow::Result<Option<Problem>> {
         let Change {
             target,
             before,
@@ -210,24 +250,39 @@ impl<'s, 'h> Settling<'s, 'h> {
         match target::write(self.host, target, before, after) {
             Ok(Outcome::Taken) => {
                 self.report.n_changes += 1;
+                self.written.insert(target.clone());
                 Ok(self.verify(change, facts))
             }
+            Ok(Outcome::Gone) if pass == Pass::Acquire => Ok(self.missing(change)),
             Ok(Outcome::Gone) => Ok(None),
             Ok(Outcome::Unchangeable) => self.mark_unchangeable(target).map(|()| None),
             Err(error) => Ok(Some(Problem::refused(change, &error))),
         }
     }
 
+    /// Returns the problem of a file that is missing although its cgroup is there: the controller
+    /// is not available in it.
+    fn missing(&self, change: &Change) -> Option<Problem> {
+        let group = change.target.group()?;
+        let is_there = target::read(self.host, &Target::Group(group.to_owned())).ok()?;
+        (is_there == Value::Present).then(|| Problem::differs(change, &Value::Absent))
+    }
+
     /// Reads a target back: the kernel may have taken the write and done something else.
     fn verify(&self, change: &Change, facts: &Facts) -> Option<Problem> {
         let now = self.host.clock.since_boot();
+        // Partitions may have come and gone since the round began.
+        let shared = shared_cpus(self.host).ok()?;
         let context = diff::Context {
             online: &facts.online,
+            shared: shared.as_ref().unwrap_or(&facts.shared),
+            written: &self.written,
             now,
         };
         let live = target::read(self.host, &change.target).ok()?;
         let is_gone = live == Value::Absent;
-        let as_wished = context.same(&change.target, &live, &change.after);
+        let Change { target, after, .. } = change;
+        let as_wished = context.same(target, &live, after) || context.granted(target, &live, after);
         (!is_gone && !as_wished).then(|| Problem::differs(change, &live))
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::cgroup::MOUNT;
+use super::tree::Node;
 use super::{Sim, State};
 
 /// Every file, task, interrupt and unit of a host by name.
@@ -16,7 +18,21 @@ impl Sim {
     pub fn capture(&self, without: &[&str]) -> Capture {
         let state = self.state();
         let mut capture = Capture::new();
-        state.capture_dir("/", without, &mut capture);
+        for (path, node) in state.tree.iter() {
+            capture.insert(path.clone(), state.show(path, node));
+        }
+        for path in state.computed_files() {
+            let text = state.read(&path).unwrap_or_else(|error| error.to_string());
+            capture.insert(path, text);
+        }
+        let left_out = |path: &String| {
+            let below = |top: &&str| {
+                path.strip_prefix(*top)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            without.iter().any(below)
+        };
+        capture.retain(|path, _| !left_out(path));
         state.capture_tasks(&mut capture);
         for unit in &state.systemd.active {
             capture.insert(format!("unit {unit}"), "active".to_owned());
@@ -26,23 +42,44 @@ impl Sim {
 }
 
 impl State {
-    fn capture_dir(&self, dir: &str, without: &[&str], capture: &mut Capture) {
-        for name in self.list(dir).unwrap_or_default() {
-            let path = format!("{}/{name}", dir.trim_end_matches('/'));
-            let is_task = dir == "/proc" && name.parse::<i32>().is_ok();
-            if is_task || without.contains(&path.as_str()) {
-                continue;
-            }
-            if let Ok(target) = self.tree.link(&path) {
-                capture.insert(path, format!("-> {target}"));
-            } else if self.list(&path).is_ok() {
-                capture.insert(format!("{path}/"), String::new());
-                self.capture_dir(&path, without, capture);
-            } else {
-                let text = self.read(&path).unwrap_or_else(|error| error.to_string());
-                capture.insert(path, text);
+    fn show(&self, path: &str, node: &Node) -> String {
+        match node {
+            Node::Dir { .. } => "directory".to_owned(),
+            Node::Link(target) => format!("-> {target}"),
+            Node::File { uid, mode, .. } => {
+                let text = self
+                    .tree
+                    .read(path)
+                    .unwrap_or_else(|error| error.to_string());
+                format!("{text} ({uid} {mode:o})")
             }
         }
+    }
+
+    /// Returns the files that are no plain ones, but for those of tasks.
+    fn computed_files(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        for dir in [
+            "/sys/devices/system/cpu",
+            "/sys/devices/virtual/workqueue",
+            "/proc",
+        ] {
+            let names = self.computed_names(dir).into_iter();
+            let files = names.filter(|name| name != "irq" && name.parse::<u32>().is_err());
+            paths.extend(files.map(|name| format!("{dir}/{name}")));
+        }
+        for cpu in self.cpus.possible.iter().skip(1) {
+            paths.push(format!("/sys/devices/system/cpu/cpu{cpu}/online"));
+        }
+        for dir in std::iter::once("/proc/irq".to_owned()).chain(self.irq_dirs()) {
+            let names = self.irq_list(&dir).unwrap_or_default();
+            paths.extend(names.iter().map(|name| format!("{dir}/{name}")));
+        }
+        for group in self.cgroups.keys() {
+            let names = self.cgroup_list(group).unwrap_or_default();
+            paths.extend(names.iter().map(|name| format!("{MOUNT}{group}/{name}")));
+        }
+        paths
     }
 
     fn capture_tasks(&self, capture: &mut Capture) {

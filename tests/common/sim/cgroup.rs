@@ -52,7 +52,12 @@ fn is_below(group: &str, above: &str) -> bool {
 
 fn names(controllers: &BTreeSet<usize>) -> String {
     let names: Vec<_> = controllers.iter().map(|&n| CONTROLLERS[n]).collect();
-    names.join(" ") + "\n"
+    // No controller: no line at all.
+    if names.is_empty() {
+        String::new()
+    } else {
+        names.join(" ") + "\n"
+    }
 }
 
 impl State {
@@ -192,6 +197,10 @@ impl State {
 
     pub fn cgroup_write(&mut self, path: &str, text: &str) -> io::Result<()> {
         let (group, file) = self.group_file(path)?;
+        if text.is_empty() {
+            // A write of no byte never reaches the file: an empty list is written as a newline.
+            return Ok(());
+        }
         match file {
             "cgroup.type" => self.write_type(group, text),
             "cgroup.subtree_control" => self.write_subtree_control(group, text),

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use pin_hook::domain::cpuset::CpuSet;
+use pin_hook::domain::cpuset::{CpuId, CpuSet};
 
 use super::cgroup::parent;
 use super::{State, errno, parse_cpulist};
@@ -21,11 +21,11 @@ pub enum Partition {
 
 /// Reasons why a partition is invalid, as the kernel words them.
 const INVALID_CPUS: &str = "Invalid cpu list in cpuset.cpus.exclusive";
-const NO_CPU_HOTPLUG: &str = "No cpu available due to hotplug";
 const NO_CPUS: &str = "Parent unable to distribute cpu downstream";
 const EMPTY: &str = "cpuset.cpus and cpuset.cpus.exclusive are empty";
 const HOUSEKEEPING: &str = "partition config conflicts with housekeeping setup";
 const REMOTE_BELOW: &str = "Have remote partition underneath";
+const PARENT_NO_PARTITION: &str = "Parent is not a partition root";
 const INVALID_PARENT: &str = "Parent is an invalid partition root";
 
 /// State of the cpuset controller in one group.
@@ -172,6 +172,10 @@ impl State {
 
     fn write_cpus(&mut self, group: &str, text: &str) -> io::Result<()> {
         let cpus = parse_cpulist(text, self.cpus.n_possible())?;
+        // A list once written can only be emptied in a group without tasks.
+        if cpus.is_empty() && !self.cpuset(group).cpus.is_empty() && self.is_populated(group) {
+            return Err(errno(libc::ENOSPC));
+        }
         self.cpuset_mut(group).cpus = cpus;
         if self.cpuset(group).is_valid() && !self.cpuset(group).remote {
             self.enable_partition(group);
@@ -187,12 +191,13 @@ impl State {
         if self.conflicts_with_sibling(group, &cpus) {
             return Err(errno(libc::EINVAL));
         }
-        let lost = self.cpuset(group).exclusive_effective.difference(&cpus);
-        // Emptying the list of a group above does not reach the remote partitions below it.
-        if !cpus.is_empty() && !self.cpuset(group).is_valid() {
-            self.invalidate_remote_on(&lost);
-        }
         self.cpuset_mut(group).exclusive = cpus;
+        self.blame_parents_below(group);
+        let nothing_granted = self.granted(group).is_empty();
+        let this = self.cpuset_mut(group);
+        if this.invalid.is_some() && nothing_granted {
+            this.invalid = Some(INVALID_CPUS);
+        }
         if self.cpuset(group).is_valid() {
             self.enable_partition(group);
         }
@@ -214,11 +219,25 @@ impl State {
             })
     }
 
-    fn invalidate_remote_on(&mut self, cpus: &CpuSet) {
-        for group in self.cpuset_groups() {
+    /// Gives the invalid partitions below a group whose CPUs changed their new reason.
+    fn blame_parents_below(&mut self, above: &str) {
+        for group in self
+            .subtree(above)
+            .into_iter()
+            .filter(|group| group != above)
+        {
+            if self.cgroups[&group].cpuset.is_none() {
+                continue;
+            }
+            let above = self.cpuset(parent(&group).unwrap_or(""));
+            let (member, valid) = (above.partition == Partition::Member, above.is_valid());
             let this = self.cpuset_mut(&group);
-            if this.is_valid() && this.remote && !this.effective.is_disjoint(cpus) {
-                this.invalid = Some(INVALID_CPUS);
+            if this.invalid.is_some() && !valid {
+                this.invalid = Some(if member {
+                    PARENT_NO_PARTITION
+                } else {
+                    INVALID_PARENT
+                });
             }
         }
     }
@@ -306,18 +325,14 @@ impl State {
         self.cgroups.get_mut(group).expect("the group").cpuset = None;
     }
 
-    /// Follows CPUs that went offline or came online: a populated remote partition without a CPU
-    /// becomes invalid and stays so.
-    pub fn cpusets_after_hotplug(&mut self) {
-        self.cpusets_changed();
-        for group in self.cpuset_groups() {
-            let this = self.cpuset(&group);
-            let none_left = this.exclusive_effective.is_disjoint(&self.cpus.online);
-            if this.is_valid() && none_left && self.is_populated(&group) {
-                self.cpuset_mut(&group).invalid = Some(NO_CPU_HOTPLUG);
-            }
-        }
-        self.cpusets_changed();
+    /// Tells whether a partition with tasks has no other online CPU than this one.
+    pub fn is_last_of_partition(&self, cpu: CpuId) -> bool {
+        let last = CpuSet::of(cpu);
+        let groups = self.cpuset_groups();
+        let mut partitions = groups
+            .iter()
+            .filter(|group| !group.is_empty() && self.cpuset(group).is_valid());
+        partitions.any(|group| self.cpuset(group).effective == last && self.is_populated(group))
     }
 
     /// Recomputes what is effective in every group, then the masks of the tasks in them.
@@ -329,7 +344,8 @@ impl State {
             let effective = self.compute_effective(&group);
             self.cpuset_mut(&group).effective = effective;
         }
-        self.workqueue.isolated = self.isolated_cpus();
+        let isolated = self.isolated_cpus();
+        self.workqueue.isolate(isolated);
         self.refresh_masks();
     }
 
@@ -346,8 +362,9 @@ impl State {
         if this.is_valid() && !this.remote && !parent_valid {
             this.invalid = Some(INVALID_PARENT);
         }
-        if this.is_valid() && this.remote {
-            return;
+        // A remote partition lives by its own exclusive list and what is granted of it.
+        if this.is_valid() && this.remote && (granted.is_empty() || this.exclusive.is_empty()) {
+            this.invalid = Some(PARENT_NO_PARTITION);
         }
         let counts = this.is_valid() || !this.exclusive.is_empty();
         this.exclusive_effective = if counts { granted } else { CpuSet::new() };

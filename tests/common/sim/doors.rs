@@ -69,7 +69,7 @@ impl State {
     }
 
     /// Returns the names in a directory of which this simulation computes the content.
-    fn computed_names(&self, dir: &str) -> Vec<String> {
+    pub fn computed_names(&self, dir: &str) -> Vec<String> {
         let fixed: &[&str] = match dir {
             "/sys/fs" => &["cgroup"],
             "/sys/devices/system/cpu" => &["isolated", "offline", "online", "possible", "present"],
@@ -96,7 +96,7 @@ impl State {
         }
     }
 
-    fn make_dir(&mut self, path: &str, mode: u32) -> io::Result<()> {
+    pub fn make_dir(&mut self, path: &str, mode: u32) -> io::Result<()> {
         let path = self.tree.resolve(path);
         match below_mount(&path) {
             Some(group) => self.cgroup_make(group),
@@ -104,7 +104,7 @@ impl State {
         }
     }
 
-    fn remove_dir(&mut self, path: &str) -> io::Result<()> {
+    pub fn remove_dir(&mut self, path: &str) -> io::Result<()> {
         let path = self.tree.resolve(path);
         match below_mount(&path) {
             Some(group) => self.cgroup_remove(group),

@@ -18,7 +18,7 @@ pub struct Seat {
 }
 
 /// The CPUs of the machine.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Cpus {
     pub possible: CpuSet,
     pub online: CpuSet,
@@ -92,7 +92,8 @@ impl State {
 
     fn take_offline(&mut self, cpu: CpuId) -> io::Result<()> {
         let rest = self.cpus.online.difference(&CpuSet::of(cpu));
-        if rest.is_empty() {
+        // Recorded: the last CPU of a partition with tasks does not go.
+        if rest.is_empty() || self.is_last_of_partition(cpu) {
             return Err(errno(libc::EBUSY));
         }
         self.cpus.online = rest;
@@ -100,30 +101,12 @@ impl State {
         Ok(())
     }
 
+    /// Tasks of the root keep their masks: only one that wakes up without an online CPU would be
+    /// given others, and tasks sleep here.
     fn after_hotplug(&mut self) {
-        self.cpusets_after_hotplug();
-        self.free_stranded_tasks();
+        self.cpusets_changed();
         self.irqs_after_hotplug();
         self.put_topology();
-    }
-
-    /// A task without an online CPU may run anywhere and forgets what it asked for
-    /// (`select_fallback_rq()`); per-CPU kernel threads are parked instead.
-    fn free_stranded_tasks(&mut self) {
-        let online = self.cpus.online.clone();
-        let stranded =
-            |task: &&super::task::Task| task.mask.is_disjoint(&online) && !task.refuses_affinity();
-        let tids: Vec<i32> = self
-            .tasks
-            .iter()
-            .filter(stranded)
-            .map(|task| task.tid)
-            .collect();
-        let possible = self.cpus.possible.difference(&self.partition_cpus());
-        for tid in tids {
-            let task = self.tasks.get_mut(tid).expect("the task");
-            (task.mask, task.requested) = (possible.clone(), None);
-        }
     }
 
     /// Puts the topology files of the online CPUs and takes away those of the others.

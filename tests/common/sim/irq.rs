@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use pin_hook::domain::cpuset::CpuSet;
+use pin_hook::domain::cpuset::{CpuId, CpuSet};
 
-use super::{Sim, State, errno, hex_mask, parse_cpulist, parse_hex_mask};
+use super::{Kernel, Sim, State, errno, hex_mask, parse_cpulist, parse_hex_mask};
 
 /// One interrupt.
 #[derive(Debug, Clone)]
@@ -26,12 +26,14 @@ pub struct Irq {
 pub enum Kind {
     /// Whoever writes the mask.
     Free,
-    /// The kernel (`IRQF_AFFINITY_MANAGED`, as NVMe queues): writes are refused.
+    /// The kernel (managed interrupts, as those of NVMe queues): writes are refused.
     Managed,
+    /// Nobody: the interrupt has to stay where it is, as the timer's.
+    Fixed,
 }
 
 /// All interrupts, by number.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Irqs {
     by_number: BTreeMap<u32, Irq>,
     pub default_affinity: CpuSet,
@@ -87,6 +89,13 @@ impl State {
         Ok(names)
     }
 
+    pub fn irq_dirs(&self) -> impl Iterator<Item = String> + '_ {
+        self.irqs
+            .by_number
+            .keys()
+            .map(|number| format!("/proc/irq/{number}"))
+    }
+
     pub fn irq_read(&self, path: &str) -> io::Result<String> {
         let n_possible = self.cpus.n_possible();
         match path {
@@ -120,13 +129,19 @@ impl State {
     pub fn irq_write(&mut self, path: &str, text: &str) -> io::Result<()> {
         let n_possible = self.cpus.n_possible();
         if path == "/proc/irq/default_smp_affinity" {
-            let cpus = parse_hex_mask(text)?;
+            let cpus = parse_hex_mask(text, n_possible)?;
             if cpus.is_disjoint(&self.cpus.online) {
                 return Err(errno(libc::EINVAL));
             }
             self.irqs.default_affinity = cpus;
             return Ok(());
         }
+        // 6.12 made EPERM of what was EIO before.
+        let refusal = if self.kernel >= Kernel::V6_12 {
+            libc::EPERM
+        } else {
+            libc::EIO
+        };
         let (number, file) = split(path).ok_or_else(|| errno(libc::ENOENT))?;
         let irq = self
             .irqs
@@ -134,14 +149,14 @@ impl State {
             .get_mut(&number)
             .ok_or_else(|| errno(libc::ENOENT))?;
         if !["smp_affinity_list", "smp_affinity"].contains(&file) {
-            return Err(errno(libc::EACCES));
-        }
-        if irq.kind == Kind::Managed {
             return Err(errno(libc::EIO));
+        }
+        if irq.kind != Kind::Free {
+            return Err(errno(refusal));
         }
         let cpus = match file {
             "smp_affinity_list" => parse_cpulist(text, n_possible)?,
-            _ => parse_hex_mask(text)?,
+            _ => parse_hex_mask(text, n_possible)?,
         };
         if cpus.is_disjoint(&self.cpus.online) {
             return Err(errno(libc::EINVAL));
@@ -191,27 +206,51 @@ impl State {
         }
     }
 
-    /// An interrupt is born: it takes `default_smp_affinity`, a managed one the given CPUs.
-    pub fn add_irq(&mut self, number: u32, action: &str, managed: Option<CpuSet>) {
-        let kind = if managed.is_some() {
-            Kind::Managed
-        } else {
-            Kind::Free
+    /// An interrupt is born: it takes `default_smp_affinity`, cut to the CPUs of its device's
+    /// node when there is one (-1: none).
+    pub fn add_irq(&mut self, number: u32, action: &str, node: i32) {
+        let online = self.irqs.default_affinity.intersection(&self.cpus.online);
+        let of_node =
+            |cpu: &CpuId| i64::from(self.cpus.seats[cpu.0 as usize].node) == i64::from(node);
+        let near: CpuSet = online.iter().filter(of_node).collect();
+        let affinity = match near.is_empty() {
+            true => self.irqs.default_affinity.clone(),
+            false => near,
         };
-        let affinity = managed.unwrap_or_else(|| self.irqs.default_affinity.clone());
+        self.insert_irq(number, action, affinity, Kind::Free, node);
+    }
+
+    /// An interrupt is born that the kernel keeps on the given CPUs.
+    pub fn insert_irq(
+        &mut self,
+        number: u32,
+        action: &str,
+        affinity: CpuSet,
+        kind: Kind,
+        node: i32,
+    ) {
         let actions = Vec::from([action.to_owned()]);
-        let counts = BTreeMap::new();
+        let (effective, counts) = (CpuSet::new(), BTreeMap::new());
         let mut irq = Irq {
             affinity,
-            effective: CpuSet::new(),
+            effective,
             actions,
             kind,
-            node: 0,
+            node,
             counts,
             pending: false,
         };
         irq.settle(&self.cpus.online);
         self.irqs.by_number.insert(number, irq);
+    }
+
+    /// A driver frees an interrupt and asks for it again.
+    pub fn rebirth_irq(&mut self, number: u32) {
+        let old = self.irqs.by_number.remove(&number).expect("the interrupt");
+        match old.kind {
+            Kind::Free => self.add_irq(number, &old.actions[0], old.node),
+            kind => self.insert_irq(number, &old.actions[0], old.affinity, kind, old.node),
+        }
     }
 }
 
@@ -235,12 +274,13 @@ impl Irqs {
 impl Sim {
     /// An interrupt is born with `default_smp_affinity`.
     pub fn add_irq(&self, number: u32, action: &str) {
-        self.state().add_irq(number, action, None);
+        self.state().add_irq(number, action, -1);
     }
 
     /// A managed interrupt is born on the CPUs that the kernel chose.
     pub fn add_managed_irq(&self, number: u32, action: &str, cpus: &CpuSet) {
-        self.state().add_irq(number, action, Some(cpus.clone()));
+        self.state()
+            .insert_irq(number, action, cpus.clone(), Kind::Managed, -1);
     }
 
     /// A driver frees an interrupt.

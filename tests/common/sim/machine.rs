@@ -7,6 +7,7 @@ use pin_hook::domain::cpuset::{CpuId, CpuSet};
 
 use super::cgroup::{CONTROLLERS, Cgroup};
 use super::hotplug::{Cpus, Seat};
+use super::irq::Kind;
 use super::task::{PF_KTHREAD, PF_NO_SETAFFINITY, PF_WQ_WORKER, TaskSpec};
 use super::{Kernel, Sim, State, cpus};
 
@@ -69,7 +70,7 @@ impl Machine {
             fate: Default::default(),
             since_boot: Duration::from_secs(100),
         };
-        state.workqueue.requested = all.clone();
+        state.workqueue.request(all.clone());
         state.irqs.default_affinity = all;
         state.cpuset_online("");
         state.cpusets_changed();
@@ -121,7 +122,7 @@ impl Machine {
             ("/proc/cmdline", format!("BOOT_IMAGE=/boot/vmlinuz root=/dev/vda rw{isolcpus} quiet")),
             ("/proc/uptime", "100.00 700.00".to_owned()),
             ("/proc/meminfo", "MemTotal:        4012345 kB\nMemFree:         3000000 kB\nMemAvailable:    3500000 kB".to_owned()),
-            ("/sys/devices/system/cpu/nohz_full", " (null)".to_owned()),
+            ("/sys/devices/system/cpu/nohz_full", "  (null)".to_owned()),
             ("/sys/devices/system/cpu/smt/active", u8::from(self.threads > 1).to_string()),
             ("/sys/devices/system/node/online", node_list.to_string()),
             ("/sys/devices/system/node/possible", node_list.to_string()),
@@ -312,17 +313,24 @@ fn put_container(state: &mut State, ctid: u32) {
     });
 }
 
+/// Interrupts as in the lab: legacy ones, those of a network card and of an NVMe disk.
 fn put_irqs(state: &mut State) {
-    state.add_irq(1, "i8042", None);
-    state.add_irq(9, "acpi", None);
-    state.add_irq(24, "ahci[0000:00:1f.2]", None);
-    state.add_irq(30, "eth0-TxRx-0", None);
-    state.add_irq(31, "eth0-TxRx-1", None);
-    for cpu in state.cpus.possible.clone().iter() {
-        state.add_irq(
-            40 + cpu.0,
-            &format!("nvme0q{}", cpu.0 + 1),
-            Some(CpuSet::of(cpu)),
-        );
+    let all = state.cpus.possible.clone();
+    state.insert_irq(0, "timer", all.clone(), Kind::Fixed, -1);
+    for (number, action, node) in [
+        (1, "i8042", 0),
+        (9, "acpi", 0),
+        (24, "ahci[0000:00:1f.2]", 0),
+        (30, "eth0-TxRx-0", -1),
+        (31, "eth0-TxRx-1", -1),
+        (48, "nvme0q0", 0),
+    ] {
+        state.add_irq(number, action, node);
+    }
+    // Queues are spread over all CPUs, beginning in the second half.
+    let n_cpus = state.cpus.n_possible();
+    for n in 0..n_cpus {
+        let cpu = CpuSet::of(CpuId((n + n_cpus / 2) % n_cpus));
+        state.insert_irq(49 + n, &format!("nvme0q{}", n + 1), cpu, Kind::Managed, 0);
     }
 }

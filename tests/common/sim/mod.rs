@@ -13,6 +13,7 @@ mod hotplug;
 pub mod irq;
 pub mod machine;
 mod proc;
+pub mod replay;
 pub mod systemd;
 pub mod task;
 mod tree;
@@ -44,6 +45,7 @@ impl std::fmt::Debug for Sim {
 }
 
 /// Everything that a simulated host is made of.
+#[derive(Clone)]
 pub struct State {
     pub kernel: Kernel,
     pub tree: tree::Tree,
@@ -87,6 +89,11 @@ impl Sim {
 
     pub(crate) fn new(state: State) -> Self {
         Self(Rc::new(RefCell::new(state)))
+    }
+
+    /// Returns a second host that is as this one is now and goes its own way from here.
+    pub fn fork(&self) -> Self {
+        Self::new(self.state().clone())
     }
 
     /// Returns the doors to this host.
@@ -167,7 +174,7 @@ pub fn parse_cpulist(text: &str, n_cpus: u32) -> io::Result<CpuSet> {
 }
 
 /// Parses a mask of hexadecimal words separated by commas, as `bitmap_parse()` does.
-pub fn parse_hex_mask(text: &str) -> io::Result<CpuSet> {
+pub fn parse_hex_mask(text: &str, n_cpus: u32) -> io::Result<CpuSet> {
     let digits: String = text.trim().chars().filter(|&c| c != ',').collect();
     if digits.is_empty() {
         return Err(errno(libc::EINVAL));
@@ -175,13 +182,13 @@ pub fn parse_hex_mask(text: &str) -> io::Result<CpuSet> {
     let mut set = CpuSet::new();
     for (n, digit) in (0u32..).zip(digits.chars().rev()) {
         let digit = digit.to_digit(16).ok_or_else(|| errno(libc::EINVAL))?;
-        set.extend(
-            (0..4)
-                .filter(|bit| digit >> bit & 1 == 1)
-                .map(|bit| CpuId(n * 4 + bit)),
-        );
+        let bits = (0..4).filter(|bit| digit >> bit & 1 == 1);
+        set.extend(bits.map(|bit| CpuId(n * 4 + bit)));
     }
-    Ok(set)
+    match set.last() {
+        Some(last) if last.0 >= n_cpus => Err(errno(libc::EOVERFLOW)),
+        _ => Ok(set),
+    }
 }
 
 /// Formats a set as the kernel's `%*pb` does on a machine with `n_cpus` possible CPUs.

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pin_hook::domain::cpuset::CpuSet;
+
 use super::cgroup::{CONTROLLERS, CPUSET};
 use super::{Sim, State};
 
@@ -14,56 +16,75 @@ const UNIT_DIRS: [&str; 3] = [
     "/run/systemd/system",
     "/usr/lib/systemd/system",
 ];
-/// Controllers that systemd enables for every unit: `cpu memory pids`.
-const ALWAYS: [usize; 3] = [1, 3, 5];
+/// Controllers that systemd enables for every unit: `memory pids`.
+const ALWAYS: [usize; 2] = [3, 5];
+/// `cpu`, for the `CPUWeight=` that PVE gives every VM.
+const CPU: usize = 1;
 
 /// The service manager.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Manager {
-    /// What the drop-ins of scopes say, as of the last reload.
-    loaded: BTreeMap<String, BTreeSet<usize>>,
+    /// Directories of drop-ins, as of the last reload.
+    known_dirs: BTreeSet<String>,
     scopes: BTreeMap<String, Scope>,
+    /// `AllowedCPUs=` of units by the path of their group.
+    allowed_cpus: BTreeMap<String, CpuSet>,
     pub active: BTreeSet<String>,
 }
 
 /// A scope of `qemu.slice`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Scope {
     delegated: BTreeSet<usize>,
-    /// `AllowedCPUs=` is set on it.
-    wants_cpuset: bool,
 }
 
-fn group_of(scope: &str) -> String {
-    format!("/qemu.slice/{scope}")
+/// Returns the group of a unit: scopes of VMs are in their slice, other units below the root.
+fn group_of(unit: &str) -> String {
+    let of_vm = unit
+        .strip_suffix(".scope")
+        .is_some_and(|name| name.parse::<u32>().is_ok());
+    if of_vm {
+        format!("/qemu.slice/{unit}")
+    } else {
+        format!("/{unit}")
+    }
 }
 
 impl State {
-    /// Reads the drop-ins again; running scopes follow.
+    /// Reads the unit files again; running scopes follow.
     pub fn systemd_reload(&mut self) {
-        self.systemd.loaded = self.drop_ins();
-        for (name, scope) in &mut self.systemd.scopes {
-            scope.delegated = self.systemd.loaded.get(name).cloned().unwrap_or_default();
-        }
-        self.realize();
-    }
-
-    fn drop_ins(&self) -> BTreeMap<String, BTreeSet<usize>> {
-        let mut all = BTreeMap::new();
-        for dir in UNIT_DIRS {
-            for name in self.tree.list(dir).unwrap_or_default() {
-                if let Some(unit) = name
-                    .strip_suffix(".d")
-                    .filter(|unit| unit.ends_with(".scope"))
-                {
-                    self.merge_drop_ins(
-                        &format!("{dir}/{name}"),
-                        all.entry(unit.to_owned()).or_default(),
-                    );
-                }
+        self.systemd.known_dirs = self.drop_in_dirs().collect();
+        let names: Vec<String> = self.systemd.scopes.keys().cloned().collect();
+        for name in names {
+            let delegated = self.drop_ins_of(&name);
+            if let Some(scope) = self.systemd.scopes.get_mut(&name) {
+                scope.delegated = delegated;
             }
         }
-        all
+        // Recorded: a reload reaches the root only. The slice gets a controller that a running
+        // scope wishes for the first time when systemd realizes a unit in it.
+        self.control("", '+', &self.needed_in(""));
+    }
+
+    fn drop_in_dirs(&self) -> impl Iterator<Item = String> + '_ {
+        let names = |dir: &&str| self.tree.list(dir).unwrap_or_default();
+        let paths = UNIT_DIRS.iter().flat_map(move |dir| {
+            names(dir)
+                .into_iter()
+                .map(move |name| format!("{dir}/{name}"))
+        });
+        paths.filter(|path| path.ends_with(".scope.d"))
+    }
+
+    /// Reads what the drop-ins of a scope delegate. A directory that is newer than the last
+    /// reload is not looked at, a file in an older one is.
+    fn drop_ins_of(&self, scope: &str) -> BTreeSet<usize> {
+        let mut delegated = BTreeSet::new();
+        let ours = |dir: &&String| dir.ends_with(&format!("/{scope}.d"));
+        for dir in self.systemd.known_dirs.iter().filter(ours) {
+            self.merge_drop_ins(dir, &mut delegated);
+        }
+        delegated
     }
 
     fn merge_drop_ins(&self, dir: &str, delegated: &mut BTreeSet<usize>) {
@@ -83,11 +104,8 @@ impl State {
 
     /// Starts a scope with one process in it.
     pub fn start_scope(&mut self, name: &str, pid: i32) {
-        let delegated = self.systemd.loaded.get(name).cloned().unwrap_or_default();
-        let scope = Scope {
-            delegated,
-            wants_cpuset: false,
-        };
+        let delegated = self.drop_ins_of(name);
+        let scope = Scope { delegated };
         self.systemd.scopes.insert(name.to_owned(), scope);
         let group = group_of(name);
         if !self.cgroups.contains_key("/qemu.slice") {
@@ -115,47 +133,75 @@ impl State {
         }
     }
 
-    /// Writes `cgroup.subtree_control` of the root, of the slices and of scopes that do not
+    /// Writes `cgroup.subtree_control` of the root, of the slice and of scopes that do not
     /// delegate: what the units below need.
     fn realize(&mut self) {
-        self.rewrite_scopes();
-        let needs = |scope: &Scope| scope.wants_cpuset || scope.delegated.contains(&CPUSET);
-        let cpuset = self.systemd.scopes.values().any(needs);
-        // Children first when a controller goes, parents first when it comes.
-        let groups: [&str; 2] = if cpuset {
-            ["", "/qemu.slice"]
-        } else {
-            ["/qemu.slice", ""]
-        };
-        for group in groups
-            .into_iter()
-            .filter(|group| self.cgroups.contains_key(*group))
-            .collect::<Vec<_>>()
-        {
-            let text = match cpuset {
-                true => "+cpuset +cpu +memory +pids",
-                false => "+cpu +memory +pids -cpuset",
-            };
-            // It fails while somebody else's group below (LXC's) has the controller enabled.
-            let path = format!("{group}/cgroup.subtree_control");
-            if self.cgroup_write(&path, text).is_err() {
-                let _ = self.cgroup_write(&path, "+cpu +memory +pids");
-            }
+        // Parents first when a controller comes, children first when one goes.
+        for group in ["", "/qemu.slice"] {
+            self.control(group, '+', &self.needed_in(group));
+        }
+        for group in ["/qemu.slice", ""] {
+            let needed = self.needed_in(group);
+            let unneeded = (0..CONTROLLERS.len())
+                .filter(|n| !needed.contains(n))
+                .collect();
+            self.control(group, '-', &unneeded);
         }
     }
 
-    fn rewrite_scopes(&mut self) {
-        let plain = self
-            .systemd
-            .scopes
-            .iter()
-            .filter(|(_, scope)| scope.delegated.is_empty());
-        let groups: Vec<String> = plain.map(|(name, _)| group_of(name)).collect();
-        for group in groups {
-            if self.cgroups.contains_key(&group) {
-                self.set_subtree_control(&group, BTreeSet::new());
-            }
+    /// Returns the controllers that units below a group need.
+    fn needed_in(&self, group: &str) -> BTreeSet<usize> {
+        let mut needed = BTreeSet::from(ALWAYS);
+        for scope in self.systemd.scopes.values() {
+            needed.insert(CPU);
+            needed.extend(scope.delegated.iter());
         }
+        let inside = |unit: &&String| unit.starts_with(&format!("{group}/"));
+        needed.extend(
+            self.systemd
+                .allowed_cpus
+                .keys()
+                .find(inside)
+                .map(|_| CPUSET),
+        );
+        needed
+    }
+
+    /// Switches controllers one by one. Switching off fails while somebody else's group below
+    /// (LXC's) has the controller on.
+    fn control(&mut self, group: &str, sign: char, controllers: &BTreeSet<usize>) {
+        for &n in controllers
+            .iter()
+            .filter(|_| self.cgroups.contains_key(group))
+            .collect::<Vec<_>>()
+        {
+            let path = format!("{group}/cgroup.subtree_control");
+            let _ = self.cgroup_write(&path, &format!("{sign}{}", CONTROLLERS[n]));
+        }
+    }
+
+    /// Applies changed properties of a unit: a scope that does not delegate loses the
+    /// controllers of its children. A mere reload does not look at it.
+    fn apply_unit(&mut self, unit: &str) {
+        let plain = |scope: &&Scope| scope.delegated.is_empty();
+        if self.systemd.scopes.get(unit).filter(plain).is_some() {
+            self.set_subtree_control(&group_of(unit), BTreeSet::new());
+        }
+        self.realize();
+    }
+
+    /// Sets or clears `AllowedCPUs=`; a list that was written stays where tasks are.
+    fn allow_cpus(&mut self, unit: &str, cpus: CpuSet) {
+        let group = group_of(unit);
+        match cpus.is_empty() {
+            true => self.systemd.allowed_cpus.remove(&group),
+            false => self
+                .systemd
+                .allowed_cpus
+                .insert(group.clone(), cpus.clone()),
+        };
+        self.apply_unit(unit);
+        let _ = self.cgroup_write(&format!("{group}/cpuset.cpus"), &format!("{cpus}\n"));
     }
 
     pub fn delegated(&self, scope: &str) -> Option<Vec<String>> {
@@ -181,10 +227,14 @@ impl State {
 }
 
 impl Sim {
-    /// Somebody changes a property of a unit, as PVE does for `cpuunits`: systemd writes the
-    /// `cgroup.subtree_control` of scopes that do not delegate anew.
-    pub fn set_property(&self) {
-        self.state().realize();
+    /// Somebody changes a property of a unit, as PVE does for `cpuunits`.
+    pub fn set_property(&self, unit: &str) {
+        self.state().apply_unit(unit);
+    }
+
+    /// Somebody sets `AllowedCPUs=` of a unit, or clears it by the empty set.
+    pub fn allow_cpus(&self, unit: &str, cpus: &CpuSet) {
+        self.state().allow_cpus(unit, cpus.clone());
     }
 
     /// Somebody else makes systemd read its unit files again.

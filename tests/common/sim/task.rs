@@ -82,7 +82,7 @@ impl TaskSpec {
 }
 
 /// All tasks, by their number.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tasks {
     by_tid: BTreeMap<i32, Task>,
     next_tid: i32,
@@ -191,16 +191,17 @@ impl State {
 
     /// Gives every task the mask that follows from its cpuset, where that changed.
     pub fn refresh_masks(&mut self) {
-        let tids: Vec<i32> = self.tasks.by_tid.keys().copied().collect();
-        for tid in tids {
-            let allowed = self.allowed_in(&self.tasks.by_tid[&tid].cgroup);
-            let task = self.tasks.by_tid.get_mut(&tid).expect("the task");
-            if task.allowed == allowed {
-                continue;
-            }
-            task.allowed = allowed.clone();
-            if !task.refuses_affinity() {
-                task.mask = task.cut(&allowed);
+        let groups = self.cgroups.keys();
+        let allowed: BTreeMap<String, CpuSet> = groups
+            .map(|group| (group.clone(), self.allowed_in(group)))
+            .collect();
+        for task in self.tasks.by_tid.values_mut() {
+            let allowed = &allowed[&task.cgroup];
+            if task.allowed != *allowed {
+                task.allowed.clone_from(allowed);
+                if !task.refuses_affinity() {
+                    task.mask = task.cut(allowed);
+                }
             }
         }
     }
@@ -215,7 +216,9 @@ impl State {
         let task = self.tasks.get(tid).ok_or_else(|| errno(libc::ESRCH))?;
         let allowed = self.allowed_in(&task.cgroup);
         let cut = cpus.intersection(&allowed);
-        if task.refuses_affinity() || cut.is_disjoint(&online) {
+        // The mask that the task has already is accepted, even when its CPUs are offline.
+        let useless = cut.is_disjoint(&online) && cut != task.mask;
+        if task.refuses_affinity() || cut.is_empty() || useless {
             return Err(errno(libc::EINVAL));
         }
         let task = self.tasks.get_mut(tid).expect("the task");

@@ -16,11 +16,13 @@ pub enum Node {
 }
 
 /// Files by their absolute path.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Tree {
     nodes: BTreeMap<String, Node>,
     /// Files that take some words only; a list such as `always [madvise] never` marks the chosen.
     choices: BTreeMap<String, Vec<String>>,
+    /// Files that take whole numbers and these words.
+    numbers: BTreeMap<String, Vec<String>>,
 }
 
 impl Tree {
@@ -86,6 +88,24 @@ impl Tree {
         self.choices.insert(path.to_owned(), words);
     }
 
+    /// Makes a file take whole numbers, and these words, only.
+    pub fn take_numbers(&mut self, path: &str, words: &[&str]) {
+        let words = words.iter().map(|&word| word.to_owned()).collect();
+        self.numbers.insert(path.to_owned(), words);
+    }
+
+    /// Tells whether a file has a grammar that `text` does not follow.
+    fn refuses(&self, path: &str, text: &str) -> bool {
+        let text = text.trim();
+        let is = |word: &String| word.trim_matches('*') == text;
+        let choice = self
+            .choices
+            .get(path)
+            .is_some_and(|words| !words.iter().any(is));
+        let number = self.numbers.get(path);
+        choice || number.is_some_and(|words| text.parse::<i64>().is_err() && !words.iter().any(is))
+    }
+
     fn make_parents(&mut self, path: &str) {
         let ends = path.match_indices('/').map(|(end, _)| end).skip(1);
         for end in ends {
@@ -126,12 +146,7 @@ impl Tree {
     /// what was behind it.
     pub fn write(&mut self, path: &str, new: &str) -> io::Result<()> {
         let kernel_file = path.starts_with("/proc/") || path.starts_with("/sys/");
-        let words = self.choices.get(path);
-        if words.is_some_and(|words| {
-            !words
-                .iter()
-                .any(|word| word.trim_matches('*') == new.trim())
-        }) {
+        if self.refuses(path, new) {
             return Err(errno(libc::EINVAL));
         }
         match self.nodes.get_mut(path) {

@@ -9,20 +9,30 @@ use super::{State, errno, hex_mask, parse_hex_mask};
 const DIR: &str = "/sys/devices/virtual/workqueue/";
 
 /// Where unbound work may run.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Workqueue {
-    pub requested: CpuSet,
-    /// CPUs of isolated partitions, which the kernel takes out by itself.
-    pub isolated: CpuSet,
+    requested: CpuSet,
+    effective: CpuSet,
+    /// CPUs of isolated partitions.
+    isolated: CpuSet,
 }
 
 impl Workqueue {
-    fn effective(&self) -> CpuSet {
-        let rest = self.requested.difference(&self.isolated);
-        if rest.is_empty() {
-            self.requested.clone()
-        } else {
-            rest
+    /// Somebody writes the mask: it counts as it is, isolated CPUs or not.
+    pub fn request(&mut self, cpus: CpuSet) {
+        (self.requested, self.effective) = (cpus.clone(), cpus);
+    }
+
+    /// The cpusets isolate other CPUs than before: these are taken out of the wished mask.
+    pub fn isolate(&mut self, cpus: CpuSet) {
+        if self.isolated != cpus {
+            let rest = self.requested.difference(&cpus);
+            self.effective = if rest.is_empty() {
+                self.requested.clone()
+            } else {
+                rest
+            };
+            self.isolated = cpus;
         }
     }
 }
@@ -31,7 +41,7 @@ impl State {
     /// Reads a file of the workqueue masks, when `path` is one.
     pub fn workqueue_read(&self, path: &str) -> Option<String> {
         let mask = match path.strip_prefix(DIR)? {
-            "cpumask" => self.workqueue.effective(),
+            "cpumask" => self.workqueue.effective.clone(),
             "cpumask_requested" => self.workqueue.requested.clone(),
             "cpumask_isolated" => self.workqueue.isolated.clone(),
             _ => return None,
@@ -49,11 +59,11 @@ impl State {
     }
 
     fn request_workqueue(&mut self, text: &str) -> io::Result<()> {
-        let cpus = parse_hex_mask(text)?.intersection(&self.cpus.possible);
+        let cpus = parse_hex_mask(text, self.cpus.n_possible())?;
         if cpus.is_empty() {
             return Err(errno(libc::EINVAL));
         }
-        self.workqueue.requested = cpus;
+        self.workqueue.request(cpus);
         Ok(())
     }
 }

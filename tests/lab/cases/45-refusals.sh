@@ -66,7 +66,7 @@ refused 'a broken table' '/etc/pin-hook/100.toml:2:1'
 
 overlap='cpus 2-5 are claimed by vm 101'
 table 101 'cpus = "2-5"'
-vm_conf 101
+vm_conf 101 'hookscript: local:snippets/pin-hook'
 pin-hook 101 pre-start > /dev/null
 for policy in auto abort warn; do
     table 100 'cpus = "2-5"' '[start]' "on-refusal = \"$policy\""
@@ -81,4 +81,5 @@ for policy in auto abort warn; do
     done
 done
 pin-hook release 101 > /dev/null
+wait_until 20 'the unit has gone' unloaded pve-guests.service
 capture_after_equal 'the host is as before'

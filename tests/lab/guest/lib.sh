@@ -34,6 +34,9 @@ indent() {
     sed 's/^/#   | /' "$2"
 }
 
+# said FILE: what a command printed, for the reader.
+said() { sed 's/^/#   | /' "$1"; }
+
 # has FILE TEXT: fixed string in a file.
 has() { grep -qF -- "$2" "$1" || { cat "$1"; return 1; }; }
 lacks() { ! grep -F -- "$2" "$1"; }
@@ -137,9 +140,14 @@ from() {
     shift
     case $unit in
         *.slice) systemd-run --quiet --scope --slice="$unit" -- "$@" ;;
-        *) systemd-run --quiet --wait --pipe --collect --service-type=exec --unit="$unit" -- "$@" ;;
+        *)
+            # The unit of an earlier call goes a moment after its end.
+            wait_until 20 "$unit can be used" unloaded "$unit"
+            systemd-run --quiet --wait --pipe --collect --service-type=exec --unit="$unit" -- "$@"
+            ;;
     esac
 }
+unloaded() { [ "$(systemctl show -p LoadState --value "$1")" = not-found ]; }
 
 # task COMMAND...: in the background, in a process group of its own, as PVE's workers; sets task_pid.
 task() {
