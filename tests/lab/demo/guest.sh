@@ -56,7 +56,6 @@ disturb() {
 
 text '' "This host: $(nproc) CPUs, Linux $(uname -r), $(systemctl --version | head -n 1 | cut -d' ' -f1,2)." \
     'VM 100 has 4 vCPUs; its guest keeps all of them busy.'
-systemctl start pin-hook-boot.service
 
 title 1 'The VM without pin-hook'
 vm_conf 100 "$spin"
@@ -67,12 +66,15 @@ text '' "stress-ng now keeps all CPUs busy for $seconds s ..."
 disturb
 without=$switches without_delay=$delay
 run qm stop 100
-text '' 'All that can be read of this host is recorded, for a comparison at the end.'
-capture_before
-
-title 2 'The same VM with pin-hook'
+text '' 'VM 100 now gets a table and the hookscript. All that can be read of the host is' \
+    'recorded, for a comparison at the end.'
 hooked_vm 100 "cpus = \"$cpus\""
 echo "$spin" >> "$(conf_path 100)"
+# As at boot: it prepares the scopes of all VMs with a table.
+systemctl restart pin-hook-boot.service
+capture_before > /dev/null
+
+title 2 'The same VM with pin-hook'
 run cat /etc/pin-hook/100.toml
 run cat "$(conf_path 100)"
 run qm start 100
