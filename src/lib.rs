@@ -3,5 +3,8 @@
 //! The rooms depend on each other in one direction only:
 //! `cli` → `lifecycle` → `host` → `domain` (and its text side `config`).
 
+pub mod cli;
+pub mod config;
 pub mod domain;
 pub mod host;
+pub mod lifecycle;

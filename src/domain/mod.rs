@@ -1,4 +1,18 @@
 //! What follows from what: values and pure functions, without files, clocks or processes.
 
+pub mod claim;
 pub mod cpuset;
+pub mod desired;
+pub mod diff;
+pub mod facts;
+pub mod gate;
+pub mod guest;
+pub mod knob;
+pub mod placement;
+pub mod refusal;
+pub mod state;
+pub mod table;
+pub mod target;
+pub mod thread;
+pub mod topology;
 pub mod vm;

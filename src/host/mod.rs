@@ -3,19 +3,23 @@
 //! [`Host`] bundles the doors. The real host, a captured tree and the simulated kernel of the
 //! tests differ only in what stands behind them.
 
+pub mod clock;
+pub mod deadline;
 pub mod files;
+pub mod irq;
+pub mod log;
+pub mod privilege;
+pub mod pve;
 pub mod qmp;
 pub mod sched;
+pub mod surroundings;
 pub mod systemd;
+pub mod table;
+pub mod target;
+pub mod task;
+pub mod topology;
 
-use std::fmt::Debug;
-use std::time::Duration;
-
-/// Clocks of a host.
-pub trait Clock: Debug {
-    /// Returns the time since boot, including suspend (`CLOCK_BOOTTIME`).
-    fn since_boot(&self) -> Duration;
-}
+pub use clock::Clock;
 
 /// Everything outside of the program, behind one door each.
 #[derive(Debug)]

@@ -8,6 +8,7 @@
 use std::fmt::Debug;
 use std::io;
 
+use super::files::Files;
 use crate::domain::cpuset::{CpuId, CpuSet};
 
 /// Affinity of the host's tasks.
@@ -64,6 +65,30 @@ impl Sched for KernelSched {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+/// Affinities in a captured tree, as `/proc/<tid>/status` told them; none can be changed.
+#[derive(Debug)]
+pub struct CapturedSched<F>(pub F);
+
+impl<F: Files> Sched for CapturedSched<F> {
+    fn affinity(&self, tid: i32) -> io::Result<CpuSet> {
+        let status = self.0.read(&format!("/proc/{tid}/status"))?;
+        let list = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let requested: Option<CpuSet> = list.and_then(|list| list.trim().parse().ok());
+        let requested = requested.ok_or(io::ErrorKind::InvalidData)?;
+        // sched_getaffinity(2) leaves out what is offline, this file does not.
+        match self.0.read("/sys/devices/system/cpu/online")?.parse() {
+            Ok(online) => Ok(requested.intersection(&online)),
+            Err(_) => Ok(requested),
+        }
+    }
+
+    fn set_affinity(&self, _tid: i32, _cpus: &CpuSet) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

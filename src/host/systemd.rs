@@ -1,6 +1,39 @@
-//! The service manager, over D-Bus.
+//! The service manager, over D-Bus (`org.freedesktop.systemd1`, man `org.freedesktop.systemd1`).
+//!
+//! The D-Bus library waits without bound for a bus that accepts and never answers, so every call
+//! runs in a thread that is abandoned when its deadline passes.
 
 use std::fmt::Debug;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zbus::blocking::{Connection, connection};
+use zbus::zvariant::{DynamicType, OwnedObjectPath, OwnedValue, Type};
+
+use super::deadline::within;
+
+/// How long systemd may take for a call.
+pub const CALL_WAIT: Duration = Duration::from_secs(3);
+/// How long systemd may take to read its unit files again: it asks every generator first.
+pub const RELOAD_WAIT: Duration = Duration::from_secs(6);
+/// How long a reload may take when nobody waits for the run.
+pub const PATIENT_RELOAD_WAIT: Duration = Duration::from_secs(30);
+
+/// Where the system bus listens; its environment variable is not believed.
+const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const SCOPE: &str = "org.freedesktop.systemd1.Scope";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+/// What systemd and the bus say of a unit that is not there (any more).
+const ABSENT: [&str; 2] = [
+    "org.freedesktop.systemd1.NoSuchUnit",
+    "org.freedesktop.DBus.Error.UnknownObject",
+];
 
 /// What the program asks of systemd. Every call has a deadline of its own; a bus that hangs
 /// costs that deadline and not the start of a VM.
@@ -14,4 +47,166 @@ pub trait Systemd: Debug {
     /// Returns the controllers that a loaded scope delegates (`Scope.DelegateControllers`), or
     /// `None` when there is no such unit.
     fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>>;
+}
+
+/// The running systemd, asked over the system bus.
+///
+/// The connection is made by the first call and used by all of them. A call that was late makes
+/// the following ones fail at once: a bus that hangs costs one deadline, not one for each call.
+#[derive(Debug)]
+pub struct Bus {
+    address: String,
+    call_wait: Duration,
+    reload_wait: Duration,
+    link: Mutex<Link>,
+}
+
+/// What is known about the way to systemd.
+#[derive(Debug)]
+enum Link {
+    Unused,
+    Open(Connection),
+    Hung,
+}
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self::at(SYSTEM_BUS, CALL_WAIT, RELOAD_WAIT)
+    }
+}
+
+impl Bus {
+    /// Returns the system bus for a run that nobody waits for, which gives a reload more time.
+    pub fn patient() -> Self {
+        Self::at(SYSTEM_BUS, CALL_WAIT, PATIENT_RELOAD_WAIT)
+    }
+
+    /// Returns the bus at a D-Bus address, with the deadlines for a call and for a reload.
+    pub fn at(address: impl Into<String>, call_wait: Duration, reload_wait: Duration) -> Self {
+        Self {
+            address: address.into(),
+            call_wait,
+            reload_wait,
+            link: Mutex::new(Link::Unused),
+        }
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks systemd one thing; `what` names it in errors.
+    fn ask<T: Send + 'static>(
+        &self,
+        what: &str,
+        wait: Duration,
+        question: impl FnOnce(&Connection) -> zbus::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let mut link = self.link();
+        let open = match &*link {
+            Link::Hung => return Err(anyhow!("systemd did not answer before {what}")),
+            Link::Open(connection) if !connection.is_closed() => Some(connection.clone()),
+            Link::Open(_) | Link::Unused => None,
+        };
+        let address = self.address.clone();
+        let answer = within(wait, move || {
+            let connection = open.map_or_else(|| connect(&address), Ok)?;
+            Ok((question(&connection), connection))
+        });
+        match answer {
+            None => {
+                *link = Link::Hung;
+                Err(anyhow!("systemd did not answer {what} within {wait:?}"))
+            }
+            Some(Err(error)) => Err(failure(error)).context(self.unreachable(what)),
+            Some(Ok((answer, connection))) => {
+                *link = Link::Open(connection);
+                answer
+                    .map_err(failure)
+                    .with_context(|| format!("systemd failed {what}"))
+            }
+        }
+    }
+
+    fn unreachable(&self, what: &str) -> String {
+        format!("cannot reach the bus at {} for {what}", self.address)
+    }
+
+    /// Queues a job for a unit.
+    fn queue(&self, method: &'static str, unit: &str) -> anyhow::Result<()> {
+        let name = unit.to_owned();
+        self.ask(
+            &format!("Manager.{method} of {unit}"),
+            self.call_wait,
+            move |bus| {
+                manager::<_, OwnedObjectPath>(bus, method, &(name.as_str(), "replace")).map(drop)
+            },
+        )
+    }
+}
+
+impl Systemd for Bus {
+    fn reload(&self) -> anyhow::Result<()> {
+        // systemd answers when it has read everything, not when it begins.
+        self.ask("Manager.Reload", self.reload_wait, |bus| {
+            manager::<_, ()>(bus, "Reload", &())
+        })
+    }
+
+    fn start(&self, unit: &str) -> anyhow::Result<()> {
+        self.queue("StartUnit", unit)
+    }
+
+    fn stop(&self, unit: &str) -> anyhow::Result<()> {
+        self.queue("StopUnit", unit)
+    }
+
+    fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>> {
+        let name = scope.to_owned();
+        let what = format!("Scope.DelegateControllers of {scope}");
+        self.ask(
+            &what,
+            self.call_wait,
+            move |bus| match delegated_controllers(bus, &name) {
+                Err(error) if is_absent(&error) => Ok(None),
+                answer => answer.map(Some),
+            },
+        )
+    }
+}
+
+fn connect(address: &str) -> zbus::Result<Connection> {
+    connection::Builder::address(address)?.build()
+}
+
+/// Calls a method of systemd's manager.
+fn manager<B, T>(bus: &Connection, method: &str, body: &B) -> zbus::Result<T>
+where
+    B: Serialize + DynamicType,
+    T: DeserializeOwned + Type,
+{
+    bus.call_method(Some(SYSTEMD), MANAGER_PATH, Some(MANAGER), method, body)?
+        .body()
+        .deserialize()
+}
+
+/// Reads what a scope delegates; systemd lists nothing for one with `Delegate=no`.
+fn delegated_controllers(bus: &Connection, scope: &str) -> zbus::Result<Vec<String>> {
+    let unit: OwnedObjectPath = manager(bus, "GetUnit", &scope)?;
+    let property = (SCOPE, "DelegateControllers");
+    let reply = bus.call_method(Some(SYSTEMD), unit, Some(PROPERTIES), "Get", &property)?;
+    let value: OwnedValue = reply.body().deserialize()?;
+    Ok(value.try_into()?)
+}
+
+fn is_absent(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::MethodError(name, ..) if ABSENT.contains(&name.as_str()))
+}
+
+/// Turns an error of the bus into one line: its name says less than its text.
+fn failure(error: zbus::Error) -> anyhow::Error {
+    match error {
+        zbus::Error::MethodError(_, Some(text), _) => anyhow!("{text}"),
+        error => error.into(),
+    }
 }

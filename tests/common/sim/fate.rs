@@ -21,7 +21,7 @@ pub enum Death {
 pub struct Died(pub String);
 
 /// What was done so far, and what is going to befall the program.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Fate {
     /// Every operation that changes something, such as `write /sys/... 2-5`.
     pub log: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Fate {
     pub next_guard: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Failure {
     pattern: String,
     errno: i32,
@@ -85,8 +85,12 @@ impl Fate {
     }
 }
 
-/// Tells whether `op` holds the pieces of `pattern` between its `*` in their order.
+/// Tells whether `op` holds the pieces of `pattern` between its `*` in their order, or is what
+/// follows a `=`.
 fn matches(pattern: &str, op: &str) -> bool {
+    if let Some(whole) = pattern.strip_prefix('=') {
+        return op == whole;
+    }
     let mut rest = op;
     pattern.split('*').all(|piece| match rest.find(piece) {
         Some(at) => {
@@ -168,7 +172,8 @@ impl Sim {
     ///
     /// Operations read `<op> <path> <text>`, with the operations `read list write make_dir
     /// remove_dir remove append replace set_affinity reload start stop delegated run_state
-    /// iothreads vcpus`; `*` in the pattern stands for any text, both ends are open.
+    /// iothreads vcpus`; `*` in the pattern stands for any text, both ends are open; a pattern
+    /// that begins with `=` is the whole operation.
     pub fn fail(&self, pattern: &str, errno: i32, times: u32) {
         let pattern = pattern.to_owned();
         self.state().fate.failures.push(Failure {

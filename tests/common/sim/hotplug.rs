@@ -18,7 +18,7 @@ pub struct Seat {
 }
 
 /// The CPUs of the machine.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Cpus {
     pub possible: CpuSet,
     pub online: CpuSet,

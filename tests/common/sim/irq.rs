@@ -33,7 +33,7 @@ pub enum Kind {
 }
 
 /// All interrupts, by number.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Irqs {
     by_number: BTreeMap<u32, Irq>,
     pub default_affinity: CpuSet,

@@ -45,6 +45,7 @@ impl std::fmt::Debug for Sim {
 }
 
 /// Everything that a simulated host is made of.
+#[derive(Clone)]
 pub struct State {
     pub kernel: Kernel,
     pub tree: tree::Tree,
@@ -88,6 +89,11 @@ impl Sim {
 
     pub(crate) fn new(state: State) -> Self {
         Self(Rc::new(RefCell::new(state)))
+    }
+
+    /// Returns a second host that is as this one is now and goes its own way from here.
+    pub fn fork(&self) -> Self {
+        Self::new(self.state().clone())
     }
 
     /// Returns the doors to this host.

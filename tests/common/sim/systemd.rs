@@ -22,7 +22,7 @@ const ALWAYS: [usize; 2] = [3, 5];
 const CPU: usize = 1;
 
 /// The service manager.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Manager {
     /// Directories of drop-ins, as of the last reload.
     known_dirs: BTreeSet<String>,
@@ -33,7 +33,7 @@ pub struct Manager {
 }
 
 /// A scope of `qemu.slice`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Scope {
     delegated: BTreeSet<usize>,
 }

@@ -84,7 +84,7 @@ impl TaskSpec {
 }
 
 /// All tasks, by their number.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tasks {
     by_tid: BTreeMap<i32, Task>,
     next_tid: i32,

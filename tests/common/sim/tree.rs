@@ -16,7 +16,7 @@ pub enum Node {
 }
 
 /// Files by their absolute path.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Tree {
     nodes: BTreeMap<String, Node>,
     /// Files that take some words only; a list such as `always [madvise] never` marks the chosen.

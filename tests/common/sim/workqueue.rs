@@ -9,7 +9,7 @@ use super::{State, errno, hex_mask, parse_hex_mask};
 const DIR: &str = "/sys/devices/virtual/workqueue/";
 
 /// Where unbound work may run.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Workqueue {
     requested: CpuSet,
     effective: CpuSet,

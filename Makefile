@@ -1,0 +1,81 @@
+# "make demo" shows what pin-hook does, "make check" checks all of it; the rest are their parts.
+# What a step needs and this machine lacks is installed with apt; that takes root.
+
+PREFIX ?= /usr
+DESTDIR ?=
+# Cases of the lab to run, without .sh; empty: all of them.
+CASES ?=
+
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+binary := target/x86_64-unknown-linux-gnu/release/pin-hook
+snippets := /var/lib/vz/snippets
+sbin := $(DESTDIR)$(PREFIX)/sbin
+units := $(DESTDIR)$(PREFIX)/lib/systemd/system
+share := $(DESTDIR)$(PREFIX)/share
+pages := $(wildcard docs/man/*.md)
+unit_names := $(notdir $(wildcard systemd/*))
+# In a package nothing is started; on a running system systemd is told.
+is_live := $(if $(DESTDIR),,$(wildcard /run/systemd/system))
+
+.PHONY: build check lab demo bench man install uninstall clean
+.DEFAULT_GOAL := build
+
+build:
+	@tests/lab/toolchain
+	@echo "== release build (about 2 minutes the first time)"
+	cargo build --release --locked
+	@tests/binary $(binary)
+
+check:
+	@tests/check $(CASES)
+
+lab: build
+	@echo "== lab (about 5 minutes for each kernel; the first time 2 more)"
+	tests/lab/run --kernel all $(CASES)
+
+demo:
+	@tests/lab/demo/demo
+
+bench: build
+	@echo "== bench (about 3 minutes; the first time 2 more)"
+	tests/lab/run 90-bench
+
+# Man pages from their sources, where lowdown is installed.
+man: $(patsubst docs/man/%.md,target/man/%,$(pages))
+target/man/%: docs/man/%.md
+	@mkdir -p target/man
+	lowdown -s -Tman -o $@ $<
+
+install: $(if $(shell command -v lowdown),man)
+	@test -x $(binary) || { echo "$(binary) is missing: run make build first" >&2; exit 1; }
+	install -D -m 755 $(binary) $(sbin)/pin-hook
+	install -d $(units) $(share)/pin-hook $(share)/doc/pin-hook
+	for unit in $(unit_names); do \
+	    sed 's,/usr/sbin/,$(PREFIX)/sbin/,' systemd/$$unit > $(units)/$$unit && chmod 644 $(units)/$$unit || exit 1; \
+	done
+	sed 's,/usr/sbin/,$(PREFIX)/sbin/,' hooks/pin-hook > $(share)/pin-hook/pin-hook
+	chmod 755 $(share)/pin-hook/pin-hook
+	install -m 644 README.md docs/*.md $(pages) $(share)/doc/pin-hook/
+	for page in $(notdir $(wildcard target/man/*)); do \
+	    install -D -m 644 target/man/$$page $(share)/man/man$${page##*.}/$$page || exit 1; \
+	done
+	if [ -d $(DESTDIR)$(snippets) ]; then \
+	    install -m 755 $(share)/pin-hook/pin-hook $(DESTDIR)$(snippets)/pin-hook; \
+	else \
+	    echo "no $(snippets): copy $(PREFIX)/share/pin-hook/pin-hook to a storage with snippets"; \
+	fi
+	$(if $(is_live),systemctl daemon-reload)
+	$(if $(is_live),systemctl enable pin-hook-boot.service)
+
+uninstall:
+	$(if $(is_live),-$(sbin)/pin-hook release --all)
+	$(if $(is_live),-systemctl disable pin-hook-boot.service)
+	rm -f $(sbin)/pin-hook $(addprefix $(units)/,$(unit_names))
+	rm -f $(DESTDIR)$(snippets)/pin-hook
+	rm -f $(foreach page,$(basename $(notdir $(pages))),$(share)/man/man$(subst .,,$(suffix $(page)))/$(page))
+	rm -rf $(share)/pin-hook $(share)/doc/pin-hook
+	$(if $(is_live),systemctl daemon-reload)
+
+clean:
+	cargo clean

@@ -1,0 +1,216 @@
+//! The grammar of the command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ColorChoice, Parser, Subcommand};
+
+use crate::domain::vm::Vmid;
+use crate::lifecycle::phase::Phase;
+
+/// Gives a VM its CPUs for real while it runs, and the host back afterwards
+#[derive(Debug, Parser)]
+#[command(
+    name = "pin-hook",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Args {
+    /// Look at a captured or synthetic host below this directory
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Also print what is only of interest when something is wrong
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A phase of a VM's life, as PVE calls a hookscript
+    #[command(hide = true)]
+    Phase {
+        /// Which phase.
+        #[arg(value_parser = parse_phase)]
+        phase: Phase,
+        /// Which VM.
+        vmid: Vmid,
+    },
+    /// A phase that this version does not know
+    #[command(hide = true)]
+    UnknownPhase {
+        /// What it is called.
+        phase: String,
+        /// Which VM.
+        vmid: Vmid,
+    },
+    /// Show what would change when a VM starts, and why
+    Plan {
+        /// VM to plan for
+        vmid: Vmid,
+        /// Print JSON (docs/json.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Apply the table of a running VM now
+    Apply {
+        /// VM to apply the table of
+        vmid: Vmid,
+    },
+    /// Let go of what a VM owns now, running or not
+    Release {
+        /// VM to let go of
+        #[arg(required_unless_present = "all")]
+        vmid: Option<Vmid>,
+        /// Let go of everything, also when the state of pin-hook is lost
+        #[arg(long, conflicts_with = "vmid")]
+        all: bool,
+    },
+    /// Show what VMs own, wanted and actual, and what has drifted
+    Status {
+        /// Only this VM
+        vmid: Option<Vmid>,
+        /// Print JSON (docs/json.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show every table of this node
+    List {
+        /// Print JSON (docs/json.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring the host in line with what runs (called by systemd)
+    Reconcile,
+    /// Prepare the scopes of all VMs with a table (called by systemd at boot)
+    Boot,
+}
+
+/// Run of the program, for the log.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Phase or command.
+    pub what: String,
+    /// VM that it is about.
+    pub vmid: Option<Vmid>,
+}
+
+impl Call {
+    /// Returns the call of a phase or command for a VM.
+    pub fn of(what: impl ToString, vmid: Vmid) -> Self {
+        Call::about(what, Some(vmid))
+    }
+
+    /// Returns the call of a command.
+    pub fn about(what: impl ToString, vmid: Option<Vmid>) -> Self {
+        Call {
+            what: what.to_string(),
+            vmid,
+        }
+    }
+}
+
+impl Command {
+    /// Tells whether somebody waits for the command, PVE with the VM's lock in its hands or a
+    /// person.
+    pub fn is_awaited(&self) -> bool {
+        !matches!(self, Command::Reconcile | Command::Boot)
+    }
+
+    /// Tells whether the command writes to the host.
+    pub fn changes_the_host(&self) -> bool {
+        !matches!(
+            self,
+            Command::Plan { .. }
+                | Command::Status { .. }
+                | Command::List { .. }
+                | Command::UnknownPhase { .. }
+        )
+    }
+}
+
+fn parse_phase(text: &str) -> Result<Phase, String> {
+    text.parse().map_err(|()| format!("\"{text}\" is no phase"))
+}
+
+/// Brings the arguments into the order of commands: `100 pre-start` (PVE's order) and
+/// `pre-start 100` both become `phase pre-start 100`.
+///
+/// In PVE's order a word that is no phase comes from a newer PVE and is no error.
+pub fn in_order_of_commands(arguments: Vec<OsString>) -> Vec<OsString> {
+    let [program, first, second] = arguments.as_slice() else {
+        return arguments;
+    };
+    let (Some(one), Some(two)) = (first.to_str(), second.to_str()) else {
+        return arguments;
+    };
+    let is_phase = |text: &str| text.parse::<Phase>().is_ok();
+    let words = if one.parse::<Vmid>().is_ok() && !two.starts_with('-') {
+        let command = if is_phase(two) {
+            "phase"
+        } else {
+            "unknown-phase"
+        };
+        [command.into(), second.clone(), first.clone()]
+    } else if is_phase(one) {
+        ["phase".into(), first.clone(), second.clone()]
+    } else {
+        return arguments;
+    };
+    std::iter::once(program.clone()).chain(words).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(words: &[&str]) -> Command {
+        let words = words.iter().map(OsString::from).collect();
+        Args::try_parse_from(in_order_of_commands(words))
+            .unwrap()
+            .command
+    }
+
+    #[test]
+    fn both_orders_are_the_same_phase() {
+        for words in [
+            ["pin-hook", "100", "post-start"],
+            ["pin-hook", "post-start", "100"],
+        ] {
+            let Command::Phase { phase, vmid } = command(&words) else {
+                panic!("{words:?}")
+            };
+            assert_eq!(
+                (phase, vmid.to_string()),
+                (Phase::PostStart, "100".to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_phase_is_one_of_a_newer_pve() {
+        let unknown = command(&["/var/lib/vz/snippets/pin-hook", "100", "pre-migrate"]);
+        assert!(
+            matches!(unknown, Command::UnknownPhase { .. }),
+            "{unknown:?}"
+        );
+    }
+
+    #[test]
+    fn by_hand_a_typo_is_an_error() {
+        for words in [
+            ["pin-hook", "post-strat", "100"],
+            ["pin-hook", "apply", "99"],
+        ] {
+            let words = words.iter().map(OsString::from).collect();
+            assert!(Args::try_parse_from(in_order_of_commands(words)).is_err());
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The form of everything that `--json` prints; docs/json.md describes it.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::output::Output;
+use crate::lifecycle::account::Exit;
+use crate::lifecycle::plan::Complaint;
+
+/// Version of the schema. It grows when a field goes away or changes its meaning; fields may be
+/// added at any time.
+const VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    error: Complaint,
+}
+
+/// Prints a value with the version of the schema.
+pub fn print(body: &impl Serialize, output: &Output) -> anyhow::Result<()> {
+    let version = VERSION;
+    output.json(&Versioned { version, body })
+}
+
+/// Prints an error that left nothing else to show, and returns the exit status.
+pub fn fail(error: &anyhow::Error, help: Option<&str>, output: &Output) -> ExitCode {
+    let message = format!("{error:#}");
+    let error = Complaint {
+        message: message.clone(),
+        help: help.map(str::to_owned),
+        ..Complaint::default()
+    };
+    match print(&Failure { error }, output) {
+        Ok(()) => ExitCode::from(Exit::Refused.code()),
+        Err(_) => output.fail(Exit::Refused, &message, help),
+    }
+}

@@ -1,0 +1,71 @@
+//! `list`: every table of this node.
+
+use super::columns::{Columns, or_dash};
+use super::json;
+use super::output::Output;
+use crate::host::Host;
+use crate::lifecycle::account::{Exit, Level};
+use crate::lifecycle::list::{Broken, Entry, Listing, list};
+
+/// Shows every table of this node; fails when one of them is broken.
+pub fn show(host: &Host, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
+    let listing = list(host)?;
+    if as_json {
+        json::print(&listing, output)?;
+    } else {
+        print(&listing, output);
+    }
+    Ok(match listing.broken.is_empty() {
+        true => Exit::Done,
+        false => Exit::Refused,
+    })
+}
+
+fn print(listing: &Listing, output: &Output) {
+    if listing.vms.is_empty() {
+        output.print(&format!("node {} has no vm with a table\n", listing.node));
+    } else {
+        output.print(&vms(&listing.vms));
+    }
+    for overlap in &listing.overlaps {
+        let [one, two] = overlap.vmids;
+        let cpus = &overlap.cpus;
+        let text = format!("vm {one} and vm {two} both name cpus {cpus}: only one can run");
+        output.say(Level::Warning, &text);
+    }
+    for orphan in &listing.orphans {
+        output.say(
+            Level::Warning,
+            &format!("{} {}", orphan.vmid, orphan.reason),
+        );
+    }
+    for Broken { message, help, .. } in &listing.broken {
+        output.say(Level::Error, message);
+        if let Some(help) = help {
+            output.say(Level::Help, help);
+        }
+    }
+    for text in &listing.left_out {
+        output.say(Level::Info, text);
+    }
+}
+
+fn vms(vms: &[Entry]) -> String {
+    let mut columns = Columns::new(["vm", "name", "cpus", "onboot", "hook", "state"]);
+    for vm in vms {
+        let hook = match &vm.hookscript {
+            Some(_) if vm.hooked => "yes".to_owned(),
+            Some(volume) => format!("other: {volume}"),
+            None => "no".to_owned(),
+        };
+        columns.add([
+            vm.vmid.to_string(),
+            or_dash(vm.name.as_ref()),
+            or_dash(vm.cpus.as_ref()),
+            if vm.onboot { "yes" } else { "no" }.to_owned(),
+            hook,
+            or_dash(vm.state.as_ref()),
+        ]);
+    }
+    columns.lines()
+}

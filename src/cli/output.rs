@@ -1,0 +1,125 @@
+//! Where lines go: standard output (PVE's task log) and the journal.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anstyle::{AnsiColor, Style};
+use anyhow::Context;
+use clap::ColorChoice;
+use serde::Serialize;
+
+use super::args::Call;
+use crate::host::log;
+use crate::lifecycle::account::{Account, Exit, Level, Line};
+
+/// Where lines go.
+#[derive(Debug)]
+pub struct Output {
+    color: anstream::ColorChoice,
+    verbose: bool,
+}
+
+impl Output {
+    /// Returns an output that uses colours when asked to, by default on terminals only.
+    pub fn new(color: ColorChoice, verbose: bool) -> Self {
+        let color = match color {
+            ColorChoice::Auto => anstream::ColorChoice::Auto,
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        };
+        Output { color, verbose }
+    }
+
+    /// Prints text as it is.
+    pub fn print(&self, text: &str) {
+        let mut out = anstream::AutoStream::new(std::io::stdout(), self.color);
+        // A closed standard output is no reason to leave work half done.
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
+    /// Prints a value as JSON.
+    pub fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(value).context("failed to write JSON")?;
+        self.print(&format!("{text}\n"));
+        Ok(())
+    }
+
+    /// Prints one line as phases do.
+    pub fn say(&self, level: Level, text: &str) {
+        let text = text.to_owned();
+        self.line(&Line { level, text }, "");
+    }
+
+    /// Tells whether details are asked for.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// Tells whether somebody reads along, who can be shown more than a line.
+    pub fn is_terminal(&self) -> bool {
+        std::io::stdout().is_terminal()
+    }
+
+    /// Prints the account of a run, sends it to the journal, and returns the exit status.
+    pub fn tell(&self, account: &Account, call: &Call, started: Instant) -> ExitCode {
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let last = account.lines.len().checked_sub(1);
+        for (n, line) in account.lines.iter().enumerate() {
+            let is_summary = Some(n) == last && line.level == Level::Info && call.vmid.is_some();
+            let time = if is_summary {
+                format!(", {ms} ms")
+            } else {
+                String::new()
+            };
+            self.line(line, &time);
+        }
+        let entries = account
+            .lines
+            .iter()
+            .map(|line| entry(line, account, call, ms))
+            .collect();
+        if !log::send(entries) && self.verbose {
+            self.print("pin-hook: warning: journald does not answer, nothing was logged\n");
+        }
+        ExitCode::from(account.exit.code())
+    }
+
+    /// Prints an error and what can be done about it, and returns the exit status.
+    pub fn fail(&self, exit: Exit, error: &str, help: Option<&str>) -> ExitCode {
+        let mut account = Account::default();
+        account.fail(exit, error, help.map(str::to_owned));
+        account.lines.iter().for_each(|line| self.line(line, ""));
+        ExitCode::from(account.exit.code())
+    }
+
+    fn line(&self, line: &Line, end: &str) {
+        let (word, color) = match line.level {
+            Level::Info => ("", None),
+            Level::Warning => ("warning: ", Some(AnsiColor::Yellow)),
+            Level::Error => ("error: ", Some(AnsiColor::Red)),
+            Level::Help => ("help: ", Some(AnsiColor::Cyan)),
+        };
+        let style = color.map_or(Style::new(), |color| color.on_default().bold());
+        self.print(&format!(
+            "pin-hook: {style}{word}{style:#}{}{end}\n",
+            line.text
+        ));
+    }
+}
+
+fn entry(line: &Line, account: &Account, call: &Call, ms: u64) -> log::Entry {
+    let level = match line.level {
+        Level::Info => log::Level::Info,
+        Level::Warning => log::Level::Warning,
+        Level::Error => log::Level::Error,
+        Level::Help => log::Level::Info,
+    };
+    log::Entry {
+        vmid: call.vmid,
+        phase: Some(call.what.clone()),
+        backend: account.backend.clone(),
+        ms: Some(ms),
+        ..log::Entry::new(level, line.text.clone())
+    }
+}

@@ -1,0 +1,141 @@
+//! `status`: what VMs own, wanted and actual.
+
+use super::columns::{Columns, count, or_dash, paragraph};
+use super::json;
+use super::output::Output;
+use crate::domain::vm::Vmid;
+use crate::host::Host;
+use crate::lifecycle::account::{Exit, Level};
+use crate::lifecycle::status::{ClaimStatus, Drifted, Moved, Status, ThreadStatus, status};
+
+/// Shows what VMs own, or what one VM owns; fails when something has drifted or failed.
+pub fn show(
+    host: &Host,
+    vmid: Option<Vmid>,
+    as_json: bool,
+    output: &Output,
+) -> anyhow::Result<Exit> {
+    let status = status(host, vmid)?;
+    if as_json {
+        json::print(&status, output)?;
+    } else {
+        print(&status, vmid, output);
+    }
+    Ok(if status.ok { Exit::Done } else { Exit::Refused })
+}
+
+fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
+    if status.claims.is_empty() {
+        let who = vmid.map_or_else(|| "no vm".to_owned(), |vmid| format!("vm {vmid}"));
+        let verb = if vmid.is_some() { "owns no" } else { "owns" };
+        output.print(&format!("{who} {verb} cpus\n"));
+    }
+    for claim in &status.claims {
+        output.print(&claim_text(claim));
+        complain(claim, output);
+        output.print("\n");
+    }
+    if !status.claims.is_empty() {
+        output.print(&host_text(status));
+    }
+    for Drifted {
+        target,
+        actual,
+        wanted,
+    } in &status.drift
+    {
+        let actual = actual.as_deref().unwrap_or("absent");
+        let text = format!("{target} is \"{actual}\", expected \"{wanted}\" (ours)");
+        output.say(Level::Warning, &text);
+    }
+    for text in &status.left_out {
+        output.say(Level::Info, text);
+    }
+}
+
+fn claim_text(claim: &ClaimStatus) -> String {
+    let ClaimStatus {
+        vmid,
+        state,
+        cpus,
+        backend,
+        reason,
+        ..
+    } = claim;
+    let mut text = format!("vm {vmid}: {state}, cpus {cpus}\n");
+    text += &paragraph(&format!("backend {backend} ({reason})"));
+    for partition in &claim.partitions {
+        let wanted = &partition.wanted;
+        let actual = partition.actual.as_deref().unwrap_or("absent");
+        let not = match actual == wanted {
+            true => String::new(),
+            false => format!(", not \"{wanted}\""),
+        };
+        let cgroup = &partition.cgroup;
+        text += &paragraph(&format!("partition {cgroup} is \"{actual}\"{not}"));
+    }
+    if !claim.threads.is_empty() {
+        text += "\n";
+        text += &threads(&claim.threads);
+    }
+    text
+}
+
+fn threads(threads: &[ThreadStatus]) -> String {
+    let mut columns = Columns::new(["thread", "tid", "wanted", "actual", "cgroup", ""]);
+    let mut threads: Vec<&ThreadStatus> = threads.iter().collect();
+    threads.sort_by_key(|thread| (thread.vcpu.is_none(), thread.vcpu, thread.tid));
+    for thread in threads {
+        let what = match (thread.vcpu, &thread.iothread) {
+            (Some(n), _) => format!("vcpu {n}"),
+            (None, Some(id)) => id.clone(),
+            (None, None) => format!("{} {}", thread.role, thread.name),
+        };
+        // The scope is that of the VM; what counts is the cgroup below it.
+        let group = thread.cgroup.trim_start_matches("qemu.slice/");
+        columns.add([
+            what,
+            thread.tid.to_string(),
+            or_dash(thread.wanted.as_ref()),
+            thread.actual.to_string(),
+            group.to_owned(),
+            if thread.ok { "" } else { "differs" }.to_owned(),
+        ]);
+    }
+    columns.lines()
+}
+
+fn complain(claim: &ClaimStatus, output: &Output) {
+    let vmid = claim.vmid;
+    if let Some(failure) = &claim.failure {
+        output.say(Level::Error, &format!("vm {vmid}: {failure}"));
+        let help = format!("mend that, then pin-hook apply {vmid}");
+        output.say(Level::Help, &help);
+    }
+    if claim.over {
+        let text = format!("vm {vmid}: this run is over, and the host not given back yet");
+        output.say(Level::Error, &text);
+        output.say(Level::Help, "pin-hook reconcile gives it back now");
+    }
+}
+
+fn host_text(status: &Status) -> String {
+    let moved = |what: &str, moved: &Moved| {
+        let mut text = format!("  {} moved", count(moved.moved, what));
+        if moved.unchangeable > 0 {
+            text += &format!(", {} cannot be moved", moved.unchangeable);
+        }
+        text + "\n"
+    };
+    let mut text = "host\n".to_owned();
+    if let Some(cpus) = &status.root_effective {
+        text += &format!("  everything else may use cpus {cpus}\n");
+    }
+    text += &moved("interrupt", &status.interrupts);
+    text += &moved("kernel thread", &status.kernel_threads);
+    if status.pending > 0 {
+        let pending = count(status.pending, "change");
+        text += &format!("  {pending} yet to be made by reconcile\n");
+    }
+    text
+}

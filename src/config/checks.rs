@@ -1,0 +1,250 @@
+//! What contradicts each other within one table.
+//!
+//! Only what the table itself can tell: whether the CPUs exist, are free or are enough for the
+//! guest is for placement to say, which knows the host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::Problem;
+use super::tree;
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::gate::{Backend, BackendWish};
+use crate::domain::table::{Cpus, Scheduler, Table, Workqueues};
+use crate::domain::vm::Vmid;
+
+/// Checks everything that a table can tell by itself.
+pub(super) fn check(table: &Table, tree: &DeTable<'_>) -> Result<(), Problem> {
+    let at = At(tree);
+    check_owned(table, at)?;
+    check_vcpus(table, at)?;
+    check_threads(table, at)?;
+    check_kernel_rules(table, at)?;
+    check_words(table, at)?;
+    check_sysctls(table, at)?;
+    check_yield(table, at)
+}
+
+/// Makes problems at places of the tree.
+#[derive(Clone, Copy)]
+struct At<'t, 'i>(&'t DeTable<'i>);
+
+impl At<'_, '_> {
+    /// Returns a problem with the value at `path`, or with its item number `item`.
+    fn problem(self, path: &[&str], item: Option<usize>, message: String, help: &str) -> Problem {
+        let value = tree::find(self.0, path);
+        let items = value
+            .map(|value| value.get_ref())
+            .and_then(DeValue::as_array);
+        let part = item.and_then(|n| items.and_then(|items| items.get(n)));
+        Problem {
+            span: part.or(value).map_or(0..0, Spanned::span),
+            message,
+            help: help.to_owned(),
+        }
+    }
+
+    /// Returns a problem with the last name of `path` itself.
+    fn name_problem(self, path: &[&str], message: String, help: &str) -> Problem {
+        Problem {
+            span: tree::name_span(self.0, path).unwrap_or(0..0),
+            message,
+            help: help.to_owned(),
+        }
+    }
+}
+
+/// Returns the CPUs with vCPUs on them, as far as the table names them.
+fn named(cpus: &Cpus) -> Option<&CpuSet> {
+    match cpus {
+        Cpus::Set(cpus) => Some(cpus),
+        Cpus::Auto => None,
+    }
+}
+
+fn check_owned(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
+    let Some(cpus) = named(&table.cpus) else {
+        return Ok(());
+    };
+    if cpus.is_empty() {
+        let help = "name the cpus of the vm, or write cpus = \"auto\"";
+        return Err(at.problem(&["cpus"], None, "cpus is empty".to_owned(), help));
+    }
+    let both = cpus.intersection(&table.isolate.also);
+    if !both.is_empty() {
+        let message = format!("isolate.also has cpus {both}, which are in cpus already");
+        let help = "isolate.also is for cpus without a vcpu; leave them in one of the two";
+        return Err(at.problem(&["isolate", "also"], None, message, help));
+    }
+    Ok(())
+}
+
+fn check_vcpus(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
+    const PATH: &[&str] = &["pin", "vcpus"];
+    let Some(vcpus) = &table.pin.vcpus else {
+        return Ok(());
+    };
+    let Some(cpus) = named(&table.cpus) else {
+        let message = "pin.vcpus names cpus, but cpus is \"auto\"".to_owned();
+        let help = "write the cpus of the vm into cpus, or leave pin.vcpus out";
+        return Err(at.problem(PATH, None, message, help));
+    };
+    if vcpus.is_empty() {
+        let help = "leave it out to have vcpus placed in the order of the host's cores";
+        return Err(at.problem(PATH, None, "pin.vcpus is empty".to_owned(), help));
+    }
+    let mut seen = BTreeMap::new();
+    for (n, &cpu) in vcpus.iter().enumerate() {
+        let (message, help) = match seen.insert(cpu, n) {
+            Some(first) => (
+                format!("cpu {cpu} is given to vcpu {first} and to vcpu {n}"),
+                "give every vcpu a cpu of its own",
+            ),
+            None if cpus.contains(cpu) => continue,
+            None => not_owned(cpu, n, &table.isolate.also),
+        };
+        return Err(at.problem(PATH, Some(n), message, help));
+    }
+    Ok(())
+}
+
+fn not_owned(cpu: CpuId, vcpu: usize, also: &CpuSet) -> (String, &'static str) {
+    match also.contains(cpu) {
+        true => (
+            format!("vcpu {vcpu} is on cpu {cpu}, which isolate.also keeps without a vcpu"),
+            "move the cpu from isolate.also to cpus",
+        ),
+        false => (
+            format!("vcpu {vcpu} is on cpu {cpu}, which is not in cpus"),
+            "add the cpu to cpus, or choose another one for the vcpu",
+        ),
+    }
+}
+
+/// Checks the threads that are no vCPUs: each has a CPU, and none of those of the vCPUs.
+fn check_threads(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
+    let pin = &table.pin;
+    if let Some(emulator) = &pin.emulator {
+        check_thread(table, at, &["pin", "emulator"], emulator)?;
+    }
+    for (name, cpus) in &pin.iothreads {
+        let path = ["pin", "iothreads", name];
+        let disk = numbered(name, "scsi", 30) || numbered(name, "virtio", 15);
+        if !disk && name != "*" {
+            let help = "name disks as the vm's configuration does, such as scsi0, or \"*\"";
+            return Err(at.name_problem(&path, format!("no iothread is named {name:?}"), help));
+        }
+        check_thread(table, at, &path, cpus)?;
+    }
+    for (name, cpus) in &pin.vhost {
+        let path = ["pin", "vhost", name];
+        if !numbered(name, "net", 31) {
+            let help = "name network devices as the vm's configuration does, such as net0";
+            return Err(at.name_problem(&path, format!("no vhost worker is named {name:?}"), help));
+        }
+        check_thread(table, at, &path, cpus)?;
+    }
+    Ok(())
+}
+
+fn numbered(name: &str, prefix: &str, max: u32) -> bool {
+    super::property::index(name, prefix, max).is_some()
+}
+
+fn check_thread(
+    table: &Table,
+    at: At<'_, '_>,
+    path: &[&str],
+    cpus: &CpuSet,
+) -> Result<(), Problem> {
+    let name = path.join(".");
+    if cpus.is_empty() {
+        let help = "leave the key out for the default, or name the cpus";
+        return Err(at.problem(path, None, format!("{name} is empty"), help));
+    }
+    let owned = named(&table.cpus).map(|owned| owned.intersection(cpus));
+    match owned.filter(|both| !both.is_empty()) {
+        Some(both) => {
+            let message = format!("{name} has cpus {both}, which belong to vcpus");
+            let help = "choose cpus of the host, or move them from cpus to isolate.also";
+            Err(at.problem(path, None, message, help))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Checks combinations that the kernel makes impossible or deadly.
+fn check_kernel_rules(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
+    let limit = table.host.sysctl.get("kernel.sched_rt_runtime_us");
+    let unlimited = limit.is_some_and(|value| value.as_str().trim() == "-1");
+    let scheduler = table.pin.scheduler;
+    if scheduler != Scheduler::Other && unlimited {
+        let message =
+            format!("scheduler {scheduler} without the real-time limit can stop the host");
+        let help = "leave kernel.sched_rt_runtime_us out of host.sysctl, or write \"other\"";
+        return Err(at.problem(&["pin", "scheduler"], None, message, help));
+    }
+    if table.isolate.backend == BackendWish::Only(Backend::Isolated)
+        && table.isolate.workqueues == Workqueues::Off
+    {
+        let message = "backend isolated moves unbound kernel work in any case".to_owned();
+        let help = "write backend = \"root\" to leave it alone, or workqueues = \"auto\"";
+        return Err(at.problem(&["isolate", "workqueues"], None, message, help));
+    }
+    Ok(())
+}
+
+/// Checks names that are written to the kernel as they are.
+fn check_words(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
+    let power = &table.power;
+    for (key, value) in [
+        ("governor", &power.governor),
+        ("energy-preference", &power.energy_preference),
+    ] {
+        let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        let word = |text: &String| !text.is_empty() && text.bytes().all(letter);
+        if let Some(text) = value.as_ref().filter(|text| !word(text)) {
+            let message = format!("power.{key} cannot be {text:?}");
+            let help = "names of the kernel are one word in lower case, such as \"performance\"";
+            return Err(at.problem(&["power", key], None, message, help));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that sysctl names stay below `/proc/sys`.
+fn check_sysctls(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+    // A slash stands for a dot that belongs to a name, such as that of a VLAN interface.
+    let part = |part: &str| {
+        let part = part.split('/');
+        part.into_iter()
+            .all(|p| !p.is_empty() && p.bytes().all(letter))
+    };
+    let valid = |name: &str| name.contains('.') && name.split('.').all(part);
+    match table.host.sysctl.keys().find(|name| !valid(name)) {
+        Some(name) => {
+            let message = format!("{name:?} is not the name of a sysctl");
+            let help = "names are quoted, with dots, such as \"vm.stat_interval\"";
+            Err(at.name_problem(&["host", "sysctl", name], message, help))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_yield(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
+    let mut seen = BTreeSet::new();
+    for (n, vmid) in table.yields.stop.iter().enumerate() {
+        let text = vmid.to_string();
+        let message = match text.parse::<Vmid>() {
+            Err(error) => error.to_string(),
+            Ok(_) if !seen.insert(vmid) => format!("vm {vmid} is in the list twice"),
+            Ok(_) => continue,
+        };
+        let help = "yield.stop takes a list of vm ids, for example stop = [107]";
+        return Err(at.problem(&["yield", "stop"], Some(n), message, help));
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Text that people and PVE write, and what it says: pure, without files or environment.
+//!
+//! [`table`] reads the operator's TOML strictly: what is not understood is an error with its
+//! place. [`vm_conf`] reads PVE's configuration as PVE does: what is not understood is dropped,
+//! because another program owns that file.
+
+mod checks;
+pub mod error;
+mod guest;
+pub mod keys;
+mod nearest;
+mod property;
+mod smp;
+pub mod table;
+mod tree;
+pub mod vm_conf;

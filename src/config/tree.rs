@@ -1,0 +1,294 @@
+//! TOML as a tree with places: are its keys known, are its types right, which node is meant.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeInteger, DeTable, DeValue};
+
+use super::error::Problem;
+use super::keys::{Key, Shape};
+use super::nearest::nearest;
+
+/// Parses TOML; the error is that of the first wrong place.
+pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Problem> {
+    let tree = DeTable::parse(text).map_err(|error| {
+        let span = error.span().unwrap_or(0..0);
+        let message = error.message().replace('`', "'");
+        let help = match message.as_str() {
+            "duplicate key" => "a key or a section may be written once".to_owned(),
+            _ => syntax_help(text, span.start, keys),
+        };
+        Problem {
+            span,
+            message,
+            help,
+        }
+    })?;
+    Ok(tree.into_inner())
+}
+
+/// Tells what the key in the line at `at` takes; most errors of syntax are missing quotes.
+fn syntax_help(text: &str, at: usize, keys: &[Key]) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = &text[before.rfind('\n').map_or(0, |newline| newline + 1)..];
+    let name = line.split_once('=').map(|(name, _)| name.trim());
+    let meant = keys.iter().find(|key| Some(key.path) == name);
+    let meant = meant.or(keys.iter().find(|key| Some(key.name()) == name));
+    let general = || "lines of TOML are: key = value, [section], # comment".to_owned();
+    meant.map_or_else(general, Key::help)
+}
+
+/// Checks names and types of everything below `section` (empty for the whole file).
+pub(super) fn check(tree: &DeTable<'_>, section: &str, keys: &[Key]) -> Result<(), Problem> {
+    for (name, value) in in_file_order(tree) {
+        let path = join(section, name.get_ref());
+        let dotted = name.get_ref().contains('.');
+        let below = format!("{path}.");
+        match keys.iter().find(|key| key.path == path) {
+            Some(key) if !dotted => key.shape.check(key, &path, value)?,
+            None if !dotted && keys.iter().any(|key| key.is_below(&below)) => {
+                check(as_section(&path, value)?, &path, keys)?;
+            }
+            _ => return Err(unknown(name.get_ref(), name.span(), section, keys)),
+        }
+    }
+    Ok(())
+}
+
+/// Takes the sections of the nodes out of the file.
+pub(super) fn take_nodes<'i>(
+    tree: &mut DeTable<'i>,
+) -> Result<Vec<(String, DeTable<'i>)>, Problem> {
+    let Some(nodes) = tree.remove("node") else {
+        return Ok(Vec::new());
+    };
+    let nodes = as_section("node", &nodes)?.clone();
+    let section = |(name, value): (&Spanned<_>, &Spanned<DeValue<'i>>)| {
+        let name: &std::borrow::Cow<'_, str> = name.get_ref();
+        let tree = as_section(&join("node", name), value)?;
+        match tree.get_key_value("node") {
+            Some((inner, _)) => Err(Problem {
+                span: inner.span(),
+                message: format!("node {name:?} cannot have nodes of its own"),
+                help: "write [node.<name>] once for each node".to_owned(),
+            }),
+            None => Ok((name.clone().into_owned(), tree.clone())),
+        }
+    };
+    in_file_order(&nodes).into_iter().map(section).collect()
+}
+
+/// Replaces every key of `base` that `over` has too; a key is replaced as a whole.
+pub(super) fn merge<'i>(base: &mut DeTable<'i>, over: &DeTable<'i>, section: &str, keys: &[Key]) {
+    for (name, value) in over {
+        let path = join(section, name.get_ref());
+        let whole = keys.iter().any(|key| key.path == path);
+        let below = base.get_mut(name.get_ref().as_ref()).map(Spanned::get_mut);
+        match (below, value.get_ref()) {
+            (Some(DeValue::Table(below)), DeValue::Table(above)) if !whole => {
+                merge(below, above, &path, keys);
+            }
+            _ => {
+                base.remove(name.get_ref().as_ref());
+                base.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Returns the value at a path of names.
+pub(super) fn find<'t, 'i>(
+    tree: &'t DeTable<'i>,
+    path: &[&str],
+) -> Option<&'t Spanned<DeValue<'i>>> {
+    let (first, rest) = path.split_first()?;
+    let value = tree.get(*first)?;
+    match (rest, value.get_ref()) {
+        ([], _) => Some(value),
+        (rest, DeValue::Table(below)) => find(below, rest),
+        _ => None,
+    }
+}
+
+/// Returns the place of the last name of a path.
+pub(super) fn name_span(tree: &DeTable<'_>, path: &[&str]) -> Option<Range<usize>> {
+    let (name, section) = path.split_last()?;
+    let below = match section {
+        [] => tree,
+        section => find(tree, section)?.get_ref().as_table()?,
+    };
+    let (name, _) = below.get_key_value(*name)?;
+    Some(name.span())
+}
+
+/// Returns the key whose value covers `span`.
+pub(super) fn key_at<'k>(
+    tree: &DeTable<'_>,
+    span: &Range<usize>,
+    keys: &'k [Key],
+) -> Option<&'k Key> {
+    keys.iter().find(|key| {
+        let path: Vec<_> = key.path.split('.').collect();
+        let covers = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
+        match find(tree, &path).map(|value| (value.span(), value.get_ref())) {
+            // The span of a table with a header of its own is the header alone.
+            Some((_, DeValue::Table(below))) => below.values().any(|value| covers(value.span())),
+            Some((outer, _)) => covers(outer),
+            None => false,
+        }
+    })
+}
+
+type Entry<'t, 'i> = (
+    &'t Spanned<std::borrow::Cow<'i, str>>,
+    &'t Spanned<DeValue<'i>>,
+);
+
+fn in_file_order<'t, 'i>(tree: &'t DeTable<'i>) -> Vec<Entry<'t, 'i>> {
+    let mut entries: Vec<_> = tree.iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    entries
+}
+
+fn as_section<'t, 'i>(
+    path: &str,
+    value: &'t Spanned<DeValue<'i>>,
+) -> Result<&'t DeTable<'i>, Problem> {
+    match value.get_ref() {
+        DeValue::Table(tree) => Ok(tree),
+        other => Err(Problem {
+            span: value.span(),
+            message: format!("{path} is {}, expected a section", kind(other)),
+            help: format!("write its keys below a line [{path}]"),
+        }),
+    }
+}
+
+fn join(section: &str, name: &str) -> String {
+    match section {
+        "" => name.to_owned(),
+        _ => format!("{section}.{name}"),
+    }
+}
+
+fn unknown(name: &str, span: Range<usize>, section: &str, keys: &[Key]) -> Problem {
+    let prefix = join(section, "");
+    let prefix = prefix.trim_start_matches('.');
+    let mut expected: Vec<&str> = Vec::new();
+    for key in keys {
+        let below = key.path.strip_prefix(prefix);
+        let name = below.and_then(|rest| rest.split('.').next());
+        expected.extend(name.filter(|name| !expected.contains(name)));
+    }
+    let elsewhere = keys.iter().find(|key| key.name() == name);
+    let help = match (nearest(name, expected.iter().copied()), elsewhere) {
+        (_, Some(key)) => match key.path.rsplit_once('.') {
+            Some((home, _)) => format!("{name} belongs below a line [{home}]"),
+            None => format!("{name} belongs above the first section"),
+        },
+        (Some(meant), None) => format!("did you mean \"{meant}\"?"),
+        (None, None) => "remove it; nothing here is ignored silently".to_owned(),
+    };
+    Problem {
+        span,
+        message: format!(
+            "unknown key {name:?}, expected one of {}",
+            expected.join(", ")
+        ),
+        help,
+    }
+}
+
+/// Names the type of a value.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    }
+}
+
+/// Tells whether `read` takes the number.
+fn fits<T, E>(number: &DeInteger<'_>, read: fn(&str, u32) -> Result<T, E>) -> bool {
+    read(number.as_str(), number.radix()).is_ok()
+}
+
+fn one_of(words: &[&str]) -> String {
+    let list: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
+    match list.as_slice() {
+        [only] => only.clone(),
+        list => format!("one of {}", list.join(", ")),
+    }
+}
+
+impl Shape {
+    /// Checks that `value` at `path`, which is `key` or a part of it, has this shape.
+    fn check(self, key: &Key, path: &str, value: &Spanned<DeValue<'_>>) -> Result<(), Problem> {
+        let element = match (self, value.get_ref()) {
+            (Self::Numbers, DeValue::Array(items)) => {
+                for (n, item) in items.iter().enumerate() {
+                    Self::Number.check(key, &format!("{path}[{n}]"), item)?;
+                }
+                return Ok(());
+            }
+            (Self::Texts, DeValue::Table(tree)) => (tree, Self::Text),
+            (Self::TextsOrNumbers, DeValue::Table(tree)) => (tree, Self::TextOrNumber),
+            (_, scalar) => return self.check_scalar(key, path, scalar, value.span()),
+        };
+        for (name, item) in in_file_order(element.0) {
+            element.1.check(key, &join(path, name.get_ref()), item)?;
+        }
+        Ok(())
+    }
+
+    fn check_scalar(
+        self,
+        key: &Key,
+        path: &str,
+        value: &DeValue<'_>,
+        span: Range<usize>,
+    ) -> Result<(), Problem> {
+        let mut help = None;
+        let message = match (self, value) {
+            (Self::Word(words), DeValue::String(word)) if !words.contains(&word.as_ref()) => {
+                help = nearest(word, words.iter().copied());
+                format!("{path} cannot be {word:?}, expected {}", one_of(words))
+            }
+            (Self::AutoSwitch, DeValue::String(word)) if word != "auto" => {
+                format!("{path} cannot be {word:?}, expected {}", key.takes)
+            }
+            (Self::Number, DeValue::Integer(n)) if !fits(n, u32::from_str_radix) => {
+                format!("{path} cannot be {n}")
+            }
+            (Self::TextOrNumber, DeValue::Integer(n)) if !fits(n, i64::from_str_radix) => {
+                format!("{path} cannot be {n}")
+            }
+            (Self::Word(_) | Self::AutoSwitch, DeValue::String(_))
+            | (Self::Text | Self::TextOrNumber, DeValue::String(_))
+            | (Self::Switch | Self::AutoSwitch, DeValue::Boolean(_))
+            | (Self::Number | Self::TextOrNumber, DeValue::Integer(_)) => return Ok(()),
+            _ if path == key.path => format!("{path} is {}, expected {}", kind(value), key.takes),
+            _ => format!("{path} is {}, expected {}", kind(value), self.part()),
+        };
+        let help = help.map(|meant| format!("did you mean \"{meant}\"?"));
+        let help = help.unwrap_or_else(|| key.help());
+        Err(Problem {
+            span,
+            message,
+            help,
+        })
+    }
+
+    /// Names what one part of a list or table has to be.
+    fn part(self) -> &'static str {
+        match self {
+            Self::Number => "a number",
+            Self::TextOrNumber => "a number or a text in quotes",
+            _ => "a text in quotes",
+        }
+    }
+}

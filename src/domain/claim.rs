@@ -1,0 +1,164 @@
+//! Claims: what one VM owns and wishes, and for which of its runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cpuset::{CpuId, CpuSet};
+use super::gate::Backend;
+use super::vm::{TaskId, Vmid};
+
+/// Every claim of this node.
+pub type Claims = BTreeMap<Vmid, Claim>;
+
+/// What one VM owns and wishes. The table is stored resolved, so that neither an edit of the table
+/// nor the removal of the hookscript changes what a running VM has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Claim {
+    /// Whose claim it is.
+    pub vmid: Vmid,
+    /// How far the claimed run has come.
+    pub state: ClaimState,
+    /// What the table says, resolved against this host.
+    pub wishes: Wishes,
+    /// Id of the iothread object of each thread that is one, by thread id, as QMP told.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub iothreads: BTreeMap<i32, String>,
+}
+
+/// How far a claimed run has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClaimState {
+    /// The VM is being started. The CPUs count as taken; nothing is isolated yet.
+    Reserved {
+        /// Process that starts the VM: the parent of the pre-start hook.
+        starter: TaskId,
+        /// Time since boot after which the starter counts as stuck.
+        deadline: Duration,
+    },
+    /// QEMU exists, but its guest does not run yet: a backup start or an incoming migration.
+    Waiting {
+        /// QEMU's process.
+        qemu: TaskId,
+    },
+    /// The guest runs and owns its CPUs.
+    Running {
+        /// QEMU's process.
+        qemu: TaskId,
+    },
+    /// The guest runs, but its CPUs could not be isolated; nothing of this claim is in force.
+    Failed {
+        /// QEMU's process.
+        qemu: TaskId,
+        /// Why, as it was reported.
+        reason: String,
+    },
+}
+
+/// Table of a VM, resolved against this host and this guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Wishes {
+    /// Every CPU that is owned, with or without a vCPU.
+    pub cpus: CpuSet,
+    /// CPU of each vCPU.
+    pub vcpus: Vec<CpuId>,
+    /// CPUs of the emulator threads; `None`: those that are left to the host.
+    pub emulator: Option<CpuSet>,
+    /// CPUs of iothreads by object id; `*` stands for those not named.
+    pub iothreads: BTreeMap<String, CpuSet>,
+    /// CPUs of vhost workers, in the order in which they were created.
+    pub vhost: Vec<Option<CpuSet>>,
+    /// How the CPUs are taken.
+    pub backend: Backend,
+    /// Why that backend.
+    pub reason: String,
+    /// Whether kernel threads are kept off the owned CPUs.
+    pub kernel_threads: bool,
+    /// Whether interrupts are kept off the owned CPUs.
+    pub interrupts: bool,
+    /// CPUs that PVE's own `affinity:` gives the whole VM.
+    pub affinity: Option<CpuSet>,
+    /// Whether the delegation of the scope stays in place when the claim ends, because the VM
+    /// is hooked and will need it at its next start.
+    pub stays_delegated: bool,
+}
+
+impl Claim {
+    /// Returns the QEMU process of the claimed run, once there is one.
+    pub fn qemu(&self) -> Option<TaskId> {
+        match self.state {
+            ClaimState::Reserved { .. } => None,
+            ClaimState::Waiting { qemu }
+            | ClaimState::Running { qemu }
+            | ClaimState::Failed { qemu, .. } => Some(qemu),
+        }
+    }
+
+    /// Tells whether the claim is in force.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, ClaimState::Running { .. })
+    }
+
+    /// Tells whether the claimed CPUs are lost to others.
+    pub fn owns(&self) -> bool {
+        !matches!(self.state, ClaimState::Failed { .. })
+    }
+}
+
+impl Wishes {
+    /// Returns the cgroups for threads below the VM's scope, each with its CPUs: `vcpu`, and
+    /// `io` when other threads of the VM have owned CPUs of their own.
+    pub fn groups(&self) -> Vec<(&'static str, CpuSet)> {
+        let others = self.iothreads.values().chain(self.vhost.iter().flatten());
+        let io: CpuSet = others
+            .chain(&self.emulator)
+            .flat_map(CpuSet::iter)
+            .filter(|cpu| self.cpus.contains(*cpu))
+            .collect();
+        let mut groups = vec![("vcpu", self.cpus.difference(&io))];
+        if !io.is_empty() {
+            groups.push(("io", io));
+        }
+        groups
+    }
+
+    /// Returns the vCPUs that share a CPU with no other one, as `vCPU -> CPU` pairs.
+    pub fn pins(&self) -> impl Iterator<Item = (usize, CpuId)> + '_ {
+        self.vcpus.iter().copied().enumerate()
+    }
+}
+
+/// Returns the CPUs that are owned by any of the claims but that of `except`.
+pub fn owned_by_others(claims: &Claims, except: Vmid) -> CpuSet {
+    let others = claims
+        .values()
+        .filter(|claim| claim.owns() && claim.vmid != except);
+    others.flat_map(|claim| claim.wishes.cpus.iter()).collect()
+}
+
+/// Returns the names of the claims that own a CPU of `cpus`.
+pub fn owners<'c>(claims: &'c Claims, cpus: &CpuSet, except: Vmid) -> BTreeSet<&'c Vmid> {
+    let others = claims
+        .iter()
+        .filter(|(vmid, claim)| claim.owns() && **vmid != except);
+    others
+        .filter(|(_, c)| !c.wishes.cpus.is_disjoint(cpus))
+        .map(|(vmid, _)| vmid)
+        .collect()
+}
+
+impl fmt::Display for ClaimState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ClaimState::Reserved { .. } => "reserved",
+            ClaimState::Waiting { .. } => "waiting",
+            ClaimState::Running { .. } => "running",
+            ClaimState::Failed { .. } => "failed",
+        })
+    }
+}

@@ -1,0 +1,290 @@
+//! What has to be written to get from the observed values to the wished ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::cpuset::CpuSet;
+use super::desired::{Desired, Wish};
+use super::state::Held;
+use super::target::{Target, Value};
+
+/// Live value of every target that somebody holds or wishes for.
+pub type Live = BTreeMap<Target, Value>;
+
+/// Period in which re-assertions of one target are counted.
+const REASSERT_PERIOD: Duration = Duration::from_secs(600);
+/// Re-assertions within that period after which somebody else's value is left in place.
+const REASSERT_LIMIT: usize = 3;
+
+/// One write: a target, the value that it has and the value that it is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What is written.
+    pub target: Target,
+    /// Value that it has now.
+    pub before: Value,
+    /// Value that it is to have.
+    pub after: Value,
+}
+
+/// Value of somebody else on a target that is, or was, ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drift {
+    /// What was changed.
+    pub target: Target,
+    /// Value that it has.
+    pub live: Value,
+    /// Value that it should have had.
+    pub ours: Value,
+    /// What is done about it.
+    pub answer: Answer,
+}
+
+/// What is done about somebody else's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Ours is written again.
+    Reassert,
+    /// Theirs stays while the claim runs: it came back too often.
+    GiveUp,
+    /// Theirs stays, because the target is no longer needed.
+    Leave,
+}
+
+/// Difference between wished and observed values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diff {
+    /// Targets to announce in the log before anything is written, with what is remembered.
+    pub intend: Vec<(Target, Held)>,
+    /// Writes, in the order of targets.
+    pub changes: Vec<Change>,
+    /// Targets that are no longer ours once the changes are done.
+    pub forget: Vec<Target>,
+    /// Values of somebody else.
+    pub drift: Vec<Drift>,
+}
+
+/// What comparing needs to know besides the values.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// CPUs that are online: an affinity is observed without those that are not.
+    pub online: &'a CpuSet,
+    /// CPUs outside of partitions: an affinity that was requested outside of them is observed
+    /// without the others.
+    pub shared: &'a CpuSet,
+    /// Targets that were written in this run.
+    pub written: &'a BTreeSet<Target>,
+    /// Time since boot.
+    pub now: Duration,
+}
+
+/// Compares wished with observed values for the targets in `live`.
+///
+/// A target that is held but no longer wished for is to get its baseline and to be forgotten.
+pub fn diff(
+    desired: &Desired,
+    held: &BTreeMap<Target, Held>,
+    live: &Live,
+    context: Context<'_>,
+) -> Diff {
+    let mut diff = Diff::default();
+    for (target, value) in live {
+        match (desired.get(target), held.get(target)) {
+            (Some(wish), held) => acquire(&mut diff, context, target, value, wish, held),
+            (None, Some(held)) => release(&mut diff, context, target, value, held),
+            (None, None) => {}
+        }
+    }
+    diff
+}
+
+fn acquire(
+    diff: &mut Diff,
+    context: Context<'_>,
+    target: &Target,
+    live: &Value,
+    wish: &Wish,
+    held: Option<&Held>,
+) {
+    let baseline = || wish.baseline.clone().unwrap_or_else(|| live.clone());
+    let mut next = held
+        .cloned()
+        .unwrap_or_else(|| Held::new(baseline(), wish.value.clone()));
+    let is_new = held.is_none() || next.ours != wish.value;
+    let is_there = context.same(target, live, &wish.value)
+        || held.is_some_and(|held| context.was_granted(target, live, held, &wish.value));
+    let asks_otherwise = held.is_none() && context.asks_otherwise(target, live, wish);
+    if is_there && !asks_otherwise || next.unchangeable {
+        if is_new {
+            next.ours = wish.value.clone();
+            diff.intend.push((target.clone(), next));
+        }
+        return;
+    }
+    if held.is_some_and(|held| context.is_foreign(target, live, held)) {
+        let answer = next.reassert(context.now);
+        let ours = next.ours.clone();
+        diff.drift.push(Drift {
+            target: target.clone(),
+            live: live.clone(),
+            ours,
+            answer,
+        });
+        if answer == Answer::GiveUp {
+            return;
+        }
+    }
+    next.ours = wish.value.clone();
+    next.before = Some(live.clone());
+    diff.intend.push((target.clone(), next));
+    diff.change(target, live, &wish.value);
+}
+
+/// Gives a target back. It is forgotten when it is seen to have its baseline and not when that
+/// was written: what was born under it in between is still recognised by it.
+fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value, held: &Held) {
+    // What lives in a cgroup of ours goes with that cgroup, which is a target of its own.
+    let is_gone = *live == Value::Absent || held.baseline == Value::Absent && !target.is_root();
+    let is_back = context.same(target, live, &held.baseline)
+        || context.was_granted(target, live, held, &held.baseline);
+    if is_gone || held.unchangeable || is_back {
+        diff.forget.push(target.clone());
+    } else if context.is_foreign(target, live, held) {
+        let (live, ours) = (live.clone(), held.ours.clone());
+        diff.drift.push(Drift {
+            target: target.clone(),
+            live,
+            ours,
+            answer: Answer::Leave,
+        });
+        diff.forget.push(target.clone());
+    } else {
+        let next = Held {
+            ours: held.baseline.clone(),
+            before: Some(live.clone()),
+            ..held.clone()
+        };
+        diff.intend.push((target.clone(), next));
+        diff.change(target, live, &held.baseline);
+    }
+}
+
+impl Diff {
+    fn change(&mut self, target: &Target, before: &Value, after: &Value) {
+        let (target, before, after) = (target.clone(), before.clone(), after.clone());
+        self.changes.push(Change {
+            target,
+            before,
+            after,
+        });
+    }
+}
+
+impl Held {
+    /// Returns what is remembered of a target at its first touch.
+    pub fn new(baseline: Value, ours: Value) -> Self {
+        Held {
+            baseline,
+            ours,
+            before: None,
+            reasserted: Vec::new(),
+            unchangeable: false,
+        }
+    }
+
+    /// Counts one more re-assertion, unless there were too many of late.
+    fn reassert(&mut self, now: Duration) -> Answer {
+        self.reasserted
+            .retain(|at| now.saturating_sub(*at) < REASSERT_PERIOD);
+        if self.reasserted.len() >= REASSERT_LIMIT {
+            return Answer::GiveUp;
+        }
+        self.reasserted.push(now);
+        Answer::Reassert
+    }
+}
+
+impl Context<'_> {
+    /// Tells whether an observed value is the requested one; none is to be had of CPUs that are
+    /// all offline.
+    pub fn same(&self, target: &Target, live: &Value, requested: &Value) -> bool {
+        match (target, live, requested) {
+            (
+                Target::Affinity(_) | Target::KernelThread(_),
+                Value::Cpus(live),
+                Value::Cpus(cpus),
+            ) => {
+                let usable = cpus.intersection(self.online);
+                usable.is_empty() || *live == usable
+            }
+            _ => live == requested,
+        }
+    }
+
+    /// Tells whether an observed value is what the kernel makes of the requested one outside of
+    /// partitions.
+    pub fn granted(&self, target: &Target, live: &Value, requested: &Value) -> bool {
+        let is_affinity = matches!(target, Target::Affinity(_) | Target::KernelThread(_));
+        let granted = requested.cpus().map(|cpus| cpus.intersection(self.shared));
+        let granted = granted.filter(|cpus| is_affinity && !cpus.is_empty());
+        let granted = granted.map(Value::Cpus);
+        granted.is_some_and(|granted| self.same(target, live, &granted))
+    }
+
+    /// Tells whether a thread that nobody holds yet is known to ask for something else than it
+    /// shows: in other cgroups it would show that again.
+    fn asks_otherwise(&self, target: &Target, live: &Value, wish: &Wish) -> bool {
+        let differs = |asked: &Value| !self.same(target, live, asked);
+        matches!(target, Target::Affinity(_)) && wish.baseline.as_ref().is_some_and(differs)
+    }
+
+    /// Tells whether `value` was already written to a held target, and `live` is what the kernel
+    /// made of it. Where the same was there before, only this run knows that.
+    fn was_granted(&self, target: &Target, live: &Value, held: &Held, value: &Value) -> bool {
+        let is_ours = held.ours == *value;
+        let was_written = held.before.as_ref() != Some(live) || self.written.contains(target);
+        is_ours && was_written && self.granted(target, live, value)
+    }
+
+    /// Tells whether an observed value is neither ours nor the baseline.
+    ///
+    /// A partition that the kernel found invalid is its verdict on ours, not a foreign value, and
+    /// an affinity changes by itself when all of its CPUs go offline. Some kernel threads get all
+    /// CPUs outside of partitions when one comes or goes.
+    fn is_foreign(&self, target: &Target, live: &Value, held: &Held) -> bool {
+        let known = [Some(&held.ours), held.before.as_ref(), Some(&held.baseline)];
+        if known
+            .into_iter()
+            .flatten()
+            .any(|value| self.same(target, live, value) || self.granted(target, live, value))
+        {
+            return false;
+        }
+        match (target, live, &held.ours) {
+            (_, Value::Absent, _) => false,
+            (Target::KernelThread(_), Value::Cpus(live), _) if live == self.shared => false,
+            (_, Value::Text(text), _) if text.contains(" invalid") => false,
+            (Target::Affinity(_) | Target::KernelThread(_), _, Value::Cpus(ours)) => {
+                ours.is_subset(self.online)
+            }
+            _ => true,
+        }
+    }
+}
+
+impl Target {
+    /// Tells whether the target has to be taken away by itself when it did not exist before;
+    /// other targets without a baseline go with the cgroup that they live in.
+    fn is_root(&self) -> bool {
+        match self {
+            Target::Delegation(_) | Target::Group(_) => true,
+            Target::Knob(knob, _) => {
+                matches!(knob.row().grammar, super::knob::Grammar::Switch(_))
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

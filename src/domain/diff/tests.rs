@@ -1,0 +1,242 @@
+//! Tables of what is done about each combination of wished, remembered and observed value.
+
+use super::*;
+use crate::domain::knob::Knob;
+use crate::domain::target::Place;
+use crate::domain::vm::TaskId;
+
+const NOW: Duration = Duration::from_secs(1000);
+
+fn cpus(list: &str) -> Value {
+    Value::Cpus(list.parse().unwrap())
+}
+
+fn irq() -> Target {
+    Target::Knob(Knob::IrqAffinity, Place::Irq(24, "ahci".to_owned()))
+}
+
+fn thread() -> Target {
+    Target::Affinity(TaskId { tid: 51, start: 7 })
+}
+
+fn kernel_thread() -> Target {
+    Target::KernelThread(TaskId { tid: 9, start: 7 })
+}
+
+fn held(baseline: &str, ours: &str, before: Option<&str>) -> Held {
+    Held {
+        before: before.map(cpus),
+        ..Held::new(cpus(baseline), cpus(ours))
+    }
+}
+
+/// Compares one target on a host with CPUs 0 to 7, of which partitions have taken 2 and 3.
+fn compare(target: &Target, wish: Option<&str>, held: Option<Held>, live: &str) -> Diff {
+    let wish = wish.map(|wish| (target.clone(), Wish::from(cpus(wish))));
+    let held = held.map(|held| (target.clone(), held));
+    let live = Live::from([(target.clone(), cpus(live))]);
+    let context = Context {
+        online: &"0-7".parse().unwrap(),
+        shared: &"0-1,4-7".parse().unwrap(),
+        written: &BTreeSet::new(),
+        now: NOW,
+    };
+    let (wishes, held) = (wish.into_iter().collect(), held.into_iter().collect());
+    diff(&wishes, &held, &live, context)
+}
+
+/// Returns what becomes of a target, in a word.
+fn verdict(diff: &Diff) -> String {
+    let drift = diff.drift.iter().map(|drift| match drift.answer {
+        Answer::Reassert => "reassert",
+        Answer::GiveUp => "give up",
+        Answer::Leave => "leave",
+    });
+    let intend = diff.intend.iter().map(|_| "intend");
+    let change = diff.changes.iter().map(|_| "write");
+    let forget = diff.forget.iter().map(|_| "forget");
+    let all = drift.chain(intend).chain(change).chain(forget);
+    all.collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn what_is_wished_for_is_written_when_it_is_not_there() {
+    let ours = || Some(held("0-7", "0-1,4-7", None));
+    let announced = || Some(held("0-7", "0-1,4-7", Some("0-7")));
+    for (target, wish, held, live, expected) in [
+        (irq(), "0-1", None, "0-7", "intend, write"),
+        (irq(), "0-1", None, "0-1", "intend"),
+        (irq(), "0-1,4-7", ours(), "0-1,4-7", ""),
+        (irq(), "0-1,4-7", ours(), "0-7", "intend, write"),
+        (irq(), "0-1,4-7", ours(), "5", "reassert, intend, write"),
+        (irq(), "0-1", ours(), "0-1,4-7", "intend, write"),
+        (irq(), "0-1,4-7", announced(), "0-7", "intend, write"),
+        (irq(), "0-1,4-7", announced(), "0-1,4-7", ""),
+        // The kernel keeps what was asked for and cuts what it shows.
+        (thread(), "0-5", Some(held_as("0-5", None)), "0-1,4-5", ""),
+        (
+            thread(),
+            "0-5",
+            Some(held_as("0-5", Some("0-1,4-5"))),
+            "0-1,4-5",
+            "intend, write",
+        ),
+        (thread(), "0-5", None, "0-1,4-5", "intend, write"),
+        // A CPU that is absent cannot be asked for.
+        (thread(), "9", Some(held_as("9", None)), "4", ""),
+    ] {
+        let found = verdict(&compare(&target, Some(wish), held.clone(), live));
+        assert_eq!(
+            found, expected,
+            "{target}: wish {wish}, held {held:?}, live {live}"
+        );
+    }
+}
+
+fn held_as(ours: &str, before: Option<&str>) -> Held {
+    held("0-7", ours, before)
+}
+
+#[test]
+fn what_is_not_wished_for_any_more_is_given_back_and_then_forgotten() {
+    for (target, held, live, expected) in [
+        (
+            irq(),
+            held("0-7", "0-1,4-7", None),
+            "0-1,4-7",
+            "intend, write",
+        ),
+        (
+            irq(),
+            held("0-7", "0-7", Some("0-1,4-7")),
+            "0-1,4-7",
+            "intend, write",
+        ),
+        (irq(), held("0-7", "0-7", Some("0-1,4-7")), "0-7", "forget"),
+        (irq(), held("0-7", "0-1,4-7", None), "0-7", "forget"),
+        (irq(), held("0-7", "0-1,4-7", None), "5", "leave, forget"),
+        // What it has looks like what would be left of its own, but was asked for by us.
+        (
+            thread(),
+            held("0-7", "0-1,4-7", None),
+            "0-1,4-7",
+            "intend, write",
+        ),
+        (thread(), held("0-7", "0-7", Some("2")), "0-1,4-7", "forget"),
+        // The kernel gives some kernel threads all that is left, also when they had less.
+        (
+            kernel_thread(),
+            held("0-3", "0-1", None),
+            "0-1,4-7",
+            "intend, write",
+        ),
+        (
+            kernel_thread(),
+            held("0-3", "0-1", None),
+            "5",
+            "leave, forget",
+        ),
+    ] {
+        let found = verdict(&compare(&target, None, Some(held.clone()), live));
+        assert_eq!(found, expected, "{target}: held {held:?}, live {live}");
+    }
+}
+
+#[test]
+fn somebody_elses_value_is_replaced_three_times_in_ten_minutes() {
+    let at = |secs: u64| Duration::from_secs(secs);
+    for (reasserted, expected) in [
+        (vec![], "reassert, intend, write"),
+        (vec![at(500), at(600)], "reassert, intend, write"),
+        (vec![at(500), at(600), at(700)], "give up"),
+        (vec![at(399), at(600), at(700)], "reassert, intend, write"),
+    ] {
+        let held = Held {
+            reasserted: reasserted.clone(),
+            ..held("0-7", "0-1", None)
+        };
+        let diff = compare(&irq(), Some("0-1"), Some(held), "5");
+        assert_eq!(verdict(&diff), expected, "{reasserted:?}");
+        if let [(_, held)] = &diff.intend[..] {
+            assert_eq!(held.reasserted.last(), Some(&NOW));
+        }
+    }
+}
+
+#[test]
+fn what_refuses_every_change_is_remembered_and_left() {
+    let held = || Held {
+        unchangeable: true,
+        ..held("2", "0-1", None)
+    };
+    assert_eq!(
+        verdict(&compare(&irq(), Some("0-1"), Some(held()), "2")),
+        ""
+    );
+    assert_eq!(verdict(&compare(&irq(), None, Some(held()), "2")), "forget");
+}
+
+#[test]
+fn what_lives_in_a_cgroup_goes_with_it() {
+    let group = || Place::Group("qemu.slice/100.scope/vcpu".to_owned());
+    let table = [
+        (Target::Knob(Knob::Partition, group()), "forget"),
+        (Target::Knob(Knob::Cpus, group()), "forget"),
+        (
+            Target::Knob(Knob::CpusetForChildren, group()),
+            "intend, write",
+        ),
+        (
+            Target::Group("qemu.slice/100.scope/vcpu".to_owned()),
+            "intend, write",
+        ),
+    ];
+    for (target, expected) in table {
+        let held = Held::new(Value::Absent, Value::Present);
+        let held = BTreeMap::from([(target.clone(), held)]);
+        let live = Live::from([(target.clone(), Value::Present)]);
+        let all = "0-7".parse().unwrap();
+        let (online, shared, written) = (&all, &all, &BTreeSet::new());
+        let context = Context {
+            online,
+            shared,
+            written,
+            now: NOW,
+        };
+        let found = diff(&Desired::new(), &held, &live, context);
+        assert_eq!(verdict(&found), expected, "{target}");
+    }
+}
+
+#[test]
+fn an_invalid_partition_is_the_kernels_verdict_and_no_drift() {
+    let group = Place::Group("qemu.slice/100.scope/vcpu".to_owned());
+    let target = Target::Knob(Knob::Partition, group);
+    let text = |text: &str| Value::Text(text.to_owned());
+    let wishes = Desired::from([(target.clone(), Wish::from(text("isolated")))]);
+    let held = Held::new(Value::Absent, text("isolated"));
+    let held = BTreeMap::from([(target.clone(), held)]);
+    let all = "0-7".parse().unwrap();
+    let (online, shared, written) = (&all, &all, &BTreeSet::new());
+    for (live, expected) in [
+        ("isolated", ""),
+        (
+            "isolated invalid (Parent is not a partition root)",
+            "intend, write",
+        ),
+        ("member", "reassert, intend, write"),
+    ] {
+        let live = Live::from([(target.clone(), text(live))]);
+        let context = Context {
+            online,
+            shared,
+            written,
+            now: NOW,
+        };
+        assert_eq!(
+            verdict(&diff(&wishes, &held, &live, context)),
+            expected,
+            "{live:?}"
+        );
+    }
+}

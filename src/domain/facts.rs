@@ -1,0 +1,95 @@
+//! What was observed of the host, as far as wishes depend on it.
+
+use std::collections::BTreeMap;
+
+use super::cpuset::CpuSet;
+use super::thread::Thread;
+use super::vm::{TaskId, Vmid};
+
+/// Observed state of the host.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// CPUs that the kernel may ever have.
+    pub possible: CpuSet,
+    /// CPUs that are online.
+    pub online: CpuSet,
+    /// CPUs of every NUMA node, by node number.
+    pub nodes: BTreeMap<u32, CpuSet>,
+    /// CPUs that tasks outside of partitions may use (`cpuset.cpus.effective` of the root).
+    pub shared: CpuSet,
+    /// CPUs that the host's housekeeping may not use for other reasons than claims: `isolcpus`,
+    /// `nohz_full` and partitions that are not ours.
+    pub reserved: CpuSet,
+    /// Running VMs with a claim.
+    pub vms: BTreeMap<Vmid, VmFacts>,
+    /// Kernel threads.
+    pub kernel_threads: Vec<KernelThread>,
+    /// CPUs that interrupts are given when they are set up.
+    pub default_irq_affinity: CpuSet,
+    /// Interrupts.
+    pub irqs: Vec<Irq>,
+}
+
+/// Observed state of a running VM.
+#[derive(Debug, Clone)]
+pub struct VmFacts {
+    /// QEMU's process.
+    pub qemu: TaskId,
+    /// Path of its scope below the root of the cgroup hierarchy.
+    pub scope: String,
+    /// Its threads.
+    pub threads: Vec<Thread>,
+}
+
+/// Observed kernel thread.
+#[derive(Debug, Clone)]
+pub struct KernelThread {
+    /// Which one it is.
+    pub id: TaskId,
+    /// Its name.
+    pub comm: String,
+    /// CPUs that it may run on.
+    pub affinity: CpuSet,
+    /// Whether the kernel refuses to move it (`PF_NO_SETAFFINITY`).
+    pub bound: bool,
+}
+
+impl KernelThread {
+    /// Tells whether it handles an interrupt: the kernel then moves it to the CPU that the
+    /// interrupt is delivered to, at the next one (`irq_thread_check_affinity()`).
+    pub fn follows_irq(&self) -> bool {
+        self.comm.starts_with("irq/")
+    }
+}
+
+/// Observed interrupt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Irq {
+    /// Its number.
+    pub number: u32,
+    /// Names of what handles it, in the order of the kernel.
+    pub actions: String,
+    /// CPUs that it may be delivered to, as requested.
+    pub affinity: CpuSet,
+    /// Node of its device; `None` when the kernel knows none.
+    pub node: Option<u32>,
+}
+
+impl Irq {
+    /// Returns the affinity that the kernel gives the interrupt when it is set up: the default,
+    /// as far as it is near the device (`irq_setup_affinity()` in `kernel/irq/manage.c`).
+    pub fn affinity_at_birth(&self, default: &CpuSet, nodes: &BTreeMap<u32, CpuSet>) -> CpuSet {
+        let near = self.node.and_then(|node| nodes.get(&node));
+        let near = near
+            .map(|cpus| cpus.intersection(default))
+            .filter(|cpus| !cpus.is_empty());
+        near.unwrap_or_else(|| default.clone())
+    }
+}
+
+impl Facts {
+    /// Returns the CPUs left to the host when `owned` are taken.
+    pub fn housekeeping(&self, owned: &CpuSet) -> CpuSet {
+        self.online.difference(owned).difference(&self.reserved)
+    }
+}

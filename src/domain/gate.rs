@@ -1,0 +1,376 @@
+//! The kernel gate: which backend may be used on which kernel, and why.
+//!
+//! A cpuset partition works on every kernel that has `cpuset.cpus.exclusive`, but on some it does
+//! damage. The ranges below say on which; they speak of mainline and stable versions. Kernels of
+//! distributions carry backports that a version number does not show, so the operator can
+//! override the gate ([`OVERRIDE`]), and the reason of a choice is always told.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Key of `host.toml` with which the operator vouches for the running kernel.
+pub const OVERRIDE: &str = "kernel-gate = \"ignore\"";
+
+/// Backends that this version of the program can use.
+const BUILT: &[Backend] = &[Backend::Isolated, Backend::Root, Backend::Affinity];
+
+/// Kernels whose cpusets move kernel workers that must not move (from, up to but without).
+///
+/// Mainline commit 39b5ef791d10 ("cgroup/cpuset: Extend `kthread_is_per_cpu()` check to all
+/// `PF_NO_SETAFFINITY` tasks") came with 6.15-rc7. The announcements of 6.14.8, 6.12.30 and 6.6.92
+/// (22 May 2025) list its backport; 6.6 has no remote partitions, so that one does not matter
+/// here. The lines 6.7 to 6.11 and 6.13 ended before it was written. Whether a distribution
+/// (such as the 6.8 of Ubuntu and PVE 8) added it is unknown and counts as "no". Concerns every
+/// type of partition.
+const MOVES_BOUND_WORKERS: &[Range<KernelRelease>] = &[
+    release(0, 0, 0)..release(6, 12, 30),
+    release(6, 13, 0)..release(6, 14, 8),
+];
+
+/// Kernels on which a change of the unbound workqueue mask can stall ordered workqueues for ever
+/// (from, up to but without).
+///
+/// Reported by Firedancer (pull request 10401), seen with mlx5. An isolated
+/// partition changes that mask, one of type root leaves it alone.
+const STALLS_ORDERED_WORKQUEUES: &[Range<KernelRelease>] = &[
+    release(6, 9, 0)..release(6, 12, 82),
+    release(6, 13, 0)..release(6, 18, 23),
+    release(6, 19, 0)..release(6, 19, 13),
+];
+
+/// Version of a kernel: the three numbers at the beginning of `/proc/sys/kernel/osrelease`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelRelease {
+    /// `VERSION` of the kernel's Makefile.
+    pub major: u32,
+    /// `PATCHLEVEL`.
+    pub minor: u32,
+    /// `SUBLEVEL`: the stable release.
+    pub patch: u32,
+}
+
+/// Text that does not begin like a kernel release.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" does not begin with a kernel version such as 6.14.11")]
+pub struct ParseReleaseError(String);
+
+const fn release(major: u32, minor: u32, patch: u32) -> KernelRelease {
+    KernelRelease {
+        major,
+        minor,
+        patch,
+    }
+}
+
+impl FromStr for KernelRelease {
+    type Err = ParseReleaseError;
+
+    /// Parses a release such as `6.14.11-4-pve` or `7.3.4+deb14-amd64`; what follows the numbers
+    /// belongs to the distribution and is ignored.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseReleaseError(text.trim().to_owned());
+        let numbers = text.trim().split(|c: char| !c.is_ascii_digit() && c != '.');
+        let mut parts = numbers.take(1).flat_map(|text| text.split('.'));
+        let mut next = || parts.next().and_then(|part| part.parse().ok());
+        let (major, minor) = next().zip(next()).ok_or_else(error)?;
+        Ok(release(major, minor, next().unwrap_or(0)))
+    }
+}
+
+impl fmt::Display for KernelRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// Means by which a VM gets its CPUs exclusively.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// Remote cpuset partition of type isolated: no scheduling domain, no unbound work.
+    Isolated,
+    /// Remote cpuset partition of type root: exclusive, with load balancing.
+    Root,
+    /// `AllowedCPUs` on everything else: needs no partition.
+    Slices,
+    /// Affinity of the vCPU threads only: keeps nobody else away.
+    Affinity,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Isolated => "isolated",
+            Self::Root => "root",
+            Self::Slices => "slices",
+            Self::Affinity => "affinity",
+        })
+    }
+}
+
+/// What a table says about the backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum BackendWish {
+    /// The best that kernel and gate allow.
+    #[default]
+    Auto,
+    /// This backend or none.
+    Only(Backend),
+}
+
+/// Text that names no backend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not a backend; there are auto, isolated, root, slices and affinity")]
+pub struct ParseWishError(String);
+
+impl FromStr for BackendWish {
+    type Err = ParseWishError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [
+            Backend::Isolated,
+            Backend::Root,
+            Backend::Slices,
+            Backend::Affinity,
+        ];
+        match all.into_iter().find(|backend| backend.to_string() == text) {
+            Some(backend) => Ok(Self::Only(backend)),
+            None if text == "auto" => Ok(Self::Auto),
+            None => Err(ParseWishError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for BackendWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Only(backend) => backend.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<String> for BackendWish {
+    type Error = ParseWishError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<BackendWish> for String {
+    fn from(wish: BackendWish) -> Self {
+        wish.to_string()
+    }
+}
+
+/// What was found to work on the host, by trying and not by version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// `cpuset.cpus.exclusive` exists in a cgroup below the root (Linux 6.7).
+    pub remote_partitions: bool,
+    /// The service manager answers on the system bus.
+    pub systemd_bus: bool,
+}
+
+/// Everything that the choice of a backend depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GateFacts {
+    /// Running kernel.
+    pub release: KernelRelease,
+    /// What works on it.
+    pub features: Features,
+    /// The module `mlx5_core` is loaded: with it stalled workqueues were really seen.
+    pub mlx5_loaded: bool,
+    /// A CPU of the VM is in `isolcpus=`, where a partition of type root is invalid
+    /// (`prstate_housekeeping_conflict()` in `kernel/cgroup/cpuset.c`).
+    pub isolcpus_overlap: bool,
+    /// The operator vouches for the kernel ([`OVERRIDE`]).
+    pub gate_override: bool,
+}
+
+/// Chosen backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// What to use.
+    pub backend: Backend,
+    /// Why, in a few words without a dot.
+    pub reason: String,
+    /// What the operator must know about it.
+    pub warning: Option<String>,
+}
+
+/// Why a wished backend is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("backend \"{backend}\" is refused: {fact}")]
+pub struct GateRefusal {
+    /// What was wished.
+    pub backend: Backend,
+    fact: String,
+    overridable: bool,
+}
+
+impl GateRefusal {
+    /// Returns what the operator can do about it.
+    pub fn help(&self) -> String {
+        let auto = "write backend = \"auto\" for the best that works here";
+        match self.overridable {
+            true => format!(
+                "{auto}, or {OVERRIDE} in /etc/pin-hook/host.toml if this kernel \
+                 carries the fix"
+            ),
+            false => auto.to_owned(),
+        }
+    }
+}
+
+/// Reason why a partition must not be used, by version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hazard {
+    BoundWorkers,
+    Workqueues,
+}
+
+impl Hazard {
+    /// Returns what `backend` does to the kernel `release`, the worst first.
+    fn of(backend: Backend, release: KernelRelease) -> Vec<Self> {
+        let is_in = |ranges: &[Range<KernelRelease>]| ranges.iter().any(|r| r.contains(&release));
+        let partition = matches!(backend, Backend::Isolated | Backend::Root);
+        let mut hazards = Vec::new();
+        if partition && is_in(MOVES_BOUND_WORKERS) {
+            hazards.push(Self::BoundWorkers);
+        }
+        if backend == Backend::Isolated && is_in(STALLS_ORDERED_WORKQUEUES) {
+            hazards.push(Self::Workqueues);
+        }
+        hazards
+    }
+}
+
+impl fmt::Display for Hazard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BoundWorkers => "a partition moves kernel workers that must not move",
+            Self::Workqueues => "changing the workqueue mask can stall ordered workqueues",
+        })
+    }
+}
+
+/// Chooses the backend for one VM.
+///
+/// # Errors
+///
+/// Refuses a wished backend that does not work here or is gated. `auto` is never refused: its
+/// last resort is [`Backend::Affinity`], with a warning.
+pub fn choose(wish: BackendWish, facts: &GateFacts) -> Result<Choice, GateRefusal> {
+    match wish {
+        BackendWish::Auto => Ok(choose_best(facts)),
+        BackendWish::Only(backend) => choose_only(backend, facts),
+    }
+}
+
+fn choose_only(backend: Backend, facts: &GateFacts) -> Result<Choice, GateRefusal> {
+    let refuse = |fact: String, overridable| GateRefusal {
+        backend,
+        fact,
+        overridable,
+    };
+    if let Some(fact) = missing(backend, facts) {
+        return Err(refuse(fact, false));
+    }
+    match Hazard::of(backend, facts.release).as_slice() {
+        [] => Ok(chosen(backend, "the table asks for it".to_owned())),
+        hazards if facts.gate_override => Ok(overridden(backend, hazards, facts)),
+        hazards => {
+            let fact = format!("kernel {}: {}", facts.release, join(hazards));
+            Err(refuse(fact, true))
+        }
+    }
+}
+
+/// Takes the first partition type that works and is not gated.
+fn choose_best(facts: &GateFacts) -> Choice {
+    let kernel = format!("kernel {}", facts.release);
+    let mut obstacles: Vec<String> = Vec::new();
+    for backend in [Backend::Isolated, Backend::Root] {
+        let hazards = Hazard::of(backend, facts.release);
+        let new = match missing(backend, facts) {
+            Some(fact) => vec![fact],
+            None if hazards.is_empty() => {
+                return chosen(backend, best_reason(&kernel, backend, &obstacles));
+            }
+            None if facts.gate_override => return overridden(backend, &hazards, facts),
+            None => hazards.iter().map(Hazard::to_string).collect(),
+        };
+        obstacles.retain(|old| !new.contains(old));
+        obstacles.extend(new);
+    }
+    choose_without_partition(&format!("{kernel}: {}", obstacles.join("; ")), facts)
+}
+
+fn best_reason(kernel: &str, backend: Backend, obstacles: &[String]) -> String {
+    match obstacles {
+        [] => format!("{kernel}: no known hazard"),
+        _ => format!(
+            "{kernel}: {}, so partition type {backend}",
+            obstacles.join("; ")
+        ),
+    }
+}
+
+fn choose_without_partition(why: &str, facts: &GateFacts) -> Choice {
+    match missing(Backend::Slices, facts) {
+        None => chosen(Backend::Slices, format!("{why}, so no partition")),
+        Some(fact) => chosen(Backend::Affinity, format!("{why}, and {fact}")),
+    }
+}
+
+/// Tells what a backend needs and does not find, whatever the version of the kernel.
+fn missing(backend: Backend, facts: &GateFacts) -> Option<String> {
+    let fact = match backend {
+        _ if !BUILT.contains(&backend) => {
+            "isolation without a partition is not available in this version"
+        }
+        Backend::Isolated | Backend::Root if !facts.features.remote_partitions => {
+            "no remote partitions (cpuset.cpus.exclusive is missing)"
+        }
+        Backend::Root if facts.isolcpus_overlap => {
+            "a partition of type root is invalid on cpus in isolcpus="
+        }
+        Backend::Slices if !facts.features.systemd_bus => "systemd does not answer on the bus",
+        _ => return None,
+    };
+    Some(fact.to_owned())
+}
+
+fn chosen(backend: Backend, reason: String) -> Choice {
+    let alone = "only the vcpu threads are pinned, nobody else is kept off these cpus";
+    Choice {
+        backend,
+        reason,
+        warning: (backend == Backend::Affinity).then(|| alone.to_owned()),
+    }
+}
+
+fn overridden(backend: Backend, hazards: &[Hazard], facts: &GateFacts) -> Choice {
+    let stalls = facts.mlx5_loaded && hazards.contains(&Hazard::Workqueues);
+    let warning = "the kernel gate is overridden while mlx5 is loaded, with which ordered \
+                   workqueues were seen to stall";
+    Choice {
+        backend,
+        reason: format!("kernel {}: {}, overridden", facts.release, join(hazards)),
+        warning: stalls.then(|| warning.to_owned()),
+    }
+}
+
+fn join(hazards: &[Hazard]) -> String {
+    let texts: Vec<String> = hazards.iter().map(Hazard::to_string).collect();
+    texts.join("; ")
+}
+
+#[cfg(test)]
+mod tests;

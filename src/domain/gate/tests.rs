@@ -1,0 +1,191 @@
+//! Tests of the kernel gate.
+
+use super::*;
+
+/// A host on which everything works.
+fn facts(text: &str) -> GateFacts {
+    GateFacts {
+        release: text.parse().unwrap(),
+        features: Features {
+            remote_partitions: true,
+            systemd_bus: true,
+        },
+        mlx5_loaded: false,
+        isolcpus_overlap: false,
+        gate_override: false,
+    }
+}
+
+#[test]
+fn parses_releases_of_distributions() {
+    for (text, numbers) in [
+        ("6.14.11-4-pve\n", "6.14.11"),
+        ("6.12.107+deb13-amd64", "6.12.107"),
+        ("7.3.4+deb14-amd64", "7.3.4"),
+        ("6.8.12-15-pve", "6.8.12"),
+        ("6.8.0-87-generic", "6.8.0"),
+        ("6.15.0-rc3", "6.15.0"),
+        ("7.0", "7.0.0"),
+    ] {
+        let release: KernelRelease = text.parse().unwrap();
+        assert_eq!(release.to_string(), numbers);
+    }
+    for text in ["", "pve", "6", "6-1", "6.x", "99999999999.1.1"] {
+        assert!(text.parse::<KernelRelease>().is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn auto_follows_the_table_of_hazards() {
+    use Backend::{Affinity, Isolated, Root};
+    for (release, backend) in [
+        ("6.8.12-15-pve", Affinity),
+        ("6.11.11", Affinity),
+        ("6.12.29", Affinity),
+        ("6.12.30", Root),
+        ("6.12.81", Root),
+        ("6.12.82", Isolated),
+        ("6.12.107+deb13-amd64", Isolated),
+        ("6.13.12", Affinity),
+        ("6.14.5-1-pve", Affinity),
+        ("6.14.8-2-pve", Root),
+        ("6.14.11-4-pve", Root),
+        ("6.17.2-1-pve", Root),
+        ("6.18.22", Root),
+        ("6.18.23", Isolated),
+        ("6.19.12", Root),
+        ("6.19.13", Isolated),
+        ("7.0.0", Isolated),
+        ("7.3.4+deb14-amd64", Isolated),
+    ] {
+        let choice = choose(BackendWish::Auto, &facts(release)).unwrap();
+        assert_eq!(choice.backend, backend, "{release}: {}", choice.reason);
+        assert_eq!(choice.warning.is_some(), backend == Affinity, "{release}");
+    }
+}
+
+#[test]
+fn auto_says_why() {
+    let isolcpus = GateFacts {
+        isolcpus_overlap: true,
+        ..facts("6.17.2")
+    };
+    let mut old = facts("6.1.0");
+    old.features.remote_partitions = false;
+    for (facts, reason) in [
+        (facts("6.12.107"), "kernel 6.12.107: no known hazard"),
+        (
+            facts("6.17.2"),
+            "kernel 6.17.2: changing the workqueue mask can stall ordered workqueues, so \
+             partition type root",
+        ),
+        (
+            facts("6.8.12"),
+            "kernel 6.8.12: a partition moves kernel workers that must not move, and isolation \
+             without a partition is not available in this version",
+        ),
+        (
+            facts("6.12.1"),
+            "kernel 6.12.1: changing the workqueue mask can stall ordered workqueues; a \
+             partition moves kernel workers that must not move, and isolation without a \
+             partition is not available in this version",
+        ),
+        (
+            isolcpus,
+            "kernel 6.17.2: changing the workqueue mask can stall ordered workqueues; a \
+             partition of type root is invalid on cpus in isolcpus=, and isolation without a \
+             partition is not available in this version",
+        ),
+        (
+            old,
+            "kernel 6.1.0: no remote partitions (cpuset.cpus.exclusive is missing), and \
+             isolation without a partition is not available in this version",
+        ),
+    ] {
+        assert_eq!(choose(BackendWish::Auto, &facts).unwrap().reason, reason);
+    }
+}
+
+#[test]
+fn a_wish_is_honoured_where_it_works() {
+    for (release, backend) in [
+        ("7.3.4", Backend::Isolated),
+        ("7.3.4", Backend::Root),
+        ("6.17.2", Backend::Root),
+        ("6.8.12", Backend::Affinity),
+    ] {
+        let choice = choose(BackendWish::Only(backend), &facts(release)).unwrap();
+        assert_eq!(choice.backend, backend);
+        assert_eq!(choice.reason, "the table asks for it");
+    }
+}
+
+#[test]
+fn a_gated_wish_needs_the_override() {
+    for (release, backend) in [
+        ("6.17.2", Backend::Isolated),
+        ("6.8.12", Backend::Isolated),
+        ("6.8.12", Backend::Root),
+    ] {
+        let mut facts = facts(release);
+        let refusal = choose(BackendWish::Only(backend), &facts).unwrap_err();
+        assert!(refusal.to_string().contains(release), "{refusal}");
+        assert!(refusal.help().contains(OVERRIDE), "{}", refusal.help());
+        facts.gate_override = true;
+        let choice = choose(BackendWish::Only(backend), &facts).unwrap();
+        assert_eq!(choice.backend, backend);
+        assert!(choice.reason.ends_with("overridden"), "{}", choice.reason);
+        assert_eq!(choice.warning, None);
+    }
+}
+
+#[test]
+fn the_override_is_never_silent_with_mlx5() {
+    for wish in [BackendWish::Auto, BackendWish::Only(Backend::Isolated)] {
+        for (release, warned) in [("6.17.2", true), ("6.12.1", true), ("6.8.12", false)] {
+            let facts = GateFacts {
+                mlx5_loaded: true,
+                gate_override: true,
+                ..facts(release)
+            };
+            let choice = choose(wish, &facts).unwrap();
+            assert_eq!(choice.backend, Backend::Isolated);
+            assert_eq!(choice.warning.is_some(), warned, "{release}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused_whatever_is_overridden() {
+    let base = GateFacts {
+        gate_override: true,
+        ..facts("7.3.4")
+    };
+    let mut no_partitions = base;
+    no_partitions.features.remote_partitions = false;
+    let isolcpus = GateFacts {
+        isolcpus_overlap: true,
+        ..base
+    };
+    for (backend, facts, fact) in [
+        (Backend::Isolated, no_partitions, "no remote partitions"),
+        (Backend::Root, no_partitions, "no remote partitions"),
+        (Backend::Root, isolcpus, "isolcpus="),
+        (Backend::Slices, base, "not available in this version"),
+    ] {
+        let refusal = choose(BackendWish::Only(backend), &facts).unwrap_err();
+        assert!(refusal.to_string().contains(fact), "{refusal}");
+        assert!(!refusal.help().contains(OVERRIDE));
+    }
+}
+
+#[test]
+fn wishes_round_trip_and_name_the_alternatives() {
+    for text in ["auto", "isolated", "root", "slices", "affinity"] {
+        assert_eq!(text.parse::<BackendWish>().unwrap().to_string(), text);
+    }
+    assert_eq!(
+        "Root".parse::<BackendWish>().unwrap_err().to_string(),
+        "\"Root\" is not a backend; there are auto, isolated, root, slices and affinity"
+    );
+}

@@ -1,0 +1,203 @@
+//! Which vCPU gets which CPU, and what is left for the host.
+//!
+//! Pure: from the table of a VM and the topology of the host to a list of CPUs. The same request
+//! on the same host always gets the same placement, because a running VM is compared with it.
+
+mod notice;
+mod order;
+mod reserve;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+use super::cpuset::{CpuId, CpuSet};
+use super::topology::Topology;
+
+pub use notice::Notice;
+pub use reserve::{TooLittleLeft, check_reserve, default_reserve, housekeeping};
+
+/// What the table and the configuration of a VM ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Request {
+    /// CPUs that vCPUs run on (`cpus`).
+    pub cpus: CpuSet,
+    /// CPUs that are owned without a vCPU (`isolate.also`).
+    pub also: CpuSet,
+    /// CPU of vCPU 0, 1 and so on, where the table lists them (`pin.vcpus`).
+    pub vcpus: Option<Vec<CpuId>>,
+    /// vCPUs that the VM starts with.
+    pub n_vcpus: usize,
+    /// vCPUs that can be plugged in at most.
+    pub max_vcpus: usize,
+    /// SMT siblings per guest core (`-smp threads=`); 1 (or 0) when the guest has no SMT.
+    pub guest_smt: usize,
+}
+
+/// Where the vCPUs of a VM run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// CPU of vCPU 0, 1 and so on, no CPU twice.
+    ///
+    /// As long as the number of vCPUs that the VM can ever have, as far as there are CPUs: a
+    /// vCPU that is plugged in later finds its CPU here, and the others keep theirs.
+    pub vcpus: Vec<CpuId>,
+    /// CPUs that the VM owns and no vCPU of the list runs on.
+    pub idle: CpuSet,
+    /// Owned CPUs that the boot parameter `isolcpus=` names; none may be in a partition of type
+    /// root ([`super::gate::GateFacts::isolcpus_overlap`]).
+    pub isolcpus: CpuSet,
+    /// What the operator should know.
+    #[serde(skip)]
+    pub notices: Vec<Notice>,
+}
+
+impl Placement {
+    /// Returns every CPU that the VM owns.
+    pub fn owned(&self) -> CpuSet {
+        let mut cpus = self.idle.clone();
+        cpus.extend(self.vcpus.iter().copied());
+        cpus
+    }
+}
+
+/// Why a request cannot be placed on this host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// `cpus` is empty.
+    #[error("cpus names no cpu")]
+    NoCpus,
+    /// CPUs that the host does not have.
+    #[error("cpus {cpus} do not exist, the host has {present}")]
+    Absent {
+        /// The CPUs.
+        cpus: CpuSet,
+        /// What the host has.
+        present: CpuSet,
+    },
+    /// CPUs that are switched off.
+    #[error("cpus {0} are offline")]
+    Offline(CpuSet),
+    /// CPUs that are to have a vCPU and none at once.
+    #[error("cpus {0} are in cpus and in also")]
+    AlsoOverlaps(CpuSet),
+    /// CPUs of an explicit list that the VM does not own.
+    #[error("vcpus names cpus {cpus}, which are not in cpus = \"{owned}\"")]
+    Outside {
+        /// The CPUs.
+        cpus: CpuSet,
+        /// What the table says.
+        owned: CpuSet,
+    },
+    /// A CPU that an explicit list names twice.
+    #[error("vcpus names cpu {0} twice")]
+    Twice(CpuId),
+    /// More vCPUs than CPUs.
+    #[error("the vm has {n_vcpus} vcpus, the table has {n_cpus} cpus for them")]
+    TooFew {
+        /// vCPUs that the VM starts with.
+        n_vcpus: usize,
+        /// CPUs in `vcpus`, else in `cpus`.
+        n_cpus: usize,
+    },
+}
+
+impl PlacementError {
+    /// Returns what the operator can do about it.
+    pub fn help(&self) -> String {
+        match self {
+            Self::NoCpus => "name the cpus of the vm, such as cpus = \"2-3\"".to_owned(),
+            Self::Absent { .. } => "correct the cpus in the vm's table".to_owned(),
+            Self::Offline(cpus) => match cpus.first() {
+                Some(cpu) if cpus.len() == 1 => {
+                    format!("write 1 to /sys/devices/system/cpu/cpu{cpu}/online, or leave it out")
+                }
+                _ => "write 1 to their /sys/devices/system/cpu/cpuN/online, or leave them out"
+                    .to_owned(),
+            },
+            Self::AlsoOverlaps(_) => "leave them in one of the two".to_owned(),
+            Self::Outside { .. } => "add them to cpus, or take them out of vcpus".to_owned(),
+            Self::Twice(_) => "give each vcpu a cpu of its own".to_owned(),
+            Self::TooFew { n_vcpus, .. } => {
+                format!("name {n_vcpus} cpus in the table, or give the vm fewer vcpus")
+            }
+        }
+    }
+}
+
+/// Places the vCPUs of a VM.
+///
+/// Without an explicit list the vCPUs take cores that are near each other, with guest siblings on
+/// the siblings of a core; a guest without SMT gets one vCPU per core before any core gets two
+/// (`placement/order.rs`).
+///
+/// # Errors
+///
+/// Fails when the request names CPUs that cannot be used, or too few for the vCPUs that the VM
+/// starts with; [`PlacementError::help`] says what to do.
+pub fn place(request: &Request, topology: &Topology) -> Result<Placement, PlacementError> {
+    check_cpus(request, topology)?;
+    let n_cpus = check_counts(request)?;
+    let n_placed = request.max_vcpus.max(request.n_vcpus).min(n_cpus);
+    let vcpus = match &request.vcpus {
+        Some(list) => list[..n_placed].to_vec(),
+        None => order::default_order(&request.cpus, n_placed, request.guest_smt, topology),
+    };
+    let owned = request.cpus.union(&request.also);
+    Ok(Placement {
+        idle: owned.difference(&vcpus.iter().copied().collect()),
+        isolcpus: owned.intersection(&topology.sets().isolcpus),
+        notices: notice::notices(request, &vcpus, n_cpus, topology),
+        vcpus,
+    })
+}
+
+fn check_cpus(request: &Request, topology: &Topology) -> Result<(), PlacementError> {
+    if request.cpus.is_empty() {
+        return Err(PlacementError::NoCpus);
+    }
+    let mut named = request.cpus.union(&request.also);
+    named.extend(request.vcpus.iter().flatten().copied());
+    let sets = topology.sets();
+    let absent = named.difference(&sets.present);
+    if !absent.is_empty() {
+        return Err(PlacementError::Absent {
+            cpus: absent,
+            present: sets.present.clone(),
+        });
+    }
+    let offline = named.difference(&sets.online);
+    if !offline.is_empty() {
+        return Err(PlacementError::Offline(offline));
+    }
+    match request.cpus.intersection(&request.also) {
+        both if both.is_empty() => Ok(()),
+        both => Err(PlacementError::AlsoOverlaps(both)),
+    }
+}
+
+/// Checks the explicit list, if there is one, and returns for how many vCPUs there are CPUs.
+fn check_counts(request: &Request) -> Result<usize, PlacementError> {
+    let mut n_cpus = request.cpus.len();
+    if let Some(list) = &request.vcpus {
+        let mut seen = CpuSet::new();
+        for &cpu in list {
+            if seen.contains(cpu) {
+                return Err(PlacementError::Twice(cpu));
+            }
+            seen.insert(cpu);
+        }
+        let outside = seen.difference(&request.cpus);
+        if !outside.is_empty() {
+            return Err(PlacementError::Outside {
+                cpus: outside,
+                owned: request.cpus.clone(),
+            });
+        }
+        n_cpus = list.len();
+    }
+    match request.n_vcpus {
+        n_vcpus if n_vcpus > n_cpus => Err(PlacementError::TooFew { n_vcpus, n_cpus }),
+        _ => Ok(n_cpus),
+    }
+}

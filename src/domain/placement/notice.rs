@@ -1,0 +1,181 @@
+//! What the operator should know about a placement that is nevertheless used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::Request;
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::topology::Topology;
+
+/// Remark on a placement; prints as one line without a dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// There are fewer vCPUs than CPUs.
+    Idle {
+        /// vCPUs that the VM can have.
+        n_vcpus: usize,
+        /// CPUs that none of them uses.
+        cpus: CpuSet,
+    },
+    /// vCPUs beyond the CPUs could be plugged in.
+    NoCpuForHotplug {
+        /// vCPUs that can be plugged in at most.
+        max_vcpus: usize,
+        /// CPUs for vCPUs.
+        n_cpus: usize,
+    },
+    /// The VM does not own both siblings of a core.
+    SiblingsLeft {
+        /// CPUs that the VM owns.
+        owned: CpuSet,
+        /// Their SMT siblings that it does not own.
+        siblings: CpuSet,
+    },
+    /// Guest cores whose siblings run on different cores.
+    GuestCoresSplit {
+        /// Numbers of the guest cores.
+        guest_cores: Vec<usize>,
+        /// CPUs that their vCPUs run on.
+        cpus: CpuSet,
+    },
+    /// The vCPUs run on several NUMA nodes: number and used CPUs.
+    NodesSplit(Vec<(u32, CpuSet)>),
+    /// The vCPUs run in several L3 domains of one NUMA node.
+    L3Split(Vec<CpuSet>),
+}
+
+impl Notice {
+    /// Tells whether the VM will be disturbed, so that the line is a warning.
+    pub fn is_warning(&self) -> bool {
+        matches!(self, Self::SiblingsLeft { .. })
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle { n_vcpus, cpus } => {
+                write!(
+                    f,
+                    "{n_vcpus} vcpus do not use all cpus of the vm: cpus {cpus} stay idle"
+                )
+            }
+            Self::NoCpuForHotplug { max_vcpus, n_cpus } => write!(
+                f,
+                "vcpus {n_cpus}-{} have no cpu: plugged in later, they run on housekeeping cpus",
+                max_vcpus - 1
+            ),
+            Self::SiblingsLeft { owned, siblings } => write!(
+                f,
+                "smt siblings {siblings} of cpus {owned} do not belong to the vm: what runs there \
+                 slows its vcpus"
+            ),
+            Self::GuestCoresSplit { guest_cores, cpus } => {
+                let cores: Vec<_> = guest_cores.iter().map(ToString::to_string).collect();
+                let cores = cores.join(",");
+                write!(
+                    f,
+                    "smt siblings of guest cores {cores} run on different cores (cpus {cpus})"
+                )
+            }
+            Self::NodesSplit(nodes) => {
+                let nodes: Vec<_> = nodes
+                    .iter()
+                    .map(|(id, cpus)| format!("node {id} (cpus {cpus})"))
+                    .collect();
+                write!(
+                    f,
+                    "the vcpus are on several numa nodes: {}",
+                    nodes.join(", ")
+                )
+            }
+            Self::L3Split(domains) => {
+                let domains: Vec<_> = domains.iter().map(|cpus| format!("cpus {cpus}")).collect();
+                write!(
+                    f,
+                    "the vcpus are in several l3 domains: {}",
+                    domains.join(" and ")
+                )
+            }
+        }
+    }
+}
+
+/// Collects the remarks on a placement, warnings first.
+pub(super) fn notices(
+    request: &Request,
+    vcpus: &[CpuId],
+    n_cpus: usize,
+    topology: &Topology,
+) -> Vec<Notice> {
+    let used: CpuSet = vcpus.iter().copied().collect();
+    let all = [
+        siblings_left(&request.cpus.union(&request.also), topology),
+        no_cpu_for_hotplug(request.max_vcpus, n_cpus),
+        guest_cores_split(vcpus, request.guest_smt, topology),
+        nodes_split(&used, topology).or_else(|| l3_split(&used, topology)),
+        idle(&request.cpus, &used),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+fn idle(cpus: &CpuSet, used: &CpuSet) -> Option<Notice> {
+    let cpus = cpus.difference(used);
+    (!cpus.is_empty()).then(|| Notice::Idle {
+        n_vcpus: used.len(),
+        cpus,
+    })
+}
+
+fn no_cpu_for_hotplug(max_vcpus: usize, n_cpus: usize) -> Option<Notice> {
+    (max_vcpus > n_cpus).then_some(Notice::NoCpuForHotplug { max_vcpus, n_cpus })
+}
+
+fn siblings_left(owned: &CpuSet, topology: &Topology) -> Option<Notice> {
+    let mut siblings = CpuSet::new();
+    let mut halves = CpuSet::new();
+    for cpu in owned.iter() {
+        let others = topology.siblings(cpu).difference(owned);
+        if !others.is_empty() {
+            halves.insert(cpu);
+            siblings.extend(others.iter());
+        }
+    }
+    (!halves.is_empty()).then_some(Notice::SiblingsLeft {
+        owned: halves,
+        siblings,
+    })
+}
+
+fn guest_cores_split(vcpus: &[CpuId], guest_smt: usize, topology: &Topology) -> Option<Notice> {
+    let mut guest_cores = Vec::new();
+    let mut cpus = CpuSet::new();
+    for (n, siblings) in vcpus.chunks(guest_smt.max(1)).enumerate() {
+        let lowest = |&cpu| topology.core_of(cpu).and_then(|core| core.cpus.first());
+        if siblings.iter().map(lowest).collect::<BTreeSet<_>>().len() > 1 {
+            guest_cores.push(n);
+            cpus.extend(siblings.iter().copied());
+        }
+    }
+    (!guest_cores.is_empty()).then_some(Notice::GuestCoresSplit { guest_cores, cpus })
+}
+
+fn nodes_split(used: &CpuSet, topology: &Topology) -> Option<Notice> {
+    let nodes = group(used, |cpu| topology.node_of(cpu).map(|node| node.id));
+    (nodes.len() > 1).then(|| Notice::NodesSplit(nodes.into_iter().collect()))
+}
+
+fn l3_split(used: &CpuSet, topology: &Topology) -> Option<Notice> {
+    let domains = group(used, |cpu| topology.l3_of(cpu).and_then(CpuSet::first));
+    (domains.len() > 1).then(|| Notice::L3Split(domains.into_values().collect()))
+}
+
+fn group<K: Ord>(cpus: &CpuSet, key: impl Fn(CpuId) -> Option<K>) -> BTreeMap<K, CpuSet> {
+    let mut groups: BTreeMap<K, CpuSet> = BTreeMap::new();
+    for cpu in cpus.iter() {
+        if let Some(key) = key(cpu) {
+            groups.entry(key).or_default().insert(cpu);
+        }
+    }
+    groups
+}

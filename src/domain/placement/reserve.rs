@@ -1,0 +1,119 @@
+//! What is left for the host, and whether that is enough.
+
+use crate::domain::cpuset::CpuSet;
+use crate::domain::table::Reserve;
+use crate::domain::topology::Topology;
+
+/// Too little is left for the host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TooLittleLeft {
+    /// No CPU at all; no partition can be made then.
+    #[error("no cpu would be left for the host")]
+    Nothing,
+    /// Fewer whole cores than reserved.
+    #[error(
+        "{wanted} cores with all their smt siblings must stay with the host, {left} would be left \
+         (housekeeping cpus {housekeeping})"
+    )]
+    Cores {
+        /// Reserved cores.
+        wanted: usize,
+        /// Whole cores among the housekeeping CPUs.
+        left: usize,
+        /// What would be left.
+        housekeeping: CpuSet,
+    },
+    /// Reserved CPUs are taken.
+    #[error("cpus {missing} must stay with the host (reserve = \"{reserve}\")")]
+    Cpus {
+        /// Reserved CPUs that would not be left.
+        missing: CpuSet,
+        /// All reserved CPUs.
+        reserve: CpuSet,
+    },
+}
+
+impl TooLittleLeft {
+    /// Returns what the operator can do about it.
+    pub fn help(&self) -> String {
+        let fewer = "take fewer cpus in the vm's table (cpus = \"...\")";
+        match self {
+            Self::Nothing => fewer.to_owned(),
+            Self::Cores { .. } => {
+                format!("{fewer}, or lower reserve in /etc/pin-hook/host.toml")
+            }
+            Self::Cpus { .. } => {
+                format!("{fewer}, or change reserve in /etc/pin-hook/host.toml")
+            }
+        }
+    }
+}
+
+/// Returns the CPUs that are left for everything but the VMs that own CPUs.
+///
+/// `claimed` are the CPUs of all claims, `foreign` those that cgroups of others hold exclusively
+/// or in a partition. CPUs of `isolcpus=` and `nohz_full=` are left out: whoever booted with
+/// these parameters did not want the host there.
+pub fn housekeeping(topology: &Topology, claimed: &CpuSet, foreign: &CpuSet) -> CpuSet {
+    let sets = topology.sets();
+    [claimed, foreign, &sets.isolcpus, &sets.nohz_full]
+        .into_iter()
+        .fold(sets.online.clone(), |left, taken| left.difference(taken))
+}
+
+/// Returns how many cores stay with the host when `host.toml` does not say: two, and one on
+/// hosts with fewer than eight cores.
+pub fn default_reserve(topology: &Topology) -> usize {
+    match topology.cores().len() {
+        0..8 => 1,
+        _ => 2,
+    }
+}
+
+/// Checks that `housekeeping` holds what is reserved for the host.
+///
+/// # Errors
+///
+/// Fails with the numbers when it does not; [`TooLittleLeft::help`] says what to do.
+pub fn check_reserve(
+    topology: &Topology,
+    reserve: Option<&Reserve>,
+    housekeeping: &CpuSet,
+) -> Result<(), TooLittleLeft> {
+    if housekeeping.is_empty() {
+        return Err(TooLittleLeft::Nothing);
+    }
+    match reserve {
+        None => check_cores(topology, default_reserve(topology), housekeeping),
+        Some(&Reserve::Cores(wanted)) => check_cores(topology, wanted as usize, housekeeping),
+        Some(Reserve::Cpus(reserve)) => {
+            let missing = reserve
+                .intersection(topology.online())
+                .difference(housekeeping);
+            match missing.is_empty() {
+                true => Ok(()),
+                false => Err(TooLittleLeft::Cpus {
+                    missing,
+                    reserve: reserve.clone(),
+                }),
+            }
+        }
+    }
+}
+
+fn check_cores(
+    topology: &Topology,
+    wanted: usize,
+    housekeeping: &CpuSet,
+) -> Result<(), TooLittleLeft> {
+    let whole = |cpus: &CpuSet| cpus.is_subset(housekeeping);
+    let cores = topology.cores().iter();
+    match cores.filter(|core| whole(&core.cpus)).count() {
+        left if left < wanted => Err(TooLittleLeft::Cores {
+            wanted,
+            left,
+            housekeeping: housekeeping.clone(),
+        }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,186 @@
+//! Why a VM is not given the CPUs of its table.
+//!
+//! Everything here is found before anything is written: the kernel itself takes an overlapping
+//! claim without a word and does nothing.
+
+use std::fmt;
+
+use super::claim::{Claims, Wishes, owned_by_others};
+use super::cpuset::CpuSet;
+use super::desired::has_partition;
+use super::gate::GateRefusal;
+use super::placement::{PlacementError, TooLittleLeft, check_reserve, housekeeping};
+use super::table::Reserve;
+use super::topology::Topology;
+use super::vm::Vmid;
+
+/// Reason to leave a VM without CPUs of its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Another VM owns some of them.
+    #[error("{} {} claimed by vm {owner}", cpus_of(cpus), is_are(cpus))]
+    Claimed {
+        /// The CPUs in question.
+        cpus: CpuSet,
+        /// Who owns them.
+        owner: Vmid,
+    },
+    /// Somebody else's cgroup owns some of them.
+    #[error(
+        "{} {} in the cpuset partition of cgroup {group}",
+        cpus_of(cpus),
+        is_are(cpus)
+    )]
+    ForeignPartition {
+        /// The CPUs in question.
+        cpus: CpuSet,
+        /// Path of the cgroup.
+        group: String,
+    },
+    /// The host would be left with too little.
+    #[error("{0}")]
+    TooLittleLeft(TooLittleLeft),
+    /// The CPUs do not fit to host and guest.
+    #[error("{0}")]
+    Placement(PlacementError),
+    /// The kernel is not trusted with the wished backend.
+    #[error("{0}")]
+    Gate(GateRefusal),
+    /// Somebody could not start or run any more.
+    #[error("{who} may run on {} only, which would leave it no cpu", cpus_of(cpus))]
+    Starved {
+        /// Who it is, such as `vm 107` or `unit irqbalance.service`.
+        who: String,
+        /// Where it is set, for the remedy.
+        remedy: String,
+        /// CPUs that it may run on.
+        cpus: CpuSet,
+    },
+}
+
+/// Affinity that somebody of this node was given and that a partition would cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bystander {
+    /// Who it is, such as `vm 107`.
+    pub who: String,
+    /// How its affinity is changed.
+    pub remedy: String,
+    /// CPUs that it may run on.
+    pub cpus: CpuSet,
+}
+
+/// What of the host bears on a refusal.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Partitions and exclusive sets of others: the cgroup's path and its CPUs.
+    pub partitions: Vec<(String, CpuSet)>,
+    /// Guests and units with an affinity of their own.
+    pub bystanders: Vec<Bystander>,
+    /// What must stay with the host, as `host.toml` says.
+    pub reserve: Option<Reserve>,
+}
+
+/// Checks that `vmid` can be given what it wishes for; returns what the operator should know
+/// nevertheless.
+///
+/// # Errors
+/// The first reason why not.
+pub fn check(
+    vmid: Vmid,
+    wishes: &Wishes,
+    claims: &Claims,
+    topology: &Topology,
+    around: &Surroundings,
+) -> Result<Vec<String>, Refusal> {
+    check_claims(vmid, wishes, claims)?;
+    if !has_partition(wishes) {
+        return Ok(Vec::new());
+    }
+    for (group, cpus) in &around.partitions {
+        let cpus = cpus.intersection(&wishes.cpus);
+        if !cpus.is_empty() {
+            return Err(Refusal::ForeignPartition {
+                cpus,
+                group: group.clone(),
+            });
+        }
+    }
+    let foreign: CpuSet = around
+        .partitions
+        .iter()
+        .flat_map(|(_, cpus)| cpus.iter())
+        .collect();
+    let claimed = owned_by_others(claims, vmid).union(&wishes.cpus);
+    let left = housekeeping(topology, &claimed, &foreign);
+    check_reserve(topology, around.reserve.as_ref(), &left).map_err(Refusal::TooLittleLeft)?;
+    check_bystanders(vmid, &claimed, &around.bystanders)
+}
+
+fn check_claims(vmid: Vmid, wishes: &Wishes, claims: &Claims) -> Result<(), Refusal> {
+    let others = claims
+        .values()
+        .filter(|claim| claim.vmid != vmid && claim.owns());
+    for claim in others {
+        let cpus = claim.wishes.cpus.intersection(&wishes.cpus);
+        if !cpus.is_empty() {
+            return Err(Refusal::Claimed {
+                cpus,
+                owner: claim.vmid,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A task that asks for CPUs of a partition gets EINVAL when no other one is among them, and is
+/// silently cut otherwise.
+fn check_bystanders(
+    vmid: Vmid,
+    claimed: &CpuSet,
+    bystanders: &[Bystander],
+) -> Result<Vec<String>, Refusal> {
+    let mut warnings = Vec::new();
+    for Bystander { who, remedy, cpus } in bystanders {
+        if *who == format!("vm {vmid}") || cpus.is_empty() || cpus.is_disjoint(claimed) {
+            continue;
+        }
+        if cpus.is_subset(claimed) {
+            let (who, remedy, cpus) = (who.clone(), remedy.clone(), cpus.clone());
+            return Err(Refusal::Starved { who, remedy, cpus });
+        }
+        let left = cpus.difference(claimed);
+        warnings.push(format!(
+            "{who} is set to cpus {cpus} and will have only {left} of them"
+        ));
+    }
+    Ok(warnings)
+}
+
+impl Refusal {
+    /// Returns what the operator can do about it.
+    pub fn help(&self, vmid: Vmid) -> String {
+        let other_cpus = format!("give vm {vmid} other cpus in its table (cpus = \"...\")");
+        match self {
+            Refusal::Claimed { owner, .. } => format!("stop vm {owner}, or {other_cpus}"),
+            Refusal::ForeignPartition { .. } => format!(
+                "end that partition, or {other_cpus}; if it is left over from a lost state, \
+                 pin-hook release --all ends it"
+            ),
+            Refusal::TooLittleLeft(error) => error.help(),
+            Refusal::Placement(error) => error.help(),
+            Refusal::Gate(error) => error.help(),
+            Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
+        }
+    }
+}
+
+fn cpus_of(cpus: &CpuSet) -> impl fmt::Display {
+    match cpus.len() {
+        1 => format!("cpu {cpus}"),
+        _ => format!("cpus {cpus}"),
+    }
+}
+
+fn is_are(cpus: &CpuSet) -> &'static str {
+    if cpus.len() == 1 { "is" } else { "are" }
+}

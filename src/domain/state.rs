@@ -1,0 +1,119 @@
+//! What the program remembers: claims, and for every target it holds the way back.
+//!
+//! The state is the fold of a log of [`Record`]s. A record is in the log before the first write
+//! that it announces, so a death at any point leaves enough to finish or to undo.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::claim::{Claim, Claims};
+use super::target::{Target, Value};
+use super::vm::Vmid;
+
+/// Version of the log's format.
+pub const VERSION: u32 = 1;
+
+/// Everything that the program remembers between two runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// Every claim.
+    pub claims: Claims,
+    /// Every target that was touched and not yet given back.
+    pub held: BTreeMap<Target, Held>,
+    /// Whether systemd has yet to read unit files that were written or removed.
+    pub needs_reload: bool,
+}
+
+/// A target in our hands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Held {
+    /// Requested value that it had before we first touched or perturbed it.
+    pub baseline: Value,
+    /// Value that we wrote last, or were about to write.
+    pub ours: Value,
+    /// Value that it had when that write was announced; after a death the live value may still
+    /// be this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Value>,
+    /// Times since boot at which somebody else's value was replaced by ours again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasserted: Vec<Duration>,
+    /// Whether the kernel refuses every change (a managed interrupt, a bound thread).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchangeable: bool,
+}
+
+/// Entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Record {
+    /// First entry: the format of those that follow.
+    Version(u32),
+    /// A claim came or changed.
+    Claim(Box<Claim>),
+    /// A claim ended.
+    End(Vmid),
+    /// Targets are about to be written.
+    Intend(Vec<(Target, Held)>),
+    /// Targets are no longer ours.
+    Forget(Vec<Target>),
+    /// Unit files are about to change (`true`), or systemd has read them (`false`).
+    Reload(bool),
+}
+
+impl State {
+    /// Brings the state to what it is after `record`.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Version(_) => {}
+            Record::Reload(needed) => self.needs_reload = needed,
+            Record::Claim(claim) => {
+                self.claims.insert(claim.vmid, *claim);
+            }
+            Record::End(vmid) => {
+                self.claims.remove(&vmid);
+            }
+            Record::Intend(targets) => self.held.extend(targets),
+            Record::Forget(targets) => {
+                for target in &targets {
+                    self.held.remove(target);
+                }
+            }
+        }
+    }
+
+    /// Returns the shortest log whose fold is this state.
+    ///
+    /// With `is_settled` every announced write is taken as done; otherwise it stays known which
+    /// value a target may still have.
+    pub fn checkpoint(&self, is_settled: bool) -> Vec<Record> {
+        let held = self.held.iter().map(|(target, held)| {
+            let before = held.before.clone().filter(|_| !is_settled);
+            (
+                target.clone(),
+                Held {
+                    before,
+                    ..held.clone()
+                },
+            )
+        });
+        let mut records = vec![Record::Version(VERSION)];
+        records.extend(
+            self.claims
+                .values()
+                .cloned()
+                .map(|claim| Record::Claim(Box::new(claim))),
+        );
+        records.push(Record::Intend(held.collect()));
+        records.extend(self.needs_reload.then_some(Record::Reload(true)));
+        records
+    }
+
+    /// Tells whether there is nothing to remember.
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.held.is_empty() && !self.needs_reload
+    }
+}

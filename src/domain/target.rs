@@ -1,0 +1,300 @@
+//! Targets: the single things on the host that are changed and given back, and their values.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::cpuset::{CpuId, CpuSet};
+use super::knob::{Grammar, Knob};
+use super::vm::{TaskId, Vmid};
+
+/// Kinds of targets that are settled together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Unit files, because a scope that is not delegated loses its partition at once.
+    Unit,
+    /// The VM's partition: from here on no other task runs on the owned CPUs.
+    Partition,
+    /// Cgroups of the VM's threads, which can only be pinned to owned CPUs inside of the
+    /// partition.
+    Members,
+    /// Affinity of the VM's threads.
+    Threads,
+    /// Kernel threads, which live in no cgroup that a partition could shrink.
+    KernelThreads,
+    /// Interrupts, which a partition does not move either.
+    Interrupts,
+}
+
+impl Stage {
+    /// Order of acquiring: what a VM cannot do without comes before all tuning.
+    pub const ACQUIRE: [Stage; 6] = [
+        Stage::Unit,
+        Stage::Partition,
+        Stage::Members,
+        Stage::Threads,
+        Stage::KernelThreads,
+        Stage::Interrupts,
+    ];
+
+    /// Order of giving back: backwards, but for affinities. Those of the VM's threads are cut to
+    /// the partition as long as there is one, and the kernel sets those of unbound kernel threads
+    /// itself when one comes or goes (measured on 6.12), so both are given back when it has gone.
+    pub const RELEASE: [Stage; 6] = [
+        Stage::Interrupts,
+        Stage::Members,
+        Stage::Partition,
+        Stage::Threads,
+        Stage::KernelThreads,
+        Stage::Unit,
+    ];
+
+    /// Tells whether the VM does not own its CPUs without this stage; all else is tuning.
+    pub fn is_essential(self) -> bool {
+        matches!(
+            self,
+            Stage::Unit | Stage::Partition | Stage::Members | Stage::Threads
+        )
+    }
+}
+
+/// Which of several files a knob is meant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// There is only one on the host.
+    Host,
+    /// That of a cgroup, named by its path below the root of the hierarchy.
+    Group(String),
+    /// That of an interrupt: its number and the names of what handles it, because numbers are
+    /// reused.
+    Irq(u32, String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Host => Ok(()),
+            Place::Group(path) => f.write_str(path),
+            Place::Irq(number, _) => number.fmt(f),
+        }
+    }
+}
+
+/// One thing on the host that has a value.
+///
+/// The order of targets is the order of writing within a stage.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Drop-in that delegates the cpuset controller of a VM's scope.
+    Delegation(Vmid),
+    /// Existence of a cgroup, named by its path below the root of the hierarchy.
+    Group(String),
+    /// Kernel file of the knob table.
+    Knob(Knob, Place),
+    /// Cgroup that a thread is a member of.
+    Membership(TaskId),
+    /// Affinity of a thread of a VM.
+    Affinity(TaskId),
+    /// Affinity of a kernel thread.
+    KernelThread(TaskId),
+}
+
+impl Target {
+    /// Returns the stage in which the target is written.
+    pub fn stage(&self) -> Stage {
+        match self {
+            Target::Delegation(_) => Stage::Unit,
+            Target::Group(_) => Stage::Partition,
+            Target::Knob(knob, _) => knob.row().stage,
+            Target::Membership(_) => Stage::Members,
+            Target::Affinity(_) => Stage::Threads,
+            Target::KernelThread(_) => Stage::KernelThreads,
+        }
+    }
+
+    /// Returns the path of the file that stands for the target.
+    pub fn path(&self) -> String {
+        match self {
+            Target::Delegation(vmid) => {
+                format!("/run/systemd/system/{vmid}.scope.d/50-pin-hook.conf")
+            }
+            Target::Group(path) => format!("/sys/fs/cgroup/{path}"),
+            Target::Knob(knob, place) => knob.row().path.replacen("{}", &place.to_string(), 1),
+            Target::Membership(task) => format!("/proc/{task}/cgroup"),
+            Target::Affinity(task) | Target::KernelThread(task) => {
+                format!("/proc/{task}/status")
+            }
+        }
+    }
+
+    /// Returns what the target is good for, in a few words.
+    pub fn purpose(&self) -> &'static str {
+        match self {
+            Target::Delegation(_) => "keeps systemd from undoing the vm's partition, until reboot",
+            Target::Group(_) => "makes the cgroup of the vm's threads",
+            Target::Knob(knob, _) => knob.row().doc,
+            Target::Membership(_) => "puts threads of the vm into their cgroup",
+            Target::Affinity(_) => "keeps threads of the vm on their cpus",
+            Target::KernelThread(_) => "keeps kernel threads off the owned cpus",
+        }
+    }
+
+    /// Returns the cgroup that the target lives in and vanishes with.
+    pub fn group(&self) -> Option<&str> {
+        match self {
+            Target::Knob(_, Place::Group(path)) => Some(path),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Affinity(task) => write!(f, "affinity of thread {task}"),
+            Target::KernelThread(task) => write!(f, "affinity of kernel thread {task}"),
+            Target::Membership(task) => write!(f, "cgroup of thread {task}"),
+            _ => f.write_str(&self.path()),
+        }
+    }
+}
+
+/// Value of a target; that there is none is a value too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Value {
+    /// The object does not exist, or the switch is off.
+    Absent,
+    /// The object exists, or the switch is on.
+    Present,
+    /// A set of CPUs.
+    Cpus(CpuSet),
+    /// A word of the kernel, or the path of a cgroup.
+    Text(String),
+}
+
+impl Value {
+    /// Returns the value that a knob's file holds.
+    ///
+    /// Text that does not follow the grammar is kept as it is: it is nobody's wish, and it is
+    /// shown as the kernel printed it.
+    pub fn parse(grammar: Grammar, text: &str) -> Value {
+        let text = text.trim_end();
+        let as_text = || Value::Text(text.to_owned());
+        match grammar {
+            Grammar::CpuList => text.parse().map_or_else(|_| as_text(), Value::Cpus),
+            Grammar::CpuMask => cpus_of_mask(text).map_or_else(as_text, Value::Cpus),
+            Grammar::Word => as_text(),
+            Grammar::Switch(word) if text.split_whitespace().any(|w| w == word) => Value::Present,
+            Grammar::Switch(_) => Value::Absent,
+        }
+    }
+
+    /// Returns the text that gives a knob's file this value.
+    pub fn render(&self, grammar: Grammar) -> String {
+        match (grammar, self) {
+            (Grammar::Switch(word), Value::Present) => format!("+{word}"),
+            (Grammar::Switch(word), _) => format!("-{word}"),
+            (Grammar::CpuMask, Value::Cpus(cpus)) => mask_of_cpus(cpus),
+            // An empty write(2) never reaches the kernel; an empty line empties the list.
+            (_, Value::Cpus(cpus)) if cpus.is_empty() => "\n".to_owned(),
+            (_, value) => value.to_string(),
+        }
+    }
+
+    /// Returns the CPUs of a value that is a set of CPUs.
+    pub fn cpus(&self) -> Option<&CpuSet> {
+        match self {
+            Value::Cpus(cpus) => Some(cpus),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Absent => f.write_str("absent"),
+            Value::Present => f.write_str("present"),
+            Value::Cpus(cpus) => cpus.fmt(f),
+            Value::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Parses a cpumask: words of 32 bits in hexadecimal, highest first, separated by commas.
+fn cpus_of_mask(text: &str) -> Option<CpuSet> {
+    let words = text
+        .split(',')
+        .rev()
+        .map(|word| u32::from_str_radix(word, 16).ok());
+    let words = words.collect::<Option<Vec<u32>>>()?;
+    let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+    Some(CpuSet::from_bytes(&bytes))
+}
+
+fn mask_of_cpus(cpus: &CpuSet) -> String {
+    let n_words = cpus.last().map_or(1, |cpu| cpu.0 / 32 + 1);
+    let word = |n: u32| -> u32 {
+        (0..32)
+            .filter(|bit| cpus.contains(CpuId(n * 32 + bit)))
+            .map(|bit| 1 << bit)
+            .sum()
+    };
+    let words: Vec<String> = (0..n_words)
+        .rev()
+        .map(|n| format!("{:08x}", word(n)))
+        .collect();
+    words.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn paths_are_those_of_the_kernel() {
+        let exclusive = Target::Knob(Knob::CpusExclusive, Place::Group("qemu.slice".to_owned()));
+        assert_eq!(
+            exclusive.path(),
+            "/sys/fs/cgroup/qemu.slice/cpuset.cpus.exclusive"
+        );
+        let irq = Target::Knob(Knob::IrqAffinity, Place::Irq(24, "nvme0q0".to_owned()));
+        assert_eq!(irq.path(), "/proc/irq/24/smp_affinity_list");
+    }
+
+    #[test]
+    fn a_switch_is_a_word_in_a_list() {
+        let switch = Grammar::Switch("cpuset");
+        assert_eq!(Value::parse(switch, "cpuset memory pids\n"), Value::Present);
+        assert_eq!(Value::parse(switch, "memory\n"), Value::Absent);
+        assert_eq!(Value::Present.render(switch), "+cpuset");
+        assert_eq!(Value::Absent.render(switch), "-cpuset");
+    }
+
+    #[test]
+    fn masks_have_words_of_32_bits() {
+        let cpus: CpuSet = "0,33".parse().unwrap();
+        assert_eq!(mask_of_cpus(&cpus), "00000002,00000001");
+        assert_eq!(
+            Value::parse(Grammar::CpuMask, "00000002,00000001\n"),
+            Value::Cpus(cpus)
+        );
+        assert_eq!(
+            Value::parse(Grammar::CpuMask, "ff\n"),
+            Value::Cpus("0-7".parse().unwrap())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_mask_round_trips(cpus in proptest::collection::btree_set(0u32..=2000, 0..30)) {
+            let cpus: CpuSet = cpus.into_iter().map(CpuId).collect();
+            let text = Value::Cpus(cpus.clone()).render(Grammar::CpuMask);
+            prop_assert_eq!(Value::parse(Grammar::CpuMask, &text), Value::Cpus(cpus));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Threads of a VM and what each of them is for.
+
+use serde::{Deserialize, Serialize};
+
+use super::cpuset::CpuSet;
+use super::vm::TaskId;
+
+/// Thread of a QEMU process as it was observed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thread {
+    /// Which thread it is.
+    pub id: TaskId,
+    /// Its name, cut at 15 characters by the kernel.
+    pub comm: String,
+    /// Path of its cgroup below the root of the hierarchy.
+    pub group: String,
+    /// CPUs that it may run on now (effective).
+    pub affinity: CpuSet,
+    /// Whether the kernel refuses to move or pin it (`PF_NO_SETAFFINITY`).
+    pub bound: bool,
+    /// Id of the iothread object that it serves, as QMP tells.
+    pub iothread: Option<String>,
+}
+
+/// What a thread of a VM is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Runs the guest's CPU of this index.
+    Vcpu(usize),
+    /// Serves the iothread object of this id.
+    Iothread(String),
+    /// Moves packets of a network device in the kernel.
+    Vhost,
+    /// Anything else: the main loop, its workers, the VM's `kvm-*` kernel threads.
+    Emulator,
+}
+
+impl Thread {
+    /// Returns what the thread is for.
+    ///
+    /// QEMU names vCPU threads `CPU <n>/KVM` (`CPU <n>/TCG` under emulation), the kernel names
+    /// vhost workers `vhost-<pid>`; iothreads are known by QMP only.
+    pub fn role(&self) -> Role {
+        if let Some(n) = vcpu_of_comm(&self.comm) {
+            return Role::Vcpu(n);
+        }
+        match &self.iothread {
+            Some(id) => Role::Iothread(id.clone()),
+            None if self.comm.starts_with("vhost-") => Role::Vhost,
+            None => Role::Emulator,
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Role::Vcpu(n) => write!(f, "vcpu {n}"),
+            Role::Iothread(id) => write!(f, "iothread {id}"),
+            Role::Vhost => f.write_str("vhost"),
+            Role::Emulator => f.write_str("emulator"),
+        }
+    }
+}
+
+fn vcpu_of_comm(comm: &str) -> Option<usize> {
+    let (number, accelerator) = comm.strip_prefix("CPU ")?.split_once('/')?;
+    matches!(accelerator, "KVM" | "TCG")
+        .then(|| number.parse().ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_qemus_own_names_are_vcpus() {
+        assert_eq!(vcpu_of_comm("CPU 0/KVM"), Some(0));
+        assert_eq!(vcpu_of_comm("CPU 127/TCG"), Some(127));
+        for comm in [
+            "CPU 0/KV",
+            "CPU x/KVM",
+            "cpu 0/KVM",
+            "CPU /KVM",
+            "CPU 0/KVM2",
+            "kvm",
+        ] {
+            assert_eq!(vcpu_of_comm(comm), None, "{comm}");
+        }
+    }
+}

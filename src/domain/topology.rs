@@ -1,0 +1,219 @@
+//! Which CPUs a host has and what they share: cores, L3 domains, NUMA nodes, packages.
+//!
+//! A value only; [`crate::host::topology`] reads it. The kernel describes the files behind it in
+//! `Documentation/ABI/stable/sysfs-devices-system-cpu` and `.../stable/sysfs-devices-node`.
+//! Offline CPUs have no topology in sysfs: they are in the sets of [`CpuSets`] and nowhere else.
+
+use std::collections::BTreeMap;
+
+use super::cpuset::{CpuId, CpuSet};
+
+/// The kernel's own sets of CPUs, as below `/sys/devices/system/cpu`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CpuSets {
+    /// CPUs that could ever be plugged in until the next boot.
+    pub possible: CpuSet,
+    /// CPUs that are plugged in.
+    pub present: CpuSet,
+    /// CPUs that run.
+    pub online: CpuSet,
+    /// CPUs that the boot parameter `isolcpus=` keeps out of the scheduling domains.
+    pub isolcpus: CpuSet,
+    /// CPUs that the boot parameter `nohz_full=` keeps free of the tick.
+    pub nohz_full: CpuSet,
+}
+
+impl CpuSets {
+    /// Returns the CPUs that are plugged in and do not run.
+    ///
+    /// The kernel's `offline` file also lists CPUs that are possible and not present.
+    pub fn offline(&self) -> CpuSet {
+        self.present.difference(&self.online)
+    }
+}
+
+/// Physical core.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Core {
+    /// `physical_package_id`; -1 where the firmware does not tell.
+    pub package: i32,
+    /// `die_id` within the package; 0 on kernels before 5.2, which do not know dies.
+    pub die: i32,
+    /// Online CPUs of the core: SMT siblings of each other.
+    pub cpus: CpuSet,
+}
+
+/// NUMA node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Number, as in `/sys/devices/system/node/nodeN`.
+    pub id: u32,
+    /// Online CPUs of the node; none on nodes that only have memory.
+    pub cpus: CpuSet,
+    /// Whether the node has memory.
+    pub has_memory: bool,
+}
+
+/// What a [`Topology`] is made of; no CPU is in two cores, two L3 domains or two nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// The kernel's sets.
+    pub sets: CpuSets,
+    /// Cores of the online CPUs.
+    pub cores: Vec<Core>,
+    /// CPUs that share a unified level 3 cache, one set per cache; empty in most VMs.
+    pub l3_domains: Vec<CpuSet>,
+    /// NUMA nodes; empty on kernels without NUMA.
+    pub nodes: Vec<Node>,
+}
+
+/// CPUs of a host and what they share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    parts: Parts,
+    core_index: BTreeMap<CpuId, usize>,
+    l3_index: BTreeMap<CpuId, usize>,
+    node_index: BTreeMap<CpuId, usize>,
+}
+
+impl Topology {
+    /// Returns the topology that consists of `parts`, in ascending order of their lowest CPU.
+    pub fn new(mut parts: Parts) -> Self {
+        parts.cores.sort_by_key(|core| core.cpus.first());
+        parts.l3_domains.sort_by_key(CpuSet::first);
+        parts.nodes.sort_by_key(|node| node.id);
+        Self {
+            core_index: index(parts.cores.iter().map(|core| &core.cpus)),
+            l3_index: index(parts.l3_domains.iter()),
+            node_index: index(parts.nodes.iter().map(|node| &node.cpus)),
+            parts,
+        }
+    }
+
+    /// Returns the kernel's sets of CPUs.
+    pub fn sets(&self) -> &CpuSets {
+        &self.parts.sets
+    }
+
+    /// Returns the online CPUs.
+    pub fn online(&self) -> &CpuSet {
+        &self.parts.sets.online
+    }
+
+    /// Returns the cores in ascending order of their lowest CPU.
+    pub fn cores(&self) -> &[Core] {
+        &self.parts.cores
+    }
+
+    /// Returns the L3 domains in ascending order of their lowest CPU.
+    pub fn l3_domains(&self) -> &[CpuSet] {
+        &self.parts.l3_domains
+    }
+
+    /// Returns the NUMA nodes in ascending order of their number.
+    pub fn nodes(&self) -> &[Node] {
+        &self.parts.nodes
+    }
+
+    /// Returns the core of an online CPU.
+    pub fn core_of(&self, cpu: CpuId) -> Option<&Core> {
+        self.core_index.get(&cpu).map(|&n| &self.parts.cores[n])
+    }
+
+    /// Returns the other online CPUs on the core of `cpu`.
+    pub fn siblings(&self, cpu: CpuId) -> CpuSet {
+        self.core_of(cpu)
+            .map_or_else(CpuSet::new, |core| core.cpus.difference(&CpuSet::of(cpu)))
+    }
+
+    /// Returns the CPUs that share a level 3 cache with `cpu`, itself included.
+    pub fn l3_of(&self, cpu: CpuId) -> Option<&CpuSet> {
+        self.l3_index.get(&cpu).map(|&n| &self.parts.l3_domains[n])
+    }
+
+    /// Returns the NUMA node of an online CPU.
+    pub fn node_of(&self, cpu: CpuId) -> Option<&Node> {
+        self.node_index.get(&cpu).map(|&n| &self.parts.nodes[n])
+    }
+
+    /// Returns the `physical_package_id` of an online CPU.
+    pub fn package_of(&self, cpu: CpuId) -> Option<i32> {
+        self.core_of(cpu).map(|core| core.package)
+    }
+
+    /// Returns the lowest CPU of each core that has a CPU in `cpus`, taken from `cpus`.
+    pub fn first_of_cores(&self, cpus: &CpuSet) -> CpuSet {
+        let mut first = BTreeMap::new();
+        for cpu in cpus.iter() {
+            if let Some(core) = self.core_index.get(&cpu) {
+                first.entry(core).or_insert(cpu);
+            }
+        }
+        first.into_values().collect()
+    }
+}
+
+fn index<'a>(sets: impl Iterator<Item = &'a CpuSet>) -> BTreeMap<CpuId, usize> {
+    sets.enumerate()
+        .flat_map(|(n, cpus)| cpus.iter().map(move |cpu| (cpu, n)))
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Builds a host whose SMT siblings are numbered n, n + cores, n + 2 * cores and so on.
+    pub(crate) fn grid(n_nodes: u32, l3s: u32, cores: u32, smt: u32) -> Topology {
+        let n_cores = n_nodes * l3s * cores;
+        let siblings = |n: u32| (0..smt).map(move |thread| CpuId(n + thread * n_cores));
+        let block = |first: u32, len: u32| (first..first + len).flat_map(siblings).collect();
+        let all: CpuSet = block(0, n_cores);
+        Topology::new(Parts {
+            sets: CpuSets {
+                possible: all.clone(),
+                present: all.clone(),
+                online: all,
+                ..CpuSets::default()
+            },
+            cores: (0..n_cores)
+                .map(|n| Core {
+                    package: i32::try_from(n / (l3s * cores)).unwrap(),
+                    die: 0,
+                    cpus: block(n, 1),
+                })
+                .collect(),
+            l3_domains: (0..n_nodes * l3s)
+                .map(|n| block(n * cores, cores))
+                .collect(),
+            nodes: (0..n_nodes)
+                .map(|id| Node {
+                    id,
+                    cpus: block(id * l3s * cores, l3s * cores),
+                    has_memory: true,
+                })
+                .collect(),
+        })
+    }
+
+    #[test]
+    fn tells_what_cpus_share() {
+        let host = grid(1, 2, 6, 2);
+        assert_eq!(host.siblings(CpuId(6)), CpuSet::of(CpuId(18)));
+        assert_eq!(host.l3_of(CpuId(20)).unwrap().to_string(), "6-11,18-23");
+        assert_eq!(host.node_of(CpuId(23)).unwrap().id, 0);
+        assert_eq!(host.package_of(CpuId(23)), Some(0));
+        assert_eq!(host.cores().len(), 12);
+        let cpus = "5-7,18-20".parse().unwrap();
+        assert_eq!(host.first_of_cores(&cpus).to_string(), "5-7,20");
+    }
+
+    #[test]
+    fn knows_nothing_of_cpus_that_are_not_there() {
+        let host = grid(2, 1, 2, 1);
+        assert_eq!(host.core_of(CpuId(99)), None);
+        assert!(host.siblings(CpuId(99)).is_empty());
+        assert_eq!(host.node_of(CpuId(99)), None);
+        assert!(host.first_of_cores(&CpuSet::of(CpuId(99))).is_empty());
+    }
+}

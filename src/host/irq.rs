@@ -1,0 +1,85 @@
+//! `/proc/irq`: which interrupts there are and which CPUs may serve them.
+//!
+//! Reads only; `smp_affinity_list` is written as a knob. The *requested* affinity is read, not
+//! the effective one, because that is what is given back.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use anyhow::Context;
+
+use super::files::Files;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::facts::Irq;
+use crate::domain::knob::Knob;
+use crate::domain::target::{Place, Target, Value};
+
+const IRQ_DIR: &str = "/proc/irq";
+const NODE_DIR: &str = "/sys/devices/system/node";
+
+/// Files in an interrupt's directory; every other entry is named after a handler.
+const FILES: [&str; 7] = [
+    "affinity_hint",
+    "effective_affinity",
+    "effective_affinity_list",
+    "node",
+    "smp_affinity",
+    "smp_affinity_list",
+    "spurious",
+];
+
+/// Returns the CPUs that interrupts are given when they are set up.
+pub fn default_affinity(files: &dyn Files) -> anyhow::Result<CpuSet> {
+    let value = read_knob(files, Knob::DefaultIrqAffinity, Place::Host);
+    value.with_context(|| format!("failed to read {IRQ_DIR}/default_smp_affinity"))
+}
+
+/// Returns every interrupt; those that vanish meanwhile are left out.
+pub fn interrupts(files: &dyn Files) -> anyhow::Result<Vec<Irq>> {
+    let names = files
+        .list(IRQ_DIR)
+        .with_context(|| format!("failed to list {IRQ_DIR}"))?;
+    let numbers = names.iter().filter_map(|name| name.parse().ok());
+    let mut irqs: Vec<Irq> = numbers.filter_map(|n| read_irq(files, n).ok()).collect();
+    irqs.sort_unstable_by_key(|irq| irq.number);
+    Ok(irqs)
+}
+
+/// Returns the CPUs of every NUMA node, by its number.
+pub fn nodes(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
+    let names = files.list(NODE_DIR).unwrap_or_default();
+    let numbers = names
+        .iter()
+        .filter_map(|name| name.strip_prefix("node")?.parse().ok());
+    numbers
+        .filter_map(|n: u32| {
+            let cpus = files.read(&format!("{NODE_DIR}/node{n}/cpulist")).ok()?;
+            Some((n, cpus.parse().ok()?))
+        })
+        .collect()
+}
+
+fn read_irq(files: &dyn Files, number: u32) -> io::Result<Irq> {
+    let dir = format!("{IRQ_DIR}/{number}");
+    let mut actions = files.list(&dir)?;
+    actions.retain(|name| !FILES.contains(&name.as_str()));
+    let actions = actions.join(" ");
+    let affinity = read_knob(files, Knob::IrqAffinity, Place::Irq(number, String::new()))?;
+    // The kernel prints -1 where it knows no node.
+    let node = files.read(&format!("{dir}/node")).ok();
+    let node = node.and_then(|node| node.trim().parse().ok());
+    Ok(Irq {
+        number,
+        actions,
+        affinity,
+        node,
+    })
+}
+
+fn read_knob(files: &dyn Files, knob: Knob, place: Place) -> io::Result<CpuSet> {
+    let text = files.read(&Target::Knob(knob, place).path())?;
+    match Value::parse(knob.row().grammar, &text) {
+        Value::Cpus(cpus) => Ok(cpus),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}

@@ -1,0 +1,358 @@
+//! Proxmox VE's view of this node: its guests and which of them run.
+//!
+//! Reads files only: `/etc/pve` (the cluster file system), `/run/qemu-server` and `/proc`.
+//! No lock of PVE is taken and `qm` is never asked, because a hook runs with the VM's lock held.
+
+use std::io;
+
+use anyhow::{Context, ensure};
+
+use super::files::Files;
+use super::task;
+use crate::domain::vm::{TaskId, Vmid};
+
+/// Where the pidfiles are.
+const RUN: &str = "/run/qemu-server";
+/// The same directory as PVE writes it on QEMU's command line.
+const RUN_ON_COMMAND_LINE: &str = "/var/run/qemu-server";
+/// What kind of guest has an id on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestKind {
+    /// A VM.
+    Vm,
+    /// A container.
+    Container,
+    /// None: no config of a guest on this node has that id.
+    Absent,
+}
+
+/// A text file that was read whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextFile {
+    /// Where it is.
+    pub path: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// Returns PVE's name of this node: the host name without its domain.
+///
+/// # Errors
+/// No host name can be read, or it can be no directory's name.
+pub fn node_name(files: &dyn Files) -> anyhow::Result<String> {
+    let kernels = files.read("/proc/sys/kernel/hostname");
+    let name = kernels.or_else(|_| files.read("/etc/hostname"));
+    let name = name.context("cannot read the host name from /etc/hostname")?;
+    let node = name.trim().split('.').next().unwrap_or_default();
+    ensure!(is_node_name(node), "host name {node:?} is no node's name");
+    Ok(node.to_owned())
+}
+
+/// Returns the config of a VM, or `None` when this node has no such VM.
+///
+/// `migrated_from` is what `PVE_MIGRATED_FROM` says, empty without it: while a VM migrates to
+/// this node its config is still among those of the node it comes from.
+///
+/// # Errors
+/// The config is there but cannot be read, or `migrated_from` is no node's name.
+pub fn vm_config(
+    files: &dyn Files,
+    vmid: Vmid,
+    migrated_from: &str,
+) -> anyhow::Result<Option<TextFile>> {
+    if !migrated_from.is_empty() {
+        let valid = is_node_name(migrated_from);
+        ensure!(
+            valid,
+            "PVE_MIGRATED_FROM={migrated_from:?} is no node's name"
+        );
+        let path = format!("/etc/pve/nodes/{migrated_from}/qemu-server/{vmid}.conf");
+        if let Some(config) = read_if_there(files, path)? {
+            return Ok(Some(config));
+        }
+    }
+    for directory in config_directories(files, "qemu-server") {
+        if let Some(config) = read_if_there(files, format!("{directory}/{vmid}.conf"))? {
+            return Ok(Some(config));
+        }
+    }
+    Ok(None)
+}
+
+/// Tells what kind of guest an id belongs to on this node; see [`vm_config`] for `migrated_from`.
+///
+/// # Errors
+/// As [`vm_config`].
+pub fn guest_kind(files: &dyn Files, vmid: Vmid, migrated_from: &str) -> anyhow::Result<GuestKind> {
+    if vm_config(files, vmid, migrated_from)?.is_some() {
+        return Ok(GuestKind::Vm);
+    }
+    let container = config_directories(files, "lxc")
+        .iter()
+        .any(|directory| files.exists(&format!("{directory}/{vmid}.conf")));
+    Ok(if container {
+        GuestKind::Container
+    } else {
+        GuestKind::Absent
+    })
+}
+
+/// Returns the VMs whose config is on this node, running or not.
+///
+/// # Errors
+/// The directory is there but cannot be read.
+pub fn vms_of_node(files: &dyn Files) -> anyhow::Result<Vec<Vmid>> {
+    for directory in config_directories(files, "qemu-server") {
+        match files.list(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            names => {
+                let names = names.with_context(|| format!("cannot list {directory}"))?;
+                return Ok(vmids(&names, ".conf"));
+            }
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Returns the node of the cluster that a VM is on, this one included.
+pub fn node_of_vm(files: &dyn Files, vmid: Vmid) -> Option<String> {
+    let nodes = files.list("/etc/pve/nodes").unwrap_or_default();
+    let config = |node: &str| format!("/etc/pve/nodes/{node}/qemu-server/{vmid}.conf");
+    nodes.into_iter().find(|node| files.exists(&config(node)))
+}
+
+/// Returns the identity of a VM's QEMU process, or `None` when the VM does not run.
+///
+/// This is PVE's own test: the process of the pidfile is a QEMU, was started with exactly that
+/// pidfile and is no zombie. A pidfile outlives its process, and a number is used again.
+///
+/// # Errors
+/// The kernel's, except those that say that file or process are not there.
+pub fn running(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<TaskId>> {
+    qemu_of(files, vmid)
+        .or_else(|error| {
+            if task::is_gone(&error) {
+                Ok(None)
+            } else {
+                Err(error)
+            }
+        })
+        .with_context(|| format!("cannot tell whether vm {vmid} runs"))
+}
+
+/// Returns the VMs that run on this node, each with the identity of its QEMU process.
+///
+/// # Errors
+/// As [`running`].
+pub fn running_vms(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TaskId)>> {
+    let names = match files.list(RUN) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names.with_context(|| format!("cannot list {RUN}"))?,
+    };
+    vmids(&names, ".pid")
+        .into_iter()
+        .filter_map(|vmid| Some((vmid, running(files, vmid).transpose()?)))
+        .map(|(vmid, qemu)| Ok((vmid, qemu?)))
+        .collect()
+}
+
+/// Returns the directories in which this node's configs of a kind are, the real one first:
+/// `/etc/pve/qemu-server` is a link that a captured tree may lack, or have instead.
+fn config_directories(files: &dyn Files, kind: &str) -> Vec<String> {
+    let own = node_name(files).map(|node| format!("/etc/pve/nodes/{node}/{kind}"));
+    own.into_iter()
+        .chain([format!("/etc/pve/{kind}")])
+        .collect()
+}
+
+/// Tells whether a text can be a node's name, and so be part of a path.
+fn is_node_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    !text.is_empty() && text.bytes().all(allowed)
+}
+
+/// Returns the guests whose id, followed by `ending`, is among the names.
+fn vmids(names: &[String], ending: &str) -> Vec<Vmid> {
+    let ids = names.iter().filter_map(|name| name.strip_suffix(ending));
+    let mut vmids: Vec<Vmid> = ids.filter_map(|id| id.parse().ok()).collect();
+    vmids.sort_unstable();
+    vmids
+}
+
+/// Reads a whole file, or returns `None` when there is none.
+pub(super) fn read_if_there(files: &dyn Files, path: String) -> anyhow::Result<Option<TextFile>> {
+    match files.read(&path) {
+        Ok(text) => Ok(Some(TextFile { path, text })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {path}")),
+    }
+}
+
+fn qemu_of(files: &dyn Files, vmid: Vmid) -> io::Result<Option<TaskId>> {
+    let pidfile = files.read(&format!("{RUN}/{vmid}.pid"))?;
+    let Ok(pid) = pidfile.trim_end_matches('\n').parse::<i32>() else {
+        return Ok(None);
+    };
+    let task = task::read_task(files, pid, pid)?;
+    let command = files.read(&format!("/proc/{pid}/cmdline"))?;
+    let is_qemu = is_qemu_of(&command, &format!("{RUN_ON_COMMAND_LINE}/{vmid}.pid"));
+    Ok((is_qemu && !task.is_dead()).then_some(task.id))
+}
+
+/// Tells whether a command line is that of a QEMU with this pidfile.
+fn is_qemu_of(command: &str, pidfile: &str) -> bool {
+    let mut arguments = command.split('\0').filter(|argument| !argument.is_empty());
+    if !arguments.next().is_some_and(is_qemu) {
+        return false;
+    }
+    // PVE reads the last one, and one or two dashes.
+    let mut option = "";
+    let mut value = None;
+    for argument in arguments {
+        if let Some(name) = argument.strip_prefix('-') {
+            option = name.strip_prefix('-').unwrap_or(name);
+        } else if std::mem::take(&mut option) == "pidfile" {
+            value = Some(argument);
+        }
+    }
+    value == Some(pidfile)
+}
+
+/// Tells whether a program is QEMU: `kvm$` or `(^|/)qemu-[^/]+$` in PVE's words.
+fn is_qemu(program: &str) -> bool {
+    let name = program.rsplit('/').next().unwrap_or_default();
+    let emulator = name.strip_prefix("qemu-");
+    program.ends_with("kvm") || emulator.is_some_and(|machine| !machine.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::files::RootFiles;
+
+    /// A node made of files; every file appears with its directories.
+    struct Node {
+        files: RootFiles,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Node {
+        fn new(host_name: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let files = RootFiles::new(dir.path());
+            let node = Self { files, _dir: dir };
+            node.put("/proc/sys/kernel/hostname", host_name);
+            node
+        }
+
+        fn put(&self, path: &str, text: &str) {
+            for (at, _) in path.match_indices('/').skip(1) {
+                let _ = self.files.make_dir(&path[..at], 0o755);
+            }
+            self.files.replace(path, text, 0o644).unwrap();
+        }
+
+        fn put_qemu(&self, pid: i32, state: char, command: &str) {
+            let stat = format!(
+                "{pid} (kvm) {state} 1 1 1 0 -1 0 {} 77 {}",
+                ["0"; 12].join(" "),
+                ["0"; 30].join(" ")
+            );
+            self.put(&format!("/proc/{pid}/task/{pid}/stat"), &stat);
+            self.put(&format!("/proc/{pid}/cmdline"), &command.replace(' ', "\0"));
+        }
+    }
+
+    fn id(number: u32) -> Vmid {
+        number.to_string().parse().unwrap()
+    }
+
+    #[test]
+    fn the_node_is_the_host_name_without_domain() {
+        let name = |text| node_name(&Node::new(text).files);
+        assert_eq!(name("pve1\n").unwrap(), "pve1");
+        assert_eq!(name("pve1.example.org\n").unwrap(), "pve1");
+        for text in ["", ".org", "../x", "(none)"] {
+            assert!(name(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn the_config_of_a_migrating_vm_is_that_of_its_source() {
+        let node = Node::new("pve1");
+        node.put("/etc/pve/nodes/pve1/qemu-server/100.conf", "cores: 1");
+        node.put("/etc/pve/nodes/pve2/qemu-server/101.conf", "cores: 2");
+        let text = |vmid, from| {
+            let config = vm_config(&node.files, id(vmid), from).unwrap();
+            config.map(|config| config.text)
+        };
+        assert_eq!(text(100, "").as_deref(), Some("cores: 1"));
+        assert_eq!(text(101, ""), None);
+        assert_eq!(text(101, "pve2").as_deref(), Some("cores: 2"));
+        assert_eq!(text(100, "pve2").as_deref(), Some("cores: 1"));
+        assert!(vm_config(&node.files, id(100), "../pve2").is_err());
+    }
+
+    #[test]
+    fn guests_are_told_apart_also_where_only_the_link_is_there() {
+        let node = Node::new("pve1");
+        node.put("/etc/pve/qemu-server/100.conf", "");
+        node.put("/etc/pve/qemu-server/1000.conf.new", "");
+        node.put("/etc/pve/nodes/pve1/lxc/101.conf", "");
+        node.put("/etc/pve/nodes/pve2/qemu-server/102.conf", "");
+        let kind = |vmid, from| guest_kind(&node.files, id(vmid), from).unwrap();
+        assert_eq!(kind(100, ""), GuestKind::Vm);
+        assert_eq!(kind(101, ""), GuestKind::Container);
+        assert_eq!(kind(102, ""), GuestKind::Absent);
+        assert_eq!(kind(102, "pve2"), GuestKind::Vm);
+        assert_eq!(vms_of_node(&node.files).unwrap(), [id(100)]);
+        let empty = Node::new("pve3");
+        assert!(vms_of_node(&empty.files).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_vm_runs_when_its_own_qemu_does() {
+        let node = Node::new("pve1");
+        let qemu = "/usr/bin/kvm -id 100 -pidfile /var/run/qemu-server/100.pid -daemonize";
+        node.put("/run/qemu-server/100.pid", "500\n");
+        assert_eq!(running(&node.files, id(100)).unwrap(), None);
+        node.put_qemu(500, 'S', qemu);
+        let qemu_task = TaskId {
+            tid: 500,
+            start: 77,
+        };
+        assert_eq!(running(&node.files, id(100)).unwrap(), Some(qemu_task));
+        // The number of a VM that is gone, used again by another VM; a zombie; no number.
+        node.put("/run/qemu-server/101.pid", "500\n");
+        node.put("/run/qemu-server/102.pid", "502\n");
+        node.put_qemu(502, 'Z', &qemu.replace("100.pid", "102.pid"));
+        node.put("/run/qemu-server/103.pid", "\n");
+        node.put("/run/qemu-server/-1.pid", "500\n");
+        node.put("/run/qemu-server/qsd-100.pid", "500\n");
+        let all = running_vms(&node.files).unwrap();
+        assert_eq!(all, [(id(100), qemu_task)]);
+    }
+
+    #[test]
+    fn a_qemu_is_known_by_its_name_and_pidfile() {
+        let program = ["kvm", "/usr/bin/kvm", "qemu-system-x86_64", "/opt/qemu-x"];
+        assert!(program.into_iter().all(is_qemu));
+        let other = [
+            "",
+            "/usr/bin/kvm-stub",
+            "/opt/qemu-x/sh",
+            "qemu-",
+            "xqemu-a",
+        ];
+        assert!(!other.into_iter().any(is_qemu));
+        let of_p = |command: &str| is_qemu_of(&command.replace(' ', "\0"), "/p");
+        assert!(of_p("kvm -pidfile /p"));
+        assert!(of_p("kvm -daemonize --pidfile /p -S "));
+        assert!(of_p("kvm -pidfile /old -pidfile /p"));
+        assert!(!of_p("kvm -pidfile /p2"));
+        assert!(!of_p("kvm -pidfile -S /p"));
+        assert!(!of_p("kvm -name pidfile /p"));
+        assert!(!of_p("sh -pidfile /p"));
+        assert!(!of_p(""));
+    }
+}

@@ -1,0 +1,233 @@
+//! The tables that users write: `/etc/pin-hook/<vmid>.toml`, `/etc/pve/pin-hook/<vmid>.toml` and
+//! `/etc/pin-hook/host.toml`.
+//!
+//! Hands out text and judges only who may have written it; what it says is for `config` to judge.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use anyhow::{Context, bail, ensure};
+
+use super::files::{Files, Owner};
+use super::pve::{TextFile, read_if_there};
+use crate::domain::vm::Vmid;
+
+/// Tables of this node; each replaces the cluster's table of the same VM whole.
+const LOCAL_TABLES: &str = "/etc/pin-hook";
+/// Tables of the cluster.
+const CLUSTER_TABLES: &str = "/etc/pve/pin-hook";
+/// Size of the largest table, in bytes.
+const LARGEST_TABLE: usize = 64 << 10;
+
+/// Permission bits that let somebody else than the owner write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// Such bits that count in the cluster file system: none, because it decides itself who writes,
+/// whatever permissions it shows, and a `chmod` there fails.
+const CLUSTER_IGNORES: u32 = 0;
+
+/// Returns the table of a VM, or `None` when it has none.
+///
+/// # Errors
+/// The table cannot be read, is too large, is no UTF-8, or somebody else than root may have
+/// written it ([`Untrusted`]).
+pub fn read_table(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<TextFile>> {
+    let name = format!("{vmid}.toml");
+    match read_trusted(files, LOCAL_TABLES, &name, WRITABLE_BY_OTHERS)? {
+        Some(table) => Ok(Some(table)),
+        None => read_trusted(files, CLUSTER_TABLES, &name, CLUSTER_IGNORES),
+    }
+}
+
+/// Returns the guests that have a table on this node or in the cluster, in order.
+///
+/// # Errors
+/// A directory is there but cannot be read.
+pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
+    let mut vmids = BTreeSet::new();
+    for directory in [LOCAL_TABLES, CLUSTER_TABLES] {
+        let names = match files.list(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            names => names.with_context(|| format!("cannot list {directory}"))?,
+        };
+        let ids = names.iter().filter_map(|name| name.strip_suffix(".toml"));
+        vmids.extend(ids.filter_map(|id| id.parse::<Vmid>().ok()));
+    }
+    Ok(vmids)
+}
+
+/// Returns the settings of the whole host, or `None` when there are none.
+///
+/// # Errors
+/// As [`read_table`].
+pub fn read_host_table(files: &dyn Files) -> anyhow::Result<Option<TextFile>> {
+    read_trusted(files, LOCAL_TABLES, "host.toml", WRITABLE_BY_OTHERS)
+}
+
+/// Checks that nobody but root may have written a file or directory of this node, such as a table
+/// or what this program itself remembers.
+///
+/// # Errors
+/// [`Untrusted`], which knows the remedy, or the kernel's.
+pub fn check_trusted(files: &dyn Files, path: &str) -> anyhow::Result<()> {
+    check(files, path, WRITABLE_BY_OTHERS)
+}
+
+fn check(files: &dyn Files, path: &str, refused: u32) -> anyhow::Result<()> {
+    // A captured tree belongs to whoever made it: it needs no protection from that user.
+    if files.owner("/").is_ok_and(|root| root.uid != 0) {
+        return Ok(());
+    }
+    let owner = files.owner(path);
+    let owner = owner.with_context(|| format!("cannot read {path}"))?;
+    Ok(check_owner(path, owner, refused)?)
+}
+
+/// A file that somebody else than root may have written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path} {}", self.fault())]
+pub struct Untrusted {
+    path: String,
+    owner: Owner,
+}
+
+impl Untrusted {
+    fn fault(&self) -> String {
+        match self.owner {
+            Owner { uid: 0, mode } => {
+                format!("can be written by others than root (mode {mode:04o})")
+            }
+            Owner { uid, .. } => format!("belongs to user {uid} instead of root"),
+        }
+    }
+
+    /// Returns the command that mends it.
+    pub fn remedy(&self) -> String {
+        let Self { path, owner } = self;
+        match (owner.uid, owner.mode & WRITABLE_BY_OTHERS) {
+            (0, _) => format!("chmod go-w {path}"),
+            (_, 0) => format!("chown root:root {path}"),
+            _ => format!("chown root:root {path} && chmod go-w {path}"),
+        }
+    }
+}
+
+fn check_owner(path: &str, owner: Owner, refused: u32) -> Result<(), Untrusted> {
+    if owner.uid == 0 && owner.mode & refused == 0 {
+        return Ok(());
+    }
+    let path = path.to_owned();
+    Err(Untrusted { path, owner })
+}
+
+fn read_trusted(
+    files: &dyn Files,
+    directory: &str,
+    name: &str,
+    refused: u32,
+) -> anyhow::Result<Option<TextFile>> {
+    let path = format!("{directory}/{name}");
+    let Some(table) = read_if_there(files, path)? else {
+        return Ok(None);
+    };
+    check(files, directory, refused)?;
+    check(files, &table.path, refused)?;
+    check_text(&table)?;
+    Ok(Some(table))
+}
+
+fn check_text(table: &TextFile) -> anyhow::Result<()> {
+    let TextFile { path, text } = table;
+    let size = text.len();
+    ensure!(
+        size <= LARGEST_TABLE,
+        "{path} has {size} bytes, a table has at most {LARGEST_TABLE}"
+    );
+    // The door to the files has put this in the place of bytes that are no UTF-8.
+    let broken = text.lines().position(|line| line.contains('\u{fffd}'));
+    match broken {
+        Some(line) => bail!("{path}:{}: bytes that are no UTF-8", line + 1),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::files::RootFiles;
+
+    /// The directories of tables on a host.
+    fn host() -> (tempfile::TempDir, RootFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        let files = RootFiles::new(dir.path());
+        for path in ["/etc", "/etc/pve", LOCAL_TABLES, CLUSTER_TABLES] {
+            files.make_dir(path, 0o755).unwrap();
+        }
+        (dir, files)
+    }
+
+    fn id(text: &str) -> Vmid {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_tables_of_this_node_replace_those_of_the_cluster() {
+        let (_dir, files) = host();
+        let put = |path, text| files.replace(path, text, 0o644).unwrap();
+        put("/etc/pve/pin-hook/100.toml", "cluster");
+        put("/etc/pve/pin-hook/101.toml", "cluster");
+        put("/etc/pin-hook/100.toml", "local");
+        put("/etc/pin-hook/host.toml", "reserve = 2");
+        let table = |vmid| read_table(&files, id(vmid)).unwrap();
+        assert_eq!(table("100").unwrap().path, "/etc/pin-hook/100.toml");
+        assert_eq!(table("101").unwrap().text, "cluster");
+        assert_eq!(table("102"), None);
+        let host = read_host_table(&files).unwrap().unwrap();
+        assert_eq!(host.text, "reserve = 2");
+    }
+
+    #[test]
+    fn what_others_may_have_written_is_refused_with_the_remedy() {
+        let check = |uid, mode| check_owner("F", Owner { uid, mode }, WRITABLE_BY_OTHERS);
+        for mode in [0o600, 0o644, 0o700, 0o755] {
+            assert_eq!(check(0, mode), Ok(()));
+        }
+        let told = |uid, mode| {
+            let refusal = check(uid, mode).unwrap_err();
+            format!("{refusal}; {}", refusal.remedy())
+        };
+        assert_eq!(
+            told(0, 0o664),
+            "F can be written by others than root (mode 0664); chmod go-w F"
+        );
+        assert_eq!(
+            told(1000, 0o644),
+            "F belongs to user 1000 instead of root; chown root:root F"
+        );
+        assert_eq!(
+            told(33, 0o666),
+            "F belongs to user 33 instead of root; chown root:root F && chmod go-w F"
+        );
+    }
+
+    #[test]
+    fn the_cluster_file_system_has_permissions_of_its_own() {
+        let check = |uid, mode| check_owner("F", Owner { uid, mode }, CLUSTER_IGNORES);
+        assert_eq!(check(0, 0o660), Ok(()));
+        assert!(check(33, 0o640).is_err());
+    }
+
+    #[test]
+    fn a_table_is_a_short_text() {
+        let (_dir, files) = host();
+        let error = |text: &str| {
+            files
+                .replace("/etc/pin-hook/100.toml", text, 0o644)
+                .unwrap();
+            read_table(&files, id("100")).unwrap_err().to_string()
+        };
+        let long = error(&"#".repeat(LARGEST_TABLE + 1));
+        assert!(long.contains("65537 bytes"), "{long}");
+        let broken = error("a = 1\nb = \"\u{fffd}\"\n");
+        assert_eq!(broken, "/etc/pin-hook/100.toml:2: bytes that are no UTF-8");
+    }
+}

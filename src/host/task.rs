@@ -1,0 +1,302 @@
+//! `/proc`: tasks, their identity and where they belong.
+//!
+//! A task may be gone between two reads. A list leaves it out; a question about one task fails
+//! with an error that [`is_gone`] knows.
+
+use std::io;
+
+use procfs::process::{Stat, StatFlags};
+use procfs::{FromRead, ProcessCGroups};
+
+use super::files::Files;
+use crate::domain::vm::TaskId;
+
+/// The task that begets all kernel threads.
+const KTHREADD: i32 = 2;
+
+/// A task as `/proc/<pid>/task/<tid>/stat` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Its identity.
+    pub id: TaskId,
+    /// Its name; bytes that are no UTF-8 are replaced.
+    pub comm: String,
+    /// The kernel's `PF_*` flags.
+    pub flags: u32,
+    /// Its state, such as `R`, `S` or `Z`.
+    pub state: char,
+}
+
+impl Task {
+    /// Tells whether this is a kernel thread (`PF_KTHREAD`).
+    pub fn is_kernel_thread(&self) -> bool {
+        self.flags & StatFlags::PF_KTHREAD.bits() != 0
+    }
+
+    /// Tells whether the task runs no more and only waits for its parent to notice.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// Tells whether an error of this module says that there is no such task (any more).
+pub fn is_gone(error: &io::Error) -> bool {
+    // ESRCH: the task died after its file was opened.
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Reads thread `tid` of process `pid`.
+///
+/// # Errors
+/// The kernel's, see [`is_gone`]; `InvalidData` when the file is not what the kernel writes.
+pub fn read_task(files: &dyn Files, pid: i32, tid: i32) -> io::Result<Task> {
+    let path = format!("/proc/{pid}/task/{tid}/stat");
+    let text = files.read(&path)?;
+    task_from_stat(&text).ok_or_else(|| invalid(&path, "no line of a task"))
+}
+
+/// Returns the threads of process `pid` by thread id; none when there is no such process.
+///
+/// # Errors
+/// The kernel's, except those of a task that is gone.
+pub fn tasks_of(files: &dyn Files, pid: i32) -> io::Result<Vec<Task>> {
+    let names = match files.list(&format!("/proc/{pid}/task")) {
+        Err(error) if is_gone(&error) => Vec::new(),
+        names => names?,
+    };
+    living(numbers(&names).map(|tid| read_task(files, pid, tid)))
+}
+
+/// Returns the kernel threads, `kthreadd` itself included.
+///
+/// One file names them all where the kernel has it (`CONFIG_PROC_CHILDREN`); elsewhere every
+/// process is looked at. That file may miss a thread while others end: look again later.
+///
+/// # Errors
+/// The kernel's, except those of a task that is gone.
+pub fn kernel_threads(files: &dyn Files) -> io::Result<Vec<Task>> {
+    let pids = match files.read(&format!("/proc/{KTHREADD}/task/{KTHREADD}/children")) {
+        Ok(children) => {
+            let children = children.split_whitespace().map(str::to_owned);
+            std::iter::once(KTHREADD.to_string())
+                .chain(children)
+                .collect()
+        }
+        Err(error) if is_gone(&error) => files.list("/proc")?,
+        Err(error) => return Err(error),
+    };
+    let mut tasks = living(numbers(&pids).map(|pid| read_task(files, pid, pid)))?;
+    tasks.retain(Task::is_kernel_thread);
+    Ok(tasks)
+}
+
+/// Tells whether the task of this identity still runs; a number that was given to another task
+/// and a task that is dead do not count.
+pub fn alive(files: &dyn Files, id: TaskId) -> bool {
+    // `/proc/<tid>` is there for every thread, although a listing shows processes only.
+    read_task(files, id.tid, id.tid).is_ok_and(|task| task.id == id && !task.is_dead())
+}
+
+/// Returns the cgroup of a thread as a path below the cgroup file system's root.
+///
+/// # Errors
+/// The kernel's, see [`is_gone`]; `InvalidData` when the task is in no cgroup of version 2.
+pub fn cgroup_of(files: &dyn Files, pid: i32, tid: i32) -> io::Result<String> {
+    let path = format!("/proc/{pid}/task/{tid}/cgroup");
+    let text = files.read(&path)?;
+    let groups = ProcessCGroups::from_read(text.as_bytes())
+        .map_err(|error| invalid(&path, &error.to_string()))?;
+    let unified = groups.into_iter().find(|group| group.hierarchy == 0);
+    unified
+        .map(|group| group.pathname)
+        .ok_or_else(|| invalid(&path, "no cgroup of version 2"))
+}
+
+/// Returns the identity of the process that started this one.
+///
+/// # Errors
+/// [`is_gone`] when it ended meanwhile, so that this process has another parent now.
+pub fn parent(files: &dyn Files) -> io::Result<TaskId> {
+    let pid = nix::unistd::getppid();
+    let task = read_task(files, pid.as_raw(), pid.as_raw())?;
+    if nix::unistd::getppid() == pid {
+        Ok(task.id)
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Collects the tasks that are still there.
+fn living(tasks: impl Iterator<Item = io::Result<Task>>) -> io::Result<Vec<Task>> {
+    tasks
+        .filter(|task| !task.as_ref().is_err_and(is_gone))
+        .collect()
+}
+
+/// Returns the names that are task numbers, in order.
+fn numbers(names: &[String]) -> impl Iterator<Item = i32> {
+    let mut numbers: Vec<i32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers.into_iter()
+}
+
+fn task_from_stat(text: &str) -> Option<Task> {
+    // The parser of procfs panics where no blank follows the name, as in a file cut short.
+    let (before, after) = text.trim().rsplit_once(')')?;
+    if !after.starts_with(' ') || !before.contains(" (") {
+        return None;
+    }
+    let stat = Stat::from_read(text.as_bytes()).ok()?;
+    Some(Task {
+        id: TaskId {
+            tid: stat.pid,
+            start: stat.starttime,
+        },
+        comm: stat.comm,
+        flags: stat.flags,
+        state: stat.state,
+    })
+}
+
+fn invalid(path: &str, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{path}: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::files::RootFiles;
+
+    fn stat(tid: i32, comm: &str, state: char, flags: u32, start: u64) -> String {
+        format!(
+            "{tid} ({comm}) {state} 1 1 1 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 {start} 0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 3 0 0 0 0 0\n"
+        )
+    }
+
+    /// A `/proc` of files; every file appears with its directories.
+    struct Proc {
+        files: RootFiles,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Proc {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let files = RootFiles::new(dir.path());
+            Self { files, _dir: dir }
+        }
+
+        fn put(&self, path: &str, text: &str) {
+            for (at, _) in path.match_indices('/').skip(1) {
+                let _ = self.files.make_dir(&path[..at], 0o755);
+            }
+            self.files.append(path, text).unwrap();
+        }
+
+        fn put_task(&self, pid: i32, tid: i32, text: &str) {
+            self.put(&format!("/proc/{pid}/task/{tid}/stat"), text);
+        }
+    }
+
+    #[test]
+    fn names_with_blanks_and_parentheses_are_kept() {
+        for comm in ["CPU 0/KVM", "a) R 1 (b", "(sd-pam)", ") ", "", "\u{fffd}x"] {
+            let task = task_from_stat(&stat(41, comm, 'S', 0x40_0140, 777)).unwrap();
+            assert_eq!(task.comm, comm);
+            assert_eq!(
+                task.id,
+                TaskId {
+                    tid: 41,
+                    start: 777
+                }
+            );
+            assert_eq!((task.flags, task.state), (0x40_0140, 'S'));
+        }
+    }
+
+    #[test]
+    fn a_file_cut_short_is_an_error() {
+        let whole = stat(41, "kvm", 'S', 0, 777);
+        for n in 0..60 {
+            assert_eq!(task_from_stat(&whole[..n]), None, "{:?}", &whole[..n]);
+        }
+        assert_eq!(task_from_stat("(x) S"), None);
+        assert_eq!(task_from_stat("1 (x)\u{e9}"), None);
+    }
+
+    #[test]
+    fn threads_that_vanish_are_left_out() {
+        let proc = Proc::new();
+        proc.put_task(10, 10, &stat(10, "kvm", 'S', 0, 5));
+        proc.put_task(10, 12, &stat(12, "CPU 0/KVM", 'R', 0, 6));
+        proc.files.make_dir("/proc/10/task/11", 0o755).unwrap();
+        let tids = |pid| -> Vec<i32> {
+            let tasks = tasks_of(&proc.files, pid).unwrap();
+            tasks.iter().map(|task| task.id.tid).collect()
+        };
+        assert_eq!(tids(10), [10, 12]);
+        assert!(tids(99).is_empty());
+    }
+
+    #[test]
+    fn kernel_threads_are_found_with_and_without_the_list_of_children() {
+        let proc = Proc::new();
+        let kthread = StatFlags::PF_KTHREAD.bits();
+        proc.put_task(1, 1, &stat(1, "systemd", 'S', 0, 1));
+        proc.put_task(2, 2, &stat(2, "kthreadd", 'S', kthread, 1));
+        proc.put_task(3, 3, &stat(3, "rcu_gp", 'I', kthread, 2));
+        proc.put_task(30, 30, &stat(30, "kswapd0", 'S', kthread, 3));
+        proc.put_task(31, 31, &stat(31, "modprobe", 'S', 0, 3));
+        let names = || -> Vec<String> {
+            let tasks = kernel_threads(&proc.files).unwrap();
+            tasks.into_iter().map(|task| task.comm).collect()
+        };
+        assert_eq!(names(), ["kthreadd", "rcu_gp", "kswapd0"]);
+        proc.put("/proc/2/task/2/children", "30 3 31 4000 ");
+        assert_eq!(names(), ["kthreadd", "rcu_gp", "kswapd0"]);
+    }
+
+    #[test]
+    fn another_task_of_the_same_number_is_not_the_same() {
+        let proc = Proc::new();
+        proc.put_task(10, 10, &stat(10, "kvm", 'S', 0, 5));
+        proc.put_task(11, 11, &stat(11, "kvm", 'Z', 0, 5));
+        let alive = |tid, start| alive(&proc.files, TaskId { tid, start });
+        assert!(alive(10, 5));
+        assert!(!alive(10, 6));
+        assert!(!alive(11, 5));
+        assert!(!alive(12, 5));
+    }
+
+    #[test]
+    fn the_cgroup_is_the_one_of_version_2() {
+        let proc = Proc::new();
+        proc.put(
+            "/proc/7/task/7/cgroup",
+            "1:cpu:/old\n0::/qemu.slice/100.scope:x\n",
+        );
+        proc.put("/proc/8/task/8/cgroup", "1:cpu:/old\n");
+        let path = cgroup_of(&proc.files, 7, 7).unwrap();
+        assert_eq!(path, "/qemu.slice/100.scope:x");
+        let error = cgroup_of(&proc.files, 8, 8).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(is_gone(&cgroup_of(&proc.files, 9, 9).unwrap_err()));
+    }
+
+    #[test]
+    fn the_running_kernel_is_understood() {
+        let files = RootFiles::new("/");
+        let parent = parent(&files).unwrap();
+        assert!(alive(&files, parent));
+        let me = i32::try_from(std::process::id()).unwrap();
+        let threads = tasks_of(&files, me).unwrap();
+        assert!(threads.iter().any(|task| task.id.tid == me));
+        // A thread other than its process's first is found by its own number, too.
+        assert!(
+            threads
+                .iter()
+                .all(|task| alive(&files, task.id) || task.is_dead())
+        );
+        assert!(cgroup_of(&files, me, me).is_ok());
+    }
+}

@@ -1,0 +1,122 @@
+//! The account of a run: what the task log, the journal and the caller are told.
+
+use super::report::Report;
+use crate::domain::diff as drift;
+
+/// How a line is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// What was done or will be.
+    Info,
+    /// Something is not as wished, and the VM runs nevertheless.
+    Warning,
+    /// What was asked for was not done.
+    Error,
+    /// What can be done about the error before.
+    Help,
+}
+
+/// A line of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// How it is meant.
+    pub level: Level,
+    /// The text, without prefix and final dot.
+    pub text: String,
+}
+
+/// What the caller is told by the exit status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exit {
+    /// Done (0).
+    #[default]
+    Done,
+    /// Refused, or failed and taken back: nothing has changed (1).
+    Refused,
+    /// The command line or a table is wrong (2).
+    Usage,
+    /// Taken back incompletely; the journal is kept for the next attempt (3).
+    Incomplete,
+}
+
+/// What is told about a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The lines, in order.
+    pub lines: Vec<Line>,
+    /// What the exit status says.
+    pub exit: Exit,
+    /// Backend of the VM that the run was about.
+    pub backend: Option<String>,
+}
+
+impl Account {
+    /// Adds a line.
+    pub fn say(&mut self, level: Level, text: impl Into<String>) {
+        self.lines.push(Line {
+            level,
+            text: text.into(),
+        });
+    }
+
+    /// Adds a line about what was done.
+    pub fn info(&mut self, text: impl Into<String>) {
+        self.say(Level::Info, text);
+    }
+
+    /// Adds a warning.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        self.say(Level::Warning, text);
+    }
+
+    /// Adds what a piece of work met besides what it was for.
+    pub fn tell(&mut self, report: &Report) {
+        report
+            .warnings
+            .iter()
+            .for_each(|warning| self.warn(warning.clone()));
+        for drift in &report.drift {
+            let drift::Drift {
+                target,
+                live,
+                ours,
+                answer,
+            } = drift;
+            let answer = answer.describe();
+            self.warn(format!(
+                "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}"
+            ));
+        }
+        report
+            .problems
+            .iter()
+            .for_each(|problem| self.warn(problem.to_string()));
+        if report.n_unchangeable > 0 {
+            let n = report.n_unchangeable;
+            self.warn(format!(
+                "{n} interrupts or kernel threads cannot be moved, left where they are"
+            ));
+        }
+    }
+
+    /// Adds an error and what can be done about it; the run counts as `exit`.
+    pub fn fail(&mut self, exit: Exit, error: impl Into<String>, help: Option<String>) {
+        self.say(Level::Error, error);
+        if let Some(help) = help {
+            self.say(Level::Help, help);
+        }
+        self.exit = self.exit.max(exit);
+    }
+}
+
+impl Exit {
+    /// Returns the exit status.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Refused => 1,
+            Exit::Usage => 2,
+            Exit::Incomplete => 3,
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What is prepared once per boot, before PVE starts guests.
+
+use anyhow::Context;
+
+use super::account::{Account, Exit};
+use super::journal::Journal;
+use crate::domain::target::{Target, Value};
+use crate::host::table::read_table;
+use crate::host::target::{read, write};
+use crate::host::{Host, pve};
+
+/// Delegates the scopes of all VMs with a table, by one reload of systemd instead of one for each
+/// start.
+///
+/// The drop-ins are in `/run`: they stay until the next boot, so that a scope is delegated from
+/// its first moment on.
+pub fn boot(host: &Host) -> Account {
+    let mut account = Account::default();
+    match delegate_all(host) {
+        Ok(0) => {}
+        Ok(n) => account.info(format!("{n} scopes delegated")),
+        Err(error) => account.fail(Exit::Refused, format!("{error:#}"), None),
+    }
+    account
+}
+
+fn delegate_all(host: &Host) -> anyhow::Result<usize> {
+    // Also makes the state directory, so that starting a VM leaves no new one behind.
+    let journal = Journal::open(&*host.files)?;
+    drop(journal.context("another run of pin-hook keeps the host busy")?);
+    let mut n_written = 0;
+    for vmid in pve::vms_of_node(&*host.files)? {
+        let has_table = read_table(&*host.files, vmid).is_ok_and(|table| table.is_some());
+        let target = Target::Delegation(vmid);
+        let live = read(host, &target)?;
+        if has_table && live != Value::Present {
+            write(host, &target, &live, &Value::Present)
+                .with_context(|| format!("failed to write {target}"))?;
+            n_written += 1;
+        }
+    }
+    if n_written > 0 {
+        host.systemd.reload()?;
+    }
+    Ok(n_written)
+}

@@ -1,0 +1,86 @@
+//! What an operator asks for by hand: apply a table now, let go now.
+
+use super::account::{Account, Exit};
+use super::phase::Run;
+use super::recover::recover;
+use super::resolve::{CaseError, Found, read_case};
+use super::work::{Worked, work};
+use crate::domain::refusal::Refusal;
+use crate::domain::state::Record;
+use crate::domain::vm::Vmid;
+use crate::host::pve;
+
+impl Run<'_> {
+    /// Applies the table of a running VM as it is now.
+    pub fn apply(&self, vmid: Vmid) -> Account {
+        let mut account = Account::default();
+        match self.try_apply(vmid, &mut account) {
+            Ok(()) => {}
+            Err(error) => {
+                let exit = match error {
+                    CaseError::Config(_) | CaseError::Unsupported { .. } => Exit::Usage,
+                    CaseError::Other(_) => Exit::Refused,
+                };
+                account.fail(exit, format!("vm {vmid}: {error}"), error.help());
+            }
+        }
+        account
+    }
+
+    fn try_apply(&self, vmid: Vmid, account: &mut Account) -> Result<(), CaseError> {
+        let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
+            let help = "its table is applied when it starts with the hookscript set";
+            let text = format!("vm {vmid} does not run on this node");
+            account.fail(Exit::Refused, text, Some(help.to_owned()));
+            return Ok(());
+        };
+        match read_case(self.host, vmid, &self.caller.migrated_from)? {
+            Found::Nothing(why) => account.fail(Exit::Refused, why, None),
+            Found::Case(case) => {
+                let worked = self.adopt(&case, qemu, account)?;
+                self.conclude(vmid, worked, account);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of what a VM owns, or with `None` of everything, whether it runs or not.
+    pub fn release(&self, vmid: Option<Vmid>) -> Account {
+        let mut account = Account::default();
+        if let Err(error) = self.try_release(vmid, &mut account) {
+            account.fail(Exit::Refused, format!("{error:#}"), None);
+        }
+        account
+    }
+
+    fn try_release(&self, vmid: Option<Vmid>, account: &mut Account) -> anyhow::Result<()> {
+        if vmid.is_none() {
+            recover(self.host)?;
+        }
+        // Threads that were born in the VM's partition are found and moved while the claim is
+        // still there; afterwards nobody would know whose they are.
+        let _ = self.reconcile();
+        let worked = work(self.host, self.deadline, &Default::default(), |state| {
+            let claimed = state.claims.keys().copied();
+            let ended = claimed.filter(|claimed| vmid.is_none_or(|vmid| vmid == *claimed));
+            Ok(Ok::<_, Refusal>(ended.map(Record::End).collect()))
+        })?;
+        match worked {
+            Worked::Done(report, _) => {
+                account.tell(&report);
+                let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
+                account.info(format!("{whose} let go, {} changes", report.n_changes));
+                if !report.problems.is_empty() {
+                    account.exit = Exit::Incomplete;
+                }
+            }
+            Worked::Busy => {
+                let help = "try again; pin-hook status shows what is going on";
+                let text = "another run of pin-hook keeps the host busy";
+                account.fail(Exit::Refused, text, Some(help.to_owned()));
+            }
+            Worked::Refused(_) => {}
+        }
+        Ok(())
+    }
+}

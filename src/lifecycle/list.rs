@@ -1,0 +1,238 @@
+//! Every table of this node, and what does not fit together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::look::known_state;
+use super::resolve::{CaseError, read_settings, understand};
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::claim::Claims;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::guest::Guest;
+use crate::domain::table::{Cpus, HostSettings, Table};
+use crate::domain::vm::Vmid;
+use crate::host::Host;
+use crate::host::pve::{self, GuestKind};
+use crate::host::table::{read_table, tables};
+
+/// Every table of this node.
+#[derive(Debug, Serialize)]
+pub struct Listing {
+    /// Name of the node.
+    pub node: String,
+    /// VMs of this node with a table, broken ones included.
+    pub vms: Vec<Entry>,
+    /// Tables that name the same CPUs.
+    pub overlaps: Vec<Overlap>,
+    /// Tables without a VM, and VMs that are hooked without a table.
+    pub orphans: Vec<Orphan>,
+    /// Tables that cannot be used.
+    pub broken: Vec<Broken>,
+    /// What cannot be seen from here and is left out.
+    pub left_out: Vec<String>,
+}
+
+/// A VM with a table.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// Its name.
+    pub name: Option<String>,
+    /// CPUs that its table names; nothing when it is broken.
+    pub cpus: Option<CpuSet>,
+    /// Whether it is started at host boot.
+    pub onboot: bool,
+    /// Volume of its hookscript.
+    pub hookscript: Option<String>,
+    /// Whether that hookscript is the one of pin-hook.
+    pub hooked: bool,
+    /// How far the claim of its run has come; nothing without one.
+    pub state: Option<String>,
+    /// Where the table is.
+    pub table: Option<String>,
+}
+
+/// CPUs that two tables name.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Overlap {
+    /// The VMs; they cannot run at the same time.
+    pub vmids: [Vmid; 2],
+    /// The CPUs.
+    pub cpus: CpuSet,
+}
+
+/// Something that lacks its counterpart.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Orphan {
+    /// Id of the guest.
+    pub vmid: Vmid,
+    /// What is missing.
+    pub reason: String,
+}
+
+/// A table that cannot be used.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Broken {
+    /// Whose table it is; nothing for the settings of the host.
+    pub vmid: Option<Vmid>,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// What can be done about it.
+    pub help: Option<String>,
+}
+
+/// Returns every table of this node.
+pub fn list(host: &Host) -> anyhow::Result<Listing> {
+    let mut listing = Listing {
+        node: pve::node_name(&*host.files)?,
+        vms: Vec::new(),
+        overlaps: Vec::new(),
+        orphans: Vec::new(),
+        broken: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let claims = listing.claims(host)?;
+    let settings = listing.settings(host);
+    let with_table = tables(&*host.files)?;
+    let mut vmids: BTreeSet<Vmid> = pve::vms_of_node(&*host.files)?.into_iter().collect();
+    vmids.extend(&with_table);
+    for vmid in vmids {
+        listing.guest(host, vmid, with_table.contains(&vmid), &settings, &claims)?;
+    }
+    listing.overlaps = overlaps(&listing.vms);
+    Ok(listing)
+}
+
+impl Listing {
+    fn claims(&mut self, host: &Host) -> anyhow::Result<Claims> {
+        match known_state(host)? {
+            Ok(state) => Ok(state.claims),
+            Err(hidden) => {
+                self.left_out.push(format!("states are left out: {hidden}"));
+                Ok(BTreeMap::new())
+            }
+        }
+    }
+
+    fn settings(&mut self, host: &Host) -> HostSettings {
+        read_settings(host).unwrap_or_else(|error| {
+            self.broken.push(Broken::of(None, &error));
+            HostSettings::default()
+        })
+    }
+
+    fn guest(
+        &mut self,
+        host: &Host,
+        vmid: Vmid,
+        has_table: bool,
+        settings: &HostSettings,
+        claims: &Claims,
+    ) -> anyhow::Result<()> {
+        let config = pve::vm_config(&*host.files, vmid, "")?;
+        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        match guest {
+            None => self.table_without_vm(host, vmid)?,
+            Some(guest) if has_table => {
+                let claim = claims.get(&vmid);
+                let state = claim.map(|claim| claim.state.to_string());
+                let entry = self.entry(host, vmid, &guest, settings);
+                self.vms.push(Entry { state, ..entry });
+            }
+            Some(guest) if guest.is_hooked() => {
+                let reason = "is hooked and has no table".to_owned();
+                self.orphans.push(Orphan { vmid, reason });
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, host: &Host, vmid: Vmid, guest: &Guest, settings: &HostSettings) -> Entry {
+        let (path, table) = match table_of(host, vmid, settings) {
+            Ok(Some((path, table))) => (Some(path), Some(table)),
+            Ok(None) => (None, None),
+            Err(error) => {
+                self.broken.push(Broken::of(Some(vmid), &error));
+                (None, None)
+            }
+        };
+        Entry {
+            vmid,
+            name: guest.name.clone(),
+            cpus: table.as_ref().and_then(cpus_of),
+            onboot: guest.onboot,
+            hooked: guest.is_hooked(),
+            hookscript: guest.hookscript.clone(),
+            state: None,
+            table: path,
+        }
+    }
+
+    /// A table in the cluster file system may be that of a VM on another node.
+    fn table_without_vm(&mut self, host: &Host, vmid: Vmid) -> anyhow::Result<()> {
+        let files = &*host.files;
+        let path = match read_table(files, vmid) {
+            Ok(table) => table.map(|table| table.path).unwrap_or_default(),
+            Err(_) => "its table".to_owned(),
+        };
+        let elsewhere = pve::node_of_vm(files, vmid);
+        let reason = match (pve::guest_kind(files, vmid, "")?, elsewhere) {
+            (GuestKind::Container, _) => "it is a container".to_owned(),
+            (_, Some(_)) if path.starts_with("/etc/pve/") => return Ok(()),
+            (_, Some(node)) => format!("the vm is on node {node}"),
+            (_, None) => "there is no such vm".to_owned(),
+        };
+        let reason = format!("has a table ({path}), but {reason}");
+        self.orphans.push(Orphan { vmid, reason });
+        Ok(())
+    }
+}
+
+impl Broken {
+    fn of(vmid: Option<Vmid>, error: &CaseError) -> Self {
+        Broken {
+            vmid,
+            message: error.to_string(),
+            help: error.help(),
+        }
+    }
+}
+
+fn table_of(
+    host: &Host,
+    vmid: Vmid,
+    settings: &HostSettings,
+) -> Result<Option<(String, Table)>, CaseError> {
+    let Some(file) = read_table(&*host.files, vmid)? else {
+        return Ok(None);
+    };
+    let table = understand(host, &file, settings)?;
+    Ok(Some((file.path, table)))
+}
+
+fn cpus_of(table: &Table) -> Option<CpuSet> {
+    match &table.cpus {
+        Cpus::Auto => None,
+        Cpus::Set(cpus) => Some(cpus.union(&table.isolate.also)),
+    }
+}
+
+fn overlaps(vms: &[Entry]) -> Vec<Overlap> {
+    let mut overlaps = Vec::new();
+    for (n, one) in vms.iter().enumerate() {
+        for two in &vms[n + 1..] {
+            let (Some(of_one), Some(of_two)) = (&one.cpus, &two.cpus) else {
+                continue;
+            };
+            let cpus = of_one.intersection(of_two);
+            if !cpus.is_empty() {
+                let vmids = [one.vmid, two.vmid];
+                overlaps.push(Overlap { vmids, cpus });
+            }
+        }
+    }
+    overlaps
+}

@@ -1,0 +1,119 @@
+//! Looking at the host without a lock and without writing, for the commands that show.
+//!
+//! It is what settling does up to its first write. What cannot be seen (in a captured tree, or
+//! without privileges) is left out, and said to be.
+
+use std::collections::BTreeSet;
+
+use super::journal::{self, read_state};
+use super::observe::{live_values, observe};
+use crate::domain::desired::{Desired, desired};
+use crate::domain::diff::{self, Diff, Live, diff};
+use crate::domain::facts::{Facts, VmFacts};
+use crate::domain::state::State;
+use crate::domain::target::Stage;
+use crate::domain::vm::Vmid;
+use crate::host::Host;
+
+/// What was seen, and what is wished for.
+#[derive(Debug)]
+pub struct Look {
+    /// Observed facts.
+    pub facts: Facts,
+    /// Wished values.
+    pub wishes: Desired,
+    /// Live values of everything that is wished for or held.
+    pub live: Live,
+    /// What differs.
+    pub diff: Diff,
+    /// What cannot be seen and was left out, and why.
+    pub left_out: Vec<String>,
+}
+
+/// Looks at the host with the eyes of `state`; `assumed` are VMs that do not run yet.
+pub fn look(
+    host: &Host,
+    mut state: State,
+    assumed: impl IntoIterator<Item = (Vmid, VmFacts)>,
+) -> anyhow::Result<Look> {
+    let left_out = leave_out_hidden(host, &mut state);
+    let mut facts = observe(host, &state, &Stage::ACQUIRE)?;
+    for (vmid, vm) in assumed {
+        facts.vms.entry(vmid).or_insert(vm);
+    }
+    let wishes = desired(&state.claims, &state.held, &facts);
+    let targets = wishes.keys().chain(state.held.keys()).collect();
+    let live = live_values(host, &facts, targets)?;
+    let context = diff::Context {
+        online: &facts.online,
+        shared: &facts.shared,
+        written: &BTreeSet::new(),
+        now: host.clock.since_boot(),
+    };
+    let diff = diff(&wishes, &state.held, &live, context);
+    Ok(Look {
+        facts,
+        wishes,
+        live,
+        diff,
+        left_out,
+    })
+}
+
+/// Reads what the program remembers.
+///
+/// # Errors
+/// [`Hidden`] when only privileges are missing, so that a caller may go on without.
+pub fn known_state(host: &Host) -> anyhow::Result<Result<State, Hidden>> {
+    match read_state(&*host.files) {
+        Ok(state) => Ok(Ok(state)),
+        Err(error) if is_denied(&error) => Ok(Err(Hidden)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The state of the program can only be read by root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{dir} can be read by root only", dir = journal::STATE_DIR)]
+pub struct Hidden;
+
+impl Hidden {
+    /// Returns what the operator can do about it.
+    pub fn help(self) -> &'static str {
+        "run it as root"
+    }
+}
+
+fn is_denied(error: &anyhow::Error) -> bool {
+    let io = error.root_cause().downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// Takes out of the state what it cannot be compared with here.
+fn leave_out_hidden(host: &Host, state: &mut State) -> Vec<String> {
+    let mut left_out = Vec::new();
+    let mut hide = |stage: Stage, path: &str, what: &str| {
+        if host.files.exists(path) {
+            return;
+        }
+        let mut concerned = state.held.keys().any(|target| target.stage() == stage);
+        state.held.retain(|target, _| target.stage() != stage);
+        for claim in state.claims.values_mut() {
+            let wished = match stage {
+                Stage::KernelThreads => &mut claim.wishes.kernel_threads,
+                _ => &mut claim.wishes.interrupts,
+            };
+            concerned |= std::mem::take(wished);
+        }
+        if concerned {
+            left_out.push(format!("{what} are left out: {path} cannot be seen here"));
+        }
+    };
+    hide(Stage::KernelThreads, "/proc/2/task", "kernel threads");
+    hide(
+        Stage::Interrupts,
+        "/proc/irq/default_smp_affinity",
+        "interrupts",
+    );
+    left_out
+}

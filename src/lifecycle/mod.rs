@@ -1,0 +1,20 @@
+//! When what is done: claims, the journal, settling, and the phases of a VM's life.
+
+pub mod account;
+pub mod boot;
+pub mod command;
+pub mod fate;
+pub mod journal;
+pub mod list;
+pub mod look;
+pub mod observe;
+pub mod phase;
+pub mod plan;
+pub mod reconcile;
+pub mod recover;
+pub mod report;
+pub mod resolve;
+pub mod settle;
+pub mod status;
+pub mod units;
+pub mod work;

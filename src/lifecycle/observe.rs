@@ -1,0 +1,169 @@
+//! Observing: from the host's files to the facts that wishes depend on.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use anyhow::Context;
+
+use crate::domain::claim::{Claim, Wishes};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::diff::Live;
+use crate::domain::facts::{Facts, KernelThread, VmFacts};
+use crate::domain::knob::Knob;
+use crate::domain::state::State;
+use crate::domain::target::{Place, Stage, Target, Value};
+use crate::domain::thread::Thread;
+use crate::domain::vm::TaskId;
+use crate::host::{Host, irq, target, task};
+
+/// CPUs that tasks outside of partitions may use.
+const SHARED_CPUS: &str = "/sys/fs/cgroup/cpuset.cpus.effective";
+const CPU_DIR: &str = "/sys/devices/system/cpu";
+
+/// Task flag: user space may not change the affinity (`include/linux/sched.h`).
+const PF_NO_SETAFFINITY: u32 = 0x0400_0000;
+/// Task flag: a worker of a workqueue, placed by the workqueue's own mask.
+const PF_WQ_WORKER: u32 = 0x0000_0020;
+
+/// Observes what the wishes of the claims and the targets in hand of these stages depend on, and
+/// no more.
+pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<Facts> {
+    let online = read_cpus(host, &format!("{CPU_DIR}/online"))?.unwrap_or_default();
+    let mut facts = Facts {
+        possible: read_cpus(host, &format!("{CPU_DIR}/possible"))?.unwrap_or_default(),
+        shared: shared_cpus(host)?.unwrap_or_else(|| online.clone()),
+        reserved: boot_isolated(host)?,
+        online,
+        ..Facts::default()
+    };
+    let needs_vms = stages.contains(&Stage::Threads);
+    for claim in state
+        .claims
+        .values()
+        .filter(|claim| needs_vms && claim.is_running())
+    {
+        if let Some(vm) = observe_vm(host, claim) {
+            facts.vms.insert(claim.vmid, vm);
+        }
+    }
+    let concerns = |stage, wished: fn(&Wishes) -> bool| {
+        stages.contains(&stage) && concerns(state, stage, wished)
+    };
+    if concerns(Stage::KernelThreads, |wishes| wishes.kernel_threads) {
+        facts.kernel_threads = kernel_threads(host)?;
+    }
+    if concerns(Stage::Interrupts, |wishes| wishes.interrupts) {
+        facts.nodes = irq::nodes(&*host.files);
+        facts.default_irq_affinity = irq::default_affinity(&*host.files)?;
+        facts.irqs = irq::interrupts(&*host.files)?;
+    }
+    Ok(facts)
+}
+
+/// Returns the CPUs that tasks outside of partitions may use, where the kernel tells.
+pub fn shared_cpus(host: &Host) -> anyhow::Result<Option<CpuSet>> {
+    read_cpus(host, SHARED_CPUS)
+}
+
+/// Returns the CPUs that the kernel's command line took from the host (`isolcpus`, `nohz_full`).
+fn boot_isolated(host: &Host) -> anyhow::Result<CpuSet> {
+    let isolated = read_cpus(host, &format!("{CPU_DIR}/isolated"))?.unwrap_or_default();
+    let nohz_full = read_cpus(host, &format!("{CPU_DIR}/nohz_full"))?.unwrap_or_default();
+    Ok(isolated.union(&nohz_full))
+}
+
+/// Returns the live values of `targets`.
+///
+/// Interrupts are taken from the facts: their numbers are reused, so their file alone does not
+/// tell whose value it holds.
+pub fn live_values(host: &Host, facts: &Facts, targets: BTreeSet<&Target>) -> anyhow::Result<Live> {
+    let values = targets.into_iter().map(|target| {
+        let value = match target {
+            Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)) => {
+                let mut irqs = facts.irqs.iter();
+                let irq = irqs.find(|irq| irq.number == *number && irq.actions == *actions);
+                irq.map_or(Value::Absent, |irq| Value::Cpus(irq.affinity.clone()))
+            }
+            Target::KernelThread(id) => {
+                let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);
+                thread.map_or(Value::Absent, |thread| Value::Cpus(thread.affinity.clone()))
+            }
+            _ => target::read(host, target)
+                .with_context(|| format!("failed to read {}", target.path()))?,
+        };
+        Ok((target.clone(), value))
+    });
+    values.collect()
+}
+
+/// Tells whether a stage has wishes or targets, so that what it is about has to be observed.
+fn concerns(state: &State, stage: Stage, wished: fn(&Wishes) -> bool) -> bool {
+    let mut running = state.claims.values().filter(|claim| claim.is_running());
+    running.any(|claim| wished(&claim.wishes))
+        || state.held.keys().any(|target| target.stage() == stage)
+}
+
+/// Returns what there is to know of the VM of a claim, or `None` when its QEMU is gone.
+fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
+    let qemu = claim.qemu()?;
+    if !task::alive(&*host.files, qemu) {
+        return None;
+    }
+    let scope = task::cgroup_of(&*host.files, qemu.tid, qemu.tid).ok()?;
+    let mut threads = threads_of(host, qemu);
+    for thread in &mut threads {
+        thread.iothread = claim.iothreads.get(&thread.id.tid).cloned();
+    }
+    Some(VmFacts {
+        qemu,
+        scope: scope.trim_start_matches('/').to_owned(),
+        threads,
+    })
+}
+
+/// Returns the threads of a QEMU process; those that end meanwhile are left out.
+pub fn threads_of(host: &Host, qemu: TaskId) -> Vec<Thread> {
+    let tasks = task::tasks_of(&*host.files, qemu.tid).unwrap_or_default();
+    let threads = tasks.into_iter().filter_map(|task| {
+        let group = task::cgroup_of(&*host.files, qemu.tid, task.id.tid).ok()?;
+        Some(Thread {
+            affinity: host.sched.affinity(task.id.tid).ok()?,
+            bound: task.flags & PF_NO_SETAFFINITY != 0,
+            group: group.trim_start_matches('/').to_owned(),
+            id: task.id,
+            comm: task.comm,
+            iothread: None,
+        })
+    });
+    threads.collect()
+}
+
+/// Returns the kernel threads; those that end meanwhile are left out.
+pub fn kernel_threads(host: &Host) -> anyhow::Result<Vec<KernelThread>> {
+    let tasks = task::kernel_threads(&*host.files).context("failed to list kernel threads")?;
+    let threads = tasks.into_iter().filter_map(|task| {
+        Some(KernelThread {
+            affinity: host.sched.affinity(task.id.tid).ok()?,
+            // A worker that was just born has neither flag yet, but its name.
+            bound: task.flags & (PF_NO_SETAFFINITY | PF_WQ_WORKER) != 0
+                || task.comm.starts_with("kworker/"),
+            id: task.id,
+            comm: task.comm,
+        })
+    });
+    Ok(threads.collect())
+}
+
+/// Returns the cpulist in a file, or `None` where this kernel has no such file.
+pub fn read_cpus(host: &Host, path: &str) -> anyhow::Result<Option<CpuSet>> {
+    match host.files.read(path) {
+        // A kernel built for it but booted without it prints "(null)" for nohz_full.
+        Ok(text) if text.trim() == "(null)" => Ok(None),
+        Ok(text) => Ok(Some(
+            text.parse()
+                .with_context(|| format!("{path} is \"{text}\""))?,
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("failed to read {path}")),
+    }
+}

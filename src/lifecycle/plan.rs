@@ -1,0 +1,289 @@
+//! What a start of a VM would change: the way of pre-start and post-start up to the first write.
+
+mod layout;
+mod planned;
+
+use anyhow::Context;
+use serde::Serialize;
+
+pub use layout::{Layout, ThreadCpus, VcpuPlace};
+pub use planned::Planned;
+
+use super::fate::{self, Answers};
+use super::look::{known_state, look};
+use super::phase::Run;
+use super::resolve::{
+    Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
+};
+use crate::domain::claim::{Claim, ClaimState};
+use crate::domain::facts::VmFacts;
+use crate::domain::refusal::{self, Refusal};
+use crate::domain::state::State;
+use crate::domain::table::OnRefusal;
+use crate::domain::vm::{TaskId, Vmid};
+use crate::host::pve;
+
+/// Process of a VM that does not run.
+const NO_PROCESS: TaskId = TaskId { tid: 0, start: 0 };
+
+/// What a start of a VM would change, and why.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// Its name.
+    pub name: Option<String>,
+    /// What would come of a start.
+    pub outcome: Outcome,
+    /// The plan in one sentence.
+    pub summary: String,
+    /// Why it would be refused, or what is wrong with the table.
+    pub error: Option<Complaint>,
+    /// Where the table is.
+    pub table: Option<String>,
+    /// Whether the VM runs, so that the plan is about now.
+    pub running: bool,
+    /// Where the VM's threads are to run, if the table fits the host.
+    pub layout: Option<Layout>,
+    /// What the operator should know.
+    pub notices: Vec<String>,
+    /// The same, where something will not be as wished.
+    pub warnings: Vec<String>,
+    /// What cannot be seen from here and is left out.
+    pub left_out: Vec<String>,
+    /// What would be written, in this order.
+    pub changes: Vec<Planned>,
+}
+
+/// What would come of a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The VM would get its CPUs.
+    Ready,
+    /// There is nothing to do for this guest.
+    Nothing,
+    /// The host cannot give what the table asks for.
+    Refused,
+    /// The table is wrong.
+    Invalid,
+}
+
+/// What is wrong and what can be done about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Complaint {
+    /// What is wrong, in one line.
+    pub message: String,
+    /// What can be done about it.
+    pub help: Option<String>,
+    /// File, where one is wrong.
+    pub file: Option<String>,
+    /// Line in that file, from 1.
+    pub line: Option<usize>,
+    /// Column in that line, from 1.
+    pub column: Option<usize>,
+    /// The place in the text, for a terminal.
+    #[serde(skip)]
+    pub snippet: Option<String>,
+}
+
+impl Run<'_> {
+    /// Returns what a start of a VM would change, and changes nothing.
+    pub fn plan(&self, vmid: Vmid) -> anyhow::Result<Plan> {
+        let mut plan = Plan::new(vmid);
+        match read_case(self.host, vmid, &self.caller.migrated_from) {
+            Ok(Found::Case(case)) => {
+                let policy = case.table.start.on_refusal;
+                if let Err(refusal) = self.plan_case(&case, &mut plan)? {
+                    plan.refuse(&refusal, policy);
+                }
+            }
+            Ok(Found::Nothing(why)) => plan.summary = why,
+            Err(error) => plan.complain(&error),
+        }
+        Ok(plan)
+    }
+
+    fn plan_case(&self, case: &Case, plan: &mut Plan) -> anyhow::Result<Result<(), Refusal>> {
+        plan.name.clone_from(&case.guest.name);
+        plan.table = Some(case.table_path.clone());
+        let state = self.state_now(plan)?;
+        let resolved = match resolve(self.host, case)? {
+            Ok(resolved) => resolved,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let mut around = look_around(self.host, &case.settings);
+        around.partitions = foreign_partitions(self.host, &state);
+        let Resolved {
+            wishes, topology, ..
+        } = &resolved;
+        plan.layout = Some(Layout::of(case, &resolved, &state.claims, &around));
+        plan.notices.extend(resolved.notices.iter().cloned());
+        plan.warnings.extend(resolved.warnings.iter().cloned());
+        plan.warnings.extend(not_hooked(case));
+        match refusal::check(case.vmid, wishes, &state.claims, topology, &around) {
+            Ok(warnings) => plan.warnings.extend(warnings),
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+        self.plan_changes(resolved, state, plan)?;
+        plan.outcome = Outcome::Ready;
+        plan.summarise();
+        Ok(Ok(()))
+    }
+
+    /// Returns the state as it would be after a look at what is alive.
+    fn state_now(&self, plan: &mut Plan) -> anyhow::Result<State> {
+        let mut state = match known_state(self.host)? {
+            Ok(state) => state,
+            Err(hidden) => {
+                let text = format!("claims of other vms are left out: {hidden}");
+                plan.left_out.push(text);
+                return Ok(State::default());
+            }
+        };
+        let updates = fate::updates(self.host, &state, &Answers::default())?;
+        updates.into_iter().for_each(|record| state.apply(record));
+        Ok(state)
+    }
+
+    fn plan_changes(
+        &self,
+        resolved: Resolved,
+        mut state: State,
+        plan: &mut Plan,
+    ) -> anyhow::Result<()> {
+        let vmid = plan.vmid;
+        let known = state.claims.get(&vmid);
+        let iothreads = known.map(|claim| claim.iothreads.clone());
+        let running = pve::running(&*self.host.files, vmid)?;
+        let qemu = running.unwrap_or(NO_PROCESS);
+        let claim = Claim {
+            vmid,
+            state: ClaimState::Running { qemu },
+            iothreads: iothreads.unwrap_or_default(),
+            wishes: resolved.wishes,
+        };
+        plan.running = running.is_some();
+        let owned = claim.wishes.cpus.clone();
+        state.claims.insert(vmid, claim);
+        let assumed = VmFacts {
+            qemu,
+            scope: format!("qemu.slice/{vmid}.scope"),
+            threads: Vec::new(),
+        };
+        let seen = look(self.host, state, [(vmid, assumed)])
+            .context("failed to look at what would change")?;
+        let bound = seen.facts.kernel_threads.iter();
+        let bound = bound.filter(|thread| thread.bound && !thread.affinity.is_disjoint(&owned));
+        let text = "kernel threads that are bound to owned cpus stay there";
+        plan.notices.extend(match bound.count() {
+            0 => None,
+            n => Some(format!("{text}: {n}")),
+        });
+        plan.left_out.extend(seen.left_out);
+        let changes = seen.diff.changes.into_iter();
+        plan.changes = changes
+            .map(|change| Planned::of(change, &seen.facts))
+            .collect();
+        plan.changes
+            .sort_by_key(|planned| planned.change.target.stage());
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn new(vmid: Vmid) -> Self {
+        Plan {
+            vmid,
+            name: None,
+            outcome: Outcome::Nothing,
+            summary: String::new(),
+            error: None,
+            table: None,
+            running: false,
+            layout: None,
+            notices: Vec::new(),
+            warnings: Vec::new(),
+            left_out: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn summarise(&mut self) {
+        let (vmid, n) = (self.vmid, self.changes.len());
+        let Some(layout) = &self.layout else { return };
+        let gives = format!("gives vm {vmid} cpus {}", layout.cpus);
+        self.summary = match (self.running, n) {
+            (true, 0) => format!("vm {vmid} runs as planned, nothing would change"),
+            (true, _) => format!("pin-hook apply {vmid} {gives} by {n} changes"),
+            (false, 0) => format!("a start pins the vcpus of vm {vmid} and changes nothing else"),
+            (false, _) => {
+                let rest = "and pinned threads, put back when it stops";
+                format!("a start {gives} by {n} changes {rest}")
+            }
+        };
+    }
+
+    fn refuse(&mut self, refusal: &Refusal, policy: OnRefusal) {
+        let vmid = self.vmid;
+        self.outcome = Outcome::Refused;
+        self.error = Some(Complaint {
+            message: format!("vm {vmid}: {refusal}"),
+            help: Some(refusal.help(vmid)),
+            ..Complaint::default()
+        });
+        self.summary = what_a_refusal_does(vmid, policy);
+    }
+
+    fn complain(&mut self, error: &CaseError) {
+        self.outcome = match error {
+            CaseError::Config(_) | CaseError::Unsupported { .. } => Outcome::Invalid,
+            CaseError::Other(_) => Outcome::Refused,
+        };
+        let mut complaint = Complaint {
+            message: error.to_string(),
+            help: error.help(),
+            ..Complaint::default()
+        };
+        match error {
+            CaseError::Config(error) => {
+                complaint.file = Some(error.file.clone());
+                complaint.line = Some(error.line);
+                complaint.column = Some(error.column);
+                complaint.snippet = Some(error.snippet.clone());
+            }
+            CaseError::Unsupported { path, .. } => complaint.file = Some(path.clone()),
+            CaseError::Other(_) => {}
+        }
+        self.error = Some(complaint);
+        self.summary = what_a_refusal_does(self.vmid, OnRefusal::Auto);
+    }
+}
+
+/// Says so when PVE will not call the program for a VM.
+fn not_hooked(case: &Case) -> Option<String> {
+    let vmid = case.vmid;
+    match &case.guest.hookscript {
+        _ if case.guest.is_hooked() => None,
+        None => Some(format!(
+            "the vm has no hookscript, so a start does nothing of this: qm set {vmid} \
+             --hookscript local:snippets/pin-hook"
+        )),
+        Some(volume) => Some(format!(
+            "the hookscript of the vm is {volume}: a start does nothing of this unless that \
+             calls pin-hook"
+        )),
+    }
+}
+
+/// Says what becomes of a start that is refused.
+fn what_a_refusal_does(vmid: Vmid, policy: OnRefusal) -> String {
+    match policy {
+        OnRefusal::Abort => format!("vm {vmid} would not start, nothing would change"),
+        OnRefusal::Warn => format!("vm {vmid} would start without cpus of its own"),
+        OnRefusal::Auto => format!(
+            "vm {vmid} would not start (at host boot, by HA or as a migration: would start \
+             without cpus of its own)"
+        ),
+    }
+}

@@ -1,0 +1,57 @@
+//! The writes of a plan, with names for what their targets belong to.
+
+use serde::Serialize;
+
+use crate::domain::diff::Change;
+use crate::domain::facts::Facts;
+use crate::domain::knob::Knob;
+use crate::domain::target::{Place, Target, Value};
+
+/// One write that would be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// What it is good for.
+    pub purpose: &'static str,
+    /// What would be written.
+    pub target: String,
+    /// Name of the thread or of what an interrupt is for.
+    pub object: Option<String>,
+    /// Value that it has; nothing when it does not exist.
+    pub before: Option<String>,
+    /// Value that it would have; nothing when it would be taken away.
+    pub after: Option<String>,
+    /// The write itself.
+    #[serde(skip)]
+    pub change: Change,
+}
+
+impl Planned {
+    pub(super) fn of(change: Change, facts: &Facts) -> Self {
+        let text = |value: &Value| (*value != Value::Absent).then(|| value.to_string());
+        Planned {
+            purpose: change.target.purpose(),
+            target: change.target.to_string(),
+            object: object_of(&change.target, facts),
+            before: text(&change.before),
+            after: text(&change.after),
+            change,
+        }
+    }
+}
+
+/// Returns the name of what a target belongs to, where its number alone says nothing.
+fn object_of(target: &Target, facts: &Facts) -> Option<String> {
+    match target {
+        Target::Knob(Knob::IrqAffinity, Place::Irq(_, actions)) => Some(actions.clone()),
+        Target::KernelThread(id) => {
+            let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);
+            thread.map(|thread| thread.comm.clone())
+        }
+        Target::Membership(id) | Target::Affinity(id) => {
+            let mut threads = facts.vms.values().flat_map(|vm| &vm.threads);
+            let thread = threads.find(|thread| thread.id == *id);
+            thread.map(|thread| thread.comm.clone())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,54 @@
+//! Reconcile: the loop over all claims, run by the units and after a death.
+
+use super::account::{Account, Exit};
+use super::fate;
+use super::journal::{read_state, take_spooled};
+use super::phase::{Phase, Run};
+use super::work::{Worked, work};
+use crate::domain::claim::ClaimState;
+use crate::domain::refusal::Refusal;
+
+impl Run<'_> {
+    /// Brings every claim up to date with what is alive and settles.
+    ///
+    /// Says nothing when nothing was to be done, because it runs every few seconds.
+    pub fn reconcile(&self) -> Account {
+        let mut account = Account::default();
+        for vmid in take_spooled(&*self.host.files) {
+            account
+                .lines
+                .extend(self.phase(Phase::PostStart, vmid).lines);
+        }
+        if let Err(error) = self.reconcile_claims(&mut account) {
+            account.fail(Exit::Refused, format!("{error:#}"), None);
+        }
+        account
+    }
+
+    fn reconcile_claims(&self, account: &mut Account) -> anyhow::Result<()> {
+        let known = read_state(&*self.host.files)?;
+        let answers = fate::ask_monitors(self.host, &known);
+        let worked = work(self.host, self.deadline, &answers, |_| {
+            Ok(Ok::<_, Refusal>(Vec::new()))
+        })?;
+        let Worked::Done(report, state) = worked else {
+            return Ok(());
+        };
+        account.tell(&report);
+        if report.n_changes > 0 {
+            account.info(format!("reconcile: {} changes", report.n_changes));
+        }
+        if report.is_incomplete {
+            account.exit = account.exit.max(Exit::Incomplete);
+        }
+        for claim in state.claims.values() {
+            if let ClaimState::Failed { reason, .. } = &claim.state {
+                account.fail(Exit::Refused, format!("vm {}: {reason}", claim.vmid), None);
+            }
+        }
+        if report.essential().is_some() {
+            account.exit = account.exit.max(Exit::Refused);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,198 @@
+//! Recovering: what is held when the journal is lost, from the traces on the host.
+//!
+//! The cgroups of a VM's threads and their CPUs tell what was taken. What the journal alone knew
+//! is inferred: a thread had the CPUs that PVE gave it, an interrupt or a kernel thread that is on
+//! all CPUs but the taken ones was on all of them.
+
+use anyhow::Context;
+
+use super::journal::{Journal, read_state};
+use super::observe::{kernel_threads, read_cpus, threads_of};
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::knob::Knob;
+use crate::domain::state::{Held, Record};
+use crate::domain::target::{Place, Target, Value};
+use crate::domain::vm::Vmid;
+use crate::host::{Host, irq, pve, target};
+
+const GROUPS: &str = "/sys/fs/cgroup";
+const SLICE: &str = "qemu.slice";
+
+/// Makes sure that the journal knows what is held: reads it, and where it is lost or damaged
+/// writes a new one from the traces.
+pub fn recover(host: &Host) -> anyhow::Result<()> {
+    match read_state(&*host.files) {
+        Ok(state) if !state.is_empty() => return Ok(()),
+        Ok(_) => {}
+        Err(_) => Journal::discard(&*host.files)?,
+    }
+    let traces = traces(host)?;
+    if traces.is_empty() {
+        return Ok(());
+    }
+    let journal = Journal::open(&*host.files)?;
+    let mut journal = journal.context("another run of pin-hook keeps the host busy")?;
+    journal.append(vec![Record::Intend(traces)])
+}
+
+fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
+    let names = host
+        .files
+        .list(&format!("{GROUPS}/{SLICE}"))
+        .unwrap_or_default();
+    let vmids = names
+        .iter()
+        .filter_map(|name| name.strip_suffix(".scope")?.parse().ok());
+    let mut found = Traces {
+        host,
+        held: Vec::new(),
+        owned: CpuSet::new(),
+        is_delegated: false,
+    };
+    for vmid in vmids {
+        found.scope(vmid)?;
+    }
+    if !found.owned.is_empty() {
+        found.exclusive(SLICE);
+        if !found.is_delegated {
+            found.switch(SLICE);
+        }
+        found.rest_of_host()?;
+    }
+    Ok(found.held)
+}
+
+struct Traces<'h> {
+    host: &'h Host,
+    held: Vec<(Target, Held)>,
+    owned: CpuSet,
+    /// Whether a scope stays delegated, because its VM is hooked.
+    is_delegated: bool,
+}
+
+impl Traces<'_> {
+    fn hold(&mut self, target: Target, baseline: Value, ours: Value) {
+        self.held.push((target, Held::new(baseline, ours)));
+    }
+
+    fn scope(&mut self, vmid: Vmid) -> anyhow::Result<()> {
+        let scope = format!("{SLICE}/{vmid}.scope");
+        let groups = ["vcpu", "io"].map(|name| format!("{scope}/{name}"));
+        let ours = groups.into_iter().filter(|group| self.is_group(group));
+        let ours: Vec<String> = ours.collect();
+        self.delegation(vmid)?;
+        if ours.is_empty() {
+            return Ok(());
+        }
+        for group in &ours {
+            let cpus = read_cpus(self.host, &format!("{GROUPS}/{group}/cpuset.cpus"))?;
+            self.owned.extend(cpus.unwrap_or_default().iter());
+            self.hold(Target::Group(group.clone()), Value::Absent, Value::Present);
+        }
+        self.switch(&scope);
+        self.exclusive(&scope);
+        self.threads(vmid, &scope, &ours)
+    }
+
+    fn is_group(&self, group: &str) -> bool {
+        self.host.files.exists(&format!("{GROUPS}/{group}"))
+    }
+
+    /// A VM that was adopted by hand was not delegated before.
+    fn delegation(&mut self, vmid: Vmid) -> anyhow::Result<()> {
+        let target = Target::Delegation(vmid);
+        if target::read(self.host, &target)? != Value::Present {
+            return Ok(());
+        }
+        let config = pve::vm_config(&*self.host.files, vmid, "")?;
+        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        match guest.is_some_and(|guest| guest.hookscript.is_some()) {
+            true => self.is_delegated = true,
+            false => self.hold(target, Value::Absent, Value::Present),
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, group: &str) {
+        let target = Target::Knob(Knob::CpusetForChildren, Place::Group(group.to_owned()));
+        self.hold(target, Value::Absent, Value::Present);
+    }
+
+    fn exclusive(&mut self, group: &str) {
+        let target = Target::Knob(Knob::CpusExclusive, Place::Group(group.to_owned()));
+        let live = read_cpus(self.host, &target.path()).ok().flatten();
+        if let Some(live) = live {
+            self.hold(target, Value::Cpus(CpuSet::new()), Value::Cpus(live));
+        }
+    }
+
+    fn threads(&mut self, vmid: Vmid, scope: &str, ours: &[String]) -> anyhow::Result<()> {
+        let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
+            return Ok(());
+        };
+        let config = pve::vm_config(&*self.host.files, vmid, "")?;
+        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        let natural = match guest.and_then(|guest| guest.affinity) {
+            Some(affinity) => affinity,
+            None => self.possible()?,
+        };
+        for thread in threads_of(self.host, qemu) {
+            if ours.contains(&thread.group) {
+                let baseline = Value::Text(scope.to_owned());
+                self.hold(
+                    Target::Membership(thread.id),
+                    baseline,
+                    Value::Text(thread.group),
+                );
+            }
+            let baseline = Value::Cpus(natural.clone());
+            self.hold(
+                Target::Affinity(thread.id),
+                baseline,
+                Value::Cpus(thread.affinity),
+            );
+        }
+        Ok(())
+    }
+
+    /// Interrupts and kernel threads: those that are on every CPU but the owned ones were on all.
+    fn rest_of_host(&mut self) -> anyhow::Result<()> {
+        let possible = self.possible()?;
+        let default = irq::default_affinity(&*self.host.files)?;
+        if !default.is_disjoint(&self.owned) {
+            return Ok(());
+        }
+        let all = default.union(&self.owned);
+        let nodes = irq::nodes(&*self.host.files);
+        for irq in irq::interrupts(&*self.host.files)? {
+            if irq.affinity == irq.affinity_at_birth(&default, &nodes) {
+                let baseline = Value::Cpus(irq.affinity_at_birth(&all, &nodes));
+                let place = Place::Irq(irq.number, irq.actions);
+                let target = Target::Knob(Knob::IrqAffinity, place);
+                self.hold(target, baseline, Value::Cpus(irq.affinity));
+            }
+        }
+        let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
+        self.hold(target, Value::Cpus(all), Value::Cpus(default));
+        // Some kernel threads, such as kswapd, were on all CPUs of their node.
+        let wholes: Vec<CpuSet> = std::iter::once(possible)
+            .chain(nodes.into_values())
+            .collect();
+        for thread in kernel_threads(self.host)? {
+            let rest_of = |whole: &&CpuSet| {
+                !whole.is_disjoint(&self.owned) && whole.difference(&self.owned) == thread.affinity
+            };
+            if let Some(whole) = wholes.iter().find(rest_of).filter(|_| !thread.bound) {
+                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(thread.affinity));
+                self.hold(Target::KernelThread(thread.id), whole, ours);
+            }
+        }
+        Ok(())
+    }
+
+    fn possible(&self) -> anyhow::Result<CpuSet> {
+        let path = "/sys/devices/system/cpu/possible";
+        read_cpus(self.host, path)?.with_context(|| format!("{path} is missing"))
+    }
+}

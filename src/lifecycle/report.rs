@@ -1,0 +1,92 @@
+//! What came of a run, for the task log, the journal and the exit status.
+
+use std::fmt;
+use std::io;
+
+use crate::domain::diff::{Change, Drift};
+use crate::domain::target::Target;
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Writes that the kernel took.
+    pub n_changes: usize,
+    /// Objects that the kernel refuses to change.
+    pub n_unchangeable: usize,
+    /// Whether the deadline came before the end; reconcile does the rest.
+    pub is_unfinished: bool,
+    /// Writes that failed.
+    pub problems: Vec<Problem>,
+    /// Values of somebody else that were met.
+    pub drift: Vec<Drift>,
+    /// What else should be known.
+    pub warnings: Vec<String>,
+    /// Whether the watching units were told what to do.
+    pub is_watched: bool,
+    /// Writes that took back what an essential problem had left half done.
+    pub n_taken_back: usize,
+    /// Whether taking back was incomplete.
+    pub is_incomplete: bool,
+}
+
+/// A write that failed, or did not do what it said.
+#[derive(Debug)]
+pub struct Problem {
+    /// What was written.
+    pub target: Target,
+    message: String,
+}
+
+impl Problem {
+    /// Returns the problem of a write that the kernel refused.
+    pub fn refused(change: &Change, error: &io::Error) -> Self {
+        let message = format!(
+            "{}: writing \"{}\" failed: {error}",
+            change.target, change.after
+        );
+        Problem {
+            target: change.target.clone(),
+            message,
+        }
+    }
+
+    /// Returns the problem of a write that was taken but reads back as something else.
+    pub fn differs(change: &Change, live: &crate::domain::target::Value) -> Self {
+        let Change { target, after, .. } = change;
+        let message = format!("{target}: wrote \"{after}\", the kernel reports \"{live}\"");
+        Problem {
+            target: target.clone(),
+            message,
+        }
+    }
+
+    /// Tells whether the VM does not own its CPUs because of it.
+    pub fn is_essential(&self) -> bool {
+        self.target.stage().is_essential()
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Report {
+    /// Tells whether writing a target has failed.
+    pub fn has_problem(&self, target: &Target) -> bool {
+        self.problems
+            .iter()
+            .any(|problem| problem.target == *target)
+    }
+
+    /// Tells whether everything that was announced was also written.
+    pub fn is_settled(&self) -> bool {
+        !self.is_unfinished && self.problems.is_empty()
+    }
+
+    /// Returns the first problem that keeps a VM from owning its CPUs.
+    pub fn essential(&self) -> Option<&Problem> {
+        self.problems.iter().find(|problem| problem.is_essential())
+    }
+}

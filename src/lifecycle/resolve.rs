@@ -1,0 +1,308 @@
+//! From the texts that PVE and the operator wrote to what a VM is to own on this host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::error::ConfigError;
+use crate::config::table::{parse_host_settings, parse_table};
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::claim::Wishes;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::gate::{self, GateFacts};
+use crate::domain::guest::Guest;
+use crate::domain::placement::{Placement, Request, place};
+use crate::domain::refusal::{Bystander, Refusal, Surroundings};
+use crate::domain::state::State;
+use crate::domain::table::{Cpus, HostSettings, KernelGate, Table};
+use crate::domain::target::Target;
+use crate::domain::topology::Topology;
+use crate::domain::vm::Vmid;
+use crate::host::Host;
+use crate::host::pve::{self, GuestKind, TextFile};
+use crate::host::surroundings;
+use crate::host::table::{Untrusted, read_host_table, read_table};
+use crate::host::topology::read_topology;
+
+/// A VM with a table, as it is configured.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// What PVE would start.
+    pub guest: Guest,
+    /// What the operator wishes.
+    pub table: Table,
+    /// Where the table is.
+    pub table_path: String,
+    /// Settings of the host.
+    pub settings: HostSettings,
+}
+
+/// What there is under a guest id.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// A VM with a table.
+    Case(Box<Case>),
+    /// Nothing to do, and why.
+    Nothing(String),
+}
+
+/// Why the texts cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CaseError {
+    /// A table or the settings of the host say something impossible.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A table says what this version cannot fulfil.
+    #[error("{path}: {key} is not supported by this version of pin-hook")]
+    Unsupported {
+        /// Where the table is.
+        path: String,
+        /// What it says.
+        key: &'static str,
+    },
+    /// A file cannot be read or must not be trusted.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl CaseError {
+    /// Returns what the operator can do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            CaseError::Config(error) => Some(error.help.clone()),
+            CaseError::Unsupported { .. } => Some("take it out of the table".to_owned()),
+            CaseError::Other(error) => error.downcast_ref::<Untrusted>().map(Untrusted::remedy),
+        }
+    }
+}
+
+/// A table that fits this host.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// What the VM is to own.
+    pub wishes: Wishes,
+    /// What the operator should know.
+    pub notices: Vec<String>,
+    /// The same, where the VM will be disturbed.
+    pub warnings: Vec<String>,
+    /// The host that it was resolved against.
+    pub topology: Topology,
+}
+
+/// Reads what there is under a guest id; `migrated_from` as in [`pve::vm_config`].
+pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, CaseError> {
+    let files = &*host.files;
+    match pve::guest_kind(files, vmid, migrated_from)? {
+        GuestKind::Container => return Ok(nothing(format!("{vmid} is a container"))),
+        GuestKind::Absent => return Ok(nothing(format!("this node has no vm {vmid}"))),
+        GuestKind::Vm => {}
+    }
+    let Some(table) = read_table(files, vmid)? else {
+        return Ok(nothing(format!(
+            "vm {vmid} has no table in /etc/pin-hook or /etc/pve/pin-hook"
+        )));
+    };
+    let Some(config) = pve::vm_config(files, vmid, migrated_from)? else {
+        return Ok(nothing(format!("the config of vm {vmid} has gone")));
+    };
+    let guest = parse_vm_conf(&config.text).guest();
+    if guest.template {
+        return Ok(nothing(format!("vm {vmid} is a template")));
+    }
+    let settings = read_settings(host)?;
+    let table_path = table.path.clone();
+    let table = understand(host, &table, &settings)?;
+    Ok(Found::Case(Box::new(Case {
+        vmid,
+        guest,
+        table,
+        table_path,
+        settings,
+    })))
+}
+
+/// Returns what a table says on this node.
+pub fn understand(
+    host: &Host,
+    file: &TextFile,
+    settings: &HostSettings,
+) -> Result<Table, CaseError> {
+    let node = pve::node_name(&*host.files)?;
+    let table = parse_table(&file.path, &file.text, &node, &settings.defaults)?;
+    refuse_unsupported(&file.path, &table)?;
+    Ok(table)
+}
+
+/// Reads the settings of the host; without a file, those of an empty one.
+pub fn read_settings(host: &Host) -> Result<HostSettings, CaseError> {
+    match read_host_table(&*host.files)? {
+        Some(file) => Ok(parse_host_settings(&file.path, &file.text)?),
+        None => Ok(HostSettings::default()),
+    }
+}
+
+fn nothing(why: String) -> Found {
+    Found::Nothing(format!("{why}: nothing to do"))
+}
+
+/// Resolves a table against this host.
+///
+/// # Errors
+/// The outer error when the host cannot be read, the inner one when it cannot give what the
+/// table asks for.
+pub fn resolve(host: &Host, case: &Case) -> anyhow::Result<Result<Resolved, Refusal>> {
+    let topology = read_topology(&*host.files)?;
+    let placement = match place(&request(case), &topology) {
+        Ok(placement) => placement,
+        Err(error) => return Ok(Err(Refusal::Placement(error))),
+    };
+    let facts = GateFacts {
+        release: surroundings::kernel_release(&*host.files)?,
+        features: surroundings::features(&*host.files),
+        mlx5_loaded: surroundings::is_loaded(&*host.files, "mlx5_core"),
+        isolcpus_overlap: !placement.isolcpus.is_empty(),
+        gate_override: case.settings.kernel_gate == KernelGate::Ignore,
+    };
+    let choice = match gate::choose(case.table.isolate.backend, &facts) {
+        Ok(choice) => choice,
+        Err(error) => return Ok(Err(Refusal::Gate(error))),
+    };
+    let (warnings, notices): (Vec<_>, Vec<_>) = placement
+        .notices
+        .iter()
+        .partition(|notice| notice.is_warning());
+    let texts = |notices: Vec<&crate::domain::placement::Notice>| {
+        notices.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let mut warnings = texts(warnings);
+    warnings.extend(choice.warning.clone());
+    let wishes = wishes(case, &placement, choice);
+    Ok(Ok(Resolved {
+        wishes,
+        notices: texts(notices),
+        warnings,
+        topology,
+    }))
+}
+
+fn request(case: &Case) -> Request {
+    let Cpus::Set(cpus) = &case.table.cpus else {
+        return Request::default();
+    };
+    Request {
+        cpus: cpus.clone(),
+        also: case.table.isolate.also.clone(),
+        vcpus: case.table.pin.vcpus.clone(),
+        n_vcpus: case.guest.n_vcpus as usize,
+        max_vcpus: case.guest.max_vcpus as usize,
+        guest_smt: case.guest.smt as usize,
+    }
+}
+
+fn wishes(case: &Case, placement: &Placement, choice: gate::Choice) -> Wishes {
+    let pin = &case.table.pin;
+    let object = |name: &String| match case.guest.iothreads.iter().find(|i| i.key == *name) {
+        Some(iothread) => iothread.object.clone(),
+        None => name.clone(),
+    };
+    Wishes {
+        cpus: placement.owned(),
+        vcpus: placement.vcpus.clone(),
+        emulator: pin.emulator.clone(),
+        iothreads: pin
+            .iothreads
+            .iter()
+            .map(|(name, cpus)| (object(name), cpus.clone()))
+            .collect(),
+        vhost: vhost_workers(&case.guest, &pin.vhost),
+        backend: choice.backend,
+        reason: choice.reason,
+        kernel_threads: case.table.isolate.kthreads && choice.backend != gate::Backend::Affinity,
+        interrupts: case.table.isolate.irqs && choice.backend != gate::Backend::Affinity,
+        affinity: case.guest.affinity.clone(),
+        stays_delegated: case.guest.hookscript.is_some(),
+    }
+}
+
+/// Returns the CPUs of the vhost workers in the order in which QEMU makes them: one for every
+/// queue of every virtio network device, the devices by their number.
+fn vhost_workers(guest: &Guest, wished: &BTreeMap<String, CpuSet>) -> Vec<Option<CpuSet>> {
+    let virtio = guest.nets.iter().filter(|net| net.model == "virtio");
+    let workers = virtio.flat_map(|net| {
+        let cpus = wished.get(&net.key).or(wished.get("*")).cloned();
+        std::iter::repeat_n(cpus, net.queues.max(1) as usize)
+    });
+    workers.collect()
+}
+
+/// Refuses wishes that this version cannot fulfil; what is written must never be ignored.
+fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
+    let default = Table::of(table.cpus.clone());
+    let wished = [
+        ("cpus = \"auto\"", table.cpus == Cpus::Auto),
+        (
+            "pin.scheduler",
+            table.pin.scheduler != default.pin.scheduler,
+        ),
+        (
+            "isolate.workqueues",
+            table.isolate.workqueues != default.isolate.workqueues,
+        ),
+        ("isolate.hotplug", table.isolate.hotplug),
+        ("profile", table.profile != default.profile),
+        ("[power]", table.power != default.power),
+        ("[host]", table.host != default.host),
+        ("[memory]", table.memory != default.memory),
+        ("[pci]", table.pci != default.pci),
+        ("[yield]", table.yields != default.yields),
+    ];
+    match wished.into_iter().find(|(_, is_wished)| *is_wished) {
+        Some((key, _)) => Err(CaseError::Unsupported {
+            path: path.to_owned(),
+            key,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Looks around for what bears on a refusal, except partitions.
+///
+/// Takes its time with unit files and guests' configs, so it is done without the host lock.
+pub fn look_around(host: &Host, settings: &HostSettings) -> Surroundings {
+    let mut bystanders = pinned_guests(host);
+    bystanders.extend(surroundings::pinned_units(&*host.files));
+    Surroundings {
+        partitions: Vec::new(),
+        bystanders,
+        reserve: settings.reserve.clone(),
+    }
+}
+
+/// Returns the partitions that are not ours.
+pub fn foreign_partitions(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
+    let ours: BTreeSet<String> = state.held.keys().filter_map(cgroup_of).collect();
+    surroundings::partitions(&*host.files, &ours)
+}
+
+fn cgroup_of(target: &Target) -> Option<String> {
+    match target {
+        Target::Group(path) => Some(path.clone()),
+        _ => target.group().map(str::to_owned),
+    }
+}
+
+/// Returns the VMs of this node that PVE starts with an affinity of their own.
+fn pinned_guests(host: &Host) -> Vec<Bystander> {
+    let vmids = pve::vms_of_node(&*host.files).unwrap_or_default();
+    let pinned = vmids.into_iter().filter_map(|vmid| {
+        let config = pve::vm_config(&*host.files, vmid, "").ok()??;
+        let cpus = parse_vm_conf(&config.text).guest().affinity?;
+        let remedy = format!("change its affinity (qm set {vmid} --affinity ...)");
+        Some(Bystander {
+            who: format!("vm {vmid}"),
+            remedy,
+            cpus,
+        })
+    });
+    pinned.collect()
+}

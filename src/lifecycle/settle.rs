@@ -1,0 +1,312 @@
+//! Settling: making the host what the claims wish for, and giving back what none wishes for.
+//!
+//! There is one way through for every phase and command. A change of the claims is settled in two
+//! passes: first for the claims that stay as they are, which only gives back, then for all of
+//! them, which only takes. Each pass walks the stages; each stage observes, compares, announces
+//! what it will write in the journal, writes, and reads back.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+
+use super::journal::Journal;
+use super::observe::{live_values, observe, shared_cpus};
+use super::report::{Problem, Report};
+use crate::domain::claim::Claims;
+use crate::domain::desired::{Desired, Wish, desired};
+use crate::domain::diff::{self, Answer, Change, Diff, diff};
+use crate::domain::facts::Facts;
+use crate::domain::state::Record;
+use crate::domain::target::{Stage, Target, Value};
+use crate::host::Host;
+use crate::host::deadline::Deadline;
+use crate::host::target::{self, Outcome};
+
+/// Most rounds of a pass: some targets exist only after others were written (a cgroup's files),
+/// and threads are born meanwhile.
+const MAX_ROUNDS: usize = 4;
+
+/// One settling of the host.
+#[derive(Debug)]
+pub struct Settling<'s, 'h> {
+    host: &'h Host,
+    journal: &'s mut Journal<'h>,
+    deadline: Deadline,
+    report: &'s mut Report,
+    /// Whether the first essential problem ends it, because all of it is going to be taken back.
+    is_all_or_nothing: bool,
+    written: BTreeSet<Target>,
+}
+
+/// Direction of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Release,
+    Acquire,
+}
+
+impl<'s, 'h> Settling<'s, 'h> {
+    /// Prepares settling; see [`Settling::settle`].
+    pub fn new(
+        host: &'h Host,
+        journal: &'s mut Journal<'h>,
+        deadline: Deadline,
+        report: &'s mut Report,
+        is_all_or_nothing: bool,
+    ) -> Self {
+        Settling {
+            host,
+            journal,
+            deadline,
+            report,
+            is_all_or_nothing,
+            written: BTreeSet::new(),
+        }
+    }
+
+    /// Settles the host for the claims in the journal; `staying` are those that were in force
+    /// before and are unchanged.
+    ///
+    /// Returns whether it came to its end: not when the deadline came first or an essential
+    /// target could not be written; the report tells which.
+    pub fn settle(&mut self, staying: &Claims) -> anyhow::Result<bool> {
+        let claims = self.journal.state().claims.clone();
+        let facts = observe(self.host, self.journal.state(), &Stage::ACQUIRE)?;
+        match self.pass(Pass::Release, staying, &Stage::RELEASE, facts)? {
+            None => Ok(false),
+            Some(facts) => {
+                let end = self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE, facts)?;
+                Ok(end.is_some())
+            }
+        }
+    }
+
+    /// Settles unit files only: what has to be in force before anything else can be.
+    pub fn settle_units(&mut self) -> anyhow::Result<bool> {
+        let claims = self.journal.state().claims.clone();
+        let stages = [Stage::Unit];
+        let facts = observe(self.host, self.journal.state(), &stages)?;
+        Ok(self.pass(Pass::Acquire, &claims, &stages, facts)?.is_some())
+    }
+
+    /// Settles the stages until nothing is left to write; returns what was observed last, or
+    /// `None` when it ended before.
+    fn pass(
+        &mut self,
+        pass: Pass,
+        claims: &Claims,
+        stages: &[Stage],
+        mut facts: Facts,
+    ) -> anyhow::Result<Option<Facts>> {
+        for _ in 0..MAX_ROUNDS {
+            let mut wishes = desired(claims, &self.journal.state().held, &facts);
+            if pass == Pass::Release {
+                self.keep_what_is_wished_again(&mut wishes, &facts);
+            }
+            if pass == Pass::Acquire && stages.contains(&Stage::Partition) {
+                self.remember_kernel_threads(&wishes, &facts)?;
+            }
+            let mut is_quiet = true;
+            for stage in stages {
+                match self.stage(pass, *stage, &wishes, &facts)? {
+                    Some(n_changes) => is_quiet &= n_changes == 0,
+                    None => return Ok(None),
+                }
+            }
+            if is_quiet {
+                break;
+            }
+            facts = observe(self.host, self.journal.state(), stages)?;
+        }
+        Ok(Some(facts))
+    }
+
+    /// Keeps what a claim that is new or has changed wishes for just as it is: giving it back for
+    /// a moment would disturb a VM that runs.
+    fn keep_what_is_wished_again(&self, wishes: &mut Desired, facts: &Facts) {
+        let state = self.journal.state();
+        for (target, wish) in desired(&state.claims, &state.held, facts) {
+            let held = state.held.get(&target);
+            if held.is_some_and(|held| held.ours == wish.value) {
+                wishes.entry(target).or_insert(wish);
+            }
+        }
+    }
+
+    /// Announces what kernel threads will get before a partition comes: some of them forget then
+    /// what they had.
+    fn remember_kernel_threads(&mut self, wishes: &Desired, facts: &Facts) -> anyhow::Result<()> {
+        let stage = Stage::KernelThreads;
+        let mut diff = self.compare(Pass::Acquire, stage, wishes, facts)?;
+        let held = &self.journal.state().held;
+        diff.intend.retain(|(target, _)| !held.contains_key(target));
+        self.announce(stage, &diff)
+    }
+
+    /// Settles one stage; returns how much was written, or `None` when the pass ends here.
+    fn stage(
+        &mut self,
+        pass: Pass,
+        stage: Stage,
+        wishes: &Desired,
+        facts: &Facts,
+    ) -> anyhow::Result<Option<usize>> {
+        let mut diff = self.compare(pass, stage, wishes, facts)?;
+        self.report.drift.append(&mut diff.drift);
+        self.announce(stage, &diff)?;
+        if pass == Pass::Release {
+            diff.changes.reverse();
+        }
+        for change in &diff.changes {
+            if self.deadline.passed() {
+                self.report.is_unfinished = true;
+                return Ok(None);
+            }
+            let problem = self.write(pass, change, facts)?;
+            let ends = problem.is_some() && self.is_all_or_nothing && stage.is_essential();
+            self.report.problems.extend(problem);
+            if ends {
+                return Ok(None);
+            }
+        }
+        self.forget(diff.forget)?;
+        Ok(Some(diff.changes.len()))
+    }
+
+    /// Compares the targets of a stage; those that already made a problem are left alone.
+    fn compare(
+        &self,
+        pass: Pass,
+        stage: Stage,
+        wishes: &Desired,
+        facts: &Facts,
+    ) -> anyhow::Result<Diff> {
+        let state = self.journal.state();
+        let held = state.held.iter().filter(|(target, held)| match pass {
+            Pass::Acquire => true,
+            Pass::Release => wishes
+                .get(target)
+                .is_none_or(|wish| wish.value != held.ours),
+        });
+        // Interrupts and kernel threads that were born narrowed are held by nobody.
+        let is_born =
+            |target: &Target, wish: &Wish| wish.gives_back() && !target.stage().is_essential();
+        let wished = wishes
+            .iter()
+            .filter(|(target, wish)| pass == Pass::Acquire || is_born(target, wish));
+        let targets: BTreeSet<&Target> = held
+            .map(|(target, _)| target)
+            .chain(wished.map(|(target, _)| target))
+            .filter(|target| target.stage() == stage && !self.report.has_problem(target))
+            .collect();
+        let live = live_values(self.host, facts, targets)?;
+        let now = self.host.clock.since_boot();
+        Ok(diff(
+            wishes,
+            &state.held,
+            &live,
+            diff::Context {
+                online: &facts.online,
+                shared: &facts.shared,
+                written: &self.written,
+                now,
+            },
+        ))
+    }
+
+    fn announce(&mut self, stage: Stage, diff: &Diff) -> anyhow::Result<()> {
+        let mut records = Vec::new();
+        if stage == Stage::Unit && !diff.changes.is_empty() {
+            records.push(Record::Reload(true));
+        }
+        if !diff.intend.is_empty() {
+            records.push(Record::Intend(diff.intend.clone()));
+        }
+        self.journal.append(records)
+    }
+
+    fn forget(&mut self, targets: Vec<Target>) -> anyhow::Result<()> {
+        let done = targets
+            .into_iter()
+            .filter(|target| !self.report.has_problem(target));
+        let done: Vec<Target> = done.collect();
+        match done.is_empty() {
+            true => Ok(()),
+            false => self.journal.append(vec![Record::Forget(done)]),
+        }
+    }
+
+    fn write(
+        &mut self,
+        pass: Pass,
+        change: &Change,
+        facts: &Facts,
+    ) -> anyhow::Result<Option<Problem>> {
+        let Change {
+            target,
+            before,
+            after,
+        } = change;
+        match target::write(self.host, target, before, after) {
+            Ok(Outcome::Taken) => {
+                self.report.n_changes += 1;
+                self.written.insert(target.clone());
+                Ok(self.verify(change, facts))
+            }
+            Ok(Outcome::Gone) if pass == Pass::Acquire => Ok(self.missing(change)),
+            Ok(Outcome::Gone) => Ok(None),
+            Ok(Outcome::Unchangeable) => self.mark_unchangeable(target).map(|()| None),
+            Err(error) => Ok(Some(Problem::refused(change, &error))),
+        }
+    }
+
+    /// Returns the problem of a file that is missing although its cgroup is there: the controller
+    /// is not available in it.
+    fn missing(&self, change: &Change) -> Option<Problem> {
+        let group = change.target.group()?;
+        let is_there = target::read(self.host, &Target::Group(group.to_owned())).ok()?;
+        (is_there == Value::Present).then(|| Problem::differs(change, &Value::Absent))
+    }
+
+    /// Reads a target back: the kernel may have taken the write and done something else.
+    fn verify(&self, change: &Change, facts: &Facts) -> Option<Problem> {
+        let now = self.host.clock.since_boot();
+        // Partitions may have come and gone since the round began.
+        let shared = shared_cpus(self.host).ok()?;
+        let context = diff::Context {
+            online: &facts.online,
+            shared: shared.as_ref().unwrap_or(&facts.shared),
+            written: &self.written,
+            now,
+        };
+        let live = target::read(self.host, &change.target).ok()?;
+        let is_gone = live == Value::Absent;
+        let Change { target, after, .. } = change;
+        let as_wished = context.same(target, &live, after) || context.granted(target, &live, after);
+        (!is_gone && !as_wished).then(|| Problem::differs(change, &live))
+    }
+
+    fn mark_unchangeable(&mut self, target: &Target) -> anyhow::Result<()> {
+        self.report.n_unchangeable += 1;
+        let held = self.journal.state().held.get(target).cloned();
+        let held = held.context("a target was written without being announced")?;
+        let held = crate::domain::state::Held {
+            unchangeable: true,
+            before: None,
+            ..held
+        };
+        self.journal
+            .append(vec![Record::Intend(vec![(target.clone(), held)])])
+    }
+}
+
+impl Answer {
+    /// Returns what is done about somebody else's value, in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Answer::Reassert => "set again",
+            Answer::GiveUp => "left as it is, it came back too often",
+            Answer::Leave => "left as it is",
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! What VMs own: wanted and actual values, and what has drifted.
+
+use serde::Serialize;
+
+use super::look::{Look, known_state, look};
+use super::observe::read_cpus;
+use crate::domain::claim::{Claim, ClaimState};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::desired::has_partition;
+use crate::domain::diff;
+use crate::domain::facts::VmFacts;
+use crate::domain::gate::Backend;
+use crate::domain::knob::Knob;
+use crate::domain::state::State;
+use crate::domain::target::{Place, Stage, Target, Value};
+use crate::domain::thread::{Role, Thread};
+use crate::domain::vm::Vmid;
+use crate::host::{Host, task};
+
+/// What VMs own, and whether it is as wished.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Whether nothing has drifted and nothing has failed.
+    pub ok: bool,
+    /// Every claim that was asked for.
+    pub claims: Vec<ClaimStatus>,
+    /// CPUs that everything outside of partitions may use, where the kernel tells.
+    pub root_effective: Option<CpuSet>,
+    /// Interrupts of the host.
+    pub interrupts: Moved,
+    /// Kernel threads of the host.
+    pub kernel_threads: Moved,
+    /// Values of ours that somebody else has changed.
+    pub drift: Vec<Drifted>,
+    /// Writes that reconcile will make: for what was born or has ended since it ran.
+    pub pending: usize,
+    /// What cannot be seen from here and is left out.
+    pub left_out: Vec<String>,
+}
+
+/// What one VM owns.
+#[derive(Debug, Serialize)]
+pub struct ClaimStatus {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// How far its run has come: `reserved`, `waiting`, `running` or `failed`.
+    pub state: String,
+    /// Why the claim failed.
+    pub failure: Option<String>,
+    /// Whether the claimed run is over, and the host not given back yet.
+    pub over: bool,
+    /// CPUs that it owns.
+    pub cpus: CpuSet,
+    /// How they are taken.
+    pub backend: Backend,
+    /// Why that way.
+    pub reason: String,
+    /// Partitions of its threads.
+    pub partitions: Vec<Partition>,
+    /// Threads of the VM.
+    pub threads: Vec<ThreadStatus>,
+}
+
+/// A cpuset partition.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Partition {
+    /// Path of its cgroup below the root of the hierarchy.
+    pub cgroup: String,
+    /// Kind of partition that it should be.
+    pub wanted: String,
+    /// What the kernel says about it; nothing when there is no such cgroup.
+    pub actual: Option<String>,
+}
+
+/// A thread of a VM.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct ThreadStatus {
+    /// Its thread id.
+    pub tid: i32,
+    /// Its name.
+    pub name: String,
+    /// What it is for: `vcpu`, `iothread`, `vhost` or `emulator`.
+    pub role: &'static str,
+    /// Index of its vCPU.
+    pub vcpu: Option<usize>,
+    /// Id of its iothread object.
+    pub iothread: Option<String>,
+    /// CPUs that it should run on; nothing when it is left alone.
+    pub wanted: Option<CpuSet>,
+    /// CPUs that it may run on.
+    pub actual: CpuSet,
+    /// Path of its cgroup below the root of the hierarchy.
+    pub cgroup: String,
+    /// Whether affinity and cgroup are as wished.
+    pub ok: bool,
+}
+
+/// How many of something were kept off owned CPUs.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// Those that have another affinity than they had.
+    pub moved: usize,
+    /// Those that the kernel refuses to move.
+    pub unchangeable: usize,
+}
+
+/// A value of ours that somebody else has changed.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Drifted {
+    /// What was changed.
+    pub target: String,
+    /// Value that it has; nothing when it does not exist.
+    pub actual: Option<String>,
+    /// Value that it should have.
+    pub wanted: String,
+}
+
+/// Returns what VMs own, or what `only` owns; no monitor is asked.
+pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
+    let state = known_state(host)??;
+    let seen = look(host, state.clone(), [])?;
+    let is_shown = |vmid: &Vmid| only.is_none_or(|only| only == *vmid);
+    let shown = state.claims.values().filter(|claim| is_shown(&claim.vmid));
+    let claims: Vec<ClaimStatus> = shown
+        .map(|claim| claim_status(host, claim, &seen))
+        .collect();
+    let owner = |target: &Target| owner_of(target, &seen);
+    let (drift, pending) = differences(&state, &seen, |target| {
+        owner(target).as_ref().is_none_or(is_shown)
+    });
+    Ok(Status {
+        ok: drift.is_empty() && claims.iter().all(ClaimStatus::is_ok),
+        claims,
+        root_effective: read_cpus(host, "/sys/fs/cgroup/cpuset.cpus.effective")?,
+        interrupts: moved(&state, Stage::Interrupts),
+        kernel_threads: moved(&state, Stage::KernelThreads),
+        drift,
+        pending,
+        left_out: seen.left_out,
+    })
+}
+
+impl ClaimStatus {
+    /// Tells whether the VM owns what it should.
+    pub fn is_ok(&self) -> bool {
+        let valid = |partition: &Partition| partition.actual.as_ref() == Some(&partition.wanted);
+        self.failure.is_none() && !self.over && self.partitions.iter().all(valid)
+    }
+}
+
+fn claim_status(host: &Host, claim: &Claim, seen: &Look) -> ClaimStatus {
+    let vm = seen.facts.vms.get(&claim.vmid);
+    let threads = vm.iter().flat_map(|vm| &vm.threads);
+    let failure = match &claim.state {
+        ClaimState::Failed { reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    ClaimStatus {
+        vmid: claim.vmid,
+        state: claim.state.to_string(),
+        failure,
+        over: claim
+            .qemu()
+            .is_some_and(|qemu| !task::alive(&*host.files, qemu)),
+        cpus: claim.wishes.cpus.clone(),
+        backend: claim.wishes.backend,
+        reason: claim.wishes.reason.clone(),
+        partitions: vm.map_or_else(Vec::new, |vm| partitions(claim, vm, seen)),
+        threads: threads.map(|thread| thread_status(thread, seen)).collect(),
+    }
+}
+
+fn partitions(claim: &Claim, vm: &VmFacts, seen: &Look) -> Vec<Partition> {
+    if !has_partition(&claim.wishes) {
+        return Vec::new();
+    }
+    let groups = claim.wishes.groups().into_iter();
+    let partitions = groups.map(|(name, _)| {
+        let cgroup = format!("{}/{name}", vm.scope);
+        let target = Target::Knob(Knob::Partition, Place::Group(cgroup.clone()));
+        let wanted = seen.wishes.get(&target).map(|wish| wish.value.to_string());
+        Partition {
+            cgroup,
+            wanted: wanted.unwrap_or_default(),
+            actual: seen.live.get(&target).and_then(text),
+        }
+    });
+    partitions.collect()
+}
+
+fn thread_status(thread: &Thread, seen: &Look) -> ThreadStatus {
+    let wish = |target: &Target| seen.wishes.get(target).map(|wish| &wish.value);
+    let wanted = wish(&Target::Affinity(thread.id)).and_then(Value::cpus);
+    let group = wish(&Target::Membership(thread.id));
+    let role = thread.role();
+    let is_on = |cpus: &CpuSet| cpus.intersection(&seen.facts.online) == thread.affinity;
+    let is_in = |group: &Value| *group == Value::Text(thread.group.clone());
+    ThreadStatus {
+        tid: thread.id.tid,
+        name: thread.comm.clone(),
+        ok: wanted.is_none_or(is_on) && group.is_none_or(is_in),
+        wanted: wanted.cloned(),
+        actual: thread.affinity.clone(),
+        cgroup: thread.group.clone(),
+        vcpu: match role {
+            Role::Vcpu(n) => Some(n),
+            _ => None,
+        },
+        iothread: thread.iothread.clone(),
+        role: match role {
+            Role::Vcpu(_) => "vcpu",
+            Role::Iothread(_) => "iothread",
+            Role::Vhost => "vhost",
+            Role::Emulator => "emulator",
+        },
+    }
+}
+
+/// Returns what is not ours any more, and how many writes are merely yet to be made.
+///
+/// A run that is at work has announced its writes: what it is about to write has not drifted.
+fn differences(
+    state: &State,
+    seen: &Look,
+    is_shown: impl Fn(&Target) -> bool,
+) -> (Vec<Drifted>, usize) {
+    let is_settled = |change: &&diff::Change| {
+        let held = state.held.get(&change.target);
+        held.is_some_and(|held| held.ours == change.after && held.before.is_none())
+    };
+    let changes = seen.diff.changes.iter();
+    let (lost, open): (Vec<_>, Vec<_>) = changes.partition(is_settled);
+    let given_up = seen.diff.drift.iter();
+    let given_up = given_up.filter(|drift| !lost.iter().any(|lost| lost.target == drift.target));
+    let values = lost
+        .iter()
+        .map(|change| (&change.target, &change.before, &change.after))
+        .chain(given_up.map(|drift| (&drift.target, &drift.live, &drift.ours)));
+    let drift = values.filter(|(target, ..)| is_shown(target));
+    let drift = drift.map(|(target, live, ours)| Drifted {
+        target: target.to_string(),
+        actual: text(live),
+        wanted: ours.to_string(),
+    });
+    (drift.collect(), open.len())
+}
+
+/// Returns the VM that a target belongs to, or `None` when it is the host's.
+fn owner_of(target: &Target, seen: &Look) -> Option<Vmid> {
+    match target {
+        Target::Delegation(vmid) => Some(*vmid),
+        Target::Group(path) | Target::Knob(_, Place::Group(path)) => {
+            let mut parts = path.split('/');
+            parts.find_map(|part| part.strip_suffix(".scope")?.parse().ok())
+        }
+        Target::Membership(id) | Target::Affinity(id) => {
+            let mut vms = seen.facts.vms.iter();
+            let vm = vms.find(|(_, vm)| vm.threads.iter().any(|thread| thread.id == *id));
+            vm.map(|(vmid, _)| *vmid)
+        }
+        Target::Knob(..) | Target::KernelThread(_) => None,
+    }
+}
+
+fn moved(state: &State, stage: Stage) -> Moved {
+    let mut counts = Moved::default();
+    for (target, held) in &state.held {
+        let is_one = matches!(
+            target,
+            Target::Knob(Knob::IrqAffinity, _) | Target::KernelThread(_)
+        );
+        if target.stage() != stage || !is_one {
+            continue;
+        }
+        if held.unchangeable {
+            counts.unchangeable += 1;
+        } else if held.ours != held.baseline {
+            counts.moved += 1;
+        }
+    }
+    counts
+}
+
+fn text(value: &Value) -> Option<String> {
+    (*value != Value::Absent).then(|| value.to_string())
+}

@@ -1,0 +1,37 @@
+//! The units that look after claims while no phase runs.
+
+use super::report::Report;
+use crate::domain::state::State;
+use crate::host::Host;
+
+/// Units that run reconcile: every 15 s, and when a VM comes or goes.
+const WATCHERS: [&str; 2] = ["pin-hook-reconcile.timer", "pin-hook-reconcile.path"];
+/// The unit that is reconcile.
+const RECONCILE: &str = "pin-hook-reconcile.service";
+
+/// Starts the watching units while there is something to look after, and stops them otherwise;
+/// once in a run.
+///
+/// Done before anything that may be late, because a service manager that was late once is not
+/// asked again in the same run.
+pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
+    if std::mem::replace(&mut report.is_watched, true) {
+        return;
+    }
+    for unit in WATCHERS {
+        let done = match state.is_empty() {
+            true => host.systemd.stop(unit),
+            false => host.systemd.start(unit),
+        };
+        if let Err(error) = done {
+            let text = format!("nothing looks after the claims: {error:#}");
+            report.warnings.push(text);
+            return;
+        }
+    }
+}
+
+/// Has reconcile run at once; where that cannot be had, its timer comes within 15 s.
+pub fn wake_reconcile(host: &Host) {
+    let _ = host.systemd.start(RECONCILE);
+}

@@ -1,0 +1,194 @@
+//! One piece of work on the host under the host lock, the same for every phase and command:
+//! update the claims, then settle.
+
+use anyhow::Context;
+
+use super::fate::{self, Answers};
+use super::journal::Journal;
+use super::report::Report;
+use super::settle::Settling;
+use super::units;
+use crate::domain::claim::{Claim, ClaimState, Claims};
+use crate::domain::state::{Record, State};
+use crate::domain::vm::Vmid;
+use crate::host::Host;
+use crate::host::deadline::Deadline;
+
+/// What became of a piece of work.
+#[derive(Debug)]
+pub enum Worked<R> {
+    /// It was done as far as the report says.
+    Done(Report, State),
+    /// Another run kept the host lock too long.
+    Busy,
+    /// The update of the claims was refused; nothing was changed for it.
+    Refused(R),
+}
+
+/// Works on the host: brings the claims up to date with what is alive, applies `update`, settles.
+///
+/// The host lock is not held while systemd reads its unit files again.
+pub fn work<R>(
+    host: &Host,
+    deadline: Deadline,
+    answers: &Answers,
+    update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
+) -> anyhow::Result<Worked<R>> {
+    let Some(mut journal) = Journal::open(&*host.files)? else {
+        return Ok(Worked::Busy);
+    };
+    let before = journal.state().claims.clone();
+    if let Err(refusal) = update_claims(host, &mut journal, answers, update)? {
+        return Ok(Worked::Refused(refusal));
+    }
+    let new: Vec<Vmid> = new_claims(&before, &journal.state().claims).collect();
+    let mut report = Report::default();
+    let mut settling = Settling::new(host, &mut journal, deadline, &mut report, !new.is_empty());
+    if settling.settle_units()? {
+        match reload(host, journal, &mut report)? {
+            Some(unlocked_meanwhile) => journal = unlocked_meanwhile,
+            None => return Ok(Worked::Busy),
+        }
+    }
+    if !journal.state().needs_reload {
+        let staying = unchanged(&before, &journal.state().claims);
+        let is_new = !new.is_empty();
+        Settling::new(host, &mut journal, deadline, &mut report, is_new).settle(&staying)?;
+    }
+    if let Some(reason) = report.essential().map(ToString::to_string) {
+        take_back(host, &mut journal, &mut report, &new, &reason)?;
+    }
+    journal.checkpoint(report.is_settled())?;
+    let is_looked_after = !before.is_empty() && new.is_empty();
+    let state = close(host, journal, &mut report, is_looked_after)?;
+    Ok(Worked::Done(report, state))
+}
+
+/// Lets go of the host lock, with what is better done without it: has systemd read unit files
+/// that were taken away, and tells the watching units whether they are needed.
+fn close<'h>(
+    host: &'h Host,
+    journal: Journal<'h>,
+    report: &mut Report,
+    is_looked_after: bool,
+) -> anyhow::Result<State> {
+    let mut state = journal.state().clone();
+    if let Some(mut journal) = reload(host, journal, report)? {
+        journal.checkpoint(report.is_settled())?;
+        state = journal.state().clone();
+    }
+    if !is_looked_after || state.is_empty() {
+        units::keep_watch(host, &state, report);
+    }
+    if report.is_unfinished {
+        units::wake_reconcile(host);
+    }
+    Ok(state)
+}
+
+/// Brings the claims up to date with what is alive, and applies what was asked for.
+fn update_claims<R>(
+    host: &Host,
+    journal: &mut Journal<'_>,
+    answers: &Answers,
+    update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
+) -> anyhow::Result<Result<(), R>> {
+    let updates = fate::updates(host, journal.state(), answers)?;
+    let mut expected = journal.state().clone();
+    for record in &updates {
+        expected.apply(record.clone());
+    }
+    match update(&expected)? {
+        Ok(asked) => {
+            journal.append(updates.into_iter().chain(asked).collect())?;
+            Ok(Ok(()))
+        }
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// Has systemd read its unit files again if that is due, without the host lock meanwhile.
+///
+/// Returns the journal with the lock held again, or `None` when another run has it too long. What
+/// systemd did not do in time stays due.
+fn reload<'h>(
+    host: &'h Host,
+    journal: Journal<'h>,
+    report: &mut Report,
+) -> anyhow::Result<Option<Journal<'h>>> {
+    if !journal.state().needs_reload || report.is_unfinished {
+        return Ok(Some(journal));
+    }
+    let state = journal.state().clone();
+    drop(journal);
+    units::keep_watch(host, &state, report);
+    let reloaded = host.systemd.reload();
+    let Some(mut journal) = Journal::open(&*host.files)? else {
+        return Ok(None);
+    };
+    match reloaded {
+        Ok(()) => journal.append(vec![Record::Reload(false)])?,
+        Err(error) => {
+            let text = format!("systemd has not read its unit files again: {error:#}");
+            report.warnings.push(text);
+            report.is_unfinished = true;
+        }
+    }
+    Ok(Some(journal))
+}
+
+/// Takes back what was changed for claims that have just come into force and cannot be fulfilled;
+/// they stay as failed ones, so that everybody who looks is told.
+fn take_back<'h>(
+    host: &'h Host,
+    journal: &mut Journal<'h>,
+    report: &mut Report,
+    new: &[Vmid],
+    reason: &str,
+) -> anyhow::Result<()> {
+    let mut records = Vec::new();
+    for vmid in new {
+        let claim = journal.state().claims.get(vmid);
+        let claim = claim.with_context(|| format!("the claim of vm {vmid} has gone"))?;
+        if let ClaimState::Running { qemu } = claim.state {
+            let state = ClaimState::Failed {
+                qemu,
+                reason: reason.to_owned(),
+            };
+            records.push(Record::Claim(Box::new(Claim {
+                state,
+                ..claim.clone()
+            })));
+        }
+    }
+    journal.append(records)?;
+    let others = journal.state().claims.clone();
+    let mut undo = Report::default();
+    // What was begun is taken back to its end: leaving it half done would be worse than being late.
+    let never = Deadline::after(TAKE_BACK_WAIT);
+    let mut settling = Settling::new(host, journal, never, &mut undo, false);
+    settling.settle(&others)?;
+    report.n_taken_back = undo.n_changes;
+    report.is_incomplete = !undo.problems.is_empty();
+    report.problems.extend(undo.problems);
+    Ok(())
+}
+
+/// How long taking back may take before reconcile has to finish it.
+const TAKE_BACK_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Returns the claims that have come into force or have changed.
+fn new_claims<'c>(before: &'c Claims, after: &'c Claims) -> impl Iterator<Item = Vmid> + 'c {
+    let running = after.values().filter(|claim| claim.is_running());
+    running
+        .filter(|claim| before.get(&claim.vmid) != Some(claim))
+        .map(|claim| claim.vmid)
+}
+
+/// Returns the claims that are as they were before.
+fn unchanged(before: &Claims, after: &Claims) -> Claims {
+    let same = after
+        .iter()
+        .filter(|(vmid, claim)| before.get(vmid) == Some(claim));
+    same.map(|(vmid, claim)| (*vmid, claim.clone())).collect()
+}

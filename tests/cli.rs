@@ -1,0 +1,129 @@
+//! The program from outside: verbs, both orders of arguments, exit statuses, output.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::ffi::OsStr;
+use std::process::{Command, Output, Stdio};
+
+use assert_cmd::cargo::cargo_bin;
+use tempfile::TempDir;
+
+fn run<S: AsRef<OsStr>>(words: &[S]) -> Output {
+    Command::new(cargo_bin("pin-hook"))
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn help_names_every_command_and_no_phase() {
+    let output = run(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = text(&output);
+    let commands = [
+        "plan",
+        "apply",
+        "release",
+        "status",
+        "list",
+        "reconcile",
+        "boot",
+    ];
+    for command in commands {
+        assert!(
+            help.contains(&format!("\n  {command} ")),
+            "{command}: {help}"
+        );
+        assert_eq!(run(&[command, "--help"]).status.code(), Some(0));
+    }
+    assert!(!help.contains("unknown-phase"), "{help}");
+}
+
+#[test]
+fn a_phase_of_a_newer_pve_is_nothing_to_do() {
+    let output = run(&["100", "pre-migrate"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = text(&output);
+    assert!(
+        text.contains("the phase \"pre-migrate\" is not known"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_symbolic_link_to_the_program_is_the_program() {
+    let dir = TempDir::new().unwrap();
+    let link = dir.path().join("hookscript.pl");
+    std::os::unix::fs::symlink(cargo_bin("pin-hook"), &link).unwrap();
+    let output = Command::new(link)
+        .args(["100", "pre-migrate"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output).contains("pre-migrate"));
+}
+
+/// Needs no host and no privileges to tell: either both are allowed or none.
+#[test]
+fn both_orders_of_arguments_are_the_same_phase() {
+    let [pve, by_hand] = [["999999999", "pre-stop"], ["pre-stop", "999999999"]].map(|w| run(&w));
+    assert_eq!(pve.status.code(), by_hand.status.code());
+    assert_eq!(text(&pve), text(&by_hand));
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2() {
+    let wrong: [&[&str]; 7] = [
+        &[],
+        &["post-strat", "100"],
+        &["plan"],
+        &["plan", "99"],
+        &["status", "x"],
+        &["release"],
+        &["plan", "100", "200"],
+    ];
+    for words in wrong {
+        let output = run(words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {output:?}");
+    }
+}
+
+#[test]
+fn a_captured_host_cannot_be_changed() {
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().to_str().unwrap();
+    for words in [
+        ["apply", "100"],
+        ["release", "100"],
+        ["--color=never", "reconcile"],
+    ] {
+        let output = run(&[&words[..], &["--root", root]].concat());
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(text(&output).contains("pin-hook: help: leave --root out"));
+    }
+}
+
+#[test]
+fn a_root_that_is_no_host_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().to_str().unwrap();
+    let output = run(&["list", "--root", root]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).starts_with("pin-hook: error: cannot read the host name"));
+}
+
+#[test]
+fn a_closed_standard_output_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(cargo_bin("pin-hook"));
+    let command = command
+        .args(["100", "pre-migrate"])
+        .stdout(Stdio::from(writer));
+    assert_eq!(command.status().unwrap().code(), Some(0));
+}

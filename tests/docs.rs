@@ -1,0 +1,151 @@
+//! What the documents say, held against the program.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pin_hook::config::keys::{HOST_KEYS, KEYS, Key};
+use pin_hook::domain::vm::Vmid;
+use pin_hook::host::Host;
+use pin_hook::host::clock::KernelClock;
+use pin_hook::host::files::RootFiles;
+use pin_hook::host::qmp::QmpSockets;
+use pin_hook::host::sched::KernelSched;
+use pin_hook::host::systemd::Bus;
+use pin_hook::lifecycle::resolve::read_case;
+use tempfile::TempDir;
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap()
+}
+
+/// Keys in the manual page, with whether they are marked as refused.
+fn documented() -> Vec<(String, bool)> {
+    let page = text("docs/man/pin-hook.toml.5.md");
+    let page = page.split("# SEE ALSO").next().unwrap();
+    let heads = page.lines().filter(|line| line.starts_with("**"));
+    heads
+        .flat_map(|head| {
+            let refused = head.ends_with("*(refused)*");
+            head.split("**")
+                .skip(1)
+                .step_by(2)
+                .map(move |key| (key.to_owned(), refused))
+        })
+        .collect()
+}
+
+#[test]
+fn the_manual_page_has_every_key_and_no_other() {
+    let known: BTreeSet<&str> = KEYS.iter().chain(HOST_KEYS).map(|key| key.path).collect();
+    let documented = documented();
+    let said: BTreeSet<&str> = documented.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(said, known);
+}
+
+/// A value that is not the default.
+fn value(key: &Key) -> &str {
+    match key.path {
+        "isolate.hotplug" | "isolate.workqueues" => "true",
+        "yield.timeout" | "memory.hugepages.timeout" => "\"10s\"",
+        _ => key.example,
+    }
+}
+
+/// Tells whether a table with this line is refused because the key is not there yet.
+fn is_refused(line: &str) -> bool {
+    let root = TempDir::new().unwrap();
+    for (name, content) in [
+        ("etc/hostname", "pve1"),
+        ("etc/pve/qemu-server/100.conf", "cores: 4"),
+        ("etc/pin-hook/100.toml", line),
+    ] {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("{content}\n")).unwrap();
+    }
+    let host = Host {
+        files: Box::new(RootFiles::new(root.path())),
+        sched: Box::new(KernelSched),
+        systemd: Box::new(Bus::default()),
+        qmp: Box::new(QmpSockets::default()),
+        clock: Box::new(KernelClock),
+    };
+    let vmid: Vmid = "100".parse().unwrap();
+    match read_case(&host, vmid, "") {
+        Ok(_) => false,
+        Err(error) => error.to_string().contains("not supported by this version"),
+    }
+}
+
+#[test]
+fn the_manual_page_marks_what_is_refused() {
+    let documented = documented();
+    let of_tables = KEYS.iter().filter(|key| !key.path.contains('<'));
+    for key in of_tables {
+        let cpus = if key.path == "cpus" {
+            ""
+        } else {
+            "cpus = \"6-11,18-23\"\n"
+        };
+        let table = format!("{cpus}{} = {}", key.path, value(key));
+        let marked = documented
+            .iter()
+            .any(|(name, refused)| name == key.path && *refused);
+        assert_eq!(is_refused(&table), marked, "{table}");
+    }
+}
+
+/// Documents that people read, below the package.
+fn documents() -> Vec<String> {
+    let mut names = vec!["README.md".to_owned(), "tests/lab/README.md".to_owned()];
+    for dir in ["docs", "docs/man"] {
+        for entry in fs::read_dir(path(dir)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            names.extend(name.ends_with(".md").then(|| format!("{dir}/{name}")));
+        }
+    }
+    names
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for name in documents() {
+        let text = text(&name);
+        for (at, _) in text.match_indices("](") {
+            let link = text[at + 2..].split([')', '#']).next().unwrap();
+            let target = path(&name).parent().unwrap().join(link);
+            assert!(link.contains("://") || target.exists(), "{name}: {link}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_is_short_and_names_the_two_commands() {
+    let readme = text("README.md");
+    assert!(readme.lines().count() <= 120);
+    let first_screen = readme.lines().take(14).collect::<Vec<_>>().join("\n");
+    assert!(first_screen.contains("make demo") && first_screen.contains("make check"));
+}
+
+/// The README shows a part of a golden, with "..." for what is left out.
+#[test]
+fn the_readme_shows_what_plan_prints() {
+    let readme = text("README.md");
+    let plan = text("tests/plan/one-line.plan");
+    let shown = readme.lines().filter_map(|line| line.strip_prefix("    "));
+    let shown = shown
+        .skip_while(|line| !line.starts_with("vm 100"))
+        .take_while(|line| !line.starts_with("pin-hook release"));
+    let shown: Vec<&str> = shown.filter(|line| *line != "...").collect();
+    assert!(shown.len() > 10);
+    for line in shown {
+        assert!(plan.lines().any(|printed| printed == line), "{line}");
+    }
+}

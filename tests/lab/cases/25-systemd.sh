@@ -1,0 +1,30 @@
+# What systemd and PVE do to the units of a running VM does not end its isolation.
+. /usr/lib/lab/lib.sh
+
+still() { equal "still isolated after $1" 'isolated 2-5: 2 3 4 5' "$(standing 100)"; }
+
+hooked_vm 100 'cpus = "2-5"'
+vm_conf 101
+capture_before
+qm start 100 > /dev/null
+comes_to 'the VM is isolated' 'isolated 2-5: 2 3 4 5' 100
+systemctl set-property --runtime 100.scope CPUWeight=50
+still 'CPUWeight of the scope'
+equal 'which took it' 50 "$(scope 100 cpu.weight)"
+systemctl set-property --runtime qemu.slice CPUWeight=200
+still 'CPUWeight of the slice'
+systemctl daemon-reload
+still 'a daemon-reload'
+systemctl daemon-reexec
+still 'a daemon-reexec'
+qm start 101 > /dev/null
+still 'the start of a VM without the hook'
+equal 'which has none of the CPUs' 'none: 0-1,6-7 0-1,6-7 0-1,6-7 0-1,6-7' "$(standing 101)"
+qm stop 101 > /dev/null
+still 'its stop'
+equal 'the root keeps the housekeeping CPUs' 0-1,6-7 "$(housekeeping)"
+systemctl set-property --runtime qemu.slice CPUWeight=
+rm -rf /run/systemd/system.control/qemu.slice.d
+systemctl daemon-reload
+qm stop 100 > /dev/null
+capture_after_equal 'the host is as before'

@@ -1,0 +1,30 @@
+# A VM that runs without the hook is adopted by hand, and let go again, while it runs.
+. /usr/lib/lab/lib.sh
+
+isolated='isolated 2-5: 2 3 4 5'
+
+# runs COMMAND...: it succeeds; what it said is shown.
+runs() {
+    check "$*" "$@"
+    sed 's/^/#   | /' "$work/check"
+}
+
+vm_conf 100
+qm start 100 > /dev/null
+systemctl set-property --runtime 100.scope CPUWeight=100
+capture_before
+table 100 'cpus = "2-5"'
+lacks_cpuset() { lacks <(systemctl show -p DelegateControllers 100.scope) cpuset; }
+check 'its scope is not delegated' lacks_cpuset
+for command in 'post-start 100' '100 post-start' 'apply 100'; do
+    # shellcheck disable=SC2086
+    runs pin-hook $command
+    comes_to 'adopts it' "$isolated" 100
+    check 'with its live scope delegated' has <(systemctl show -p DelegateControllers 100.scope) cpuset
+    systemctl set-property --runtime 100.scope CPUWeight=100
+    equal 'so that a new weight leaves it isolated' "$isolated" "$(standing 100)"
+    runs pin-hook release 100
+    comes_to 'lets it go' 'none: 0-7 0-7 0-7 0-7' 100
+done
+capture_after_equal 'the host is as before, with the VM running' 60
+qm stop 100 > /dev/null

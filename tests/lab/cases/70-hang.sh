@@ -1,0 +1,44 @@
+# A journald, bus or monitor that hangs costs its deadline, not the start; the units do what is left.
+. /usr/lib/lab/lib.sh
+
+isolated='isolated 2-5: 2 3 4 5'
+
+case_cleanup() { pkill -CONT -x systemd-journal; pkill -CONT -x dbus-daemon; [ -z "${client:-}" ] || kill "$client" 2> /dev/null; }
+
+# in_time TEXT SECONDS COMMAND...: the command succeeds within that time, which is printed.
+in_time() {
+    local text=$1 limit=$2 begin=$EPOCHREALTIME status=0 ms
+    shift 2
+    "$@" > "$work/in-time" 2>&1 || status=$?
+    ms=$(((${EPOCHREALTIME/./} - ${begin/./}) / 1000))
+    echo "#   $text: $ms ms"
+    equal "$text: succeeds" 0 $status
+    check "$text: in time" test $ms -lt $((limit * 1000))
+    sed 's/^/#   | /' "$work/in-time"
+}
+
+hooked_vm 100 'cpus = "2-5"'
+capture_before
+pkill -STOP -x systemd-journal
+in_time 'start with a journald that hangs' 40 qm start 100
+equal 'the VM is isolated' "$isolated" "$(standing 100)"
+pkill -CONT -x systemd-journal
+pin-hook release 100 > /dev/null
+
+bash -c 'pin-hook 100 pre-start; true' > /dev/null
+pkill -STOP -x dbus-daemon
+in_time 'post-start with a bus that hangs' 20 pin-hook 100 post-start
+pkill -CONT -x dbus-daemon
+check 'the units do what is left' wait_until 60 'isolated' stands 100 "$isolated"
+pin-hook release 100 > /dev/null
+
+bash -c 'pin-hook 100 pre-start; true' > /dev/null
+socat -u UNIX-CONNECT:/run/qemu-server/100.qmp "CREATE:$work/client" &
+client=$!
+wait_until 10 'the client has the monitor' test -s "$work/client"
+in_time 'post-start with a monitor that hangs' 20 pin-hook 100 post-start
+check 'it says so' has "$work/in-time" 'its monitor does not answer, taken as running'
+equal 'the VM is isolated' "$isolated" "$(standing 100)"
+kill $client
+qm stop 100 > /dev/null
+capture_after_equal 'the host is as before'

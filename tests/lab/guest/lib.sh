@@ -1,0 +1,247 @@
+# For the lab's cases; a case begins with ". /usr/lib/lab/lib.sh". See tests/lab/README.md.
+# shellcheck shell=bash
+set -eu
+shopt -s nullglob
+
+lab=/usr/lib/lab
+cg=/sys/fs/cgroup
+work=$(mktemp -d /tmp/case.XXXXXX)
+
+ok() { echo "ok - $*"; }
+not_ok() { echo "not ok - $*"; }
+
+# check TEXT COMMAND...: one ok or not ok line; the command's output is shown when it fails.
+check() {
+    local text=$1
+    shift
+    if "$@" > "$work/check" 2>&1; then ok "$text"; else not_ok "$text"; indent "$*" "$work/check"; fi
+}
+
+# equal TEXT EXPECTED ACTUAL
+equal() {
+    if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1"; printf '#   expected: %s\n#   actual:   %s\n' "$2" "$3"; fi
+}
+
+# refuses TEXT COMMAND...: the command must fail; its output stays in $work/refused.
+refuses() {
+    local text=$1
+    shift
+    if "$@" > "$work/refused" 2>&1; then not_ok "$text"; indent "$*" "$work/refused"; else ok "$text"; fi
+}
+
+indent() {
+    echo "#   $1"
+    sed 's/^/#   | /' "$2"
+}
+
+# has FILE TEXT: fixed string in a file.
+has() { grep -qF -- "$2" "$1" || { cat "$1"; return 1; }; }
+lacks() { ! grep -F -- "$2" "$1"; }
+
+# wait_until SECONDS WHAT COMMAND...: polls; the only place of a case that may sleep.
+wait_until() {
+    local end=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@" > /dev/null 2>&1; do
+        if [ $SECONDS -ge $end ]; then
+            not_ok "$what (waited for: $*)"
+            return 1
+        fi
+        sleep 0.1
+    done
+}
+
+# --- VMs -------------------------------------------------------------------------------------
+
+conf_path() { echo "/etc/pve/qemu-server/$1.conf"; }
+
+# vm_conf ID [LINE...]: a VM of 4 vCPUs with the lines added; a "cores:" line replaces the 4.
+vm_conf() {
+    local id=$1
+    shift
+    { printf 'cores: 4\nmemory: 32\nname: vm%s\n' "$id"
+      [ $# -eq 0 ] || printf '%s\n' "$@"
+    } > "$(conf_path "$id")"
+}
+
+# hooked_vm ID TABLE-LINE...: a VM with pin-hook's snippet and this table.
+hooked_vm() {
+    local id=$1
+    shift
+    vm_conf "$id" 'hookscript: local:snippets/pin-hook'
+    table "$id" "$@"
+}
+
+# table ID LINE...: /etc/pin-hook/ID.toml
+table() {
+    local id=$1
+    shift
+    printf '%s\n' "$@" > "/etc/pin-hook/$id.toml"
+}
+
+running() { [ "$(qm status "$1")" = 'status: running' ]; }
+qemu_pid() { cat "/run/qemu-server/$1.pid"; }
+qemu_alive() { [ -e "/run/qemu-server/$1.pid" ] && kill -0 "$(qemu_pid "$1")" 2> /dev/null; }
+gone() { ! qemu_alive "$1"; }
+
+# vcpu_tids ID: thread ids in the order of the vCPUs.
+vcpu_tids() {
+    local task pid
+    pid=$(qemu_pid "$1")
+    for task in "/proc/$pid/task/"*; do
+        echo "$(< "$task/comm") ${task##*/}"
+    done | sed -n 's/^CPU \([0-9]*\)\/[A-Z]* \([0-9]*\)$/\1 \2/p' | sort -n | cut -d' ' -f2
+}
+
+vcpu_tid() { vcpu_tids "$1" | sed -n "$(($2 + 1))p"; }
+other_tids() { comm -23 <(ls "/proc/$(qemu_pid "$1")/task" | sort) <(vcpu_tids "$1" | sort); }
+
+# allowed TID: the requested and granted CPUs of a thread, as the kernel lists them.
+allowed() { sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "/proc/$1/status"; }
+vcpu_masks() { local tid; for tid in $(vcpu_tids "$1"); do allowed "$tid"; done | paste -sd' '; }
+
+# standing ID: how the VM stands, "isolated 2-5: 2 3 4 5" (type and CPUs of its partition, masks of
+# its vCPUs), "none: ..." without a partition.
+standing() {
+    local dir type=none
+    dir=$(scope "$1")/vcpu
+    if [ -e "$dir/cpuset.cpus.partition" ]; then
+        type="$(< "$dir/cpuset.cpus.partition") $(< "$dir/cpuset.cpus.effective")"
+    fi
+    echo "$type: $(vcpu_masks "$1")"
+}
+stands() { [ "$(standing "$1")" = "$2" ]; }
+
+# comes_to TEXT STANDING ID: as "equal", but on a busy machine a phase may leave the end to the units.
+comes_to() {
+    local end=$((SECONDS + 60))
+    stands "$3" "$2" || echo "#   $1: left to the units"
+    until stands "$3" "$2" || [ $SECONDS -ge $end ]; do sleep 0.1; done
+    equal "$1" "$2" "$(standing "$3")"
+}
+housekeeping() { cat "$cg/cpuset.cpus.effective"; }
+
+# qmp ID COMMAND [ARGUMENTS-JSON]: one command to the VM's monitor.
+qmp() { perl -I"$lab/perl" -MLab::Util=qmp -e 'print qmp(@ARGV)' "$@"; }
+
+# outsider_gets CPU: whether a task outside all partitions may ask for that CPU.
+outsider_gets() { taskset -c "$1" true 2> "$work/taskset"; }
+
+# scope ID [FILE]: the cgroup of a VM, or the content of one of its files.
+scope() { local dir=$cg/qemu.slice/$1.scope; [ $# -eq 1 ] && echo "$dir" || cat "$dir/$2"; }
+
+# from UNIT COMMAND...: as a child of that service, as from PVE's daemons: pvedaemon.service,
+# pve-guests.service, pvescheduler.service; a slice for a login: user.slice.
+from() {
+    local unit=$1
+    shift
+    case $unit in
+        *.slice) systemd-run --quiet --scope --slice="$unit" -- "$@" ;;
+        *)
+            # The unit of an earlier call goes a moment after its end.
+            wait_until 20 "$unit can be used" unloaded "$unit"
+            systemd-run --quiet --wait --pipe --collect --service-type=exec --unit="$unit" -- "$@"
+            ;;
+    esac
+}
+unloaded() { [ "$(systemctl show -p LoadState --value "$1")" = not-found ]; }
+
+# task COMMAND...: in the background, in a process group of its own, as PVE's workers; sets task_pid.
+task() {
+    setsid "$@" > "$work/task" 2>&1 &
+    task_pid=$!
+}
+
+# stop_task: what "Stop" on a task does: SIGTERM to the group, 5 s, SIGKILL.
+stop_task() {
+    local end=$((SECONDS + 5))
+    kill -TERM -- "-$task_pid" || true
+    while kill -0 -- "-$task_pid" 2> /dev/null && [ $SECONDS -lt $end ]; do sleep 0.1; done
+    kill -KILL -- "-$task_pid" 2> /dev/null || true
+    wait "$task_pid" || true
+}
+
+legacy_regime() { touch /run/qemu-server/force-legacy-cleanup; }
+flag_regime() { rm -f /run/qemu-server/force-legacy-cleanup; }
+
+# --- captures --------------------------------------------------------------------------------
+
+# The Delegate drop-ins of VMs with a table stay until reboot; the boot unit makes them.
+capture_before() {
+    if [ -x /usr/sbin/pin-hook ]; then check 'the scopes are prepared' pin-hook boot; fi
+    "$lab/capture" "$work/before"
+}
+
+capture_differs() {
+    "$lab/capture" "$work/after"
+    ! "$lab/capture-diff" "$work/before" "$work/after" > "$work/differences"
+}
+
+# capture_after_equal TEXT [SECONDS]: within that time the host is as it was at capture_before.
+capture_after_equal() {
+    local end=$((SECONDS + ${2:-30}))
+    # A capture takes seconds; none is worth it while claims are left.
+    while [ -s /run/pin-hook/journal ] && [ $SECONDS -lt $end ]; do sleep 0.1; done
+    while capture_differs; do
+        if [ $SECONDS -ge $end ]; then
+            not_ok "$1"
+            indent capture-diff "$work/differences"
+            return
+        fi
+    done
+    ok "$1"
+}
+
+# snapshot FILE: what pin-hook changes first, for the question whether it wrote at all.
+snapshot() {
+    grep -s . /proc/irq/*/smp_affinity_list /proc/irq/default_smp_affinity \
+        /sys/devices/virtual/workqueue/cpumask "$cg"/{cpuset.*,cgroup.subtree_control} \
+        "$cg"/*/{cpuset.*,cgroup.subtree_control,cgroup.type} "$cg"/qemu.slice/*/{cpuset.*,cgroup.type} \
+        "$cg"/qemu.slice/*/*/{cpuset.*,cgroup.type} > "$1" || true
+}
+
+# --- begin and end of a case -----------------------------------------------------------------
+
+# Prints what a case left behind, or nothing.
+leftovers() {
+    local path
+    for path in /run/qemu-server/*.pid /etc/pve/nodes/*/*/*.conf /etc/pin-hook/*.toml \
+        "$cg"/qemu.slice/*.scope "$cg"/lxc/*/; do
+        echo "$path"
+    done
+    pgrep -ax 'stress-ng.*|kvm' || true
+}
+
+scopes_gone() { local scopes=("$cg"/qemu.slice/*.scope); [ ${#scopes[@]} -eq 0 ]; }
+
+# Ends every VM and removes configs and tables; runs after each case, also after a failed one.
+clean() {
+    local pid
+    for pid in $(pgrep -x kvm); do kill -KILL "$pid"; done
+    wait_until 20 'scopes end' scopes_gone || true
+    for pid in $(pgrep '^stress-ng'); do kill -KILL "$pid" 2> /dev/null || true; done
+    rm -f /run/qemu-server/*.* /etc/pve/nodes/*/*/*.conf /etc/pin-hook/*.toml
+    flag_regime
+    if [ -x /usr/sbin/pin-hook ]; then pin-hook release --all > /dev/null 2>&1 || true; fi
+    local drop_ins=(/run/systemd/system/*.scope.d)
+    [ ${#drop_ins[@]} -eq 0 ] || { rm -r "${drop_ins[@]}"; systemctl daemon-reload; }
+}
+
+finish() {
+    local status=$?
+    trap - EXIT
+    [ $status -eq 0 ] || not_ok "the case ended early with status $status after: $last_command"
+    if declare -F case_cleanup > /dev/null; then case_cleanup || true; fi
+    clean
+    rm -rf "$work"
+}
+
+last_command=
+trap 'last_command=$BASH_COMMAND' ERR
+trap finish EXIT
+if [ -n "$(leftovers)" ]; then
+    leftovers > "$work/left"
+    not_ok 'the host is clean before the case'
+    indent leftovers "$work/left"
+    clean
+fi

@@ -1,0 +1,144 @@
+# The lab's outer machine: boot it, give it jobs, end it; sourced by bash after host.sh.
+# shellcheck shell=bash disable=SC2154
+
+boot_deadline=${LAB_BOOT_DEADLINE:-240}
+
+# Sets vm (its directory) and image for a machine of this name.
+machine_use() {
+    vm=$lab_dir/vm-$1
+    mkdir -p "$vm/share/jobs"
+}
+
+machine_alive() { [ -s "$vm/qemu.pid" ] && kill -0 "$(cat "$vm/qemu.pid")" 2> /dev/null; }
+
+# Copies what the guest needs into the share; called before each job, so edits are seen at once.
+share_fill() {
+    local share=$vm/share binary=${PIN_HOOK:-$repo/target/x86_64-unknown-linux-gnu/release/pin-hook}
+    rm -rf "$share/lab" "$share/systemd" "$share/hooks" "$share/pin-hook"
+    mkdir -p "$share/lab"
+    cp -rp "$lab_source/guest" "$lab_source/cases" "$share/lab/"
+    assemble_guests "$share/lab/guest"
+    [ ! -d "$repo/systemd" ] || cp -rp "$repo/systemd" "$share/"
+    [ ! -d "$repo/hooks" ] || cp -rp "$repo/hooks" "$share/"
+    if [ -f "$binary" ]; then cp -p "$binary" "$share/pin-hook"; fi
+}
+
+# Guests without a firmware: the "BIOS" is the guest (guest/bios.S).
+assemble_guests() {
+    local name object=$1/bios.o
+    for name in idle spin; do
+        as --32 --defsym "SPIN=$([ $name = spin ] && echo 1 || echo 0)" -o "$object" "$lab_source/guest/bios.S"
+        ld -m elf_i386 -e 0 -Ttext 0 --oformat binary -o "$1/$name.bin" "$object"
+    done
+    rm "$object"
+}
+
+# Becomes QEMU from the image's own tree: igb needs QEMU 8, and no QEMU is installed here.
+exec_qemu() {
+    local root=$image/root libs
+    libs=$root/usr/lib/x86_64-linux-gnu
+    export QEMU_MODULE_DIR=$libs/qemu
+    exec "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$libs:$libs/pulseaudio" \
+        "$root/usr/bin/qemu-system-x86_64" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" "$@"
+}
+
+# 2 packages x 2 cores x 2 threads, 2 nodes, IOMMU, SR-IOV, NVMe, frequencies.
+# thread=single: with one thread per CPU one boot in five hangs on lost timer interrupts.
+start_qemu() {
+    local kernel=$1
+    exec_qemu -name "lab-$(basename "$vm")" -machine q35 -accel tcg,thread=single,tb-size=512 -cpu max,-la57 -m 4096 \
+        -smp 8,sockets=2,cores=2,threads=2 \
+        -object memory-backend-ram,id=m0,size=2048M -object memory-backend-ram,id=m1,size=2048M \
+        -numa node,nodeid=0,memdev=m0,cpus=0-3 -numa node,nodeid=1,memdev=m1,cpus=4-7 \
+        -device intel-iommu,intremap=on,caching-mode=on -acpitable "file=$image/ssdt.aml" \
+        -drive "file=$image/disk.img,if=virtio,format=raw,snapshot=on" \
+        -drive "file=$vm/nvme.img,if=none,id=nvme,format=raw" -device nvme,drive=nvme,serial=lab \
+        -device pcie-root-port,id=rp1,slot=1 -netdev user,id=n0,restrict=on -device igb,bus=rp1,netdev=n0 \
+        -device virtio-rng-pci \
+        -virtfs "local,path=$vm/share,mount_tag=job,security_model=none" \
+        -kernel "$image/kernel-$kernel" -initrd "$image/initrd-$kernel" \
+        -append "root=/dev/vda rw console=ttyS0 quiet intel_iommu=on mitigations=off panic=-1 systemd.show_status=no ${LAB_APPEND:-}" \
+        -display none -nodefaults -serial "file:$vm/console.log" -chardev "pipe,id=control,path=$vm/control" \
+        -device isa-serial,chardev=control -no-reboot > "$vm/qemu.log" 2>&1 < /dev/null 9>&- &
+    echo $! > "$vm/qemu.pid"
+    disown
+}
+
+# Boots kernel $1 and waits for the agent; false when it does not come up in time.
+boot_once() {
+    machine_alive && fail "machine $(basename "$vm") is running already (tests/lab/stop ends it)"
+    rm -rf "$vm/share" "$vm"/control.*
+    mkdir -p "$vm/share/jobs"
+    mkfifo "$vm/control.in" "$vm/control.out"
+    truncate -s 64M "$vm/nvme.img"
+    : > "$vm/console.log"
+    share_fill
+    start_qemu "$1"
+    exec 8<> "$vm/control.out" # keeps QEMU's open from blocking; nobody answers there
+    local end=$((SECONDS + boot_deadline))
+    until [ -e "$vm/share/ready" ]; do
+        if ! machine_alive || [ $SECONDS -ge $end ]; then
+            machine_kill
+            return 1
+        fi
+        sleep 0.2
+    done
+}
+
+# Boots; a boot that hangs or dies is repeated once, the second failure is final.
+machine_boot() {
+    local begin=$SECONDS
+    if ! boot_once "$1"; then
+        say "boot of kernel $1 failed after $((SECONDS - begin)) s, once more"
+        tail -n 15 "$vm/console.log" "$vm/qemu.log" >&2
+        begin=$SECONDS
+        boot_once "$1" || { tail -n 40 "$vm/console.log" "$vm/qemu.log" >&2; fail "kernel $1 does not boot"; }
+    fi
+    echo "$1" > "$vm/kernel"
+    say "kernel $1 booted in $((SECONDS - begin)) s ($(cat "$vm/share/ready"))"
+}
+
+# Prints what was added to file $1 since byte $offset.
+print_new() {
+    local size
+    size=$(stat -c %s "$1" 2> /dev/null || echo 0)
+    [ "$size" -gt "$offset" ] || return 0
+    tail -c +$((offset + 1)) "$1" | head -c $((size - offset))
+    offset=$size
+}
+
+# Runs the script file $1 in the guest, output to stdout as it comes; returns its exit status,
+# 124 after $2 seconds, 125 when the machine died.
+machine_job() {
+    local number dir end offset=0
+    share_fill
+    number=$(($(find "$vm/share/jobs" -mindepth 1 -maxdepth 1 | wc -l) + 1))
+    dir=$vm/share/jobs/$number
+    mkdir "$dir"
+    cp "$1" "$dir/script"
+    : > "$dir/out"
+    end=$((SECONDS + $2))
+    echo "run $number" > "$vm/control.in"
+    until [ -e "$dir/rc" ]; do
+        print_new "$dir/out"
+        machine_alive || { print_new "$dir/out"; say "the machine died"; tail -n 30 "$vm/console.log" >&2; return 125; }
+        if [ $SECONDS -ge $end ]; then
+            print_new "$dir/out"
+            say "job not finished after $2 s"
+            tail -n 5 "$vm/console.log" >&2
+            echo kill > "$vm/control.in"
+            return 124
+        fi
+        sleep 0.2
+    done
+    print_new "$dir/out"
+    return "$(cat "$dir/rc")"
+}
+
+machine_kill() {
+    while machine_alive; do
+        kill -KILL "$(cat "$vm/qemu.pid")"
+        sleep 0.1
+    done
+    rm -f "$vm/qemu.pid"
+}

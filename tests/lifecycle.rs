@@ -1,0 +1,29 @@
+//! Lives of VMs on the simulated kernel: what they own while they run, that the host is as before
+//! when they are gone, and that a death at any write changes neither.
+
+mod common;
+
+#[path = "lifecycle/births.rs"]
+mod births;
+#[path = "lifecycle/dbg.rs"]
+mod dbg;
+#[path = "lifecycle/drift.rs"]
+mod drift;
+#[path = "lifecycle/ends.rs"]
+mod ends;
+#[path = "lifecycle/failures.rs"]
+mod failures;
+#[path = "lifecycle/journal.rs"]
+mod journal;
+#[path = "lifecycle/late.rs"]
+mod late;
+#[path = "lifecycle/refusals.rs"]
+mod refusals;
+#[path = "lifecycle/scenario.rs"]
+mod scenario;
+#[path = "lifecycle/starts.rs"]
+mod starts;
+#[path = "lifecycle/threads.rs"]
+mod threads;
+#[path = "lifecycle/world.rs"]
+mod world;

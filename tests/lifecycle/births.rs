@@ -1,0 +1,186 @@
+//! What is born while a VM owns CPUs has afterwards what it would have had without the VM.
+
+use pin_hook::domain::cpuset::CpuSet;
+
+use super::scenario::Scenario;
+use super::world::{World, mask};
+use crate::common::sim::{TaskSpec, VmSpec, cpus};
+
+/// A kernel thread is born: it has the CPUs of kthreadd.
+fn beget(world: &World, comm: &str) -> i32 {
+    let spec = TaskSpec::named(comm).kthread(false).on_cpus(mask(world, 2));
+    let tid = world.sim.spawn(spec);
+    world.sim.state().tasks.get_mut(tid).unwrap().requested = world.sim.task(2).requested;
+    tid
+}
+
+fn irq(world: &World, number: u32) -> String {
+    world
+        .sim
+        .get(&format!("/proc/irq/{number}/smp_affinity_list"))
+        .trim()
+        .to_owned()
+}
+
+fn end_births(world: &World) {
+    world.sim.remove_irq(60);
+    world.sim.remove_irq(61);
+    let born = {
+        let state = world.sim.state();
+        let mut tasks = state.tasks.iter();
+        tasks.find(|task| task.comm == "born").map(|task| task.tid)
+    };
+    born.into_iter().for_each(|tid| world.sim.kill(tid));
+}
+
+#[test]
+fn an_interrupt_and_a_kernel_thread_that_are_born_under_a_claim_are_freed_with_it() {
+    Scenario::new("births", World::with_vm)
+        .start(100)
+        .known()
+        .outside(|world| {
+            world.sim.add_irq(60, "late");
+            world.sim.state().add_irq(61, "late of node 0", 0);
+            beget(world, "born");
+        })
+        .check(|world| assert_eq!([irq(world, 60), irq(world, 61)], ["0-1,4-7", "0-1"]))
+        .reconcile()
+        .owns(100)
+        .stop(100)
+        .check(|world| {
+            assert_eq!([irq(world, 60), irq(world, 61)], ["0-7", "0-3"]);
+            assert_eq!(world.sim.find_task("born").mask, cpus("0-7"));
+        })
+        .at_last(end_births)
+        .prove();
+}
+
+#[test]
+fn what_is_born_right_before_the_end_is_freed_without_a_reconcile_in_between() {
+    Scenario::new("late births", World::with_vm)
+        .start(100)
+        .known()
+        .outside(|world| {
+            world.sim.add_irq(60, "late");
+            beget(world, "born");
+        })
+        .stop(100)
+        .check(|world| {
+            assert_eq!(irq(world, 60), "0-7");
+            assert_eq!(world.sim.find_task("born").mask, cpus("0-7"));
+        })
+        .at_last(end_births)
+        .prove();
+}
+
+#[test]
+fn what_is_born_under_two_claims_is_freed_when_both_have_ended() {
+    Scenario::new("births under two claims", World::with_two_vms)
+        .start(100)
+        .start(101)
+        .outside(|world| {
+            world.sim.add_irq(60, "late");
+            beget(world, "born");
+        })
+        .stop(100)
+        .check(|world| assert_eq!(irq(world, 60), "0-3,6-7"))
+        .owns(101)
+        .stop(101)
+        .check(|world| assert_eq!(irq(world, 60), "0-7"))
+        .at_last(end_births)
+        .play();
+}
+
+#[test]
+fn an_interrupt_number_that_is_used_again_is_another_interrupt() {
+    Scenario::new("number used again", World::with_vm)
+        .start(100)
+        .outside(|world| {
+            world
+                .sim
+                .poke("/proc/irq/30/smp_affinity_list", "0")
+                .unwrap();
+            world.sim.remove_irq(30);
+            world.sim.add_irq(30, "another");
+        })
+        .stop(100)
+        .check(|world| assert_eq!(irq(world, 30), "0-7"))
+        .outside(|world| {
+            world.sim.remove_irq(30);
+            world.sim.add_irq(30, "eth0-TxRx-0");
+        })
+        .play();
+}
+
+#[test]
+fn a_thread_number_that_is_used_again_is_another_thread() {
+    Scenario::new("thread number used again", World::with_vm)
+        .start(100)
+        .outside(|world| {
+            let (_, tid) = world.sim.vm(100).vcpus[1];
+            world.end_qemu(100);
+            world
+                .sim
+                .spawn(TaskSpec::named("other").on_cpus(cpus("5")).with_tid(tid));
+        })
+        .post_stop(100)
+        .outside(World::end_worker)
+        .check(|world| assert_eq!(world.sim.find_task("other").mask, cpus("5")))
+        .outside(|world| {
+            let other = world.sim.find_task("other").tid;
+            world.sim.kill(other);
+        })
+        .play();
+}
+
+#[test]
+fn a_scope_that_is_born_under_a_claim_has_every_cpu_afterwards() {
+    Scenario::new("scope born", World::with_vm)
+        .start(100)
+        .outside(|world| world.launch(105, &VmSpec::with_vcpus(2)))
+        .check(|world| assert_eq!(mask(world, world.sim.vm(105).pid), cpus("0-1,4-7")))
+        .reconcile()
+        .stop(100)
+        .check(|world| {
+            for tid in world.sim.vm_tids(105) {
+                assert_eq!(mask(world, tid), cpus("0-7"));
+            }
+        })
+        .outside(|world| world.end_qemu(105))
+        .play();
+}
+
+#[test]
+fn affinities_that_were_there_before_come_back() {
+    let world = || {
+        let world = World::with_vm();
+        world
+            .sim
+            .poke("/proc/irq/30/smp_affinity_list", "2-4")
+            .unwrap();
+        world
+            .sim
+            .poke("/proc/irq/31/smp_affinity_list", "3")
+            .unwrap();
+        let thread = world.sim.find_task("khungtaskd").tid;
+        world
+            .sim
+            .state()
+            .set_affinity(thread, &cpus("1-2"))
+            .unwrap();
+        let thread = world.sim.find_task("kauditd").tid;
+        world.sim.state().set_affinity(thread, &cpus("3")).unwrap();
+        world
+    };
+    Scenario::new("own affinities", world)
+        .start(100)
+        .check(|world| {
+            assert_eq!(irq(world, 30), "4");
+            let moved = world.sim.find_task("kauditd").mask;
+            assert!(moved.is_subset(&cpus("0-1,4-7")) && moved != CpuSet::new());
+            assert_eq!(world.sim.find_task("khungtaskd").mask, cpus("1"));
+        })
+        .owns(100)
+        .stop(100)
+        .prove();
+}

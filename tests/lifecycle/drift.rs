@@ -1,0 +1,187 @@
+//! Values of somebody else, and objects that refuse every change.
+
+use std::time::Duration;
+
+use pin_hook::lifecycle::phase::Phase;
+
+use super::scenario::{Scenario, done};
+use super::world::{World, assert_says, mask};
+use crate::common::sim::{VmSpec, cpus};
+
+const PARTITION: &str = "/sys/fs/cgroup/qemu.slice/100.scope/vcpu/cpuset.cpus.partition";
+const IRQ: &str = "/proc/irq/31/smp_affinity_list";
+
+fn running() -> World {
+    let world = World::with_vm();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+    world
+}
+
+#[test]
+fn an_interrupt_that_somebody_moves_is_moved_back_three_times_and_then_left() {
+    let world = running();
+    for _ in 0..3 {
+        world.sim.poke(IRQ, "2").unwrap();
+        let account = done(world.reconcile());
+        assert_says(&account, "is \"2\", expected \"0-1,4-7\" (ours): set again");
+        world.assert_owns(100);
+    }
+    world.sim.poke(IRQ, "2").unwrap();
+    let account = done(world.reconcile());
+    assert_says(&account, "left as it is, it came back too often");
+    assert_eq!(world.sim.get(IRQ), "2\n");
+    world.sim.advance(Duration::from_secs(600));
+    assert_says(&done(world.reconcile()), "set again");
+    world.assert_owns(100);
+}
+
+#[test]
+fn a_vcpu_that_somebody_moves_is_pinned_again() {
+    let world = running();
+    let (_, tid) = world.sim.vm(100).vcpus[0];
+    for cpu in ["3", "2-3", "3"] {
+        world.sim.state().set_affinity(tid, &cpus(cpu)).unwrap();
+        assert_says(&done(world.reconcile()), "set again");
+        world.assert_owns(100);
+    }
+    world.sim.state().set_affinity(tid, &cpus("3")).unwrap();
+    assert_says(&done(world.reconcile()), "left as it is");
+    assert_eq!(mask(&world, tid), cpus("3"));
+}
+
+#[test]
+fn somebody_elses_value_is_left_when_the_host_is_given_back() {
+    let world = running();
+    let thread = world.sim.find_task("khungtaskd").tid;
+    world.sim.poke(IRQ, "6").unwrap();
+    world.sim.state().set_affinity(thread, &cpus("7")).unwrap();
+    world.end_qemu(100);
+    let account = done(world.phase(Phase::PostStop, 100));
+    assert_says(
+        &account,
+        "is \"6\", expected \"0-1,4-7\" (ours): left as it is",
+    );
+    assert_says(
+        &account,
+        "is \"7\", expected \"0-1,4-7\" (ours): left as it is",
+    );
+    assert_eq!(world.sim.get(IRQ), "6\n");
+    assert_eq!(mask(&world, thread), cpus("7"));
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_value_that_somebody_put_back_already_is_no_drift() {
+    let world = running();
+    world.sim.poke(IRQ, "0-7").unwrap();
+    world.end_qemu(100);
+    let account = done(world.phase(Phase::PostStop, 100));
+    assert!(
+        !account
+            .lines
+            .iter()
+            .any(|line| line.text.contains("(ours)")),
+        "{account:#?}"
+    );
+}
+
+#[test]
+fn a_partition_that_went_invalid_is_repaired() {
+    Scenario::new("partition gone invalid", World::with_vm)
+        .start(100)
+        .known()
+        .outside(|world| {
+            let list = "/sys/fs/cgroup/qemu.slice/cpuset.cpus.exclusive";
+            world.sim.poke(list, "\n").unwrap();
+            assert!(world.sim.get(PARTITION).contains("invalid"));
+        })
+        .reconcile()
+        .owns(100)
+        .stop(100)
+        .prove();
+}
+
+#[test]
+fn one_cpu_that_goes_offline_and_returns_costs_nothing() {
+    let world = running();
+    world.sim.set_online(3, false).unwrap();
+    assert_eq!(done(world.reconcile()).lines, []);
+    world.sim.set_online(3, true).unwrap();
+    done(world.reconcile());
+    world.assert_owns(100);
+}
+
+#[test]
+fn a_delegation_that_somebody_removes_is_written_again() {
+    let world = running();
+    world
+        .sim
+        .state()
+        .tree
+        .remove_all("/run/systemd/system/100.scope.d");
+    world.sim.daemon_reload();
+    done(world.reconcile());
+    world.reconcile_until_quiet().unwrap();
+    world.sim.set_property("100.scope");
+    world.assert_owns(100);
+}
+
+#[test]
+fn a_partition_that_systemd_ended_is_made_again() {
+    let world = running();
+    world
+        .sim
+        .state()
+        .tree
+        .remove_all("/run/systemd/system/100.scope.d");
+    world.sim.daemon_reload();
+    world.sim.set_property("100.scope");
+    assert_eq!(world.sim.get("/sys/fs/cgroup/cpuset.cpus.isolated"), "\n");
+    done(world.reconcile());
+    world.reconcile_until_quiet().unwrap();
+    world.assert_owns(100);
+}
+
+#[test]
+fn managed_interrupts_are_tried_once_and_not_given_back() {
+    let world = World::with_vm();
+    let before = world.capture();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    let managed = ["write /proc/irq/55/", "write /proc/irq/56/"];
+    let tried = |world: &World| {
+        let writes = world.writes();
+        let n = |prefix: &&str| writes.iter().filter(|op| op.starts_with(*prefix)).count();
+        managed.iter().map(n).collect::<Vec<_>>()
+    };
+    world.writes();
+    let account = done(world.phase(Phase::PostStart, 100));
+    assert_says(&account, "3 interrupts or kernel threads cannot be moved");
+    assert_eq!(tried(&world), [1, 1]);
+    world.end_worker();
+    let account = done(world.reconcile());
+    assert_eq!(account.lines, []);
+    assert_eq!(tried(&world), [0, 0]);
+    world.end_qemu(100);
+    done(world.phase(Phase::PostStop, 100));
+    assert_eq!(tried(&world), [0, 0]);
+    world.end_worker();
+    world.assert_as(&before);
+    world.assert_at_rest();
+}
+
+#[test]
+fn an_interrupt_whose_file_is_read_only_is_one_that_cannot_be_moved() {
+    let world = World::with_vm();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world
+        .sim
+        .fail("write /proc/irq/30/", libc::EACCES, u32::MAX);
+    let account = done(world.phase(Phase::PostStart, 100));
+    assert_says(&account, "4 interrupts or kernel threads cannot be moved");
+    assert_eq!(done(world.reconcile()).lines, []);
+}

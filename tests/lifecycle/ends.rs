@@ -1,0 +1,231 @@
+//! Letting go in other ways: by hand, with tables or state lost.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use pin_hook::lifecycle::account::Exit;
+use pin_hook::lifecycle::phase::Phase;
+
+use super::scenario::{Scenario, Then, done};
+use super::world::{CONF_WITHOUT_HOOK, World, assert_says};
+use crate::common::sim::VmSpec;
+use crate::common::sim::capture::Capture;
+
+const JOURNAL: &str = "/run/pin-hook/journal";
+
+/// What the host was at one point of a scenario, to be compared at another.
+#[derive(Clone, Default)]
+struct Mark(Rc<RefCell<Option<Capture>>>);
+
+impl Mark {
+    fn set(&self) -> impl Fn(&World) + use<> {
+        let mark = self.clone();
+        move |world| *mark.0.borrow_mut() = Some(world.capture())
+    }
+
+    fn compare(&self) -> impl Fn(&World) + use<> {
+        let mark = self.clone();
+        move |world| world.assert_as(mark.0.borrow().as_ref().unwrap())
+    }
+}
+
+fn unhooked() -> World {
+    World::lab().vm(100, CONF_WITHOUT_HOOK, "cpus = \"2-3\"\n")
+}
+
+#[test]
+fn a_vm_without_the_hook_is_adopted_and_released_by_hand() {
+    let mark = Mark::default();
+    Scenario::new("adopt and release", unhooked)
+        .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
+        .check(mark.set())
+        .call("apply", Then::Either, |world| done(world.apply(100)))
+        .owns(100)
+        .check(|world| {
+            world.sim.set_property("100.scope");
+            world.sim.daemon_reload();
+        })
+        .owns(100)
+        .reconcile()
+        .call("release", Then::Either, |world| {
+            done(world.release(Some(100)))
+        })
+        .check(|world| world.end_worker())
+        .check(mark.compare())
+        .check(World::assert_at_rest)
+        .outside(|world| {
+            world.end_worker();
+            world.end_qemu(100);
+        })
+        .prove();
+}
+
+#[test]
+fn post_start_by_hand_adopts_a_vm_that_stops_without_a_phase() {
+    Scenario::new("adopt and stop", unhooked)
+        .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
+        .call("post-start by hand", Then::Either, |world| {
+            done(world.phase(Phase::PostStart, 100))
+        })
+        .owns(100)
+        .outside(|world| {
+            world.end_worker();
+            world.end_qemu(100);
+        })
+        .reconcile()
+        .prove();
+}
+
+#[test]
+fn releasing_a_hooked_vm_lasts_until_its_next_start() {
+    Scenario::new("release", World::with_vm)
+        .start(100)
+        .call("release", Then::Either, |world| {
+            done(world.release(Some(100)))
+        })
+        .reconcile()
+        .check(|world| {
+            assert_eq!(world.claim_state(100), "none");
+            assert_eq!(world.sim.get("/sys/fs/cgroup/cpuset.cpus.isolated"), "\n");
+        })
+        .stop(100)
+        .start(100)
+        .owns(100)
+        .stop(100)
+        .play();
+}
+
+#[test]
+fn releasing_one_vm_leaves_the_other() {
+    Scenario::new("release one of two", World::with_two_vms)
+        .start(100)
+        .start(101)
+        .call("release 100", Then::Either, |world| {
+            done(world.release(Some(100)))
+        })
+        .owns(101)
+        .stop(100)
+        .owns(101)
+        .stop(101)
+        .play();
+}
+
+fn lose_everything(world: &World) {
+    let mut state = world.sim.state();
+    state.tree.remove_all("/run/pin-hook");
+    state.tree.remove_all("/etc/pin-hook/100.toml");
+}
+
+#[test]
+fn everything_is_released_with_state_and_tables_lost() {
+    for world in [World::with_vm, unhooked] {
+        let mark = Mark::default();
+        Scenario::new("state lost", world)
+            .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
+            .check(mark.set())
+            .call("post-start by hand", Then::Either, |world| {
+                done(world.phase(Phase::PostStart, 100))
+            })
+            .owns(100)
+            .outside(|world| {
+                world.end_worker();
+                lose_everything(world);
+            })
+            .call("release --all", Then::Either, |world| {
+                done(world.release(None))
+            })
+            .outside(World::end_worker)
+            .outside(|world| world.sim.table(100, "cpus = \"2-3\"\n"))
+            .check(mark.compare())
+            .outside(|world| world.end_qemu(100))
+            .play();
+    }
+}
+
+#[test]
+fn a_death_while_everything_is_released_without_state_is_made_good_by_the_next_release() {
+    let prepare = || {
+        let world = World::with_vm();
+        done(world.phase(Phase::PreStart, 100));
+        world.launch(100, &VmSpec::with_vcpus(2));
+        world.end_worker();
+        let before = world.capture();
+        done(world.phase(Phase::PostStart, 100));
+        world.end_worker();
+        world.sim.state().tree.remove_all("/run/pin-hook");
+        world.sim.take_log();
+        (world, before)
+    };
+    let (world, _) = prepare();
+    done(world.release(None));
+    let n_writes = world.sim.writes();
+    for n in 1..=n_writes {
+        let (world, before) = prepare();
+        world.sim.die_at_write(n);
+        world
+            .sim
+            .run_until_death(|| world.release(None))
+            .unwrap_err();
+        done(world.release(None));
+        world.reconcile_until_quiet().unwrap();
+        world.end_worker();
+        let mut before = before;
+        before.retain(|name, _| !name.starts_with("unit "));
+        let left = super::world::changes(&before, &world.capture());
+        assert!(
+            left.is_empty(),
+            "died at write {n} of release --all:\n{left}"
+        );
+    }
+}
+
+#[test]
+fn a_vm_keeps_what_it_has_when_its_table_and_hookscript_are_removed() {
+    Scenario::new("hook and table removed", World::with_vm)
+        .start(100)
+        .outside(|world| {
+            world.sim.vm_conf(100, CONF_WITHOUT_HOOK);
+            world
+                .sim
+                .state()
+                .tree
+                .remove("/etc/pin-hook/100.toml")
+                .unwrap();
+        })
+        .reconcile()
+        .owns(100)
+        .outside(|world| world.end_qemu(100))
+        .reconcile()
+        .at_last(|world| {
+            world.sim.vm_conf(100, super::world::CONF);
+            world.sim.table(100, "cpus = \"2-3\"\n");
+        })
+        .play();
+}
+
+#[test]
+fn phases_refuse_a_damaged_journal_and_release_all_recovers() {
+    let world = World::with_vm();
+    let before = world.capture();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    let whole = world.sim.get(JOURNAL);
+    world
+        .sim
+        .put(JOURNAL, &whole.replace("\"claim\"", "\"clam\""));
+    world.sim.take_log();
+    for phase in [Phase::PreStart, Phase::PostStart, Phase::PostStop] {
+        let account = world.phase(phase, 100);
+        assert_eq!(account.exit, Exit::Refused, "{phase}");
+        assert_says(&account, "release --all gives the host back without it");
+    }
+    assert_eq!(world.reconcile().exit, Exit::Refused);
+    assert_eq!(world.writes(), Vec::<String>::new());
+    done(world.release(None));
+    world.end_worker();
+    world.end_qemu(100);
+    done(world.reconcile());
+    world.end_worker();
+    world.assert_as(&before);
+}

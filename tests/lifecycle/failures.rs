@@ -1,0 +1,229 @@
+//! Writes that the kernel refuses or takes without doing them.
+
+use pin_hook::domain::claim::ClaimState;
+use pin_hook::lifecycle::account::{Exit, Level};
+use pin_hook::lifecycle::phase::Phase;
+
+use super::scenario::done;
+use super::world::{World, assert_says, changes};
+use crate::common::sim::VmSpec;
+use crate::common::sim::capture::Capture;
+
+/// Returns a node whose VM is up and waits for its post-start.
+fn launched() -> World {
+    let world = World::with_vm();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world.sim.take_log();
+    world
+}
+
+/// Returns what post-start does to the host, without what it writes for itself.
+fn ops_of_post_start() -> Vec<String> {
+    let world = launched();
+    done(world.phase(Phase::PostStart, 100));
+    let ops = world.writes().into_iter();
+    ops.filter(|op| !op.contains(" /run/pin-hook/")).collect()
+}
+
+fn is_essential(op: &str) -> bool {
+    let threads = launched().sim.vm_tids(100);
+    let of_thread = || {
+        let tid = op
+            .strip_prefix("set_affinity ")
+            .and_then(|op| op.split(' ').next());
+        tid.is_some_and(|tid| threads.contains(&tid.parse().unwrap()))
+    };
+    op.contains("/sys/fs/cgroup/") || of_thread()
+}
+
+/// Asserts that a VM whose post-start failed runs as if it had no table, until it stops.
+fn assert_taken_back(world: &World, before: &Capture, what: &str) {
+    let claim = world.claim(100).expect("a claim");
+    assert!(
+        matches!(claim.state, ClaimState::Failed { .. }),
+        "{what}: {}",
+        claim.state
+    );
+    let left = changes(before, &world.capture());
+    assert!(left.is_empty(), "{what}: not taken back:\n{left}");
+    world.end_worker();
+    world.sim.take_log();
+    let account = world.reconcile();
+    assert_eq!(account.exit, Exit::Refused, "{what}: {account:#?}");
+    let writes = world.writes();
+    assert!(writes.is_empty(), "{what}: reconcile writes {writes:#?}");
+    world.end_qemu(100);
+    done(world.phase(Phase::PostStop, 100));
+    world.end_worker();
+    world.assert_at_rest();
+}
+
+#[test]
+fn an_essential_error_at_any_write_of_post_start_is_taken_back_completely() {
+    let rest = World::with_vm().capture();
+    let essential: Vec<String> = ops_of_post_start()
+        .into_iter()
+        .filter(|op| is_essential(op))
+        .collect();
+    assert!(essential.len() > 10, "{essential:#?}");
+    for op in &essential {
+        for error in [libc::EINVAL, libc::EBUSY, libc::EIO] {
+            let world = launched();
+            let before = world.capture();
+            world.sim.fail(op, error, 1);
+            let account = world.phase(Phase::PostStart, 100);
+            let what = format!("error {error} at \"{op}\"");
+            assert_eq!(account.exit, Exit::Refused, "{what}: {account:#?}");
+            assert_says(&account, "vm 100: cannot isolate cpus 2-3: ");
+            assert_taken_back(&world, &before, &what);
+            world.assert_as(&rest);
+        }
+    }
+}
+
+#[test]
+fn an_error_of_tuning_is_told_once_and_the_start_goes_on() {
+    let tuning: Vec<String> = ops_of_post_start()
+        .into_iter()
+        .filter(|op| !is_essential(op))
+        .collect();
+    assert!(tuning.len() > 10, "{tuning:#?}");
+    let rest = World::with_vm().capture();
+    for op in tuning.iter().step_by(4) {
+        let world = launched();
+        world.sim.fail(op, libc::EBUSY, 1);
+        let account = done(world.phase(Phase::PostStart, 100));
+        let told = account
+            .lines
+            .iter()
+            .filter(|line| line.level == Level::Warning && line.text.contains("failed"));
+        assert_eq!(told.count(), 1, "{op}: {account:#?}");
+        assert_eq!(world.claim_state(100), "running", "{op}");
+        world.end_worker();
+        world.end_qemu(100);
+        done(world.phase(Phase::PostStop, 100));
+        world.end_worker();
+        world.assert_as(&rest);
+        world.assert_at_rest();
+    }
+}
+
+#[test]
+fn an_interrupt_without_a_free_vector_is_a_warning() {
+    let world = launched();
+    world.sim.fail("write /proc/irq/30/", libc::ENOSPC, 1);
+    let account = done(world.phase(Phase::PostStart, 100));
+    assert_says(
+        &account,
+        "/proc/irq/30/smp_affinity_list: writing \"0-1,4-7\" failed",
+    );
+    assert_eq!(world.claim_state(100), "running");
+}
+
+/// Somebody takes CPU 3 for a partition of his own between pre-start and post-start.
+fn take_cpu_3(world: &World) {
+    for (file, text) in [
+        ("cgroup.subtree_control", "+cpuset"),
+        ("system.slice/cpuset.cpus.exclusive", "3"),
+        ("system.slice/cpuset.cpus", "3"),
+        ("system.slice/cpuset.cpus.partition", "root"),
+    ] {
+        world
+            .sim
+            .poke(&format!("/sys/fs/cgroup/{file}"), text)
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_partition_that_the_kernel_takes_and_finds_invalid_is_taken_back() {
+    let world = launched();
+    take_cpu_3(&world);
+    let before = world.capture();
+    let account = world.phase(Phase::PostStart, 100);
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    assert_says(&account, "cannot isolate cpus 2-3");
+    assert_taken_back(&world, &before, "foreign partition");
+}
+
+#[test]
+fn a_failed_claim_is_tried_again_by_apply() {
+    let world = launched();
+    world
+        .sim
+        .fail("write*cpuset.cpus.partition isolated", libc::EINVAL, 1);
+    assert_eq!(world.phase(Phase::PostStart, 100).exit, Exit::Refused);
+    world.end_worker();
+    done(world.apply(100));
+    world.assert_owns(100);
+}
+
+#[test]
+fn the_cpus_of_a_failed_claim_are_free_for_others() {
+    let world = launched();
+    world
+        .sim
+        .fail("write*cpuset.cpus.partition isolated", libc::EINVAL, 1);
+    assert_eq!(world.phase(Phase::PostStart, 100).exit, Exit::Refused);
+    world.end_worker();
+    let world = world.vm(101, super::world::CONF, "cpus = \"3-4\"\n");
+    done(world.phase(Phase::PreStart, 101));
+    world.launch(101, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 101));
+    world.assert_owns(101);
+}
+
+#[test]
+fn a_failure_of_one_vm_leaves_the_other() {
+    let world = World::with_two_vms();
+    for vmid in [100, 101] {
+        done(world.phase(Phase::PreStart, vmid));
+        world.launch(vmid, &VmSpec::with_vcpus(2));
+    }
+    done(world.phase(Phase::PostStart, 100));
+    let before = world.capture();
+    world
+        .sim
+        .fail("write*101.scope/vcpu/cgroup.threads", libc::EINVAL, 1);
+    assert_eq!(world.phase(Phase::PostStart, 101).exit, Exit::Refused);
+    world.assert_as(&before);
+    world.assert_owns(100);
+}
+
+#[test]
+fn taking_back_that_fails_is_told_and_kept_for_reconcile() {
+    let world = launched();
+    world
+        .sim
+        .fail("write*cpuset.cpus.partition isolated", libc::EINVAL, 1);
+    world.sim.fail("remove_dir*100.scope/vcpu", libc::EBUSY, 1);
+    let before = world.capture();
+    let account = world.phase(Phase::PostStart, 100);
+    assert_eq!(account.exit, Exit::Incomplete, "{account:#?}");
+    world.reconcile_until_quiet().unwrap();
+    world.assert_as(&before);
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_stops_the_phase_and_nothing_is_lost() {
+    for record in [
+        "\"claim\"",
+        "\"group\"",
+        "\"affinity\"",
+        "\"kernel-thread\"",
+    ] {
+        let world = launched();
+        world.sim.fail(
+            &format!("append /run/pin-hook/journal*{record}"),
+            libc::ENOSPC,
+            1,
+        );
+        let account = world.phase(Phase::PostStart, 100);
+        assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+        assert_says(&account, "failed to append to /run/pin-hook/journal");
+        world.end_worker();
+        world.reconcile_until_quiet().unwrap();
+        world.assert_owns(100);
+    }
+}

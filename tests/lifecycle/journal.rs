@@ -1,0 +1,155 @@
+//! The format of the journal: what a version wrote, every later one understands.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
+use pin_hook::domain::cpuset::{CpuId, CpuSet};
+use pin_hook::domain::gate::Backend;
+use pin_hook::domain::knob::{Knob, ROWS};
+use pin_hook::domain::state::{Held, Record, State};
+use pin_hook::domain::target::{Place, Target, Value};
+use pin_hook::domain::vm::TaskId;
+use pin_hook::lifecycle::journal::parse;
+
+use super::world::id;
+use crate::common::sim::cpus;
+
+/// A journal of version 1 with every kind of record, claim, target and value.
+const V1: &str = include_str!("../journal/v1.journal");
+
+const QEMU: TaskId = TaskId {
+    tid: 4711,
+    start: 81_234,
+};
+const SCOPE: &str = "qemu.slice/100.scope";
+
+fn wishes(backend: Backend) -> Wishes {
+    Wishes {
+        cpus: cpus("2-5"),
+        vcpus: vec![CpuId(2), CpuId(3)],
+        emulator: Some(cpus("0-1")),
+        iothreads: BTreeMap::from([
+            ("iothread-virtioscsi0".to_owned(), cpus("4")),
+            ("*".to_owned(), cpus("5")),
+        ]),
+        vhost: vec![Some(cpus("6")), None],
+        backend,
+        reason: "kernel 6.12.107: no known hazard".to_owned(),
+        kernel_threads: true,
+        interrupts: true,
+        affinity: Some(cpus("0-7")),
+        stays_delegated: true,
+    }
+}
+
+fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
+    let iothreads = BTreeMap::from([(4715, "iothread-virtioscsi0".to_owned())]);
+    let (vmid, wishes) = (id(vmid), wishes(backend));
+    Record::Claim(Box::new(Claim {
+        vmid,
+        state,
+        wishes,
+        iothreads,
+    }))
+}
+
+fn claims() -> Vec<Record> {
+    let deadline = Duration::new(1900, 250_000_000);
+    let reason = "affinity of thread 4713: writing \"2\" failed".to_owned();
+    vec![
+        claim(100, ClaimState::Running { qemu: QEMU }, Backend::Isolated),
+        claim(101, ClaimState::Waiting { qemu: QEMU }, Backend::Root),
+        claim(
+            102,
+            ClaimState::Reserved {
+                starter: QEMU,
+                deadline,
+            },
+            Backend::Affinity,
+        ),
+        claim(
+            103,
+            ClaimState::Failed { qemu: QEMU, reason },
+            Backend::Slices,
+        ),
+        claim(104, ClaimState::Running { qemu: QEMU }, Backend::Isolated),
+        Record::End(id(104)),
+    ]
+}
+
+fn place(knob: Knob) -> Place {
+    match knob {
+        Knob::DefaultIrqAffinity => Place::Host,
+        Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
+        _ => Place::Group(format!("{SCOPE}/vcpu")),
+    }
+}
+
+fn targets() -> Vec<Target> {
+    let mut targets = vec![
+        Target::Delegation(id(100)),
+        Target::Group(format!("{SCOPE}/vcpu")),
+        Target::Membership(QEMU),
+        Target::Affinity(QEMU),
+        Target::KernelThread(TaskId { tid: 2, start: 0 }),
+    ];
+    targets.extend(
+        ROWS.iter()
+            .map(|row| Target::Knob(row.knob, place(row.knob))),
+    );
+    targets
+}
+
+fn values() -> [Value; 5] {
+    let text = Value::Text("isolated".to_owned());
+    [
+        Value::Absent,
+        Value::Present,
+        Value::Cpus(cpus("0-7")),
+        text,
+        Value::Cpus(CpuSet::new()),
+    ]
+}
+
+fn held(nth: usize) -> Held {
+    let value = |n: usize| values()[n % values().len()].clone();
+    Held {
+        before: (!nth.is_multiple_of(2)).then(|| value(nth + 2)),
+        reasserted: vec![Duration::from_millis(1500); nth % 3],
+        unchangeable: nth.is_multiple_of(4),
+        ..Held::new(value(nth), value(nth + 1))
+    }
+}
+
+fn records() -> Vec<Record> {
+    let held = targets()
+        .into_iter()
+        .enumerate()
+        .map(|(nth, target)| (target, held(nth)));
+    let mut records = vec![Record::Version(1)];
+    records.extend(claims());
+    records.push(Record::Intend(held.collect()));
+    records.push(Record::Forget(vec![Target::Delegation(id(100))]));
+    records.push(Record::Reload(true));
+    records
+}
+
+#[test]
+fn a_journal_of_version_1_is_understood() {
+    let mut expected = State::default();
+    records()
+        .into_iter()
+        .for_each(|record| expected.apply(record));
+    assert_eq!(parse(V1).unwrap(), expected);
+    assert_eq!(expected.claims.len(), 4);
+    assert_eq!(expected.held.len(), targets().len() - 1);
+}
+
+#[test]
+fn this_version_writes_version_1() {
+    let lines = records()
+        .into_iter()
+        .map(|record| serde_json::to_string(&record).unwrap() + "\n");
+    assert_eq!(lines.collect::<String>(), V1);
+}

@@ -1,0 +1,183 @@
+//! Starts that are refused, having changed nothing.
+
+use pin_hook::lifecycle::account::{Exit, Level};
+use pin_hook::lifecycle::phase::Phase;
+
+use super::scenario::done;
+use super::world::{CONF, World, assert_says};
+use crate::common::sim::{Machine, VmSpec};
+
+/// Asserts that VM 100 is refused with one error, one line of help and no change of the host.
+#[track_caller]
+fn assert_refused(world: &World, error: &str) {
+    let before = world.capture();
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    let of = |level| account.lines.iter().filter(move |line| line.level == level);
+    let errors: Vec<_> = of(Level::Error).map(|line| line.text.as_str()).collect();
+    assert_eq!(errors, [error]);
+    assert_eq!(of(Level::Help).count(), 1, "{account:#?}");
+    world.end_worker();
+    world.assert_as(&before);
+    assert_eq!(world.claim_state(100), "none");
+}
+
+#[test]
+fn cpus_of_another_vm_are_refused_and_the_vm_is_named() {
+    let world = World::with_two_vms().vm(100, CONF, "cpus = \"3-4\"\n");
+    done(world.phase(Phase::PreStart, 101));
+    assert_refused(&world, "vm 100: cpu 4 is claimed by vm 101");
+    done(world.phase(Phase::PreStart, 101));
+    world.launch(101, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 101));
+    world.end_worker();
+    assert_refused(&world, "vm 100: cpu 4 is claimed by vm 101");
+    world.assert_owns(101);
+}
+
+#[test]
+fn a_reservation_counts_while_its_starter_lives() {
+    let world = World::with_vm().vm(101, CONF, "cpus = \"3-4\"\n");
+    done(world.phase(Phase::PreStart, 101));
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Refused);
+    world.end_worker();
+    done(world.phase(Phase::PreStart, 100));
+    assert_eq!(world.claim_state(101), "none");
+    assert_eq!(world.claim_state(100), "reserved");
+}
+
+#[test]
+fn a_foreign_partition_is_refused() {
+    let world = World::with_vm();
+    for (file, text) in [
+        ("cgroup.subtree_control", "+cpuset"),
+        ("system.slice/cpuset.cpus.exclusive", "3"),
+        ("system.slice/cpuset.cpus", "3"),
+        ("system.slice/cpuset.cpus.partition", "root"),
+    ] {
+        world
+            .sim
+            .poke(&format!("/sys/fs/cgroup/{file}"), text)
+            .unwrap();
+    }
+    let error = "vm 100: cpu 3 is in the cpuset partition of cgroup system.slice";
+    assert_refused(&world, error);
+}
+
+#[test]
+fn absent_and_offline_cpus_are_refused() {
+    let world = World::lab().vm(100, CONF, "cpus = \"7-8\"\n");
+    assert_refused(&world, "vm 100: cpus 8 do not exist, the host has 0-7");
+    let world = World::with_vm();
+    world.sim.set_online(3, false).unwrap();
+    assert_refused(&world, "vm 100: cpus 3 are offline");
+}
+
+#[test]
+fn too_little_left_for_the_host_is_refused() {
+    let conf = CONF.replace("cores: 2", "cores: 7");
+    let world = World::lab().vm(100, &conf, "cpus = \"1-7\"\n");
+    let error = "vm 100: 1 cores with all their smt siblings must stay with the host, 0 would be \
+                 left (housekeeping cpus 0)";
+    assert_refused(&world, error);
+}
+
+#[test]
+fn a_guest_or_unit_that_could_not_run_any_more_is_a_reason() {
+    let world = World::with_vm();
+    world.sim.vm_conf(107, "cores: 1\naffinity: 2-3\n");
+    assert_refused(
+        &world,
+        "vm 100: vm 107 may run on cpus 2-3 only, which would leave it no cpu",
+    );
+    // That it could not start otherwise is the kernel's behaviour.
+    let world = World::with_vm();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    let spec = VmSpec::with_vcpus(1).affinity(crate::common::sim::cpus("2-3"));
+    let error = world.sim.start_vm_as(107, &spec).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    let world = World::with_vm();
+    world.sim.put(
+        "/etc/systemd/system/x.service",
+        "[Service]\nCPUAffinity=3\n",
+    );
+    let error = "vm 100: unit x.service may run on cpu 3 only, which would leave it no cpu";
+    assert_refused(&world, error);
+}
+
+#[test]
+fn a_guest_that_is_only_cut_is_a_warning() {
+    let world = World::with_vm();
+    world.sim.vm_conf(107, "cores: 1\naffinity: 1-3\n");
+    let account = done(world.phase(Phase::PreStart, 100));
+    assert_says(
+        &account,
+        "vm 107 is set to cpus 1-3 and will have only 1 of them",
+    );
+}
+
+#[test]
+fn a_broken_table_is_refused_with_its_place() {
+    let world = World::lab().vm(100, CONF, "cpus = \"2-3\"\n[pin]\nvcpu = [2]\n");
+    let before = world.capture();
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Refused);
+    assert_says(&account, "/etc/pin-hook/100.toml:3:1");
+    world.end_worker();
+    world.assert_as(&before);
+}
+
+#[test]
+fn a_table_that_others_can_write_is_refused_with_the_remedy() {
+    let world = World::with_vm();
+    world.sim.chown("/etc/pin-hook/100.toml", 0, 0o666);
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Refused);
+    assert!(
+        account.lines.iter().any(|line| line.level == Level::Help),
+        "{account:#?}"
+    );
+}
+
+#[test]
+fn what_a_refusal_does_is_said_by_the_table() {
+    for (policy, exit) in [
+        ("abort", Exit::Refused),
+        ("warn", Exit::Done),
+        ("auto", Exit::Refused),
+    ] {
+        let table = format!("cpus = \"7-8\"\n[start]\non-refusal = \"{policy}\"\n");
+        let world = World::lab().vm(100, CONF, &table);
+        let account = world.phase(Phase::PreStart, 100);
+        assert_eq!(account.exit, exit, "{policy}");
+        assert_says(&account, "cpus 8 do not exist");
+    }
+}
+
+#[test]
+fn nobody_is_there_to_read_the_refusal_of_an_incoming_migration() {
+    let world = World::lab().vm(100, CONF, "cpus = \"7-8\"\n");
+    world.migrating_from("pve2");
+    let account = done(world.phase(Phase::PreStart, 100));
+    assert_says(&account, "it starts without cpus of its own");
+    world.launch(100, &VmSpec::with_vcpus(2));
+    let account = world.phase(Phase::PostStart, 100);
+    assert_eq!(account.exit, Exit::Refused);
+    assert_eq!(world.claim_state(100), "none");
+}
+
+#[test]
+fn cpus_of_isolcpus_are_refused_to_a_root_partition() {
+    let machine = Machine {
+        isolcpus: "2-3".to_owned(),
+        ..Machine::default()
+    };
+    let table = "cpus = \"2-3\"\n[isolate]\nbackend = \"root\"\n";
+    let world = World::of(&machine).vm(100, CONF, table);
+    let error = "vm 100: backend \"root\" is refused: a partition of type root is invalid on cpus \
+                 in isolcpus=";
+    assert_refused(&world, error);
+}

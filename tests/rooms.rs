@@ -1,0 +1,330 @@
+//! The architecture as tests: which room may name what, and how long things may become.
+//!
+//! The rooms depend on each other in one direction, `cli` → `lifecycle` → `host` → `domain` and
+//! `config`. The rules look at code only: comments, texts and character literals are blanked
+//! first, so that a document may speak of what code may not use.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a source that cannot be read is a failed test"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const MAX_FILE_LINES: usize = 500;
+const MAX_FUNCTION_LINES: usize = 60;
+
+/// Source file: its path below the package and its code.
+struct Source {
+    path: String,
+    code: String,
+}
+
+fn sources(dirs: &[&str]) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    dirs.iter()
+        .for_each(|dir| collect(&root.join(dir), &mut paths));
+    paths.sort();
+    let read = |path: PathBuf| {
+        let code = blanked(&fs::read_to_string(&path).unwrap());
+        let path = path
+            .strip_prefix(root)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        Source { path, code }
+    };
+    paths.into_iter().map(read).collect()
+}
+
+fn collect(dir: &Path, paths: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, paths);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            paths.push(path);
+        }
+    }
+}
+
+/// Returns Rust code with comments, texts and character literals replaced by blanks, line by line
+/// as long as before.
+fn blanked(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let length = literal_length(rest, code.chars().last());
+        let taken = length.unwrap_or(first.len_utf8());
+        let (piece, after) = rest.split_at(taken);
+        match length {
+            Some(_) => code.extend(piece.chars().map(|c| if c == '\n' { '\n' } else { ' ' })),
+            None => code.push(first),
+        }
+        rest = after;
+    }
+    code
+}
+
+/// Returns the length of the comment or literal that `text` begins with.
+fn literal_length(text: &str, previous: Option<char>) -> Option<usize> {
+    let up_to = |end: &str, from: usize| {
+        text[from..]
+            .find(end)
+            .map_or(text.len(), |at| from + at + end.len())
+    };
+    let in_word = previous.is_some_and(is_word);
+    if text.starts_with("//") {
+        return Some(up_to("\n", 0) - 1);
+    }
+    if text.starts_with("/*") {
+        return Some(up_to("*/", 2));
+    }
+    if text.starts_with('r') && !in_word {
+        let hashes = text[1..].chars().take_while(|c| *c == '#').count();
+        if text[1 + hashes..].starts_with('"') {
+            let end = format!("\"{}", "#".repeat(hashes));
+            return Some(up_to(&end, hashes + 2));
+        }
+    }
+    if text.starts_with('"') {
+        return Some(quoted_length(text, '"'));
+    }
+    // A lifetime has no closing quote after its first character.
+    let is_char = text.starts_with("'\\") || text.chars().nth(2) == Some('\'');
+    (text.starts_with('\'') && is_char).then(|| quoted_length(text, '\''))
+}
+
+fn quoted_length(text: &str, quote: char) -> usize {
+    let mut is_escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        if c == quote && !is_escaped {
+            return at + c.len_utf8();
+        }
+        is_escaped = c == '\\' && !is_escaped;
+    }
+    text.len()
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Returns the byte positions of `name` in `code` as a whole: not as a part of a longer word.
+fn positions(code: &str, name: &str) -> Vec<usize> {
+    let is_whole = |at: &usize| {
+        let before = code[..*at].chars().next_back();
+        let after = code[at + name.len()..].chars().next();
+        let ends_in_word = name.chars().next_back().is_some_and(is_word);
+        !(before.is_some_and(is_word) || ends_in_word && after.is_some_and(is_word))
+    };
+    code.match_indices(name)
+        .map(|(at, _)| at)
+        .filter(is_whole)
+        .collect()
+}
+
+fn line_of(code: &str, at: usize) -> usize {
+    code[..at].matches('\n').count() + 1
+}
+
+/// Returns `path:line: name` wherever a file that `applies` names one of `names`.
+fn naming(names: &[&str], applies: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for Source { path, code } in sources(&["src"])
+        .iter()
+        .filter(|source| applies(&source.path))
+    {
+        for name in names {
+            let lines = positions(code, name)
+                .into_iter()
+                .map(|at| line_of(code, at));
+            found.extend(lines.map(|line| format!("{path}:{line}: {name}")));
+        }
+    }
+    found
+}
+
+fn assert_none(violations: &[String], rule: &str) {
+    assert!(
+        violations.is_empty(),
+        "{rule}:\n  {}",
+        violations.join("\n  ")
+    );
+}
+
+/// Rooms that a room must not name.
+fn assert_blind(room: &str, others: &[&str]) {
+    let paths =
+        |other: &&str| ["crate", "super", "pin_hook"].map(|from| format!("{from}::{other}"));
+    let names: Vec<String> = others.iter().flat_map(paths).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let found = naming(&names, |path| path.starts_with(&format!("src/{room}/")));
+    assert_none(
+        &found,
+        &format!("{room} must not know {}", others.join(", ")),
+    );
+}
+
+#[test]
+fn files_are_touched_through_one_door() {
+    let names = [
+        "std::fs",
+        "tokio::fs",
+        "File::",
+        "OpenOptions",
+        "nix::fcntl",
+        "nix::dir",
+    ];
+    let found = naming(&names, |path| path != "src/host/files.rs");
+    assert_none(&found, "only src/host/files.rs touches files");
+}
+
+#[test]
+fn unsafe_code_is_in_one_file() {
+    let found = naming(&["unsafe", "unsafe_code"], |path| {
+        path != "src/host/sched.rs"
+    });
+    assert_none(&found, "only src/host/sched.rs is unsafe");
+}
+
+#[test]
+fn domain_and_config_touch_nothing_outside() {
+    let names = [
+        "std::fs",
+        "std::process",
+        "std::env",
+        "std::net",
+        "std::os",
+        "std::io",
+        "std::thread",
+        "Instant",
+        "SystemTime",
+        "nix::",
+        "libc::",
+        "procfs::",
+        "zbus::",
+        "tracing::",
+    ];
+    let is_pure = |path: &str| path.starts_with("src/domain/") || path.starts_with("src/config/");
+    assert_none(&naming(&names, is_pure), "domain and config only compute");
+}
+
+#[test]
+fn rooms_know_each_other_in_one_direction() {
+    assert_blind("domain", &["config", "host", "lifecycle", "cli"]);
+    assert_blind("config", &["host", "lifecycle", "cli"]);
+    assert_blind("host", &["lifecycle", "cli"]);
+    assert_blind("lifecycle", &["cli"]);
+}
+
+#[test]
+fn imports_are_written_so_that_the_rules_see_them() {
+    let names = ["use std::{", "use crate::{", "use libc::{", "crate::*"];
+    assert_none(
+        &naming(&names, |_| true),
+        "no nested import at the top, no import of everything",
+    );
+}
+
+#[test]
+fn nothing_is_executed_and_nothing_sleeps() {
+    let names = [
+        "thread::sleep",
+        "process::exit",
+        "process::abort",
+        "process::Command",
+        "Command::new",
+        "nix::unistd::fork",
+        "nix::unistd::exec",
+        "libc::fork",
+        "libc::system",
+    ];
+    assert_none(
+        &naming(&names, |_| true),
+        "no shell, no other program, no sleep, one way out",
+    );
+}
+
+#[test]
+fn files_stay_short() {
+    let long = sources(&["src", "tests"])
+        .into_iter()
+        .filter_map(|Source { path, code }| {
+            let n = code.lines().count();
+            (n > MAX_FILE_LINES).then(|| format!("{path}: {n} lines"))
+        });
+    assert_none(&long.collect::<Vec<_>>(), "a file has at most 500 lines");
+}
+
+#[test]
+fn functions_stay_short() {
+    let mut long = Vec::new();
+    for Source { path, code } in sources(&["src", "tests"]) {
+        for (name, line, n) in functions(&code) {
+            if n > MAX_FUNCTION_LINES {
+                long.push(format!("{path}:{line}: {name} has {n} lines"));
+            }
+        }
+    }
+    assert_none(&long, "a function has at most 60 lines");
+}
+
+/// Returns name, first line and number of lines of every function with a body.
+fn functions(code: &str) -> Vec<(String, usize, usize)> {
+    let mut found = Vec::new();
+    for at in positions(code, "fn") {
+        let name: String = code[at + 2..]
+            .trim_start()
+            .chars()
+            .take_while(|c| is_word(*c))
+            .collect();
+        // A type such as fn(u32) has no name, a method without a body no brace before its end.
+        let Some(body) = code[at..].find(['{', ';']).map(|offset| at + offset) else {
+            continue;
+        };
+        if name.is_empty() || code[body..].starts_with(';') {
+            continue;
+        }
+        let first = line_of(code, at);
+        found.push((
+            name,
+            first,
+            line_of(code, end_of_block(code, body)) - first + 1,
+        ));
+    }
+    found
+}
+
+/// Returns the position of the brace that closes the one at `open`.
+fn end_of_block(code: &str, open: usize) -> usize {
+    let mut depth = 0;
+    for (offset, c) in code[open..].char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return open + offset;
+        }
+    }
+    code.len()
+}
+
+#[test]
+fn the_rules_see_code_and_nothing_else() {
+    let text = "// std::fs\nlet a = \"std::fs \\\" {\"; let b = r#\"std::fs\"#; let c = '{';\n\
+                fn one<'a>(x: &'a str) {\n  std::fs::read(x)\n}\nfn two();\n";
+    let code = blanked(text);
+    assert_eq!(code.lines().count(), text.lines().count());
+    assert_eq!(
+        positions(&code, "std::fs"),
+        [text.find("  std::fs").unwrap() + 2]
+    );
+    assert_eq!(functions(&code), [("one".to_owned(), 3, 3)]);
+    assert!(positions("RootFiles::new my_std::fs", "File::").is_empty());
+}

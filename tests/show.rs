@@ -1,0 +1,340 @@
+//! `list` and `status`, and `plan` of a running VM, through the program itself.
+//!
+//! What is printed is compared with `tests/show/<name>.out`; `UPDATE_GOLDENS=1` rewrites it.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "common/hosts.rs"]
+mod hosts;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
+use pin_hook::domain::cpuset::CpuId;
+use pin_hook::domain::desired::{Wish, desired};
+use pin_hook::domain::gate::Backend;
+use pin_hook::domain::state::{Held, Record, State};
+use pin_hook::domain::target::{Stage, Target, Value};
+use pin_hook::domain::vm::{TaskId, Vmid};
+use pin_hook::host::Host;
+use pin_hook::host::clock::KernelClock;
+use pin_hook::host::files::RootFiles;
+use pin_hook::host::qmp::QmpSockets;
+use pin_hook::host::sched::CapturedSched;
+use pin_hook::host::systemd::Bus;
+use pin_hook::host::target::{DELEGATION, read};
+use pin_hook::lifecycle::observe::observe;
+use tempfile::TempDir;
+
+const QEMU: i32 = 500;
+const EXCLUSIVE: &str = "/sys/fs/cgroup/qemu.slice/cpuset.cpus.exclusive";
+const PARTITION: &str = "/sys/fs/cgroup/qemu.slice/100.scope/vcpu/cpuset.cpus.partition";
+
+/// A 5900X on which VM 100 runs with CPUs of its own.
+struct Node {
+    dir: TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let mut entries = hosts::entries("synthetic-5900x");
+        let config = "name: vr\ncores: 2\nargs: -smp 2,cores=1,threads=2\n\
+                      hookscript: local:snippets/pin-hook\n";
+        entries.insert(
+            "/etc/pve/qemu-server/100.conf".to_owned(),
+            config.to_owned(),
+        );
+        let table = "cpus = \"11,23\"\n".to_owned();
+        entries.insert("/etc/pin-hook/100.toml".to_owned(), table);
+        Node {
+            dir: hosts::unpack(&entries),
+        }
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.dir.path().join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn remove(&self, path: &str) {
+        fs::remove_file(self.dir.path().join(path.trim_start_matches('/'))).unwrap();
+    }
+
+    fn put_thread(&self, tid: i32, comm: &str, group: &str, cpus: &str) {
+        for pid in [QEMU, tid] {
+            let dir = format!("/proc/{pid}/task/{tid}");
+            self.put(&format!("{dir}/stat"), &hosts::stat(tid, comm, 0));
+            self.put(&format!("{dir}/cgroup"), &format!("0::/{group}\n"));
+        }
+        let status = format!("Name:\t{comm}\nCpus_allowed_list:\t{cpus}\n");
+        self.put(&format!("/proc/{tid}/status"), &status);
+    }
+
+    /// Has the VM run; its vCPU threads are in `group` on the CPUs given.
+    fn start(&self, group: &str, cpus: [&str; 2]) {
+        self.put("/run/qemu-server/100.pid", &format!("{QEMU}\n"));
+        let command = "/usr/bin/kvm\0-pidfile\0/var/run/qemu-server/100.pid\0";
+        self.put(&format!("/proc/{QEMU}/cmdline"), command);
+        let scope = "qemu.slice/100.scope";
+        self.put_thread(QEMU, "kvm", scope, "0-10,12-22");
+        self.put_thread(501, "CPU 0/KVM", &format!("{scope}{group}"), cpus[0]);
+        self.put_thread(502, "CPU 1/KVM", &format!("{scope}{group}"), cpus[1]);
+    }
+
+    fn host(&self) -> Host {
+        let files = RootFiles::new(self.dir.path());
+        Host {
+            sched: Box::new(CapturedSched(files.clone())),
+            files: Box::new(files),
+            systemd: Box::new(Bus::default()),
+            qmp: Box::new(QmpSockets::default()),
+            clock: Box::new(KernelClock),
+        }
+    }
+
+    /// Gives everything the value that the claim wishes for, and writes the log of that.
+    fn settle(&self, claim: &Claim) {
+        let host = self.host();
+        let mut state = State::default();
+        state.apply(Record::Claim(Box::new(claim.clone())));
+        let facts = observe(&host, &state, &Stage::ACQUIRE).unwrap();
+        let wishes = desired(&state.claims, &state.held, &facts);
+        for (target, Wish { value, baseline }) in wishes {
+            let before = read(&host, &target).unwrap();
+            let baseline = baseline.unwrap_or(before);
+            self.take(&target, &value);
+            let held = Held::new(baseline, value);
+            state.apply(Record::Intend(vec![(target, held)]));
+        }
+        let log = state.checkpoint(true);
+        let lines = log
+            .iter()
+            .map(|record| serde_json::to_string(record).unwrap() + "\n");
+        self.put("/run/pin-hook/journal", &lines.collect::<String>());
+        self.put("/sys/fs/cgroup/cpuset.cpus.effective", "0-10,12-22\n");
+    }
+
+    fn take(&self, target: &Target, value: &Value) {
+        let path = target.path();
+        match target {
+            Target::Delegation(_) => self.put(&path, DELEGATION),
+            Target::Group(_) => self.put(&format!("{path}/cgroup.procs"), ""),
+            Target::Knob(knob, _) => {
+                let text = value.render(knob.row().grammar);
+                self.put(&path, text.trim_start_matches('+'));
+            }
+            Target::KernelThread(_) => {
+                self.put(&path, &format!("Cpus_allowed_list:\t{value}\n"));
+            }
+            Target::Membership(_) | Target::Affinity(_) => {}
+        }
+    }
+
+    fn shown(&self, words: &[&str]) -> (String, i32) {
+        let mut command = Command::cargo_bin("pin-hook").unwrap();
+        let command = command.args(words).arg("--root").arg(self.dir.path());
+        let output = command.output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        (text, output.status.code().unwrap())
+    }
+
+    #[track_caller]
+    fn check(&self, name: &str, words: &[&str]) {
+        let (text, status) = self.shown(words);
+        let shown = format!("$ pin-hook {}\n{text}exit {status}\n", words.join(" "));
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/show");
+        let expected = folder.join(format!("{name}.out"));
+        if std::env::var_os("UPDATE_GOLDENS").is_some() {
+            fs::write(&expected, &shown).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&expected).unwrap_or_default(), shown);
+    }
+
+    #[track_caller]
+    fn json(&self, words: &[&str]) -> serde_json::Value {
+        let json: serde_json::Value = serde_json::from_str(&self.shown(words).0).unwrap();
+        assert_eq!(json["version"], 1);
+        json
+    }
+}
+
+fn vmid(text: &str) -> Vmid {
+    text.parse().unwrap()
+}
+
+fn claim(state: ClaimState) -> Claim {
+    Claim {
+        vmid: vmid("100"),
+        state,
+        wishes: Wishes {
+            cpus: "11,23".parse().unwrap(),
+            vcpus: vec![CpuId(11), CpuId(23)],
+            emulator: None,
+            iothreads: BTreeMap::new(),
+            vhost: Vec::new(),
+            backend: Backend::Isolated,
+            reason: "kernel 7.0.2: no known hazard".to_owned(),
+            kernel_threads: true,
+            interrupts: true,
+            affinity: None,
+            stays_delegated: true,
+        },
+        iothreads: BTreeMap::new(),
+    }
+}
+
+fn qemu() -> TaskId {
+    let start = u64::try_from(QEMU).unwrap();
+    TaskId { tid: QEMU, start }
+}
+
+/// A node whose VM 100 owns its CPUs.
+fn settled() -> Node {
+    let node = Node::new();
+    node.start("/vcpu", ["11", "23"]);
+    node.settle(&claim(ClaimState::Running { qemu: qemu() }));
+    node
+}
+
+#[test]
+fn status_of_a_host_without_claims_is_one_line() {
+    let node = Node::new();
+    assert_eq!(node.shown(&["status"]), ("no vm owns cpus\n".to_owned(), 0));
+    let (text, status) = node.shown(&["status", "100"]);
+    assert_eq!((text.as_str(), status), ("vm 100 owns no cpus\n", 0));
+}
+
+#[test]
+fn status_shows_wanted_and_actual() {
+    let node = settled();
+    node.check("status", &["status"]);
+    node.check("status-other", &["status", "101"]);
+    let json = node.json(&["status", "--json"]);
+    assert_eq!(json["ok"], true);
+    assert_eq!(json["claims"][0]["threads"][1]["wanted"], "11");
+    let (text, _) = node.shown(&["status"]);
+    assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+}
+
+#[test]
+fn a_running_vm_as_planned_has_no_changes() {
+    settled().check("plan-as-planned", &["plan", "100"]);
+}
+
+#[test]
+fn the_plan_of_a_running_vm_names_its_threads() {
+    let node = Node::new();
+    node.start("", ["0-23", "0-23"]);
+    node.check("plan-running", &["plan", "100", "-v"]);
+}
+
+#[test]
+fn status_fails_when_values_are_not_ours() {
+    let node = settled();
+    node.put(EXCLUSIVE, "\n");
+    node.put("/proc/irq/24/smp_affinity_list", "3\n");
+    node.put_thread(501, "CPU 0/KVM", "qemu.slice/100.scope/vcpu", "11,23");
+    node.check("status-drift", &["status", "100"]);
+    assert_eq!(node.json(&["status", "--json"])["ok"], false);
+}
+
+#[test]
+fn status_fails_when_the_partition_is_invalid() {
+    let node = settled();
+    node.put(
+        PARTITION,
+        "isolated invalid (Parent is not a partition root)\n",
+    );
+    node.check("status-invalid", &["status"]);
+}
+
+#[test]
+fn status_fails_when_a_claim_has_failed() {
+    let node = Node::new();
+    node.start("", ["0-23", "0-23"]);
+    let reason = "the kernel reports \"isolated invalid\"".to_owned();
+    let state = ClaimState::Failed {
+        qemu: qemu(),
+        reason,
+    };
+    node.settle(&claim(state));
+    node.check("status-failed", &["status"]);
+}
+
+#[test]
+fn status_fails_while_a_run_that_is_over_holds_the_host() {
+    let node = settled();
+    node.remove(&format!("/proc/{QEMU}/task/{QEMU}/stat"));
+    let (text, status) = node.shown(&["status"]);
+    assert!(text.contains("vm 100: this run is over"), "{text}");
+    assert_eq!(status, 1);
+}
+
+#[test]
+fn what_was_born_since_is_pending_and_no_drift() {
+    let node = settled();
+    node.put_thread(503, "worker", "qemu.slice/100.scope/vcpu", "11,23");
+    let json = node.json(&["status", "--json"]);
+    assert_eq!(json["ok"], true);
+    assert!(json["pending"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_damaged_journal_is_an_error_in_both_forms() {
+    let node = Node::new();
+    node.put("/run/pin-hook/journal", "garbage\n");
+    for words in [["status", "--color=never"], ["list", "--color=never"]] {
+        let (text, status) = node.shown(&words);
+        assert!(text.starts_with("pin-hook: error: /run/pin-hook/journal is damaged"));
+        assert_eq!(status, 1);
+    }
+    let json = node.json(&["status", "--json"]);
+    let message = json["error"]["message"].as_str().unwrap();
+    assert!(message.contains("is damaged"), "{message}");
+}
+
+#[test]
+fn list_shows_tables_and_what_does_not_fit() {
+    let node = settled();
+    let conf = |id: &str, text: &str| {
+        node.put(&format!("/etc/pve/qemu-server/{id}.conf"), text);
+    };
+    let table = |id: &str, text: &str| node.put(&format!("/etc/pin-hook/{id}.toml"), text);
+    conf("101", "name: build\ncores: 4\nonboot: 1\n");
+    table("101", "cpus = \"10-11,22\"\n\n[isolate]\nalso = \"23\"\n");
+    conf(
+        "102",
+        "name: broken\ncores: 4\nhookscript: local:snippets/gpu.pl\n",
+    );
+    table("102", "cpus = \"4-5\"\ncolour = \"red\"\n");
+    conf("103", "cores: 1\nhookscript: local:snippets/pin-hook\n");
+    conf("108", "cores: 1\n");
+    node.put("/etc/pve/lxc/104.conf", "cores: 1\n");
+    table("104", "cpus = \"4-5\"\n");
+    table("105", "cpus = \"4-5\"\n");
+    let cluster = "/etc/pve/nodes/pve2/qemu-server/106.conf";
+    node.put(cluster, "cores: 1\n");
+    node.put("/etc/pve/pin-hook/106.toml", "cpus = \"4-5\"\n");
+    node.put(&cluster.replace("106", "107"), "cores: 1\n");
+    table("107", "cpus = \"4-5\"\n");
+    node.check("list", &["list"]);
+    let json = node.json(&["list", "--json"]);
+    assert_eq!(json["overlaps"][0]["vmids"], serde_json::json!([100, 101]));
+    assert_eq!(json["vms"][0]["state"], "running");
+    assert_eq!(json["broken"][0]["vmid"], 102);
+}
+
+#[test]
+fn list_without_tables_is_one_line() {
+    let entries = hosts::entries("synthetic-5900x");
+    let node = Node {
+        dir: hosts::unpack(&entries),
+    };
+    let text = "node synthetic-5900x has no vm with a table\n".to_owned();
+    assert_eq!(node.shown(&["list"]), (text, 0));
+}
