@@ -1,8 +1,6 @@
 //! The simulated kernel itself: the records of real kernels, and what no record can show.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
-#![allow(clippy::unwrap_used)]
-
 mod common;
 
 use std::io;
