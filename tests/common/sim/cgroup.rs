@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::cpuset::Cpuset;
-use super::{State, errno};
+use super::{Kernel, State, errno};
 
 pub const MOUNT: &str = "/sys/fs/cgroup";
 
@@ -44,7 +44,7 @@ fn ancestors(group: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(parent(group), |group| parent(group))
 }
 
-fn is_below(group: &str, above: &str) -> bool {
+pub fn is_below(group: &str, above: &str) -> bool {
     group
         .strip_prefix(above)
         .is_some_and(|rest| rest.starts_with('/'))
@@ -146,7 +146,7 @@ impl State {
             names.extend(["cgroup.events", "cgroup.type"]);
         }
         if this.cpuset.is_some() {
-            names.extend(Cpuset::files(group.is_empty()));
+            names.extend(Cpuset::files(group.is_empty(), self.kernel));
         }
         let mut names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         names.extend(
@@ -291,14 +291,25 @@ impl State {
     pub fn set_subtree_control(&mut self, group: &str, subtree: BTreeSet<usize>) {
         let cpuset = subtree.contains(&CPUSET);
         self.cgroups.get_mut(group).expect("the group").subtree = subtree;
-        for child in self.children(group) {
-            match (cpuset, self.group(&child).cpuset.is_some()) {
-                (true, false) => self.cpuset_online(&child),
-                (false, true) => self.cpuset_offline(&child),
+        let children = self.children(group);
+        let gone = |child: &&String| !cpuset && self.group(child).cpuset.is_some();
+        let gone: Vec<String> = children.iter().filter(gone).cloned().collect();
+        // 6.12 compares the cpuset of one of the tasks only: when that changes nothing, all keep
+        // their masks (`cpuset_attach()`), also those that were restricted. 7.3 does not.
+        let same = |child: &String| self.effective_cpus(child) == self.effective_cpus(group);
+        let unchanged = self.kernel < Kernel(7, 0) && gone.iter().any(same);
+        for child in &children {
+            match (cpuset, self.group(child).cpuset.is_some()) {
+                (true, false) => self.cpuset_online(child),
+                (false, true) => self.cpuset_offline(child),
                 _ => {}
             }
         }
-        self.cpusets_changed();
+        self.recompute_effective();
+        for child in gone.iter().filter(|_| unchanged) {
+            self.keep_masks_below(child);
+        }
+        self.refresh_masks();
     }
 
     fn move_thread(&mut self, group: &str, text: &str) -> io::Result<()> {

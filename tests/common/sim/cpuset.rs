@@ -8,7 +8,7 @@ use std::io;
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 
 use super::cgroup::parent;
-use super::{State, errno, parse_cpulist};
+use super::{Kernel, State, errno, parse_cpulist};
 
 /// What `cpuset.cpus.partition` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +21,7 @@ pub enum Partition {
 
 /// Reasons why a partition is invalid, as the kernel words them.
 const INVALID_CPUS: &str = "Invalid cpu list in cpuset.cpus.exclusive";
+const NO_CPU_HOTPLUG: &str = "No cpu available due to hotplug";
 const NO_CPUS: &str = "Parent unable to distribute cpu downstream";
 const EMPTY: &str = "cpuset.cpus and cpuset.cpus.exclusive are empty";
 const HOUSEKEEPING: &str = "partition config conflicts with housekeeping setup";
@@ -42,23 +43,19 @@ pub struct Cpuset {
 }
 
 impl Cpuset {
-    pub fn files(root: bool) -> &'static [&'static str] {
-        match root {
-            true => &[
-                "cpuset.cpus.effective",
-                "cpuset.cpus.isolated",
-                "cpuset.mems.effective",
-            ],
-            false => &[
-                "cpuset.cpus",
-                "cpuset.cpus.effective",
-                "cpuset.cpus.exclusive",
-                "cpuset.cpus.exclusive.effective",
-                "cpuset.cpus.partition",
-                "cpuset.mems",
-                "cpuset.mems.effective",
-            ],
+    /// Returns the names of the files; exclusive lists and remote partitions came with 6.7.
+    pub fn files(root: bool, kernel: Kernel) -> Vec<&'static str> {
+        let mut names = vec!["cpuset.cpus.effective", "cpuset.mems.effective"];
+        if !root {
+            names.extend(["cpuset.cpus", "cpuset.cpus.partition", "cpuset.mems"]);
         }
+        if kernel >= Kernel(6, 7) {
+            names.extend(match root {
+                true => ["cpuset.cpus.isolated"].as_slice(),
+                false => &["cpuset.cpus.exclusive", "cpuset.cpus.exclusive.effective"],
+            });
+        }
+        names
     }
 
     fn is_valid(&self) -> bool {
@@ -127,7 +124,7 @@ impl State {
         self.taken_from_root(|_| true)
     }
 
-    fn isolated_cpus(&self) -> CpuSet {
+    pub fn isolated_cpus(&self) -> CpuSet {
         let taken = self.taken_from_root(|cpuset| cpuset.partition == Partition::Isolated);
         taken.union(&self.cpus.boot_isolated)
     }
@@ -172,8 +169,12 @@ impl State {
 
     fn write_cpus(&mut self, group: &str, text: &str) -> io::Result<()> {
         let cpus = parse_cpulist(text, self.cpus.n_possible())?;
-        // A list once written can only be emptied in a group without tasks.
-        if cpus.is_empty() && !self.cpuset(group).cpus.is_empty() && self.is_populated(group) {
+        // Recorded: in 6.12 a list once written can only be emptied in a group without tasks.
+        if self.kernel < Kernel(7, 0)
+            && cpus.is_empty()
+            && !self.cpuset(group).cpus.is_empty()
+            && self.is_populated(group)
+        {
             return Err(errno(libc::ENOSPC));
         }
         self.cpuset_mut(group).cpus = cpus;
@@ -204,19 +205,18 @@ impl State {
         Ok(())
     }
 
-    /// Exclusive lists of siblings do not overlap, and do not cover a sibling's `cpuset.cpus`.
+    /// Exclusive lists of siblings do not overlap each other or a sibling that is a partition,
+    /// and do not cover a sibling's `cpuset.cpus`.
     fn conflicts_with_sibling(&self, group: &str, cpus: &CpuSet) -> bool {
         let siblings = self.children(parent(group).unwrap_or(""));
-        siblings
+        let mut others = siblings
             .iter()
-            .filter(|sibling| *sibling != group && !cpus.is_empty())
-            .any(|sibling| {
-                let sibling = self.cpuset(sibling);
-                match sibling.exclusive.is_empty() {
-                    true => !sibling.cpus.is_empty() && sibling.cpus.is_subset(cpus),
-                    false => !sibling.exclusive.is_disjoint(cpus),
-                }
-            })
+            .filter(|sibling| *sibling != group && !cpus.is_empty());
+        others.any(|sibling| match self.cpuset(sibling) {
+            this if !this.exclusive.is_empty() => !this.exclusive.is_disjoint(cpus),
+            this if this.is_valid() => !this.exclusive_effective.is_disjoint(cpus),
+            this => !this.cpus.is_empty() && this.cpus.is_subset(cpus),
+        })
     }
 
     /// Gives the invalid partitions below a group whose CPUs changed their new reason.
@@ -325,18 +325,50 @@ impl State {
         self.cgroups.get_mut(group).expect("the group").cpuset = None;
     }
 
-    /// Tells whether a partition with tasks has no other online CPU than this one.
+    /// Tells whether a partition has no other online CPU than this one.
     pub fn is_last_of_partition(&self, cpu: CpuId) -> bool {
         let last = CpuSet::of(cpu);
         let groups = self.cpuset_groups();
         let mut partitions = groups
             .iter()
             .filter(|group| !group.is_empty() && self.cpuset(group).is_valid());
-        partitions.any(|group| self.cpuset(group).effective == last && self.is_populated(group))
+        partitions.any(|group| self.cpuset(group).effective == last)
+    }
+
+    /// Follows CPUs that went offline or came online: a partition with tasks and without a CPU
+    /// becomes invalid, and stays so when its CPUs return.
+    pub fn cpusets_after_hotplug(&mut self) {
+        let groups = self.cpuset_groups();
+        let empty = |group: &&String| {
+            let this = self.cpuset(group);
+            let none_left = this.exclusive_effective.is_disjoint(&self.cpus.online);
+            this.is_valid() && none_left && self.is_populated(group)
+        };
+        let invalid: Vec<String> = groups.iter().filter(empty).cloned().collect();
+        for group in &invalid {
+            self.cpuset_mut(group).invalid = Some(NO_CPU_HOTPLUG);
+        }
+        self.recompute_effective();
+        // Recorded: the tasks of it are forgotten until the next change.
+        for group in &invalid {
+            self.keep_masks_below(group);
+        }
+        self.refresh_masks();
+    }
+
+    /// Makes a partition invalid, as a reason that has no simulation would.
+    pub fn break_partition(&mut self, group: &str, reason: &'static str) {
+        self.cpuset_mut(group).invalid = Some(reason);
+        self.cpusets_changed();
     }
 
     /// Recomputes what is effective in every group, then the masks of the tasks in them.
     pub fn cpusets_changed(&mut self) {
+        self.recompute_effective();
+        self.refresh_masks();
+    }
+
+    pub fn recompute_effective(&mut self) {
         for group in self.cpuset_groups() {
             self.refresh_exclusive(&group);
         }
@@ -346,7 +378,6 @@ impl State {
         }
         let isolated = self.isolated_cpus();
         self.workqueue.isolate(isolated);
-        self.refresh_masks();
     }
 
     fn refresh_exclusive(&mut self, group: &str) {
@@ -357,13 +388,15 @@ impl State {
         }
         let above = parent(group).unwrap_or("");
         let parent_valid = above.is_empty() || self.cpuset(above).is_valid();
+        let lists_only = self.kernel < Kernel(7, 0);
         let granted = self.granted(group);
         let this = self.cpuset_mut(group);
         if this.is_valid() && !this.remote && !parent_valid {
             this.invalid = Some(INVALID_PARENT);
         }
-        // A remote partition lives by its own exclusive list and what is granted of it.
-        if this.is_valid() && this.remote && (granted.is_empty() || this.exclusive.is_empty()) {
+        // In 6.12 a remote partition lives by its own exclusive list, later also by its CPUs.
+        let nothing = granted.is_empty() || this.exclusive.is_empty() && lists_only;
+        if this.is_valid() && this.remote && nothing {
             this.invalid = Some(PARENT_NO_PARTITION);
         }
         let counts = this.is_valid() || !this.exclusive.is_empty();

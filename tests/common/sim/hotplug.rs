@@ -4,7 +4,7 @@ use std::io;
 
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 
-use super::{Sim, State, errno};
+use super::{Kernel, Sim, State, errno};
 
 const DIR: &str = "/sys/devices/system/cpu/";
 
@@ -92,8 +92,9 @@ impl State {
 
     fn take_offline(&mut self, cpu: CpuId) -> io::Result<()> {
         let rest = self.cpus.online.difference(&CpuSet::of(cpu));
-        // Recorded: the last CPU of a partition with tasks does not go.
-        if rest.is_empty() || self.is_last_of_partition(cpu) {
+        // Recorded: in 6.12 the last CPU of a partition does not go.
+        let stays = self.kernel < Kernel(7, 0) && self.is_last_of_partition(cpu);
+        if rest.is_empty() || stays {
             return Err(errno(libc::EBUSY));
         }
         self.cpus.online = rest;
@@ -104,7 +105,7 @@ impl State {
     /// Tasks of the root keep their masks: only one that wakes up without an online CPU would be
     /// given others, and tasks sleep here.
     fn after_hotplug(&mut self) {
-        self.cpusets_changed();
+        self.cpusets_after_hotplug();
         self.irqs_after_hotplug();
         self.put_topology();
     }

@@ -110,6 +110,13 @@ impl Machine {
 
     fn put_files(&self, state: &mut State) {
         let Kernel(major, minor) = self.kernel;
+        let patch = if self.kernel == Kernel::V6_12 { 117 } else { 4 };
+        // How an empty set was printed until it was mended.
+        let no_cpus = if self.kernel < Kernel(7, 0) {
+            "  (null)"
+        } else {
+            ""
+        };
         let isolcpus = match self.isolcpus.as_str() {
             "" => String::new(),
             list => format!(" isolcpus={list}"),
@@ -117,12 +124,13 @@ impl Machine {
         let all = state.cpus.possible.clone();
         let node_list = state.cpus.nodes_online();
         for (path, text) in [
-            ("/proc/sys/kernel/osrelease", format!("{major}.{minor}.107-1-pve")),
+            ("/proc/sys/kernel/osrelease", format!("{major}.{minor}.{patch}-1-pve")),
             ("/proc/sys/kernel/hostname", "pve1".to_owned()),
+            ("/etc/hostname", "pve1".to_owned()),
             ("/proc/cmdline", format!("BOOT_IMAGE=/boot/vmlinuz root=/dev/vda rw{isolcpus} quiet")),
             ("/proc/uptime", "100.00 700.00".to_owned()),
             ("/proc/meminfo", "MemTotal:        4012345 kB\nMemFree:         3000000 kB\nMemAvailable:    3500000 kB".to_owned()),
-            ("/sys/devices/system/cpu/nohz_full", "  (null)".to_owned()),
+            ("/sys/devices/system/cpu/nohz_full", no_cpus.to_owned()),
             ("/sys/devices/system/cpu/smt/active", u8::from(self.threads > 1).to_string()),
             ("/sys/devices/system/node/online", node_list.to_string()),
             ("/sys/devices/system/node/possible", node_list.to_string()),
@@ -152,40 +160,44 @@ fn put_knobs(state: &mut State, all: &CpuSet) {
         .tree
         .put_choice(thp, "madvise", &["*always", "*madvise", "*never"]);
     for cpu in all.iter() {
-        let dir = format!("/sys/devices/system/cpu/cpu{cpu}");
-        state.tree.put(
-            &format!("{dir}/power/pm_qos_resume_latency_us"),
-            "0\n",
-            0o644,
-        );
-        let policy = format!("/sys/devices/system/cpu/cpufreq/policy{cpu}");
-        let governors = ["performance", "powersave", "schedutil"];
-        state.tree.put_choice(
-            &format!("{policy}/scaling_governor"),
-            "schedutil",
-            &governors,
-        );
-        state.tree.put(
-            &format!("{policy}/scaling_available_governors"),
-            "performance powersave schedutil \n",
-            0o444,
-        );
-        state.tree.put(
-            &format!("{policy}/affected_cpus"),
-            &format!("{cpu}\n"),
-            0o444,
-        );
-        state.tree.put_link(
-            &format!("{dir}/cpufreq"),
-            &format!("../cpufreq/policy{cpu}"),
-        );
+        put_cpu_knobs(state, cpu);
     }
-    for (node, _) in state.cpus.nodes_online().iter().enumerate() {
+    for node in state.cpus.nodes_online().iter() {
         let dir = format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
         for file in ["nr_hugepages", "free_hugepages"] {
             state.tree.put(&format!("{dir}/{file}"), "0\n", 0o644);
         }
     }
+}
+
+fn put_cpu_knobs(state: &mut State, cpu: CpuId) {
+    let tree = &mut state.tree;
+    let dir = format!("/sys/devices/system/cpu/cpu{cpu}");
+    let latency = format!("{dir}/power/pm_qos_resume_latency_us");
+    tree.put(&latency, "0\n", 0o644);
+    tree.take_numbers(&latency, &["n/a"]);
+    let policy = format!("/sys/devices/system/cpu/cpufreq/policy{cpu}");
+    let governors = ["performance", "powersave", "schedutil"];
+    tree.put_choice(
+        &format!("{policy}/scaling_governor"),
+        "schedutil",
+        &governors,
+    );
+    let available = governors.join(" ") + " \n";
+    tree.put(
+        &format!("{policy}/scaling_available_governors"),
+        &available,
+        0o444,
+    );
+    tree.put(
+        &format!("{policy}/affected_cpus"),
+        &format!("{cpu}\n"),
+        0o444,
+    );
+    tree.put_link(
+        &format!("{dir}/cpufreq"),
+        &format!("../cpufreq/policy{cpu}"),
+    );
 }
 
 fn put_directories(state: &mut State) {
@@ -233,20 +245,7 @@ fn put_kernel_threads(state: &mut State) {
         state.spawn(kthread(name));
     }
     for cpu in state.cpus.possible.clone().iter() {
-        let kworker = format!("kworker/{cpu}:0");
-        for name in ["cpuhp", "migration", "ksoftirqd"].map(|name| format!("{name}/{cpu}")) {
-            state.spawn(
-                TaskSpec::named(&name)
-                    .kthread(true)
-                    .on_cpus(CpuSet::of(cpu)),
-            );
-        }
-        let flags = PF_KTHREAD | PF_NO_SETAFFINITY | PF_WQ_WORKER;
-        state.spawn(TaskSpec {
-            flags,
-            ppid: 2,
-            ..TaskSpec::named(&kworker).on_cpus(CpuSet::of(cpu))
-        });
+        put_cpu_threads(state, cpu);
     }
     for node in state.cpus.nodes_online().iter() {
         let of_node = |cpu: &CpuId| state.cpus.seats[cpu.0 as usize].node == node.0;
@@ -255,6 +254,17 @@ fn put_kernel_threads(state: &mut State) {
             state.spawn(kthread(&name).on_cpus(mask.clone()));
         }
     }
+}
+
+/// Starts the kernel threads of a CPU: they refuse other masks.
+fn put_cpu_threads(state: &mut State, cpu: CpuId) {
+    let bound = |name: &str| TaskSpec::named(name).kthread(true).on_cpus(CpuSet::of(cpu));
+    for name in ["cpuhp", "migration", "ksoftirqd"] {
+        state.spawn(bound(&format!("{name}/{cpu}")));
+    }
+    let flags = PF_KTHREAD | PF_NO_SETAFFINITY | PF_WQ_WORKER;
+    let kworker = bound(&format!("kworker/{cpu}:0"));
+    state.spawn(TaskSpec { flags, ..kworker });
 }
 
 /// Makes the groups of a PVE host before its first VM.

@@ -8,7 +8,7 @@ use std::io;
 
 use pin_hook::domain::cpuset::CpuSet;
 
-use super::{Sim, State, errno};
+use super::{Kernel, Sim, State, errno};
 
 pub const PF_WQ_WORKER: u64 = 0x0000_0020;
 pub const PF_KTHREAD: u64 = 0x0020_0000;
@@ -28,6 +28,8 @@ pub struct Task {
     pub flags: u64,
     /// What the task asked for; `None` when it never did.
     pub requested: Option<CpuSet>,
+    /// Where a kernel thread belongs, such as the CPUs of its node, when the kernel knows.
+    home: Option<CpuSet>,
     /// What counts (`Cpus_allowed_list`).
     pub mask: CpuSet,
     /// What its cpuset last allowed it.
@@ -145,6 +147,8 @@ impl State {
         let (tid, start) = self.tasks.number(spec.tid);
         let cgroup = spec.cgroup.unwrap_or_default();
         let allowed = self.allowed_in(&cgroup);
+        // Older kernels forget where a kernel thread belongs (recorded: 6.12, not 7.3).
+        let kernel_remembers = self.kernel >= Kernel(7, 0);
         let task = Task {
             tid,
             tgid: tid,
@@ -152,7 +156,8 @@ impl State {
             start,
             comm: cut_comm(&spec.comm),
             cmdline: spec.cmdline,
-            mask: spec.mask.unwrap_or_else(|| allowed.clone()),
+            mask: spec.mask.clone().unwrap_or_else(|| allowed.clone()),
+            home: spec.mask.filter(|_| kernel_remembers),
             allowed,
             cgroup,
             flags: spec.flags,
@@ -195,13 +200,36 @@ impl State {
         let allowed: BTreeMap<String, CpuSet> = groups
             .map(|group| (group.clone(), self.allowed_in(group)))
             .collect();
+        // Recorded: in 7.3 kernel threads follow isolated partitions only, not those of type root.
+        let of_kthreads = match self.kernel >= Kernel(7, 0) {
+            true => self.cpus.possible.difference(&self.isolated_cpus()),
+            false => allowed[""].clone(),
+        };
         for task in self.tasks.by_tid.values_mut() {
-            let allowed = &allowed[&task.cgroup];
+            let allowed = match task.is_kthread() {
+                true => &of_kthreads,
+                false => &allowed[&task.cgroup],
+            };
             if task.allowed != *allowed {
                 task.allowed.clone_from(allowed);
                 if !task.refuses_affinity() {
                     task.mask = task.cut(allowed);
                 }
+            }
+        }
+    }
+
+    /// Lets the tasks in and below a group keep their masks although their cpuset changed.
+    pub fn keep_masks_below(&mut self, above: &str) {
+        for group in self.subtree(above) {
+            let allowed = self.allowed_in(&group);
+            for task in self
+                .tasks
+                .by_tid
+                .values_mut()
+                .filter(|task| task.cgroup == group)
+            {
+                task.allowed.clone_from(&allowed);
             }
         }
     }
@@ -241,10 +269,8 @@ impl State {
 impl Task {
     /// Returns what counts of the task's mask where its cpuset allows `allowed`.
     fn cut(&self, allowed: &CpuSet) -> CpuSet {
-        let kept = self
-            .requested
-            .as_ref()
-            .map(|requested| requested.intersection(allowed));
+        let asked = self.requested.as_ref().or(self.home.as_ref());
+        let kept = asked.map(|asked| asked.intersection(allowed));
         kept.filter(|kept| !kept.is_empty())
             .unwrap_or_else(|| allowed.clone())
     }
@@ -256,6 +282,11 @@ fn cut_comm(comm: &str) -> String {
 }
 
 impl Sim {
+    /// Makes a partition invalid, such as `No cpu available due to hotplug`.
+    pub fn break_partition(&self, group: &str, reason: &'static str) {
+        self.state().break_partition(group, reason);
+    }
+
     /// Starts a process or kernel thread.
     pub fn spawn(&self, spec: TaskSpec) -> i32 {
         self.state().spawn(spec)

@@ -101,31 +101,36 @@ impl State {
             self.collect_scopes();
             return Err(error);
         }
-        self.spawn_thread(pid, "call_rcu");
-        let iothread =
-            |name: &String| (name.clone(), self.spawn_thread(pid, &format!("IO {name}")));
-        let iothreads = spec.iothreads.iter().map(iothread).collect();
-        let vcpus = (0..spec.vcpus).map(|n| {
-            let name = format!("CPU {n}/{}", spec.accelerator);
-            (n, self.spawn_thread(pid, &name))
-        });
-        let vcpus = vcpus.collect();
-        self.spawn_thread(pid, "vnc_worker");
-        let run_state = spec.run_state.clone();
-        self.vms.insert(
-            vmid.to_string(),
-            Vm {
-                pid,
-                vcpus,
-                iothreads,
-                run_state,
-            },
-        );
+        let vm = self.start_threads(pid, spec);
+        self.vms.insert(vmid.to_string(), vm);
         let pidfile = format!("/run/qemu-server/{vmid}.pid");
         self.tree.put(&pidfile, &format!("{pid}\n"), 0o600);
         self.tree
             .put(&format!("/run/qemu-server/{vmid}.qmp"), "", 0o600);
         Ok(pid)
+    }
+
+    /// QEMU's main thread starts the others.
+    fn start_threads(&mut self, pid: i32, spec: &VmSpec) -> Vm {
+        self.spawn_thread(pid, "call_rcu");
+        let iothread =
+            |name: &String| (name.clone(), self.spawn_thread(pid, &format!("IO {name}")));
+        let iothreads = spec.iothreads.iter().map(iothread).collect();
+        let vcpu = |n| {
+            (
+                n,
+                self.spawn_thread(pid, &format!("CPU {n}/{}", spec.accelerator)),
+            )
+        };
+        let vcpus = (0..spec.vcpus).map(vcpu).collect();
+        self.spawn_thread(pid, "vnc_worker");
+        let run_state = spec.run_state.clone();
+        Vm {
+            pid,
+            vcpus,
+            iothreads,
+            run_state,
+        }
     }
 }
 
