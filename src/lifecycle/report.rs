@@ -21,8 +21,8 @@ pub struct Report {
     pub drift: Vec<Drift>,
     /// What else should be known.
     pub warnings: Vec<String>,
-    /// Whether the watching units were told what to do.
-    pub is_watched: bool,
+    /// Whether the watching units were started or stopped, if they were told anything.
+    pub is_watched: Option<bool>,
     /// Writes that took back what an essential problem had left half done.
     pub n_taken_back: usize,
     /// Whether taking back was incomplete.

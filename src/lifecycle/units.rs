@@ -10,18 +10,19 @@ const WATCHERS: [&str; 2] = ["pin-hook-reconcile.timer", "pin-hook-reconcile.pat
 const RECONCILE: &str = "pin-hook-reconcile.service";
 
 /// Starts the watching units while there is something to look after, and stops them otherwise;
-/// once in a run.
+/// does nothing when the same run has done so before.
 ///
 /// Done before anything that may be late, because a service manager that was late once is not
 /// asked again in the same run.
 pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
-    if std::mem::replace(&mut report.is_watched, true) {
+    let is_needed = !state.is_empty();
+    if report.is_watched.replace(is_needed) == Some(is_needed) {
         return;
     }
     for unit in WATCHERS {
-        let done = match state.is_empty() {
-            true => host.systemd.stop(unit),
-            false => host.systemd.start(unit),
+        let done = match is_needed {
+            true => host.systemd.start(unit),
+            false => host.systemd.stop(unit),
         };
         if let Err(error) = done {
             let text = format!("nothing looks after the claims: {error:#}");

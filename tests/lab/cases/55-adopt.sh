@@ -6,7 +6,7 @@ isolated='isolated 2-5: 2 3 4 5'
 # runs COMMAND...: it succeeds; what it said is shown.
 runs() {
     check "$*" "$@"
-    sed 's/^/#   | /' "$work/check"
+    said "$work/check"
 }
 
 vm_conf 100

@@ -27,7 +27,8 @@ check 'a backup of a template: nothing to do' has "$work/start" 'vm 100 is a tem
 lacks_changes() { lacks "$work/start" reserved && lacks "$work/start" owns; }
 check 'and nothing done' lacks_changes
 touch /etc/pve/nodes/pve1/lxc/200.conf
-check 'a container: exit status 0' pin-hook 200 pre-start
-check 'and a notice' has "$work/check" '200 is a container: nothing to do'
+pin-hook 200 pre-start > "$work/container"
+ok 'a container: exit status 0'
+check 'and a notice' has "$work/container" '200 is a container: nothing to do'
 check 'an unknown phase: exit status 0' pin-hook 100 pre-reboot
 capture_after_equal 'the host is as before'

@@ -14,7 +14,12 @@ in_time() {
     echo "#   $text: $ms ms"
     equal "$text: succeeds" 0 $status
     check "$text: in time" test $ms -lt $((limit * 1000))
-    sed 's/^/#   | /' "$work/in-time"
+    said "$work/in-time"
+}
+
+let_go() {
+    pin-hook release 100 > "$work/release" 2>&1 || { not_ok "release: exit status $?"; said "$work/release"; }
+    comes_to 'the VM is let go' 'none: 0-7 0-7 0-7 0-7' 100
 }
 
 hooked_vm 100 'cpus = "2-5"'
@@ -23,14 +28,14 @@ pkill -STOP -x systemd-journal
 in_time 'start with a journald that hangs' 40 qm start 100
 equal 'the VM is isolated' "$isolated" "$(standing 100)"
 pkill -CONT -x systemd-journal
-pin-hook release 100 > /dev/null
+let_go
 
 bash -c 'pin-hook 100 pre-start; true' > /dev/null
 pkill -STOP -x dbus-daemon
 in_time 'post-start with a bus that hangs' 20 pin-hook 100 post-start
 pkill -CONT -x dbus-daemon
 check 'the units do what is left' wait_until 60 'isolated' stands 100 "$isolated"
-pin-hook release 100 > /dev/null
+let_go
 
 bash -c 'pin-hook 100 pre-start; true' > /dev/null
 socat -u UNIX-CONNECT:/run/qemu-server/100.qmp "CREATE:$work/client" &

@@ -37,7 +37,7 @@ trace_8s() {
 measure() {
     qm start 100 > "$work/start" 2>&1 || cat "$work/start"
     standing 100 > "$work/standing"
-    stress-ng --cpu 8 --timer 1 --hdd 1 --sock 1 --fork 2 --switch 1 --temp-path "$work" --quiet &
+    stress-ng --cpu 8 --timer 1 --hdd 1 --sock 1 --fork 2 --switch 1 --temp-path "$work" --quiet 2> "$work/stress" &
     local stress=$! delay interrupts
     wait_until 20 'the load is there' pgrep -f stress-ng-cpu
     delay=$(run_delay) interrupts=$(device_interrupts)

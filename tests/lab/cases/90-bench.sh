@@ -30,7 +30,7 @@ bash -c 'pin-hook 100 pre-start; true' > /dev/null
 begin=$(now)
 pin-hook 100 post-start > "$work/post-start"
 ours=$(($(now) - begin))
-sed 's/^/#   | /' "$work/post-start"
+said "$work/post-start"
 comes_to 'pin-hook isolates the VM' 'isolated 2-5: 2 3 4 5' 100
 pin-hook release 100 > /dev/null
 comes_to 'and lets it go' 'none: 0-7 0-7 0-7 0-7' 100

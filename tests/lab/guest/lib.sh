@@ -34,6 +34,9 @@ indent() {
     sed 's/^/#   | /' "$2"
 }
 
+# said FILE: what a command printed, for the reader.
+said() { sed 's/^/#   | /' "$1"; }
+
 # has FILE TEXT: fixed string in a file.
 has() { grep -qF -- "$2" "$1" || { cat "$1"; return 1; }; }
 lacks() { ! grep -F -- "$2" "$1"; }
