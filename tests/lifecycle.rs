@@ -5,8 +5,6 @@ mod common;
 
 #[path = "lifecycle/births.rs"]
 mod births;
-#[path = "lifecycle/dbg.rs"]
-mod dbg;
 #[path = "lifecycle/drift.rs"]
 mod drift;
 #[path = "lifecycle/ends.rs"]

@@ -242,7 +242,9 @@ impl View<'_> {
         if let Some(cpus) = cpus {
             let natural = wishes.affinity.as_ref().unwrap_or(&self.facts.possible);
             let was_cut = thread.affinity == natural.intersection(&self.facts.shared);
-            let baseline = (strayed || was_cut).then(|| Value::Cpus(natural.clone()));
+            // In a cgroup of ours it shows what that left of its affinity.
+            let is_cut = was_cut || thread.group != vm.scope;
+            let baseline = is_cut.then(|| Value::Cpus(natural.clone()));
             desired.insert(
                 affinity,
                 Wish {

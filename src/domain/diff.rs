@@ -113,8 +113,8 @@ fn acquire(
     let is_new = held.is_none() || next.ours != wish.value;
     let is_there = context.same(target, live, &wish.value)
         || held.is_some_and(|held| context.was_granted(target, live, held, &wish.value));
-    let asks_otherwise = held.is_none() && context.asks_otherwise(target, live, wish);
-    if is_there && !asks_otherwise || next.unchangeable {
+    let may_ask_otherwise = context.may_ask_otherwise(target, live, wish, held);
+    if is_there && !may_ask_otherwise || next.unchangeable {
         if is_new {
             next.ours = wish.value.clone();
             diff.intend.push((target.clone(), next));
@@ -231,11 +231,22 @@ impl Context<'_> {
         granted.is_some_and(|granted| self.same(target, live, &granted))
     }
 
-    /// Tells whether a thread that nobody holds yet is known to ask for something else than it
-    /// shows: in other cgroups it would show that again.
-    fn asks_otherwise(&self, target: &Target, live: &Value, wish: &Wish) -> bool {
+    /// Tells whether a thread may ask for something else than it shows, which it would show again
+    /// in another cgroup: it was not asked yet, or a run died before it was.
+    fn may_ask_otherwise(
+        &self,
+        target: &Target,
+        live: &Value,
+        wish: &Wish,
+        held: Option<&Held>,
+    ) -> bool {
         let differs = |asked: &Value| !self.same(target, live, asked);
-        matches!(target, Target::Affinity(_)) && wish.baseline.as_ref().is_some_and(differs)
+        let is_thread = matches!(target, Target::Affinity(_));
+        is_thread
+            && match held {
+                None => wish.baseline.as_ref().is_some_and(differs),
+                Some(held) => held.before.is_some(),
+            }
     }
 
     /// Tells whether `value` was already written to a held target, and `live` is what the kernel

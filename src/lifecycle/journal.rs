@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::domain::state::{Record, State, VERSION};
+use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::files::{Files, Held};
 
@@ -65,6 +66,13 @@ impl<'h> Journal<'h> {
     /// Returns what the log amounts to.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Remembers that an announced write was done; written with the next checkpoint.
+    pub fn settle(&mut self, target: &Target) {
+        if let Some(held) = self.state.held.get_mut(target) {
+            held.before = None;
+        }
     }
 
     /// Appends `records`; after that, and not earlier, what they announce may be done.
@@ -213,7 +221,7 @@ fn check_owner(files: &dyn Files) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::domain::state::Held;
-    use crate::domain::target::{Target, Value};
+    use crate::domain::target::Value;
 
     fn intend(ours: Value) -> Record {
         let held = Held::new(Value::Absent, ours);

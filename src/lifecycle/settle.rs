@@ -104,7 +104,7 @@ impl<'s, 'h> Settling<'s, 'h> {
                 self.keep_what_is_wished_again(&mut wishes, &facts);
             }
             if pass == Pass::Acquire && stages.contains(&Stage::Partition) {
-                self.remember_kernel_threads(&wishes, &facts)?;
+                self.remember_what_will_be_hidden(&wishes, &facts)?;
             }
             let mut is_quiet = true;
             for stage in stages {
@@ -133,14 +133,28 @@ impl<'s, 'h> Settling<'s, 'h> {
         }
     }
 
-    /// Announces what kernel threads will get before a partition comes: some of them forget then
-    /// what they had.
-    fn remember_kernel_threads(&mut self, wishes: &Desired, facts: &Facts) -> anyhow::Result<()> {
-        let stage = Stage::KernelThreads;
-        let mut diff = self.compare(Pass::Acquire, stage, wishes, facts)?;
-        let held = &self.journal.state().held;
-        diff.intend.retain(|(target, _)| !held.contains_key(target));
-        self.announce(stage, &diff)
+    /// Announces what a partition or a move hides: some kernel threads forget what they had when
+    /// a partition comes, and a thread that strayed into one shows nothing of what it asked for
+    /// once it is out again.
+    fn remember_what_will_be_hidden(
+        &mut self,
+        wishes: &Desired,
+        facts: &Facts,
+    ) -> anyhow::Result<()> {
+        let is_moved_out = |target: &Target| match target {
+            Target::Affinity(id) => wishes
+                .get(&Target::Membership(*id))
+                .is_some_and(Wish::gives_back),
+            _ => true,
+        };
+        for stage in [Stage::KernelThreads, Stage::Threads] {
+            let mut diff = self.compare(Pass::Acquire, stage, wishes, facts)?;
+            let held = &self.journal.state().held;
+            diff.intend
+                .retain(|(target, _)| !held.contains_key(target) && is_moved_out(target));
+            self.announce(stage, &diff)?;
+        }
+        Ok(())
     }
 
     /// Settles one stage; returns how much was written, or `None` when the pass ends here.
@@ -251,7 +265,11 @@ impl<'s, 'h> Settling<'s, 'h> {
             Ok(Outcome::Taken) => {
                 self.report.n_changes += 1;
                 self.written.insert(target.clone());
-                Ok(self.verify(change, facts))
+                let problem = self.verify(change, facts);
+                if problem.is_none() && target.stage() == Stage::Threads {
+                    self.journal.settle(target);
+                }
+                Ok(problem)
             }
             Ok(Outcome::Gone) if pass == Pass::Acquire => Ok(self.missing(change)),
             Ok(Outcome::Gone) => Ok(None),

@@ -17,6 +17,7 @@ const RECONCILE: &str = "pin-hook-reconcile.service";
 fn a_post_start_without_time_is_not_taken_back_and_reconcile_finishes_it() {
     Scenario::new("no time", World::with_vm)
         .pre_start(100)
+        .known()
         .outside(|world| {
             world.launch(100, &VmSpec::with_vcpus(2));
             world.allow(Duration::ZERO);
@@ -59,6 +60,7 @@ fn a_post_stop_without_time_is_finished_by_reconcile() {
 fn a_post_start_that_is_locked_out_is_finished_by_reconcile() {
     Scenario::new("locked out", World::with_vm)
         .pre_start(100)
+        .known()
         .outside(|world| {
             world.launch(100, &VmSpec::with_vcpus(2));
             world.sim.lock_by_other(LOCK);

@@ -21,6 +21,10 @@ pub enum Then {
     Either,
     /// As before the whole scenario.
     AtRest,
+    /// As after the whole call; when it is released, as before.
+    Owned,
+    /// As after the whole call or as before; when it is released, as before.
+    OwnedOrNot,
 }
 
 type Outside = Box<dyn Fn(&World)>;
@@ -123,7 +127,7 @@ impl Scenario {
     }
 
     pub fn post_start(self, vmid: u32) -> Self {
-        self.call(&format!("post-start {vmid}"), Then::Done, move |world| {
+        self.call(&format!("post-start {vmid}"), Then::Owned, move |world| {
             done(world.phase(Phase::PostStart, vmid))
         })
     }
@@ -246,6 +250,7 @@ impl Scenario {
         world.end_worker();
         let mut wrong = world.reconcile_until_quiet().err().unwrap_or_default();
         wrong.push_str(&reference.compare(&world.capture(), start));
+        wrong.push_str(&reference.compare_released(&world));
         end_all(&world);
         (self.last)(&world);
         wrong.extend(world.reconcile_until_quiet().err());
@@ -264,12 +269,33 @@ impl Reference {
         let done = changes(&self.after, now);
         match self.then {
             Then::Undone if !undone.is_empty() => format!("not undone by reconcile:\n{undone}"),
-            Then::Done if !done.is_empty() => format!("not done by reconcile:\n{done}"),
+            Then::Done | Then::Owned if !done.is_empty() => {
+                format!("not done by reconcile:\n{done}")
+            }
             Then::AtRest => changes(start, now),
-            Then::Either if !done.is_empty() && !undone.is_empty() => {
+            Then::Either | Then::OwnedOrNot if !done.is_empty() && !undone.is_empty() => {
                 format!("half done; missing:\n{done}more than before:\n{undone}")
             }
             _ => String::new(),
+        }
+    }
+}
+
+impl Reference {
+    /// Returns what is wrong with the host when all of `world` is released while its VMs run.
+    fn compare_released(&self, world: &World) -> String {
+        if !matches!(self.then, Then::Owned | Then::OwnedOrNot) {
+            return String::new();
+        }
+        let world = world.fork();
+        world.release(None);
+        world.end_worker();
+        world.systemd_looks_at_a_unit();
+        let mut before = self.before.clone();
+        before.retain(|name, _| !name.starts_with("unit "));
+        match changes(&before, &world.capture()) {
+            left if left.is_empty() => left,
+            left => format!("left when it is released:\n{left}"),
         }
     }
 }

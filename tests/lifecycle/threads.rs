@@ -132,6 +132,7 @@ fn iothreads_by_name_and_vhost_by_order_get_their_cpus_of_the_host() {
                  iothreads = { scsi0 = \"4\", \"*\" = \"5\" }\nvhost = { net0 = \"6\", net1 = \"7\" }\n";
     Scenario::new("iothreads outside", with_iothreads(table))
         .pre_start(100)
+        .known()
         .outside(launch_with_vhost)
         .post_start(100)
         .outside(World::end_worker)
@@ -153,6 +154,7 @@ fn iothreads_with_owned_cpus_have_a_partition_of_their_own() {
                  [pin]\niothreads = { scsi0 = \"4\", \"*\" = \"5\" }\n";
     Scenario::new("iothreads inside", with_iothreads(table))
         .pre_start(100)
+        .known()
         .outside(launch_with_vhost)
         .post_start(100)
         .outside(World::end_worker)

@@ -208,6 +208,12 @@ impl World {
         self.sim.end_qemu(vmid);
     }
 
+    /// Systemd looks at a unit, as it does whenever something starts, ends or changes. Only then
+    /// does it take away a controller at the root that nobody needs any more.
+    pub fn systemd_looks_at_a_unit(&self) {
+        self.sim.set_property("system.slice");
+    }
+
     /// Returns the host's state without what belongs to the program itself: its directory, and
     /// the delegation of the scopes of hooked VMs, which stays until the next boot.
     pub fn capture(&self) -> Capture {
