@@ -147,7 +147,8 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
     let is_gone = *live == Value::Absent || held.baseline == Value::Absent && !target.is_root();
     let is_back = context.same(target, live, &held.baseline)
         || context.was_granted(target, live, held, &held.baseline);
-    if is_gone || held.unchangeable || is_back {
+    let is_done = is_gone || held.unchangeable || is_back;
+    if is_done && !context.may_be_half_gone(target, live, held) {
         diff.forget.push(target.clone());
     } else if context.is_foreign(target, live, held) {
         let (live, ours) = (live.clone(), held.ours.clone());
@@ -247,6 +248,14 @@ impl Context<'_> {
                 None => wish.baseline.as_ref().is_some_and(differs),
                 Some(held) => held.before.is_some(),
             }
+    }
+
+    /// Tells whether a run may have died when it had taken away or made only a part of a target:
+    /// the directory of a drop-in is not seen.
+    fn may_be_half_gone(&self, target: &Target, live: &Value, held: &Held) -> bool {
+        let was_begun = held.before.is_some() && !self.written.contains(target);
+        let is_absent = *live == Value::Absent && held.baseline == Value::Absent;
+        matches!(target, Target::Delegation(_)) && was_begun && is_absent
     }
 
     /// Tells whether `value` was already written to a held target, and `live` is what the kernel

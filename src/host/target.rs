@@ -91,7 +91,10 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
         }
         (Target::Delegation(_), _) => {
             let (dir, _) = path.rsplit_once('/').unwrap_or_default();
-            host.files.remove(&path)?;
+            match host.files.remove(&path) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                _ => {}
+            }
             // Another drop-in of the same unit may be in there.
             let _ = host.files.remove_dir(dir);
             Ok(())

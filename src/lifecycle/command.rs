@@ -69,6 +69,12 @@ impl Run<'_> {
             Worked::Done(report, _) => {
                 account.tell(&report);
                 let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
+                if report.is_unfinished {
+                    let text = format!("{whose}: not everything was given back in time");
+                    let help = "the units finish it; pin-hook status shows what is left";
+                    account.fail(Exit::Incomplete, text, Some(help.to_owned()));
+                    return Ok(());
+                }
                 account.info(format!("{whose} let go, {} changes", report.n_changes));
                 if !report.problems.is_empty() {
                     account.exit = Exit::Incomplete;

@@ -173,7 +173,11 @@ fn affinities_that_were_there_before_come_back() {
         world
     };
     Scenario::new("own affinities", world)
-        .start(100)
+        .pre_start(100)
+        .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
+        .known()
+        .post_start(100)
+        .outside(World::end_worker)
         .check(|world| {
             assert_eq!(irq(world, 30), "4");
             let moved = world.sim.find_task("kauditd").mask;

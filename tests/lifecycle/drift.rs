@@ -100,7 +100,7 @@ fn a_partition_that_went_invalid_is_repaired() {
         })
         .reconcile()
         .owns(100)
-        .stop(100)
+        .stopped(100)
         .prove();
 }
 

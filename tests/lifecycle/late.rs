@@ -35,7 +35,7 @@ fn a_post_start_without_time_is_not_taken_back_and_reconcile_finishes_it() {
         })
         .reconcile()
         .owns(100)
-        .stop(100)
+        .stopped(100)
         .prove();
 }
 
@@ -73,7 +73,7 @@ fn a_post_start_that_is_locked_out_is_finished_by_reconcile() {
         })
         .reconcile()
         .owns(100)
-        .stop(100)
+        .stopped(100)
         .prove();
 }
 

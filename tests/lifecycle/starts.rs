@@ -11,7 +11,12 @@ use crate::common::sim::{Machine, VmSpec, cpus};
 #[test]
 fn a_vm_owns_its_cpus_from_its_start_to_its_stop() {
     Scenario::new("start and stop", World::with_vm)
-        .start(100)
+        .pre_start(100)
+        .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
+        .call("post-start 100", Then::Owned, |world| {
+            done(world.phase(Phase::PostStart, 100))
+        })
+        .outside(World::end_worker)
         .owns(100)
         .check(|world| {
             assert_eq!(
@@ -187,7 +192,7 @@ fn a_post_stop_of_an_earlier_run_changes_nothing() {
         })
         .owns(100)
         .outside(World::end_worker)
-        .stop(100)
+        .stopped(100)
         .prove();
 }
 
@@ -196,6 +201,7 @@ fn a_guest_that_does_not_run_yet_waits_until_reconcile_sees_it_run() {
     for state in ["prelaunch", "inmigrate"] {
         let scenario = Scenario::new("waiting", World::with_vm)
             .start_as(100, VmSpec::with_vcpus(2).run_state(state))
+            .known()
             .reconcile()
             .check(|world| {
                 assert_eq!(world.claim_state(100), "waiting");
@@ -204,7 +210,7 @@ fn a_guest_that_does_not_run_yet_waits_until_reconcile_sees_it_run() {
             .outside(|world| world.sim.set_run_state(100, "running"))
             .reconcile()
             .owns(100)
-            .stop(100);
+            .stopped(100);
         match state {
             "prelaunch" => scenario.prove(),
             _ => scenario.play(),

@@ -33,7 +33,7 @@ fn a_hot_plugged_vcpu_is_pinned_by_the_next_reconcile() {
         .reconcile()
         .owns(100)
         .check(|world| assert_eq!(thread(world, "CPU 2/KVM"), in_scope("/vcpu", "4")))
-        .stop(100)
+        .stopped(100)
         .prove();
 }
 
@@ -55,7 +55,7 @@ fn a_late_thread_that_a_vcpu_begot_is_moved_out_by_the_next_reconcile() {
     .reconcile()
     .check(|world| assert_eq!(thread(world, "kvm-nx-lpage-re"), in_scope("", "0-1,4-7")))
     .owns(100)
-    .stop(100)
+    .stopped(100)
     .prove();
 }
 
@@ -144,7 +144,7 @@ fn iothreads_by_name_and_vhost_by_order_get_their_cpus_of_the_host() {
             assert_eq!(thread(world, "kvm"), of("0-1"));
             assert_eq!(thread(world, "vnc_worker"), of("0-1"));
         })
-        .stop(100)
+        .stopped(100)
         .prove();
 }
 
@@ -195,14 +195,18 @@ fn cpus_owned_without_a_vcpu_are_idle() {
 fn a_root_partition_is_as_exclusive_and_leaves_unbound_work_alone() {
     let world = || World::lab().vm(100, CONF, "cpus = \"2-3\"\n[isolate]\nbackend = \"root\"\n");
     Scenario::new("backend root", world)
-        .start(100)
+        .pre_start(100)
+        .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
+        .known()
+        .post_start(100)
+        .outside(World::end_worker)
         .owns(100)
         .check(|world| {
             let work = world.sim.get("/sys/devices/virtual/workqueue/cpumask");
             assert_eq!(work, "ff\n");
             assert_eq!(world.claim(100).unwrap().wishes.backend.to_string(), "root");
         })
-        .stop(100)
+        .stopped(100)
         .prove();
 }
 

@@ -164,6 +164,24 @@ impl World {
         self.run(self.worker_id(), |run| run.release(vmid.map(id)))
     }
 
+    /// Returns the VMs that own CPUs.
+    pub fn owners(&self) -> Vec<Vmid> {
+        let state = read_state(&*self.host.files).expect("a journal that can be read");
+        let running = state.claims.values().filter(|claim| claim.is_running());
+        running.map(|claim| claim.vmid).collect()
+    }
+
+    /// Releases every VM but these.
+    pub fn release_but(&self, kept: &[Vmid]) {
+        for vmid in self
+            .owners()
+            .into_iter()
+            .filter(|vmid| !kept.contains(vmid))
+        {
+            self.run(self.worker_id(), |run| run.release(Some(vmid)));
+        }
+    }
+
     /// The timer runs reconcile, one period later.
     pub fn reconcile(&self) -> Account {
         self.sim.advance(PERIOD);
