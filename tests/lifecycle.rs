@@ -1,6 +1,8 @@
 //! Lives of VMs on the simulated kernel: what they own while they run, that the host is as before
 //! when they are gone, and that a death at any write changes neither.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 #[path = "lifecycle/births.rs"]

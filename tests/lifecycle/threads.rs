@@ -185,7 +185,7 @@ fn cpus_owned_without_a_vcpu_are_idle() {
             assert_eq!(
                 world.sim.get("/sys/fs/cgroup/cpuset.cpus.isolated"),
                 "2-3\n"
-            )
+            );
         })
         .stop(100)
         .play();
