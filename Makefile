@@ -39,7 +39,7 @@ demo:
 
 bench: build
 	@echo "== bench (about 3 minutes; the first time 2 more)"
-	tests/lab/run 90-bench
+	tests/lab/run --script tests/lab/drafts/90-bench.sh
 
 # Man pages from their sources, where lowdown is installed.
 man: $(patsubst docs/man/%.md,target/man/%,$(pages))

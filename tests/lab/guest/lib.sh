@@ -171,7 +171,10 @@ flag_regime() { rm -f /run/qemu-server/force-legacy-cleanup; }
 
 # The Delegate drop-ins of VMs with a table stay until reboot; the boot unit makes them.
 capture_before() {
-    if [ -x /usr/sbin/pin-hook ]; then check 'the scopes are prepared' pin-hook boot; fi
+    # A reload of systemd may be late on a busy machine; the next try finds it done.
+    if [ -x /usr/sbin/pin-hook ]; then
+        wait_until 120 'the scopes are prepared' pin-hook boot && ok 'the scopes are prepared'
+    fi
     "$lab/capture" "$work/before"
 }
 
