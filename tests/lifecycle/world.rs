@@ -240,6 +240,11 @@ impl World {
             "/run/pin-hook".to_owned(),
             format!("/sys/fs/cgroup{PVEDAEMON}"),
         ];
+        // What the hardware is like; nobody can write there.
+        for cpu in 0..8 {
+            let dir = format!("/sys/devices/system/cpu/cpu{cpu}");
+            without.extend([format!("{dir}/topology"), format!("{dir}/cache")]);
+        }
         let hooked = self
             .sim
             .state()

@@ -18,13 +18,6 @@ impl Sim {
     pub fn capture(&self, without: &[&str]) -> Capture {
         let state = self.state();
         let mut capture = Capture::new();
-        for (path, node) in state.tree.iter() {
-            capture.insert(path.clone(), state.show(path, node));
-        }
-        for path in state.computed_files() {
-            let text = state.read(&path).unwrap_or_else(|error| error.to_string());
-            capture.insert(path, text);
-        }
         let left_out = |path: &String| {
             let below = |top: &&str| {
                 path.strip_prefix(*top)
@@ -32,7 +25,14 @@ impl Sim {
             };
             without.iter().any(below)
         };
-        capture.retain(|path, _| !left_out(path));
+        for (path, node) in state.tree.iter().filter(|(path, _)| !left_out(path)) {
+            capture.insert(path.clone(), state.show(path, node));
+        }
+        let computed = state.computed_files().into_iter();
+        for path in computed.filter(|path| !left_out(path)) {
+            let text = state.read(&path).unwrap_or_else(|error| error.to_string());
+            capture.insert(path, text);
+        }
         state.capture_tasks(&mut capture);
         for unit in &state.systemd.active {
             capture.insert(format!("unit {unit}"), "active".to_owned());
