@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::claim::{Claim, Claims, Wishes};
 use super::cpuset::{CpuId, CpuSet};
-use super::facts::{Facts, VmFacts};
+use super::facts::{Facts, KernelThread, VmFacts};
 use super::gate::Backend;
 use super::knob::Knob;
 use super::state::Held;
@@ -244,14 +244,10 @@ impl View<'_> {
             let was_cut = thread.affinity == natural.intersection(&self.facts.shared);
             // In a cgroup of ours it shows what that left of its affinity.
             let is_cut = was_cut || thread.group != vm.scope;
-            let baseline = is_cut.then(|| Value::Cpus(natural.clone()));
-            desired.insert(
-                affinity,
-                Wish {
-                    value: Value::Cpus(cpus),
-                    baseline,
-                },
-            );
+            let baseline = if is_cut { natural } else { &thread.affinity };
+            let baseline = Some(Value::Cpus(baseline.clone()));
+            let value = Value::Cpus(cpus);
+            desired.insert(affinity, Wish { value, baseline });
         }
     }
 
@@ -278,6 +274,9 @@ impl View<'_> {
             Target::KernelThread(id) if id.tid == KTHREADD => Inherited::of(held),
             _ => None,
         });
+        let is_parted = claims
+            .values()
+            .any(|claim| claim.is_running() && has_partition(&claim.wishes));
         let housekeeping = self.facts.housekeeping(&owned);
         let threads = self.facts.kernel_threads.iter();
         for thread in threads.filter(|thread| !thread.bound && !thread.follows_irq()) {
@@ -287,7 +286,8 @@ impl View<'_> {
             let born = parent.and_then(|parent| parent.natural(&thread.affinity, CpuSet::clone));
             if owned.is_empty() {
                 let back = born.map(|born| Wish::back(Value::Cpus(born)));
-                desired.extend(back.map(|wish| (target, wish)));
+                let left = || self.left_alone(thread, held).filter(|_| is_parted);
+                desired.extend(back.or_else(left).map(|wish| (target, wish)));
                 continue;
             }
             let was_cut = thread.affinity == self.facts.shared;
@@ -312,6 +312,22 @@ impl View<'_> {
                 },
             );
         }
+    }
+
+    /// A kernel thread with CPUs of its own that nobody wishes to move has what the kernel gives it
+    /// while there are partitions; what it had before is remembered, because the kernel forgets.
+    fn left_alone(&self, thread: &KernelThread, held: Option<&CpuSet>) -> Option<Wish> {
+        let Facts {
+            possible, shared, ..
+        } = self.facts;
+        let baseline = held.unwrap_or(&thread.affinity);
+        let is_own = baseline != possible && baseline != shared;
+        let granted = baseline.intersection(shared);
+        let is_usual = [baseline, shared, &granted, possible].contains(&&thread.affinity);
+        (is_own && is_usual).then(|| Wish {
+            value: Value::Cpus(thread.affinity.clone()),
+            baseline: Some(Value::Cpus(baseline.clone())),
+        })
     }
 
     /// An interrupt that is set up while the default is narrowed has the narrowed affinity for

@@ -282,6 +282,8 @@ impl Context<'_> {
         }
         match (target, live, &held.ours) {
             (_, Value::Absent, _) => false,
+            // Announced and not yet asked for: a move in between changes what it shows.
+            (Target::Affinity(_), ..) if held.before.is_some() => false,
             (Target::KernelThread(_), Value::Cpus(live), _) if live == self.shared => false,
             (_, Value::Text(text), _) if text.contains(" invalid") => false,
             (Target::Affinity(_) | Target::KernelThread(_), _, Value::Cpus(ours)) => {

@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::cpuset::CpuSet;
+use crate::domain::desired::has_partition;
 use crate::domain::diff::Live;
 use crate::domain::facts::{Facts, KernelThread, VmFacts};
 use crate::domain::knob::Knob;
@@ -49,7 +50,8 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     let concerns = |stage, wished: fn(&Wishes) -> bool| {
         stages.contains(&stage) && concerns(state, stage, wished)
     };
-    if concerns(Stage::KernelThreads, |wishes| wishes.kernel_threads) {
+    let is_moved = |wishes: &Wishes| wishes.kernel_threads || has_partition(wishes);
+    if concerns(Stage::KernelThreads, is_moved) {
         facts.kernel_threads = kernel_threads(host)?;
     }
     if concerns(Stage::Interrupts, |wishes| wishes.interrupts) {

@@ -134,24 +134,16 @@ impl<'s, 'h> Settling<'s, 'h> {
     }
 
     /// Announces what a partition or a move hides: some kernel threads forget what they had when
-    /// a partition comes, and a thread that strayed into one shows nothing of what it asked for
-    /// once it is out again.
+    /// a partition comes, and a thread shows another affinity in another cgroup.
     fn remember_what_will_be_hidden(
         &mut self,
         wishes: &Desired,
         facts: &Facts,
     ) -> anyhow::Result<()> {
-        let is_moved_out = |target: &Target| match target {
-            Target::Affinity(id) => wishes
-                .get(&Target::Membership(*id))
-                .is_some_and(Wish::gives_back),
-            _ => true,
-        };
         for stage in [Stage::KernelThreads, Stage::Threads] {
             let mut diff = self.compare(Pass::Acquire, stage, wishes, facts)?;
             let held = &self.journal.state().held;
-            diff.intend
-                .retain(|(target, _)| !held.contains_key(target) && is_moved_out(target));
+            diff.intend.retain(|(target, _)| !held.contains_key(target));
             self.announce(stage, &diff)?;
         }
         Ok(())

@@ -2,8 +2,8 @@
 
 use pin_hook::domain::cpuset::CpuSet;
 
-use super::scenario::Scenario;
-use super::world::{World, mask};
+use super::scenario::{Scenario, Then, done};
+use super::world::{CONF, CONF_WITHOUT_HOOK, World, mask};
 use crate::common::sim::{TaskSpec, VmSpec, cpus};
 
 /// A kernel thread is born: it has the CPUs of kthreadd.
@@ -186,5 +186,55 @@ fn affinities_that_were_there_before_come_back() {
         })
         .owns(100)
         .stop(100)
+        .prove();
+}
+
+#[test]
+fn kernel_threads_and_interrupts_that_are_not_to_be_moved_are_as_before_too() {
+    let world = || {
+        let table = "cpus = \"2-3\"\n[isolate]\nkthreads = false\nirqs = false\n";
+        World::lab().vm(100, CONF, table)
+    };
+    Scenario::new("nothing moved", world)
+        .pre_start(100)
+        .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
+        .known()
+        .post_start(100)
+        .outside(World::end_worker)
+        .check(|world| {
+            assert_eq!(irq(world, 30), "0-7");
+            let own = world.sim.find_task("kswapd0");
+            assert!(!own.mask.is_empty() && own.requested.is_none());
+        })
+        .reconcile()
+        .stop(100)
+        .prove();
+}
+
+#[test]
+fn a_vcpu_that_was_pinned_by_hand_before_gets_that_back() {
+    let world = || World::lab().vm(100, CONF_WITHOUT_HOOK, "cpus = \"2-3\"\n");
+    let pinned = |world: &World| {
+        let (_, tid) = world.sim.vm(100).vcpus[0];
+        mask(world, tid)
+    };
+    Scenario::new("pinned before", world)
+        .outside(|world| {
+            world.launch(100, &VmSpec::with_vcpus(2));
+            let (_, tid) = world.sim.vm(100).vcpus[0];
+            world.sim.state().set_affinity(tid, &cpus("6")).unwrap();
+        })
+        .call("apply", Then::OwnedOrNot, |world| done(world.apply(100)))
+        .owns(100)
+        .outside(World::end_worker)
+        .call("release", Then::Either, |world| {
+            done(world.release(Some(100)))
+        })
+        .check(move |world| assert_eq!(pinned(world), cpus("6")))
+        .outside(|world| {
+            world.end_worker();
+            world.end_qemu(100);
+        })
+        .reconcile()
         .prove();
 }

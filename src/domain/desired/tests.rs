@@ -117,7 +117,11 @@ fn every_thread_goes_where_its_role_says() {
         (thread("vhost-50", "", "0-7"), None, some("5", all)),
         (thread("kvm", "", "0-7"), None, None),
         // Pinned by somebody before us: that is what it gets back.
-        (thread("CPU 0/KVM", "", "6"), Some(&vcpu), some("2", None)),
+        (
+            thread("CPU 0/KVM", "", "6"),
+            Some(&vcpu),
+            some("2", Some("6")),
+        ),
     ];
     for (thread, group, cpus) in table {
         let what = format!("{thread:?}");
@@ -147,7 +151,7 @@ fn what_a_partition_has_cut_is_known_by_what_it_left() {
     };
     assert_eq!(cut("0-1,5-7", None), some("0-1", Some("0-7")));
     assert_eq!(cut("1", Some("1-2")), some("0-1", Some("1-2")));
-    assert_eq!(cut("6", None), some("0-1", None));
+    assert_eq!(cut("6", None), some("0-1", Some("6")));
 }
 
 #[test]
@@ -294,7 +298,12 @@ fn an_interrupt_that_was_born_narrowed_is_given_what_it_would_have_had() {
     assert_eq!(of_irq(&none, &held, "0-7", None), None);
 }
 
-fn of_kernel_thread(comm: &str, affinity: &str, shared: &str) -> Option<(String, Option<String>)> {
+fn of_kernel_thread(
+    claim: Claim,
+    comm: &str,
+    affinity: &str,
+    shared: &str,
+) -> Option<(String, Option<String>)> {
     let mut facts = facts();
     facts.shared = set(shared);
     facts.kernel_threads = vec![KernelThread {
@@ -303,7 +312,7 @@ fn of_kernel_thread(comm: &str, affinity: &str, shared: &str) -> Option<(String,
         affinity: set(affinity),
         bound: comm.starts_with("migration/"),
     }];
-    let wishes = desired(&claims([claim()]), &BTreeMap::new(), &facts);
+    let wishes = desired(&claims([claim]), &BTreeMap::new(), &facts);
     let wish = wishes.get(&Target::KernelThread(task(9)))?;
     Some((
         wish.value.to_string(),
@@ -324,9 +333,24 @@ fn kernel_threads_that_may_be_moved_are_kept_off() {
         ("irq/24-ahci", "2", "0-7", None),
     ] {
         assert_eq!(
-            of_kernel_thread(comm, affinity, shared),
+            of_kernel_thread(claim(), comm, affinity, shared),
             wished,
             "{comm} on {affinity}"
         );
+    }
+}
+
+#[test]
+fn kernel_threads_that_nobody_wishes_to_move_are_remembered_where_the_kernel_would_forget() {
+    let all = "0-7";
+    for (affinity, shared, wished) in [
+        ("0-3", all, some("0-3", Some("0-3"))),
+        (all, all, None),
+        ("0-1,5-7", "0-1,5-7", None),
+    ] {
+        let mut claim = claim();
+        claim.wishes.kernel_threads = false;
+        let found = of_kernel_thread(claim, "kswapd0", affinity, shared);
+        assert_eq!(found, wished, "{affinity} of {shared}");
     }
 }

@@ -240,3 +240,57 @@ fn an_invalid_partition_is_the_kernels_verdict_and_no_drift() {
         );
     }
 }
+
+#[test]
+fn a_thread_is_asked_again_where_it_may_ask_for_something_else_than_it_shows() {
+    let shown = "0-1,4-7";
+    for (held, expected) in [
+        // Moved out of a partition it shows all that is left, and asks for what it had there.
+        (None, "intend, write"),
+        (Some(held_as(shown, Some("2"))), "intend, write"),
+        (Some(held_as(shown, None)), ""),
+    ] {
+        let wish = Wish {
+            value: cpus(shown),
+            baseline: Some(cpus("0-7")),
+        };
+        let wishes = Desired::from([(thread(), wish)]);
+        let held: BTreeMap<_, _> = held.map(|held| (thread(), held)).into_iter().collect();
+        let live = Live::from([(thread(), cpus(shown))]);
+        let context = Context {
+            online: &"0-7".parse().unwrap(),
+            shared: &shown.parse().unwrap(),
+            written: &BTreeSet::new(),
+            now: NOW,
+        };
+        let found = diff(&wishes, &held, &live, context);
+        assert_eq!(verdict(&found), expected, "{held:?}");
+    }
+}
+
+#[test]
+fn a_drop_in_whose_making_or_removal_was_interrupted_is_taken_away_again() {
+    let target = Target::Delegation("100".parse().unwrap());
+    let all = "0-7".parse().unwrap();
+    let live = Live::from([(target.clone(), Value::Absent)]);
+    for (before, is_written, expected) in [
+        (Some(Value::Present), false, "intend, write"),
+        (Some(Value::Present), true, "forget"),
+        (None, false, "forget"),
+    ] {
+        let held = Held {
+            before,
+            ..Held::new(Value::Absent, Value::Absent)
+        };
+        let held = BTreeMap::from([(target.clone(), held)]);
+        let written = BTreeSet::from_iter(is_written.then(|| target.clone()));
+        let context = Context {
+            online: &all,
+            shared: &all,
+            written: &written,
+            now: NOW,
+        };
+        let found = diff(&Desired::new(), &held, &live, context);
+        assert_eq!(verdict(&found), expected, "{held:?}");
+    }
+}
