@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod boot;
+mod claiming;
 pub mod command;
 pub mod fate;
 pub mod journal;
@@ -17,4 +18,5 @@ pub mod resolve;
 pub mod settle;
 pub mod status;
 pub mod units;
+mod verdict;
 pub mod work;

@@ -8,18 +8,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::account::{Account, Exit};
-use super::fate::{self, Answers};
-use super::journal::{self, read_state};
-use super::report::Report;
-use super::resolve::{
-    Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
-};
+use super::fate::Answers;
+use super::journal::read_state;
+use super::resolve::{Case, CaseError, Found, read_case};
 use super::units;
+use super::verdict::backend;
 use super::work::{Worked, work};
-use crate::domain::claim::{Claim, ClaimState, Wishes};
-use crate::domain::desired::has_partition;
-use crate::domain::refusal::{self, Refusal};
-use crate::domain::state::{Record, State};
+use crate::domain::claim::{Claim, ClaimState};
+use crate::domain::refusal::Refusal;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::deadline::Deadline;
@@ -88,7 +84,7 @@ pub struct Caller {
 impl Caller {
     /// Tells whether nobody is there to read a refusal: at host boot, for HA, and while a VM
     /// migrates to this node.
-    fn is_unattended(&self) -> bool {
+    pub(super) fn is_unattended(&self) -> bool {
         let services = ["pve-guests.service", "pve-ha-lrm.service"];
         !self.migrated_from.is_empty() || services.iter().any(|name| self.group.contains(name))
     }
@@ -193,22 +189,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Claims the CPUs of a running VM that has no claim yet.
-    pub(super) fn adopt(
-        &self,
-        case: &Case,
-        qemu: TaskId,
-        account: &mut Account,
-    ) -> anyhow::Result<Worked<Refusal>> {
-        let resolved = match resolve(self.host, case)? {
-            Ok(resolved) => resolved,
-            Err(refusal) => return Ok(Worked::Refused(refusal)),
-        };
-        let answers = self.ask(case.vmid, &resolved.wishes, account);
-        let state = self.state_of(case.vmid, qemu, &answers);
-        self.claim_resolved(case, resolved, state, &answers, account)
-    }
-
     /// Gives the host back what the VM has owned, if it has ended.
     fn post_stop(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
         let worked = work(self.host, self.deadline, &Answers::default(), |_| {
@@ -243,201 +223,4 @@ impl Run<'_> {
             }
         }
     }
-
-    fn claim(
-        &self,
-        case: &Case,
-        state: ClaimState,
-        answers: &Answers,
-        account: &mut Account,
-    ) -> anyhow::Result<Worked<Refusal>> {
-        match resolve(self.host, case)? {
-            Ok(resolved) => self.claim_resolved(case, resolved, state, answers, account),
-            Err(refusal) => Ok(Worked::Refused(refusal)),
-        }
-    }
-
-    fn claim_resolved(
-        &self,
-        case: &Case,
-        resolved: Resolved,
-        state: ClaimState,
-        answers: &Answers,
-        account: &mut Account,
-    ) -> anyhow::Result<Worked<Refusal>> {
-        resolved
-            .notices
-            .iter()
-            .for_each(|notice| account.info(format!("vm {}: {notice}", case.vmid)));
-        resolved
-            .warnings
-            .iter()
-            .for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
-        let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
-        let mut around = look_around(self.host, &case.settings);
-        work(self.host, self.deadline, answers, |now| {
-            around.partitions = foreign_partitions(self.host, now);
-            let checked = refusal::check(
-                case.vmid,
-                &resolved.wishes,
-                &now.claims,
-                &resolved.topology,
-                &around,
-            );
-            let warnings = match checked {
-                Ok(warnings) => warnings,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            warnings.iter().for_each(|text| account.warn(text.clone()));
-            let iothreads = answers
-                .iothreads
-                .get(&case.vmid)
-                .cloned()
-                .unwrap_or_default();
-            let claim = Claim {
-                vmid: case.vmid,
-                state,
-                wishes: resolved.wishes,
-                iothreads,
-            };
-            Ok(Ok(records(now, claim, asks)))
-        })
-    }
-
-    fn promote(
-        &self,
-        claim: &Claim,
-        state: ClaimState,
-        answers: &Answers,
-    ) -> anyhow::Result<Worked<Refusal>> {
-        let vmid = claim.vmid;
-        let asks = self.asks_for_reload(vmid, &claim.wishes, &state);
-        let names = answers.iothreads.get(&vmid).cloned();
-        let iothreads = names.unwrap_or_else(|| claim.iothreads.clone());
-        let failed = matches!(claim.state, ClaimState::Failed { .. });
-        let next = Claim {
-            state,
-            iothreads,
-            ..claim.clone()
-        };
-        let next = if failed { claim.clone() } else { next };
-        work(self.host, self.deadline, answers, |now| {
-            Ok(Ok(records(now, next, asks)))
-        })
-    }
-
-    /// Asks the monitor what cannot be seen from outside; a monitor that does not answer costs
-    /// its deadline, and the guest is taken as running.
-    fn ask(&self, vmid: Vmid, wishes: &Wishes, account: &mut Account) -> Answers {
-        let mut answers = Answers::default();
-        answers.ask_run_state(self.host, vmid);
-        if answers.run_states.is_empty() {
-            account.warn(format!(
-                "vm {vmid}: its monitor does not answer, taken as running"
-            ));
-            answers.run_states.insert(vmid, fate::GUEST_RUNS.to_owned());
-        }
-        if !wishes.iothreads.is_empty() {
-            answers.ask_iothreads(self.host, vmid);
-        }
-        answers
-    }
-
-    fn state_of(&self, vmid: Vmid, qemu: TaskId, answers: &Answers) -> ClaimState {
-        let run_state = answers.run_states.get(&vmid).map(String::as_str);
-        // Preparing states only: a guest that was paused on purpose keeps its CPUs.
-        let waits = matches!(run_state, Some("prelaunch" | "inmigrate" | "restore-vm"));
-        fate::state_of(qemu, !waits)
-    }
-
-    /// Tells whether systemd does not know that the scope of a VM is delegated, although the
-    /// drop-in may be there: the live scope is asked, not believed.
-    fn asks_for_reload(&self, vmid: Vmid, wishes: &Wishes, state: &ClaimState) -> bool {
-        let is_up = matches!(state, ClaimState::Running { .. }) && has_partition(wishes);
-        let delegated = || self.host.systemd.delegated(&format!("{vmid}.scope"));
-        is_up
-            && matches!(delegated(), Ok(Some(names)) if !names.iter().any(|name| name == "cpuset"))
-    }
-
-    pub(super) fn conclude(&self, vmid: Vmid, worked: Worked<Refusal>, account: &mut Account) {
-        match worked {
-            Worked::Done(report, state) => {
-                account.tell(&report);
-                self.summarise(vmid, &report, &state, account);
-            }
-            Worked::Refused(refusal) => {
-                let text = format!("vm {vmid}: {refusal}");
-                account.fail(Exit::Refused, text, Some(refusal.help(vmid)));
-            }
-            Worked::Busy => match journal::spool(&*self.host.files, vmid) {
-                Ok(()) => units::wake_reconcile(self.host),
-                Err(error) => account.fail(Exit::Refused, format!("vm {vmid}: {error:#}"), None),
-            },
-        }
-    }
-
-    fn summarise(&self, vmid: Vmid, report: &Report, state: &State, account: &mut Account) {
-        let Some(claim) = state.claims.get(&vmid) else {
-            return;
-        };
-        let Claim { wishes, .. } = claim;
-        account.backend = Some(wishes.backend.to_string());
-        match &claim.state {
-            ClaimState::Running { .. } if report.is_unfinished => account.warn(format!(
-                "vm {vmid}: not everything was done in time, reconcile finishes it"
-            )),
-            ClaimState::Running { .. } => account.info(format!(
-                "vm {vmid}: owns cpus {}, {}, {} changes",
-                wishes.cpus,
-                backend(wishes),
-                report.n_changes
-            )),
-            ClaimState::Waiting { .. } => account.info(format!(
-                "vm {vmid}: its guest does not run yet, cpus {} wait",
-                wishes.cpus
-            )),
-            ClaimState::Reserved { .. } => {}
-            ClaimState::Failed { reason, .. } => {
-                let exit = if report.is_incomplete {
-                    Exit::Incomplete
-                } else {
-                    Exit::Refused
-                };
-                let help = "the vm runs without cpus of its own; pin-hook apply tries again";
-                let text = format!("vm {vmid}: cannot isolate cpus {}: {reason}", wishes.cpus);
-                account.fail(exit, text, Some(help.to_owned()));
-            }
-        }
-    }
-
-    /// Reports why a start is refused, and aborts it or not as the policy says.
-    fn refuse(&self, account: &mut Account, policy: OnRefusal, text: &str, help: Option<String>) {
-        let aborts = match policy {
-            OnRefusal::Abort => true,
-            OnRefusal::Warn => false,
-            OnRefusal::Auto => !self.caller.is_unattended(),
-        };
-        if aborts {
-            account.fail(Exit::Refused, text, help);
-        } else {
-            account.warn(format!("{text}; it starts without cpus of its own"));
-        }
-    }
-}
-
-/// Returns the records that make `claim` the VM's claim; none when it is that already.
-fn records(state: &State, claim: Claim, asks_for_reload: bool) -> Vec<Record> {
-    let mut records = Vec::new();
-    if asks_for_reload {
-        records.push(Record::Reload(true));
-    }
-    if state.claims.get(&claim.vmid) != Some(&claim) {
-        records.push(Record::Claim(Box::new(claim)));
-    }
-    records
-}
-
-/// Returns the backend and why, in a few words.
-fn backend(wishes: &Wishes) -> String {
-    format!("{} ({})", wishes.backend, wishes.reason)
 }

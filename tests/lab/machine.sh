@@ -57,7 +57,7 @@ start_qemu() {
         -device virtio-rng-pci \
         -virtfs "local,path=$vm/share,mount_tag=job,security_model=none" \
         -kernel "$image/kernel-$kernel" -initrd "$image/initrd-$kernel" \
-        -append "root=/dev/vda rw console=ttyS0 quiet intel_iommu=on mitigations=off panic=-1 systemd.show_status=no ${LAB_APPEND:-}" \
+        -append "root=/dev/vda rw console=ttyS0 quiet no_timer_check intel_iommu=on mitigations=off panic=-1 systemd.show_status=no ${LAB_APPEND:-}" \
         -display none -nodefaults -serial "file:$vm/console.log" -chardev "pipe,id=control,path=$vm/control" \
         -device isa-serial,chardev=control -no-reboot > "$vm/qemu.log" 2>&1 < /dev/null 9>&- &
     echo $! > "$vm/qemu.pid"

@@ -1,0 +1,157 @@
+//! Making a VM's claim: resolve its wishes, check them against the others', put the claim in force.
+
+use super::account::Account;
+use super::fate::{self, Answers};
+use super::phase::Run;
+use super::resolve::{Case, Resolved, foreign_partitions, look_around, resolve};
+use super::work::{Worked, work};
+use crate::domain::claim::{Claim, ClaimState, Wishes};
+use crate::domain::desired::has_partition;
+use crate::domain::refusal::{self, Refusal};
+use crate::domain::state::{Record, State};
+use crate::domain::vm::{TaskId, Vmid};
+
+impl Run<'_> {
+    /// Claims the CPUs of a running VM that has no claim yet.
+    pub(super) fn adopt(
+        &self,
+        case: &Case,
+        qemu: TaskId,
+        account: &mut Account,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        let resolved = match resolve(self.host, case)? {
+            Ok(resolved) => resolved,
+            Err(refusal) => return Ok(Worked::Refused(refusal)),
+        };
+        let answers = self.ask(case.vmid, &resolved.wishes, account);
+        let state = self.state_of(case.vmid, qemu, &answers);
+        self.claim_resolved(case, resolved, state, &answers, account)
+    }
+
+    pub(super) fn claim(
+        &self,
+        case: &Case,
+        state: ClaimState,
+        answers: &Answers,
+        account: &mut Account,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        match resolve(self.host, case)? {
+            Ok(resolved) => self.claim_resolved(case, resolved, state, answers, account),
+            Err(refusal) => Ok(Worked::Refused(refusal)),
+        }
+    }
+
+    fn claim_resolved(
+        &self,
+        case: &Case,
+        resolved: Resolved,
+        state: ClaimState,
+        answers: &Answers,
+        account: &mut Account,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        resolved
+            .notices
+            .iter()
+            .for_each(|notice| account.info(format!("vm {}: {notice}", case.vmid)));
+        resolved
+            .warnings
+            .iter()
+            .for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
+        let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
+        let mut around = look_around(self.host, &case.settings);
+        work(self.host, self.deadline, answers, |now| {
+            around.partitions = foreign_partitions(self.host, now);
+            let checked = refusal::check(
+                case.vmid,
+                &resolved.wishes,
+                &now.claims,
+                &resolved.topology,
+                &around,
+            );
+            let warnings = match checked {
+                Ok(warnings) => warnings,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            warnings.iter().for_each(|text| account.warn(text.clone()));
+            let iothreads = answers
+                .iothreads
+                .get(&case.vmid)
+                .cloned()
+                .unwrap_or_default();
+            let claim = Claim {
+                vmid: case.vmid,
+                state,
+                wishes: resolved.wishes,
+                iothreads,
+            };
+            Ok(Ok(records(now, claim, asks)))
+        })
+    }
+
+    pub(super) fn promote(
+        &self,
+        claim: &Claim,
+        state: ClaimState,
+        answers: &Answers,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        let vmid = claim.vmid;
+        let asks = self.asks_for_reload(vmid, &claim.wishes, &state);
+        let names = answers.iothreads.get(&vmid).cloned();
+        let iothreads = names.unwrap_or_else(|| claim.iothreads.clone());
+        let failed = matches!(claim.state, ClaimState::Failed { .. });
+        let next = Claim {
+            state,
+            iothreads,
+            ..claim.clone()
+        };
+        let next = if failed { claim.clone() } else { next };
+        work(self.host, self.deadline, answers, |now| {
+            Ok(Ok(records(now, next, asks)))
+        })
+    }
+
+    /// Asks the monitor what cannot be seen from outside; a monitor that does not answer costs
+    /// its deadline, and the guest is taken as running.
+    pub(super) fn ask(&self, vmid: Vmid, wishes: &Wishes, account: &mut Account) -> Answers {
+        let mut answers = Answers::default();
+        answers.ask_run_state(self.host, vmid);
+        if answers.run_states.is_empty() {
+            account.warn(format!(
+                "vm {vmid}: its monitor does not answer, taken as running"
+            ));
+            answers.run_states.insert(vmid, fate::GUEST_RUNS.to_owned());
+        }
+        if !wishes.iothreads.is_empty() {
+            answers.ask_iothreads(self.host, vmid);
+        }
+        answers
+    }
+
+    pub(super) fn state_of(&self, vmid: Vmid, qemu: TaskId, answers: &Answers) -> ClaimState {
+        let run_state = answers.run_states.get(&vmid).map(String::as_str);
+        // Preparing states only: a guest that was paused on purpose keeps its CPUs.
+        let waits = matches!(run_state, Some("prelaunch" | "inmigrate" | "restore-vm"));
+        fate::state_of(qemu, !waits)
+    }
+
+    /// Tells whether systemd does not know that the scope of a VM is delegated, although the
+    /// drop-in may be there: the live scope is asked, not believed.
+    fn asks_for_reload(&self, vmid: Vmid, wishes: &Wishes, state: &ClaimState) -> bool {
+        let is_up = matches!(state, ClaimState::Running { .. }) && has_partition(wishes);
+        let delegated = || self.host.systemd.delegated(&format!("{vmid}.scope"));
+        is_up
+            && matches!(delegated(), Ok(Some(names)) if !names.iter().any(|name| name == "cpuset"))
+    }
+}
+
+/// Returns the records that make `claim` the VM's claim; none when it is that already.
+fn records(state: &State, claim: Claim, asks_for_reload: bool) -> Vec<Record> {
+    let mut records = Vec::new();
+    if asks_for_reload {
+        records.push(Record::Reload(true));
+    }
+    if state.claims.get(&claim.vmid) != Some(&claim) {
+        records.push(Record::Claim(Box::new(claim)));
+    }
+    records
+}

@@ -1,0 +1,91 @@
+//! What the operator is told at the end of a phase, and what PVE is told: go on, or abort.
+
+use super::account::{Account, Exit};
+use super::journal;
+use super::phase::Run;
+use super::report::Report;
+use super::units;
+use super::work::Worked;
+use crate::domain::claim::{Claim, ClaimState, Wishes};
+use crate::domain::refusal::Refusal;
+use crate::domain::state::State;
+use crate::domain::table::OnRefusal;
+use crate::domain::vm::Vmid;
+
+impl Run<'_> {
+    pub(super) fn conclude(&self, vmid: Vmid, worked: Worked<Refusal>, account: &mut Account) {
+        match worked {
+            Worked::Done(report, state) => {
+                account.tell(&report);
+                self.summarise(vmid, &report, &state, account);
+            }
+            Worked::Refused(refusal) => {
+                let text = format!("vm {vmid}: {refusal}");
+                account.fail(Exit::Refused, text, Some(refusal.help(vmid)));
+            }
+            Worked::Busy => match journal::spool(&*self.host.files, vmid) {
+                Ok(()) => units::wake_reconcile(self.host),
+                Err(error) => account.fail(Exit::Refused, format!("vm {vmid}: {error:#}"), None),
+            },
+        }
+    }
+
+    fn summarise(&self, vmid: Vmid, report: &Report, state: &State, account: &mut Account) {
+        let Some(claim) = state.claims.get(&vmid) else {
+            return;
+        };
+        let Claim { wishes, .. } = claim;
+        account.backend = Some(wishes.backend.to_string());
+        match &claim.state {
+            ClaimState::Running { .. } if report.is_unfinished => account.warn(format!(
+                "vm {vmid}: not everything was done in time, reconcile finishes it"
+            )),
+            ClaimState::Running { .. } => account.info(format!(
+                "vm {vmid}: owns cpus {}, {}, {} changes",
+                wishes.cpus,
+                backend(wishes),
+                report.n_changes
+            )),
+            ClaimState::Waiting { .. } => account.info(format!(
+                "vm {vmid}: its guest does not run yet, cpus {} wait",
+                wishes.cpus
+            )),
+            ClaimState::Reserved { .. } => {}
+            ClaimState::Failed { reason, .. } => {
+                let exit = if report.is_incomplete {
+                    Exit::Incomplete
+                } else {
+                    Exit::Refused
+                };
+                let help = "the vm runs without cpus of its own; pin-hook apply tries again";
+                let text = format!("vm {vmid}: cannot isolate cpus {}: {reason}", wishes.cpus);
+                account.fail(exit, text, Some(help.to_owned()));
+            }
+        }
+    }
+
+    /// Reports why a start is refused, and aborts it or not as the policy says.
+    pub(super) fn refuse(
+        &self,
+        account: &mut Account,
+        policy: OnRefusal,
+        text: &str,
+        help: Option<String>,
+    ) {
+        let aborts = match policy {
+            OnRefusal::Abort => true,
+            OnRefusal::Warn => false,
+            OnRefusal::Auto => !self.caller.is_unattended(),
+        };
+        if aborts {
+            account.fail(Exit::Refused, text, help);
+        } else {
+            account.warn(format!("{text}; it starts without cpus of its own"));
+        }
+    }
+}
+
+/// Returns the backend and why, in a few words.
+pub(super) fn backend(wishes: &Wishes) -> String {
+    format!("{} ({})", wishes.backend, wishes.reason)
+}
