@@ -166,12 +166,17 @@ impl Traces<'_> {
         let all = default.union(&self.owned);
         let nodes = irq::nodes(&*self.host.files);
         for irq in irq::interrupts(&*self.host.files)? {
-            if irq.affinity == irq.affinity_at_birth(&default, &nodes) {
-                let baseline = Value::Cpus(irq.affinity_at_birth(&all, &nodes));
-                let place = Place::Irq(irq.number, irq.actions);
-                let target = Target::Knob(Knob::IrqAffinity, place);
-                self.hold(target, baseline, Value::Cpus(irq.affinity));
-            }
+            // One that the kernel or a driver asked for everywhere, or one left where it was born.
+            let whole = if irq.affinity == default {
+                all.clone()
+            } else if irq.affinity == irq.affinity_at_birth(&default, &nodes) {
+                irq.affinity_at_birth(&all, &nodes)
+            } else {
+                continue;
+            };
+            let place = Place::Irq(irq.number, irq.actions);
+            let target = Target::Knob(Knob::IrqAffinity, place);
+            self.hold(target, Value::Cpus(whole), Value::Cpus(irq.affinity));
         }
         let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
         self.hold(target, Value::Cpus(all), Value::Cpus(default));

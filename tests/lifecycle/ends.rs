@@ -127,10 +127,21 @@ fn lose_everything(world: &World) {
     state.tree.remove_all("/etc/pin-hook/100.toml");
 }
 
+/// A host with an interrupt of a node that is on all CPUs, as those of the chipset are.
+fn with_chipset() -> World {
+    let world = World::with_vm();
+    world.sim.state().add_irq(14, "chipset", 0);
+    world
+        .sim
+        .poke("/proc/irq/14/smp_affinity_list", "0-7")
+        .unwrap();
+    world
+}
+
 #[test]
 fn everything_is_released_with_state_and_tables_lost() {
     let mark = Mark::default();
-    Scenario::new("state lost", World::with_vm)
+    Scenario::new("state lost", with_chipset)
         .pre_start(100)
         .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
         .outside(mark.set())
