@@ -118,10 +118,9 @@ impl Call {
 }
 
 impl Command {
-    /// Tells whether somebody waits for the command, PVE with the VM's lock in its hands or a
-    /// person.
-    pub fn is_awaited(&self) -> bool {
-        !matches!(self, Command::Reconcile | Command::Boot)
+    /// Tells whether PVE waits for the command, and holds the VM's lock meanwhile.
+    pub fn is_phase(&self) -> bool {
+        matches!(self, Command::Phase { .. })
     }
 
     /// Tells whether the command writes to the host.

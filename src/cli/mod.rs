@@ -29,7 +29,7 @@ use crate::host::{Host, privilege, task};
 use crate::lifecycle::account::{Account, Exit};
 use crate::lifecycle::boot;
 use crate::lifecycle::look::Hidden;
-use crate::lifecycle::phase::{Caller, PHASE_TIME, RECONCILE_TIME, Run};
+use crate::lifecycle::phase::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use args::{Args, Call, Command};
 use output::Output;
 
@@ -42,7 +42,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     };
     let output = Output::new(args.color, args.verbose);
     let command = args.command;
-    let host = host_at(args.root.as_deref(), command.is_awaited());
+    let host = host_at(args.root.as_deref(), command.is_phase());
     if args.root.is_some() && command.changes_the_host() {
         let text = "a captured host (--root) can be looked at, not changed";
         return output.fail(
@@ -66,10 +66,10 @@ fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> 
     let run = Run {
         host,
         caller: caller(host),
-        deadline: Deadline::after(if command.is_awaited() {
+        deadline: Deadline::after(if command.is_phase() {
             PHASE_TIME
         } else {
-            RECONCILE_TIME
+            PATIENT_TIME
         }),
     };
     let shown = |shown: anyhow::Result<Exit>, json: bool| match shown {
@@ -102,7 +102,7 @@ fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> 
     }
 }
 
-fn host_at(root: Option<&std::path::Path>, is_awaited: bool) -> Host {
+fn host_at(root: Option<&std::path::Path>, is_phase: bool) -> Host {
     let files = RootFiles::new(root.unwrap_or_else(|| "/".as_ref()));
     let sched: Box<dyn Sched> = match root {
         Some(_) => Box::new(CapturedSched(files.clone())),
@@ -111,7 +111,7 @@ fn host_at(root: Option<&std::path::Path>, is_awaited: bool) -> Host {
     Host {
         files: Box::new(files),
         sched,
-        systemd: Box::new(if is_awaited {
+        systemd: Box::new(if is_phase {
             Bus::default()
         } else {
             Bus::patient()

@@ -19,7 +19,7 @@ use super::deadline::within;
 pub const CALL_WAIT: Duration = Duration::from_secs(3);
 /// How long systemd may take to read its unit files again: it asks every generator first.
 pub const RELOAD_WAIT: Duration = Duration::from_secs(6);
-/// How long a reload may take when nobody waits for the run.
+/// How long a reload may take when nothing of PVE waits for the run.
 pub const PATIENT_RELOAD_WAIT: Duration = Duration::from_secs(30);
 
 /// Where the system bus listens; its environment variable is not believed.
@@ -76,7 +76,7 @@ impl Default for Bus {
 }
 
 impl Bus {
-    /// Returns the system bus for a run that nobody waits for, which gives a reload more time.
+    /// Returns the system bus for a run that is no phase, which gives a reload more time.
     pub fn patient() -> Self {
         Self::at(SYSTEM_BUS, CALL_WAIT, PATIENT_RELOAD_WAIT)
     }

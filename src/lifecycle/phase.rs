@@ -25,8 +25,8 @@ use crate::host::{Host, pve};
 /// other commands give up on that lock after 10 s.
 pub const PHASE_TIME: Duration = Duration::from_secs(9);
 
-/// Time that reconcile may take: nobody waits for it.
-pub const RECONCILE_TIME: Duration = Duration::from_secs(40);
+/// Time that every other command may take: nothing of PVE waits for it.
+pub const PATIENT_TIME: Duration = Duration::from_secs(40);
 
 /// Time after which a starter that is still alive counts as stuck: longer than PVE waits for the
 /// largest VM to allocate its memory.

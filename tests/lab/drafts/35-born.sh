@@ -4,12 +4,14 @@
 nvme=$(basename "$(readlink -f /sys/class/nvme/nvme0/device)")
 driver=/sys/bus/pci/drivers/nvme
 
-case_cleanup() { rmmod scsi_debug 2> /dev/null; [ -e $driver/"$nvme" ] || echo "$nvme" > $driver/bind; }
+disk=/dev/nvme0n1
+
+case_cleanup() { umount $disk 2> /dev/null; [ -e $driver/"$nvme" ] || echo "$nvme" > $driver/bind; }
 
 rebind() {
     echo "$nvme" > $driver/unbind
     echo "$nvme" > $driver/bind
-    wait_until 20 'the disk is back' test -b /dev/nvme0n1
+    wait_until 20 'the disk is back' test -b $disk
     udevadm settle
 }
 
@@ -19,16 +21,16 @@ admin_irq() {
     for dir in /proc/irq/*/nvme0q0; do basename "$(dirname "$dir")"; done
 }
 
-born_thread() { pgrep '^scsi_eh_' | tail -n 1; }
-scsi_queues() { (cd /sys/devices/virtual/workqueue && echo scsi_tmf_*); }
-no_new_queue() { [ "$(scsi_queues)" = "$queues" ]; }
-# The adapter's workqueue goes some time after the module.
-unload() { rmmod scsi_debug && udevadm settle && wait_until 60 'the adapter has gone' no_new_queue; }
+# A file system's journal has a kernel thread of its own while it is mounted.
+born_thread() { pgrep "^jbd2/${disk#/dev/}"; }
+unmount() { umount $disk && wait_until 20 'the journal has ended' no_journal; }
+no_journal() { ! born_thread; }
 
-queues=$(scsi_queues)
+mkfs.ext4 -q $disk
+mkdir "$work/disk"
 # Once before, so that modules and interrupt numbers are the same later.
-modprobe scsi_debug
-unload
+mount $disk "$work/disk"
+unmount
 rebind
 hooked_vm 100 'cpus = "2-5"'
 vm_conf 101
@@ -36,8 +38,7 @@ capture_before
 default=$(cat "/proc/irq/$(admin_irq)/smp_affinity_list")
 qm start 100 > /dev/null
 rebind
-modprobe scsi_debug
-udevadm settle
+mount $disk "$work/disk"
 thread=$(born_thread)
 qm start 101 > /dev/null
 # Born with the default mask, as far as that is in the node of the device.
@@ -49,5 +50,5 @@ equal 'the kernel thread has kthreadd'\''s mask' "$(allowed 2)" "$(allowed "$thr
 equal 'which is all CPUs' 0-7 "$(allowed 2)"
 equal 'the other VM has all CPUs' 'none: 0-7 0-7 0-7 0-7' "$(standing 101)"
 qm stop 101 > /dev/null
-unload
+unmount
 capture_after_equal 'the host is as before'

@@ -70,16 +70,15 @@ vm_conf 101 'hookscript: local:snippets/pin-hook'
 pin-hook 101 pre-start > /dev/null
 for policy in auto abort warn; do
     table 100 'cpus = "2-5"' '[start]' "on-refusal = \"$policy\""
-    for caller in user.slice pve-guests.service; do
+    for caller in from_login at_boot; do
         status=0
-        from $caller pin-hook 100 pre-start > "$work/out" 2>&1 || status=$?
+        $caller pin-hook 100 pre-start > "$work/out" 2>&1 || status=$?
         expected=1
-        case $policy-$caller in warn-* | auto-pve-guests.service) expected=0 ;; esac
-        equal "on-refusal = \"$policy\" from $caller" $expected $status
+        case $policy-$caller in warn-* | auto-at_boot) expected=0 ;; esac
+        equal "on-refusal = \"$policy\", $caller" $expected $status
         check 'it says why' has "$work/out" "$overlap"
         [ $expected = 1 ] || check 'as a warning' has "$work/out" 'it starts without cpus of its own'
     done
 done
 pin-hook release 101 > /dev/null
-wait_until 20 'the unit has gone' unloaded pve-guests.service
 capture_after_equal 'the host is as before'

@@ -8,7 +8,7 @@ case_cleanup() { pkill -KILL -f 'light-vm' || true; rm -f /run/qemu-server/3??.*
 
 light_vm() {
     local id=$1
-    systemd-run --quiet --scope --slice=qemu.slice --unit="$id.scope" -- bash -c \
+    systemd-run --quiet --collect --scope --slice=qemu.slice --unit="$id.scope" -- bash -c \
         'exec -a kvm perl -e "sleep 1000" -- light-vm -pidfile /var/run/qemu-server/'"$id"'.pid' &
     echo $! > "/run/qemu-server/$id.pid"
 }
@@ -18,11 +18,14 @@ stop_light_vm() {
     rm "/run/qemu-server/$1.pid"
 }
 
+all_there() { local scopes=($cg/qemu.slice/3??.scope); [ ${#scopes[@]} -eq 30 ]; }
+
 hooked_vm 100 'cpus = "2-5"'
 capture_before
 qm start 100 > /dev/null
 begin=$SECONDS
 for id in $(seq 301 330); do light_vm "$id"; done 2> "$work/light"
+wait_until 60 'the scopes are there' all_there
 for id in $(seq 301 330); do stop_light_vm "$id"; done 2>> "$work/light"
 wait
 echo "#   30 light VMs came and went in $((SECONDS - begin)) s"

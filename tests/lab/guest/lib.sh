@@ -133,21 +133,16 @@ outsider_gets() { taskset -c "$1" true 2> "$work/taskset"; }
 # scope ID [FILE]: the cgroup of a VM, or the content of one of its files.
 scope() { local dir=$cg/qemu.slice/$1.scope; [ $# -eq 1 ] && echo "$dir" || cat "$dir/$2"; }
 
-# from UNIT COMMAND...: as a child of that service, as from PVE's daemons: pvedaemon.service,
-# pve-guests.service, pvescheduler.service; a slice for a login: user.slice.
-from() {
-    local unit=$1
-    shift
-    case $unit in
-        *.slice) systemd-run --quiet --scope --slice="$unit" -- "$@" ;;
-        *)
-            # The unit of an earlier call goes a moment after its end.
-            wait_until 20 "$unit can be used" unloaded "$unit"
-            systemd-run --quiet --wait --pipe --collect --service-type=exec --unit="$unit" -- "$@"
-            ;;
-    esac
+# from_login COMMAND..., at_boot COMMAND...: as a person, and as PVE at the start of the node.
+from_login() { systemd-run --quiet --scope --slice=user.slice -- "$@"; }
+at_boot() {
+    local status=0
+    printf '%s\0' "$@" > /run/lab/pve-guests
+    systemctl start pve-guests.service 2> /dev/null || status=1
+    systemctl reset-failed pve-guests.service 2> /dev/null || true
+    cat /run/lab/pve-guests.out
+    return $status
 }
-unloaded() { [ "$(systemctl show -p LoadState --value "$1")" = not-found ]; }
 
 # task COMMAND...: in the background, in a process group of its own, as PVE's workers; sets task_pid.
 task() {
