@@ -62,14 +62,11 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
         .values()
         .filter(|claim| claim.owns() && has_partition(&claim.wishes))
     {
-        let baseline = if claim.wishes.stays_delegated {
-            Value::Present
-        } else {
-            Value::Absent
-        };
+        // Of a VM that is adopted it goes again, unless it was there before.
+        let stays = claim.wishes.stays_delegated;
         let wish = Wish {
             value: Value::Present,
-            baseline: Some(baseline),
+            baseline: stays.then_some(Value::Present),
         };
         wishes.insert(Target::Delegation(claim.vmid), wish);
     }

@@ -10,8 +10,8 @@ capture_before
 for n in 2 9 16 40; do
     bash -c 'pin-hook 100 pre-start; true' > "$work/pre-start"
     status=0
-    strace -f -qq -o /dev/null -e trace=write -e "inject=write:signal=KILL:when=$n" \
-        pin-hook 100 post-start > "$work/killed" 2>&1 || status=$?
+    { strace -f -qq -o /dev/null -e trace=write -e "inject=write:signal=KILL:when=$n" \
+        pin-hook 100 post-start > "$work/killed" || status=$?; } 2> "$work/shell"
     equal "killed at write $n" 137 $status
     [ $status = 137 ] || said "$work/killed"
     check "killed at write $n: the units finish it" wait_until 60 'isolated' stands 100 "$isolated"
@@ -21,5 +21,6 @@ done
 capture_after_equal 'the host is as before, with the VM running'
 pin-hook post-start 100 > /dev/null
 qm kill9 100
-wait_until 40 'the units see the end' test 0-7 = "$(housekeeping)" || true
+all_cpus() { [ "$(housekeeping)" = 0-7 ]; }
+check 'the units see the end' wait_until 40 'all CPUs are back' all_cpus
 refuses 'no partition is left' grep -q . $cg/cpuset.cpus.isolated
