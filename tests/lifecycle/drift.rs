@@ -114,8 +114,8 @@ fn one_cpu_that_goes_offline_and_returns_costs_nothing() {
     world.assert_owns(100);
 }
 
-#[test]
-fn a_delegation_that_somebody_removes_is_written_again() {
+/// A VM that runs, and whose delegation somebody has removed.
+fn undelegated() -> World {
     let world = running();
     world
         .sim
@@ -123,6 +123,12 @@ fn a_delegation_that_somebody_removes_is_written_again() {
         .tree
         .remove_all("/run/systemd/system/100.scope.d");
     world.sim.daemon_reload();
+    world
+}
+
+#[test]
+fn a_delegation_that_somebody_removes_is_written_again() {
+    let world = undelegated();
     done(world.reconcile());
     world.reconcile_until_quiet().unwrap();
     world.sim.set_property("100.scope");
@@ -131,13 +137,7 @@ fn a_delegation_that_somebody_removes_is_written_again() {
 
 #[test]
 fn a_partition_that_systemd_ended_is_made_again() {
-    let world = running();
-    world
-        .sim
-        .state()
-        .tree
-        .remove_all("/run/systemd/system/100.scope.d");
-    world.sim.daemon_reload();
+    let world = undelegated();
     world.sim.set_property("100.scope");
     assert_eq!(world.sim.get("/sys/fs/cgroup/cpuset.cpus.isolated"), "\n");
     done(world.reconcile());

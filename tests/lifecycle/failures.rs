@@ -121,25 +121,10 @@ fn an_interrupt_without_a_free_vector_is_a_warning() {
     assert_eq!(world.claim_state(100), "running");
 }
 
-/// Somebody takes CPU 3 for a partition of his own between pre-start and post-start.
-fn take_cpu_3(world: &World) {
-    for (file, text) in [
-        ("cgroup.subtree_control", "+cpuset"),
-        ("system.slice/cpuset.cpus.exclusive", "3"),
-        ("system.slice/cpuset.cpus", "3"),
-        ("system.slice/cpuset.cpus.partition", "root"),
-    ] {
-        world
-            .sim
-            .poke(&format!("/sys/fs/cgroup/{file}"), text)
-            .unwrap();
-    }
-}
-
 #[test]
 fn a_partition_that_the_kernel_takes_and_finds_invalid_is_taken_back() {
     let world = launched();
-    take_cpu_3(&world);
+    world.foreign_partition();
     let before = world.capture();
     let account = world.phase(Phase::PostStart, 100);
     assert_eq!(account.exit, Exit::Refused, "{account:#?}");
@@ -147,26 +132,27 @@ fn a_partition_that_the_kernel_takes_and_finds_invalid_is_taken_back() {
     assert_taken_back(&world, &before, "foreign partition");
 }
 
-#[test]
-fn a_failed_claim_is_tried_again_by_apply() {
+/// A VM that runs, and whose post-start failed.
+fn failed() -> World {
     let world = launched();
     world
         .sim
         .fail("write*cpuset.cpus.partition isolated", libc::EINVAL, 1);
     assert_eq!(world.phase(Phase::PostStart, 100).exit, Exit::Refused);
     world.end_worker();
+    world
+}
+
+#[test]
+fn a_failed_claim_is_tried_again_by_apply() {
+    let world = failed();
     done(world.apply(100));
     world.assert_owns(100);
 }
 
 #[test]
 fn the_cpus_of_a_failed_claim_are_free_for_others() {
-    let world = launched();
-    world
-        .sim
-        .fail("write*cpuset.cpus.partition isolated", libc::EINVAL, 1);
-    assert_eq!(world.phase(Phase::PostStart, 100).exit, Exit::Refused);
-    world.end_worker();
+    let world = failed();
     let world = world.vm(101, super::world::CONF, "cpus = \"3-4\"\n");
     done(world.phase(Phase::PreStart, 101));
     world.launch(101, &VmSpec::with_vcpus(2));

@@ -50,17 +50,7 @@ fn a_reservation_counts_while_its_starter_lives() {
 #[test]
 fn a_foreign_partition_is_refused() {
     let world = World::with_vm();
-    for (file, text) in [
-        ("cgroup.subtree_control", "+cpuset"),
-        ("system.slice/cpuset.cpus.exclusive", "3"),
-        ("system.slice/cpuset.cpus", "3"),
-        ("system.slice/cpuset.cpus.partition", "root"),
-    ] {
-        world
-            .sim
-            .poke(&format!("/sys/fs/cgroup/{file}"), text)
-            .unwrap();
-    }
+    world.foreign_partition();
     let error = "vm 100: cpu 3 is in the cpuset partition of cgroup system.slice";
     assert_refused(&world, error);
 }

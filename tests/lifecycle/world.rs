@@ -144,6 +144,19 @@ impl World {
         }
     }
 
+    /// Somebody takes CPU 3 for a partition of his own.
+    pub fn foreign_partition(&self) {
+        for (file, text) in [
+            ("cgroup.subtree_control", "+cpuset"),
+            ("system.slice/cpuset.cpus.exclusive", "3"),
+            ("system.slice/cpuset.cpus", "3"),
+            ("system.slice/cpuset.cpus.partition", "root"),
+        ] {
+            let path = format!("/sys/fs/cgroup/{file}");
+            self.sim.poke(&path, text).unwrap();
+        }
+    }
+
     /// PVE's worker has done its work, or was killed.
     pub fn end_worker(&self) {
         let worker = self.worker.take();

@@ -25,7 +25,7 @@ capture_before
 qm start 100 > /dev/null
 begin=$SECONDS
 for id in $(seq 301 330); do light_vm "$id"; done 2> "$work/light"
-wait_until 60 'the scopes are there' all_there
+wait_until 120 'the scopes are there' all_there
 for id in $(seq 301 330); do stop_light_vm "$id"; done 2>> "$work/light"
 wait
 echo "#   30 light VMs came and went in $((SECONDS - begin)) s"

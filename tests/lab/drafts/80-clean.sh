@@ -43,7 +43,7 @@ measure() {
     stress-ng --cpu 8 --timer 1 --hdd 1 --sock 1 --fork 2 --switch 1 --temp-path "$work" --quiet 2> "$work/stress" &
     local delay interrupts
     disown
-    wait_until 20 'the load is there' pgrep -f stress-ng-cpu
+    wait_until 60 'the load is there' pgrep -f stress-ng-cpu
     delay=$(run_delay) interrupts=$(device_interrupts)
     trace_8s
     printf '#   %-16s %8s %9s %11s %14s\n' "$1" "$foreign" "$userland" "$interrupts" "$delay ms" >> "$work/table"

@@ -6,6 +6,8 @@ now() { echo "${EPOCHREALTIME/./}"; }
 # The writes that pin-hook's partition consists of, in one shell without a fork but the pins'.
 by_hand() {
     local slice=$cg/qemu.slice scope=$cg/qemu.slice/100.scope cpu=2 tid
+    echo +cpuset > $cg/cgroup.subtree_control
+    echo +cpuset > "$slice/cgroup.subtree_control"
     mkdir "$scope/vcpu"
     echo threaded > "$scope/vcpu/cgroup.type"
     echo +cpuset > "$scope/cgroup.subtree_control"
