@@ -39,7 +39,7 @@ demo:
 
 bench: build
 	@echo "== bench (about 3 minutes; the first time 2 more)"
-	tests/lab/run --script tests/lab/drafts/90-bench.sh
+	tests/lab/run --script tests/lab/cases/90-bench.sh
 
 # Man pages from their sources, where lowdown is installed.
 man: $(patsubst docs/man/%.md,target/man/%,$(pages))

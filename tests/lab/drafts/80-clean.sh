@@ -7,27 +7,67 @@ trace=$tracing/instances/case
 case_cleanup() { end_load; [ ! -d $trace ] || wait_until 20 'the trace ends' rmdir $trace; }
 end_load() { pkill -KILL '^stress-ng' || true; }
 
-run_delay() {
-    local tid
-    for tid in $(vcpu_tids 100); do cut -d' ' -f2 "/proc/$tid/schedstat"; done | awk '{ s += $1 } END { printf "%d", s / 1e6 }'
+# While the load runs, the case itself starts no program: each would take seconds.
+
+# Sets delay: the time in ns that the vCPUs have waited for their CPUs.
+read_delay() {
+    local tid waited
+    delay=0
+    for tid in "${tids[@]}"; do
+        read -r _ waited _ < "/proc/$tid/schedstat"
+        delay=$((delay + waited))
+    done
 }
-device_interrupts() { awk '$1 ~ /^[0-9]+:$/ { s += $4 + $5 + $6 + $7 } END { print s + 0 }' /proc/interrupts; }
+
+# Sets interrupts: those of devices on the CPUs 2-5.
+read_interrupts() {
+    local fields
+    interrupts=0
+    while read -ra fields; do
+        [[ ${fields[0]} != +([0-9]): ]] || interrupts=$((interrupts + fields[3] + fields[4] + fields[5] + fields[6]))
+    done < /proc/interrupts
+}
+
+# Tells whether stress-ng has started its workers.
+load_is_there() {
+    local workers
+    read -ra workers < "/proc/$load/task/$load/children" || true # no newline at its end
+    [ ${#workers[@]} -ge 12 ]
+}
+
 kernel_threads() { ps -e -o pid=,ppid= | awk '$2 == 2 || $1 == 2 { print $1 }'; }
 
-# trace_8s: 8 s of switches on the CPUs 2-5, but to idle and the vCPUs; ends the load; sets foreign and userland.
-trace_8s() {
+# Prepares a trace of the switches on the CPUs 2-5, but to idle and the vCPUs.
+prepare_trace() {
     mkdir $trace
     echo 8192 > $trace/buffer_size_kb
-    echo 3c > $trace/tracing_cpumask
-    kernel_threads > "$work/kernel"
-    printf 'next_pid != 0%s' "$(vcpu_tids 100 | sed 's/^/ \&\& next_pid != /' | tr -d '\n')" \
-        > $trace/events/sched/sched_switch/filter
-    echo 1 > $trace/events/sched/sched_switch/enable
-    sleep 8
     echo 0 > $trace/tracing_on
-    delay=$(($(run_delay) - delay)) interrupts=$(($(device_interrupts) - interrupts))
-    kernel_threads >> "$work/kernel"
+    echo 3c > $trace/tracing_cpumask
+    printf 'next_pid != 0%s' "$(printf ' && next_pid != %s' "${tids[@]}")" > $trace/events/sched/sched_switch/filter
+    echo 1 > $trace/events/sched/sched_switch/enable
+    kernel_threads > "$work/kernel"
+}
+
+# Loads the host, traces for 8 s, and sets delay and interrupts to what those brought.
+trace_under_load() {
+    local delay_before interrupts_before
+    stress-ng --cpu 8 --timer 1 --hdd 1 --sock 1 --fork 1 --temp-path "$work" --quiet > "$work/stress" 2>&1 &
+    load=$!
+    disown
+    wait_until 60 'the load is there' load_is_there
+    read_delay; delay_before=$delay
+    read_interrupts; interrupts_before=$interrupts
+    echo 1 > $trace/tracing_on
+    read -rt 8 -u 7 || true
+    echo 0 > $trace/tracing_on
+    read_delay; delay=$((delay - delay_before))
+    read_interrupts; interrupts=$((interrupts - interrupts_before))
     end_load
+}
+
+# Sets foreign and userland: switches to others than the vCPUs, and to programs among them.
+count_switches() {
+    kernel_threads >> "$work/kernel"
     sed -n 's/.*next_comm=\(.*\) next_pid=\([0-9]*\) .*/\2 \1/p' $trace/trace > "$work/switches"
     rmdir $trace
     awk 'FILENAME == ARGV[1] { kernel[$1]; next } { foreign++ } !($1 in kernel) && $2 !~ /^kworker/ { userland++; name[$2]++ }
@@ -36,21 +76,24 @@ trace_8s() {
     read -r foreign userland < "$work/counts"
 }
 
-# measure NAME: starts the VM, then the load, traces, and adds a line to the table.
+# measure NAME [STANDING]: starts the VM, loads the host, traces, and adds a line to the table.
 measure() {
+    local tids delay interrupts load
     qm start 100 > "$work/start" 2>&1 || cat "$work/start"
-    standing 100 > "$work/standing"
-    stress-ng --cpu 8 --timer 1 --hdd 1 --sock 1 --fork 2 --switch 1 --temp-path "$work" --quiet 2> "$work/stress" &
-    local delay interrupts
-    disown
-    wait_until 60 'the load is there' pgrep -f stress-ng-cpu
-    delay=$(run_delay) interrupts=$(device_interrupts)
-    trace_8s
-    printf '#   %-16s %8s %9s %11s %14s\n' "$1" "$foreign" "$userland" "$interrupts" "$delay ms" >> "$work/table"
-    [ "$1" = nothing ] || [ "$1" = 'PVE affinity' ] || cat "$work/names"
+    [ -z "${2:-}" ] || comes_to "$1: the VM stands" "$2" 100
+    mapfile -t tids < <(vcpu_tids 100)
+    prepare_trace
+    trace_under_load
+    count_switches
+    printf '#   %-16s %8s %9s %11s %14s\n' "$1" "$foreign" "$userland" "$interrupts" "$((delay / 1000000)) ms" >> "$work/table"
+    [ -z "${2:-}" ] || cat "$work/names"
     qm stop 100 > /dev/null
 }
 
+shopt -s extglob
+# Nobody writes to it: a read waits without a program.
+mkfifo "$work/nobody"
+exec 7<> "$work/nobody"
 spin='args: -bios /usr/share/lab/spin.bin'
 printf '#   %-16s %8s %9s %11s %14s\n' setup foreign userland 'device irqs' 'run delay' > "$work/table"
 vm_conf 100 "$spin"
@@ -62,8 +105,8 @@ check 'with PVE'\''s affinity it does too' test "$userland" -gt 0
 for backend in root isolated; do
     hooked_vm 100 'cpus = "2-5"' '[isolate]' "backend = \"$backend\""
     vm_conf 100 "$spin" 'hookscript: local:snippets/pin-hook'
-    measure $backend
-    equal "$backend: the VM stands" "$backend 2-5: 2 3 4 5" "$(cat "$work/standing")"
+    pin-hook boot > "$work/boot"
+    measure $backend "$backend 2-5: 2 3 4 5"
     equal "$backend: no foreign program in 8 s" 0 "$userland"
 done
 cat "$work/table"
