@@ -15,6 +15,7 @@ pub mod reconcile;
 pub mod recover;
 pub mod report;
 pub mod resolve;
+pub mod room;
 pub mod settle;
 pub mod status;
 pub mod units;

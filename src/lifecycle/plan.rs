@@ -108,7 +108,7 @@ impl Run<'_> {
         plan.name.clone_from(&case.guest.name);
         plan.table = Some(case.table_path.clone());
         let state = self.state_now(plan)?;
-        let resolved = match resolve(self.host, case)? {
+        let resolved = match resolve(self.host, case, &state)? {
             Ok(resolved) => resolved,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -118,6 +118,9 @@ impl Run<'_> {
             wishes, topology, ..
         } = &resolved;
         plan.layout = Some(Layout::of(case, &resolved, &state.claims, &around));
+        let reasons = resolved.reasons.iter();
+        plan.notices
+            .extend(reasons.map(|why| format!("cpus chosen: {why}")));
         plan.notices.extend(resolved.notices.iter().cloned());
         plan.warnings.extend(resolved.warnings.iter().cloned());
         plan.warnings.extend(not_hooked(case));
