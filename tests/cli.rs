@@ -27,6 +27,7 @@ fn help_names_every_command_and_no_phase() {
     let help = text(&output);
     let commands = [
         "plan",
+        "init",
         "apply",
         "release",
         "status",
@@ -101,8 +102,10 @@ fn a_captured_host_cannot_be_changed() {
         ["apply", "100"],
         ["release", "100"],
         ["--color=never", "reconcile"],
+        ["init", "100"],
     ] {
-        let output = run(&[&words[..], &["--root", root]].concat());
+        let more = if words[0] == "init" { "--write" } else { "-v" };
+        let output = run(&[&words[..], &[more, "--root", root]].concat());
         assert_eq!(output.status.code(), Some(2), "{words:?}");
         assert!(text(&output).contains("pin-hook: help: leave --root out"));
     }

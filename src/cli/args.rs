@@ -59,6 +59,20 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Propose a table for a VM, with the reasons and what to set in PVE
+    Init {
+        /// VM to propose a table for
+        vmid: Vmid,
+        /// Also write it to /etc/pin-hook
+        #[arg(long)]
+        write: bool,
+        /// Replace the table that the VM has
+        #[arg(long, requires = "write")]
+        force: bool,
+        /// Print JSON (docs/json.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
     /// Apply the table of a running VM now
     Apply {
         /// VM to apply the table of
@@ -130,6 +144,7 @@ impl Command {
             Command::Plan { .. }
                 | Command::Status { .. }
                 | Command::List { .. }
+                | Command::Init { write: false, .. }
                 | Command::UnknownPhase { .. }
         )
     }

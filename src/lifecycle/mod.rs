@@ -5,6 +5,7 @@ pub mod boot;
 mod claiming;
 pub mod command;
 pub mod fate;
+pub mod init;
 pub mod journal;
 pub mod list;
 pub mod look;
