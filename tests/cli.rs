@@ -28,6 +28,7 @@ fn help_names_every_command_and_no_phase() {
     let commands = [
         "plan",
         "init",
+        "check",
         "apply",
         "release",
         "status",
@@ -79,7 +80,7 @@ fn both_orders_of_arguments_are_the_same_phase() {
 
 #[test]
 fn a_wrong_command_line_is_status_2() {
-    let wrong: [&[&str]; 7] = [
+    let wrong: [&[&str]; 9] = [
         &[],
         &["post-strat", "100"],
         &["plan"],
@@ -87,6 +88,8 @@ fn a_wrong_command_line_is_status_2() {
         &["status", "x"],
         &["release"],
         &["plan", "100", "200"],
+        &["init", "100", "--force"],
+        &["check"],
     ];
     for words in wrong {
         let output = run(words);

@@ -101,6 +101,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Check a table before it is put in place
+    Check {
+        /// Table to check, wherever it is
+        #[arg(long, value_name = "FILE")]
+        table: PathBuf,
+        /// Print JSON (docs/json.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
     /// Bring the host in line with what runs (called by systemd)
     Reconcile,
     /// Prepare the scopes of all VMs with a table (called by systemd at boot)
@@ -144,6 +153,7 @@ impl Command {
             Command::Plan { .. }
                 | Command::Status { .. }
                 | Command::List { .. }
+                | Command::Check { .. }
                 | Command::Init { write: false, .. }
                 | Command::UnknownPhase { .. }
         )

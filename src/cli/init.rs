@@ -39,10 +39,7 @@ pub fn show(host: &Host, vmid: Vmid, wish: Wish, output: &Output) -> anyhow::Res
 /// error instead of it.
 fn print(proposed: &Proposed, output: &Output) {
     if let Some(error) = &proposed.error {
-        output.say(Level::Error, &error.message);
-        if let Some(help) = &error.help {
-            output.say(Level::Help, help);
-        }
+        output.complain(error);
         return;
     }
     output.print(proposed.table.as_deref().unwrap_or_default());

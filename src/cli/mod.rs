@@ -3,6 +3,7 @@
 //! PVE calls with `<vmid> <phase>`, people with `<phase> <vmid>` or a command.
 
 mod args;
+mod check;
 mod columns;
 mod init;
 mod json;
@@ -112,6 +113,7 @@ fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> 
             };
             shown(init::show(host, *vmid, wish, output), *json)
         }
+        Command::Check { table, json } => shown(check::table(host, table, *json, output), *json),
         Command::List { json } => shown(list::show(host, *json, output), *json),
     }
 }

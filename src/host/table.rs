@@ -55,6 +55,19 @@ pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
     Ok(vmids)
 }
 
+/// Reads a table that is not in place yet; whoever may have written it.
+///
+/// # Errors
+/// The file cannot be read, is too large or is no UTF-8.
+pub fn read_candidate(files: &dyn Files, path: &str) -> anyhow::Result<TextFile> {
+    let text = files.read(path);
+    let text = text.with_context(|| format!("cannot read {path}"))?;
+    let path = path.to_owned();
+    let table = TextFile { path, text };
+    check_text(&table)?;
+    Ok(table)
+}
+
 /// Returns where the table of a VM is, whatever is in it, or `None` when it has none.
 pub fn path_of_table(files: &dyn Files, vmid: Vmid) -> Option<String> {
     let mut paths = [LOCAL_TABLES, CLUSTER_TABLES]

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::look::known_state;
 use super::plan::Complaint;
-use super::resolve::{CaseError, read_settings};
+use super::resolve::read_settings;
 use super::room::{Asked, Room, live_state};
 use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
@@ -88,7 +88,7 @@ pub fn propose(host: &Host, vmid: Vmid) -> anyhow::Result<Proposed> {
     let settings = match read_settings(host) {
         Ok(settings) => settings,
         Err(error) => {
-            proposed.error = Some(complaint_of(&error));
+            proposed.error = Some(Complaint::of(&error));
             return Ok(proposed);
         }
     };
@@ -149,14 +149,6 @@ fn guest_of(host: &Host, vmid: Vmid) -> anyhow::Result<Result<Guest, Complaint>>
         }
         false => Ok(guest),
     })
-}
-
-fn complaint_of(error: &CaseError) -> Complaint {
-    Complaint {
-        message: error.to_string(),
-        help: error.help(),
-        ..Complaint::default()
-    }
 }
 
 impl Base {

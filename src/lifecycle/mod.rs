@@ -7,6 +7,7 @@ pub mod command;
 pub mod fate;
 pub mod init;
 pub mod journal;
+pub mod lint;
 pub mod list;
 pub mod look;
 pub mod observe;

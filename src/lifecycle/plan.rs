@@ -87,6 +87,28 @@ pub struct Complaint {
     pub snippet: Option<String>,
 }
 
+impl Complaint {
+    /// Returns what is wrong with a table or the settings of the host.
+    pub fn of(error: &CaseError) -> Self {
+        let mut complaint = Complaint {
+            message: error.to_string(),
+            help: error.help(),
+            ..Complaint::default()
+        };
+        match error {
+            CaseError::Config(error) => {
+                complaint.file = Some(error.file.clone());
+                complaint.line = Some(error.line);
+                complaint.column = Some(error.column);
+                complaint.snippet = Some(error.snippet.clone());
+            }
+            CaseError::Unsupported { path, .. } => complaint.file = Some(path.clone()),
+            CaseError::Other(_) => {}
+        }
+        complaint
+    }
+}
+
 impl Run<'_> {
     /// Returns what a start of a VM would change, and changes nothing.
     pub fn plan(&self, vmid: Vmid) -> anyhow::Result<Plan> {
@@ -243,22 +265,7 @@ impl Plan {
             CaseError::Config(_) | CaseError::Unsupported { .. } => Outcome::Invalid,
             CaseError::Other(_) => Outcome::Refused,
         };
-        let mut complaint = Complaint {
-            message: error.to_string(),
-            help: error.help(),
-            ..Complaint::default()
-        };
-        match error {
-            CaseError::Config(error) => {
-                complaint.file = Some(error.file.clone());
-                complaint.line = Some(error.line);
-                complaint.column = Some(error.column);
-                complaint.snippet = Some(error.snippet.clone());
-            }
-            CaseError::Unsupported { path, .. } => complaint.file = Some(path.clone()),
-            CaseError::Other(_) => {}
-        }
-        self.error = Some(complaint);
+        self.error = Some(Complaint::of(error));
         self.summary = what_a_refusal_does(self.vmid, OnRefusal::Auto);
     }
 }

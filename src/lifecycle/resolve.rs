@@ -334,7 +334,10 @@ fn vhost_workers(guest: &Guest, wished: &BTreeMap<String, CpuSet>) -> Vec<Option
 }
 
 /// Refuses wishes that this version cannot fulfil; what is written must never be ignored.
-fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
+///
+/// # Errors
+/// The first of them.
+pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
     let default = Table::of(table.cpus.clone());
     let wished = [
         (
