@@ -13,7 +13,7 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
-use pin_hook::domain::cpuset::CpuId;
+use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::desired::{Wish, desired};
 use pin_hook::domain::gate::Backend;
 use pin_hook::domain::state::{Held, Record, State};
@@ -40,7 +40,11 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let mut entries = hosts::entries("synthetic-5900x");
+        Node::on("synthetic-5900x")
+    }
+
+    fn on(host: &str) -> Self {
+        let mut entries = hosts::entries(host);
         let config = "name: vr\ncores: 2\nargs: -smp 2,cores=1,threads=2\n\
                       hookscript: local:snippets/pin-hook\n";
         entries.insert(
@@ -219,6 +223,28 @@ fn status_shows_wanted_and_actual() {
     assert_eq!(json["claims"][0]["threads"][1]["wanted"], "11");
     let (text, _) = node.shown(&["status"]);
     assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+}
+
+/// Every second CPU of a large host makes the longest lists there are.
+#[test]
+fn status_fits_a_terminal_however_long_the_lists_are() {
+    let node = Node::on("synthetic-epyc-7451");
+    let list = |first: u32| (first..48).step_by(2).map(CpuId).collect::<CpuSet>();
+    let rest = format!("{},48-95", list(0));
+    node.start("/vcpu", ["1", "3"]);
+    let iothread = "IO iothread-vir";
+    let elsewhere = "user.slice/user-1000.slice/user@1000.service/app.slice";
+    node.put_thread(503, iothread, elsewhere, &rest);
+    let mut claim = claim(ClaimState::Running { qemu: qemu() });
+    claim.wishes.cpus = list(1);
+    claim.wishes.vcpus = vec![CpuId(1), CpuId(3)];
+    claim.wishes.emulator = Some(rest.parse().unwrap());
+    node.settle(&claim);
+    node.put("/sys/fs/cgroup/cpuset.cpus.effective", &format!("{rest}\n"));
+    node.check("status-wide", &["status"]);
+    let (text, _) = node.shown(&["status"]);
+    let mut lines = text.lines().filter(|line| !line.starts_with("pin-hook: "));
+    assert!(lines.all(|line| line.len() <= 80), "{text}");
 }
 
 #[test]
