@@ -348,11 +348,35 @@ fn list_shows_tables_and_what_does_not_fit() {
     node.put("/etc/pve/pin-hook/106.toml", "cpus = \"4-5\"\n");
     node.put(&cluster.replace("106", "107"), "cores: 1\n");
     table("107", "cpus = \"4-5\"\n");
+    conf("109", "name: choosy\ncores: 2\n");
+    table("109", "cpus = \"auto\"\n");
+    conf(
+        "110",
+        "name: large\ncores: 16\nhookscript: local:snippets/pin-hook\n",
+    );
+    table("110", "cpus = \"1-9,13-21,30\"\n\n[pin]\nvcpus = [1, 2]\n");
     node.check("list", &["list"]);
+    let (text, _) = node.shown(&["list"]);
+    let mut lines = text.lines().filter(|line| !line.starts_with("pin-hook: "));
+    assert!(lines.all(|line| line.len() <= 80), "{text}");
     let json = node.json(&["list", "--json"]);
     assert_eq!(json["overlaps"][0]["vmids"], serde_json::json!([100, 101]));
     assert_eq!(json["vms"][0]["state"], "running");
     assert_eq!(json["broken"][0]["vmid"], 102);
+    assert_eq!(json["misfits"][1]["vmid"], 110);
+    assert_eq!(json["vms"][3]["auto"], true);
+}
+
+#[test]
+fn list_shows_what_was_chosen_for_a_running_vm() {
+    let node = settled();
+    node.put("/etc/pin-hook/100.toml", "cpus = \"auto\"\n");
+    let (text, status) = node.shown(&["list"]);
+    assert!(
+        text.contains("  100  vr    11,23 (auto)  no      yes   running\n"),
+        "{text}"
+    );
+    assert_eq!(status, 0);
 }
 
 #[test]
