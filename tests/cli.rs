@@ -27,6 +27,8 @@ fn help_names_every_command_and_no_phase() {
     let help = text(&output);
     let commands = [
         "plan",
+        "init",
+        "check",
         "apply",
         "release",
         "status",
@@ -78,7 +80,7 @@ fn both_orders_of_arguments_are_the_same_phase() {
 
 #[test]
 fn a_wrong_command_line_is_status_2() {
-    let wrong: [&[&str]; 7] = [
+    let wrong: [&[&str]; 9] = [
         &[],
         &["post-strat", "100"],
         &["plan"],
@@ -86,6 +88,8 @@ fn a_wrong_command_line_is_status_2() {
         &["status", "x"],
         &["release"],
         &["plan", "100", "200"],
+        &["init", "100", "--force"],
+        &["check"],
     ];
     for words in wrong {
         let output = run(words);
@@ -101,8 +105,10 @@ fn a_captured_host_cannot_be_changed() {
         ["apply", "100"],
         ["release", "100"],
         ["--color=never", "reconcile"],
+        ["init", "100"],
     ] {
-        let output = run(&[&words[..], &["--root", root]].concat());
+        let more = if words[0] == "init" { "--write" } else { "-v" };
+        let output = run(&[&words[..], &[more, "--root", root]].concat());
         assert_eq!(output.status.code(), Some(2), "{words:?}");
         assert!(text(&output).contains("pin-hook: help: leave --root out"));
     }

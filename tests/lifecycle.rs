@@ -5,6 +5,8 @@
 
 mod common;
 
+#[path = "lifecycle/auto.rs"]
+mod auto;
 #[path = "lifecycle/births.rs"]
 mod births;
 #[path = "lifecycle/drift.rs"]

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
-use pin_hook::domain::cpuset::CpuId;
+use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::desired::{Wish, desired};
 use pin_hook::domain::gate::Backend;
 use pin_hook::domain::state::{Held, Record, State};
@@ -40,7 +40,11 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let mut entries = hosts::entries("synthetic-5900x");
+        Node::on("synthetic-5900x")
+    }
+
+    fn on(host: &str) -> Self {
+        let mut entries = hosts::entries(host);
         let config = "name: vr\ncores: 2\nargs: -smp 2,cores=1,threads=2\n\
                       hookscript: local:snippets/pin-hook\n";
         entries.insert(
@@ -221,6 +225,28 @@ fn status_shows_wanted_and_actual() {
     assert!(text.lines().all(|line| line.len() <= 80), "{text}");
 }
 
+/// Every second CPU of a large host makes the longest lists there are.
+#[test]
+fn status_fits_a_terminal_however_long_the_lists_are() {
+    let node = Node::on("synthetic-epyc-7451");
+    let list = |first: u32| (first..48).step_by(2).map(CpuId).collect::<CpuSet>();
+    let rest = format!("{},48-95", list(0));
+    node.start("/vcpu", ["1", "3"]);
+    let iothread = "IO iothread-vir";
+    let elsewhere = "user.slice/user-1000.slice/user@1000.service/app.slice";
+    node.put_thread(503, iothread, elsewhere, &rest);
+    let mut claim = claim(ClaimState::Running { qemu: qemu() });
+    claim.wishes.cpus = list(1);
+    claim.wishes.vcpus = vec![CpuId(1), CpuId(3)];
+    claim.wishes.emulator = Some(rest.parse().unwrap());
+    node.settle(&claim);
+    node.put("/sys/fs/cgroup/cpuset.cpus.effective", &format!("{rest}\n"));
+    node.check("status-wide", &["status"]);
+    let (text, _) = node.shown(&["status"]);
+    let mut lines = text.lines().filter(|line| !line.starts_with("pin-hook: "));
+    assert!(lines.all(|line| line.len() <= 80), "{text}");
+}
+
 #[test]
 fn a_running_vm_as_planned_has_no_changes() {
     settled().check("plan-as-planned", &["plan", "100"]);
@@ -322,11 +348,35 @@ fn list_shows_tables_and_what_does_not_fit() {
     node.put("/etc/pve/pin-hook/106.toml", "cpus = \"4-5\"\n");
     node.put(&cluster.replace("106", "107"), "cores: 1\n");
     table("107", "cpus = \"4-5\"\n");
+    conf("109", "name: choosy\ncores: 2\n");
+    table("109", "cpus = \"auto\"\n");
+    conf(
+        "110",
+        "name: large\ncores: 16\nhookscript: local:snippets/pin-hook\n",
+    );
+    table("110", "cpus = \"1-9,13-21,30\"\n\n[pin]\nvcpus = [1, 2]\n");
     node.check("list", &["list"]);
+    let (text, _) = node.shown(&["list"]);
+    let mut lines = text.lines().filter(|line| !line.starts_with("pin-hook: "));
+    assert!(lines.all(|line| line.len() <= 80), "{text}");
     let json = node.json(&["list", "--json"]);
     assert_eq!(json["overlaps"][0]["vmids"], serde_json::json!([100, 101]));
     assert_eq!(json["vms"][0]["state"], "running");
     assert_eq!(json["broken"][0]["vmid"], 102);
+    assert_eq!(json["misfits"][1]["vmid"], 110);
+    assert_eq!(json["vms"][3]["auto"], true);
+}
+
+#[test]
+fn list_shows_what_was_chosen_for_a_running_vm() {
+    let node = settled();
+    node.put("/etc/pin-hook/100.toml", "cpus = \"auto\"\n");
+    let (text, status) = node.shown(&["list"]);
+    assert!(
+        text.contains("  100  vr    11,23 (auto)  no      yes   running\n"),
+        "{text}"
+    );
+    assert_eq!(status, 0);
 }
 
 #[test]

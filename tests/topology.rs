@@ -66,10 +66,13 @@ fn hosts_have_the_shape_of_their_name() {
         ("synthetic-1280", 1280, 640, 80, 2, 4),
         ("synthetic-2s-4n", 64, 32, 4, 2, 4),
         ("synthetic-5900x", 24, 12, 2, 1, 1),
+        ("synthetic-7950x3d", 32, 16, 2, 1, 1),
+        ("synthetic-arm", 16, 16, 0, 1, 1),
         ("synthetic-epyc-7451", 96, 48, 16, 2, 8),
         ("synthetic-hybrid", 24, 16, 1, 1, 1),
         ("synthetic-no-smt-4", 4, 4, 0, 1, 1),
         ("synthetic-offline", 10, 6, 1, 1, 1),
+        ("synthetic-snc", 64, 32, 2, 2, 4),
     ] {
         let host = topology(name);
         let found: BTreeSet<_> = host.cores().iter().map(|core| core.package).collect();
@@ -104,6 +107,37 @@ fn siblings_and_l3_domains_are_those_of_the_machine() {
         assert_eq!(host.l3_of(CpuId(cpu)), Some(&set(l3)), "{name}: {cpu}");
         assert_eq!(host.node_of(CpuId(cpu)).unwrap().id, node, "{name}: {cpu}");
     }
+}
+
+#[test]
+fn caches_have_their_size() {
+    let sizes = |name| topology(name).l3_domains().iter().map(|domain| domain.kib);
+    let mib = |n: u64| Some(n << 10);
+    assert!(sizes("synthetic-7950x3d").eq([mib(96), mib(32)]));
+    assert!(sizes("lab").eq([None, None]));
+}
+
+/// Intel tells by its PMUs, ARM by a capacity, others only by frequencies; a few percent are no
+/// other kind of core.
+#[test]
+fn slower_cores_are_known_by_what_the_host_tells() {
+    assert_eq!(topology("synthetic-hybrid").efficient(), &set("16-23"));
+    let slow = |name: &str, fast: &str, other: &str| {
+        let host = changed_lab(|files| {
+            for cpu in 0..8 {
+                let speed = if cpu < 4 { fast } else { other };
+                let path = format!("/sys/devices/system/cpu/cpu{cpu}/{name}");
+                files.insert(path, format!("{speed}\n"));
+            }
+        });
+        host.unwrap().efficient().to_string()
+    };
+    assert_eq!(slow("cpu_capacity", "414", "1024"), "0-3");
+    assert_eq!(
+        slow("cpufreq/cpuinfo_max_freq", "5700000", "4300000"),
+        "4-7"
+    );
+    assert_eq!(slow("cpufreq/cpuinfo_max_freq", "5250000", "5750000"), "");
 }
 
 #[test]

@@ -59,6 +59,20 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Propose a table for a VM, with the reasons and what to set in PVE
+    Init {
+        /// VM to propose a table for
+        vmid: Vmid,
+        /// Also write it to /etc/pin-hook
+        #[arg(long)]
+        write: bool,
+        /// Replace the table that the VM has
+        #[arg(long, requires = "write")]
+        force: bool,
+        /// Print JSON (docs/json.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
     /// Apply the table of a running VM now
     Apply {
         /// VM to apply the table of
@@ -83,6 +97,15 @@ pub enum Command {
     },
     /// Show every table of this node
     List {
+        /// Print JSON (docs/json.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a table before it is put in place
+    Check {
+        /// Table to check, wherever it is
+        #[arg(long, value_name = "FILE")]
+        table: PathBuf,
         /// Print JSON (docs/json.md describes it)
         #[arg(long)]
         json: bool,
@@ -130,6 +153,8 @@ impl Command {
             Command::Plan { .. }
                 | Command::Status { .. }
                 | Command::List { .. }
+                | Command::Check { .. }
+                | Command::Init { write: false, .. }
                 | Command::UnknownPhase { .. }
         )
     }

@@ -1,5 +1,11 @@
 //! Small tables in plain text: columns as wide as their widest cell.
 
+/// Columns of a terminal that everything but log lines fits into.
+const MAX_COLUMNS: usize = 80;
+
+/// Columns that a list is not cut below.
+const LEAST_COLUMNS: usize = 12;
+
 /// A table whose rows are printed under its heads.
 #[derive(Debug)]
 pub struct Columns {
@@ -19,25 +25,61 @@ impl Columns {
         self.rows.push(cells.into());
     }
 
-    /// Returns the lines of the table, indented by two; numbers are aligned to the right.
+    /// Returns the lines of the table, indented by two; numbers are aligned to the right. Lists and
+    /// paths go on below themselves where a line would be too long.
     pub fn lines(&self) -> String {
-        let n_columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..n_columns).map(|n| self.width(n)).collect();
-        let numbers: Vec<bool> = (0..n_columns).map(|n| self.is_number(n)).collect();
+        let widths = self.widths();
+        let numbers: Vec<bool> = (0..widths.len()).map(|n| self.is_number(n)).collect();
         let mut text = String::new();
         for row in &self.rows {
-            let mut line = String::new();
-            for ((cell, width), is_number) in row.iter().zip(&widths).zip(&numbers) {
-                let padding = " ".repeat(width - cell.chars().count());
-                line += &match is_number {
-                    true => format!("  {padding}{cell}"),
-                    false => format!("  {cell}{padding}"),
-                };
+            let cells = row.iter().zip(&widths);
+            let cells: Vec<Vec<String>> = cells.map(|(cell, width)| pieces(cell, *width)).collect();
+            let height = cells.iter().map(Vec::len).max().unwrap_or(0);
+            for n in 0..height {
+                let mut line = String::new();
+                for ((cell, width), is_number) in cells.iter().zip(&widths).zip(&numbers) {
+                    let cell = cell.get(n).map_or("", String::as_str);
+                    let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
+                    line += &match is_number {
+                        true => format!("  {padding}{cell}"),
+                        false => format!("  {cell}{padding}"),
+                    };
+                }
+                text += line.trim_end();
+                text.push('\n');
             }
-            text += line.trim_end();
-            text.push('\n');
         }
         text
+    }
+
+    /// Returns the width of each column: that of its widest cell, unless a line were too long.
+    fn widths(&self) -> Vec<usize> {
+        let n_columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let mut widths: Vec<usize> = (0..n_columns).map(|n| self.width(n)).collect();
+        loop {
+            let total: usize = widths.iter().map(|width| width + 2).sum();
+            let excess = total.saturating_sub(MAX_COLUMNS);
+            let narrowest = |n: usize| {
+                let cells = self.rows.iter().filter_map(|row| row.get(n));
+                let longest = |cell: &String| words(cell).iter().map(|word| length(word)).max();
+                cells
+                    .filter_map(longest)
+                    .max()
+                    .unwrap_or(0)
+                    .max(LEAST_COLUMNS)
+            };
+            let breakable = (0..n_columns).filter(|n| widths[*n] > narrowest(*n));
+            match breakable.max_by_key(|n| widths[*n]).filter(|_| excess > 0) {
+                Some(widest) => {
+                    let others = widths.iter().enumerate().filter(|(n, _)| *n != widest);
+                    let second = others.map(|(_, width)| *width).max().unwrap_or(0);
+                    // Down to the next one first, so that long columns share what there is.
+                    let least = narrowest(widest).max(second.min(widths[widest] - 1));
+                    widths[widest] = widths[widest].saturating_sub(excess).max(least);
+                }
+                None => return widths,
+            }
+        }
     }
 
     fn width(&self, n: usize) -> usize {
@@ -57,17 +99,56 @@ impl Columns {
 
 /// Returns a sentence in lines of at most 80 columns, indented by two and by four.
 pub fn paragraph(text: &str) -> String {
+    wrapped(text, "  ")
+}
+
+/// Returns a sentence in lines of at most 80 columns; the first one is indented by `indent`, the
+/// others by two more.
+pub fn wrapped(text: &str, indent: &str) -> String {
+    let width = MAX_COLUMNS - indent.len() - 2;
     let mut lines = String::new();
-    let mut line = " ".to_owned();
-    for word in text.split(' ') {
-        if line.chars().count() + 1 + word.chars().count() > 80 {
-            lines += &(line + "\n");
-            line = "   ".to_owned();
-        }
-        line += " ";
-        line += word;
+    for (n, line) in pieces(text, width).into_iter().enumerate() {
+        let more = if n > 0 { "  " } else { "" };
+        lines += &format!("{indent}{more}{line}\n");
     }
-    lines + &line + "\n"
+    lines
+}
+
+/// Cuts text into lines of at most `width` columns, where a word, a list or a path allows it.
+fn pieces(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in words(text) {
+        let line = lines
+            .last_mut()
+            .filter(|line| line.is_empty() || length(line) + length(word.trim_end()) <= width);
+        match line {
+            Some(line) => line.push_str(word),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+        .iter()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+/// Cuts text where a line may end: after a blank; in long lists and paths after a comma or a slash;
+/// in long names after a dash.
+fn words(text: &str) -> Vec<&str> {
+    let words = text.split_inclusive(' ').collect();
+    cut_long(cut_long(words, &[',', '/']), &['-', '@'])
+}
+
+fn cut_long<'t>(words: Vec<&'t str>, ends: &[char]) -> Vec<&'t str> {
+    let cut = |word: &'t str| match length(word) > LEAST_COLUMNS {
+        true => word.split_inclusive(ends).collect(),
+        false => vec![word],
+    };
+    words.into_iter().flat_map(cut).collect()
+}
+
+fn length(text: &str) -> usize {
+    text.chars().count()
 }
 
 /// Returns a value, or a dash where there is none.
@@ -94,6 +175,31 @@ mod tests {
         let word = "x".repeat(30);
         let text = paragraph(&format!("{word} {word} {word}"));
         assert_eq!(text, format!("  {word} {word}\n    {word}\n"));
+    }
+
+    #[test]
+    fn long_lists_go_on_below_themselves() {
+        let list = (0..60).map(|n| (2 * n).to_string());
+        let list = list.collect::<Vec<_>>().join(",");
+        let mut columns = Columns::new(["thread", "cpus", "actual", "cgroup"]);
+        columns.add(
+            [
+                "vcpu 0",
+                "1",
+                &list,
+                "user.slice/user-0.slice/session-3.scope",
+            ]
+            .map(str::to_owned),
+        );
+        let text = columns.lines();
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        assert!(text.lines().count() > 3, "{text}");
+        let all = text.split_whitespace().collect::<String>();
+        assert!(all.contains("user.slice/"), "{text}");
+        let sentence = wrapped(&format!("vm 100: running, cpus {list}"), "");
+        assert!(sentence.lines().all(|line| line.len() <= 80), "{sentence}");
+        let joined: String = sentence.lines().map(str::trim).collect();
+        assert!(joined.ends_with(&list), "{sentence}");
     }
 
     #[test]

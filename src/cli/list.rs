@@ -5,7 +5,7 @@ use super::json;
 use super::output::Output;
 use crate::host::Host;
 use crate::lifecycle::account::{Exit, Level};
-use crate::lifecycle::list::{Broken, Entry, Listing, list};
+use crate::lifecycle::list::{Broken, Entry, Listing, Misfit, list};
 
 /// Shows every table of this node; fails when one of them is broken.
 pub fn show(host: &Host, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
@@ -32,6 +32,10 @@ fn print(listing: &Listing, output: &Output) {
         let cpus = &overlap.cpus;
         let text = format!("vm {one} and vm {two} both name cpus {cpus}: only one can run");
         output.say(Level::Warning, &text);
+    }
+    for Misfit { vmid, reason } in &listing.misfits {
+        let who = vmid.map_or_else(String::new, |vmid| format!("vm {vmid}: "));
+        output.say(Level::Warning, &format!("{who}{reason}"));
     }
     for orphan in &listing.orphans {
         output.say(
@@ -61,11 +65,19 @@ fn vms(vms: &[Entry]) -> String {
         columns.add([
             vm.vmid.to_string(),
             or_dash(vm.name.as_ref()),
-            or_dash(vm.cpus.as_ref()),
+            cpus(vm),
             if vm.onboot { "yes" } else { "no" }.to_owned(),
             hook,
             or_dash(vm.state.as_ref()),
         ]);
     }
     columns.lines()
+}
+
+fn cpus(vm: &Entry) -> String {
+    match &vm.cpus {
+        Some(cpus) if vm.auto => format!("{cpus} (auto)"),
+        None if vm.auto => "auto".to_owned(),
+        cpus => or_dash(cpus.as_ref()),
+    }
 }

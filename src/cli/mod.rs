@@ -3,7 +3,9 @@
 //! PVE calls with `<vmid> <phase>`, people with `<phase> <vmid>` or a command.
 
 mod args;
+mod check;
 mod columns;
+mod init;
 mod json;
 mod list;
 mod output;
@@ -48,7 +50,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         return output.fail(
             Exit::Usage,
             text,
-            Some("leave --root out, or use plan or status"),
+            Some("leave --root out, or use a command that only looks"),
         );
     }
     if command.changes_the_host() {
@@ -98,6 +100,20 @@ fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> 
         Command::Boot => told(boot::boot(host), Call::about("boot", None)),
         Command::Plan { vmid, json } => shown(plan::show(&run, *vmid, *json, output), *json),
         Command::Status { vmid, json } => shown(status::show(host, *vmid, *json, output), *json),
+        Command::Init {
+            vmid,
+            write,
+            force,
+            json,
+        } => {
+            let wish = init::Wish {
+                write: *write,
+                force: *force,
+                json: *json,
+            };
+            shown(init::show(host, *vmid, wish, output), *json)
+        }
+        Command::Check { table, json } => shown(check::table(host, table, *json, output), *json),
         Command::List { json } => shown(list::show(host, *json, output), *json),
     }
 }

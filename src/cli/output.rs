@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::args::Call;
 use crate::host::log;
 use crate::lifecycle::account::{Account, Exit, Level, Line};
+use crate::lifecycle::plan::Complaint;
 
 /// Where lines go.
 #[derive(Debug)]
@@ -49,6 +50,20 @@ impl Output {
     pub fn say(&self, level: Level, text: &str) {
         let text = text.to_owned();
         self.line(&Line { level, text }, "");
+    }
+
+    /// Prints what is wrong and what can be done about it; on a terminal with its place in the
+    /// text.
+    pub fn complain(&self, complaint: &Complaint) {
+        match &complaint.snippet {
+            Some(snippet) if self.is_terminal() => self.print(&format!("{snippet}\n")),
+            _ => {
+                self.say(Level::Error, &complaint.message);
+                if let Some(help) = &complaint.help {
+                    self.say(Level::Help, help);
+                }
+            }
+        }
     }
 
     /// Tells whether details are asked for.

@@ -8,7 +8,7 @@ use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::lifecycle::account::{Exit, Level};
 use crate::lifecycle::phase::Run;
-use crate::lifecycle::plan::{Complaint, Layout, Outcome, Plan, VcpuPlace};
+use crate::lifecycle::plan::{Layout, Outcome, Plan, VcpuPlace};
 
 /// Shows what would change when a VM starts; fails when the start would be refused.
 pub fn show(run: &Run<'_>, vmid: Vmid, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
@@ -27,7 +27,7 @@ pub fn show(run: &Run<'_>, vmid: Vmid, as_json: bool, output: &Output) -> anyhow
 
 fn print(plan: &Plan, output: &Output) {
     if let Some(complaint) = &plan.error {
-        complain(complaint, output);
+        output.complain(complaint);
     }
     if let Some(layout) = &plan.layout {
         output.print(&head(plan, layout));
@@ -47,18 +47,6 @@ fn print(plan: &Plan, output: &Output) {
     }
     let gap = if plan.layout.is_some() { "\n" } else { "" };
     output.print(&format!("{gap}{}\n", plan.summary));
-}
-
-fn complain(complaint: &Complaint, output: &Output) {
-    match &complaint.snippet {
-        Some(snippet) if output.is_terminal() => output.print(&format!("{snippet}\n")),
-        _ => {
-            output.say(Level::Error, &complaint.message);
-            if let Some(help) = &complaint.help {
-                output.say(Level::Help, help);
-            }
-        }
-    }
 }
 
 fn head(plan: &Plan, layout: &Layout) -> String {

@@ -1,6 +1,6 @@
 //! `status`: what VMs own, wanted and actual.
 
-use super::columns::{Columns, count, or_dash, paragraph};
+use super::columns::{Columns, count, or_dash, paragraph, wrapped};
 use super::json;
 use super::output::Output;
 use crate::domain::vm::Vmid;
@@ -62,7 +62,7 @@ fn claim_text(claim: &ClaimStatus) -> String {
         reason,
         ..
     } = claim;
-    let mut text = format!("vm {vmid}: {state}, cpus {cpus}\n");
+    let mut text = wrapped(&format!("vm {vmid}: {state}, cpus {cpus}"), "");
     text += &paragraph(&format!("backend {backend} ({reason})"));
     for partition in &claim.partitions {
         let wanted = &partition.wanted;
@@ -129,7 +129,7 @@ fn host_text(status: &Status) -> String {
     };
     let mut text = "host\n".to_owned();
     if let Some(cpus) = &status.root_effective {
-        text += &format!("  everything else may use cpus {cpus}\n");
+        text += &paragraph(&format!("everything else may use cpus {cpus}"));
     }
     text += &moved("interrupt", &status.interrupts);
     text += &moved("kernel thread", &status.kernel_threads);

@@ -8,6 +8,7 @@ mod checks;
 pub mod error;
 mod guest;
 pub mod keys;
+pub mod mapping;
 mod nearest;
 mod property;
 mod smp;

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod guest;
 pub mod knob;
 pub mod placement;
+pub mod proposal;
 pub mod refusal;
 pub mod state;
 pub mod table;

@@ -3,8 +3,10 @@
 //! Pure: from the table of a VM and the topology of the host to a list of CPUs. The same request
 //! on the same host always gets the same placement, because a running VM is compared with it.
 
+mod choose;
 mod notice;
 mod order;
+mod reasons;
 mod reserve;
 #[cfg(test)]
 mod tests;
@@ -14,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::cpuset::{CpuId, CpuSet};
 use super::topology::Topology;
 
+pub use choose::{Choice, NoRoom, Packing, Search, choose};
 pub use notice::Notice;
+pub use reasons::{Device, Remark, remarks};
 pub use reserve::{TooLittleLeft, check_reserve, default_reserve, housekeeping};
 
 /// What the table and the configuration of a VM ask for.

@@ -9,7 +9,7 @@ use super::claim::{Claims, Wishes, owned_by_others};
 use super::cpuset::CpuSet;
 use super::desired::has_partition;
 use super::gate::GateRefusal;
-use super::placement::{PlacementError, TooLittleLeft, check_reserve, housekeeping};
+use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
 use super::table::Reserve;
 use super::topology::Topology;
 use super::vm::Vmid;
@@ -43,6 +43,14 @@ pub enum Refusal {
     /// The CPUs do not fit to host and guest.
     #[error("{0}")]
     Placement(PlacementError),
+    /// No CPUs can be chosen.
+    #[error("{source}")]
+    NoRoom {
+        /// Why.
+        source: NoRoom,
+        /// Who has CPUs, such as `vm 107`, and which.
+        taken: Vec<(String, CpuSet)>,
+    },
     /// The kernel is not trusted with the wished backend.
     #[error("{0}")]
     Gate(GateRefusal),
@@ -168,9 +176,28 @@ impl Refusal {
             ),
             Refusal::TooLittleLeft(error) => error.help(),
             Refusal::Placement(error) => error.help(),
+            Refusal::NoRoom { source, taken } => help_for_room(vmid, source.fitting(), taken),
             Refusal::Gate(error) => error.help(),
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
         }
+    }
+}
+
+fn help_for_room(vmid: Vmid, fitting: usize, taken: &[(String, CpuSet)]) -> String {
+    let fewer = match fitting {
+        0 => None,
+        n => Some(format!("give vm {vmid} {n} vcpus at most")),
+    };
+    let taken = taken.iter().map(|(who, cpus)| format!("{who} has {cpus}"));
+    let taken: Vec<String> = taken.collect();
+    let others = match taken.is_empty() {
+        true => None,
+        false => Some(format!("free cpus of others ({})", taken.join("; "))),
+    };
+    let remedies: Vec<String> = fewer.into_iter().chain(others).collect();
+    match remedies.is_empty() {
+        true => "lower reserve in /etc/pin-hook/host.toml".to_owned(),
+        false => remedies.join(", or "),
     }
 }
 

@@ -43,6 +43,15 @@ pub struct Core {
     pub cpus: CpuSet,
 }
 
+/// Level 3 cache and who shares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct L3Domain {
+    /// Online CPUs that share the cache.
+    pub cpus: CpuSet,
+    /// Size in KiB; `None` where the kernel does not tell.
+    pub kib: Option<u64>,
+}
+
 /// NUMA node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -61,8 +70,11 @@ pub struct Parts {
     pub sets: CpuSets,
     /// Cores of the online CPUs.
     pub cores: Vec<Core>,
-    /// CPUs that share a unified level 3 cache, one set per cache; empty in most VMs.
-    pub l3_domains: Vec<CpuSet>,
+    /// Unified level 3 caches; none in most VMs.
+    pub l3_domains: Vec<L3Domain>,
+    /// CPUs of cores that are built to be slower than others of this host (E-cores); none where
+    /// all are of one kind.
+    pub efficient: CpuSet,
     /// NUMA nodes; empty on kernels without NUMA.
     pub nodes: Vec<Node>,
 }
@@ -80,11 +92,11 @@ impl Topology {
     /// Returns the topology that consists of `parts`, in ascending order of their lowest CPU.
     pub fn new(mut parts: Parts) -> Self {
         parts.cores.sort_by_key(|core| core.cpus.first());
-        parts.l3_domains.sort_by_key(CpuSet::first);
+        parts.l3_domains.sort_by_key(|domain| domain.cpus.first());
         parts.nodes.sort_by_key(|node| node.id);
         Self {
             core_index: index(parts.cores.iter().map(|core| &core.cpus)),
-            l3_index: index(parts.l3_domains.iter()),
+            l3_index: index(parts.l3_domains.iter().map(|domain| &domain.cpus)),
             node_index: index(parts.nodes.iter().map(|node| &node.cpus)),
             parts,
         }
@@ -106,8 +118,13 @@ impl Topology {
     }
 
     /// Returns the L3 domains in ascending order of their lowest CPU.
-    pub fn l3_domains(&self) -> &[CpuSet] {
+    pub fn l3_domains(&self) -> &[L3Domain] {
         &self.parts.l3_domains
+    }
+
+    /// Returns the CPUs of slower cores, on hosts that have two kinds.
+    pub fn efficient(&self) -> &CpuSet {
+        &self.parts.efficient
     }
 
     /// Returns the NUMA nodes in ascending order of their number.
@@ -128,7 +145,13 @@ impl Topology {
 
     /// Returns the CPUs that share a level 3 cache with `cpu`, itself included.
     pub fn l3_of(&self, cpu: CpuId) -> Option<&CpuSet> {
-        self.l3_index.get(&cpu).map(|&n| &self.parts.l3_domains[n])
+        let index = self.l3_index_of(cpu)?;
+        Some(&self.parts.l3_domains[index].cpus)
+    }
+
+    /// Returns the index of the L3 domain of an online CPU in [`Self::l3_domains`].
+    pub fn l3_index_of(&self, cpu: CpuId) -> Option<usize> {
+        self.l3_index.get(&cpu).copied()
     }
 
     /// Returns the NUMA node of an online CPU.
@@ -184,8 +207,12 @@ pub(crate) mod tests {
                 })
                 .collect(),
             l3_domains: (0..n_nodes * l3s)
-                .map(|n| block(n * cores, cores))
+                .map(|n| L3Domain {
+                    cpus: block(n * cores, cores),
+                    kib: Some(32 << 10),
+                })
                 .collect(),
+            efficient: CpuSet::new(),
             nodes: (0..n_nodes)
                 .map(|id| Node {
                     id,

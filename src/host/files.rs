@@ -5,9 +5,9 @@
 //! tests. Paths are absolute texts as the kernel's documentation writes them.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -137,7 +137,13 @@ impl Files for RootFiles {
         let new = self.at(&format!("{path}.new"));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(mode);
-        options.open(&new)?.write_all(text.as_bytes())?;
+        let mut file = options.open(&new)?;
+        // The mode of a new file is cut by the caller's umask. The cluster file system has modes
+        // of its own and refuses to change them.
+        if file.metadata()?.mode() & 0o7777 & mode != mode {
+            let _ = file.set_permissions(Permissions::from_mode(mode));
+        }
+        file.write_all(text.as_bytes())?;
         fs::rename(new, target)
     }
 

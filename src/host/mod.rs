@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod deadline;
+pub mod device;
 pub mod files;
 pub mod irq;
 pub mod log;

@@ -55,6 +55,42 @@ pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
     Ok(vmids)
 }
 
+/// Reads a table that is not in place yet; whoever may have written it.
+///
+/// # Errors
+/// The file cannot be read, is too large or is no UTF-8.
+pub fn read_candidate(files: &dyn Files, path: &str) -> anyhow::Result<TextFile> {
+    let text = files.read(path);
+    let text = text.with_context(|| format!("cannot read {path}"))?;
+    let path = path.to_owned();
+    let table = TextFile { path, text };
+    check_text(&table)?;
+    Ok(table)
+}
+
+/// Returns where the table of a VM is, whatever is in it, or `None` when it has none.
+pub fn path_of_table(files: &dyn Files, vmid: Vmid) -> Option<String> {
+    let mut paths = [LOCAL_TABLES, CLUSTER_TABLES]
+        .map(|dir| format!("{dir}/{vmid}.toml"))
+        .into_iter();
+    paths.find(|path| files.exists(path))
+}
+
+/// Writes the table of a VM on this node, whole or not at all, and returns where it is.
+///
+/// # Errors
+/// The directory or the file cannot be written.
+pub fn write_table(files: &dyn Files, vmid: Vmid, text: &str) -> anyhow::Result<String> {
+    if !files.exists(LOCAL_TABLES) {
+        let made = files.make_dir(LOCAL_TABLES, 0o755);
+        made.with_context(|| format!("cannot make the directory {LOCAL_TABLES}"))?;
+    }
+    let path = format!("{LOCAL_TABLES}/{vmid}.toml");
+    let written = files.replace(&path, text, 0o644);
+    written.with_context(|| format!("cannot write {path}"))?;
+    Ok(path)
+}
+
 /// Returns the settings of the whole host, or `None` when there are none.
 ///
 /// # Errors

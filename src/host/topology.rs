@@ -9,22 +9,41 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 
 use crate::domain::cpuset::{CpuId, CpuSet};
-use crate::domain::topology::{Core, CpuSets, Node, Parts, Topology};
+use crate::domain::topology::{Core, CpuSets, L3Domain, Node, Parts, Topology};
 
 use super::files::Files;
 
 const CPUS: &str = "/sys/devices/system/cpu";
 const NODES: &str = "/sys/devices/system/node";
+/// CPUs that the PMU of Intel's performance cores counts on; there on hybrid hosts only.
+const INTEL_P_CORES: &str = "/sys/devices/cpu_core/cpus";
+
+/// Share of the fastest core's capacity or frequency, in percent, below which a core is built to
+/// be slower. Cores of one kind differ by a few percent: some clock higher than their neighbours,
+/// and a CCD with more cache clocks lower (5.25 to 5.75 GHz on a 7950X3D). E-cores reach 75 %
+/// and less.
+const SLOWER_PERCENT: u64 = 80;
 
 /// Reads the topology of the host.
 pub fn read_topology(files: &dyn Files) -> Result<Topology> {
     let sets = read_sets(files)?;
+    let cores = read_cores(files, &sets.online)?;
     Ok(Topology::new(Parts {
-        cores: read_cores(files, &sets.online)?,
+        efficient: read_efficient(files, &sets.online, &cores)?,
+        cores,
         l3_domains: read_l3_domains(files, &sets.online)?,
         nodes: read_nodes(files)?,
         sets,
     }))
+}
+
+/// Tells whether the CPUs are made by AMD; their guests are told of SMT in another way.
+pub fn is_amd(files: &dyn Files) -> bool {
+    let text = files.read("/proc/cpuinfo").unwrap_or_default();
+    let mut vendors = text.lines().filter(|line| line.starts_with("vendor_id"));
+    vendors
+        .next()
+        .is_some_and(|line| line.ends_with("AuthenticAMD"))
 }
 
 fn read_sets(files: &dyn Files) -> Result<CpuSets> {
@@ -65,24 +84,63 @@ fn read_siblings(files: &dyn Files, dir: &str) -> Result<CpuSet> {
     }
 }
 
-fn read_l3_domains(files: &dyn Files, online: &CpuSet) -> Result<Vec<CpuSet>> {
+/// Reads which CPUs belong to cores that are built to be slower: from Intel's PMUs, else from the
+/// capacity that the firmware of ARM hosts tells, else from the highest frequency. There is no
+/// `core_type` in sysfs.
+fn read_efficient(files: &dyn Files, online: &CpuSet, cores: &[Core]) -> Result<CpuSet> {
+    if let Some(fast) = read_list_if_there(files, INTEL_P_CORES)? {
+        return Ok(online.difference(&fast));
+    }
+    for name in ["cpu_capacity", "cpufreq/cpuinfo_max_freq"] {
+        let speeds = read_speeds(files, name, cores)?;
+        if !speeds.is_empty() {
+            let fastest = speeds.iter().map(|(speed, _)| *speed).max().unwrap_or(0);
+            let slower = speeds.into_iter().filter(|(speed, _)| {
+                speed.saturating_mul(100) < fastest.saturating_mul(SLOWER_PERCENT)
+            });
+            return Ok(slower.flat_map(|(_, cpus)| cpus.iter()).collect());
+        }
+    }
+    Ok(CpuSet::new())
+}
+
+/// Reads one number at the lowest CPU of each core; empty as soon as one lacks it.
+fn read_speeds<'c>(
+    files: &dyn Files,
+    name: &str,
+    cores: &'c [Core],
+) -> Result<Vec<(u64, &'c CpuSet)>> {
+    let mut speeds = Vec::new();
+    for core in cores {
+        let Some(cpu) = core.cpus.first() else {
+            continue;
+        };
+        match if_there(read_number(files, &format!("{CPUS}/cpu{cpu}/{name}")))? {
+            Some(speed) => speeds.push((speed, &core.cpus)),
+            None => return Ok(Vec::new()),
+        }
+    }
+    Ok(speeds)
+}
+
+fn read_l3_domains(files: &dyn Files, online: &CpuSet) -> Result<Vec<L3Domain>> {
     let mut domains = Vec::new();
     let mut seen = CpuSet::new();
     for cpu in online.iter() {
         if seen.contains(cpu) {
             continue;
         }
-        if let Some(cpus) = read_l3(files, cpu)? {
+        if let Some(L3Domain { cpus, kib }) = read_l3(files, cpu)? {
             let cpus = unseen(cpu, &cpus, &seen);
             seen.extend(cpus.iter());
-            domains.push(cpus);
+            domains.push(L3Domain { cpus, kib });
         }
     }
     Ok(domains)
 }
 
 /// Reads who shares the level 3 cache of `cpu`; `None` where there is none, as in most VMs.
-fn read_l3(files: &dyn Files, cpu: CpuId) -> Result<Option<CpuSet>> {
+fn read_l3(files: &dyn Files, cpu: CpuId) -> Result<Option<L3Domain>> {
     let dir = format!("{CPUS}/cpu{cpu}/cache");
     let names = match files.list(&dir) {
         Ok(names) => names,
@@ -95,7 +153,15 @@ fn read_l3(files: &dyn Files, cpu: CpuId) -> Result<Option<CpuSet>> {
         if read_number::<u32>(files, &format!("{index}/level"))? == 3
             && read(files, &format!("{index}/type"))?.trim() == "Unified"
         {
-            return read_list(files, &format!("{index}/shared_cpu_list")).map(Some);
+            let size = files.read(&format!("{index}/size")).unwrap_or_default();
+            return Ok(Some(L3Domain {
+                cpus: read_list(files, &format!("{index}/shared_cpu_list"))?,
+                // The kernel prints every cache in KiB with this letter.
+                kib: size
+                    .trim()
+                    .strip_suffix('K')
+                    .and_then(|kib| kib.parse().ok()),
+            }));
         }
     }
     Ok(None)

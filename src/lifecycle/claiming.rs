@@ -3,7 +3,7 @@
 use super::account::Account;
 use super::fate::{self, Answers};
 use super::phase::Run;
-use super::resolve::{Case, Resolved, foreign_partitions, look_around, resolve};
+use super::resolve::{Case, Resolved, foreign_partitions, look_around, resolve, state_for};
 use super::work::{Worked, work};
 use crate::domain::claim::{Claim, ClaimState, Wishes};
 use crate::domain::desired::has_partition;
@@ -19,7 +19,7 @@ impl Run<'_> {
         qemu: TaskId,
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
-        let resolved = match resolve(self.host, case)? {
+        let resolved = match resolve(self.host, case, &state_for(self.host, case)?)? {
             Ok(resolved) => resolved,
             Err(refusal) => return Ok(Worked::Refused(refusal)),
         };
@@ -35,7 +35,7 @@ impl Run<'_> {
         answers: &Answers,
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
-        match resolve(self.host, case)? {
+        match resolve(self.host, case, &state_for(self.host, case)?)? {
             Ok(resolved) => self.claim_resolved(case, resolved, state, answers, account),
             Err(refusal) => Ok(Worked::Refused(refusal)),
         }
@@ -49,17 +49,14 @@ impl Run<'_> {
         answers: &Answers,
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
-        resolved
-            .notices
-            .iter()
-            .for_each(|notice| account.info(format!("vm {}: {notice}", case.vmid)));
-        resolved
-            .warnings
-            .iter()
-            .for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
         let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
         let mut around = look_around(self.host, &case.settings);
         work(self.host, self.deadline, answers, |now| {
+            let resolved = match resolved.among(case, &now.claims) {
+                Ok(resolved) => resolved,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            tell(case.vmid, &resolved, account);
             around.partitions = foreign_partitions(self.host, now);
             let checked = refusal::check(
                 case.vmid,
@@ -142,6 +139,14 @@ impl Run<'_> {
         is_up
             && matches!(delegated(), Ok(Some(names)) if !names.iter().any(|name| name == "cpuset"))
     }
+}
+
+/// Tells what the operator should know about a table that fits the host.
+fn tell(vmid: Vmid, resolved: &Resolved, account: &mut Account) {
+    let notices = resolved.notices.iter();
+    notices.for_each(|notice| account.info(format!("vm {vmid}: {notice}")));
+    let warnings = resolved.warnings.iter();
+    warnings.for_each(|text| account.warn(format!("vm {vmid}: {text}")));
 }
 
 /// Returns the records that make `claim` the VM's claim; none when it is that already.

@@ -10,11 +10,13 @@ use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
+use crate::domain::placement::{PlacementError, check_reserve, housekeeping};
 use crate::domain::table::{Cpus, HostSettings, Table};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::pve::{self, GuestKind};
 use crate::host::table::{read_table, tables};
+use crate::host::topology::read_topology;
 
 /// Every table of this node.
 #[derive(Debug, Serialize)]
@@ -27,6 +29,8 @@ pub struct Listing {
     pub overlaps: Vec<Overlap>,
     /// Tables without a VM, and VMs that are hooked without a table.
     pub orphans: Vec<Orphan>,
+    /// Tables that do not fit the host or their VM.
+    pub misfits: Vec<Misfit>,
     /// Tables that cannot be used.
     pub broken: Vec<Broken>,
     /// What cannot be seen from here and is left out.
@@ -40,8 +44,11 @@ pub struct Entry {
     pub vmid: Vmid,
     /// Its name.
     pub name: Option<String>,
-    /// CPUs that its table names; nothing when it is broken.
+    /// CPUs that its table names, or that were chosen for it; nothing when the table is broken or
+    /// the choice is left to the start.
     pub cpus: Option<CpuSet>,
+    /// Whether the table leaves the choice to the start.
+    pub auto: bool,
     /// Whether it is started at host boot.
     pub onboot: bool,
     /// Volume of its hookscript.
@@ -61,6 +68,15 @@ pub struct Overlap {
     pub vmids: [Vmid; 2],
     /// The CPUs.
     pub cpus: CpuSet,
+}
+
+/// A table that a start would be refused with, or all tables together.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Misfit {
+    /// Whose table it is; nothing when it is about all of them.
+    pub vmid: Option<Vmid>,
+    /// What does not fit.
+    pub reason: String,
 }
 
 /// Something that lacks its counterpart.
@@ -90,6 +106,7 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
         vms: Vec::new(),
         overlaps: Vec::new(),
         orphans: Vec::new(),
+        misfits: Vec::new(),
         broken: Vec::new(),
         left_out: Vec::new(),
     };
@@ -102,6 +119,7 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
         listing.guest(host, vmid, with_table.contains(&vmid), &settings, &claims)?;
     }
     listing.overlaps = overlaps(&listing.vms);
+    listing.hold_against_host(host, &settings);
     Ok(listing)
 }
 
@@ -136,10 +154,13 @@ impl Listing {
         match guest {
             None => self.table_without_vm(host, vmid)?,
             Some(guest) if has_table => {
-                let claim = claims.get(&vmid);
-                let state = claim.map(|claim| claim.state.to_string());
-                let entry = self.entry(host, vmid, &guest, settings);
-                self.vms.push(Entry { state, ..entry });
+                let mut entry = self.entry(host, vmid, &guest, settings);
+                if let Some(claim) = claims.get(&vmid) {
+                    entry.state = Some(claim.state.to_string());
+                    let chosen = Some(&claim.wishes.cpus).filter(|_| entry.auto && claim.owns());
+                    entry.cpus = chosen.cloned().or(entry.cpus);
+                }
+                self.vms.push(entry);
             }
             Some(guest) if guest.is_hooked() => {
                 let reason = "is hooked and has no table".to_owned();
@@ -159,15 +180,62 @@ impl Listing {
                 (None, None)
             }
         };
+        if let Some(table) = &table {
+            self.hold_against_guest(vmid, table, guest);
+        }
         Entry {
             vmid,
             name: guest.name.clone(),
+            auto: table.as_ref().is_some_and(|table| table.cpus == Cpus::Auto),
             cpus: table.as_ref().and_then(cpus_of),
             onboot: guest.onboot,
             hooked: guest.is_hooked(),
             hookscript: guest.hookscript.clone(),
             state: None,
             table: path,
+        }
+    }
+
+    fn hold_against_guest(&mut self, vmid: Vmid, table: &Table, guest: &Guest) {
+        let Cpus::Set(cpus) = &table.cpus else {
+            return;
+        };
+        let n_vcpus = guest.n_vcpus as usize;
+        let n_cpus = table.pin.vcpus.as_ref().map_or(cpus.len(), Vec::len);
+        if n_vcpus > n_cpus {
+            let reason = PlacementError::TooFew { n_vcpus, n_cpus }.to_string();
+            let vmid = Some(vmid);
+            self.misfits.push(Misfit { vmid, reason });
+        }
+    }
+
+    /// Looks whether the host has the CPUs, and enough for itself when all VMs run.
+    fn hold_against_host(&mut self, host: &Host, settings: &HostSettings) {
+        let topology = match read_topology(&*host.files) {
+            Ok(topology) => topology,
+            Err(error) => {
+                let text = format!("tables are not held against the host: {error:#}");
+                self.left_out.push(text);
+                return;
+            }
+        };
+        let mut all = CpuSet::new();
+        for Entry { vmid, cpus, .. } in &self.vms {
+            let cpus = cpus.clone().unwrap_or_default();
+            let missing = cpus.difference(topology.online());
+            if !missing.is_empty() {
+                let online = topology.online();
+                let reason =
+                    format!("cpus {missing} are not there or offline ({online} are online)");
+                let vmid = Some(*vmid);
+                self.misfits.push(Misfit { vmid, reason });
+            }
+            all.extend(cpus.iter());
+        }
+        let left = housekeeping(&topology, &all, &CpuSet::new());
+        if let Err(error) = check_reserve(&topology, settings.reserve.as_ref(), &left) {
+            let reason = format!("not all of these vms can run at once: {error}");
+            self.misfits.push(Misfit { vmid: None, reason });
         }
     }
 

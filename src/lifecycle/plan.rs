@@ -87,6 +87,28 @@ pub struct Complaint {
     pub snippet: Option<String>,
 }
 
+impl Complaint {
+    /// Returns what is wrong with a table or the settings of the host.
+    pub fn of(error: &CaseError) -> Self {
+        let mut complaint = Complaint {
+            message: error.to_string(),
+            help: error.help(),
+            ..Complaint::default()
+        };
+        match error {
+            CaseError::Config(error) => {
+                complaint.file = Some(error.file.clone());
+                complaint.line = Some(error.line);
+                complaint.column = Some(error.column);
+                complaint.snippet = Some(error.snippet.clone());
+            }
+            CaseError::Unsupported { path, .. } => complaint.file = Some(path.clone()),
+            CaseError::Other(_) => {}
+        }
+        complaint
+    }
+}
+
 impl Run<'_> {
     /// Returns what a start of a VM would change, and changes nothing.
     pub fn plan(&self, vmid: Vmid) -> anyhow::Result<Plan> {
@@ -108,7 +130,7 @@ impl Run<'_> {
         plan.name.clone_from(&case.guest.name);
         plan.table = Some(case.table_path.clone());
         let state = self.state_now(plan)?;
-        let resolved = match resolve(self.host, case)? {
+        let resolved = match resolve(self.host, case, &state)? {
             Ok(resolved) => resolved,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -118,6 +140,9 @@ impl Run<'_> {
             wishes, topology, ..
         } = &resolved;
         plan.layout = Some(Layout::of(case, &resolved, &state.claims, &around));
+        let reasons = resolved.reasons.iter();
+        plan.notices
+            .extend(reasons.map(|why| format!("cpus chosen: {why}")));
         plan.notices.extend(resolved.notices.iter().cloned());
         plan.warnings.extend(resolved.warnings.iter().cloned());
         plan.warnings.extend(not_hooked(case));
@@ -240,22 +265,7 @@ impl Plan {
             CaseError::Config(_) | CaseError::Unsupported { .. } => Outcome::Invalid,
             CaseError::Other(_) => Outcome::Refused,
         };
-        let mut complaint = Complaint {
-            message: error.to_string(),
-            help: error.help(),
-            ..Complaint::default()
-        };
-        match error {
-            CaseError::Config(error) => {
-                complaint.file = Some(error.file.clone());
-                complaint.line = Some(error.line);
-                complaint.column = Some(error.column);
-                complaint.snippet = Some(error.snippet.clone());
-            }
-            CaseError::Unsupported { path, .. } => complaint.file = Some(path.clone()),
-            CaseError::Other(_) => {}
-        }
-        self.error = Some(complaint);
+        self.error = Some(Complaint::of(error));
         self.summary = what_a_refusal_does(self.vmid, OnRefusal::Auto);
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::room::{Asked, Room, state_now};
 use crate::config::error::ConfigError;
 use crate::config::table::{parse_host_settings, parse_table};
 use crate::config::vm_conf::parse_vm_conf;
-use crate::domain::claim::Wishes;
+use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
-use crate::domain::placement::{Placement, Request, place};
+use crate::domain::placement::{Placement, Remark, Request, place, remarks};
 use crate::domain::refusal::{Bystander, Refusal, Surroundings};
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, KernelGate, Table};
@@ -81,12 +82,24 @@ impl CaseError {
 pub struct Resolved {
     /// What the VM is to own.
     pub wishes: Wishes,
+    /// Why these CPUs, where the table leaves the choice.
+    pub reasons: Vec<String>,
     /// What the operator should know.
     pub notices: Vec<String>,
     /// The same, where the VM will be disturbed.
     pub warnings: Vec<String>,
     /// The host that it was resolved against.
     pub topology: Topology,
+    ground: Ground,
+}
+
+/// What of the host a table is resolved against, apart from claims.
+#[derive(Debug, Clone)]
+struct Ground {
+    topology: Topology,
+    gate: GateFacts,
+    /// What is free; looked at only when the table leaves the choice.
+    room: Room,
 }
 
 /// Reads what there is under a guest id; `migrated_from` as in [`pve::vm_config`].
@@ -145,53 +158,138 @@ fn nothing(why: String) -> Found {
     Found::Nothing(format!("{why}: nothing to do"))
 }
 
-/// Resolves a table against this host.
+/// Resolves a table against this host; `state` is what the program remembers.
 ///
 /// # Errors
 /// The outer error when the host cannot be read, the inner one when it cannot give what the
 /// table asks for.
-pub fn resolve(host: &Host, case: &Case) -> anyhow::Result<Result<Resolved, Refusal>> {
-    let topology = read_topology(&*host.files)?;
-    let placement = match place(&request(case), &topology) {
-        Ok(placement) => placement,
-        Err(error) => return Ok(Err(Refusal::Placement(error))),
-    };
-    let facts = GateFacts {
-        release: surroundings::kernel_release(&*host.files)?,
-        features: surroundings::features(&*host.files),
-        mlx5_loaded: surroundings::is_loaded(&*host.files, "mlx5_core"),
-        isolcpus_overlap: !placement.isolcpus.is_empty(),
-        gate_override: case.settings.kernel_gate == KernelGate::Ignore,
-    };
-    let choice = match gate::choose(case.table.isolate.backend, &facts) {
-        Ok(choice) => choice,
-        Err(error) => return Ok(Err(Refusal::Gate(error))),
-    };
-    let (warnings, notices): (Vec<_>, Vec<_>) = placement
-        .notices
-        .iter()
-        .partition(|notice| notice.is_warning());
-    let texts = |notices: Vec<&crate::domain::placement::Notice>| {
-        notices.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
-    let mut warnings = texts(warnings);
-    warnings.extend(choice.warning.clone());
-    let wishes = wishes(case, &placement, choice);
-    Ok(Ok(Resolved {
-        wishes,
-        notices: texts(notices),
-        warnings,
-        topology,
-    }))
+pub fn resolve(
+    host: &Host,
+    case: &Case,
+    state: &State,
+) -> anyhow::Result<Result<Resolved, Refusal>> {
+    let ground = Ground::read(host, case, state)?;
+    Ok(ground.resolve(case, &state.claims))
 }
 
-fn request(case: &Case) -> Request {
-    let Cpus::Set(cpus) = &case.table.cpus else {
-        return Request::default();
-    };
+/// Returns the state that a case has to be resolved against: where the table names the CPUs, that
+/// of a host without claims will do.
+///
+/// # Errors
+/// The state cannot be read.
+pub fn state_for(host: &Host, case: &Case) -> anyhow::Result<State> {
+    match case.table.cpus {
+        Cpus::Auto => state_now(host),
+        Cpus::Set(_) => Ok(State::default()),
+    }
+}
+
+impl Resolved {
+    /// Resolves the table again next to `claims`: under the host lock there may be others than
+    /// before. A table that names its CPUs stays as it is.
+    ///
+    /// # Errors
+    /// There is no room any more.
+    pub fn among(self, case: &Case, claims: &Claims) -> Result<Self, Refusal> {
+        match case.table.cpus {
+            Cpus::Auto => self.ground.resolve(case, claims),
+            Cpus::Set(_) => Ok(self),
+        }
+    }
+}
+
+impl Ground {
+    fn read(host: &Host, case: &Case, state: &State) -> anyhow::Result<Self> {
+        let topology = read_topology(&*host.files)?;
+        let room = match case.table.cpus {
+            Cpus::Auto => {
+                let (guest, settings) = (&case.guest, &case.settings);
+                Room::read(host, case.vmid, guest, settings, &topology, state)?
+            }
+            Cpus::Set(_) => Room::default(),
+        };
+        let gate = GateFacts {
+            release: surroundings::kernel_release(&*host.files)?,
+            features: surroundings::features(&*host.files),
+            mlx5_loaded: surroundings::is_loaded(&*host.files, "mlx5_core"),
+            isolcpus_overlap: false,
+            gate_override: case.settings.kernel_gate == KernelGate::Ignore,
+        };
+        Ok(Ground {
+            topology,
+            gate,
+            room,
+        })
+    }
+
+    fn resolve(&self, case: &Case, claims: &Claims) -> Result<Resolved, Refusal> {
+        let (request, remarks) = match &case.table.cpus {
+            Cpus::Set(cpus) => (request(case, cpus.clone(), CpuSet::new()), Vec::new()),
+            Cpus::Auto => self.chosen(case, claims)?,
+        };
+        let placement = place(&request, &self.topology).map_err(Refusal::Placement)?;
+        let facts = GateFacts {
+            isolcpus_overlap: !placement.isolcpus.is_empty(),
+            ..self.gate
+        };
+        let choice = gate::choose(case.table.isolate.backend, &facts).map_err(Refusal::Gate)?;
+        let notices = placement.notices.iter();
+        let (warnings, notices): (Vec<_>, Vec<_>) = notices.partition(|n| n.is_warning());
+        let (alarming, reasons): (Vec<_>, Vec<_>) = remarks.into_iter().partition(|r| r.is_warning);
+        let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        warnings.extend(alarming.into_iter().map(|remark| remark.text));
+        warnings.extend(choice.warning.clone());
+        Ok(Resolved {
+            wishes: wishes(case, &placement, choice),
+            reasons: reasons.into_iter().map(|remark| remark.text).collect(),
+            notices: notices.iter().map(ToString::to_string).collect(),
+            warnings,
+            topology: self.topology.clone(),
+            ground: self.clone(),
+        })
+    }
+
+    /// Chooses the CPUs; those that the VM owns already stay, so that a running VM is not moved
+    /// because another one came or went.
+    fn chosen(&self, case: &Case, claims: &Claims) -> Result<(Request, Vec<Remark>), Refusal> {
+        let asked = Asked::with_table(&case.guest, &case.table);
+        let search = self.room.search(&asked, claims, &self.topology);
+        let own = claims.get(&case.vmid).filter(|claim| claim.owns());
+        if let Some(wishes) = own.map(|claim| &claim.wishes) {
+            let cpus: CpuSet = wishes.vcpus.iter().copied().collect();
+            let idle = wishes.cpus.difference(&cpus).difference(&asked.also);
+            let taken = search.others.union(&search.kept);
+            let online = wishes.cpus.is_subset(self.topology.online());
+            if online && cpus.len() == asked.n_vcpus && cpus.union(&idle).is_disjoint(&taken) {
+                let text = "the vm owns them already".to_owned();
+                let is_warning = false;
+                let kept = Remark { text, is_warning };
+                return Ok((request(case, cpus, idle), vec![kept]));
+            }
+        }
+        let choice = self.room.choose(&search, claims)?;
+        let mut remarks = remarks(&search, &choice, &self.room.devices);
+        let vmid = case.vmid;
+        let has_sibling = |cpu| !self.topology.siblings(cpu).is_disjoint(&choice.cpus);
+        if asked.guest_smt < 2 && choice.cpus.iter().any(has_sibling) {
+            remarks.push(Remark {
+                text: format!(
+                    "vcpus share cores and the guest does not know which: pin-hook init {vmid} \
+                     says what to set"
+                ),
+                is_warning: true,
+            });
+        }
+        Ok((request(case, choice.cpus, choice.idle), remarks))
+    }
+}
+
+/// Returns what is asked of placement; `idle` are CPUs without a vCPU that the table does not
+/// name.
+fn request(case: &Case, cpus: CpuSet, idle: CpuSet) -> Request {
     Request {
-        cpus: cpus.clone(),
-        also: case.table.isolate.also.clone(),
+        cpus,
+        also: case.table.isolate.also.union(&idle),
         vcpus: case.table.pin.vcpus.clone(),
         n_vcpus: case.guest.n_vcpus as usize,
         max_vcpus: case.guest.max_vcpus as usize,
@@ -236,10 +334,12 @@ fn vhost_workers(guest: &Guest, wished: &BTreeMap<String, CpuSet>) -> Vec<Option
 }
 
 /// Refuses wishes that this version cannot fulfil; what is written must never be ignored.
-fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
+///
+/// # Errors
+/// The first of them.
+pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
     let default = Table::of(table.cpus.clone());
     let wished = [
-        ("cpus = \"auto\"", table.cpus == Cpus::Auto),
         (
             "pin.scheduler",
             table.pin.scheduler != default.pin.scheduler,

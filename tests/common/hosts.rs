@@ -29,10 +29,13 @@ pub const ALL: &[&str] = &[
     "synthetic-1280",
     "synthetic-2s-4n",
     "synthetic-5900x",
+    "synthetic-7950x3d",
+    "synthetic-arm",
     "synthetic-epyc-7451",
     "synthetic-hybrid",
     "synthetic-no-smt-4",
     "synthetic-offline",
+    "synthetic-snc",
 ];
 
 /// Files of a host: path and content.
@@ -51,6 +54,12 @@ struct Shape {
     e_cores: u32,
     /// No cache is described, as in most VMs.
     no_cache: bool,
+    /// One L3 domain is shared by all nodes of a package (sub-NUMA clustering).
+    l3_of_package: bool,
+    /// Size of the first L3 domain; the others have 32 MiB.
+    first_l3: &'static str,
+    /// As in `/proc/cpuinfo`; other architectures have none.
+    vendor: &'static str,
     /// Names and texts of a kernel before 5.2.
     old_names: bool,
     offline: &'static str,
@@ -68,6 +77,9 @@ const BASE: Shape = Shape {
     adjacent: false,
     e_cores: 0,
     no_cache: false,
+    l3_of_package: false,
+    first_l3: "32768K",
+    vendor: "GenuineIntel",
     old_names: false,
     offline: "",
     isolated: "",
@@ -79,6 +91,32 @@ fn shape(name: &str) -> Option<Shape> {
         "synthetic-5900x" => Shape {
             l3s: 2,
             cores: 6,
+            vendor: "AuthenticAMD",
+            kernel: "7.0.2-1-pve",
+            ..BASE
+        },
+        // The CCD with the boot CPU has more cache.
+        "synthetic-7950x3d" => Shape {
+            l3s: 2,
+            cores: 8,
+            first_l3: "98304K",
+            vendor: "AuthenticAMD",
+            kernel: "7.0.2-1-pve",
+            ..BASE
+        },
+        "synthetic-arm" => Shape {
+            cores: 16,
+            smt: 1,
+            no_cache: true,
+            vendor: "",
+            kernel: "7.0.2-1-pve",
+            ..BASE
+        },
+        "synthetic-snc" => Shape {
+            packages: 2,
+            nodes: 2,
+            cores: 8,
+            l3_of_package: true,
             kernel: "7.0.2-1-pve",
             ..BASE
         },
@@ -95,6 +133,7 @@ fn shape(name: &str) -> Option<Shape> {
             l3s: 2,
             cores: 3,
             old_names: true,
+            vendor: "AuthenticAMD",
             kernel: "6.8.12-15-pve",
             ..BASE
         },
@@ -103,6 +142,13 @@ fn shape(name: &str) -> Option<Shape> {
             no_cache: true,
             ..BASE
         },
+        _ => return odd_shape(name),
+    })
+}
+
+/// Hosts that are large, or not as others are.
+fn odd_shape(name: &str) -> Option<Shape> {
+    Some(match name {
         "synthetic-hybrid" => Shape {
             cores: 8,
             adjacent: true,
@@ -189,6 +235,7 @@ impl Shape {
         self.put_nodes(&mut put);
         self.put_interrupts(&mut put);
         self.put_kernel_threads(&mut put);
+        self.put_kinds(&mut put);
         let boot = match self.isolated {
             "" => String::new(),
             cpus => format!(" isolcpus={cpus} nohz_full={cpus}"),
@@ -261,7 +308,11 @@ impl Shape {
 
     fn put_core(&self, core: u32, put: &mut impl FnMut(String, &str) -> Option<String>) {
         let siblings = self.online(&self.cpus_of_cores(core, 1));
-        let (first, n) = self.group(core, self.cores);
+        let per_l3 = match self.l3_of_package {
+            true => self.nodes * self.l3s * self.cores,
+            false => self.cores,
+        };
+        let (first, n) = self.group(core, per_l3);
         let l3 = self.online(&self.cpus_of_cores(first, n));
         let (package, _) = self.group(core, self.nodes * self.l3s * self.cores);
         let package = package / (self.nodes * self.l3s * self.cores);
@@ -277,9 +328,30 @@ impl Shape {
             }
             if !self.no_cache {
                 let index = format!("{dir}/cache/index3");
+                let size = if first == 0 { self.first_l3 } else { "32768K" };
+                put(format!("{index}/size"), size);
                 put(format!("{index}/level"), "3");
                 put(format!("{index}/type"), "Unified");
                 put(format!("{index}/shared_cpu_list"), &l3.to_string());
+            }
+        }
+    }
+
+    /// Who made the CPUs, and which of them belong to slower cores.
+    fn put_kinds(&self, put: &mut impl FnMut(String, &str) -> Option<String>) {
+        let vendor = match self.vendor {
+            "" => String::new(),
+            vendor => format!("\nvendor_id\t: {vendor}"),
+        };
+        put(
+            "/proc/cpuinfo".to_owned(),
+            &format!("processor\t: 0{vendor}"),
+        );
+        if self.e_cores > 0 {
+            let p_cores = self.n_cores() - self.e_cores;
+            for (pmu, first, n) in [("core", 0, p_cores), ("atom", p_cores, self.e_cores)] {
+                let cpus = self.cpus_of_cores(first, n).to_string();
+                put(format!("/sys/devices/cpu_{pmu}/cpus"), &cpus);
             }
         }
     }

@@ -100,12 +100,11 @@ impl Layout {
 
 fn place_of(vcpu: usize, cpu: CpuId, topology: &Topology) -> VcpuPlace {
     let core = topology.core_of(cpu).map(|core| core.cpus.clone());
-    let mut l3_domains = topology.l3_domains().iter();
     VcpuPlace {
         vcpu,
         cpu,
         core: core.unwrap_or_else(|| CpuSet::of(cpu)),
-        l3_domain: l3_domains.position(|cpus| cpus.contains(cpu)),
+        l3_domain: topology.l3_index_of(cpu),
         node: topology.node_of(cpu).map(|node| node.id),
     }
 }

@@ -1,0 +1,51 @@
+//! `init`: a table for a VM, with the reasons.
+
+use super::json;
+use super::output::Output;
+use crate::domain::vm::Vmid;
+use crate::host::Host;
+use crate::lifecycle::account::{Exit, Level};
+use crate::lifecycle::init::{Proposed, propose, write};
+
+/// What to do with the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// Whether it is written.
+    pub write: bool,
+    /// Whether a table that is there is replaced.
+    pub force: bool,
+    /// Whether JSON is printed.
+    pub json: bool,
+}
+
+/// Shows, and writes if asked to, a table for a VM; fails when there is no room for it.
+pub fn show(host: &Host, vmid: Vmid, wish: Wish, output: &Output) -> anyhow::Result<Exit> {
+    let mut proposed = propose(host, vmid)?;
+    if wish.write {
+        write(host, &mut proposed, wish.force)?;
+    }
+    if wish.json {
+        json::print(&proposed, output)?;
+    } else {
+        print(&proposed, output);
+    }
+    Ok(match proposed.error {
+        None => Exit::Done,
+        Some(_) => Exit::Refused,
+    })
+}
+
+/// Prints the table as it would be in the file; what is said besides is a comment in it, or an
+/// error instead of it.
+fn print(proposed: &Proposed, output: &Output) {
+    if let Some(error) = &proposed.error {
+        output.complain(error);
+        return;
+    }
+    output.print(proposed.table.as_deref().unwrap_or_default());
+    if let Some(path) = &proposed.written {
+        let vmid = proposed.vmid;
+        let text = format!("wrote {path}; pin-hook plan {vmid} shows what a start would change");
+        output.say(Level::Info, &text);
+    }
+}

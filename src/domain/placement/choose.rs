@@ -1,0 +1,189 @@
+//! Which CPUs a VM gets when nobody says: for `cpus = "auto"` and for `init`.
+//!
+//! Candidates are made for every kind of core, for one or several vCPUs per core, and for every
+//! NUMA node, package and the whole host; the one with the lowest [`Cost`] is taken. Nothing
+//! depends on time or chance, so the same host with the same VMs always gives the same CPUs.
+
+mod candidate;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use candidate::candidates;
+pub(super) use candidate::is_small;
+
+use super::reserve::{TooLittleLeft, check_reserve, housekeeping};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::table::Reserve;
+use crate::domain::topology::{Core, Topology};
+
+/// What a VM needs, and what is free on the host.
+#[derive(Debug, Clone)]
+pub struct Search<'a> {
+    /// The host.
+    pub topology: &'a Topology,
+    /// vCPUs that the VM can ever have.
+    pub n_vcpus: usize,
+    /// SMT siblings per guest core; 1 (or 0) when the guest has no SMT.
+    pub guest_smt: usize,
+    /// CPUs that belong to others, or to this VM for something else: neither free nor
+    /// housekeeping.
+    pub others: CpuSet,
+    /// Housekeeping CPUs that must stay what they are, such as those that the VM's own table
+    /// gives to other threads.
+    pub kept: CpuSet,
+    /// CPUs that guests and units are set to run on: taken only when nothing else is left.
+    pub avoid: CpuSet,
+    /// NUMA nodes of the VM's passed-through devices.
+    pub near: BTreeSet<u32>,
+    /// What must stay with the host, as `host.toml` says.
+    pub reserve: Option<&'a Reserve>,
+}
+
+/// CPUs for a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// CPUs for vCPUs.
+    pub cpus: CpuSet,
+    /// SMT siblings of them that are owned without a vCPU.
+    pub idle: CpuSet,
+    /// How the vCPUs are spread.
+    pub packing: Packing,
+}
+
+impl Choice {
+    /// Returns every CPU that is owned.
+    pub fn owned(&self) -> CpuSet {
+        self.cpus.union(&self.idle)
+    }
+}
+
+/// How vCPUs are spread over cores; the first is better where both are as near.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Packing {
+    /// One vCPU for each core; its SMT siblings stay idle.
+    OnePerCore,
+    /// One vCPU for each CPU of a core.
+    Siblings,
+}
+
+impl Packing {
+    /// Returns how many vCPUs a core takes.
+    fn capacity(self, core: &Core) -> usize {
+        match self {
+            Packing::OnePerCore => 1,
+            Packing::Siblings => core.cpus.len(),
+        }
+    }
+}
+
+/// Why no CPUs can be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// There are too few.
+    #[error("{n_vcpus} vcpus need a cpu each, {}", free_of(free))]
+    TooFew {
+        /// vCPUs of the VM.
+        n_vcpus: usize,
+        /// How many of them would find room.
+        fitting: usize,
+        /// CPUs of whole cores that are free.
+        free: CpuSet,
+    },
+    /// The host would be left with too little.
+    #[error("{n_vcpus} vcpus leave too little: {source}")]
+    Reserve {
+        /// vCPUs of the VM.
+        n_vcpus: usize,
+        /// How many of them would find room.
+        fitting: usize,
+        /// What would be wrong.
+        source: TooLittleLeft,
+    },
+}
+
+fn free_of(free: &CpuSet) -> String {
+    match free.len() {
+        0 => "no core of the host is free".to_owned(),
+        n => format!("{n} cpus of whole cores are free (cpus {free})"),
+    }
+}
+
+impl NoRoom {
+    /// Returns how many vCPUs would find room.
+    pub fn fitting(&self) -> usize {
+        match self {
+            NoRoom::TooFew { fitting, .. } | NoRoom::Reserve { fitting, .. } => *fitting,
+        }
+    }
+}
+
+/// Chooses CPUs for a VM.
+///
+/// # Errors
+/// There are too few; the error says how many would do.
+pub fn choose(search: &Search<'_>) -> Result<Choice, NoRoom> {
+    let all = free_cores(search, &CpuSet::new());
+    let preferred = free_cores(search, &search.avoid);
+    let mut too_little = None;
+    for free in [&preferred, &all] {
+        let mut candidates = candidates(search, free);
+        candidates.sort_by(|one, two| one.cost.cmp(&two.cost));
+        for candidate in candidates {
+            let choice = candidate.choice(search.n_vcpus);
+            match check(search, &choice) {
+                Ok(()) => return Ok(choice),
+                Err(error) => too_little = too_little.or(Some(error)),
+            }
+        }
+    }
+    let (n_vcpus, fitting) = (search.n_vcpus, fitting(search));
+    Err(match too_little {
+        Some(source) => NoRoom::Reserve {
+            n_vcpus,
+            fitting,
+            source,
+        },
+        None => NoRoom::TooFew {
+            n_vcpus,
+            fitting,
+            free: all.iter().flat_map(|core| core.cpus.iter()).collect(),
+        },
+    })
+}
+
+/// Returns the cores with all of their online CPUs free and outside of `avoid`.
+fn free_cores<'t>(search: &Search<'t>, avoid: &CpuSet) -> Vec<&'t Core> {
+    let none = CpuSet::new();
+    let reserve = match search.reserve {
+        Some(Reserve::Cpus(cpus)) => cpus,
+        Some(Reserve::Cores(_)) | None => &none,
+    };
+    let cores = search.topology.cores().iter();
+    let taken = [&search.others, &search.kept, avoid, reserve];
+    cores
+        .filter(|core| taken.iter().all(|taken| core.cpus.is_disjoint(taken)))
+        .collect()
+}
+
+fn check(search: &Search<'_>, choice: &Choice) -> Result<(), TooLittleLeft> {
+    let left = housekeeping(search.topology, &search.others, &choice.owned());
+    check_reserve(search.topology, search.reserve, &left)
+}
+
+/// Returns for how many vCPUs there is room, fewer than were searched for.
+fn fitting(search: &Search<'_>) -> usize {
+    let fits = |&n_vcpus: &usize| {
+        let fewer = Search {
+            n_vcpus,
+            ..search.clone()
+        };
+        let free = free_cores(&fewer, &CpuSet::new());
+        let candidates = candidates(&fewer, &free);
+        let mut choices = candidates.iter().map(|c| c.choice(n_vcpus));
+        choices.any(|choice| check(&fewer, &choice).is_ok())
+    };
+    let fewer = (1..search.n_vcpus).rev();
+    fewer.into_iter().find(fits).unwrap_or(0)
+}

@@ -1,0 +1,249 @@
+//! A table for a VM that has none: which CPUs, why, and what PVE has to be told.
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::look::known_state;
+use super::plan::Complaint;
+use super::resolve::read_settings;
+use super::room::{Asked, Room, live_state};
+use crate::config::table::parse_table;
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::guest::Guest;
+use crate::domain::placement::{Choice, Remark, Search, remarks};
+use crate::domain::proposal::{Command, Proposal, fit};
+use crate::domain::refusal::Refusal;
+use crate::domain::state::State;
+use crate::domain::table::HostSettings;
+use crate::domain::topology::Topology;
+use crate::domain::vm::Vmid;
+use crate::host::table::{path_of_table, write_table};
+use crate::host::topology::{is_amd, read_topology};
+use crate::host::{Host, pve};
+
+/// A proposed table.
+#[derive(Debug, Serialize)]
+pub struct Proposed {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// Its name.
+    pub name: Option<String>,
+    /// CPUs for vCPUs; nothing when there is no room.
+    pub cpus: Option<CpuSet>,
+    /// SMT siblings that stay without a vCPU.
+    pub also: Option<CpuSet>,
+    /// Why these CPUs.
+    pub reasons: Vec<String>,
+    /// What is not as it could be.
+    pub warnings: Vec<String>,
+    /// What to run so that the guest fits.
+    pub commands: Vec<String>,
+    /// The table.
+    pub table: Option<String>,
+    /// Where a table of the VM is already.
+    pub existing: Option<String>,
+    /// Where the table was written.
+    pub written: Option<String>,
+    /// Why there is none.
+    pub error: Option<Complaint>,
+}
+
+/// What a proposal is made from.
+struct Base {
+    guest: Guest,
+    topology: Topology,
+    room: Room,
+    state: State,
+    /// What could not be seen.
+    left_out: Vec<String>,
+}
+
+/// Returns a table for a VM, and writes nothing.
+///
+/// # Errors
+/// The host cannot be read, or its settings are wrong.
+pub fn propose(host: &Host, vmid: Vmid) -> anyhow::Result<Proposed> {
+    let mut proposed = Proposed {
+        vmid,
+        name: None,
+        cpus: None,
+        also: None,
+        reasons: Vec::new(),
+        warnings: Vec::new(),
+        commands: Vec::new(),
+        table: None,
+        existing: path_of_table(&*host.files, vmid),
+        written: None,
+        error: None,
+    };
+    let guest = match guest_of(host, vmid)? {
+        Ok(guest) => guest,
+        Err(complaint) => {
+            proposed.error = Some(complaint);
+            return Ok(proposed);
+        }
+    };
+    proposed.name.clone_from(&guest.name);
+    let settings = match read_settings(host) {
+        Ok(settings) => settings,
+        Err(error) => {
+            proposed.error = Some(Complaint::of(&error));
+            return Ok(proposed);
+        }
+    };
+    let base = Base::read(host, vmid, guest, &settings)?;
+    if let Err(refusal) = base.propose(host, &mut proposed)? {
+        proposed.error = Some(Complaint {
+            message: format!("vm {vmid}: {refusal}"),
+            help: Some(refusal.help(vmid)),
+            ..Complaint::default()
+        });
+    }
+    Ok(proposed)
+}
+
+/// Writes a proposed table; one that is there is replaced only by `force`.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(host: &Host, proposed: &mut Proposed, force: bool) -> anyhow::Result<()> {
+    let vmid = proposed.vmid;
+    let Some(table) = proposed.table.clone() else {
+        return Ok(());
+    };
+    match &proposed.existing {
+        Some(path) if !force => {
+            proposed.error = Some(Complaint {
+                message: format!("vm {vmid} has a table already ({path}), nothing is written"),
+                help: Some(format!("pin-hook init {vmid} --write --force replaces it")),
+                file: Some(path.clone()),
+                ..Complaint::default()
+            });
+        }
+        _ => proposed.written = Some(write_table(&*host.files, vmid, &table)?),
+    }
+    Ok(())
+}
+
+fn guest_of(host: &Host, vmid: Vmid) -> anyhow::Result<Result<Guest, Complaint>> {
+    let complaint = |message: String, help: &str| Complaint {
+        message,
+        help: Some(help.to_owned()),
+        ..Complaint::default()
+    };
+    let kind = pve::guest_kind(&*host.files, vmid, "")?;
+    if kind == pve::GuestKind::Container {
+        let help = "limit the container with its own cores, and keep it off by the tables of vms";
+        return Ok(Err(complaint(format!("{vmid} is a container"), help)));
+    }
+    let Some(config) = pve::vm_config(&*host.files, vmid, "")? else {
+        let help = "run it on the node of the vm";
+        return Ok(Err(complaint(format!("this node has no vm {vmid}"), help)));
+    };
+    let guest = parse_vm_conf(&config.text).guest();
+    Ok(match guest.template {
+        true => {
+            let help = "make a table for each vm that is cloned from it";
+            Err(complaint(format!("vm {vmid} is a template"), help))
+        }
+        false => Ok(guest),
+    })
+}
+
+impl Base {
+    fn read(
+        host: &Host,
+        vmid: Vmid,
+        guest: Guest,
+        settings: &HostSettings,
+    ) -> anyhow::Result<Self> {
+        let topology = read_topology(&*host.files)?;
+        let mut left_out = Vec::new();
+        let state = match known_state(host)? {
+            Ok(state) => live_state(host, state)?,
+            Err(hidden) => {
+                left_out.push(format!("claims of running vms are left out: {hidden}"));
+                State::default()
+            }
+        };
+        let room = Room::read(host, vmid, &guest, settings, &topology, &state)?;
+        left_out.extend(room.unreadable.iter().map(|vmid| {
+            format!("the table of vm {vmid} cannot be used, so its cpus are not known")
+        }));
+        Ok(Base {
+            guest,
+            topology,
+            room,
+            state,
+            left_out,
+        })
+    }
+
+    fn propose(&self, host: &Host, proposed: &mut Proposed) -> anyhow::Result<Result<(), Refusal>> {
+        let claims = &self.state.claims;
+        let asked = Asked::of(&self.guest);
+        let search = self.room.search(&asked, claims, &self.topology);
+        let choice = match self.room.choose(&search, claims) {
+            Ok(choice) => choice,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let mut remarks = self.remarks(&search, &choice);
+        let fit = fit(&self.guest, &choice, &self.topology, is_amd(&*host.files));
+        remarks.extend(fit.remark(&choice, &self.topology));
+        let commands = fit.commands(proposed.vmid, &self.guest, &choice, &self.topology);
+        let node = pve::node_name(&*host.files)?;
+        let text = Proposal {
+            title: &title(proposed, &node),
+            choice: &choice,
+            remarks: &remarks,
+            commands: &commands,
+        }
+        .text();
+        parse_table("the proposed table", &text, &node, &Default::default())
+            .context("the proposed table cannot be read")?;
+        proposed.tell(&choice, remarks, commands);
+        proposed.table = Some(text);
+        Ok(Ok(()))
+    }
+
+    fn remarks(&self, search: &Search<'_>, choice: &Choice) -> Vec<Remark> {
+        let mut all = remarks(search, choice, &self.room.devices);
+        let owners = self.room.owners(&self.state.claims).into_iter();
+        let owners: Vec<String> = owners
+            .map(|(who, cpus)| format!("{who} ({cpus})"))
+            .collect();
+        if !owners.is_empty() {
+            all.push(Remark {
+                text: format!("left alone: cpus of {}", owners.join(", ")),
+                is_warning: false,
+            });
+        }
+        all.extend(self.left_out.iter().map(|text| Remark {
+            text: text.clone(),
+            is_warning: true,
+        }));
+        all
+    }
+}
+
+fn title(proposed: &Proposed, node: &str) -> String {
+    let name = proposed.name.as_ref().map(|name| format!(" ({name})"));
+    format!(
+        "Table of vm {}{} on node {node}, proposed by pin-hook init.",
+        proposed.vmid,
+        name.unwrap_or_default()
+    )
+}
+
+impl Proposed {
+    fn tell(&mut self, choice: &Choice, remarks: Vec<Remark>, commands: Vec<Command>) {
+        self.cpus = Some(choice.cpus.clone());
+        self.also = Some(choice.idle.clone());
+        let (warnings, reasons): (Vec<_>, Vec<_>) =
+            remarks.into_iter().partition(|remark| remark.is_warning);
+        self.warnings = warnings.into_iter().map(|remark| remark.text).collect();
+        self.reasons = reasons.into_iter().map(|remark| remark.text).collect();
+        self.commands = commands.into_iter().map(|command| command.line).collect();
+    }
+}

@@ -1,0 +1,179 @@
+//! Checking a table before it is put in place, for the tools that write tables.
+
+use serde::Serialize;
+
+use super::plan::Complaint;
+use super::resolve::{CaseError, read_settings, refuse_unsupported};
+use crate::config::table::parse_table;
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::guest::Guest;
+use crate::domain::placement::{PlacementError, Request, check_reserve, housekeeping, place};
+use crate::domain::table::{Cpus, HostSettings, Table};
+use crate::domain::topology::Topology;
+use crate::domain::vm::Vmid;
+use crate::host::pve::TextFile;
+use crate::host::topology::read_topology;
+use crate::host::{Host, pve};
+
+/// What is wrong with a table, if anything.
+#[derive(Debug, Default, Serialize)]
+pub struct Lint {
+    /// The file, as it was named.
+    pub file: String,
+    /// VM of this node that the file's name says it is for.
+    pub vmid: Option<Vmid>,
+    /// Whether a start could use it on this host.
+    pub ok: bool,
+    /// What is wrong.
+    pub error: Option<Complaint>,
+    /// CPUs that the VM would own; nothing when the choice is left to the start.
+    pub cpus: Option<CpuSet>,
+    /// What the operator should know nevertheless.
+    pub warnings: Vec<String>,
+    /// What could not be checked.
+    pub left_out: Vec<String>,
+}
+
+/// Checks a table by itself and, as far as that can be seen, against this host.
+pub fn lint(host: &Host, file: &TextFile) -> Lint {
+    let mut lint = Lint {
+        file: file.path.clone(),
+        ..Lint::default()
+    };
+    let settings = match read_settings(host) {
+        Ok(settings) => settings,
+        Err(error) => {
+            lint.error = Some(Complaint::of(&error));
+            return lint;
+        }
+    };
+    let table = match understand(host, file, &settings) {
+        Ok(table) => table,
+        Err(error) => {
+            lint.error = Some(Complaint::of(&error));
+            return lint;
+        }
+    };
+    lint.cpus = match &table.cpus {
+        Cpus::Set(cpus) => Some(cpus.union(&table.isolate.also)),
+        Cpus::Auto => None,
+    };
+    let guest = lint.guest(host);
+    match read_topology(&*host.files) {
+        Ok(topology) => lint.fits(&table, &settings, guest.as_ref(), &topology),
+        Err(error) => {
+            let text = format!("the table is not held against this host: {error:#}");
+            lint.left_out.push(text);
+        }
+    }
+    lint.ok = lint.error.is_none();
+    lint
+}
+
+/// Returns a lint of a file that cannot be read.
+pub fn unreadable(path: &str, error: &anyhow::Error) -> Lint {
+    Lint {
+        file: path.to_owned(),
+        error: Some(Complaint {
+            message: format!("{error:#}"),
+            file: Some(path.to_owned()),
+            ..Complaint::default()
+        }),
+        ..Lint::default()
+    }
+}
+
+fn understand(host: &Host, file: &TextFile, settings: &HostSettings) -> Result<Table, CaseError> {
+    // Elsewhere than on a node, the sections for nodes are checked and not used.
+    let node = pve::node_name(&*host.files).unwrap_or_default();
+    let table = parse_table(&file.path, &file.text, &node, &settings.defaults)?;
+    refuse_unsupported(&file.path, &table)?;
+    Ok(table)
+}
+
+impl Lint {
+    /// Returns the guest of this node that the name of the file speaks of.
+    fn guest(&mut self, host: &Host) -> Option<Guest> {
+        let name = self.file.rsplit('/').next()?;
+        let vmid: Vmid = name.strip_suffix(".toml")?.parse().ok()?;
+        let config = pve::vm_config(&*host.files, vmid, "").ok()??;
+        self.vmid = Some(vmid);
+        Some(parse_vm_conf(&config.text).guest())
+    }
+
+    fn fits(
+        &mut self,
+        table: &Table,
+        settings: &HostSettings,
+        guest: Option<&Guest>,
+        topology: &Topology,
+    ) {
+        if let Err(error) = threads_fit(table, topology) {
+            self.refuse(&error.to_string(), error.help());
+        }
+        let Cpus::Set(cpus) = &table.cpus else {
+            return;
+        };
+        let owned = cpus.union(&table.isolate.also);
+        match place(&request(table, cpus, guest), topology) {
+            Ok(placement) => {
+                let warnings = placement
+                    .notices
+                    .iter()
+                    .filter(|notice| notice.is_warning());
+                self.warnings.extend(warnings.map(ToString::to_string));
+            }
+            Err(error) => self.refuse(&error.to_string(), error.help()),
+        }
+        let left = housekeeping(topology, &owned, &CpuSet::new());
+        if let Err(error) = check_reserve(topology, settings.reserve.as_ref(), &left) {
+            self.refuse(&error.to_string(), error.help());
+        }
+    }
+
+    /// Says what is wrong; the first error counts.
+    fn refuse(&mut self, message: &str, help: String) {
+        let file = &self.file;
+        self.error.get_or_insert_with(|| Complaint {
+            message: format!("{file}: {message}"),
+            help: Some(help),
+            file: Some(file.clone()),
+            ..Complaint::default()
+        });
+    }
+}
+
+/// Checks the CPUs of threads that are no vCPUs.
+fn threads_fit(table: &Table, topology: &Topology) -> Result<(), PlacementError> {
+    let pin = &table.pin;
+    let named = pin.iothreads.values().chain(pin.vhost.values());
+    let cpus: CpuSet = named.chain(&pin.emulator).flat_map(CpuSet::iter).collect();
+    let sets = topology.sets();
+    let (absent, offline) = (
+        cpus.difference(&sets.present),
+        cpus.intersection(&sets.offline()),
+    );
+    match (absent.is_empty(), offline.is_empty()) {
+        (false, _) => Err(PlacementError::Absent {
+            cpus: absent,
+            present: sets.present.clone(),
+        }),
+        (true, false) => Err(PlacementError::Offline(offline)),
+        (true, true) => Ok(()),
+    }
+}
+
+/// Returns what would be asked of placement; without a guest, as many vCPUs as fit.
+fn request(table: &Table, cpus: &CpuSet, guest: Option<&Guest>) -> Request {
+    let vcpus = table.pin.vcpus.clone();
+    let n_cpus = vcpus.as_ref().map_or(cpus.len(), Vec::len);
+    Request {
+        cpus: cpus.clone(),
+        also: table.isolate.also.clone(),
+        vcpus,
+        n_vcpus: guest.map_or(n_cpus, |guest| guest.n_vcpus as usize),
+        max_vcpus: guest.map_or(n_cpus, |guest| guest.max_vcpus as usize),
+        guest_smt: guest.map_or(1, |guest| guest.smt as usize),
+    }
+}

@@ -1,0 +1,134 @@
+//! `check --table` through the program itself: what is wrong, where, and the exit status.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "common/hosts.rs"]
+mod hosts;
+
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+/// Runs the check of a table called `name` and returns what it prints and its exit status; the
+/// name of the directory is left out.
+fn checked(root: &Path, name: &str, table: &str, more: &[&str]) -> (String, i32) {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join(name);
+    fs::write(&file, table).unwrap();
+    let mut command = Command::cargo_bin("pin-hook").unwrap();
+    let command = command.arg("check").arg("--table").arg(&file);
+    let output = command.arg("--root").arg(root).args(more).output().unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let folder = format!("{}/", dir.path().display());
+    (text.replace(&folder, ""), output.status.code().unwrap())
+}
+
+#[test]
+fn a_table_is_held_against_itself_and_the_host() {
+    let host = hosts::unpack(&hosts::entries("synthetic-5900x"));
+    let error = "pin-hook: error: ";
+    for (table, expected, status) in [
+        (
+            "cpus = \"6-11,18-23\"\n",
+            "t.toml can be used: cpus 6-11,18-23\n",
+            0,
+        ),
+        (
+            "cpus = \"auto\"\n",
+            "t.toml can be used: cpus are chosen at the start\n",
+            0,
+        ),
+        (
+            "cpus = \"6-8\"\n",
+            "pin-hook: warning: smt siblings 18-20 of cpus 6-8 do not",
+            0,
+        ),
+        (
+            "\ncpu = \"6\"\n",
+            "pin-hook: error: t.toml:2:1: unknown key \"cpu\"",
+            2,
+        ),
+        ("cpus = \"6-\n", "pin-hook: error: t.toml:1:11: ", 2),
+        (
+            "cpus = \"22-25\"\n",
+            "pin-hook: error: t.toml: cpus 24-25 do not exist",
+            2,
+        ),
+        (
+            "cpus = \"1-11,13-23\"\n",
+            "pin-hook: error: t.toml: 2 cores with all",
+            2,
+        ),
+        (
+            "cpus = \"6,18\"\n[pin]\nemulator = \"0,99\"\n",
+            "pin-hook: error: t.toml: cpus 99 do not exist, the host has 0-23",
+            2,
+        ),
+        (
+            "cpus = \"6,18\"\n[power]\ngovernor = \"a\"\n",
+            "pin-hook: error: t.toml: [power] is not",
+            2,
+        ),
+    ] {
+        let (text, code) = checked(host.path(), "t.toml", table, &[]);
+        assert!(text.starts_with(expected), "{table}: {text}");
+        assert_eq!(code, status, "{table}");
+        assert_eq!(
+            text.contains("pin-hook: help: "),
+            text.starts_with(error),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_table_with_the_name_of_a_vm_is_held_against_that_vm() {
+    let mut entries = hosts::entries("synthetic-offline");
+    let conf = "/etc/pve/qemu-server/100.conf".to_owned();
+    entries.insert(conf, "cores: 4\n".to_owned());
+    let host = hosts::unpack(&entries);
+    let table = "cpus = \"2,8\"\n";
+    let (text, status) = checked(host.path(), "100.toml", table, &[]);
+    let expected = "pin-hook: error: 100.toml: the vm has 4 vcpus, the table has 2 cpus for them";
+    assert!(text.starts_with(expected), "{text}");
+    assert_eq!(status, 2);
+    assert_eq!(checked(host.path(), "101.toml", table, &[]).1, 0);
+    let (text, status) = checked(host.path(), "101.toml", "cpus = \"2-3,8\"\n", &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(status, 2);
+    assert_eq!(json["version"], 1);
+    assert_eq!(json["ok"], false);
+    assert_eq!(json["error"]["message"], "101.toml: cpus 3 are offline");
+}
+
+/// A machine that builds images is no node.
+#[test]
+fn without_a_host_a_table_is_checked_by_itself() {
+    let nothing = TempDir::new().unwrap();
+    let (text, status) = checked(nothing.path(), "t.toml", "cpus = \"900\"\n", &[]);
+    let expected = "pin-hook: the table is not held against this host: failed to read /sys";
+    assert!(text.starts_with(expected), "{text}");
+    assert!(text.ends_with("t.toml can be used: cpus 900\n"), "{text}");
+    assert_eq!(status, 0);
+    let (text, status) = checked(nothing.path(), "t.toml", "cpus = 900\n", &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&json["error"]["line"], status), (&1.into(), 2));
+}
+
+#[test]
+fn a_table_that_cannot_be_read_is_an_error() {
+    let mut command = Command::cargo_bin("pin-hook").unwrap();
+    let output = command
+        .args(["check", "--table", "/nowhere/t.toml"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.starts_with("pin-hook: error: cannot read /nowhere/t.toml: "),
+        "{text}"
+    );
+    assert_eq!(output.status.code(), Some(2));
+}
