@@ -106,9 +106,6 @@ fn kept_off(claims: &Claims, wished: impl Fn(&Wishes) -> bool) -> CpuSet {
     running.flat_map(|claim| claim.wishes.cpus.iter()).collect()
 }
 
-/// Thread that makes all kernel threads.
-const KTHREADD: i32 = 2;
-
 /// What objects inherit that are born while a target is narrowed.
 #[derive(Debug, Clone, Copy)]
 struct Inherited<'a> {
@@ -268,7 +265,7 @@ impl View<'_> {
     fn kernel_threads(&self, claims: &Claims, desired: &mut Desired) {
         let owned = kept_off(claims, |wishes| wishes.kernel_threads);
         let parent = self.held.iter().find_map(|(target, held)| match target {
-            Target::KernelThread(id) if id.tid == KTHREADD => Inherited::of(held),
+            Target::KernelThread(_) if target.is_inherited() => Inherited::of(held),
             _ => None,
         });
         let is_parted = claims

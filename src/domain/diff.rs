@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::cpuset::CpuSet;
 use super::desired::{Desired, Wish};
 use super::state::Held;
-use super::target::{Target, Value};
+use super::target::{Stage, Target, Value};
 
 /// Live value of every target that somebody holds or wishes for.
 pub type Live = BTreeMap<Target, Value>;
@@ -95,6 +95,7 @@ pub fn diff(
             (None, None) => {}
         }
     }
+    diff.keep_those_before_births();
     diff
 }
 
@@ -171,6 +172,16 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
 }
 
 impl Diff {
+    /// As long as births inherit a narrowed value, what is held is known not to be born: it is
+    /// forgotten no sooner than what they inherit.
+    fn keep_those_before_births(&mut self) {
+        let changes = self.changes.iter().map(|change| &change.target);
+        let inherited = changes.filter(|target| target.is_inherited());
+        let stages: Vec<Stage> = inherited.map(Target::stage).collect();
+        self.forget
+            .retain(|target| !stages.contains(&target.stage()));
+    }
+
     fn change(&mut self, target: &Target, before: &Value, after: &Value) {
         let (target, before, after) = (target.clone(), before.clone(), after.clone());
         self.changes.push(Change {

@@ -101,6 +101,9 @@ pub enum Target {
     KernelThread(TaskId),
 }
 
+/// Thread that makes all kernel threads.
+pub const KTHREADD: i32 = 2;
+
 impl Target {
     /// Returns the stage in which the target is written.
     pub fn stage(&self) -> Stage {
@@ -138,6 +141,15 @@ impl Target {
             Target::Membership(_) => "puts threads of the vm into their cgroup",
             Target::Affinity(_) => "keeps threads of the vm on their cpus",
             Target::KernelThread(_) => "keeps kernel threads off the owned cpus",
+        }
+    }
+
+    /// Tells whether what is born later inherits the value of this target.
+    pub fn is_inherited(&self) -> bool {
+        match self {
+            Target::KernelThread(id) => id.tid == KTHREADD,
+            Target::Knob(knob, _) => *knob == Knob::DefaultIrqAffinity,
+            _ => false,
         }
     }
 

@@ -9,10 +9,8 @@ use procfs::process::{Stat, StatFlags};
 use procfs::{FromRead, ProcessCGroups};
 
 use super::files::Files;
+use crate::domain::target::KTHREADD;
 use crate::domain::vm::TaskId;
-
-/// The task that begets all kernel threads.
-const KTHREADD: i32 = 2;
 
 /// A task as `/proc/<pid>/task/<tid>/stat` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -212,6 +212,21 @@ fn kernel_threads_and_interrupts_that_are_not_to_be_moved_are_as_before_too() {
 }
 
 #[test]
+fn kernel_threads_of_a_node_that_stays_with_the_host_are_not_taken_for_born() {
+    Scenario::new("the other node", || {
+        World::lab().vm(100, CONF, "cpus = \"4-7\"\n")
+    })
+    .pre_start(100)
+    .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
+    .known()
+    .post_start(100)
+    .outside(World::end_worker)
+    .owns(100)
+    .stop(100)
+    .prove();
+}
+
+#[test]
 fn a_vcpu_that_was_pinned_by_hand_before_gets_that_back() {
     let world = || World::lab().vm(100, CONF_WITHOUT_HOOK, "cpus = \"2-3\"\n");
     let pinned = |world: &World| {
