@@ -11,6 +11,7 @@ pub mod keys;
 pub mod mapping;
 mod nearest;
 mod property;
+pub mod sections;
 mod smp;
 pub mod table;
 mod tree;

@@ -4,14 +4,17 @@
 //! tests differ only in what stands behind them.
 
 pub mod clock;
+pub mod cluster;
 pub mod deadline;
 pub mod device;
 pub mod files;
 pub mod irq;
 pub mod log;
 pub mod privilege;
+pub mod programs;
 pub mod pve;
 pub mod qmp;
+pub mod record;
 pub mod sched;
 pub mod surroundings;
 pub mod systemd;

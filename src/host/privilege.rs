@@ -1,8 +1,9 @@
 //! The process's capabilities (man 7 capabilities).
 //!
 //! Capabilities belong to a thread and are inherited by the threads that it starts, so the main
-//! thread settles them before it starts any. No program is executed by this one; what is started
-//! is started by systemd with privileges of its own.
+//! thread settles them before it starts any. The one exception is the thread that executes other
+//! programs ([`super::programs`]): it is started before, because they are to have what PVE gives
+//! them.
 
 use anyhow::Context;
 use caps::{CapSet, Capability, CapsHashSet};
@@ -46,7 +47,7 @@ impl MissingCapability {
             let Self { capability, .. } = self;
             format!("allow {capability} in what starts pin-hook (systemd: CapabilityBoundingSet=)")
         } else {
-            "run it as root; plan, status and --root need no privileges".to_owned()
+            "run it as root; plan, status, list, --dry-run and --root need no privileges".to_owned()
         }
     }
 }
@@ -63,7 +64,8 @@ pub fn require() -> Result<(), MissingCapability> {
 
 /// Drops every capability that is not needed from all sets of this thread.
 ///
-/// Called by the main thread before any input is parsed and any other thread is started.
+/// Called by the main thread before any input is parsed; a thread that is to keep more is started
+/// before.
 ///
 /// # Errors
 /// The kernel's; it always lets a thread drop what it has.

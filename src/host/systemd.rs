@@ -44,6 +44,8 @@ pub trait Systemd: Debug {
     fn start(&self, unit: &str) -> anyhow::Result<()>;
     /// Queues the stop of a unit (`Manager.StopUnit`, mode `replace`) without waiting for it.
     fn stop(&self, unit: &str) -> anyhow::Result<()>;
+    /// Has a unit started at every boot (`Manager.EnableUnitFiles`); tells whether it was not yet.
+    fn enable(&self, unit: &str) -> anyhow::Result<bool>;
     /// Returns the controllers that a loaded scope delegates (`Scope.DelegateControllers`), or
     /// `None` when there is no such unit.
     fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>>;
@@ -159,6 +161,17 @@ impl Systemd for Bus {
 
     fn stop(&self, unit: &str) -> anyhow::Result<()> {
         self.queue("StopUnit", unit)
+    }
+
+    fn enable(&self, unit: &str) -> anyhow::Result<bool> {
+        let name = unit.to_owned();
+        let what = format!("Manager.EnableUnitFiles of {unit}");
+        self.ask(&what, self.call_wait, move |bus| {
+            let units = vec![name.as_str()];
+            let (_, links): (bool, Vec<(String, String, String)>) =
+                manager(bus, "EnableUnitFiles", &(units, false, false))?;
+            Ok(!links.is_empty())
+        })
     }
 
     fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>> {

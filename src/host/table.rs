@@ -15,7 +15,7 @@ use crate::domain::vm::Vmid;
 /// Tables of this node; each replaces the cluster's table of the same VM whole.
 const LOCAL_TABLES: &str = "/etc/pin-hook";
 /// Tables of the cluster.
-const CLUSTER_TABLES: &str = "/etc/pve/pin-hook";
+pub(super) const CLUSTER_TABLES: &str = "/etc/pve/pin-hook";
 /// Size of the largest table, in bytes.
 const LARGEST_TABLE: usize = 64 << 10;
 
@@ -106,6 +106,14 @@ pub fn read_host_table(files: &dyn Files) -> anyhow::Result<Option<TextFile>> {
 /// [`Untrusted`], which knows the remedy, or the kernel's.
 pub fn check_trusted(files: &dyn Files, path: &str) -> anyhow::Result<()> {
     check(files, path, WRITABLE_BY_OTHERS)
+}
+
+/// As [`check_trusted`], for a file of the cluster file system.
+///
+/// # Errors
+/// As [`check_trusted`].
+pub(super) fn check_cluster(files: &dyn Files, path: &str) -> anyhow::Result<()> {
+    check(files, path, CLUSTER_IGNORES)
 }
 
 fn check(files: &dyn Files, path: &str, refused: u32) -> anyhow::Result<()> {

@@ -305,6 +305,10 @@ impl Systemd for Sim {
         })?)
     }
 
+    fn enable(&self, unit: &str) -> anyhow::Result<bool> {
+        Ok(self.change(&format!("enable {unit}"), |_, _| Ok(false))?)
+    }
+
     fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>> {
         Ok(self.ask(&format!("delegated {scope}"), |state| {
             Ok(state.delegated(scope))

@@ -1,0 +1,191 @@
+//! Storages of PVE that are directories, and the snippets in them.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Name of pin-hook's own snippet.
+pub const SNIPPET: &str = "pin-hook";
+
+/// Storage that is a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// Its name.
+    pub id: String,
+    /// Where it is.
+    pub path: String,
+    /// Where its snippets are.
+    pub snippets: String,
+    /// What it may hold, in PVE's words.
+    pub content: Vec<String>,
+    /// Whether all nodes see the same files.
+    pub is_shared: bool,
+    /// Whether PVE leaves it alone.
+    pub is_disabled: bool,
+    /// Nodes that have it; all of them without a list.
+    pub nodes: Option<Vec<String>>,
+}
+
+impl Storage {
+    /// Returns the storage that every node has, as PVE assumes it without an entry.
+    pub fn local() -> Self {
+        let content = [
+            "images", "rootdir", "vztmpl", "iso", "backup", "snippets", "import",
+        ];
+        Storage {
+            id: "local".to_owned(),
+            path: "/var/lib/vz".to_owned(),
+            snippets: "/var/lib/vz/snippets".to_owned(),
+            content: content.map(str::to_owned).to_vec(),
+            is_shared: false,
+            is_disabled: false,
+            nodes: None,
+        }
+    }
+
+    /// Tells whether it may hold snippets.
+    pub fn has_snippets(&self) -> bool {
+        self.content.iter().any(|content| content == "snippets")
+    }
+
+    /// Tells whether a node uses it.
+    pub fn is_on(&self, node: &str) -> bool {
+        let listed = |nodes: &Vec<String>| nodes.iter().any(|name| name == node);
+        !self.is_disabled && self.nodes.as_ref().is_none_or(listed)
+    }
+
+    /// Returns pin-hook's snippet in it.
+    pub fn snippet(&self) -> Snippet {
+        Snippet {
+            storage: self.id.clone(),
+            name: SNIPPET.to_owned(),
+        }
+    }
+
+    /// Returns the command that lets it hold snippets besides what it may hold already.
+    pub fn remedy(&self) -> String {
+        let content = self.content.join(",");
+        format!("pvesm set {} --content {content},snippets", self.id)
+    }
+}
+
+/// Snippet, named as the option `hookscript` names it: `<storage>:snippets/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snippet {
+    /// Storage that it is in.
+    pub storage: String,
+    /// Name of its file.
+    pub name: String,
+}
+
+impl Snippet {
+    /// Tells whether it has the name of pin-hook's own.
+    pub fn is_ours(&self) -> bool {
+        self.name == SNIPPET
+    }
+
+    /// Returns the path of its file.
+    pub fn file(&self, storages: &[Storage]) -> Option<String> {
+        let storage = storages.iter().find(|storage| storage.id == self.storage)?;
+        Some(format!("{}/{}", storage.snippets, self.name))
+    }
+}
+
+impl FromStr for Snippet {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (storage, volume) = text.split_once(':').ok_or(())?;
+        let name = volume.strip_prefix("snippets/").ok_or(())?;
+        // A name is one component of a path, and never one that leads out of the directory.
+        match storage.is_empty() || matches!(name, "" | "." | "..") || name.contains('/') {
+            true => Err(()),
+            false => Ok(Snippet {
+                storage: storage.to_owned(),
+                name: name.to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Snippet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:snippets/{}", self.storage, self.name)
+    }
+}
+
+/// Returns the storage for the snippet on a node: one of the node itself, `local` first; where no
+/// such storage may hold snippets, one that all nodes share.
+pub fn choose<'s>(storages: &'s [Storage], node: &str) -> Option<&'s Storage> {
+    let usable = storages
+        .iter()
+        .filter(|storage| storage.is_on(node) && storage.has_snippets());
+    usable.min_by_key(|storage| (storage.is_shared, storage.id != "local"))
+}
+
+/// Returns the storage that would best be allowed to hold snippets on a node.
+pub fn suggest<'s>(storages: &'s [Storage], node: &str) -> Option<&'s Storage> {
+    let usable = storages
+        .iter()
+        .filter(|storage| storage.is_on(node) && !storage.has_snippets());
+    usable.min_by_key(|storage| (storage.is_shared, storage.id != "local"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage(id: &str, content: &str, is_shared: bool) -> Storage {
+        Storage {
+            id: id.to_owned(),
+            content: content.split(',').map(str::to_owned).collect(),
+            is_shared,
+            ..Storage::local()
+        }
+    }
+
+    #[test]
+    fn a_storage_of_the_node_comes_before_a_shared_one() {
+        let chosen = |storages: &[Storage]| choose(storages, "pve1").map(|s| s.id.clone());
+        let local = storage("local", "iso", false);
+        let other = storage("fast", "iso,snippets", false);
+        let nas = storage("nas", "snippets", true);
+        let all = [nas.clone(), local.clone(), other.clone()];
+        assert_eq!(chosen(&all).as_deref(), Some("fast"));
+        assert_eq!(chosen(&[local.clone(), nas]).as_deref(), Some("nas"));
+        assert_eq!(chosen(std::slice::from_ref(&local)), None);
+        let away = Storage {
+            nodes: Some(vec!["pve2".to_owned()]),
+            ..other
+        };
+        assert_eq!(chosen(&[away, local]), None);
+    }
+
+    #[test]
+    fn the_remedy_keeps_what_the_storage_may_hold() {
+        let storages = [storage("local", "iso,vztmpl,backup", false)];
+        let suggested = suggest(&storages, "pve1").map(Storage::remedy);
+        assert_eq!(
+            suggested.as_deref(),
+            Some("pvesm set local --content iso,vztmpl,backup,snippets")
+        );
+    }
+
+    #[test]
+    fn snippets_are_named_as_pve_names_them() {
+        let snippet: Snippet = "local:snippets/gpu.sh".parse().unwrap();
+        assert_eq!(snippet.to_string(), "local:snippets/gpu.sh");
+        let file = snippet.file(&[Storage::local()]);
+        assert_eq!(file.as_deref(), Some("/var/lib/vz/snippets/gpu.sh"));
+        assert_eq!(snippet.file(&[]), None);
+        for text in [
+            "local:snippets/",
+            "local:snippets/..",
+            "local:snippets/a/b",
+            "local:iso/a",
+            ":snippets/a",
+            "/etc/passwd",
+        ] {
+            assert!(text.parse::<Snippet>().is_err(), "{text}");
+        }
+    }
+}

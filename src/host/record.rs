@@ -1,0 +1,111 @@
+//! What is remembered about an enabled VM beyond a reboot: its config as it was, and the
+//! hookscript that it had.
+//!
+//! The former hookscript is in the cluster file system, because a VM takes its `hookscript` option
+//! along to another node, and the hook behind it has to be known there too. The config is a way
+//! back for a person and stays on the node.
+
+use std::io;
+
+use anyhow::{Context, bail};
+
+use super::files::Files;
+use super::pve::read_if_there;
+use super::table::{CLUSTER_TABLES, check_cluster};
+use crate::domain::storage::Snippet;
+use crate::domain::vm::Vmid;
+
+/// Where configs are saved; they may hold secrets.
+const SAVED: &str = "/var/lib/pin-hook/saved";
+/// Its parent, which is of no use without it.
+const STATE: &str = "/var/lib/pin-hook";
+
+/// Returns where the config of a VM is saved.
+pub fn saved_path(vmid: Vmid) -> String {
+    format!("{SAVED}/{vmid}.conf")
+}
+
+/// Returns where the hookscript is recorded that a VM had before.
+pub fn former_path(vmid: Vmid) -> String {
+    format!("{CLUSTER_TABLES}/{vmid}.chain")
+}
+
+/// Saves the config of a VM.
+///
+/// # Errors
+/// The kernel's, with the path.
+pub fn save_config(files: &dyn Files, vmid: Vmid, text: &str) -> anyhow::Result<()> {
+    let path = saved_path(vmid);
+    make_dirs(files, SAVED, 0o700)
+        .and_then(|()| files.replace(&path, text, 0o600))
+        .with_context(|| format!("cannot write {path}"))
+}
+
+/// Records the hookscript that a VM had before.
+///
+/// # Errors
+/// The kernel's, with the path.
+pub fn record_former(files: &dyn Files, vmid: Vmid, hook: &Snippet) -> anyhow::Result<()> {
+    let path = former_path(vmid);
+    make_dirs(files, CLUSTER_TABLES, 0o755)
+        .and_then(|()| files.replace(&path, &format!("{hook}\n"), 0o644))
+        .with_context(|| format!("cannot write {path}"))
+}
+
+/// Returns the hookscript that a VM had before, if it had one.
+///
+/// # Errors
+/// The record cannot be read, says no snippet, or somebody else than root may have written it.
+pub fn former(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Snippet>> {
+    let Some(record) = read_if_there(files, former_path(vmid))? else {
+        return Ok(None);
+    };
+    check_cluster(files, &record.path)?;
+    match record.text.trim().parse::<Snippet>() {
+        Ok(hook) if !hook.is_ours() => Ok(Some(hook)),
+        _ => bail!("{} names no snippet of another hook", record.path),
+    }
+}
+
+/// Removes what is remembered about a VM, and directories that are empty then.
+///
+/// # Errors
+/// The kernel's, with the path.
+pub fn forget(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
+    for path in [former_path(vmid), saved_path(vmid)] {
+        remove(files, &path).with_context(|| format!("cannot remove {path}"))?;
+    }
+    for directory in [SAVED, STATE] {
+        // One that is in use still, or has never been there.
+        let _ = files.remove_dir(directory);
+    }
+    Ok(())
+}
+
+/// Removes a file; one that is not there is removed.
+///
+/// # Errors
+/// The kernel's.
+pub fn remove(files: &dyn Files, path: &str) -> io::Result<()> {
+    match files.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes a directory with all above it; `mode` is that of those that are new.
+///
+/// # Errors
+/// The kernel's.
+pub fn make_dirs(files: &dyn Files, path: &str, mode: u32) -> io::Result<()> {
+    if files.exists(path) {
+        return Ok(());
+    }
+    if let Some((parent, _)) = path.rsplit_once('/').filter(|(p, _)| !p.is_empty()) {
+        make_dirs(files, parent, mode)?;
+    }
+    match files.make_dir(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
