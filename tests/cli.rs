@@ -31,6 +31,8 @@ fn help_names_every_command_and_no_phase() {
         "check",
         "apply",
         "release",
+        "enable",
+        "disable",
         "status",
         "list",
         "reconcile",
@@ -104,6 +106,8 @@ fn a_captured_host_cannot_be_changed() {
     for words in [
         ["apply", "100"],
         ["release", "100"],
+        ["enable", "100"],
+        ["disable", "100"],
         ["--color=never", "reconcile"],
         ["init", "100"],
     ] {
@@ -121,6 +125,27 @@ fn a_root_that_is_no_host_is_an_error() {
     let output = run(&["list", "--root", root]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).starts_with("pin-hook: error: cannot read the host name"));
+}
+
+#[test]
+fn enabling_is_shown_for_a_captured_host() {
+    let dir = TempDir::new().unwrap();
+    for (name, content) in [
+        ("etc/hostname", "pve1"),
+        ("etc/pve/nodes/pve1/qemu-server/100.conf", "cores: 4"),
+        ("etc/pin-hook/100.toml", "cpus = \"2-5\""),
+        ("var/lib/vz/dump/x", ""),
+    ] {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, format!("{content}\n")).unwrap();
+    }
+    let root = dir.path().to_str().unwrap();
+    let output = run(&["--root", root, "enable", "--dry-run", "100"]);
+    let shown = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    let line = "pin-hook: would run qm set 100 --hookscript local:snippets/pin-hook\n";
+    assert!(shown.contains(line), "{shown}");
 }
 
 #[test]

@@ -87,6 +87,22 @@ pub enum Command {
         #[arg(long, conflicts_with = "vmid")]
         all: bool,
     },
+    /// Have PVE call pin-hook for a VM from its next start on
+    Enable {
+        /// VM to enable
+        vmid: Vmid,
+        /// Only show what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give a VM back the hookscript that it had, and leave nothing behind
+    Disable {
+        /// VM to disable
+        vmid: Vmid,
+        /// Only show what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show what VMs own, wanted and actual, and what has drifted
     Status {
         /// Only this VM
@@ -156,6 +172,19 @@ impl Command {
                 | Command::Check { .. }
                 | Command::Init { write: false, .. }
                 | Command::UnknownPhase { .. }
+                | Command::Enable { dry_run: true, .. }
+                | Command::Disable { dry_run: true, .. }
+        )
+    }
+
+    /// Tells whether the command may execute other programs.
+    pub fn executes_programs(&self) -> bool {
+        matches!(
+            self,
+            Command::Phase { .. }
+                | Command::UnknownPhase { .. }
+                | Command::Enable { .. }
+                | Command::Disable { .. }
         )
     }
 }

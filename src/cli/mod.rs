@@ -15,21 +15,24 @@ mod status;
 use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::domain::vm::TaskId;
+use crate::domain::vm::{TaskId, Vmid};
 use crate::host::clock::KernelClock;
 use crate::host::deadline::Deadline;
 use crate::host::files::RootFiles;
+use crate::host::programs::{Children, NoPrograms, Programs, close_inherited};
 use crate::host::qmp::QmpSockets;
 use crate::host::sched::{CapturedSched, KernelSched, Sched};
 use crate::host::systemd::Bus;
 use crate::host::{Host, privilege, task};
 use crate::lifecycle::account::{Account, Exit};
 use crate::lifecycle::boot;
+use crate::lifecycle::chain;
+use crate::lifecycle::enable::Hooking;
 use crate::lifecycle::look::Hidden;
 use crate::lifecycle::phase::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use args::{Args, Call, Command};
@@ -44,6 +47,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     };
     let output = Output::new(args.color, args.verbose);
     let command = args.command;
+    if command.executes_programs() {
+        close_inherited(&RootFiles::new("/"));
+    }
     let host = host_at(args.root.as_deref(), command.is_phase());
     if args.root.is_some() && command.changes_the_host() {
         let text = "a captured host (--root) can be looked at, not changed";
@@ -53,68 +59,153 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             Some("leave --root out, or use a command that only looks"),
         );
     }
-    if command.changes_the_host() {
-        if let Err(missing) = privilege::require() {
-            return output.fail(Exit::Refused, &missing.to_string(), Some(&missing.remedy()));
-        }
-        if let Err(error) = privilege::drop_others() {
-            return output.fail(Exit::Refused, &format!("{error:#}"), None);
-        }
+    if command.changes_the_host()
+        && let Err(missing) = privilege::require()
+    {
+        return output.fail(Exit::Refused, &missing.to_string(), Some(&missing.remedy()));
     }
-    answer(&host, &command, &output, started)
+    // Before privileges are dropped, which other programs need.
+    let programs = match programs(&command, args.root.is_some()) {
+        Ok(programs) => programs,
+        Err(error) => return output.fail(Exit::Refused, &format!("{error:#}"), None),
+    };
+    if command.changes_the_host()
+        && let Err(error) = privilege::drop_others()
+    {
+        return output.fail(Exit::Refused, &format!("{error:#}"), None);
+    }
+    let desk = Desk {
+        host: &host,
+        programs: &*programs,
+        output: &output,
+        started,
+    };
+    desk.answer(&command)
 }
 
-fn answer(host: &Host, command: &Command, output: &Output, started: Instant) -> ExitCode {
-    let run = Run {
-        host,
-        caller: caller(host),
-        deadline: Deadline::after(if command.is_phase() {
-            PHASE_TIME
-        } else {
-            PATIENT_TIME
-        }),
-    };
-    let shown = |shown: anyhow::Result<Exit>, json: bool| match shown {
-        Ok(exit) => ExitCode::from(exit.code()),
-        Err(error) => {
-            let help = error.downcast_ref().map(|hidden: &Hidden| hidden.help());
-            match json {
-                true => json::fail(&error, help, output),
-                false => output.fail(Exit::Refused, &format!("{error:#}"), help),
+/// Returns how other programs are executed, with the privileges that this process has now; those
+/// of a captured host are not executed on this one.
+fn programs(command: &Command, is_captured: bool) -> anyhow::Result<Box<dyn Programs>> {
+    Ok(match command.executes_programs() && !is_captured {
+        true => Box::new(Children::new()?),
+        false => Box::new(NoPrograms),
+    })
+}
+
+/// Where a command is worked on.
+struct Desk<'a> {
+    host: &'a Host,
+    programs: &'a dyn Programs,
+    output: &'a Output,
+    started: Instant,
+}
+
+impl Desk<'_> {
+    fn answer(&self, command: &Command) -> ExitCode {
+        let Desk { host, output, .. } = *self;
+        let told = |account: Account, call: Call| output.tell(&account, &call, self.started);
+        match command {
+            Command::Phase { phase, vmid } => self.phase(&phase.to_string(), *vmid),
+            Command::UnknownPhase { phase, vmid } => self.phase(phase, *vmid),
+            Command::Apply { vmid } => told(self.run().apply(*vmid), Call::of("apply", *vmid)),
+            Command::Release { vmid, .. } => {
+                told(self.run().release(*vmid), Call::about("release", *vmid))
+            }
+            Command::Enable { vmid, dry_run } => {
+                let account = self.hooking(*vmid, *dry_run).enable();
+                told(account, Call::of("enable", *vmid))
+            }
+            Command::Disable { vmid, dry_run } => {
+                let account = self.hooking(*vmid, *dry_run).disable(caller(host));
+                told(account, Call::of("disable", *vmid))
+            }
+            Command::Reconcile => told(self.run().reconcile(), Call::about("reconcile", None)),
+            Command::Boot => told(boot::boot(host), Call::about("boot", None)),
+            Command::Plan { vmid, json } => {
+                self.shown(plan::show(&self.run(), *vmid, *json, output), *json)
+            }
+            Command::Status { vmid, json } => {
+                self.shown(status::show(host, *vmid, *json, output), *json)
+            }
+            Command::Init {
+                vmid,
+                write,
+                force,
+                json,
+            } => {
+                let wish = init::Wish {
+                    write: *write,
+                    force: *force,
+                    json: *json,
+                };
+                self.shown(init::show(host, *vmid, wish, output), *json)
+            }
+            Command::Check { table, json } => {
+                self.shown(check::table(host, table, *json, output), *json)
+            }
+            Command::List { json } => self.shown(list::show(host, *json, output), *json),
+        }
+    }
+
+    /// Does what a phase is for, and calls the hookscript that the VM had before.
+    fn phase(&self, phase: &str, vmid: Vmid) -> ExitCode {
+        let hook = chain::Hook {
+            files: &*self.host.files,
+            programs: self.programs,
+            vmid,
+        };
+        let ours = || match phase.parse() {
+            Ok(known) => self.run_within(PHASE_TIME).phase(known, vmid),
+            Err(()) => {
+                let mut account = Account::default();
+                account.info(format!(
+                    "vm {vmid}: the phase \"{phase}\" is not known, nothing to do"
+                ));
+                account
+            }
+        };
+        let tell = |account: &Account| {
+            if account.lines.is_empty() {
+                return;
+            }
+            self.output
+                .tell(account, &Call::of(phase, vmid), self.started);
+        };
+        ExitCode::from(chain::around(&hook, phase, ours, tell))
+    }
+
+    fn run(&self) -> Run<'_> {
+        self.run_within(PATIENT_TIME)
+    }
+
+    fn run_within(&self, time: Duration) -> Run<'_> {
+        Run {
+            host: self.host,
+            caller: caller(self.host),
+            deadline: Deadline::after(time),
+        }
+    }
+
+    fn hooking(&self, vmid: Vmid, is_dry: bool) -> Hooking<'_> {
+        Hooking {
+            host: self.host,
+            programs: self.programs,
+            vmid,
+            is_dry,
+        }
+    }
+
+    fn shown(&self, shown: anyhow::Result<Exit>, json: bool) -> ExitCode {
+        match shown {
+            Ok(exit) => ExitCode::from(exit.code()),
+            Err(error) => {
+                let help = error.downcast_ref().map(|hidden: &Hidden| hidden.help());
+                match json {
+                    true => json::fail(&error, help, self.output),
+                    false => self.output.fail(Exit::Refused, &format!("{error:#}"), help),
+                }
             }
         }
-    };
-    let told = |account: Account, call: Call| output.tell(&account, &call, started);
-    match command {
-        Command::Phase { phase, vmid } => told(run.phase(*phase, *vmid), Call::of(phase, *vmid)),
-        Command::UnknownPhase { phase, vmid } => {
-            let mut account = Account::default();
-            account.info(format!(
-                "vm {vmid}: the phase \"{phase}\" is not known, nothing to do"
-            ));
-            told(account, Call::of(phase, *vmid))
-        }
-        Command::Apply { vmid } => told(run.apply(*vmid), Call::of("apply", *vmid)),
-        Command::Release { vmid, .. } => told(run.release(*vmid), Call::about("release", *vmid)),
-        Command::Reconcile => told(run.reconcile(), Call::about("reconcile", None)),
-        Command::Boot => told(boot::boot(host), Call::about("boot", None)),
-        Command::Plan { vmid, json } => shown(plan::show(&run, *vmid, *json, output), *json),
-        Command::Status { vmid, json } => shown(status::show(host, *vmid, *json, output), *json),
-        Command::Init {
-            vmid,
-            write,
-            force,
-            json,
-        } => {
-            let wish = init::Wish {
-                write: *write,
-                force: *force,
-                json: *json,
-            };
-            shown(init::show(host, *vmid, wish, output), *json)
-        }
-        Command::Check { table, json } => shown(check::table(host, table, *json, output), *json),
-        Command::List { json } => shown(list::show(host, *json, output), *json),
     }
 }
 

@@ -4,13 +4,14 @@ use anyhow::Context;
 
 use super::account::{Account, Exit};
 use super::journal::Journal;
+use super::snippet;
 use crate::domain::target::{Target, Value};
 use crate::host::table::read_table;
 use crate::host::target::{read, write};
 use crate::host::{Host, pve};
 
 /// Delegates the scopes of all VMs with a table, by one reload of systemd instead of one for each
-/// start.
+/// start; brings the snippet up to date, and tells the other nodes that pin-hook is here.
 ///
 /// The drop-ins are in `/run`: they stay until the next boot, so that a scope is delegated from
 /// its first moment on.
@@ -20,6 +21,11 @@ pub fn boot(host: &Host) -> Account {
         Ok(0) => {}
         Ok(n) => account.info(format!("{n} scopes delegated")),
         Err(error) => account.fail(Exit::Refused, format!("{error:#}"), None),
+    }
+    let files = &*host.files;
+    let prepared = pve::node_name(files).and_then(|node| snippet::prepare_node(files, &node));
+    if let Err(error) = prepared {
+        account.warn(format!("the snippet is not up to date: {error:#}"));
     }
     account
 }

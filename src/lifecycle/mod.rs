@@ -2,8 +2,11 @@
 
 pub mod account;
 pub mod boot;
+pub mod chain;
 mod claiming;
 pub mod command;
+pub mod disable;
+pub mod enable;
 pub mod fate;
 pub mod init;
 pub mod journal;
@@ -19,7 +22,9 @@ pub mod report;
 pub mod resolve;
 pub mod room;
 pub mod settle;
+pub mod snippet;
 pub mod status;
+pub mod step;
 pub mod units;
 mod verdict;
 pub mod work;

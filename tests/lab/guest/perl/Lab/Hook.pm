@@ -6,7 +6,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-our @EXPORT_OK = qw(exec_hookscript run_command);
+our @EXPORT_OK = qw(exec_hookscript check_hookscript run_command);
 
 my $snippets = '/var/lib/vz/snippets';
 

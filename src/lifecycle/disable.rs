@@ -1,0 +1,127 @@
+//! Disabling a VM: it is as it was before it was enabled, and nothing of it is left.
+
+use super::account::{Account, Exit};
+use super::enable::{Hooking, HookingError, our_snippet};
+use super::journal::read_state;
+use super::phase::{Caller, PATIENT_TIME, Run};
+use super::snippet;
+use super::step::{Step, hook_of};
+use crate::domain::enabling::EnableRefusal;
+use crate::domain::storage::Snippet;
+use crate::domain::target::{Target, Value};
+use crate::host::deadline::Deadline;
+use crate::host::pve::{self, GuestKind};
+use crate::host::target::read;
+use crate::host::{cluster, record};
+
+impl Hooking<'_> {
+    /// Gives the VM back the hookscript that it had, if it had one, and removes what enabling it
+    /// has left; a VM that owns CPUs lets go of them.
+    pub fn disable(&self, caller: Caller) -> Account {
+        let mut account = Account::default();
+        if let Err(error) = self.try_disable(caller, &mut account) {
+            error.tell(&mut account);
+        }
+        account
+    }
+
+    fn try_disable(&self, caller: Caller, account: &mut Account) -> Result<(), HookingError> {
+        let files = &*self.host.files;
+        let vmid = self.vmid;
+        let is_here = self.is_here()?;
+        let hook = match is_here {
+            true => hook_of(self.host, vmid)?,
+            false => None,
+        };
+        let ours = hook.as_deref().and_then(our_snippet);
+        if ours.is_some() {
+            let former = record::former(files, vmid)?;
+            self.step(&Step::Hook(vmid, former), account)?;
+        }
+        if !self.let_go(caller, account)? {
+            return Ok(());
+        }
+        if read(self.host, &Target::Delegation(vmid)).is_ok_and(|live| live != Value::Absent) {
+            self.step(&Step::Delegate(vmid, false), account)?;
+        }
+        let remembered = [record::saved_path(vmid), record::former_path(vmid)];
+        if remembered.iter().any(|path| files.exists(path)) {
+            self.step(&Step::Forget(vmid), account)?;
+        }
+        if let Some(snippet) = &ours {
+            self.remove_snippet(snippet, account)?;
+        }
+        if !is_here && account.lines.is_empty() {
+            return Err(EnableRefusal::NoVm(vmid).into());
+        }
+        account.info(match (self.is_dry, is_here && ours.is_none()) {
+            (true, _) => format!("vm {vmid}: nothing was changed"),
+            (false, true) => format!("vm {vmid} does not have the hookscript of pin-hook"),
+            (false, false) => format!("vm {vmid} is disabled"),
+        });
+        Ok(())
+    }
+
+    /// Tells whether this node has the VM; one that is destroyed may have left something.
+    fn is_here(&self) -> Result<bool, HookingError> {
+        let vmid = self.vmid;
+        match self.kind()? {
+            GuestKind::Vm => Ok(true),
+            GuestKind::Container => Err(EnableRefusal::Container(vmid).into()),
+            GuestKind::Absent => match pve::node_of_vm(&*self.host.files, vmid) {
+                Some(node) => Err(EnableRefusal::Elsewhere { vmid, node }.into()),
+                None => Ok(false),
+            },
+        }
+    }
+
+    /// Lets go of the CPUs that the VM owns; tells whether that came to its end.
+    fn let_go(&self, caller: Caller, account: &mut Account) -> anyhow::Result<bool> {
+        let claims = read_state(&*self.host.files)?.claims;
+        if !claims.contains_key(&self.vmid) {
+            return Ok(true);
+        }
+        if self.is_dry {
+            account.info(format!("would let go of what vm {} owns", self.vmid));
+            return Ok(true);
+        }
+        let run = Run {
+            host: self.host,
+            caller,
+            deadline: Deadline::after(PATIENT_TIME),
+        };
+        let released = run.release(Some(self.vmid));
+        account.lines.extend(released.lines);
+        account.exit = account.exit.max(released.exit);
+        Ok(released.exit == Exit::Done)
+    }
+
+    fn remove_snippet(&self, snippet: &Snippet, account: &mut Account) -> anyhow::Result<()> {
+        let files = &*self.host.files;
+        let storages = cluster::storages(files)?;
+        if self.is_dry {
+            let mut users = snippet::users(files, snippet)?;
+            users.retain(|vmid| *vmid != self.vmid);
+            let text = match users.is_empty() {
+                true => format!("would remove the snippet {snippet}"),
+                false => format!("would keep the snippet {snippet}: {}", in_use(&users)),
+            };
+            account.info(text);
+            return Ok(());
+        }
+        let users = snippet::users(files, snippet)?;
+        snippet::remove_unused(files, &storages, snippet, self.vmid)?;
+        account.info(match users.is_empty() {
+            true => format!("removed the snippet {snippet}"),
+            false => format!("kept the snippet {snippet}: {}", in_use(&users)),
+        });
+        let node = pve::node_name(files)?;
+        snippet::prepare_node(files, &node)
+    }
+}
+
+/// Says who names a snippet still; the VM itself when one of its snapshots does.
+fn in_use(users: &[crate::domain::vm::Vmid]) -> String {
+    let names: Vec<String> = users.iter().map(ToString::to_string).collect();
+    format!("the config of vm {} names it", names.join(", "))
+}

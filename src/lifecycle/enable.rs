@@ -1,0 +1,306 @@
+//! Enabling a VM: from its next start on PVE calls pin-hook for it.
+//!
+//! Everything that may be wrong is found before the first step. PVE's own program changes the
+//! VM's config; when it refuses, what was done before is taken back.
+
+use super::account::{Account, Exit};
+use super::resolve::{CaseError, Found, read_case};
+use super::snippet;
+use super::step::Step;
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::enabling::EnableRefusal;
+use crate::domain::guest::Guest;
+use crate::domain::storage::{Snippet, Storage, choose, suggest};
+use crate::domain::target::{Target, Value};
+use crate::domain::vm::Vmid;
+use crate::host::programs::Programs;
+use crate::host::pve::{self, GuestKind};
+use crate::host::target::read;
+use crate::host::{Host, cluster, record};
+
+/// One enabling or disabling of a VM.
+#[derive(Debug)]
+pub struct Hooking<'h> {
+    /// The host.
+    pub host: &'h Host,
+    /// How PVE is asked to change the VM's config.
+    pub programs: &'h dyn Programs,
+    /// Which VM.
+    pub vmid: Vmid,
+    /// Whether it is only shown what would be done.
+    pub is_dry: bool,
+}
+
+/// What is to be done for a VM, and what there is to be said.
+struct Plan {
+    steps: Vec<Step>,
+    storage: Storage,
+    table: String,
+    former: Option<Snippet>,
+}
+
+/// Error of which the caller knows by its type what can be done about it.
+#[derive(Debug, thiserror::Error)]
+pub enum HookingError {
+    /// It must not be done.
+    #[error(transparent)]
+    Refused(#[from] EnableRefusal),
+    /// The table is wrong.
+    #[error("vm {0}: {1}")]
+    Case(Vmid, CaseError),
+    /// Something else went wrong.
+    #[error("{0:#}")]
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for HookingError {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<EnableRefusal>() {
+            Ok(refusal) => HookingError::Refused(refusal),
+            Err(error) => HookingError::Other(error),
+        }
+    }
+}
+
+impl HookingError {
+    /// Adds the error and what can be done about it to the account.
+    pub fn tell(&self, account: &mut Account) {
+        let (exit, help) = match self {
+            HookingError::Refused(refusal) => (Exit::Refused, Some(refusal.help())),
+            HookingError::Case(_, error @ CaseError::Other(_)) => (Exit::Refused, error.help()),
+            HookingError::Case(_, error) => (Exit::Usage, error.help()),
+            HookingError::Other(_) => (Exit::Refused, None),
+        };
+        account.fail(exit, self.to_string(), help);
+    }
+}
+
+impl Hooking<'_> {
+    /// Has PVE call pin-hook for the VM from its next start on.
+    pub fn enable(&self) -> Account {
+        let mut account = Account::default();
+        if let Err(error) = self.try_enable(&mut account) {
+            error.tell(&mut account);
+        }
+        account
+    }
+
+    fn try_enable(&self, account: &mut Account) -> Result<(), HookingError> {
+        let plan = self.plan()?;
+        self.name_what_is_missing_elsewhere(&plan, account)?;
+        for step in &plan.steps {
+            if let Err(error) = self.step(step, account) {
+                return Err(self.take_back(step, &plan.storage, error));
+            }
+        }
+        if !self.is_dry {
+            let node = pve::node_name(&*self.host.files)?;
+            if let Err(error) = snippet::prepare_node(&*self.host.files, &node) {
+                account.warn(format!("the other nodes are not told: {error:#}"));
+            }
+        }
+        self.conclude(&plan, account)
+    }
+
+    /// Does one step, or shows what it would do.
+    pub(super) fn step(&self, step: &Step, account: &mut Account) -> anyhow::Result<()> {
+        if self.is_dry || step.work(self.host, self.programs)? {
+            account.info(step.describe(self.is_dry));
+        }
+        Ok(())
+    }
+
+    fn plan(&self) -> Result<Plan, HookingError> {
+        let (guest, text) = self.guest()?;
+        let table = self.table()?;
+        let storages = cluster::storages(&*self.host.files)?;
+        let ours = guest.hookscript.as_deref().and_then(our_snippet);
+        let storage = self.storage(&storages, ours.as_ref())?;
+        let (path, found) = snippet::place(&*self.host.files, storage)??;
+        let former = match (&ours, &guest.hookscript) {
+            (Some(_), _) => record::former(&*self.host.files, self.vmid)?,
+            (None, Some(volume)) => Some(self.usable(&storages, volume)?),
+            (None, None) => None,
+        };
+        let mut steps = Vec::new();
+        if ours.is_none() {
+            steps.push(Step::Save(self.vmid, text));
+            let hook = former.clone().map(|hook| Step::Record(self.vmid, hook));
+            steps.extend(hook);
+        }
+        if found != snippet::Found::Current {
+            steps.push(Step::Put(path));
+        }
+        if ours.is_none() {
+            steps.push(Step::Hook(self.vmid, Some(storage.snippet())));
+        }
+        if read(self.host, &Target::Delegation(self.vmid)).map_err(anyhow::Error::from)?
+            != Value::Present
+        {
+            steps.push(Step::Delegate(self.vmid, true));
+        }
+        steps.push(Step::Boot);
+        Ok(Plan {
+            steps,
+            storage: storage.clone(),
+            table,
+            former,
+        })
+    }
+
+    /// Returns the storage that the snippet is in, or is to be put into.
+    fn storage<'s>(
+        &self,
+        storages: &'s [Storage],
+        ours: Option<&Snippet>,
+    ) -> Result<&'s Storage, HookingError> {
+        let node = pve::node_name(&*self.host.files)?;
+        let storage = match ours {
+            Some(snippet) => storages.iter().find(|one| one.id == snippet.storage),
+            None => choose(storages, &node),
+        };
+        let storage = storage.ok_or_else(|| EnableRefusal::NoSnippets {
+            remedy: suggest(storages, &node).map(Storage::remedy),
+        })?;
+        self.check_shared(storage, storages, &node)?;
+        Ok(storage)
+    }
+
+    /// Returns the VM, and the text of its config.
+    fn guest(&self) -> Result<(Guest, String), HookingError> {
+        let vmid = self.vmid;
+        let config = match self.kind()? {
+            GuestKind::Container => return Err(EnableRefusal::Container(vmid).into()),
+            GuestKind::Vm => pve::vm_config(&*self.host.files, vmid, "")?,
+            GuestKind::Absent => None,
+        };
+        let Some(config) = config else {
+            return Err(match pve::node_of_vm(&*self.host.files, vmid) {
+                Some(node) => EnableRefusal::Elsewhere { vmid, node },
+                None => EnableRefusal::NoVm(vmid),
+            }
+            .into());
+        };
+        let guest = parse_vm_conf(&config.text).guest();
+        match guest.template {
+            true => Err(EnableRefusal::Template(vmid).into()),
+            false => Ok((guest, config.text)),
+        }
+    }
+
+    pub(super) fn kind(&self) -> anyhow::Result<GuestKind> {
+        pve::guest_kind(&*self.host.files, self.vmid, "")
+    }
+
+    /// Returns where the VM's table is, if it can be used.
+    fn table(&self) -> Result<String, HookingError> {
+        match read_case(self.host, self.vmid, "") {
+            Ok(Found::Case(case)) => Ok(case.table_path),
+            Ok(Found::Nothing(_)) => Err(EnableRefusal::NoTable(self.vmid).into()),
+            Err(error) => Err(HookingError::Case(self.vmid, error)),
+        }
+    }
+
+    /// A snippet that other nodes see is called there too, and does nothing without the program.
+    fn check_shared(
+        &self,
+        storage: &Storage,
+        storages: &[Storage],
+        own: &str,
+    ) -> Result<(), EnableRefusal> {
+        let files = &*self.host.files;
+        if !storage.is_shared {
+            return Ok(());
+        }
+        let nodes = cluster::nodes(files)
+            .into_iter()
+            .filter(|node| node != own && storage.is_on(node))
+            .filter(|node| cluster::snippets_of(files, node).is_none());
+        let nodes: Vec<String> = nodes.collect();
+        match nodes.is_empty() {
+            true => Ok(()),
+            false => Err(EnableRefusal::Shared {
+                storage: storage.id.clone(),
+                nodes,
+                remedy: suggest(storages, own)
+                    .filter(|one| !one.is_shared)
+                    .map(Storage::remedy),
+            }),
+        }
+    }
+
+    /// Returns the hookscript that the VM has, if it can be called from now on.
+    fn usable(&self, storages: &[Storage], volume: &str) -> Result<Snippet, EnableRefusal> {
+        let found = snippet::callable(&*self.host.files, storages, volume);
+        found
+            .map(|(hook, _)| hook)
+            .map_err(|fault| EnableRefusal::BrokenHook {
+                vmid: self.vmid,
+                volume: volume.to_owned(),
+                fault,
+            })
+    }
+
+    fn name_what_is_missing_elsewhere(
+        &self,
+        plan: &Plan,
+        account: &mut Account,
+    ) -> anyhow::Result<()> {
+        let files = &*self.host.files;
+        let own = pve::node_name(files)?;
+        for place in cluster::destinations(files, self.vmid, &own)? {
+            let hook = plan.storage.snippet();
+            let lack = place.lack(&hook, plan.storage.is_shared, &plan.table);
+            if let Some((lack, help)) = lack {
+                let (vmid, node, reason) = (self.vmid, &place.node, place.reason);
+                account.warn(format!(
+                    "vm {vmid} may move to {node} ({reason}), where {lack}"
+                ));
+                account.say(super::account::Level::Help, help);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what was done before PVE refused; later steps only prepare, and a start prepares
+    /// by itself what they did not.
+    fn take_back(&self, failed: &Step, storage: &Storage, error: anyhow::Error) -> HookingError {
+        if matches!(failed, Step::Delegate(..) | Step::Boot) {
+            return error.into();
+        }
+        let files = &*self.host.files;
+        let undone = record::forget(files, self.vmid).and_then(|()| {
+            let storages = std::slice::from_ref(storage);
+            snippet::remove_unused(files, storages, &storage.snippet(), self.vmid)
+        });
+        match undone {
+            Ok(_) => error.into(),
+            Err(undo) => HookingError::Other(error.context(format!("{undo:#}, and before"))),
+        }
+    }
+
+    fn conclude(&self, plan: &Plan, account: &mut Account) -> Result<(), HookingError> {
+        let vmid = self.vmid;
+        if let Some(hook) = &plan.former {
+            let text = format!("vm {vmid}: {hook} stays in force, called by pin-hook");
+            account.info(text);
+        }
+        if self.is_dry {
+            account.info(format!("vm {vmid}: nothing was changed"));
+            return Ok(());
+        }
+        let runs = pve::running(&*self.host.files, vmid)?.is_some();
+        account.info(match runs {
+            true => format!(
+                "vm {vmid} is enabled, from its next start on; now by: pin-hook apply {vmid}"
+            ),
+            false => format!("vm {vmid} is enabled, from its next start on"),
+        });
+        Ok(())
+    }
+}
+
+/// Returns the snippet if it is pin-hook's own.
+pub(super) fn our_snippet(volume: &str) -> Option<Snippet> {
+    volume.parse().ok().filter(Snippet::is_ours)
+}

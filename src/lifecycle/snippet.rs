@@ -1,0 +1,193 @@
+//! pin-hook's own snippet in the storages of PVE, and the snippets of others that VMs name.
+
+use std::io;
+
+use anyhow::Context;
+
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::enabling::{EnableRefusal, HookFault};
+use crate::domain::storage::{Snippet, Storage};
+use crate::domain::vm::Vmid;
+use crate::host::cluster;
+use crate::host::files::Files;
+use crate::host::record::make_dirs;
+
+/// The snippet as the package brings it.
+const TEXT: &str = include_str!("../../hooks/pin-hook");
+/// Where the package puts the program.
+const PROGRAM: &str = "/usr/sbin/pin-hook";
+/// What makes a file recognisable as a snippet of this program, of any version.
+const MARK: &str = "calls pin-hook(8)";
+
+/// What there is in the place of the snippet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// The snippet as it is to be, or a link to the program.
+    Current,
+    /// The snippet of another version.
+    Old,
+    /// Something of somebody else.
+    Foreign,
+}
+
+/// Returns the text of the snippet for this program, wherever it is installed.
+pub fn text(files: &dyn Files) -> String {
+    let own = files.link("/proc/self/exe").ok();
+    match own.filter(|path| path.ends_with("/pin-hook") && files.exists(path)) {
+        Some(path) => TEXT.replace(PROGRAM, &path),
+        None => TEXT.to_owned(),
+    }
+}
+
+/// Tells what there is at a path.
+///
+/// # Errors
+/// Something is there but cannot be read.
+pub fn look(files: &dyn Files, path: &str) -> anyhow::Result<Found> {
+    if files.link(path).is_ok_and(|to| to.ends_with("/pin-hook")) && files.exists(path) {
+        return Ok(Found::Current);
+    }
+    match files.read(path) {
+        Ok(found) if found == text(files) => Ok(Found::Current),
+        Ok(found) if found.contains(MARK) => Ok(Found::Old),
+        Ok(_) => Ok(Found::Foreign),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) => Err(error).with_context(|| format!("cannot read {path}")),
+    }
+}
+
+/// Writes the snippet, and the directory for it if that is missing.
+///
+/// # Errors
+/// The kernel's, with the path.
+pub fn put(files: &dyn Files, path: &str) -> anyhow::Result<()> {
+    let (directory, _) = path.rsplit_once('/').unwrap_or_default();
+    make_dirs(files, directory, 0o755)
+        .and_then(|()| files.replace(path, &text(files), 0o755))
+        .with_context(|| format!("cannot write {path}"))
+}
+
+/// Returns the VMs of the cluster whose config names a snippet, now or in a snapshot.
+///
+/// # Errors
+/// A config cannot be read.
+pub fn users(files: &dyn Files, snippet: &Snippet) -> anyhow::Result<Vec<Vmid>> {
+    let volume = snippet.to_string();
+    let mut users = Vec::new();
+    for (vmid, config) in cluster::vm_configs(files)? {
+        let conf = parse_vm_conf(&config.text);
+        let names_it = std::iter::once(&conf.active)
+            .chain(&conf.pending)
+            .chain(conf.snapshots.values())
+            .any(|section| section.value("hookscript") == Some(volume.as_str()));
+        users.extend(names_it.then_some(vmid));
+    }
+    Ok(users)
+}
+
+/// Returns the file of the hookscript that a VM names, if PVE could call it.
+///
+/// # Errors
+/// What PVE would say against it.
+pub fn callable(
+    files: &dyn Files,
+    storages: &[Storage],
+    volume: &str,
+) -> Result<(Snippet, String), HookFault> {
+    let snippet: Snippet = volume.parse().map_err(|()| HookFault::NoSnippet)?;
+    let Some(path) = snippet.file(storages) else {
+        return Err(HookFault::NoStorage(snippet.storage));
+    };
+    match cluster::is_executable(files, &path) {
+        Ok(true) => Ok((snippet, path)),
+        Ok(false) => Err(HookFault::NotExecutable(path)),
+        Err(_) => Err(HookFault::Missing(path)),
+    }
+}
+
+/// Brings the snippet up to date where hooked VMs of the cluster expect it on this node, and tells
+/// the other nodes where it is.
+///
+/// # Errors
+/// What is wrong, after everything else has been done.
+pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
+    let storages = cluster::storages(files)?;
+    let mut problem = Ok(());
+    let usable = storages
+        .iter()
+        .filter(|one| one.is_on(node) && files.exists(&one.path));
+    let mut there = Vec::new();
+    for storage in usable {
+        let snippet = storage.snippet();
+        match refresh(files, &storages, &snippet) {
+            Ok(true) => there.push(snippet),
+            Ok(false) => {}
+            Err(error) => problem = Err(error),
+        }
+    }
+    cluster::tell_snippets(files, node, &there).and(problem)
+}
+
+/// Writes a snippet that is old, or missing although VMs name it; tells whether it is there then.
+fn refresh(files: &dyn Files, storages: &[Storage], snippet: &Snippet) -> anyhow::Result<bool> {
+    let Some(path) = snippet.file(storages) else {
+        return Ok(false);
+    };
+    let is_due = match look(files, &path)? {
+        Found::Current => return Ok(true),
+        Found::Foreign => return Ok(false),
+        Found::Old => true,
+        Found::Nothing => !users(files, snippet)?.is_empty(),
+    };
+    if is_due {
+        put(files, &path)?;
+    }
+    Ok(is_due)
+}
+
+/// Removes the snippet of a storage unless somebody still names it; returns who does.
+///
+/// # Errors
+/// It cannot be removed, or a config cannot be read.
+pub fn remove_unused(
+    files: &dyn Files,
+    storages: &[Storage],
+    snippet: &Snippet,
+    leaving: Vmid,
+) -> anyhow::Result<Vec<Vmid>> {
+    let users = users(files, snippet)?;
+    let Some(path) = snippet.file(storages).filter(|_| users.is_empty()) else {
+        return Ok(users.into_iter().filter(|vmid| *vmid != leaving).collect());
+    };
+    match look(files, &path)? {
+        Found::Current | Found::Old => {
+            let removed = crate::host::record::remove(files, &path);
+            removed.with_context(|| format!("cannot remove {path}"))?;
+        }
+        Found::Nothing | Found::Foreign => {}
+    }
+    Ok(Vec::new())
+}
+
+/// Returns where the snippet of a storage is to be written, unless something else is there.
+///
+/// # Errors
+/// The outer error when it cannot be read, the inner one when it must not be written.
+pub fn place(
+    files: &dyn Files,
+    storage: &Storage,
+) -> anyhow::Result<Result<(String, Found), EnableRefusal>> {
+    if !files.exists(&storage.path) {
+        return Ok(Err(EnableRefusal::NoFolder {
+            storage: storage.id.clone(),
+            path: storage.path.clone(),
+        }));
+    }
+    let path = format!("{}/{}", storage.snippets, storage.snippet().name);
+    Ok(match look(files, &path)? {
+        Found::Foreign => Err(EnableRefusal::Foreign(path)),
+        found => Ok((path, found)),
+    })
+}

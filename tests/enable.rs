@@ -1,0 +1,382 @@
+//! `enable`, `disable` and the former hookscript, on trees of files with a stand-in for PVE's `qm`.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod pve_tree;
+
+use pin_hook::lifecycle::account::{Account, Exit};
+use pve_tree::Node;
+
+const HOOK: &str = "hookscript: local:snippets/pin-hook";
+const DROP_IN: &str = "/run/systemd/system/100.scope.d/50-pin-hook.conf";
+
+/// A node with VM 100, its table, and a storage with snippets.
+fn node() -> Node {
+    let node = Node::new();
+    node.vm("pve1", 100, "cores: 4\nname: vr\n");
+    node.put("/etc/pin-hook/100.toml", "cpus = \"2-5\"\n");
+    node
+}
+
+fn lines(account: &Account) -> Vec<&str> {
+    account
+        .lines
+        .iter()
+        .map(|line| line.text.as_str())
+        .collect()
+}
+
+/// Error and help of a refusal.
+fn refusal(account: &Account) -> String {
+    assert_eq!(account.exit, Exit::Refused, "{account:?}");
+    lines(account).join("; ")
+}
+
+#[test]
+fn enabling_hooks_a_vm_and_disabling_leaves_nothing() {
+    let node = node();
+    let before = node.files_below("/");
+    let enabled = node.enable(100);
+    assert_eq!(
+        lines(&enabled),
+        [
+            "saved the config of vm 100 as /var/lib/pin-hook/saved/100.conf",
+            "wrote the snippet /var/lib/vz/snippets/pin-hook",
+            "ran qm set 100 --hookscript local:snippets/pin-hook",
+            "wrote the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
+            "enabled pin-hook-boot.service",
+            "vm 100 is enabled, from its next start on",
+        ]
+    );
+    assert!(node.config(100).contains(HOOK));
+    assert_eq!(
+        node.get("/var/lib/pin-hook/saved/100.conf"),
+        "cores: 4\nname: vr\n"
+    );
+    assert!(node.get(DROP_IN).contains("Delegate=cpuset"));
+    assert_eq!(node.mode("/var/lib/vz/snippets/pin-hook"), 0o755);
+    assert_eq!(node.mode("/var/lib/pin-hook/saved/100.conf"), 0o600);
+    assert_eq!(
+        node.get("/etc/pve/pin-hook/nodes/pve1"),
+        "local:snippets/pin-hook\n"
+    );
+
+    let disabled = node.disable(100);
+    assert_eq!(
+        lines(&disabled),
+        [
+            "ran qm set 100 --delete hookscript",
+            "removed the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
+            "removed what was saved and recorded about vm 100",
+            "removed the snippet local:snippets/pin-hook",
+            "vm 100 is disabled",
+        ]
+    );
+    // That the program is installed here is told to the other nodes as long as it is.
+    node.remove("/etc/pve/pin-hook/nodes/pve1");
+    assert_eq!(node.files_below("/"), before);
+}
+
+#[test]
+fn enabling_twice_changes_nothing_more() {
+    let node = node();
+    node.enable(100);
+    let once = node.files_below("/");
+    let calls = node.n_calls();
+    let twice = node.enable(100);
+    assert_eq!(twice.exit, Exit::Done, "{twice:?}");
+    assert_eq!(node.files_below("/"), once);
+    assert_eq!(node.n_calls(), calls, "qm was asked again");
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    let before = node.files_below("/");
+    let shown = node.dry_enable(100);
+    assert_eq!(
+        lines(&shown),
+        [
+            "would save the config of vm 100 as /var/lib/pin-hook/saved/100.conf",
+            "would record local:snippets/gpu.sh in /etc/pve/pin-hook/100.chain: it is called in \
+             every phase too",
+            "would write the snippet /var/lib/vz/snippets/pin-hook",
+            "would run qm set 100 --hookscript local:snippets/pin-hook",
+            "would write the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
+            "would enable pin-hook-boot.service",
+            "vm 100: local:snippets/gpu.sh stays in force, called by pin-hook",
+            "vm 100: nothing was changed",
+        ]
+    );
+    assert_eq!(node.files_below("/"), before);
+    node.enable(100);
+    let enabled = node.files_below("/");
+    let shown = node.dry_disable(100);
+    assert_eq!(
+        lines(&shown),
+        [
+            "would run qm set 100 --hookscript local:snippets/gpu.sh",
+            "would remove the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
+            "would remove what was saved and recorded about vm 100",
+            "would remove the snippet local:snippets/pin-hook",
+            "vm 100: nothing was changed",
+        ]
+    );
+    assert_eq!(node.files_below("/"), enabled);
+}
+
+#[test]
+fn a_former_hook_is_recorded_and_comes_back() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    let before = node.files_below("/");
+    node.enable(100);
+    assert_eq!(
+        node.get("/etc/pve/pin-hook/100.chain"),
+        "local:snippets/gpu.sh\n"
+    );
+    assert!(node.config(100).contains(HOOK));
+    node.disable(100);
+    assert!(
+        node.config(100)
+            .contains("hookscript: local:snippets/gpu.sh")
+    );
+    node.remove("/etc/pve/pin-hook/nodes/pve1");
+    assert_eq!(node.files_below("/"), before);
+}
+
+#[test]
+fn the_snippet_stays_while_another_vm_or_a_snapshot_names_it() {
+    let node = node();
+    node.vm(
+        "pve2",
+        101,
+        "cores: 1\n\n[snap]\nhookscript: local:snippets/pin-hook\n",
+    );
+    node.enable(100);
+    let disabled = node.disable(100);
+    assert!(
+        lines(&disabled)
+            .contains(&"kept the snippet local:snippets/pin-hook: the config of vm 101 names it"),
+        "{disabled:?}"
+    );
+    assert!(
+        node.get("/var/lib/vz/snippets/pin-hook")
+            .contains("pin-hook(8)")
+    );
+}
+
+#[test]
+fn a_running_vm_is_told_apart() {
+    let node = node();
+    node.qemu(100);
+    let enabled = node.enable(100);
+    assert_eq!(
+        lines(&enabled).last(),
+        Some(&"vm 100 is enabled, from its next start on; now by: pin-hook apply 100")
+    );
+}
+
+#[test]
+fn every_refusal_has_fact_and_remedy_and_changes_nothing() {
+    let told = |node: &Node, vmid: u32| {
+        let before = node.files_below("/");
+        let refused = refusal(&node.enable(vmid));
+        assert_eq!(node.files_below("/"), before);
+        refused
+    };
+    let plain = node();
+    plain.vm("pve1", 101, "cores: 1\n");
+    plain.vm("pve1", 102, "template: 1\n");
+    plain.vm("pve2", 103, "cores: 1\n");
+    plain.put("/etc/pve/nodes/pve1/lxc/104.conf", "cores: 1\n");
+    plain.put("/etc/pin-hook/102.toml", "cpus = \"2-5\"\n");
+    let expected = [
+        (
+            101,
+            "vm 101 has no table in /etc/pin-hook or /etc/pve/pin-hook; pin-hook init 101 writes one",
+        ),
+        (
+            102,
+            "vm 102 is a template, which never runs; enable the vms that are cloned from it",
+        ),
+        (103, "vm 103 is on node pve2; run it on pve2"),
+        (
+            104,
+            "104 is a container, and only a vm can own its cpus; containers are kept off owned \
+               cpus without being enabled",
+        ),
+        (
+            105,
+            "there is no vm 105; qm list shows the vms of this node",
+        ),
+    ];
+    for (vmid, text) in expected {
+        assert_eq!(told(&plain, vmid), text);
+    }
+}
+
+#[test]
+fn a_storage_or_hook_that_cannot_be_used_is_refused_with_the_remedy() {
+    let told = |node: &Node, vmid: u32| {
+        let before = node.files_below("/");
+        let refused = refusal(&node.enable(vmid));
+        assert_eq!(node.files_below("/"), before);
+        refused
+    };
+    let closed = node();
+    closed.put(
+        "/etc/pve/storage.cfg",
+        "dir: local\n\tpath /var/lib/vz\n\tcontent iso,vztmpl,backup\n",
+    );
+    assert_eq!(
+        told(&closed, 100),
+        "no storage of this node has snippets enabled; pvesm set local --content \
+         iso,vztmpl,backup,snippets"
+    );
+    let gone = node();
+    gone.put("/etc/pve/storage.cfg", "dir: local\n\tpath /var/lib/vz\n\tcontent iso\n\ndir: usb\n\tpath /mnt/usb\n\tcontent snippets\n");
+    assert_eq!(
+        told(&gone, 100),
+        "/mnt/usb of storage usb does not exist; pvesm status shows what is wrong with storage usb"
+    );
+    let taken = node();
+    taken.put("/var/lib/vz/snippets/pin-hook", "#!/bin/sh\necho mine\n");
+    assert_eq!(
+        told(&taken, 100),
+        "/var/lib/vz/snippets/pin-hook exists and is not pin-hook's; rename \
+         /var/lib/vz/snippets/pin-hook, and the hookscript of vms that use it"
+    );
+    let broken = node();
+    broken.vm("pve1", 100, "hookscript: local:snippets/lost.pl\n");
+    assert_eq!(
+        told(&broken, 100),
+        "the hookscript local:snippets/lost.pl of vm 100 cannot be called: \
+         /var/lib/vz/snippets/lost.pl does not exist; put it back, or give it up: qm set 100 \
+         --delete hookscript"
+    );
+}
+
+#[test]
+fn a_wrong_table_is_refused_as_everywhere() {
+    let node = node();
+    node.put("/etc/pin-hook/100.toml", "cpu = \"2-5\"\n");
+    let refused = node.enable(100);
+    assert_eq!(refused.exit, Exit::Usage);
+    assert!(lines(&refused)[0].starts_with("vm 100: /etc/pin-hook/100.toml:1:1: "));
+    assert!(!node.config(100).contains("hookscript"));
+}
+
+#[test]
+fn what_pve_refuses_is_taken_back() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    let before = node.files_below("/");
+    node.qm_fails("can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout\n");
+    let refused = node.enable(100);
+    assert_eq!(refused.exit, Exit::Refused);
+    assert_eq!(
+        lines(&refused)[3..],
+        [
+            "qm set 100 --hookscript local:snippets/pin-hook failed: can't lock file \
+             '/var/lock/qemu-server/lock-100.conf' - got timeout",
+            "nothing has changed; qm set 100 --hookscript local:snippets/pin-hook by hand may \
+             tell more",
+        ]
+    );
+    assert_eq!(node.files_below("/"), before);
+}
+
+#[test]
+fn a_shared_storage_needs_the_program_on_every_node() {
+    let node = node();
+    node.put(
+        "/etc/pve/storage.cfg",
+        "dir: local\n\tpath /var/lib/vz\n\tcontent iso\n\nnfs: nas\n\tcontent snippets\n",
+    );
+    node.put("/mnt/pve/nas/README", "");
+    assert_eq!(
+        refusal(&node.enable(100)),
+        "storage nas is shared with pve2, where pin-hook is not installed; install pin-hook \
+         there, or run: pvesm set local --content iso,snippets"
+    );
+    node.put("/etc/pve/pin-hook/nodes/pve2", "");
+    assert_eq!(node.enable(100).exit, Exit::Done);
+    assert!(
+        node.config(100)
+            .contains("hookscript: nas:snippets/pin-hook")
+    );
+    assert!(
+        node.get("/mnt/pve/nas/snippets/pin-hook")
+            .starts_with("#!/bin/sh")
+    );
+}
+
+#[test]
+fn a_vm_that_may_move_is_named_with_what_is_missing_there() {
+    let node = node();
+    node.put(
+        "/etc/pve/ha/resources.cfg",
+        "vm: 100\n\tstate started\n\nct: 101\n",
+    );
+    let told = |account: &Account| lines(account)[..2].join("; ");
+    assert_eq!(
+        told(&node.dry_enable(100)),
+        "vm 100 may move to pve2 (ha), where it cannot start: pin-hook is not installed; install \
+         pin-hook on pve2"
+    );
+    node.put("/etc/pve/pin-hook/nodes/pve2", "");
+    node.put("/etc/pve/replication.cfg", "local: 100-0\n\ttarget pve2\n");
+    assert_eq!(
+        told(&node.dry_enable(100)),
+        "vm 100 may move to pve2 (replication), where it cannot start: local:snippets/pin-hook is \
+         missing; run on pve2: systemctl restart pin-hook-boot.service"
+    );
+    node.put("/etc/pve/pin-hook/nodes/pve2", "local:snippets/pin-hook\n");
+    assert_eq!(
+        told(&node.dry_enable(100)),
+        "vm 100 may move to pve2 (replication), where it may have no cpus of its own: \
+         /etc/pin-hook/100.toml is on this node only; put the table into /etc/pve/pin-hook/, for \
+         all nodes"
+    );
+    node.remove("/etc/pin-hook/100.toml");
+    node.put("/etc/pve/pin-hook/100.toml", "cpus = \"2-5\"\n");
+    assert!(told(&node.dry_enable(100)).starts_with("would save"));
+}
+
+#[test]
+fn the_boot_unit_puts_the_snippet_where_vms_of_the_cluster_name_it() {
+    let node = node();
+    node.boot();
+    assert_eq!(node.get("/etc/pve/pin-hook/nodes/pve1"), "");
+    assert!(!node.has("/var/lib/vz/snippets/pin-hook"));
+    node.vm("pve2", 101, &format!("{HOOK}\n"));
+    node.boot();
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+    assert_eq!(
+        node.get("/etc/pve/pin-hook/nodes/pve1"),
+        "local:snippets/pin-hook\n"
+    );
+    node.put(
+        "/var/lib/vz/snippets/pin-hook",
+        "#!/bin/sh\n# calls pin-hook(8), version 0\n",
+    );
+    node.boot();
+    assert!(node.get("/var/lib/vz/snippets/pin-hook").contains("exec"));
+}
+
+#[test]
+fn disabling_what_was_never_enabled_says_so() {
+    let node = node();
+    let disabled = node.disable(100);
+    assert_eq!(
+        lines(&disabled),
+        ["vm 100 does not have the hookscript of pin-hook"]
+    );
+    assert_eq!(disabled.exit, Exit::Done);
+    assert_eq!(
+        refusal(&node.disable(103)),
+        "there is no vm 103; qm list shows the vms of this node"
+    );
+}
