@@ -18,7 +18,7 @@ unit_names := $(notdir $(wildcard systemd/*))
 # In a package nothing is started; on a running system systemd is told.
 is_live := $(if $(DESTDIR),,$(wildcard /run/systemd/system))
 
-.PHONY: build check lab demo bench man install uninstall clean
+.PHONY: build check lab demo bench man completions deb install uninstall clean
 .DEFAULT_GOAL := build
 
 build:
@@ -47,16 +47,29 @@ target/man/%: docs/man/%.md
 	@mkdir -p target/man
 	lowdown -s -Tman -o $@ $<
 
+# Completions of shells, by a program of their own: they would only make pin-hook larger.
+completions:
+	@cargo run --quiet --locked --example completions target/completions
+
+deb: build man completions
+	packaging/deb/build
+
 install: $(if $(shell command -v lowdown),man)
 	@test -x $(binary) || { echo "$(binary) is missing: run make build first" >&2; exit 1; }
 	install -D -m 755 $(binary) $(sbin)/pin-hook
-	install -d $(units) $(share)/pin-hook $(share)/doc/pin-hook
+	install -d $(units) $(share)/pin-hook $(share)/doc/pin-hook/examples
 	for unit in $(unit_names); do \
 	    sed 's,/usr/sbin/,$(PREFIX)/sbin/,' systemd/$$unit > $(units)/$$unit && chmod 644 $(units)/$$unit || exit 1; \
 	done
 	sed 's,/usr/sbin/,$(PREFIX)/sbin/,' hooks/pin-hook > $(share)/pin-hook/pin-hook
 	chmod 755 $(share)/pin-hook/pin-hook
 	install -m 644 README.md docs/*.md $(pages) $(share)/doc/pin-hook/
+	install -m 644 docs/examples/*.toml $(share)/doc/pin-hook/examples/
+	if [ -d target/completions ]; then \
+	    install -D -m 644 target/completions/pin-hook.bash $(share)/bash-completion/completions/pin-hook && \
+	    install -D -m 644 target/completions/_pin-hook $(share)/zsh/vendor-completions/_pin-hook && \
+	    install -D -m 644 target/completions/pin-hook.fish $(share)/fish/vendor_completions.d/pin-hook.fish; \
+	fi
 	for page in $(notdir $(wildcard target/man/*)); do \
 	    install -D -m 644 target/man/$$page $(share)/man/man$${page##*.}/$$page || exit 1; \
 	done
@@ -74,6 +87,8 @@ uninstall:
 	rm -f $(sbin)/pin-hook $(addprefix $(units)/,$(unit_names))
 	rm -f $(DESTDIR)$(snippets)/pin-hook
 	rm -f $(foreach page,$(basename $(notdir $(pages))),$(share)/man/man$(subst .,,$(suffix $(page)))/$(page))
+	rm -f $(share)/bash-completion/completions/pin-hook $(share)/zsh/vendor-completions/_pin-hook
+	rm -f $(share)/fish/vendor_completions.d/pin-hook.fish
 	rm -rf $(share)/pin-hook $(share)/doc/pin-hook
 	$(if $(is_live),systemctl daemon-reload)
 

@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pin_hook::config::keys::{HOST_KEYS, KEYS, Key};
+use pin_hook::config::table::{parse_host_settings, parse_table};
+use pin_hook::domain::table::HostSettings;
 use pin_hook::domain::vm::Vmid;
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
@@ -99,6 +101,63 @@ fn the_manual_page_marks_what_is_refused() {
             .iter()
             .any(|(name, refused)| name == key.path && *refused);
         assert_eq!(is_refused(&table), marked, "{table}");
+    }
+}
+
+/// Returns the blocks of indented or fenced text after a heading.
+fn examples(page: &str, heading: &str) -> String {
+    let section = page.split(heading).nth(1).unwrap();
+    let section = section.split("\n# ").next().unwrap();
+    let lines = section.lines();
+    lines
+        .filter_map(|line| line.strip_prefix("    ").or(line.is_empty().then_some("")))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+fn assert_table(name: &str, text: &str) {
+    let defaults = HostSettings::default().defaults;
+    for node in ["pve1", "pve2", "pve3"] {
+        if let Err(error) = parse_table(name, text, node, &defaults) {
+            panic!("{}", error.snippet);
+        }
+    }
+}
+
+#[test]
+fn the_example_of_the_manual_page_is_a_table() {
+    let page = text("docs/man/pin-hook.toml.5.md");
+    let example = examples(&page, "# EXAMPLE");
+    assert!(example.contains("cpus = "), "{example}");
+    assert_table("EXAMPLE", &example);
+    let one_line = examples(&page, "# DESCRIPTION");
+    assert_eq!(one_line.trim(), "cpus = \"6-11,18-23\"");
+    assert_table("DESCRIPTION", &one_line);
+}
+
+#[test]
+fn the_examples_can_be_used() {
+    let mut n_tables = 0;
+    for entry in fs::read_dir(path("docs/examples")).unwrap() {
+        let file = entry.unwrap().path();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        match name {
+            "host.toml" => drop(parse_host_settings(name, &text).unwrap()),
+            _ => assert_table(name, &text),
+        }
+        n_tables += 1;
+    }
+    assert!(n_tables >= 4);
+}
+
+#[test]
+fn the_manual_page_has_every_command() {
+    let page = text("docs/man/pin-hook.8.md");
+    let shown = pin_hook::cli::grammar();
+    for command in shown.get_subcommands().filter(|one| !one.is_hide_set()) {
+        let head = format!("\n**{}**", command.get_name());
+        assert!(page.contains(&head), "{head}");
     }
 }
 

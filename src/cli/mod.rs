@@ -17,8 +17,8 @@ use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::clock::KernelClock;
@@ -37,6 +37,11 @@ use crate::lifecycle::look::Hidden;
 use crate::lifecycle::phase::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use args::{Args, Call, Command};
 use output::Output;
+
+/// Returns the grammar of the command line, for the completions of shells.
+pub fn grammar() -> clap::Command {
+    Args::command()
+}
 
 /// Does what the arguments ask for and returns the exit status.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use super::files::Files;
 use super::pve::{TextFile, read_if_there};
@@ -105,6 +105,7 @@ pub fn snippets_of(files: &dyn Files, node: &str) -> Option<Vec<String>> {
 /// # Errors
 /// The cluster file system cannot be written, such as without a quorum.
 pub fn tell_snippets(files: &dyn Files, node: &str, snippets: &[Snippet]) -> anyhow::Result<()> {
+    check_mounted(files)?;
     let text: String = snippets.iter().map(|one| format!("{one}\n")).collect();
     let path = format!("{NODES}/{node}");
     // Every write goes to all nodes: one that changes nothing is left out.
@@ -114,6 +115,20 @@ pub fn tell_snippets(files: &dyn Files, node: &str, snippets: &[Snippet]) -> any
     make_dirs(files, NODES, 0o755)
         .and_then(|()| files.replace(&path, &text, 0o644))
         .with_context(|| format!("cannot write {path}"))
+}
+
+/// Checks that the cluster file system is there: a file in its place would keep it from being
+/// mounted.
+///
+/// # Errors
+/// It is not there.
+pub fn check_mounted(files: &dyn Files) -> anyhow::Result<()> {
+    let is_mounted = files.exists(CLUSTER_NODES);
+    ensure!(
+        is_mounted,
+        "the cluster file system is not there ({CLUSTER_NODES})"
+    );
+    Ok(())
 }
 
 /// Tells whether PVE could execute a snippet.

@@ -9,6 +9,7 @@ use std::io;
 
 use anyhow::{Context, bail};
 
+use super::cluster::check_mounted;
 use super::files::Files;
 use super::pve::read_if_there;
 use super::table::{CLUSTER_TABLES, check_cluster};
@@ -46,6 +47,7 @@ pub fn save_config(files: &dyn Files, vmid: Vmid, text: &str) -> anyhow::Result<
 /// # Errors
 /// The kernel's, with the path.
 pub fn record_former(files: &dyn Files, vmid: Vmid, hook: &Snippet) -> anyhow::Result<()> {
+    check_mounted(files)?;
     let path = former_path(vmid);
     make_dirs(files, CLUSTER_TABLES, 0o755)
         .and_then(|()| files.replace(&path, &format!("{hook}\n"), 0o644))

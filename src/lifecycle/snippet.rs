@@ -113,6 +113,10 @@ pub fn callable(
 /// # Errors
 /// What is wrong, after everything else has been done.
 pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
+    if cluster::nodes(files).is_empty() {
+        // No node of PVE, or one whose cluster file system is not mounted.
+        return Ok(());
+    }
     let storages = cluster::storages(files)?;
     let mut problem = Ok(());
     let usable = storages

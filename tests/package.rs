@@ -1,0 +1,203 @@
+//! The maintainer scripts of the Debian package, with stand-ins for PVE's and Debian's programs.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+const HOOKED: &str = "cores: 1\nhookscript: local:snippets/pin-hook\n";
+
+/// A node below a directory, as the scripts see it.
+struct Node {
+    dir: TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let node = Node {
+            dir: TempDir::new().unwrap(),
+        };
+        node.program("uname", "echo pve1.example.org");
+        node.program("pvesm", "echo $ROOT/var/lib/vz/${2#local:}");
+        node.program(
+            "qm",
+            "f=$ROOT/etc/pve/nodes/pve1/qemu-server/$2.conf; sed -i '/^hookscript:/d' $f
+             [ $3 = --delete ] || echo \"hookscript: $4\" >> $f",
+        );
+        for name in [
+            "systemctl",
+            "deb-systemd-helper",
+            "deb-systemd-invoke",
+            "pin-hook",
+        ] {
+            node.program(name, "true");
+        }
+        node.put(
+            "/var/lib/vz/snippets/pin-hook",
+            "#!/bin/sh\n# calls pin-hook(8)\n",
+        );
+        node.put("/etc/pve/pin-hook/nodes/pve1", "local:snippets/pin-hook\n");
+        node.put(
+            "/run/systemd/system/100.scope.d/50-pin-hook.conf",
+            "[Scope]\n",
+        );
+        node.put("/run/pin-hook/journal", "");
+        node.put("/var/lib/pin-hook/saved/100.conf", "cores: 1\n");
+        node
+    }
+
+    /// A program that writes its call into a log and then does `body`.
+    fn program(&self, name: &str, body: &str) {
+        let path = format!("/bin/{name}");
+        self.put(
+            &path,
+            &format!("#!/bin/sh\necho \"{name} $*\" >> $ROOT/log\n{body}\n"),
+        );
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.at(&path), mode).unwrap();
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.dir.path().display())
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        fs::create_dir_all(Path::new(&self.at(path)).parent().unwrap()).unwrap();
+        fs::write(self.at(path), text).unwrap();
+    }
+
+    fn vm(&self, node: &str, vmid: u32, config: &str) {
+        self.put(
+            &format!("/etc/pve/nodes/{node}/qemu-server/{vmid}.conf"),
+            config,
+        );
+    }
+
+    fn get(&self, path: &str) -> String {
+        fs::read_to_string(self.at(path)).unwrap()
+    }
+
+    fn has(&self, path: &str) -> bool {
+        Path::new(&self.at(path)).exists()
+    }
+
+    /// Runs a maintainer script; returns its exit status, and what it called.
+    fn script(&self, name: &str, argument: &str) -> (Option<i32>, String) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("packaging/deb")
+            .join(name);
+        let mut text = fs::read_to_string(source).unwrap();
+        for top in ["/etc/", "/run/", "/var/"] {
+            text = text.replace(top, &self.at(top));
+        }
+        fs::write(self.at("/script"), text).unwrap();
+        fs::write(self.at("/log"), "").unwrap();
+        let path = format!("{}:{}", self.at("/bin"), std::env::var("PATH").unwrap());
+        let mut command = Command::new("/bin/sh");
+        let command = command.arg(self.at("/script")).arg(argument);
+        let command = command.env("PATH", path).env("ROOT", self.dir.path());
+        let status = command.output().unwrap().status.code();
+        (status, self.get("/log"))
+    }
+}
+
+#[test]
+fn an_upgrade_leaves_what_runs_alone() {
+    let node = Node::new();
+    for (name, argument) in [("prerm", "upgrade"), ("postrm", "upgrade")] {
+        let (status, calls) = node.script(name, argument);
+        assert_eq!(status, Some(0), "{name}");
+        assert!(
+            !calls.contains("pin-hook release") && !calls.contains("stop"),
+            "{calls}"
+        );
+    }
+    let (status, calls) = node.script("postinst", "configure");
+    assert_eq!(status, Some(0));
+    assert!(
+        calls.contains("deb-systemd-invoke restart pin-hook-boot.service"),
+        "{calls}"
+    );
+    assert!(!calls.contains("release"), "{calls}");
+    assert!(node.has("/run/pin-hook/journal") && node.has("/etc/pve/pin-hook/nodes/pve1"));
+}
+
+#[test]
+fn a_removal_gives_everything_back_and_leaves_vms_hooked() {
+    let node = Node::new();
+    node.vm("pve1", 100, HOOKED);
+    let (status, calls) = node.script("prerm", "remove");
+    assert_eq!(status, Some(0));
+    assert!(calls.contains("pin-hook release --all"), "{calls}");
+    assert!(!node.has("/etc/pve/pin-hook/nodes/pve1"));
+    assert_eq!(node.script("postrm", "remove").0, Some(0));
+    assert_eq!(node.get("/etc/pve/nodes/pve1/qemu-server/100.conf"), HOOKED);
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}
+
+#[test]
+fn a_removal_that_cannot_give_back_is_refused() {
+    let node = Node::new();
+    node.program("pin-hook", "exit 3");
+    assert_eq!(node.script("prerm", "remove").0, Some(1));
+    assert!(node.has("/etc/pve/pin-hook/nodes/pve1"));
+}
+
+#[test]
+fn after_a_purge_every_vm_has_the_hookscript_that_it_had() {
+    let node = Node::new();
+    node.vm("pve1", 100, HOOKED);
+    node.vm("pve1", 101, HOOKED);
+    node.vm("pve1", 102, "cores: 1\nhookscript: local:snippets/other\n");
+    node.put("/etc/pve/pin-hook/101.chain", "local:snippets/gpu.sh\n");
+    assert_eq!(node.script("prerm", "remove").0, Some(0));
+    assert_eq!(node.script("postrm", "purge").0, Some(0));
+    let config = |vmid: u32| node.get(&format!("/etc/pve/nodes/pve1/qemu-server/{vmid}.conf"));
+    assert_eq!(config(100), "cores: 1\n");
+    assert_eq!(config(101), "cores: 1\nhookscript: local:snippets/gpu.sh\n");
+    assert_eq!(config(102), "cores: 1\nhookscript: local:snippets/other\n");
+    for path in [
+        "/var/lib/vz/snippets/pin-hook",
+        "/var/lib/pin-hook",
+        "/run/pin-hook",
+        "/run/systemd/system/100.scope.d",
+        "/etc/pve/pin-hook",
+    ] {
+        assert!(!node.has(path), "{path}");
+    }
+}
+
+#[test]
+fn a_purge_keeps_the_snippet_that_a_config_still_names() {
+    let node = Node::new();
+    node.vm("pve1", 100, &format!("cores: 1\n\n[snap]\n{HOOKED}"));
+    node.put("/etc/pve/pin-hook/103.toml", "cpus = \"2\"\n");
+    assert_eq!(node.script("prerm", "remove").0, Some(0));
+    assert_eq!(node.script("postrm", "purge").0, Some(0));
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+    assert!(
+        node.has("/etc/pve/pin-hook/103.toml"),
+        "tables were written by people"
+    );
+}
+
+#[test]
+fn a_former_hook_that_pve_refuses_does_not_keep_the_vm_from_starting() {
+    let node = Node::new();
+    node.vm("pve1", 100, HOOKED);
+    node.put("/etc/pve/pin-hook/100.chain", "local:snippets/lost.sh\n");
+    node.program(
+        "qm",
+        "[ $3 = --delete ] || exit 255
+         sed -i '/^hookscript:/d' $ROOT/etc/pve/nodes/pve1/qemu-server/$2.conf",
+    );
+    assert_eq!(node.script("postrm", "purge").0, Some(0));
+    assert_eq!(
+        node.get("/etc/pve/nodes/pve1/qemu-server/100.conf"),
+        "cores: 1\n"
+    );
+}
