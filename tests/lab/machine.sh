@@ -14,13 +14,15 @@ machine_alive() { [ -s "$vm/qemu.pid" ] && kill -0 "$(cat "$vm/qemu.pid")" 2> /d
 # Copies what the guest needs into the share; called before each job, so edits are seen at once.
 share_fill() {
     local share=$vm/share binary=${PIN_HOOK:-$repo/target/x86_64-unknown-linux-gnu/release/pin-hook}
-    rm -rf "$share/lab" "$share/systemd" "$share/hooks" "$share/pin-hook"
+    rm -rf "$share/lab" "$share/systemd" "$share/hooks" "$share/pin-hook" "$share/package"
     mkdir -p "$share/lab"
     cp -rp "$lab_source/guest" "$lab_source/cases" "$share/lab/"
     assemble_guests "$share/lab/guest"
     [ ! -d "$repo/systemd" ] || cp -rp "$repo/systemd" "$share/"
     [ ! -d "$repo/hooks" ] || cp -rp "$repo/hooks" "$share/"
     if [ -f "$binary" ]; then cp -p "$binary" "$share/pin-hook"; fi
+    mkdir "$share/package"
+    cp -p "$repo"/target/deb/*.deb "$repo/docs/quickstart.md" "$share/package/" 2> /dev/null || true
 }
 
 # Guests without a firmware: the "BIOS" is the guest (guest/bios.S).

@@ -1,0 +1,131 @@
+# The package from installation to purge: the quick start as it is written, an upgrade under a VM that
+# runs, and a hookscript that was there before.
+. /usr/lib/lab/lib.sh
+
+share=/run/lab/share
+isolated='isolated 2-5: 2 3 4 5'
+packages=("$share"/package/*.deb)
+log=/var/tmp/former.log
+
+# The lab's own installation comes back, whatever happened to that of the package.
+case_cleanup() {
+    pin-hook release --all > /dev/null 2>&1 || true
+    dpkg --purge pin-hook > /dev/null 2>&1 || true
+    rm -f /var/lib/vz/snippets/former.sh $log
+    "$share/lab/guest/setup" "$share"
+}
+
+install_package() { dpkg --install "${packages[0]}"; }
+
+# What a node has of pin-hook, apart from tables and what dpkg keeps.
+traces() {
+    find /etc/pve /etc/systemd/system /run/systemd/system /usr/lib/systemd/system /usr/sbin /usr/share/pin-hook \
+        /var/lib/vz /var/lib/pin-hook /run/pin-hook \( -name '*pin-hook*' -o -name '*.chain' -o -path '*pin-hook/*' \) 2> /dev/null | sort
+}
+
+# replay FILE: the console blocks of a document: "# command", then what it prints, with "..." for anything.
+replay() {
+    local line inside='' command='' pattern=''
+    while IFS= read -r line; do
+        case $inside:$line in
+        :'```console') inside=1 command='' ;;
+        1:'```') compare; inside='' ;;
+        1:'# '*) compare; command=${line#\# } pattern='' ;;
+        1:...) pattern+='*' ;;
+        1:*) pattern+=$(sed 's/[][*?\\]/\\&/g; s/\.\.\./*/g' <<< "$line")$'\n' ;;
+        esac
+    done < "$1"
+}
+
+compare() {
+    local printed
+    [ -n "$command" ] || return 0
+    printed=$(bash -c "$command" 2>&1 || true)
+    # shellcheck disable=SC2053
+    if [[ ${printed:+$printed$'\n'} == $pattern ]]; then
+        ok "quick start: $command"
+    else
+        not_ok "quick start: $command"
+        printf '#   expected: %q\n#   actual:   %q\n' "$pattern" "$printed"
+    fi
+    command=''
+}
+
+check 'there is a package to install' test -e "${packages[0]:-}"
+
+# What the lab has installed by itself is no package's.
+pin-hook release --all > /dev/null
+systemctl disable --quiet --now pin-hook-boot.service
+rm -rf /usr/sbin/pin-hook /var/lib/vz/snippets/pin-hook /usr/lib/systemd/system/pin-hook-* /etc/pve/pin-hook /run/pin-hook
+systemctl daemon-reload
+traces > "$work/before"
+equal 'nothing of pin-hook is there' '' "$(cat "$work/before")"
+
+check 'the package can be installed' install_package
+equal 'it prepares every boot' enabled "$(systemctl is-enabled pin-hook-boot.service)"
+check 'and has prepared this one' systemctl is-active --quiet pin-hook-boot.service
+check 'the other nodes are told' test -e /etc/pve/pin-hook/nodes/pve1
+check 'its manual pages are there' test -e /usr/share/man/man8/pin-hook.8.gz
+
+vm_conf 100
+refuses 'without a table a VM is not enabled' pin-hook enable 100
+said "$work/refused"
+check 'and the remedy is named' has "$work/refused" 'pin-hook init 100'
+cp "$(conf_path 100)" "$work/conf"
+replay "$share/package/quickstart.md"
+equal 'the config is as it was' "$(cat "$work/conf")" "$(cat "$(conf_path 100)")"
+equal 'nothing is left of it but the table' "$(printf '%s\n' /etc/pve/pin-hook /etc/pve/pin-hook/nodes /etc/pve/pin-hook/nodes/pve1)" \
+    "$(traces | grep ^/etc/pve)"
+
+# An upgrade under a VM that runs.
+pin-hook enable 100 > "$work/enable"
+qm start 100 > /dev/null
+comes_to 'isolated before the upgrade' "$isolated" 100
+check 'the package is installed over itself' install_package
+equal 'the VM is isolated as before' "$isolated" "$(standing 100)"
+check 'and as wanted' pin-hook status 100
+qm stop 100 > /dev/null
+
+# A hookscript that was there before: first at a start, last at a stop, and its refusal counts.
+cat > /var/lib/vz/snippets/former.sh << END
+#!/bin/sh
+echo "former hook: \$1 \$2"
+echo "\$2" >> $log
+[ ! -e /run/refuse ] || exit 9
+END
+chmod +x /var/lib/vz/snippets/former.sh
+pin-hook disable 100 > /dev/null
+qm set 100 --hookscript local:snippets/former.sh > /dev/null
+pin-hook enable 100 > "$work/enable"
+said "$work/enable"
+check 'enable says that it stays in force' has "$work/enable" 'local:snippets/former.sh stays in force'
+qm start 100 > "$work/start" 2>&1
+comes_to 'isolated with a former hook' "$isolated" 100
+check 'what it prints is in the task log' has "$work/start" 'former hook: 100 pre-start'
+qm stop 100 > /dev/null 2>&1
+equal 'it was called in every phase' 'pre-start,post-start,pre-stop,post-stop' "$(paste -sd, $log)"
+first=$(grep -n 'former hook: 100 pre-start' "$work/start" | cut -d: -f1)
+check 'at a start before us' test "$first" -lt "$(grep -n 'reserved' "$work/start" | cut -d: -f1)"
+touch /run/refuse
+refuses 'its refusal refuses the start' qm start 100
+check 'with its exit status' has "$work/refused" 'exit code 9'
+equal 'and nothing is claimed' '' "$(cat /run/pin-hook/journal 2> /dev/null)"
+rm /run/refuse
+
+# Removed, the VM starts; purged, it has the hookscript that it had.
+qm start 100 > /dev/null
+comes_to 'isolated before the removal' "$isolated" 100
+check 'the package can be removed' dpkg --remove pin-hook
+comes_to 'the VM runs on without CPUs of its own' 'none: 0-7 0-7 0-7 0-7' 100
+qm stop 100 > /dev/null 2>&1
+start_alone() { qm start 100 > "$work/start" 2>&1; }
+check 'without the program it starts' start_alone
+check 'with a notice' has "$work/start" 'is not installed on this node'
+check 'and its former hook' has "$work/start" 'former hook: 100 pre-start'
+qm stop 100 > /dev/null 2>&1
+check 'the package can be purged' dpkg --purge pin-hook
+said "$work/check"
+equal 'the VM has the hookscript that it had' 'hookscript: local:snippets/former.sh' "$(grep ^hookscript "$(conf_path 100)")"
+equal 'and nothing else is left' "$(cat "$work/before")" "$(traces)"
+check 'it starts as ever' qm start 100
+qm stop 100 > /dev/null 2>&1
