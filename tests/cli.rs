@@ -87,6 +87,8 @@ fn a_wrong_command_line_is_status_2() {
         &["post-strat", "100"],
         &["plan"],
         &["plan", "99"],
+        &["enable"],
+        &["disable", "99"],
         &["status", "x"],
         &["release"],
         &["plan", "100", "200"],

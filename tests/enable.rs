@@ -168,6 +168,45 @@ fn the_snippet_stays_while_another_vm_or_a_snapshot_names_it() {
 }
 
 #[test]
+fn a_hook_that_was_given_up_by_hand_is_not_called_again() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    node.enable(100);
+    node.vm("pve1", 100, "cores: 4\n");
+    node.enable(100);
+    assert!(node.config(100).contains(HOOK));
+    assert!(!node.has("/etc/pve/pin-hook/100.chain"));
+    assert_eq!(node.get("/var/lib/pin-hook/saved/100.conf"), "cores: 4\n");
+}
+
+#[test]
+fn a_missing_folder_for_snippets_is_made() {
+    let node = node();
+    node.remove_dir("/var/lib/vz/snippets");
+    assert_eq!(node.enable(100).exit, Exit::Done);
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}
+
+#[test]
+fn enabling_goes_on_where_it_was_interrupted() {
+    let whole = node();
+    whole.former_hook(100, "gpu.sh", "exit 0");
+    let half = node();
+    half.former_hook(100, "gpu.sh", "exit 0");
+    half.put("/var/lib/pin-hook/saved/100.conf", "");
+    half.put("/etc/pve/pin-hook/100.chain", "local:snippets/");
+    half.put(
+        "/var/lib/vz/snippets/pin-hook",
+        "#!/bin/sh\n# calls pin-hook(8)",
+    );
+    for node in [&whole, &half] {
+        let enabled = node.enable(100);
+        assert_eq!(enabled.exit, Exit::Done, "{enabled:?}");
+    }
+    assert_eq!(half.files_below("/"), whole.files_below("/"));
+}
+
+#[test]
 fn a_running_vm_is_told_apart() {
     let node = node();
     node.qemu(100);

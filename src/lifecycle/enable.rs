@@ -48,6 +48,16 @@ pub enum HookingError {
     /// The table is wrong.
     #[error("vm {0}: {1}")]
     Case(Vmid, CaseError),
+    /// What was done before it went wrong could not be taken back.
+    #[error("{error:#}; taking back what was done failed too: {undo:#}")]
+    HalfDone {
+        /// Which VM.
+        vmid: Vmid,
+        /// What went wrong.
+        error: anyhow::Error,
+        /// What kept it from being taken back.
+        undo: anyhow::Error,
+    },
     /// Something else went wrong.
     #[error("{0:#}")]
     Other(anyhow::Error),
@@ -69,6 +79,10 @@ impl HookingError {
             HookingError::Refused(refusal) => (Exit::Refused, Some(refusal.help())),
             HookingError::Case(_, error @ CaseError::Other(_)) => (Exit::Refused, error.help()),
             HookingError::Case(_, error) => (Exit::Usage, error.help()),
+            HookingError::HalfDone { vmid, .. } => {
+                let help = format!("pin-hook disable {vmid} removes what is left");
+                (Exit::Incomplete, Some(help))
+            }
             HookingError::Other(_) => (Exit::Refused, None),
         };
         account.fail(exit, self.to_string(), help);
@@ -124,6 +138,9 @@ impl Hooking<'_> {
         };
         let mut steps = Vec::new();
         if ours.is_none() {
+            // Of an earlier time: a hook that the VM has no more must not be called again.
+            let is_known = self.host.files.exists(&record::former_path(self.vmid));
+            steps.extend(is_known.then_some(Step::Forget(self.vmid)));
             steps.push(Step::Save(self.vmid, text));
             let hook = former.clone().map(|hook| Step::Record(self.vmid, hook));
             steps.extend(hook);
@@ -273,9 +290,10 @@ impl Hooking<'_> {
             let storages = std::slice::from_ref(storage);
             snippet::remove_unused(files, storages, &storage.snippet(), self.vmid)
         });
+        let vmid = self.vmid;
         match undone {
             Ok(_) => error.into(),
-            Err(undo) => HookingError::Other(error.context(format!("{undo:#}, and before"))),
+            Err(undo) => HookingError::HalfDone { vmid, error, undo },
         }
     }
 

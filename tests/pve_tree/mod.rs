@@ -90,6 +90,10 @@ impl Node {
         fs::remove_file(self.at(path)).unwrap();
     }
 
+    pub fn remove_dir(&self, path: &str) {
+        fs::remove_dir(self.at(path)).unwrap();
+    }
+
     pub fn mode(&self, path: &str) -> u32 {
         fs::metadata(self.at(path)).unwrap().permissions().mode() & 0o777
     }
