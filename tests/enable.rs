@@ -12,7 +12,10 @@ const DROP_IN: &str = "/run/systemd/system/100.scope.d/50-pin-hook.conf";
 
 /// A node with VM 100, its table, and a storage with snippets.
 fn node() -> Node {
-    let node = Node::new();
+    with_vm(Node::new())
+}
+
+fn with_vm(node: Node) -> Node {
     node.vm("pve1", 100, "cores: 4\nname: vr\n");
     node.put("/etc/pin-hook/100.toml", "cpus = \"2-5\"\n");
     node
@@ -325,6 +328,18 @@ fn what_pve_refuses_is_taken_back() {
         ]
     );
     assert_eq!(node.files_below("/"), before);
+}
+
+#[test]
+fn a_service_manager_that_does_not_answer_costs_a_warning() {
+    let node = with_vm(Node::without_systemd());
+    let enabled = node.enable(100);
+    assert_eq!(enabled.exit, Exit::Done, "{enabled:?}");
+    assert!(lines(&enabled).contains(&"systemd did not answer"));
+    assert!(node.config(100).contains(HOOK));
+    let disabled = node.disable(100);
+    assert_eq!(disabled.exit, Exit::Done, "{disabled:?}");
+    assert!(!node.has(DROP_IN) && !node.has("/var/lib/pin-hook"));
 }
 
 #[test]

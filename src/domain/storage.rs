@@ -61,6 +61,11 @@ impl Storage {
         }
     }
 
+    /// Returns the path of pin-hook's snippet in it.
+    pub fn own_file(&self) -> String {
+        format!("{}/{SNIPPET}", self.snippets)
+    }
+
     /// Returns the command that lets it hold snippets besides what it may hold already.
     pub fn remedy(&self) -> String {
         let content = self.content.join(",");

@@ -104,7 +104,7 @@ impl Hooking<'_> {
         self.name_what_is_missing_elsewhere(&plan, account)?;
         for step in &plan.steps {
             if let Err(error) = self.step(step, account) {
-                return Err(self.take_back(step, &plan.storage, error));
+                return Err(self.take_back(&plan.storage, error));
             }
         }
         if !self.is_dry {
@@ -117,9 +117,18 @@ impl Hooking<'_> {
     }
 
     /// Does one step, or shows what it would do.
+    ///
+    /// What only prepares is no reason to stop half way: a start does it again, and so does a boot.
     pub(super) fn step(&self, step: &Step, account: &mut Account) -> anyhow::Result<()> {
-        if self.is_dry || step.work(self.host, self.programs)? {
-            account.info(step.describe(self.is_dry));
+        let done = match self.is_dry {
+            true => Ok(true),
+            false => step.work(self.host, self.programs),
+        };
+        match done {
+            Ok(true) => account.info(step.describe(self.is_dry)),
+            Ok(false) => {}
+            Err(error) if step.only_prepares() => account.warn(format!("{error:#}")),
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -279,12 +288,8 @@ impl Hooking<'_> {
         Ok(())
     }
 
-    /// Takes back what was done before PVE refused; later steps only prepare, and a start prepares
-    /// by itself what they did not.
-    fn take_back(&self, failed: &Step, storage: &Storage, error: anyhow::Error) -> HookingError {
-        if matches!(failed, Step::Delegate(..) | Step::Boot) {
-            return error.into();
-        }
+    /// Takes back what was done before PVE refused.
+    fn take_back(&self, storage: &Storage, error: anyhow::Error) -> HookingError {
         let files = &*self.host.files;
         let undone = record::forget(files, self.vmid).and_then(|()| {
             let storages = std::slice::from_ref(storage);

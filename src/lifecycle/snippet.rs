@@ -119,14 +119,10 @@ pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
     }
     let storages = cluster::storages(files)?;
     let mut problem = Ok(());
-    let usable = storages
-        .iter()
-        .filter(|one| one.is_on(node) && files.exists(&one.path));
     let mut there = Vec::new();
-    for storage in usable {
-        let snippet = storage.snippet();
-        match refresh(files, &storages, &snippet) {
-            Ok(true) => there.push(snippet),
+    for storage in storages.iter().filter(|one| one.is_on(node)) {
+        match refresh(files, storage) {
+            Ok(true) => there.push(storage.snippet()),
             Ok(false) => {}
             Err(error) => problem = Err(error),
         }
@@ -135,20 +131,21 @@ pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
 }
 
 /// Writes a snippet that is old, or missing although VMs name it; tells whether it is there then.
-fn refresh(files: &dyn Files, storages: &[Storage], snippet: &Snippet) -> anyhow::Result<bool> {
-    let Some(path) = snippet.file(storages) else {
+///
+/// A shared storage that nobody names is not looked at: a server that is away would make this wait
+/// for it.
+fn refresh(files: &dyn Files, storage: &Storage) -> anyhow::Result<bool> {
+    let is_named = !users(files, &storage.snippet())?.is_empty();
+    if (storage.is_shared && !is_named) || !files.exists(&storage.path) {
         return Ok(false);
-    };
-    let is_due = match look(files, &path)? {
-        Found::Current => return Ok(true),
-        Found::Foreign => return Ok(false),
-        Found::Old => true,
-        Found::Nothing => !users(files, snippet)?.is_empty(),
-    };
-    if is_due {
-        put(files, &path)?;
     }
-    Ok(is_due)
+    let path = storage.own_file();
+    match look(files, &path)? {
+        Found::Current => Ok(true),
+        Found::Nothing if !is_named => Ok(false),
+        Found::Foreign => Ok(false),
+        Found::Old | Found::Nothing => put(files, &path).map(|()| true),
+    }
 }
 
 /// Removes the snippet of a storage unless somebody still names it; returns who does.
@@ -189,7 +186,7 @@ pub fn place(
             path: storage.path.clone(),
         }));
     }
-    let path = format!("{}/{}", storage.snippets, storage.snippet().name);
+    let path = storage.own_file();
     Ok(match look(files, &path)? {
         Found::Foreign => Err(EnableRefusal::Foreign(path)),
         found => Ok((path, found)),

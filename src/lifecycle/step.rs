@@ -42,6 +42,11 @@ pub enum Step {
 }
 
 impl Step {
+    /// Tells whether it only prepares what a start or a boot would do as well.
+    pub fn only_prepares(&self) -> bool {
+        matches!(self, Step::Delegate(..) | Step::Boot)
+    }
+
     /// Says what was done, or would be.
     pub fn describe(&self, is_dry: bool) -> String {
         let (verb, done, rest) = match self {

@@ -35,11 +35,20 @@ pub struct Node {
 
 impl Node {
     pub fn new() -> Self {
+        Node::with(false)
+    }
+
+    /// Returns a node whose service manager does not answer.
+    pub fn without_systemd() -> Self {
+        Node::with(true)
+    }
+
+    fn with(is_silent: bool) -> Self {
         let dir = TempDir::new().unwrap();
         let host = Host {
             files: Box::new(RootFiles::new(dir.path())),
             sched: Box::new(KernelSched),
-            systemd: Box::new(Agreeing),
+            systemd: Box::new(Agreeing(is_silent)),
             qmp: Box::new(QmpSockets::default()),
             clock: Box::new(KernelClock),
         };
@@ -249,12 +258,13 @@ impl Programs for Qm {
     }
 }
 
-/// A service manager that does as it is told.
+/// A service manager that does as it is told, or does not answer.
 #[derive(Debug)]
-struct Agreeing;
+struct Agreeing(bool);
 
 impl Systemd for Agreeing {
     fn reload(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.0, "systemd did not answer");
         Ok(())
     }
 
@@ -267,6 +277,7 @@ impl Systemd for Agreeing {
     }
 
     fn enable(&self, _: &str) -> anyhow::Result<bool> {
+        anyhow::ensure!(!self.0, "systemd did not answer");
         Ok(true)
     }
 
