@@ -82,7 +82,7 @@ fn both_orders_of_arguments_are_the_same_phase() {
 
 #[test]
 fn a_wrong_command_line_is_status_2() {
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 11] = [
         &[],
         &["post-strat", "100"],
         &["plan"],

@@ -237,7 +237,7 @@ fn every_refusal_has_fact_and_remedy_and_changes_nothing() {
     let expected = [
         (
             101,
-            "vm 101 has no table in /etc/pin-hook or /etc/pve/pin-hook; pin-hook init 101 writes one",
+            "vm 101 has no table in /etc/pin-hook or /etc/pve/pin-hook; pin-hook init 101 --write writes one",
         ),
         (
             102,

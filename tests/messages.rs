@@ -92,6 +92,8 @@ fn every_message_is_in_the_list() {
 fn messages_have_the_form_of_messages() {
     // Documentation of keys, which the manual page and the help quote, is in sentences.
     let is_documentation = |path: &str| path == "src/config/keys.rs";
+    // The head of a table that init writes, which is a document too.
+    let is_head = |text: &str| text.starts_with("Table of vm");
     let mut wrong = Vec::new();
     for (path, texts) in messages() {
         for text in texts.into_iter().filter(|_| !is_documentation(&path)) {
@@ -100,7 +102,7 @@ fn messages_have_the_form_of_messages() {
             let first = words.split([' ', ':']).next().unwrap_or_default();
             let is_name = first.chars().skip(1).any(|c| !c.is_lowercase());
             let is_capital = first.starts_with(|c: char| c.is_uppercase()) && !is_name;
-            if is_sentence || is_capital {
+            if (is_sentence || is_capital) && !is_head(&text) {
                 wrong.push(format!("{path}: {text}"));
             }
         }

@@ -83,7 +83,7 @@ impl EnableRefusal {
                 "containers are kept off owned cpus without being enabled".to_owned()
             }
             Self::Template(_) => "enable the vms that are cloned from it".to_owned(),
-            Self::NoTable(vmid) => format!("pin-hook init {vmid} writes one"),
+            Self::NoTable(vmid) => format!("pin-hook init {vmid} --write writes one"),
             Self::NoSnippets { remedy: Some(text) } => text.clone(),
             Self::NoSnippets { remedy: None } => {
                 "add a storage of type dir with content snippets (pvesm add dir ...)".to_owned()

@@ -276,12 +276,11 @@ fn not_hooked(case: &Case) -> Option<String> {
     match &case.guest.hookscript {
         _ if case.guest.is_hooked() => None,
         None => Some(format!(
-            "the vm has no hookscript, so a start does nothing of this: qm set {vmid} \
-             --hookscript local:snippets/pin-hook"
+            "the vm has no hookscript, so a start does nothing of this: pin-hook enable {vmid}"
         )),
         Some(volume) => Some(format!(
-            "the hookscript of the vm is {volume}: a start does nothing of this unless that \
-             calls pin-hook"
+            "the hookscript of the vm is {volume}, so a start does nothing of this: pin-hook \
+             enable {vmid} has both called"
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! The `qm set` lines that make a guest fit its CPUs.
+//! The commands, `qm set` most of all, that make a guest fit its CPUs.
 //!
 //! PVE never gives `-smp` a number of threads, so SMT in the guest needs `args:`. QEMU merges all
 //! `-smp` options property by property; the last value of each wins (seen with QEMU 10.0).
@@ -131,7 +131,7 @@ impl Fit {
         choice: &Choice,
         topology: &Topology,
     ) -> Vec<Command> {
-        let set = |(what, why): (String, String)| Command {
+        let command = |(what, why): (String, String)| Command {
             line: format!("qm set {vmid} {what}"),
             why,
         };
@@ -141,9 +141,9 @@ impl Fit {
             self.cpu_type(guest),
             self.nodes(guest, choice, topology),
             affinity(guest),
-            hook(guest),
         ];
-        all.into_iter().flatten().map(set).collect()
+        let set = all.into_iter().flatten().map(command);
+        set.chain(hook(vmid, guest)).collect()
     }
 
     fn cores(&self, guest: &Guest) -> Option<(String, String)> {
@@ -331,15 +331,16 @@ fn affinity(guest: &Guest) -> Option<(String, String)> {
     Some(("--delete affinity".to_owned(), why))
 }
 
-fn hook(guest: &Guest) -> Option<(String, String)> {
+fn hook(vmid: Vmid, guest: &Guest) -> Option<Command> {
     if guest.is_hooked() {
         return None;
     }
     let why = match &guest.hookscript {
         None => "pve calls pin-hook when the vm starts and stops".to_owned(),
-        Some(volume) => format!("instead of {volume}, or have that call pin-hook"),
+        Some(volume) => format!("pve calls pin-hook, and that calls {volume}"),
     };
-    Some(("--hookscript local:snippets/pin-hook".to_owned(), why))
+    let line = format!("pin-hook enable {vmid}");
+    Some(Command { line, why })
 }
 
 /// Returns the words of `args` without `-smp`; text with quotes is left as it is, because a later
