@@ -15,6 +15,7 @@ units := $(DESTDIR)$(PREFIX)/lib/systemd/system
 share := $(DESTDIR)$(PREFIX)/share
 pages := $(wildcard docs/man/*.md)
 unit_names := $(notdir $(wildcard systemd/*))
+configs := /etc/pve/nodes/*/qemu-server/*.conf /etc/pve/nodes/*/lxc/*.conf
 # In a package nothing is started; on a running system systemd is told.
 is_live := $(if $(DESTDIR),,$(wildcard /run/systemd/system))
 
@@ -30,7 +31,7 @@ build:
 check:
 	@tests/check $(CASES)
 
-lab: build
+lab: build deb
 	@echo "== lab (about 5 minutes for each kernel; the first time 2 more)"
 	tests/lab/run --kernel all $(CASES)
 
@@ -80,10 +81,15 @@ install: $(if $(shell command -v lowdown),man)
 	fi
 	$(if $(is_live),systemctl daemon-reload)
 	$(if $(is_live),systemctl enable pin-hook-boot.service)
+	$(if $(is_live),systemctl restart pin-hook-boot.service)
 
+# A VM that names a snippet which is not there cannot start: those that do come first.
 uninstall:
-	$(if $(is_live),-$(sbin)/pin-hook release --all)
-	$(if $(is_live),-systemctl disable pin-hook-boot.service)
+	$(if $(is_live),@! grep -ls '^hookscript:.*:snippets/pin-hook' $(configs) || \
+	    { echo "these vms name the snippet: pin-hook disable them first" >&2; exit 1; })
+	$(if $(is_live),$(sbin)/pin-hook release --all)
+	$(if $(is_live),-systemctl disable --now pin-hook-boot.service)
+	$(if $(is_live),rm -f /etc/pve/pin-hook/nodes/$(shell uname -n | cut -d. -f1))
 	rm -f $(sbin)/pin-hook $(addprefix $(units)/,$(unit_names))
 	rm -f $(DESTDIR)$(snippets)/pin-hook
 	rm -f $(foreach page,$(basename $(notdir $(pages))),$(share)/man/man$(subst .,,$(suffix $(page)))/$(page))

@@ -54,7 +54,7 @@ fn a_table_is_held_against_itself_and_the_host() {
         ("cpus = \"6-\n", "pin-hook: error: t.toml:1:11: ", 2),
         (
             "cpus = \"22-25\"\n",
-            "pin-hook: error: t.toml: cpus 24-25 do not exist",
+            "pin-hook: error: t.toml: the host has no cpus 24-25",
             2,
         ),
         (
@@ -64,7 +64,7 @@ fn a_table_is_held_against_itself_and_the_host() {
         ),
         (
             "cpus = \"6,18\"\n[pin]\nemulator = \"0,99\"\n",
-            "pin-hook: error: t.toml: cpus 99 do not exist, the host has 0-23",
+            "pin-hook: error: t.toml: the host has no cpu 99, it has 0-23",
             2,
         ),
         (
@@ -101,7 +101,7 @@ fn a_table_with_the_name_of_a_vm_is_held_against_that_vm() {
     assert_eq!(status, 2);
     assert_eq!(json["version"], 1);
     assert_eq!(json["ok"], false);
-    assert_eq!(json["error"]["message"], "101.toml: cpus 3 are offline");
+    assert_eq!(json["error"]["message"], "101.toml: cpu 3 is offline");
 }
 
 /// A machine that builds images is no node.

@@ -57,6 +57,17 @@ impl CpuSet {
         Self(BTreeSet::from([cpu]))
     }
 
+    /// Returns the set as a sentence names it: "cpu 3", "cpus 3-5".
+    pub fn in_words(&self) -> String {
+        let noun = if self.len() == 1 { "cpu" } else { "cpus" };
+        format!("{noun} {self}")
+    }
+
+    /// Returns the verb for [`CpuSet::in_words`].
+    pub fn is_or_are(&self) -> &'static str {
+        if self.len() == 1 { "is" } else { "are" }
+    }
+
     /// Tells whether `cpu` is in the set.
     pub fn contains(&self, cpu: CpuId) -> bool {
         self.0.contains(&cpu)

@@ -229,7 +229,7 @@ impl View<'_> {
         let affinity = Target::Affinity(thread.id);
         let is_held = self.held.contains_key(&affinity);
         let cpus = match cpus {
-            Some(cpus) if group == vm.scope => Some(self.granted(cpus)),
+            Some(cpus) if group == vm.scope => self.granted(&cpus),
             None if strayed || is_held => Some(self.facts.shared.difference(&wishes.cpus)),
             cpus => cpus,
         };
@@ -254,10 +254,11 @@ impl View<'_> {
         Some(format!("{}/{name}", vm.scope))
     }
 
-    /// Returns what the kernel grants of `cpus` outside of partitions: other VMs may own some.
-    fn granted(&self, cpus: CpuSet) -> CpuSet {
+    /// Returns what the kernel grants of `cpus` outside of partitions: other VMs may own some, and
+    /// if they own all, asking for them would fail.
+    fn granted(&self, cpus: &CpuSet) -> Option<CpuSet> {
         let granted = cpus.intersection(&self.facts.shared);
-        if granted.is_empty() { cpus } else { granted }
+        (!granted.is_empty()).then_some(granted)
     }
 
     /// A kernel thread inherits the affinity that was requested for kthreadd; what was born so is

@@ -72,7 +72,7 @@ pub enum PlacementError {
     #[error("cpus names no cpu")]
     NoCpus,
     /// CPUs that the host does not have.
-    #[error("cpus {cpus} do not exist, the host has {present}")]
+    #[error("the host has no {}, it has {present}", cpus.in_words())]
     Absent {
         /// The CPUs.
         cpus: CpuSet,
@@ -80,10 +80,10 @@ pub enum PlacementError {
         present: CpuSet,
     },
     /// CPUs that are switched off.
-    #[error("cpus {0} are offline")]
+    #[error("{} {} offline", .0.in_words(), .0.is_or_are())]
     Offline(CpuSet),
     /// CPUs that are to have a vCPU and none at once.
-    #[error("cpus {0} are in cpus and in also")]
+    #[error("{} {} in cpus and in also", .0.in_words(), .0.is_or_are())]
     AlsoOverlaps(CpuSet),
     /// CPUs of an explicit list that the VM does not own.
     #[error("vcpus names cpus {cpus}, which are not in cpus = \"{owned}\"")]

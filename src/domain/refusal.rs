@@ -1,9 +1,7 @@
 //! Why a VM is not given the CPUs of its table.
 //!
-//! Everything here is found before anything is written: the kernel itself takes an overlapping
-//! claim without a word and does nothing.
-
-use std::fmt;
+//! Everything here is found before anything is written: the kernel itself answers an overlapping
+//! claim with EINVAL and names nobody.
 
 use super::claim::{Claims, Wishes, owned_by_others};
 use super::cpuset::CpuSet;
@@ -18,7 +16,7 @@ use super::vm::Vmid;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Another VM owns some of them.
-    #[error("{} {} claimed by vm {owner}", cpus_of(cpus), is_are(cpus))]
+    #[error("{} {} claimed by vm {owner}", cpus.in_words(), cpus.is_or_are())]
     Claimed {
         /// The CPUs in question.
         cpus: CpuSet,
@@ -28,8 +26,8 @@ pub enum Refusal {
     /// Somebody else's cgroup owns some of them.
     #[error(
         "{} {} in the cpuset partition of cgroup {group}",
-        cpus_of(cpus),
-        is_are(cpus)
+        cpus.in_words(),
+        cpus.is_or_are()
     )]
     ForeignPartition {
         /// The CPUs in question.
@@ -55,7 +53,7 @@ pub enum Refusal {
     #[error("{0}")]
     Gate(GateRefusal),
     /// Somebody could not start or run any more.
-    #[error("{who} may run on {} only, which would leave it no cpu", cpus_of(cpus))]
+    #[error("{who} may run on {} only, which would leave it no cpu", cpus.in_words())]
     Starved {
         /// Who it is, such as `vm 107` or `unit irqbalance.service`.
         who: String,
@@ -121,10 +119,37 @@ pub fn check(
     let claimed = owned_by_others(claims, vmid).union(&wishes.cpus);
     let left = housekeeping(topology, &claimed, &foreign);
     check_reserve(topology, around.reserve.as_ref(), &left).map_err(Refusal::TooLittleLeft)?;
-    check_bystanders(vmid, &claimed, &around.bystanders)
+    let mut bystanders = around.bystanders.clone();
+    bystanders.extend(pinned_threads(vmid, wishes));
+    for claim in claims
+        .values()
+        .filter(|claim| claim.vmid != vmid && claim.owns())
+    {
+        bystanders.extend(pinned_threads(claim.vmid, &claim.wishes));
+    }
+    check_bystanders(vmid, &claimed, &bystanders)
 }
 
-fn check_claims(vmid: Vmid, wishes: &Wishes, claims: &Claims) -> Result<(), Refusal> {
+/// Returns the threads of a VM that its table sends to CPUs of the host.
+fn pinned_threads(vmid: Vmid, wishes: &Wishes) -> Vec<Bystander> {
+    let emulator = wishes.emulator.iter().map(|cpus| ("emulator", cpus));
+    let iothreads = wishes.iothreads.values().map(|cpus| ("iothreads", cpus));
+    let vhost = wishes.vhost.iter().flatten().map(|cpus| ("vhost", cpus));
+    let pinned = emulator.chain(iothreads).chain(vhost);
+    let outside = pinned.filter(|(_, cpus)| !cpus.is_subset(&wishes.cpus));
+    let bystander = |(key, cpus): (&str, &CpuSet)| Bystander {
+        who: format!("pin.{key} of vm {vmid}"),
+        remedy: format!("give pin.{key} other cpus in the table of vm {vmid}"),
+        cpus: cpus.clone(),
+    };
+    outside.map(bystander).collect()
+}
+
+/// Checks that no other VM owns CPUs that a VM wishes to own.
+///
+/// # Errors
+/// Names the first VM that does.
+pub fn check_claims(vmid: Vmid, wishes: &Wishes, claims: &Claims) -> Result<(), Refusal> {
     let others = claims
         .values()
         .filter(|claim| claim.vmid != vmid && claim.owns());
@@ -199,15 +224,4 @@ fn help_for_room(vmid: Vmid, fitting: usize, taken: &[(String, CpuSet)]) -> Stri
         true => "lower reserve in /etc/pin-hook/host.toml".to_owned(),
         false => remedies.join(", or "),
     }
-}
-
-fn cpus_of(cpus: &CpuSet) -> impl fmt::Display {
-    match cpus.len() {
-        1 => format!("cpu {cpus}"),
-        _ => format!("cpus {cpus}"),
-    }
-}
-
-fn is_are(cpus: &CpuSet) -> &'static str {
-    if cpus.len() == 1 { "is" } else { "are" }
 }

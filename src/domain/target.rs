@@ -144,6 +144,17 @@ impl Target {
         }
     }
 
+    /// Returns the VM that the target belongs to, where that can be told by its name.
+    pub fn vmid(&self) -> Option<Vmid> {
+        let group = match self {
+            Target::Delegation(vmid) => return Some(*vmid),
+            Target::Group(path) => path,
+            _ => self.group()?,
+        };
+        let mut names = group.split('/');
+        names.find_map(|name| name.strip_suffix(".scope")?.parse().ok())
+    }
+
     /// Tells whether what is born later inherits the value of this target.
     pub fn is_inherited(&self) -> bool {
         match self {

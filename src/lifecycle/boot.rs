@@ -19,7 +19,7 @@ pub fn boot(host: &Host) -> Account {
     let mut account = Account::default();
     match delegate_all(host) {
         Ok(0) => {}
-        Ok(n) => account.info(format!("{n} scopes delegated")),
+        Ok(n) => account.info(format!("scopes delegated: {n}")),
         Err(error) => account.fail(Exit::Refused, format!("{error:#}"), None),
     }
     let files = &*host.files;

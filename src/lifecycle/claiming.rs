@@ -103,7 +103,9 @@ impl Run<'_> {
         };
         let next = if failed { claim.clone() } else { next };
         work(self.host, self.deadline, answers, |now| {
-            Ok(Ok(records(now, next, asks)))
+            // Somebody may have released it meanwhile, and given the CPUs to another VM.
+            let checked = refusal::check_claims(vmid, &next.wishes, &now.claims);
+            Ok(checked.map(|()| records(now, next, asks)))
         })
     }
 

@@ -118,9 +118,16 @@ fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
     }
     Some(VmFacts {
         qemu,
-        scope: scope.trim_start_matches('/').to_owned(),
+        scope: scope_in(scope.trim_start_matches('/')).to_owned(),
         threads,
     })
+}
+
+/// Returns the path of the scope that a cgroup is or lies in: the main thread of QEMU may have been
+/// moved into a cgroup of ours.
+fn scope_in(group: &str) -> &str {
+    let end = group.find(".scope/");
+    end.map_or(group, |dot| &group[..dot + ".scope".len()])
 }
 
 /// Returns the threads of a QEMU process; those that end meanwhile are left out.

@@ -82,10 +82,15 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Tells whether nobody is there to read a refusal: at host boot, for HA, and while a VM
-    /// migrates to this node.
+    /// Tells whether nobody is there to read a refusal: at host boot, for HA, for a backup job, at
+    /// the second half of a reboot, and while a VM migrates to this node.
     pub(super) fn is_unattended(&self) -> bool {
-        let services = ["pve-guests.service", "pve-ha-lrm.service"];
+        let services = [
+            "pve-guests.service",
+            "pve-ha-lrm.service",
+            "pvescheduler.service",
+            "qmeventd.service",
+        ];
         !self.migrated_from.is_empty() || services.iter().any(|name| self.group.contains(name))
     }
 }
@@ -131,11 +136,19 @@ impl Run<'_> {
                 return Ok(());
             }
         };
-        let policy = case.table.start.on_refusal;
+        if let Err(error) = self.reserve(&case, account) {
+            let text = format!("vm {vmid}: {error:#}");
+            self.refuse(account, case.table.start.on_refusal, &text, None);
+        }
+        Ok(())
+    }
+
+    fn reserve(&self, case: &Case, account: &mut Account) -> anyhow::Result<()> {
+        let (vmid, policy) = (case.vmid, case.table.start.on_refusal);
         let starter = self.caller.process;
         let deadline = self.host.clock.since_boot() + START_TIME;
         let state = ClaimState::Reserved { starter, deadline };
-        match self.claim(&case, state, &Answers::default(), account)? {
+        match self.claim(case, state, &Answers::default(), account)? {
             Worked::Done(report, state) => {
                 let claim = state.claims.get(&vmid);
                 account.tell(&report);
@@ -182,7 +195,15 @@ impl Run<'_> {
                 let Some(case) = self.case(vmid, account)? else {
                     return Ok(());
                 };
-                self.adopt(&case, qemu, account)?
+                match self.adopt(&case, qemu, account)? {
+                    Worked::Refused(refusal) if !self.aborts(case.table.start.on_refusal) => {
+                        account.warn(format!(
+                            "vm {vmid}: {refusal}; it runs without cpus of its own"
+                        ));
+                        return Ok(());
+                    }
+                    worked => worked,
+                }
             }
         };
         self.conclude(vmid, worked, account);

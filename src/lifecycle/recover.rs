@@ -53,6 +53,9 @@ fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
     for vmid in vmids {
         found.scope(vmid)?;
     }
+    // It stays when the scopes have gone with their VMs.
+    let left = read_cpus(host, &format!("{GROUPS}/{SLICE}/cpuset.cpus.exclusive"))?;
+    found.owned.extend(left.unwrap_or_default().iter());
     if !found.owned.is_empty() {
         found.exclusive(SLICE);
         if !found.is_delegated {

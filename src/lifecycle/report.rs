@@ -34,6 +34,8 @@ pub struct Report {
 pub struct Problem {
     /// What was written.
     pub target: Target,
+    /// Whether a VM does not own its CPUs because of it.
+    pub is_essential: bool,
     message: String,
 }
 
@@ -46,6 +48,7 @@ impl Problem {
         );
         Problem {
             target: change.target.clone(),
+            is_essential: false,
             message,
         }
     }
@@ -56,13 +59,9 @@ impl Problem {
         let message = format!("{target}: wrote \"{after}\", the kernel reports \"{live}\"");
         Problem {
             target: target.clone(),
+            is_essential: false,
             message,
         }
-    }
-
-    /// Tells whether the VM does not own its CPUs because of it.
-    pub fn is_essential(&self) -> bool {
-        self.target.stage().is_essential()
     }
 }
 
@@ -87,6 +86,6 @@ impl Report {
 
     /// Returns the first problem that keeps a VM from owning its CPUs.
     pub fn essential(&self) -> Option<&Problem> {
-        self.problems.iter().find(|problem| problem.is_essential())
+        self.problems.iter().find(|problem| problem.is_essential)
     }
 }

@@ -18,6 +18,7 @@ use crate::domain::diff::{self, Answer, Change, Diff, diff};
 use crate::domain::facts::Facts;
 use crate::domain::state::Record;
 use crate::domain::target::{Stage, Target, Value};
+use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::deadline::Deadline;
 use crate::host::target::{self, Outcome};
@@ -33,8 +34,9 @@ pub struct Settling<'s, 'h> {
     journal: &'s mut Journal<'h>,
     deadline: Deadline,
     report: &'s mut Report,
-    /// Whether the first essential problem ends it, because all of it is going to be taken back.
-    is_all_or_nothing: bool,
+    /// VMs whose claims have just come into force: the first problem that keeps one of them from
+    /// owning its CPUs ends it, because all that was done for them is going to be taken back.
+    new: &'s [Vmid],
     written: BTreeSet<Target>,
 }
 
@@ -52,14 +54,14 @@ impl<'s, 'h> Settling<'s, 'h> {
         journal: &'s mut Journal<'h>,
         deadline: Deadline,
         report: &'s mut Report,
-        is_all_or_nothing: bool,
+        new: &'s [Vmid],
     ) -> Self {
         Settling {
             host,
             journal,
             deadline,
             report,
-            is_all_or_nothing,
+            new,
             written: BTreeSet::new(),
         }
     }
@@ -169,14 +171,24 @@ impl<'s, 'h> Settling<'s, 'h> {
                 return Ok(None);
             }
             let problem = self.write(pass, change, facts)?;
-            let ends = problem.is_some() && self.is_all_or_nothing && stage.is_essential();
-            self.report.problems.extend(problem);
-            if ends {
-                return Ok(None);
+            if let Some(mut problem) = problem {
+                problem.is_essential = pass == Pass::Acquire && self.is_essential(&change.target);
+                let ends = problem.is_essential && !self.new.is_empty();
+                self.report.problems.push(problem);
+                if ends {
+                    return Ok(None);
+                }
             }
         }
         self.forget(diff.forget)?;
         Ok(Some(diff.changes.len()))
+    }
+
+    /// Tells whether a VM does not own its CPUs without a target: one of those that have just come
+    /// into force, if there are any. The troubles of another VM are not theirs.
+    fn is_essential(&self, target: &Target) -> bool {
+        let of_another = |vmid| !self.new.is_empty() && !self.new.contains(&vmid);
+        target.stage().is_essential() && !target.vmid().is_some_and(of_another)
     }
 
     /// Compares the targets of a stage; those that already made a problem are left alone.
@@ -188,11 +200,9 @@ impl<'s, 'h> Settling<'s, 'h> {
         facts: &Facts,
     ) -> anyhow::Result<Diff> {
         let state = self.journal.state();
-        let held = state.held.iter().filter(|(target, held)| match pass {
-            Pass::Acquire => true,
-            Pass::Release => wishes
-                .get(target)
-                .is_none_or(|wish| wish.value != held.ours),
+        let held = state.held.iter().filter(|(target, held)| {
+            let wish = wishes.get(target);
+            pass == Pass::Release && wish.is_none_or(|wish| wish.value != held.ours)
         });
         // Interrupts and kernel threads that were born narrowed are held by nobody.
         let is_born =

@@ -1,6 +1,6 @@
 //! What the operator is told at the end of a phase, and what PVE is told: go on, or abort.
 
-use super::account::{Account, Exit};
+use super::account::{Account, Exit, Level};
 use super::journal;
 use super::phase::Run;
 use super::report::Report;
@@ -72,15 +72,21 @@ impl Run<'_> {
         text: &str,
         help: Option<String>,
     ) {
-        let aborts = match policy {
-            OnRefusal::Abort => true,
-            OnRefusal::Warn => false,
-            OnRefusal::Auto => !self.caller.is_unattended(),
-        };
-        if aborts {
+        if self.aborts(policy) {
             account.fail(Exit::Refused, text, help);
         } else {
             account.warn(format!("{text}; it starts without cpus of its own"));
+            help.into_iter()
+                .for_each(|help| account.say(Level::Help, help));
+        }
+    }
+
+    /// Tells whether a policy aborts the start that this caller asks for.
+    pub(super) fn aborts(&self, policy: OnRefusal) -> bool {
+        match policy {
+            OnRefusal::Abort => true,
+            OnRefusal::Warn => false,
+            OnRefusal::Auto => !self.caller.is_unattended(),
         }
     }
 }

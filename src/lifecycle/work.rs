@@ -1,8 +1,6 @@
 //! One piece of work on the host under the host lock, the same for every phase and command:
 //! update the claims, then settle.
 
-use anyhow::Context;
-
 use super::fate::{self, Answers};
 use super::journal::Journal;
 use super::report::Report;
@@ -43,7 +41,7 @@ pub fn work<R>(
     }
     let new: Vec<Vmid> = new_claims(&before, &journal.state().claims).collect();
     let mut report = Report::default();
-    let mut settling = Settling::new(host, &mut journal, deadline, &mut report, !new.is_empty());
+    let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
     if settling.settle_units()? {
         match reload(host, journal, &mut report)? {
             Some(unlocked_meanwhile) => journal = unlocked_meanwhile,
@@ -52,8 +50,7 @@ pub fn work<R>(
     }
     if !journal.state().needs_reload {
         let staying = unchanged(&before, &journal.state().claims);
-        let is_new = !new.is_empty();
-        Settling::new(host, &mut journal, deadline, &mut report, is_new).settle(&staying)?;
+        Settling::new(host, &mut journal, deadline, &mut report, &new).settle(&staying)?;
     }
     if let Some(reason) = report.essential().map(ToString::to_string) {
         take_back(host, &mut journal, &mut report, &new, &reason)?;
@@ -132,6 +129,8 @@ fn reload<'h>(
             let text = format!("systemd has not read its unit files again: {error:#}");
             report.warnings.push(text);
             report.is_unfinished = true;
+            // Another run may have taken its own reload for this one.
+            journal.append(vec![Record::Reload(true)])?;
         }
     }
     Ok(Some(journal))
@@ -148,8 +147,10 @@ fn take_back<'h>(
 ) -> anyhow::Result<()> {
     let mut records = Vec::new();
     for vmid in new {
-        let claim = journal.state().claims.get(vmid);
-        let claim = claim.with_context(|| format!("the claim of vm {vmid} has gone"))?;
+        // It may have ended while the lock was let go for systemd.
+        let Some(claim) = journal.state().claims.get(vmid) else {
+            continue;
+        };
         if let ClaimState::Running { qemu } = claim.state {
             let state = ClaimState::Failed {
                 qemu,
@@ -166,7 +167,7 @@ fn take_back<'h>(
     let mut undo = Report::default();
     // What was begun is taken back to its end: leaving it half done would be worse than being late.
     let never = Deadline::after(TAKE_BACK_WAIT);
-    let mut settling = Settling::new(host, journal, never, &mut undo, false);
+    let mut settling = Settling::new(host, journal, never, &mut undo, &[]);
     settling.settle(&others)?;
     report.n_taken_back = undo.n_changes;
     report.is_incomplete = !undo.problems.is_empty();
@@ -177,12 +178,14 @@ fn take_back<'h>(
 /// How long taking back may take before reconcile has to finish it.
 const TAKE_BACK_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Returns the claims that have come into force or have changed.
+/// Returns the claims that have come into force or wish for something else.
 fn new_claims<'c>(before: &'c Claims, after: &'c Claims) -> impl Iterator<Item = Vmid> + 'c {
     let running = after.values().filter(|claim| claim.is_running());
-    running
-        .filter(|claim| before.get(&claim.vmid) != Some(claim))
-        .map(|claim| claim.vmid)
+    let is_new = |claim: &&Claim| {
+        let old = before.get(&claim.vmid);
+        old.is_none_or(|old| (&old.state, &old.wishes) != (&claim.state, &claim.wishes))
+    };
+    running.filter(is_new).map(|claim| claim.vmid)
 }
 
 /// Returns the claims that are as they were before.

@@ -22,7 +22,7 @@ share_fill() {
     [ ! -d "$repo/hooks" ] || cp -rp "$repo/hooks" "$share/"
     if [ -f "$binary" ]; then cp -p "$binary" "$share/pin-hook"; fi
     mkdir "$share/package"
-    cp -p "$repo"/target/deb/*.deb "$repo/docs/quickstart.md" "$share/package/" 2> /dev/null || true
+    cp -p "$repo"/target/deb/*.deb "$repo/docs/quickstart.md" "$repo/README.md" "$share/package/" 2> /dev/null || true
 }
 
 # Guests without a firmware: the "BIOS" is the guest (guest/bios.S).

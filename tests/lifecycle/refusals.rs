@@ -58,10 +58,10 @@ fn a_foreign_partition_is_refused() {
 #[test]
 fn absent_and_offline_cpus_are_refused() {
     let world = World::lab().vm(100, CONF, "cpus = \"7-8\"\n");
-    assert_refused(&world, "vm 100: cpus 8 do not exist, the host has 0-7");
+    assert_refused(&world, "vm 100: the host has no cpu 8, it has 0-7");
     let world = World::with_vm();
     world.sim.set_online(3, false).unwrap();
-    assert_refused(&world, "vm 100: cpus 3 are offline");
+    assert_refused(&world, "vm 100: cpu 3 is offline");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn what_a_refusal_does_is_said_by_the_table() {
         let world = World::lab().vm(100, CONF, &table);
         let account = world.phase(Phase::PreStart, 100);
         assert_eq!(account.exit, exit, "{policy}");
-        assert_says(&account, "cpus 8 do not exist");
+        assert_says(&account, "the host has no cpu 8");
     }
 }
 
@@ -154,9 +154,30 @@ fn nobody_is_there_to_read_the_refusal_of_an_incoming_migration() {
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(&account, "it starts without cpus of its own");
     world.launch(100, &VmSpec::with_vcpus(2));
-    let account = world.phase(Phase::PostStart, 100);
-    assert_eq!(account.exit, Exit::Refused);
+    let account = done(world.phase(Phase::PostStart, 100));
+    assert_says(&account, "it runs without cpus of its own");
     assert_eq!(world.claim_state(100), "none");
+}
+
+#[test]
+fn threads_that_another_vm_would_starve_are_refused_in_both_orders() {
+    let error = "pin.emulator of vm 100 may run on cpus 4-5 only, which would leave it no cpu";
+    let pinned = "cpus = \"2-3\"\n[pin]\nemulator = \"4-5\"\n";
+    let world = || {
+        let world = World::lab().vm(100, CONF, pinned);
+        world.vm(101, CONF, "cpus = \"4-5\"\n")
+    };
+    let world_of_101 = world();
+    done(world_of_101.phase(Phase::PreStart, 101));
+    world_of_101.launch(101, &VmSpec::with_vcpus(2));
+    done(world_of_101.phase(Phase::PostStart, 101));
+    world_of_101.end_worker();
+    assert_refused(&world_of_101, &format!("vm 100: {error}"));
+    let world = world();
+    done(world.phase(Phase::PreStart, 100));
+    let account = world.phase(Phase::PreStart, 101);
+    assert_eq!(account.exit, Exit::Refused);
+    assert_says(&account, &format!("vm 101: {error}"));
 }
 
 #[test]

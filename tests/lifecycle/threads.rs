@@ -149,6 +149,22 @@ fn iothreads_by_name_and_vhost_by_order_get_their_cpus_of_the_host() {
 }
 
 #[test]
+fn emulator_threads_may_have_owned_cpus() {
+    let table = "cpus = \"2-3\"\n[isolate]\nalso = \"4\"\n[pin]\nemulator = \"4\"\n";
+    Scenario::new("emulator inside", with_iothreads(table))
+        .pre_start(100)
+        .known()
+        .outside(launch_with_vhost)
+        .post_start(100)
+        .outside(World::end_worker)
+        .owns(100)
+        .check(|world| assert_eq!(thread(world, "kvm"), in_scope("/io", "4")))
+        .reconcile()
+        .stopped(100)
+        .prove();
+}
+
+#[test]
 fn iothreads_with_owned_cpus_have_a_partition_of_their_own() {
     let table = "cpus = \"2-3\"\n[isolate]\nalso = \"4-5\"\n\
                  [pin]\niothreads = { scsi0 = \"4\", \"*\" = \"5\" }\n";

@@ -316,7 +316,15 @@ impl World {
             );
         }
         let vm = self.sim.vm(vmid);
-        assert_eq!(self.sim.task(vm.pid).cgroup, scope);
+        let main = self.sim.task(vm.pid).cgroup;
+        let emulator = claim.wishes.emulator.unwrap_or_default();
+        let is_inside = !emulator.is_empty() && emulator.is_subset(&claim.wishes.cpus);
+        let expected = if is_inside {
+            format!("{scope}/io")
+        } else {
+            scope.clone()
+        };
+        assert_eq!(main, expected);
         for (n, tid) in vm.vcpus {
             let thread = self.sim.task(tid);
             assert_eq!(

@@ -190,12 +190,12 @@ fn refuses_what_cannot_be_placed() {
         (request("", 0, 1), "cpus names no cpu", "cpus = "),
         (
             request("6-9", 1, 1),
-            "cpus 8-9 do not exist, the host has 0-7",
+            "the host has no cpus 8-9, it has 0-7",
             "correct",
         ),
         (
             request("6-7", 1, 1),
-            "cpus 7 are offline",
+            "cpu 7 is offline",
             "/sys/devices/system/cpu/cpu7/online",
         ),
         (
@@ -219,7 +219,7 @@ fn refuses_what_cannot_be_placed() {
                 also: set("5-6"),
                 ..request("2-5", 2, 1)
             },
-            "cpus 5 are in cpus and in also",
+            "cpu 5 is in cpus and in also",
             "one of the two",
         ),
     ] {

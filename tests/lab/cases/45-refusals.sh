@@ -54,10 +54,10 @@ rmdir $foreign
 echo -cpuset > $cg/cgroup.subtree_control
 
 table 100 'cpus = "2-4,12"'
-refused 'an absent CPU' 'cpus 12 do not exist'
+refused 'an absent CPU' 'the host has no cpu 12'
 table 100 'cpus = "2-5"'
 echo 0 > /sys/devices/system/cpu/cpu5/online
-refused 'an offline CPU' 'cpus 5 are offline'
+refused 'an offline CPU' 'cpu 5 is offline'
 echo 1 > /sys/devices/system/cpu/cpu5/online
 table 100 'cpus = "0-7"'
 refused 'too little left' 'no cpu would be left for the host'

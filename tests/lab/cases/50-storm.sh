@@ -6,11 +6,15 @@
 
 case_cleanup() { pkill -KILL -f 'light-vm' || true; rm -f /run/qemu-server/3??.*; }
 
+manager='org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager'
+
 light_vm() {
     local id=$1
-    systemd-run --quiet --collect --scope --slice=qemu.slice --unit="$id.scope" -- bash -c \
-        'exec -a kvm perl -e "sleep 1000" -- light-vm -pidfile /var/run/qemu-server/'"$id"'.pid' &
+    (exec -a kvm perl -e 'sleep 1000' -- light-vm -pidfile "/var/run/qemu-server/$id.pid") &
     echo $! > "/run/qemu-server/$id.pid"
+    # shellcheck disable=SC2086
+    busctl --quiet call $manager StartTransientUnit 'ssa(sv)a(sa(sv))' "$id.scope" fail \
+        3 PIDs au 1 $! Slice s qemu.slice CollectMode s inactive-or-failed 0 &
 }
 
 stop_light_vm() {

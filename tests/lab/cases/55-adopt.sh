@@ -27,4 +27,16 @@ for command in 'post-start 100' '100 post-start' 'apply 100'; do
     comes_to 'lets it go' 'none: 0-7 0-7 0-7 0-7' 100
 done
 capture_after_equal 'the host is as before, with the VM running' 60
+
+# The readme's way without the program, which is not there meanwhile.
+by_hand() { sed -n '/^Without the program/,/^The masks/s/^    //p' /run/lab/share/package/README.md | sed 's/0-23/0-7/'; }
+case_cleanup() { [ ! -e "$work/program" ] || mv "$work/program" /usr/sbin/pin-hook; }
+pin-hook apply 100 > "$work/apply"
+comes_to 'adopted once more' "$isolated" 100
+mv /usr/sbin/pin-hook "$work/program"
+check 'it is let go by hand' bash -ec "$(by_hand)"
+equal 'and runs on all CPUs' 'none: 0-7 0-7 0-7 0-7' "$(standing 100)"
+equal 'as the host does' 0-7 "$(housekeeping)"
+mv "$work/program" /usr/sbin/pin-hook
+pin-hook release 100 > "$work/release"
 qm stop 100 > /dev/null

@@ -40,7 +40,7 @@ replay() {
 compare() {
     local printed
     [ -n "$command" ] || return 0
-    printed=$(bash -c "$command" 2>&1 || true)
+    printed=$(bash -c "$command" 2>&1 < /dev/null || true)
     # shellcheck disable=SC2053
     if [[ ${printed:+$printed$'\n'} == $pattern ]]; then
         ok "quick start: $command"
@@ -51,7 +51,8 @@ compare() {
     command=''
 }
 
-check 'there is a package to install' test -e "${packages[0]:-}"
+equal 'there is one package to install' 1 ${#packages[@]}
+[ ${#packages[@]} -eq 1 ] || exit 1
 
 # What the lab has installed by itself is no package's.
 pin-hook release --all > /dev/null
@@ -65,7 +66,9 @@ check 'the package can be installed' install_package
 equal 'it prepares every boot' enabled "$(systemctl is-enabled pin-hook-boot.service)"
 check 'and has prepared this one' systemctl is-active --quiet pin-hook-boot.service
 check 'the other nodes are told' test -e /etc/pve/pin-hook/nodes/pve1
-check 'its manual pages are there' test -e /usr/share/man/man8/pin-hook.8.gz
+# The lab's image leaves out what is only read.
+has_page() { dpkg --listfiles pin-hook | grep -qx /usr/share/man/man8/pin-hook.8.gz; }
+check 'its manual pages are there' has_page
 
 vm_conf 100
 refuses 'without a table a VM is not enabled' pin-hook enable 100
