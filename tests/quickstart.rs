@@ -65,11 +65,10 @@ fn enable_and_disable_print_what_the_quick_start_says() {
         let found = sessions.iter().find(|(typed, _)| typed == command);
         found.unwrap_or_else(|| panic!("{command}")).1.clone()
     };
-    let table = sessions[0].0.strip_prefix("echo '").unwrap();
-    let (table, path) = table.split_once("' > ").unwrap();
     let node = Node::new();
     node.vm("pve1", 100, "cores: 4\n");
-    node.put(path, &format!("{table}\n"));
+    let path = "/etc/pin-hook/100.toml";
+    node.put(path, &said(&format!("grep ^cpus {path}")));
     let enabled = printed(&node.enable(100));
     assert!(matches(&said("pin-hook enable 100"), &enabled), "{enabled}");
     let disabled = printed(&node.disable(100));

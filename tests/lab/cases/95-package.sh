@@ -3,7 +3,6 @@
 . /usr/lib/lab/lib.sh
 
 share=/run/lab/share
-isolated='isolated 2-5: 2 3 4 5'
 packages=("$share"/package/*.deb)
 log=/var/tmp/former.log
 
@@ -83,7 +82,9 @@ equal 'nothing is left of it but the table' "$(printf '%s\n' /etc/pve/pin-hook /
 # An upgrade under a VM that runs.
 pin-hook enable 100 > "$work/enable"
 qm start 100 > /dev/null
-comes_to 'isolated before the upgrade' "$isolated" 100
+is_isolated() { [[ $(standing 100) == 'isolated 4-7: '* ]]; }
+check 'isolated before the upgrade' wait_until 60 'isolated' is_isolated
+isolated=$(standing 100)
 check 'the package is installed over itself' install_package
 equal 'the VM is isolated as before' "$isolated" "$(standing 100)"
 check 'and as wanted' pin-hook status 100
