@@ -331,6 +331,62 @@ fn what_pve_refuses_is_taken_back() {
 }
 
 #[test]
+fn what_fails_on_an_enabled_vm_forgets_nothing() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    node.enable(100);
+    node.put("/var/lib/vz/snippets/pin-hook", "# calls pin-hook(8)\n");
+    // A directory in the place of the new file: it cannot be written.
+    node.put("/var/lib/vz/snippets/pin-hook.new/x", "");
+    let before = node.files_below("/");
+    let failed = node.enable(100);
+    assert_eq!(failed.exit, Exit::Incomplete, "{failed:?}");
+    assert_eq!(
+        lines(&failed),
+        [
+            "cannot write /var/lib/vz/snippets/pin-hook: Is a directory (os error 21); vm 100 has \
+             the hookscript local:snippets/pin-hook nevertheless",
+            "pin-hook enable 100 goes on with it, pin-hook disable 100 undoes it",
+        ]
+    );
+    assert_eq!(node.files_below("/"), before);
+}
+
+#[test]
+fn a_hookscript_that_pve_set_before_it_was_late_forgets_nothing() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    node.qm_is_late();
+    let failed = node.enable(100);
+    assert_eq!(failed.exit, Exit::Incomplete, "{failed:?}");
+    assert_eq!(
+        lines(&failed)[3],
+        "qm set 100 --hookscript local:snippets/pin-hook did not end within 40s; vm 100 has the \
+         hookscript local:snippets/pin-hook nevertheless"
+    );
+    assert!(node.config(100).contains(HOOK));
+    assert_eq!(
+        node.get("/etc/pve/pin-hook/100.chain"),
+        "local:snippets/gpu.sh\n"
+    );
+    assert_eq!(node.enable(100).exit, Exit::Done);
+    node.disable(100);
+    assert!(
+        node.config(100)
+            .contains("hookscript: local:snippets/gpu.sh")
+    );
+}
+
+#[test]
+fn an_old_snippet_is_not_removed_when_pve_refuses() {
+    let node = node();
+    node.put("/var/lib/vz/snippets/pin-hook", "# calls pin-hook(8)\n");
+    node.qm_fails("no\n");
+    assert_eq!(node.enable(100).exit, Exit::Refused);
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}
+
+#[test]
 fn a_service_manager_that_does_not_answer_costs_a_warning() {
     let node = with_vm(Node::without_systemd());
     let enabled = node.enable(100);
