@@ -475,18 +475,3 @@ fn the_boot_unit_puts_the_snippet_where_vms_of_the_cluster_name_it() {
     node.boot();
     assert!(node.get("/var/lib/vz/snippets/pin-hook").contains("exec"));
 }
-
-#[test]
-fn disabling_what_was_never_enabled_says_so() {
-    let node = node();
-    let disabled = node.disable(100);
-    assert_eq!(
-        lines(&disabled),
-        ["vm 100 does not have the hookscript of pin-hook"]
-    );
-    assert_eq!(disabled.exit, Exit::Done);
-    assert_eq!(
-        refusal(&node.disable(103)),
-        "there is no vm 103; qm list shows the vms of this node"
-    );
-}

@@ -1,6 +1,6 @@
 //! Disabling a VM: it is as it was before it was enabled, and nothing of it is left.
 
-use super::account::{Account, Exit};
+use super::account::{Account, Exit, Level};
 use super::enable::{Hooking, HookingError, our_snippet};
 use super::journal::read_state;
 use super::phase::{Caller, PATIENT_TIME, Run};
@@ -35,7 +35,7 @@ impl Hooking<'_> {
         };
         let ours = hook.as_deref().and_then(our_snippet);
         if ours.is_some() {
-            let former = record::former(files, vmid)?;
+            let former = self.former_to_give_back(account)?;
             self.step(&Step::Hook(vmid, former), account)?;
         }
         if !self.let_go(caller, account)? {
@@ -60,6 +60,27 @@ impl Hooking<'_> {
             (false, false) => format!("vm {vmid} is disabled"),
         });
         Ok(())
+    }
+
+    /// Returns the hookscript that the VM is to have again; PVE would refuse one that is not there.
+    fn former_to_give_back(&self, account: &mut Account) -> Result<Option<Snippet>, HookingError> {
+        let files = &*self.host.files;
+        let vmid = self.vmid;
+        let Some(hook) = self.former()? else {
+            return Ok(None);
+        };
+        let storages = cluster::storages(files)?;
+        match snippet::callable(files, &storages, &hook.to_string()) {
+            Ok(_) => Ok(Some(hook)),
+            Err(fault) => {
+                account.warn(format!(
+                    "vm {vmid} does not get its hookscript {hook} back: {fault}"
+                ));
+                let help = format!("once it is there: qm set {vmid} --hookscript {hook}");
+                account.say(Level::Help, help);
+                Ok(None)
+            }
+        }
     }
 
     /// Tells whether this node has the VM; one that is destroyed may have left something.

@@ -49,6 +49,9 @@ pub enum HookingError {
     /// The table is wrong.
     #[error("vm {0}: {1}")]
     Case(Vmid, CaseError),
+    /// The record of the hookscript that the VM had cannot be used.
+    #[error("{1:#}")]
+    Record(Vmid, anyhow::Error),
     /// What was done before it went wrong could not be taken back.
     #[error("{error:#}; taking back what was done failed too: {undo:#}")]
     HalfDone {
@@ -90,6 +93,11 @@ impl HookingError {
             HookingError::Refused(refusal) => (Exit::Refused, Some(refusal.help())),
             HookingError::Case(_, error @ CaseError::Other(_)) => (Exit::Refused, error.help()),
             HookingError::Case(_, error) => (Exit::Usage, error.help()),
+            HookingError::Record(vmid, _) => {
+                let path = record::former_path(*vmid);
+                let help = format!("remove {path}, if the hookscript it should name is given up");
+                (Exit::Refused, Some(help))
+            }
             HookingError::HalfDone { vmid, .. } => {
                 let help = format!("pin-hook disable {vmid} removes what is left");
                 (Exit::Incomplete, Some(help))
@@ -158,7 +166,7 @@ impl Hooking<'_> {
         let storage = self.storage(&storages, ours.as_ref())?;
         let (path, found) = snippet::place(&*self.host.files, storage)??;
         let former = match (&ours, &guest.hookscript) {
-            (Some(_), _) => record::former(&*self.host.files, self.vmid)?,
+            (Some(_), _) => self.former()?,
             (None, Some(volume)) => Some(self.usable(&storages, volume)?),
             (None, None) => None,
         };
@@ -234,6 +242,12 @@ impl Hooking<'_> {
 
     pub(super) fn kind(&self) -> anyhow::Result<GuestKind> {
         pve::guest_kind(&*self.host.files, self.vmid, "")
+    }
+
+    /// Returns the hookscript that is recorded for the VM.
+    pub(super) fn former(&self) -> Result<Option<Snippet>, HookingError> {
+        record::former(&*self.host.files, self.vmid)
+            .map_err(|error| HookingError::Record(self.vmid, error))
     }
 
     /// Returns where the VM's table is, if it can be used.
