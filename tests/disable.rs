@@ -80,3 +80,49 @@ fn a_record_that_cannot_be_used_is_named_with_the_remedy() {
     node.remove("/etc/pve/pin-hook/100.chain");
     assert_eq!(node.disable(100).exit, Exit::Done);
 }
+
+#[test]
+fn what_a_vm_owns_is_let_go_before_its_hookscript_changes() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    node.enable(100);
+    let (before, calls) = (node.files_below("/"), node.n_calls());
+    node.put("/run/pin-hook/journal", "{\"version\":999}\n");
+    let failed = node.disable(100);
+    assert_eq!(failed.exit, Exit::Refused, "{failed:?}");
+    assert_eq!(node.n_calls(), calls);
+    assert_eq!(node.files_below("/"), before);
+    node.remove("/run/pin-hook/journal");
+    assert_eq!(node.disable(100).exit, Exit::Done);
+    assert!(!node.has("/var/lib/vz/snippets/pin-hook") && !node.has("/var/lib/pin-hook"));
+}
+
+#[test]
+fn a_vm_that_is_hooked_no_more_is_cleaned_up_after() {
+    let by_hand = node();
+    by_hand.enable(100);
+    by_hand.vm("pve1", 100, "cores: 4\n");
+    let late = node();
+    late.enable(100);
+    late.qm_is_late();
+    assert_eq!(late.disable(100).exit, Exit::Refused);
+    for node in [by_hand, late] {
+        let disabled = node.disable(100);
+        assert_eq!(disabled.exit, Exit::Done, "{disabled:?}");
+        assert!(
+            lines(&disabled).contains(&"removed the snippet local:snippets/pin-hook"),
+            "{disabled:?}"
+        );
+        assert!(!node.has("/var/lib/vz/snippets/pin-hook") && !node.has("/var/lib/pin-hook"));
+        assert!(!node.has("/run/systemd/system/100.scope.d"));
+    }
+}
+
+#[test]
+fn a_snippet_that_nobody_enabled_is_left_alone() {
+    let node = node();
+    node.put("/var/lib/vz/snippets/pin-hook", "# calls pin-hook(8)\n");
+    node.boot();
+    node.disable(100);
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}

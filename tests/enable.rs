@@ -70,8 +70,8 @@ fn enabling_hooks_a_vm_and_disabling_leaves_nothing() {
         [
             "ran qm set 100 --delete hookscript",
             "removed the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
-            "removed what was saved and recorded about vm 100",
             "removed the snippet local:snippets/pin-hook",
+            "removed what was saved and recorded about vm 100",
             "vm 100 is disabled",
         ]
     );
@@ -121,8 +121,8 @@ fn a_dry_run_changes_nothing() {
         [
             "would run qm set 100 --hookscript local:snippets/gpu.sh",
             "would remove the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
-            "would remove what was saved and recorded about vm 100",
             "would remove the snippet local:snippets/pin-hook",
+            "would remove what was saved and recorded about vm 100",
             "vm 100: nothing was changed",
         ]
     );

@@ -34,22 +34,28 @@ impl Hooking<'_> {
             false => None,
         };
         let ours = hook.as_deref().and_then(our_snippet);
+        // First, and what is remembered last: what ends in between is done by the next disabling.
+        if !self.let_go(caller, account)? {
+            let help = format!(
+                "the hookscript of vm {vmid} is as it was: pin-hook disable {vmid} tries again"
+            );
+            account.say(Level::Help, help);
+            return Ok(());
+        }
         if ours.is_some() {
             let former = self.former_to_give_back(account)?;
             self.step(&Step::Hook(vmid, former), account)?;
-        }
-        if !self.let_go(caller, account)? {
-            return Ok(());
         }
         if read(self.host, &Target::Delegation(vmid)).is_ok_and(|live| live != Value::Absent) {
             self.step(&Step::Delegate(vmid, false), account)?;
         }
         let remembered = [record::saved_path(vmid), record::former_path(vmid)];
-        if remembered.iter().any(|path| files.exists(path)) {
-            self.step(&Step::Forget(vmid), account)?;
+        let is_remembered = remembered.iter().any(|path| files.exists(path));
+        for snippet in self.snippets_left(ours.as_ref(), is_remembered)? {
+            self.remove_snippet(&snippet, account)?;
         }
-        if let Some(snippet) = &ours {
-            self.remove_snippet(snippet, account)?;
+        if is_remembered {
+            self.step(&Step::Forget(vmid), account)?;
         }
         if !is_here && account.lines.is_empty() {
             return Err(EnableRefusal::NoVm(vmid).into());
@@ -117,6 +123,24 @@ impl Hooking<'_> {
         Ok(released.exit == Exit::Done)
     }
 
+    /// Returns the snippets that enabling the VM may have left: the one that it names, or when it
+    /// names none any more and was enabled here, those that this node has.
+    fn snippets_left(
+        &self,
+        ours: Option<&Snippet>,
+        is_remembered: bool,
+    ) -> anyhow::Result<Vec<Snippet>> {
+        let files = &*self.host.files;
+        if ours.is_some() || !is_remembered {
+            return Ok(ours.into_iter().cloned().collect());
+        }
+        let volumes = cluster::snippets_of(files, &pve::node_name(files)?).unwrap_or_default();
+        let storages = cluster::storages(files)?;
+        let is_there = |one: &Snippet| one.file(&storages).is_some_and(|path| files.exists(&path));
+        let ours = volumes.iter().filter_map(|volume| our_snippet(volume));
+        Ok(ours.filter(is_there).collect())
+    }
+
     fn remove_snippet(&self, snippet: &Snippet, account: &mut Account) -> anyhow::Result<()> {
         let files = &*self.host.files;
         let storages = cluster::storages(files)?;
@@ -137,7 +161,10 @@ impl Hooking<'_> {
             false => format!("kept the snippet {snippet}: {}", in_use(&users)),
         });
         let node = pve::node_name(files)?;
-        snippet::prepare_node(files, &node)
+        if let Err(error) = snippet::prepare_node(files, &node) {
+            account.warn(format!("the other nodes are not told: {error:#}"));
+        }
+        Ok(())
     }
 }
 
