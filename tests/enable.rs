@@ -454,24 +454,3 @@ fn a_vm_that_may_move_is_named_with_what_is_missing_there() {
     node.put("/etc/pve/pin-hook/100.toml", "cpus = \"2-5\"\n");
     assert!(told(&node.dry_enable(100)).starts_with("would save"));
 }
-
-#[test]
-fn the_boot_unit_puts_the_snippet_where_vms_of_the_cluster_name_it() {
-    let node = node();
-    node.boot();
-    assert_eq!(node.get("/etc/pve/pin-hook/nodes/pve1"), "");
-    assert!(!node.has("/var/lib/vz/snippets/pin-hook"));
-    node.vm("pve2", 101, &format!("{HOOK}\n"));
-    node.boot();
-    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
-    assert_eq!(
-        node.get("/etc/pve/pin-hook/nodes/pve1"),
-        "local:snippets/pin-hook\n"
-    );
-    node.put(
-        "/var/lib/vz/snippets/pin-hook",
-        "#!/bin/sh\n# calls pin-hook(8), version 0\n",
-    );
-    node.boot();
-    assert!(node.get("/var/lib/vz/snippets/pin-hook").contains("exec"));
-}

@@ -10,6 +10,7 @@ use crate::domain::storage::{Snippet, Storage};
 use crate::domain::vm::Vmid;
 use crate::host::cluster;
 use crate::host::files::Files;
+use crate::host::mounts::{Mounts, mounts};
 use crate::host::record::make_dirs;
 
 /// The snippet as the package brings it.
@@ -118,10 +119,11 @@ pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let storages = cluster::storages(files)?;
+    let mounts = mounts(files);
     let mut problem = Ok(());
     let mut there = Vec::new();
     for storage in storages.iter().filter(|one| one.is_on(node)) {
-        match refresh(files, storage) {
+        match refresh(files, storage, &mounts) {
             Ok(true) => there.push(storage.snippet()),
             Ok(false) => {}
             Err(error) => problem = Err(error),
@@ -132,11 +134,16 @@ pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
 
 /// Writes a snippet that is old, or missing although VMs name it; tells whether it is there then.
 ///
-/// A shared storage that nobody names is not looked at: a server that is away would make this wait
-/// for it.
-fn refresh(files: &dyn Files, storage: &Storage) -> anyhow::Result<bool> {
+/// At boot PVE has mounted nothing yet, and a server that is away would make this wait for it. So
+/// a storage that is shared or remote is not touched, and what VMs name counts as being there; one
+/// that is not mounted is not touched either, because what is written would be below the mount.
+fn refresh(files: &dyn Files, storage: &Storage, mounts: &Mounts) -> anyhow::Result<bool> {
     let is_named = !users(files, &storage.snippet())?.is_empty();
-    if (storage.is_shared && !is_named) || !files.exists(&storage.path) {
+    let is_mounted = |point: &String| mounts.is_mounted(point);
+    if storage.is_shared || mounts.is_remote(&storage.path) {
+        return Ok(is_named);
+    }
+    if !storage.mount_point.as_ref().is_none_or(is_mounted) || !files.exists(&storage.path) {
         return Ok(false);
     }
     let path = storage.own_file();
