@@ -93,7 +93,7 @@ impl Node {
             .join("packaging/deb")
             .join(name);
         let mut text = fs::read_to_string(source).unwrap();
-        for top in ["/etc/", "/run/", "/var/"] {
+        for top in ["/etc/", "/run/", "/sys/", "/var/"] {
             text = text.replace(top, &self.at(top));
         }
         fs::write(self.at("/script"), text).unwrap();
@@ -143,11 +143,42 @@ fn a_removal_gives_everything_back_and_leaves_vms_hooked() {
 }
 
 #[test]
-fn a_removal_that_cannot_give_back_is_refused() {
+fn a_removal_that_would_leave_a_partition_is_refused() {
     let node = Node::new();
     node.program("pin-hook", "exit 3");
+    for group in [
+        "100.scope/vcpu",
+        "100.scope/io",
+        "101.scope/vcpu",
+        "102.scope",
+    ] {
+        node.put(
+            &format!("/sys/fs/cgroup/qemu.slice/{group}/cgroup.procs"),
+            "",
+        );
+    }
     assert_eq!(node.script("prerm", "remove").0, Some(1));
     assert!(node.has("/etc/pve/pin-hook/nodes/pve1"));
+    let said = node.get("/errors");
+    assert!(said.contains("still own cpus: 100 101 \n"), "{said}");
+    assert!(
+        said.contains("stop them, then: pin-hook release --all"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_removal_that_leaves_no_partition_warns_of_the_rest() {
+    let node = Node::new();
+    node.program("pin-hook", "exit 3");
+    node.put("/sys/fs/cgroup/qemu.slice/100.scope/cgroup.procs", "");
+    assert_eq!(node.script("prerm", "remove").0, Some(0));
+    assert!(!node.has("/etc/pve/pin-hook/nodes/pve1"));
+    let said = node.get("/errors");
+    assert!(
+        said.contains("warning: not everything was given back"),
+        "{said}"
+    );
 }
 
 #[test]
