@@ -126,3 +126,17 @@ fn a_snippet_that_nobody_enabled_is_left_alone() {
     node.disable(100);
     assert!(node.has("/var/lib/vz/snippets/pin-hook"));
 }
+
+#[test]
+fn the_snippet_stays_while_a_container_names_it() {
+    let node = node();
+    node.put("/etc/pve/nodes/pve2/lxc/104.conf", &format!("{HOOK}\n"));
+    node.enable(100);
+    let disabled = node.disable(100);
+    assert!(
+        lines(&disabled)
+            .contains(&"kept the snippet local:snippets/pin-hook: the config of 104 names it"),
+        "{disabled:?}"
+    );
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}

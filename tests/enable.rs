@@ -161,7 +161,7 @@ fn the_snippet_stays_while_another_vm_or_a_snapshot_names_it() {
     let disabled = node.disable(100);
     assert!(
         lines(&disabled)
-            .contains(&"kept the snippet local:snippets/pin-hook: the config of vm 101 names it"),
+            .contains(&"kept the snippet local:snippets/pin-hook: the config of 101 names it"),
         "{disabled:?}"
     );
     assert!(

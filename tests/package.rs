@@ -219,6 +219,15 @@ fn a_purge_keeps_the_snippet_that_a_config_still_names() {
     );
 }
 
+#[test]
+fn a_purge_keeps_the_snippet_that_a_container_names() {
+    let node = Node::new();
+    node.put("/etc/pve/nodes/pve2/lxc/104.conf", HOOKED);
+    assert_eq!(node.script("prerm", "remove").0, Some(0));
+    assert_eq!(node.script("postrm", "purge").0, Some(0));
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}
+
 /// A purge on a node whose VM 100 had a hookscript that PVE does not take now; returns what was
 /// warned of.
 fn purge_while_pve_refuses(node: &Node) -> String {

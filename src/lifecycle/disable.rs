@@ -171,5 +171,5 @@ impl Hooking<'_> {
 /// Says who names a snippet still; the VM itself when one of its snapshots does.
 fn in_use(users: &[crate::domain::vm::Vmid]) -> String {
     let names: Vec<String> = users.iter().map(ToString::to_string).collect();
-    format!("the config of vm {} names it", names.join(", "))
+    format!("the config of {} names it", names.join(", "))
 }

@@ -70,14 +70,15 @@ pub fn put(files: &dyn Files, path: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {path}"))
 }
 
-/// Returns the VMs of the cluster whose config names a snippet, now or in a snapshot.
+/// Returns the guests of the cluster whose config names a snippet, now or in a snapshot: a
+/// container that does needs it to start as well.
 ///
 /// # Errors
 /// A config cannot be read.
 pub fn users(files: &dyn Files, snippet: &Snippet) -> anyhow::Result<Vec<Vmid>> {
     let volume = snippet.to_string();
     let mut users = Vec::new();
-    for (vmid, config) in cluster::vm_configs(files)? {
+    for (vmid, config) in cluster::guest_configs(files)? {
         let conf = parse_vm_conf(&config.text);
         let names_it = std::iter::once(&conf.active)
             .chain(&conf.pending)
