@@ -57,6 +57,10 @@ fn enabling_hooks_a_vm_and_disabling_leaves_nothing() {
         "cores: 4\nname: vr\n"
     );
     assert!(node.get(DROP_IN).contains("Delegate=cpuset"));
+    assert_eq!(
+        node.get("/var/lib/vz/snippets/pin-hook"),
+        include_str!("../hooks/pin-hook")
+    );
     assert_eq!(node.mode("/var/lib/vz/snippets/pin-hook"), 0o755);
     assert_eq!(node.mode("/var/lib/pin-hook/saved/100.conf"), 0o600);
     assert_eq!(

@@ -13,10 +13,8 @@ use crate::host::files::Files;
 use crate::host::mounts::{Mounts, mounts};
 use crate::host::record::make_dirs;
 
-/// The snippet as the package brings it.
+/// The snippet: the same on every node, wherever the program is, because nodes may share it.
 const TEXT: &str = include_str!("../../hooks/pin-hook");
-/// Where the package puts the program.
-const PROGRAM: &str = "/usr/sbin/pin-hook";
 /// What makes a file recognisable as a snippet of this program, of any version.
 const MARK: &str = "calls pin-hook(8)";
 
@@ -33,15 +31,6 @@ pub enum Found {
     Foreign,
 }
 
-/// Returns the text of the snippet for this program, wherever it is installed.
-pub fn text(files: &dyn Files) -> String {
-    let own = files.link("/proc/self/exe").ok();
-    match own.filter(|path| path.ends_with("/pin-hook") && files.exists(path)) {
-        Some(path) => TEXT.replace(PROGRAM, &path),
-        None => TEXT.to_owned(),
-    }
-}
-
 /// Tells what there is at a path.
 ///
 /// # Errors
@@ -51,7 +40,7 @@ pub fn look(files: &dyn Files, path: &str) -> anyhow::Result<Found> {
         return Ok(Found::Current);
     }
     match files.read(path) {
-        Ok(found) if found == text(files) => Ok(Found::Current),
+        Ok(found) if found == TEXT => Ok(Found::Current),
         Ok(found) if found.contains(MARK) => Ok(Found::Old),
         Ok(_) => Ok(Found::Foreign),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
@@ -66,7 +55,7 @@ pub fn look(files: &dyn Files, path: &str) -> anyhow::Result<Found> {
 pub fn put(files: &dyn Files, path: &str) -> anyhow::Result<()> {
     let (directory, _) = path.rsplit_once('/').unwrap_or_default();
     make_dirs(files, directory, 0o755)
-        .and_then(|()| files.replace(path, &text(files), 0o755))
+        .and_then(|()| files.replace(path, TEXT, 0o755))
         .with_context(|| format!("cannot write {path}"))
 }
 
