@@ -62,8 +62,7 @@ install: $(if $(shell command -v lowdown),man)
 	for unit in $(unit_names); do \
 	    sed 's,/usr/sbin/,$(PREFIX)/sbin/,' systemd/$$unit > $(units)/$$unit && chmod 644 $(units)/$$unit || exit 1; \
 	done
-	sed 's,/usr/sbin/,$(PREFIX)/sbin/,' hooks/pin-hook > $(share)/pin-hook/pin-hook
-	chmod 755 $(share)/pin-hook/pin-hook
+	install -m 755 hooks/pin-hook $(share)/pin-hook/pin-hook
 	install -m 644 README.md docs/*.md $(pages) $(share)/doc/pin-hook/
 	install -m 644 docs/examples/*.toml $(share)/doc/pin-hook/examples/
 	if [ -d target/completions ]; then \

@@ -274,8 +274,9 @@ fn output_is_relayed_and_no_other_descriptor_is_inherited() {
     assert!(out.contains("descriptors 0 1 2 3\n"), "{out}");
 }
 
-/// Runs the snippet on a node without the program; `former` is what its record would say.
-fn snippet_alone(former: Option<&str>) -> (Option<i32>, String) {
+/// Runs the snippet on a node with the program at these places; `former` is what its record would
+/// say.
+fn snippet(former: Option<&str>, programs: &[&str]) -> (Option<i32>, String) {
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let executable = |name: &str, text: &str| {
@@ -284,13 +285,17 @@ fn snippet_alone(former: Option<&str>) -> (Option<i32>, String) {
     };
     let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/pin-hook")).unwrap();
     let text = text
-        .replace("/usr/sbin/pin-hook", &at("no-program"))
+        .replace("/usr/sbin/pin-hook", &at("usr"))
+        .replace("/usr/local/sbin/pin-hook", &at("local"))
         .replace("/etc/pve/pin-hook", &at(""));
     executable("snippet", &text);
     executable(
         "pvesm",
         &format!("#!/bin/sh\necho {}/$2\n", dir.path().display()),
     );
+    for program in programs {
+        executable(program, &format!("#!/bin/sh\necho {program} $1 $2\n"));
+    }
     executable("gpu.sh", "#!/bin/sh\necho theirs $1 $2\nexit 5\n");
     if let Some(former) = former {
         fs::write(at("100.chain"), format!("{former}\n")).unwrap();
@@ -315,10 +320,23 @@ fn snippet_alone(former: Option<&str>) -> (Option<i32>, String) {
 
 #[test]
 fn without_the_program_a_vm_starts_and_its_former_hook_is_called() {
-    let (status, said) = snippet_alone(None);
+    let (status, said) = snippet(None, &[]);
     assert_eq!(status, Some(0));
     assert!(said.ends_with("vm 100 has no cpus of its own\n"), "{said}");
-    let (status, said) = snippet_alone(Some("gpu.sh"));
+    let (status, said) = snippet(Some("gpu.sh"), &[]);
     assert_eq!(status, Some(5));
     assert!(said.ends_with("theirs 100 pre-start\n"), "{said}");
+}
+
+#[test]
+fn the_snippet_finds_the_program_of_the_package_first() {
+    for (programs, called) in [
+        (&["usr", "local"][..], "usr 100 pre-start\n"),
+        (&["local"][..], "local 100 pre-start\n"),
+    ] {
+        assert_eq!(
+            snippet(Some("gpu.sh"), programs),
+            (Some(0), called.to_owned())
+        );
+    }
 }

@@ -57,6 +57,10 @@ fn enabling_hooks_a_vm_and_disabling_leaves_nothing() {
         "cores: 4\nname: vr\n"
     );
     assert!(node.get(DROP_IN).contains("Delegate=cpuset"));
+    assert_eq!(
+        node.get("/var/lib/vz/snippets/pin-hook"),
+        include_str!("../hooks/pin-hook")
+    );
     assert_eq!(node.mode("/var/lib/vz/snippets/pin-hook"), 0o755);
     assert_eq!(node.mode("/var/lib/pin-hook/saved/100.conf"), 0o600);
     assert_eq!(
@@ -70,8 +74,8 @@ fn enabling_hooks_a_vm_and_disabling_leaves_nothing() {
         [
             "ran qm set 100 --delete hookscript",
             "removed the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
-            "removed what was saved and recorded about vm 100",
             "removed the snippet local:snippets/pin-hook",
+            "removed what was saved and recorded about vm 100",
             "vm 100 is disabled",
         ]
     );
@@ -121,8 +125,8 @@ fn a_dry_run_changes_nothing() {
         [
             "would run qm set 100 --hookscript local:snippets/gpu.sh",
             "would remove the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
-            "would remove what was saved and recorded about vm 100",
             "would remove the snippet local:snippets/pin-hook",
+            "would remove what was saved and recorded about vm 100",
             "vm 100: nothing was changed",
         ]
     );
@@ -161,7 +165,7 @@ fn the_snippet_stays_while_another_vm_or_a_snapshot_names_it() {
     let disabled = node.disable(100);
     assert!(
         lines(&disabled)
-            .contains(&"kept the snippet local:snippets/pin-hook: the config of vm 101 names it"),
+            .contains(&"kept the snippet local:snippets/pin-hook: the config of 101 names it"),
         "{disabled:?}"
     );
     assert!(
@@ -331,6 +335,62 @@ fn what_pve_refuses_is_taken_back() {
 }
 
 #[test]
+fn what_fails_on_an_enabled_vm_forgets_nothing() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    node.enable(100);
+    node.put("/var/lib/vz/snippets/pin-hook", "# calls pin-hook(8)\n");
+    // A directory in the place of the new file: it cannot be written.
+    node.put("/var/lib/vz/snippets/pin-hook.new/x", "");
+    let before = node.files_below("/");
+    let failed = node.enable(100);
+    assert_eq!(failed.exit, Exit::Incomplete, "{failed:?}");
+    assert_eq!(
+        lines(&failed),
+        [
+            "cannot write /var/lib/vz/snippets/pin-hook: Is a directory (os error 21); vm 100 has \
+             the hookscript local:snippets/pin-hook nevertheless",
+            "pin-hook enable 100 goes on with it, pin-hook disable 100 undoes it",
+        ]
+    );
+    assert_eq!(node.files_below("/"), before);
+}
+
+#[test]
+fn a_hookscript_that_pve_set_before_it_was_late_forgets_nothing() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    node.qm_is_late();
+    let failed = node.enable(100);
+    assert_eq!(failed.exit, Exit::Incomplete, "{failed:?}");
+    assert_eq!(
+        lines(&failed)[3],
+        "qm set 100 --hookscript local:snippets/pin-hook did not end within 40s; vm 100 has the \
+         hookscript local:snippets/pin-hook nevertheless"
+    );
+    assert!(node.config(100).contains(HOOK));
+    assert_eq!(
+        node.get("/etc/pve/pin-hook/100.chain"),
+        "local:snippets/gpu.sh\n"
+    );
+    assert_eq!(node.enable(100).exit, Exit::Done);
+    node.disable(100);
+    assert!(
+        node.config(100)
+            .contains("hookscript: local:snippets/gpu.sh")
+    );
+}
+
+#[test]
+fn an_old_snippet_is_not_removed_when_pve_refuses() {
+    let node = node();
+    node.put("/var/lib/vz/snippets/pin-hook", "# calls pin-hook(8)\n");
+    node.qm_fails("no\n");
+    assert_eq!(node.enable(100).exit, Exit::Refused);
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}
+
+#[test]
 fn a_service_manager_that_does_not_answer_costs_a_warning() {
     let node = with_vm(Node::without_systemd());
     let enabled = node.enable(100);
@@ -397,40 +457,4 @@ fn a_vm_that_may_move_is_named_with_what_is_missing_there() {
     node.remove("/etc/pin-hook/100.toml");
     node.put("/etc/pve/pin-hook/100.toml", "cpus = \"2-5\"\n");
     assert!(told(&node.dry_enable(100)).starts_with("would save"));
-}
-
-#[test]
-fn the_boot_unit_puts_the_snippet_where_vms_of_the_cluster_name_it() {
-    let node = node();
-    node.boot();
-    assert_eq!(node.get("/etc/pve/pin-hook/nodes/pve1"), "");
-    assert!(!node.has("/var/lib/vz/snippets/pin-hook"));
-    node.vm("pve2", 101, &format!("{HOOK}\n"));
-    node.boot();
-    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
-    assert_eq!(
-        node.get("/etc/pve/pin-hook/nodes/pve1"),
-        "local:snippets/pin-hook\n"
-    );
-    node.put(
-        "/var/lib/vz/snippets/pin-hook",
-        "#!/bin/sh\n# calls pin-hook(8), version 0\n",
-    );
-    node.boot();
-    assert!(node.get("/var/lib/vz/snippets/pin-hook").contains("exec"));
-}
-
-#[test]
-fn disabling_what_was_never_enabled_says_so() {
-    let node = node();
-    let disabled = node.disable(100);
-    assert_eq!(
-        lines(&disabled),
-        ["vm 100 does not have the hookscript of pin-hook"]
-    );
-    assert_eq!(disabled.exit, Exit::Done);
-    assert_eq!(
-        refusal(&node.disable(103)),
-        "there is no vm 103; qm list shows the vms of this node"
-    );
 }

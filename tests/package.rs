@@ -52,13 +52,14 @@ impl Node {
 
     /// A program that writes its call into a log and then does `body`.
     fn program(&self, name: &str, body: &str) {
-        let path = format!("/bin/{name}");
-        self.put(
-            &path,
-            &format!("#!/bin/sh\necho \"{name} $*\" >> $ROOT/log\n{body}\n"),
-        );
+        let text = format!("#!/bin/sh\necho \"{name} $*\" >> $ROOT/log\n{body}\n");
+        self.executable(&format!("/bin/{name}"), &text);
+    }
+
+    fn executable(&self, path: &str, text: &str) {
+        self.put(path, text);
         let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(self.at(&path), mode).unwrap();
+        fs::set_permissions(self.at(path), mode).unwrap();
     }
 
     fn at(&self, path: &str) -> String {
@@ -85,13 +86,14 @@ impl Node {
         Path::new(&self.at(path)).exists()
     }
 
-    /// Runs a maintainer script; returns its exit status, and what it called.
+    /// Runs a maintainer script; returns its exit status, and what it called. What it says is in
+    /// the file `/errors`.
     fn script(&self, name: &str, argument: &str) -> (Option<i32>, String) {
         let source = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("packaging/deb")
             .join(name);
         let mut text = fs::read_to_string(source).unwrap();
-        for top in ["/etc/", "/run/", "/var/"] {
+        for top in ["/etc/", "/run/", "/sys/", "/var/"] {
             text = text.replace(top, &self.at(top));
         }
         fs::write(self.at("/script"), text).unwrap();
@@ -100,8 +102,9 @@ impl Node {
         let mut command = Command::new("/bin/sh");
         let command = command.arg(self.at("/script")).arg(argument);
         let command = command.env("PATH", path).env("ROOT", self.dir.path());
-        let status = command.output().unwrap().status.code();
-        (status, self.get("/log"))
+        let output = command.output().unwrap();
+        fs::write(self.at("/errors"), &output.stderr).unwrap();
+        (output.status.code(), self.get("/log"))
     }
 }
 
@@ -140,11 +143,42 @@ fn a_removal_gives_everything_back_and_leaves_vms_hooked() {
 }
 
 #[test]
-fn a_removal_that_cannot_give_back_is_refused() {
+fn a_removal_that_would_leave_a_partition_is_refused() {
     let node = Node::new();
     node.program("pin-hook", "exit 3");
+    for group in [
+        "100.scope/vcpu",
+        "100.scope/io",
+        "101.scope/vcpu",
+        "102.scope",
+    ] {
+        node.put(
+            &format!("/sys/fs/cgroup/qemu.slice/{group}/cgroup.procs"),
+            "",
+        );
+    }
     assert_eq!(node.script("prerm", "remove").0, Some(1));
     assert!(node.has("/etc/pve/pin-hook/nodes/pve1"));
+    let said = node.get("/errors");
+    assert!(said.contains("still own cpus: 100 101 \n"), "{said}");
+    assert!(
+        said.contains("stop them, then: pin-hook release --all"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_removal_that_leaves_no_partition_warns_of_the_rest() {
+    let node = Node::new();
+    node.program("pin-hook", "exit 3");
+    node.put("/sys/fs/cgroup/qemu.slice/100.scope/cgroup.procs", "");
+    assert_eq!(node.script("prerm", "remove").0, Some(0));
+    assert!(!node.has("/etc/pve/pin-hook/nodes/pve1"));
+    let said = node.get("/errors");
+    assert!(
+        said.contains("warning: not everything was given back"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -186,18 +220,55 @@ fn a_purge_keeps_the_snippet_that_a_config_still_names() {
 }
 
 #[test]
-fn a_former_hook_that_pve_refuses_does_not_keep_the_vm_from_starting() {
+fn a_purge_keeps_the_snippet_that_a_container_names() {
     let node = Node::new();
+    node.put("/etc/pve/nodes/pve2/lxc/104.conf", HOOKED);
+    assert_eq!(node.script("prerm", "remove").0, Some(0));
+    assert_eq!(node.script("postrm", "purge").0, Some(0));
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}
+
+/// A purge on a node whose VM 100 had a hookscript that PVE does not take now; returns what was
+/// warned of.
+fn purge_while_pve_refuses(node: &Node) -> String {
     node.vm("pve1", 100, HOOKED);
-    node.put("/etc/pve/pin-hook/100.chain", "local:snippets/lost.sh\n");
+    node.put("/etc/pve/pin-hook/100.chain", "local:snippets/gpu.sh\n");
     node.program(
         "qm",
         "[ $3 = --delete ] || exit 255
          sed -i '/^hookscript:/d' $ROOT/etc/pve/nodes/pve1/qemu-server/$2.conf",
     );
+    assert_eq!(node.script("prerm", "remove").0, Some(0));
     assert_eq!(node.script("postrm", "purge").0, Some(0));
+    node.get("/errors")
+}
+
+#[test]
+fn a_former_hook_that_is_gone_does_not_keep_the_vm_from_starting() {
+    let node = Node::new();
+    let warned = purge_while_pve_refuses(&node);
+    assert!(
+        warned.contains("vm 100 had the hookscript local:snippets/gpu.sh, which is gone"),
+        "{warned}"
+    );
     assert_eq!(
         node.get("/etc/pve/nodes/pve1/qemu-server/100.conf"),
         "cores: 1\n"
     );
+    assert!(!node.has("/etc/pve/pin-hook"));
+}
+
+#[test]
+fn a_former_hook_that_pve_does_not_take_now_is_not_lost() {
+    let node = Node::new();
+    node.executable("/var/lib/vz/snippets/gpu.sh", "#!/bin/sh\n");
+    let warned = purge_while_pve_refuses(&node);
+    let line = format!(
+        "by hand: qm set 100 --hookscript local:snippets/gpu.sh && rm {}",
+        node.at("/etc/pve/pin-hook/100.chain")
+    );
+    assert!(warned.contains(&line), "{warned}");
+    assert_eq!(node.get("/etc/pve/nodes/pve1/qemu-server/100.conf"), HOOKED);
+    assert!(node.has("/etc/pve/pin-hook/100.chain"));
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
 }

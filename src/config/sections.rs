@@ -81,12 +81,21 @@ fn storage(section: &Section) -> Option<Storage> {
     let snippets = words(directories)
         .find_map(|word| word.strip_prefix("snippets=").map(str::to_owned))
         .unwrap_or_else(|| "snippets".to_owned());
+    let mount_point = match section.value("is_mountpoint").map(str::to_lowercase) {
+        None => always_shared.then(|| path.clone()),
+        Some(word) => match word.as_str() {
+            "0" | "no" | "off" | "false" => None,
+            "1" | "yes" | "on" | "true" => Some(path.clone()),
+            _ => section.value("is_mountpoint").map(str::to_owned),
+        },
+    };
     Some(Storage {
         id,
         snippets: format!("{path}/{}", snippets.trim_matches('/')),
         path,
         content: words(content).map(str::to_owned).collect(),
         is_shared: always_shared || section.is_on("shared"),
+        mount_point,
         is_disabled: section.is_on("disable"),
         nodes: section
             .value("nodes")
@@ -142,6 +151,17 @@ dir: old
         assert!(nas.is_on("pve2") && !nas.is_on("pve3"));
         assert!(old.is_shared && !old.is_on("pve1"));
         assert_eq!(old.content, ["images", "rootdir"]);
+    }
+
+    #[test]
+    fn mount_points_are_taken_as_pve_takes_them() {
+        let text = "dir: a\n\tpath /a\n\tis_mountpoint yes\n\n\
+                    dir: b\n\tpath /mnt/B/vz\n\tis_mountpoint /mnt/B\n\n\
+                    dir: c\n\tpath /c\n\tis_mountpoint 0\n\nnfs: nas\n\tserver x\n";
+        let points = parse_storages(text).into_iter().skip(1);
+        let points: Vec<Option<String>> = points.map(|storage| storage.mount_point).collect();
+        let expected = [Some("/a"), Some("/mnt/B"), None, Some("/mnt/pve/nas")];
+        assert_eq!(points, expected.map(|point| point.map(str::to_owned)));
     }
 
     #[test]

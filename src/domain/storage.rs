@@ -19,6 +19,8 @@ pub struct Storage {
     pub content: Vec<String>,
     /// Whether all nodes see the same files.
     pub is_shared: bool,
+    /// Where something has to be mounted, or the storage counts as absent.
+    pub mount_point: Option<String>,
     /// Whether PVE leaves it alone.
     pub is_disabled: bool,
     /// Nodes that have it; all of them without a list.
@@ -37,6 +39,7 @@ impl Storage {
             snippets: "/var/lib/vz/snippets".to_owned(),
             content: content.map(str::to_owned).to_vec(),
             is_shared: false,
+            mount_point: None,
             is_disabled: false,
             nodes: None,
         }

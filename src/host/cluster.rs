@@ -34,18 +34,19 @@ pub fn nodes(files: &dyn Files) -> Vec<String> {
     files.list(CLUSTER_NODES).unwrap_or_default()
 }
 
-/// Returns the configs of all VMs of the cluster.
+/// Returns the configs of all VMs and containers of the cluster.
 ///
 /// # Errors
 /// A config is there but cannot be read.
-pub fn vm_configs(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TextFile)>> {
+pub fn guest_configs(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TextFile)>> {
     let mut configs = Vec::new();
-    for node in nodes(files) {
-        let directory = format!("{CLUSTER_NODES}/{node}/qemu-server");
+    let of_node =
+        |node| ["qemu-server", "lxc"].map(|kind| format!("{CLUSTER_NODES}/{node}/{kind}"));
+    for directory in nodes(files).into_iter().flat_map(of_node) {
         for name in files.list(&directory).unwrap_or_default() {
             let vmid = name.strip_suffix(".conf").and_then(|id| id.parse().ok());
             let Some(vmid) = vmid else { continue };
-            // A VM that has just been destroyed or migrated away is no longer there.
+            // A guest that has just been destroyed or migrated away is no longer there.
             if let Some(config) = read_if_there(files, format!("{directory}/{name}"))? {
                 configs.push((vmid, config));
             }

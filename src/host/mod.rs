@@ -10,6 +10,7 @@ pub mod device;
 pub mod files;
 pub mod irq;
 pub mod log;
+pub mod mounts;
 pub mod privilege;
 pub mod programs;
 pub mod pve;

@@ -1,6 +1,6 @@
 //! Disabling a VM: it is as it was before it was enabled, and nothing of it is left.
 
-use super::account::{Account, Exit};
+use super::account::{Account, Exit, Level};
 use super::enable::{Hooking, HookingError, our_snippet};
 use super::journal::read_state;
 use super::phase::{Caller, PATIENT_TIME, Run};
@@ -34,22 +34,28 @@ impl Hooking<'_> {
             false => None,
         };
         let ours = hook.as_deref().and_then(our_snippet);
-        if ours.is_some() {
-            let former = record::former(files, vmid)?;
-            self.step(&Step::Hook(vmid, former), account)?;
-        }
+        // First, and what is remembered last: what ends in between is done by the next disabling.
         if !self.let_go(caller, account)? {
+            let help = format!(
+                "the hookscript of vm {vmid} is as it was: pin-hook disable {vmid} tries again"
+            );
+            account.say(Level::Help, help);
             return Ok(());
+        }
+        if ours.is_some() {
+            let former = self.former_to_give_back(account)?;
+            self.step(&Step::Hook(vmid, former), account)?;
         }
         if read(self.host, &Target::Delegation(vmid)).is_ok_and(|live| live != Value::Absent) {
             self.step(&Step::Delegate(vmid, false), account)?;
         }
         let remembered = [record::saved_path(vmid), record::former_path(vmid)];
-        if remembered.iter().any(|path| files.exists(path)) {
-            self.step(&Step::Forget(vmid), account)?;
+        let is_remembered = remembered.iter().any(|path| files.exists(path));
+        for snippet in self.snippets_left(ours.as_ref(), is_remembered)? {
+            self.remove_snippet(&snippet, account)?;
         }
-        if let Some(snippet) = &ours {
-            self.remove_snippet(snippet, account)?;
+        if is_remembered {
+            self.step(&Step::Forget(vmid), account)?;
         }
         if !is_here && account.lines.is_empty() {
             return Err(EnableRefusal::NoVm(vmid).into());
@@ -60,6 +66,27 @@ impl Hooking<'_> {
             (false, false) => format!("vm {vmid} is disabled"),
         });
         Ok(())
+    }
+
+    /// Returns the hookscript that the VM is to have again; PVE would refuse one that is not there.
+    fn former_to_give_back(&self, account: &mut Account) -> Result<Option<Snippet>, HookingError> {
+        let files = &*self.host.files;
+        let vmid = self.vmid;
+        let Some(hook) = self.former()? else {
+            return Ok(None);
+        };
+        let storages = cluster::storages(files)?;
+        match snippet::callable(files, &storages, &hook.to_string()) {
+            Ok(_) => Ok(Some(hook)),
+            Err(fault) => {
+                account.warn(format!(
+                    "vm {vmid} does not get its hookscript {hook} back: {fault}"
+                ));
+                let help = format!("once it is there: qm set {vmid} --hookscript {hook}");
+                account.say(Level::Help, help);
+                Ok(None)
+            }
+        }
     }
 
     /// Tells whether this node has the VM; one that is destroyed may have left something.
@@ -96,6 +123,24 @@ impl Hooking<'_> {
         Ok(released.exit == Exit::Done)
     }
 
+    /// Returns the snippets that enabling the VM may have left: the one that it names, or when it
+    /// names none any more and was enabled here, those that this node has.
+    fn snippets_left(
+        &self,
+        ours: Option<&Snippet>,
+        is_remembered: bool,
+    ) -> anyhow::Result<Vec<Snippet>> {
+        let files = &*self.host.files;
+        if ours.is_some() || !is_remembered {
+            return Ok(ours.into_iter().cloned().collect());
+        }
+        let volumes = cluster::snippets_of(files, &pve::node_name(files)?).unwrap_or_default();
+        let storages = cluster::storages(files)?;
+        let is_there = |one: &Snippet| one.file(&storages).is_some_and(|path| files.exists(&path));
+        let ours = volumes.iter().filter_map(|volume| our_snippet(volume));
+        Ok(ours.filter(is_there).collect())
+    }
+
     fn remove_snippet(&self, snippet: &Snippet, account: &mut Account) -> anyhow::Result<()> {
         let files = &*self.host.files;
         let storages = cluster::storages(files)?;
@@ -116,12 +161,15 @@ impl Hooking<'_> {
             false => format!("kept the snippet {snippet}: {}", in_use(&users)),
         });
         let node = pve::node_name(files)?;
-        snippet::prepare_node(files, &node)
+        if let Err(error) = snippet::prepare_node(files, &node) {
+            account.warn(format!("the other nodes are not told: {error:#}"));
+        }
+        Ok(())
     }
 }
 
 /// Says who names a snippet still; the VM itself when one of its snapshots does.
 fn in_use(users: &[crate::domain::vm::Vmid]) -> String {
     let names: Vec<String> = users.iter().map(ToString::to_string).collect();
-    format!("the config of vm {} names it", names.join(", "))
+    format!("the config of {} names it", names.join(", "))
 }

@@ -1,12 +1,12 @@
 //! Enabling a VM: from its next start on PVE calls pin-hook for it.
 //!
 //! Everything that may be wrong is found before the first step. PVE's own program changes the
-//! VM's config; when it refuses, what was done before is taken back.
+//! VM's config; when it refuses, what was done before is taken back, and only that.
 
 use super::account::{Account, Exit};
 use super::resolve::{CaseError, Found, read_case};
 use super::snippet;
-use super::step::Step;
+use super::step::{Step, hook_of};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::EnableRefusal;
 use crate::domain::guest::Guest;
@@ -35,6 +35,7 @@ pub struct Hooking<'h> {
 struct Plan {
     steps: Vec<Step>,
     storage: Storage,
+    found: snippet::Found,
     table: String,
     former: Option<Snippet>,
 }
@@ -48,6 +49,9 @@ pub enum HookingError {
     /// The table is wrong.
     #[error("vm {0}: {1}")]
     Case(Vmid, CaseError),
+    /// The record of the hookscript that the VM had cannot be used.
+    #[error("{1:#}")]
+    Record(Vmid, anyhow::Error),
     /// What was done before it went wrong could not be taken back.
     #[error("{error:#}; taking back what was done failed too: {undo:#}")]
     HalfDone {
@@ -57,6 +61,16 @@ pub enum HookingError {
         error: anyhow::Error,
         /// What kept it from being taken back.
         undo: anyhow::Error,
+    },
+    /// It went wrong when the VM had the hookscript, so nothing was taken back.
+    #[error("{error:#}; vm {vmid} has the hookscript {hook} nevertheless")]
+    Hooked {
+        /// Which VM.
+        vmid: Vmid,
+        /// What its config names.
+        hook: Snippet,
+        /// What went wrong.
+        error: anyhow::Error,
     },
     /// Something else went wrong.
     #[error("{0:#}")]
@@ -79,8 +93,19 @@ impl HookingError {
             HookingError::Refused(refusal) => (Exit::Refused, Some(refusal.help())),
             HookingError::Case(_, error @ CaseError::Other(_)) => (Exit::Refused, error.help()),
             HookingError::Case(_, error) => (Exit::Usage, error.help()),
+            HookingError::Record(vmid, _) => {
+                let path = record::former_path(*vmid);
+                let help = format!("remove {path}, if the hookscript it should name is given up");
+                (Exit::Refused, Some(help))
+            }
             HookingError::HalfDone { vmid, .. } => {
                 let help = format!("pin-hook disable {vmid} removes what is left");
+                (Exit::Incomplete, Some(help))
+            }
+            HookingError::Hooked { vmid, .. } => {
+                let help = format!(
+                    "pin-hook enable {vmid} goes on with it, pin-hook disable {vmid} undoes it"
+                );
                 (Exit::Incomplete, Some(help))
             }
             HookingError::Other(_) => (Exit::Refused, None),
@@ -102,9 +127,9 @@ impl Hooking<'_> {
     fn try_enable(&self, account: &mut Account) -> Result<(), HookingError> {
         let plan = self.plan()?;
         self.name_what_is_missing_elsewhere(&plan, account)?;
-        for step in &plan.steps {
+        for (n_done, step) in plan.steps.iter().enumerate() {
             if let Err(error) = self.step(step, account) {
-                return Err(self.take_back(&plan.storage, error));
+                return Err(self.take_back(&plan, n_done, error));
             }
         }
         if !self.is_dry {
@@ -141,7 +166,7 @@ impl Hooking<'_> {
         let storage = self.storage(&storages, ours.as_ref())?;
         let (path, found) = snippet::place(&*self.host.files, storage)??;
         let former = match (&ours, &guest.hookscript) {
-            (Some(_), _) => record::former(&*self.host.files, self.vmid)?,
+            (Some(_), _) => self.former()?,
             (None, Some(volume)) => Some(self.usable(&storages, volume)?),
             (None, None) => None,
         };
@@ -169,6 +194,7 @@ impl Hooking<'_> {
         Ok(Plan {
             steps,
             storage: storage.clone(),
+            found,
             table,
             former,
         })
@@ -216,6 +242,12 @@ impl Hooking<'_> {
 
     pub(super) fn kind(&self) -> anyhow::Result<GuestKind> {
         pve::guest_kind(&*self.host.files, self.vmid, "")
+    }
+
+    /// Returns the hookscript that is recorded for the VM.
+    pub(super) fn former(&self) -> Result<Option<Snippet>, HookingError> {
+        record::former(&*self.host.files, self.vmid)
+            .map_err(|error| HookingError::Record(self.vmid, error))
     }
 
     /// Returns where the VM's table is, if it can be used.
@@ -288,18 +320,37 @@ impl Hooking<'_> {
         Ok(())
     }
 
-    /// Takes back what was done before PVE refused.
-    fn take_back(&self, storage: &Storage, error: anyhow::Error) -> HookingError {
-        let files = &*self.host.files;
-        let undone = record::forget(files, self.vmid).and_then(|()| {
-            let storages = std::slice::from_ref(storage);
-            snippet::remove_unused(files, storages, &storage.snippet(), self.vmid)
-        });
+    /// Takes back the first steps, those that were done; nothing when the VM has the hookscript.
+    ///
+    /// PVE may have set it before what it was asked for went wrong, or it was set before: then
+    /// what is recorded is needed.
+    fn take_back(&self, plan: &Plan, n_done: usize, error: anyhow::Error) -> HookingError {
         let vmid = self.vmid;
-        match undone {
-            Ok(_) => error.into(),
+        let hook = match hook_of(self.host, vmid) {
+            Ok(hook) => hook.as_deref().and_then(our_snippet),
+            Err(undo) => return HookingError::HalfDone { vmid, error, undo },
+        };
+        if let Some(hook) = hook {
+            return HookingError::Hooked { vmid, hook, error };
+        }
+        match self.undo(plan, &plan.steps[..n_done]) {
+            Ok(()) => error.into(),
             Err(undo) => HookingError::HalfDone { vmid, error, undo },
         }
+    }
+
+    fn undo(&self, plan: &Plan, done: &[Step]) -> anyhow::Result<()> {
+        let files = &*self.host.files;
+        // Whatever was remembered before is forgotten when the config is saved.
+        if done.iter().any(|step| matches!(step, Step::Save(..))) {
+            record::forget(files, self.vmid)?;
+        }
+        let is_put = done.iter().any(|step| matches!(step, Step::Put(_)));
+        if is_put && plan.found == snippet::Found::Nothing {
+            let storages = std::slice::from_ref(&plan.storage);
+            snippet::remove_unused(files, storages, &plan.storage.snippet(), self.vmid)?;
+        }
+        Ok(())
     }
 
     fn conclude(&self, plan: &Plan, account: &mut Account) -> Result<(), HookingError> {

@@ -10,12 +10,11 @@ use crate::domain::storage::{Snippet, Storage};
 use crate::domain::vm::Vmid;
 use crate::host::cluster;
 use crate::host::files::Files;
+use crate::host::mounts::{Mounts, mounts};
 use crate::host::record::make_dirs;
 
-/// The snippet as the package brings it.
+/// The snippet: the same on every node, wherever the program is, because nodes may share it.
 const TEXT: &str = include_str!("../../hooks/pin-hook");
-/// Where the package puts the program.
-const PROGRAM: &str = "/usr/sbin/pin-hook";
 /// What makes a file recognisable as a snippet of this program, of any version.
 const MARK: &str = "calls pin-hook(8)";
 
@@ -32,15 +31,6 @@ pub enum Found {
     Foreign,
 }
 
-/// Returns the text of the snippet for this program, wherever it is installed.
-pub fn text(files: &dyn Files) -> String {
-    let own = files.link("/proc/self/exe").ok();
-    match own.filter(|path| path.ends_with("/pin-hook") && files.exists(path)) {
-        Some(path) => TEXT.replace(PROGRAM, &path),
-        None => TEXT.to_owned(),
-    }
-}
-
 /// Tells what there is at a path.
 ///
 /// # Errors
@@ -50,7 +40,7 @@ pub fn look(files: &dyn Files, path: &str) -> anyhow::Result<Found> {
         return Ok(Found::Current);
     }
     match files.read(path) {
-        Ok(found) if found == text(files) => Ok(Found::Current),
+        Ok(found) if found == TEXT => Ok(Found::Current),
         Ok(found) if found.contains(MARK) => Ok(Found::Old),
         Ok(_) => Ok(Found::Foreign),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
@@ -65,18 +55,19 @@ pub fn look(files: &dyn Files, path: &str) -> anyhow::Result<Found> {
 pub fn put(files: &dyn Files, path: &str) -> anyhow::Result<()> {
     let (directory, _) = path.rsplit_once('/').unwrap_or_default();
     make_dirs(files, directory, 0o755)
-        .and_then(|()| files.replace(path, &text(files), 0o755))
+        .and_then(|()| files.replace(path, TEXT, 0o755))
         .with_context(|| format!("cannot write {path}"))
 }
 
-/// Returns the VMs of the cluster whose config names a snippet, now or in a snapshot.
+/// Returns the guests of the cluster whose config names a snippet, now or in a snapshot: a
+/// container that does needs it to start as well.
 ///
 /// # Errors
 /// A config cannot be read.
 pub fn users(files: &dyn Files, snippet: &Snippet) -> anyhow::Result<Vec<Vmid>> {
     let volume = snippet.to_string();
     let mut users = Vec::new();
-    for (vmid, config) in cluster::vm_configs(files)? {
+    for (vmid, config) in cluster::guest_configs(files)? {
         let conf = parse_vm_conf(&config.text);
         let names_it = std::iter::once(&conf.active)
             .chain(&conf.pending)
@@ -118,10 +109,11 @@ pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let storages = cluster::storages(files)?;
+    let mounts = mounts(files);
     let mut problem = Ok(());
     let mut there = Vec::new();
     for storage in storages.iter().filter(|one| one.is_on(node)) {
-        match refresh(files, storage) {
+        match refresh(files, storage, &mounts) {
             Ok(true) => there.push(storage.snippet()),
             Ok(false) => {}
             Err(error) => problem = Err(error),
@@ -132,11 +124,16 @@ pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
 
 /// Writes a snippet that is old, or missing although VMs name it; tells whether it is there then.
 ///
-/// A shared storage that nobody names is not looked at: a server that is away would make this wait
-/// for it.
-fn refresh(files: &dyn Files, storage: &Storage) -> anyhow::Result<bool> {
+/// At boot PVE has mounted nothing yet, and a server that is away would make this wait for it. So
+/// a storage that is shared or remote is not touched, and what VMs name counts as being there; one
+/// that is not mounted is not touched either, because what is written would be below the mount.
+fn refresh(files: &dyn Files, storage: &Storage, mounts: &Mounts) -> anyhow::Result<bool> {
     let is_named = !users(files, &storage.snippet())?.is_empty();
-    if (storage.is_shared && !is_named) || !files.exists(&storage.path) {
+    let is_mounted = |point: &String| mounts.is_mounted(point);
+    if storage.is_shared || mounts.is_remote(&storage.path) {
+        return Ok(is_named);
+    }
+    if !storage.mount_point.as_ref().is_none_or(is_mounted) || !files.exists(&storage.path) {
         return Ok(false);
     }
     let path = storage.own_file();

@@ -56,6 +56,7 @@ impl Node {
             root: dir.path().to_owned(),
             calls: RefCell::default(),
             fails: RefCell::default(),
+            is_late: RefCell::default(),
         };
         let node = Node { dir, host, qm };
         node.put("/proc/sys/kernel/hostname", "pve1\n");
@@ -179,6 +180,11 @@ impl Node {
         *self.qm.fails.borrow_mut() = Some(said.to_owned());
     }
 
+    /// Lets the next `qm` do what it is asked for, and then not end in time.
+    pub fn qm_is_late(&self) {
+        *self.qm.is_late.borrow_mut() = true;
+    }
+
     pub fn n_calls(&self) -> usize {
         self.qm.calls.borrow().len()
     }
@@ -229,6 +235,7 @@ struct Qm {
     root: PathBuf,
     calls: RefCell<Vec<Vec<String>>>,
     fails: RefCell<Option<String>>,
+    is_late: RefCell<bool>,
 }
 
 impl Programs for Qm {
@@ -253,7 +260,10 @@ impl Programs for Qm {
         let kept: String = kept.map(|line| format!("{line}\n")).collect();
         fs::write(path, format!("{kept}{line}{sections}"))?;
         let text = "update VM\n".to_owned();
-        let how = How::Exited(0);
+        let how = match self.is_late.take() {
+            true => How::Late,
+            false => How::Exited(0),
+        };
         Ok(Ended { how, text })
     }
 }

@@ -1,0 +1,142 @@
+//! `disable` where something is missing or goes wrong, on trees of files with a stand-in for `qm`.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod pve_tree;
+
+use pin_hook::lifecycle::account::{Account, Exit};
+use pve_tree::Node;
+
+const HOOK: &str = "hookscript: local:snippets/pin-hook";
+
+/// A node with VM 100, its table, and a storage with snippets.
+fn node() -> Node {
+    let node = Node::new();
+    node.vm("pve1", 100, "cores: 4\n");
+    node.put("/etc/pin-hook/100.toml", "cpus = \"2-5\"\n");
+    node
+}
+
+fn lines(account: &Account) -> Vec<&str> {
+    let lines = account.lines.iter();
+    lines.map(|line| line.text.as_str()).collect()
+}
+
+/// Error and help of a refusal.
+fn refusal(account: &Account) -> String {
+    assert_eq!(account.exit, Exit::Refused, "{account:?}");
+    lines(account).join("; ")
+}
+
+#[test]
+fn disabling_what_was_never_enabled_says_so() {
+    let node = node();
+    let disabled = node.disable(100);
+    assert_eq!(
+        lines(&disabled),
+        ["vm 100 does not have the hookscript of pin-hook"]
+    );
+    assert_eq!(disabled.exit, Exit::Done);
+    assert_eq!(
+        refusal(&node.disable(103)),
+        "there is no vm 103; qm list shows the vms of this node"
+    );
+}
+
+#[test]
+fn a_former_hook_that_is_gone_does_not_keep_a_vm_enabled() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    node.enable(100);
+    node.remove("/var/lib/vz/snippets/gpu.sh");
+    let disabled = node.disable(100);
+    assert_eq!(disabled.exit, Exit::Done, "{disabled:?}");
+    assert_eq!(
+        lines(&disabled)[..3],
+        [
+            "vm 100 does not get its hookscript local:snippets/gpu.sh back: \
+             /var/lib/vz/snippets/gpu.sh does not exist",
+            "once it is there: qm set 100 --hookscript local:snippets/gpu.sh",
+            "ran qm set 100 --delete hookscript",
+        ]
+    );
+    assert!(!node.config(100).contains("hookscript"));
+    assert!(!node.has("/etc/pve/pin-hook/100.chain"));
+}
+
+#[test]
+fn a_record_that_cannot_be_used_is_named_with_the_remedy() {
+    let node = node();
+    node.enable(100);
+    node.put("/etc/pve/pin-hook/100.chain", "/etc/passwd\n");
+    for refused in [node.enable(100), node.disable(100)] {
+        assert_eq!(
+            refusal(&refused),
+            "/etc/pve/pin-hook/100.chain names no snippet of another hook; remove \
+             /etc/pve/pin-hook/100.chain, if the hookscript it should name is given up"
+        );
+    }
+    assert!(node.config(100).contains(HOOK));
+    node.remove("/etc/pve/pin-hook/100.chain");
+    assert_eq!(node.disable(100).exit, Exit::Done);
+}
+
+#[test]
+fn what_a_vm_owns_is_let_go_before_its_hookscript_changes() {
+    let node = node();
+    node.former_hook(100, "gpu.sh", "exit 0");
+    node.enable(100);
+    let (before, calls) = (node.files_below("/"), node.n_calls());
+    node.put("/run/pin-hook/journal", "{\"version\":999}\n");
+    let failed = node.disable(100);
+    assert_eq!(failed.exit, Exit::Refused, "{failed:?}");
+    assert_eq!(node.n_calls(), calls);
+    assert_eq!(node.files_below("/"), before);
+    node.remove("/run/pin-hook/journal");
+    assert_eq!(node.disable(100).exit, Exit::Done);
+    assert!(!node.has("/var/lib/vz/snippets/pin-hook") && !node.has("/var/lib/pin-hook"));
+}
+
+#[test]
+fn a_vm_that_is_hooked_no_more_is_cleaned_up_after() {
+    let by_hand = node();
+    by_hand.enable(100);
+    by_hand.vm("pve1", 100, "cores: 4\n");
+    let late = node();
+    late.enable(100);
+    late.qm_is_late();
+    assert_eq!(late.disable(100).exit, Exit::Refused);
+    for node in [by_hand, late] {
+        let disabled = node.disable(100);
+        assert_eq!(disabled.exit, Exit::Done, "{disabled:?}");
+        assert!(
+            lines(&disabled).contains(&"removed the snippet local:snippets/pin-hook"),
+            "{disabled:?}"
+        );
+        assert!(!node.has("/var/lib/vz/snippets/pin-hook") && !node.has("/var/lib/pin-hook"));
+        assert!(!node.has("/run/systemd/system/100.scope.d"));
+    }
+}
+
+#[test]
+fn a_snippet_that_nobody_enabled_is_left_alone() {
+    let node = node();
+    node.put("/var/lib/vz/snippets/pin-hook", "# calls pin-hook(8)\n");
+    node.boot();
+    node.disable(100);
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}
+
+#[test]
+fn the_snippet_stays_while_a_container_names_it() {
+    let node = node();
+    node.put("/etc/pve/nodes/pve2/lxc/104.conf", &format!("{HOOK}\n"));
+    node.enable(100);
+    let disabled = node.disable(100);
+    assert!(
+        lines(&disabled)
+            .contains(&"kept the snippet local:snippets/pin-hook: the config of 104 names it"),
+        "{disabled:?}"
+    );
+    assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}
