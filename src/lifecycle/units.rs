@@ -1,5 +1,6 @@
 //! The units that look after claims while no phase runs.
 
+use super::journal::read_state;
 use super::report::Report;
 use crate::domain::state::State;
 use crate::host::Host;
@@ -19,17 +20,23 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     if report.is_watched.replace(is_needed) == Some(is_needed) {
         return;
     }
-    for unit in WATCHERS {
-        let done = match is_needed {
-            true => host.systemd.start(unit),
-            false => host.systemd.stop(unit),
-        };
-        if let Err(error) = done {
-            let text = format!("nothing looks after the claims: {error:#}");
-            report.warnings.push(text);
-            return;
-        }
+    // A run that claimed something meanwhile may have started them before they were stopped here.
+    let is_needed_again = || read_state(&*host.files).is_ok_and(|state| !state.is_empty());
+    let mut told = tell(host, is_needed);
+    if told.is_ok() && !is_needed && is_needed_again() {
+        told = tell(host, true);
     }
+    if let Err(error) = told {
+        let text = format!("nothing looks after the claims: {error:#}");
+        report.warnings.push(text);
+    }
+}
+
+fn tell(host: &Host, is_needed: bool) -> anyhow::Result<()> {
+    WATCHERS.iter().try_for_each(|unit| match is_needed {
+        true => host.systemd.start(unit),
+        false => host.systemd.stop(unit),
+    })
 }
 
 /// Has reconcile run at once; where that cannot be had, its timer comes within 15 s.
