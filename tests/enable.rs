@@ -327,8 +327,7 @@ fn what_pve_refuses_is_taken_back() {
         [
             "qm set 100 --hookscript local:snippets/pin-hook failed: can't lock file \
              '/var/lock/qemu-server/lock-100.conf' - got timeout",
-            "nothing has changed; qm set 100 --hookscript local:snippets/pin-hook by hand may \
-             tell more",
+            "try again; qm set 100 --hookscript local:snippets/pin-hook by hand may tell more",
         ]
     );
     assert_eq!(node.files_below("/"), before);

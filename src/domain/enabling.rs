@@ -99,9 +99,7 @@ impl EnableRefusal {
             Self::BrokenHook { vmid, .. } => {
                 format!("put it back, or give it up: qm set {vmid} --delete hookscript")
             }
-            Self::Pve { command, .. } => {
-                format!("nothing has changed; {command} by hand may tell more")
-            }
+            Self::Pve { command, .. } => format!("try again; {command} by hand may tell more"),
         }
     }
 }
