@@ -8,13 +8,19 @@ case_cleanup() { pkill -KILL -f 'light-vm' || true; rm -f /run/qemu-server/3??.*
 
 manager='org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager'
 
+declare -A pids
+
+# Its process is there before: starting programs is what takes long in an emulated machine.
+prepare_light_vm() {
+    (exec -a kvm perl -e 'sleep 1000' -- light-vm -pidfile "/var/run/qemu-server/$1.pid") &
+    pids[$1]=$!
+}
+
 light_vm() {
-    local id=$1
-    (exec -a kvm perl -e 'sleep 1000' -- light-vm -pidfile "/var/run/qemu-server/$id.pid") &
-    echo $! > "/run/qemu-server/$id.pid"
+    echo "${pids[$1]}" > "/run/qemu-server/$1.pid"
     # shellcheck disable=SC2086
-    busctl --quiet call $manager StartTransientUnit 'ssa(sv)a(sa(sv))' "$id.scope" fail \
-        3 PIDs au 1 $! Slice s qemu.slice CollectMode s inactive-or-failed 0 &
+    busctl --quiet call $manager StartTransientUnit 'ssa(sv)a(sa(sv))' "$1.scope" fail \
+        3 PIDs au 1 "${pids[$1]}" Slice s qemu.slice CollectMode s inactive-or-failed 0 &
 }
 
 stop_light_vm() {
@@ -27,8 +33,9 @@ all_there() { local scopes=($cg/qemu.slice/3??.scope); [ ${#scopes[@]} -eq 30 ];
 hooked_vm 100 'cpus = "2-5"'
 capture_before
 qm start 100 > /dev/null
+for id in $(seq 301 330); do prepare_light_vm "$id"; done 2> "$work/light"
 begin=$SECONDS
-for id in $(seq 301 330); do light_vm "$id"; done 2> "$work/light"
+for id in $(seq 301 330); do light_vm "$id"; done 2>> "$work/light"
 wait_until 120 'the scopes are there' all_there
 for id in $(seq 301 330); do stop_light_vm "$id"; done 2>> "$work/light"
 wait
