@@ -24,7 +24,7 @@ light_vm() {
 }
 
 stop_light_vm() {
-    kill "$(cat "/run/qemu-server/$1.pid")"
+    kill "${pids[$1]}"
     rm "/run/qemu-server/$1.pid"
 }
 
