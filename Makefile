@@ -19,7 +19,7 @@ configs := /etc/pve/nodes/*/qemu-server/*.conf /etc/pve/nodes/*/lxc/*.conf
 # In a package nothing is started; on a running system systemd is told.
 is_live := $(if $(DESTDIR),,$(wildcard /run/systemd/system))
 
-.PHONY: build check lab demo bench man completions deb install uninstall clean
+.PHONY: build check lab demo bench man completions deb deb-tools install uninstall clean
 .DEFAULT_GOAL := build
 
 build:
@@ -52,8 +52,11 @@ target/man/%: docs/man/%.md
 completions:
 	@cargo run --quiet --locked --example completions target/completions
 
-deb: build man completions
+deb: build deb-tools man completions
 	packaging/deb/build
+
+deb-tools:
+	@bash -c '. tests/lab/host.sh && need dpkg-deb:dpkg lowdown:lowdown lintian:lintian'
 
 install: $(if $(shell command -v lowdown),man)
 	@test -x $(binary) || { echo "$(binary) is missing: run make build first" >&2; exit 1; }
