@@ -2,7 +2,11 @@
 
 use super::*;
 use crate::domain::claim::ClaimState;
+use crate::domain::cpuset::CpuId;
 use crate::domain::facts::{Irq, KernelThread};
+use crate::domain::knob::Knob;
+use crate::domain::target::Place;
+use crate::domain::thread::Thread;
 use crate::domain::vm::{TaskId, Vmid};
 
 const SCOPE: &str = "qemu.slice/100.scope";

@@ -1,0 +1,127 @@
+//! What is kept off owned CPUs without a cgroup's help: kernel threads and interrupts.
+
+use super::{Desired, Inherited, View, Wish, has_partition, kept_off};
+use crate::domain::claim::Claims;
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::facts::{Facts, KernelThread};
+use crate::domain::knob::Knob;
+use crate::domain::target::{Place, Target, Value};
+
+impl View<'_> {
+    /// A kernel thread inherits the affinity that was requested for kthreadd; what was born so is
+    /// given back what kthreadd had.
+    pub(super) fn kernel_threads(&self, claims: &Claims, desired: &mut Desired) {
+        let owned = kept_off(claims, |wishes| wishes.kernel_threads);
+        let parent = self.held.iter().find_map(|(target, held)| match target {
+            Target::KernelThread(_) if target.is_inherited() => Inherited::of(held),
+            _ => None,
+        });
+        let is_parted = claims
+            .values()
+            .any(|claim| claim.is_running() && has_partition(&claim.wishes));
+        let housekeeping = self.facts.housekeeping(&owned);
+        let threads = self.facts.kernel_threads.iter();
+        for thread in threads.filter(|thread| !thread.bound && !thread.follows_irq()) {
+            let target = Target::KernelThread(thread.id);
+            let held = self.baseline(&target);
+            let parent = parent.filter(|_| held.is_none());
+            let born = parent.and_then(|parent| parent.natural(&thread.affinity, CpuSet::clone));
+            if owned.is_empty() {
+                let back = born.map(|born| Wish::back(Value::Cpus(born)));
+                let left = || self.left_alone(thread, held).filter(|_| is_parted);
+                desired.extend(back.or_else(left).map(|wish| (target, wish)));
+                continue;
+            }
+            let was_cut = thread.affinity == self.facts.shared;
+            let live = if was_cut {
+                &self.facts.possible
+            } else {
+                &thread.affinity
+            };
+            let baseline = held.or(born.as_ref()).unwrap_or(live);
+            let kept = baseline.intersection(&self.facts.online).difference(&owned);
+            let value = if kept.is_empty() {
+                housekeeping.clone()
+            } else {
+                kept
+            };
+            let baseline = Some(Value::Cpus(baseline.clone()));
+            desired.insert(
+                target,
+                Wish {
+                    value: Value::Cpus(value),
+                    baseline,
+                },
+            );
+        }
+    }
+
+    /// A kernel thread with CPUs of its own that nobody wishes to move has what the kernel gives it
+    /// while there are partitions; what it had before is remembered, because the kernel forgets.
+    fn left_alone(&self, thread: &KernelThread, held: Option<&CpuSet>) -> Option<Wish> {
+        let Facts {
+            possible, shared, ..
+        } = self.facts;
+        let baseline = held.unwrap_or(&thread.affinity);
+        let is_own = baseline != possible && baseline != shared;
+        let granted = baseline.intersection(shared);
+        let is_usual = [baseline, shared, &granted, possible].contains(&&thread.affinity);
+        (is_own && is_usual).then(|| Wish {
+            value: Value::Cpus(thread.affinity.clone()),
+            baseline: Some(Value::Cpus(baseline.clone())),
+        })
+    }
+
+    /// An interrupt that is set up while the default is narrowed has the narrowed affinity for
+    /// ever; without us it would have the default's baseline.
+    pub(super) fn interrupts(&self, claims: &Claims, desired: &mut Desired) {
+        let owned = kept_off(claims, |wishes| wishes.interrupts);
+        let default = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
+        let parent = self.held.get(&default).and_then(Inherited::of);
+        if !owned.is_empty() {
+            let live = parent.map_or(&self.facts.default_irq_affinity, |parent| parent.baseline);
+            let value = self.irq_cpus(live, &owned, None, 0);
+            desired.insert(default, Value::Cpus(value).into());
+        }
+        for irq in &self.facts.irqs {
+            let place = Place::Irq(irq.number, irq.actions.clone());
+            let target = Target::Knob(Knob::IrqAffinity, place);
+            let held = self.baseline(&target);
+            let parent = parent.filter(|_| held.is_none());
+            let at_birth = |default: &CpuSet| irq.affinity_at_birth(default, &self.facts.nodes);
+            let born = parent.and_then(|parent| parent.natural(&irq.affinity, at_birth));
+            if owned.is_empty() {
+                let back = born.map(|born| Wish::back(Value::Cpus(born)));
+                desired.extend(back.map(|wish| (target, wish)));
+                continue;
+            }
+            let baseline = held.or(born.as_ref()).unwrap_or(&irq.affinity);
+            let value = Value::Cpus(self.irq_cpus(baseline, &owned, irq.node, irq.number));
+            let baseline = Some(Value::Cpus(baseline.clone()));
+            desired.insert(target, Wish { value, baseline });
+        }
+    }
+
+    /// Returns the baseline's CPUs that are not owned; where none is left, one CPU of the host
+    /// near the device, so that the vectors of a device are spread.
+    fn irq_cpus(&self, baseline: &CpuSet, owned: &CpuSet, node: Option<u32>, nth: u32) -> CpuSet {
+        let kept = baseline.difference(owned);
+        if !kept.is_disjoint(&self.facts.online) {
+            return kept;
+        }
+        let housekeeping = self.facts.housekeeping(owned);
+        let near = node.and_then(|node| self.facts.nodes.get(&node));
+        let near = near
+            .map(|cpus| cpus.intersection(&housekeeping))
+            .filter(|cpus| !cpus.is_empty());
+        let candidates = near.unwrap_or(housekeeping);
+        let spread: Vec<CpuId> = candidates.iter().collect();
+        spread
+            .get(nth as usize % spread.len().max(1))
+            .map_or(kept, |cpu| CpuSet::of(*cpu))
+    }
+
+    fn baseline(&self, target: &Target) -> Option<&CpuSet> {
+        self.held.get(target).and_then(|held| held.baseline.cpus())
+    }
+}

@@ -1,0 +1,142 @@
+//! What a VM wishes for itself: its partition and its threads.
+
+use super::{Desired, View, Wish, has_partition};
+use crate::domain::claim::{Claim, Wishes};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::facts::VmFacts;
+use crate::domain::gate::Backend;
+use crate::domain::knob::Knob;
+use crate::domain::target::{Place, Target, Value};
+use crate::domain::thread::{Role, Thread};
+
+impl View<'_> {
+    /// A threaded cgroup below the VM's scope is a remote partition; every cgroup above it
+    /// passes its CPUs down, and those above several VMs the union of theirs. The controller is
+    /// passed down as well: systemd does not do that in the slice of a scope that is already
+    /// there when it learns of its delegation (recorded).
+    pub(super) fn partition(&self, claim: &Claim, vm: &VmFacts, wishes: &mut Desired) {
+        let file = |knob, group: &str| Target::Knob(knob, Place::Group(group.to_owned()));
+        let kind = if claim.wishes.backend == Backend::Root {
+            "root"
+        } else {
+            "isolated"
+        };
+        for ancestor in self_and_ancestors(&vm.scope) {
+            let switch = file(Knob::CpusetForChildren, ancestor);
+            wishes.insert(switch, Value::Present.into());
+            let entry = wishes.entry(file(Knob::CpusExclusive, ancestor));
+            let wish = entry.or_insert_with(|| Value::Cpus(CpuSet::new()).into());
+            let others = wish.value.cpus().cloned().unwrap_or_default();
+            wish.value = Value::Cpus(others.union(&claim.wishes.cpus));
+        }
+        for (name, cpus) in claim.wishes.groups() {
+            let group = format!("{}/{name}", vm.scope);
+            let values = [
+                (Knob::GroupType, Value::Text("threaded".to_owned())),
+                (Knob::CpusExclusive, Value::Cpus(cpus.clone())),
+                (Knob::Cpus, Value::Cpus(cpus)),
+                (Knob::Partition, Value::Text(kind.to_owned())),
+            ];
+            for (knob, value) in values {
+                let baseline = Some(Value::Absent);
+                wishes.insert(file(knob, &group), Wish { value, baseline });
+            }
+            wishes.insert(Target::Group(group), Value::Present.into());
+        }
+    }
+
+    pub(super) fn threads(&self, wishes: &Wishes, vm: &VmFacts, desired: &mut Desired) {
+        let mut n_vhost = 0;
+        for thread in vm.threads.iter().filter(|thread| !thread.bound) {
+            let role = thread.role();
+            let cpus = match &role {
+                Role::Vcpu(n) => wishes.vcpus.get(*n).map(|cpu| CpuSet::of(*cpu)),
+                Role::Iothread(id) => wishes
+                    .iothreads
+                    .get(id)
+                    .or(wishes.iothreads.get("*"))
+                    .cloned(),
+                Role::Vhost => {
+                    n_vhost += 1;
+                    wishes.vhost.get(n_vhost - 1).cloned().flatten()
+                }
+                Role::Emulator => None,
+            };
+            let cpus = match role {
+                Role::Vcpu(_) => cpus,
+                _ => cpus.or_else(|| wishes.emulator.clone()),
+            };
+            self.thread(wishes, vm, thread, cpus, desired);
+        }
+    }
+
+    /// A thread without CPUs of its own is left alone, unless it was born in a cgroup of ours:
+    /// then it is moved to where QEMU's other threads are.
+    fn thread(
+        &self,
+        wishes: &Wishes,
+        vm: &VmFacts,
+        thread: &Thread,
+        cpus: Option<CpuSet>,
+        desired: &mut Desired,
+    ) {
+        let group = cpus
+            .as_ref()
+            .and_then(|cpus| self.group_of(wishes, vm, cpus));
+        let group = group.unwrap_or_else(|| vm.scope.clone());
+        let strayed = thread.group != vm.scope && thread.group != group;
+        let membership = Target::Membership(thread.id);
+        if group != thread.group || self.held.contains_key(&membership) {
+            let baseline = Some(Value::Text(vm.scope.clone()));
+            desired.insert(
+                membership,
+                Wish {
+                    value: Value::Text(group.clone()),
+                    baseline,
+                },
+            );
+        }
+        let affinity = Target::Affinity(thread.id);
+        let is_held = self.held.contains_key(&affinity);
+        let cpus = match cpus {
+            Some(cpus) if group == vm.scope => self.granted(&cpus),
+            None if strayed || is_held => Some(self.facts.shared.difference(&wishes.cpus)),
+            cpus => cpus,
+        };
+        if let Some(cpus) = cpus {
+            let natural = wishes.affinity.as_ref().unwrap_or(&self.facts.possible);
+            let was_cut = thread.affinity == natural.intersection(&self.facts.shared);
+            // In a cgroup of ours it shows what that left of its affinity.
+            let is_cut = was_cut || thread.group != vm.scope;
+            let baseline = if is_cut { natural } else { &thread.affinity };
+            let baseline = Some(Value::Cpus(baseline.clone()));
+            let value = Value::Cpus(cpus);
+            desired.insert(affinity, Wish { value, baseline });
+        }
+    }
+
+    fn group_of(&self, wishes: &Wishes, vm: &VmFacts, cpus: &CpuSet) -> Option<String> {
+        let mut groups = wishes
+            .groups()
+            .into_iter()
+            .filter(|_| has_partition(wishes));
+        let (name, _) = groups.find(|(_, owned)| cpus.is_subset(owned))?;
+        Some(format!("{}/{name}", vm.scope))
+    }
+
+    /// Returns what the kernel grants of `cpus` outside of partitions: other VMs may own some, and
+    /// if they own all, asking for them would fail.
+    fn granted(&self, cpus: &CpuSet) -> Option<CpuSet> {
+        let granted = cpus.intersection(&self.facts.shared);
+        (!granted.is_empty()).then_some(granted)
+    }
+}
+
+/// Returns a cgroup path and those above it, the root of the hierarchy left out.
+fn self_and_ancestors(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path
+        .match_indices('/')
+        .map(|(end, _)| end)
+        .chain([path.len()]);
+    ends.map(|end| &path[..end]).filter(|path| !path.is_empty())
+}
