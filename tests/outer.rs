@@ -13,7 +13,7 @@ use std::time::Duration;
 use pin_hook::domain::vm::Vmid;
 use pin_hook::host::files::RootFiles;
 use pin_hook::host::qmp::{Qmp, QmpSockets};
-use pin_hook::host::systemd::{Bus, Systemd};
+use pin_hook::host::systemd::{Bus, Job, Systemd};
 use pin_hook::host::table::{Untrusted, read_table};
 use tempfile::TempDir;
 
@@ -213,6 +213,22 @@ impl Manager {
         job()
     }
 
+    /// Takes what systemd's own signature says, `ssa(sv)a(sa(sv))`.
+    fn start_transient_unit(
+        &self,
+        unit: String,
+        mode: String,
+        properties: Vec<(String, zbus::zvariant::OwnedValue)>,
+        _others: Vec<(String, Vec<(String, zbus::zvariant::OwnedValue)>)>,
+    ) -> zbus::zvariant::OwnedObjectPath {
+        let names: Vec<String> = properties.iter().map(|(name, _)| name.clone()).collect();
+        let command = properties.iter().find(|(name, _)| name == "ExecStart");
+        let command = command.map(|(_, value)| value.to_string());
+        let told = format!("run {unit} {mode} {} {command:?}", names.join(" "));
+        self.0.send(told).unwrap();
+        job()
+    }
+
     fn stop_unit(
         &self,
         unit: String,
@@ -225,6 +241,7 @@ impl Manager {
     fn get_unit(&self, unit: String) -> Result<zbus::zvariant::OwnedObjectPath, Failure> {
         match unit.as_str() {
             "100.scope" => Ok(SCOPE.try_into().unwrap()),
+            "pin-hook-a.service" => Ok(SERVICE.try_into().unwrap()),
             "101.scope" => Ok("/org/freedesktop/systemd1/unit/gone".try_into().unwrap()),
             _ => Err(Failure::NoSuchUnit(format!("Unit {unit} not loaded."))),
         }
@@ -232,6 +249,8 @@ impl Manager {
 }
 
 const SCOPE: &str = "/org/freedesktop/systemd1/unit/_3100_2escope";
+
+const SERVICE: &str = "/org/freedesktop/systemd1/unit/pin_2dhook_2da_2eservice";
 
 fn job() -> zbus::zvariant::OwnedObjectPath {
     "/org/freedesktop/systemd1/job/1".try_into().unwrap()
@@ -247,6 +266,16 @@ impl Scope {
     }
 }
 
+struct Service;
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
+impl Service {
+    #[zbus(property)]
+    fn active_state(&self) -> String {
+        "activating".to_owned()
+    }
+}
+
 /// Serves one client as a message bus with systemd behind it.
 fn serve(stream: UnixStream, calls: Calls) -> zbus::Result<zbus::blocking::Connection> {
     zbus::blocking::connection::Builder::async_io_unix_stream(stream)
@@ -255,6 +284,7 @@ fn serve(stream: UnixStream, calls: Calls) -> zbus::Result<zbus::blocking::Conne
         .serve_at("/org/freedesktop/DBus", Names)?
         .serve_at("/org/freedesktop/systemd1", Manager(calls))?
         .serve_at(SCOPE, Scope)?
+        .serve_at(SERVICE, Service)?
         .build()
 }
 
@@ -288,6 +318,29 @@ fn systemd_is_asked_over_one_connection() {
         "stop absent.timer replace",
     ];
     assert_eq!(asked, expected);
+}
+
+#[test]
+fn a_program_gets_a_unit_of_its_own() {
+    let (dir, listener) = listen("bus");
+    let (calls, asked) = mpsc::channel();
+    let server = thread::spawn(move || serve(listener.accept().unwrap().0, calls).unwrap());
+    let bus = Bus::at(address(&dir), PATIENT, PATIENT);
+    let job = Job {
+        unit: "pin-hook-a.service".to_owned(),
+        description: "a job".to_owned(),
+        path: "/usr/bin/env".to_owned(),
+        arguments: vec!["true".to_owned()],
+        limit: Some(SHORT),
+    };
+    bus.run(&job).unwrap();
+    assert!(bus.is_active("pin-hook-a.service").unwrap());
+    assert!(!bus.is_active("absent.service").unwrap());
+    drop(server.join().unwrap());
+    let asked: Vec<String> = asked.try_iter().collect();
+    let expected = "run pin-hook-a.service fail Description CollectMode ExecStart RuntimeMaxUSec \
+                    Some(\"[(\\\"/usr/bin/env\\\", [\\\"/usr/bin/env\\\", \\\"true\\\"], false)]\")";
+    assert_eq!(asked, [expected]);
 }
 
 #[test]

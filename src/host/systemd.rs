@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zbus::blocking::{Connection, connection};
-use zbus::zvariant::{DynamicType, OwnedObjectPath, OwnedValue, Type};
+use zbus::zvariant::{DynamicType, OwnedObjectPath, OwnedValue, Type, Value};
 
 use super::deadline::within;
 
@@ -27,6 +27,7 @@ const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SCOPE: &str = "org.freedesktop.systemd1.Scope";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// What systemd and the bus say of a unit that is not there (any more).
@@ -34,6 +35,21 @@ const ABSENT: [&str; 2] = [
     "org.freedesktop.systemd1.NoSuchUnit",
     "org.freedesktop.DBus.Error.UnknownObject",
 ];
+
+/// A program to be run in a unit of its own, which lives on when this process ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Name of the unit, ending in `.service`.
+    pub unit: String,
+    /// What it is for, as `systemctl status` shows it.
+    pub description: String,
+    /// Absolute path of the program.
+    pub path: String,
+    /// What it is called with, each as one argument.
+    pub arguments: Vec<String>,
+    /// How long it may run before systemd ends it; `None`: as long as it takes.
+    pub limit: Option<Duration>,
+}
 
 /// What the program asks of systemd. Every call has a deadline of its own; a bus that hangs
 /// costs that deadline and not the start of a VM.
@@ -44,6 +60,14 @@ pub trait Systemd: Debug {
     fn start(&self, unit: &str) -> anyhow::Result<()>;
     /// Queues the stop of a unit (`Manager.StopUnit`, mode `replace`) without waiting for it.
     fn stop(&self, unit: &str) -> anyhow::Result<()>;
+    /// Starts a program in a transient service (`Manager.StartTransientUnit`, mode `fail`) without
+    /// waiting for it. The unit vanishes when the program has ended, however it ended.
+    ///
+    /// # Errors
+    /// systemd refused, for example because a unit of that name is at work.
+    fn run(&self, job: &Job) -> anyhow::Result<()>;
+    /// Tells whether a unit is loaded and neither inactive nor failed (`Unit.ActiveState`).
+    fn is_active(&self, unit: &str) -> anyhow::Result<bool>;
     /// Has a unit started at every boot (`Manager.EnableUnitFiles`); tells whether it was not yet.
     fn enable(&self, unit: &str) -> anyhow::Result<bool>;
     /// Returns the controllers that a loaded scope delegates (`Scope.DelegateControllers`), or
@@ -163,6 +187,23 @@ impl Systemd for Bus {
         self.queue("StopUnit", unit)
     }
 
+    fn run(&self, job: &Job) -> anyhow::Result<()> {
+        let job = job.clone();
+        let what = format!("Manager.StartTransientUnit of {}", job.unit);
+        self.ask(&what, self.call_wait, move |bus| start_job(bus, &job))
+    }
+
+    fn is_active(&self, unit: &str) -> anyhow::Result<bool> {
+        let name = unit.to_owned();
+        let what = format!("Unit.ActiveState of {unit}");
+        self.ask(&what, self.call_wait, move |bus| {
+            match property::<String>(bus, &name, UNIT, "ActiveState") {
+                Err(error) if is_absent(&error) => Ok(false),
+                state => state.map(|state| !matches!(state.as_str(), "inactive" | "failed")),
+            }
+        })
+    }
+
     fn enable(&self, unit: &str) -> anyhow::Result<bool> {
         let name = unit.to_owned();
         let what = format!("Manager.EnableUnitFiles of {unit}");
@@ -205,11 +246,41 @@ where
 
 /// Reads what a scope delegates; systemd lists nothing for one with `Delegate=no`.
 fn delegated_controllers(bus: &Connection, scope: &str) -> zbus::Result<Vec<String>> {
-    let unit: OwnedObjectPath = manager(bus, "GetUnit", &scope)?;
-    let property = (SCOPE, "DelegateControllers");
+    property(bus, scope, SCOPE, "DelegateControllers")
+}
+
+/// Reads a property of a loaded unit.
+fn property<T>(bus: &Connection, unit: &str, interface: &str, name: &str) -> zbus::Result<T>
+where
+    T: TryFrom<OwnedValue>,
+    T::Error: Into<zbus::Error>,
+{
+    let unit: OwnedObjectPath = manager(bus, "GetUnit", &unit)?;
+    let property = (interface, name);
     let reply = bus.call_method(Some(SYSTEMD), unit, Some(PROPERTIES), "Get", &property)?;
     let value: OwnedValue = reply.body().deserialize()?;
-    Ok(value.try_into()?)
+    value.try_into().map_err(Into::into)
+}
+
+/// Starts a transient service; `CollectMode` lets systemd forget it also when it fails.
+fn start_job(bus: &Connection, job: &Job) -> zbus::Result<()> {
+    let mut command = vec![job.path.as_str()];
+    command.extend(job.arguments.iter().map(String::as_str));
+    let mut properties: Vec<(&str, Value<'_>)> = vec![
+        ("Description", job.description.as_str().into()),
+        ("CollectMode", "inactive-or-failed".into()),
+        (
+            "ExecStart",
+            vec![(job.path.as_str(), command, false)].into(),
+        ),
+    ];
+    if let Some(limit) = job.limit {
+        let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        properties.push(("RuntimeMaxUSec", micros.into()));
+    }
+    let others: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
+    let body = (job.unit.as_str(), "fail", properties, others);
+    manager::<_, OwnedObjectPath>(bus, "StartTransientUnit", &body).map(drop)
 }
 
 fn is_absent(error: &zbus::Error) -> bool {

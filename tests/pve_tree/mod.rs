@@ -18,7 +18,7 @@ use pin_hook::host::files::RootFiles;
 use pin_hook::host::programs::{Ended, How, Program, Programs};
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
-use pin_hook::host::systemd::Systemd;
+use pin_hook::host::systemd::{Job, Systemd};
 use pin_hook::lifecycle::account::Account;
 use pin_hook::lifecycle::boot::boot;
 use pin_hook::lifecycle::enable::Hooking;
@@ -284,6 +284,14 @@ impl Systemd for Agreeing {
 
     fn stop(&self, _: &str) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    fn run(&self, job: &Job) -> anyhow::Result<()> {
+        anyhow::bail!("{} is not run here", job.unit)
+    }
+
+    fn is_active(&self, _: &str) -> anyhow::Result<bool> {
+        Ok(false)
     }
 
     fn enable(&self, _: &str) -> anyhow::Result<bool> {

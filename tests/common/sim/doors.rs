@@ -9,7 +9,7 @@ use pin_hook::host::Clock;
 use pin_hook::host::files::{Files, Held, Owner};
 use pin_hook::host::qmp::Qmp;
 use pin_hook::host::sched::Sched;
-use pin_hook::host::systemd::Systemd;
+use pin_hook::host::systemd::{Job, Systemd};
 
 use super::cgroup::below_mount;
 use super::irq::is_irq_path;
@@ -302,6 +302,23 @@ impl Systemd for Sim {
                 state.systemd.active.remove(unit);
             }
             Ok(())
+        })?)
+    }
+
+    fn run(&self, job: &Job) -> anyhow::Result<()> {
+        let op = format!("run {} {}", job.unit, job.arguments.join(" "));
+        Ok(self.change(&op, |state, torn| {
+            if !torn {
+                state.systemd.active.insert(job.unit.clone());
+                state.systemd.jobs.push(job.clone());
+            }
+            Ok(())
+        })?)
+    }
+
+    fn is_active(&self, unit: &str) -> anyhow::Result<bool> {
+        Ok(self.ask(&format!("is_active {unit}"), |state| {
+            Ok(state.systemd.active.contains(unit))
         })?)
     }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pin_hook::domain::cpuset::CpuSet;
+use pin_hook::host::systemd::Job;
 
 use super::cgroup::{CONTROLLERS, CPUSET};
 use super::{Sim, State};
@@ -30,6 +31,8 @@ pub struct Manager {
     /// `AllowedCPUs=` of units by the path of their group.
     allowed_cpus: BTreeMap<String, CpuSet>,
     pub active: BTreeSet<String>,
+    /// Programs that were started in transient services, in order; nothing executes them.
+    pub jobs: Vec<Job>,
 }
 
 /// A scope of `qemu.slice`.
