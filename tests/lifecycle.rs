@@ -23,6 +23,8 @@ mod late;
 mod refusals;
 #[path = "lifecycle/scenario.rs"]
 mod scenario;
+#[path = "lifecycle/settings.rs"]
+mod settings;
 #[path = "lifecycle/starts.rs"]
 mod starts;
 #[path = "lifecycle/threads.rs"]

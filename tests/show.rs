@@ -17,6 +17,7 @@ use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::desired::{Wish, desired};
 use pin_hook::domain::gate::Backend;
 use pin_hook::domain::state::{Held, Record, State};
+use pin_hook::domain::table::{HostKnobs, Power};
 use pin_hook::domain::target::{Stage, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
@@ -185,6 +186,8 @@ fn claim(state: ClaimState) -> Claim {
             reason: "kernel 7.0.2: no known hazard".to_owned(),
             kernel_threads: true,
             interrupts: true,
+            power: Power::default(),
+            host: HostKnobs::default(),
             affinity: None,
             stays_delegated: true,
         },

@@ -23,6 +23,7 @@ pub(super) fn check(table: &Table, tree: &DeTable<'_>) -> Result<(), Problem> {
     check_threads(table, at)?;
     check_kernel_rules(table, at)?;
     check_words(table, at)?;
+    check_power(table, at)?;
     check_sysctls(table, at)?;
     check_yield(table, at)
 }
@@ -214,7 +215,38 @@ fn check_words(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Checks that sysctl names stay below `/proc/sys`.
+/// Checks what one driver of frequencies or the other could not fulfil.
+fn check_power(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
+    let power = &table.power;
+    if let (Some(min), Some(max)) = (power.min_frequency, power.max_frequency)
+        && min > max
+    {
+        let message =
+            format!("power.min-frequency is {min}, more than power.max-frequency ({max})");
+        let help = "write a lower one, or leave one of them out";
+        return Err(at.problem(&["power", "min-frequency"], None, message, help));
+    }
+    let preference = power.energy_preference.as_deref();
+    let contradicts = preference.is_some_and(|preference| preference != "performance");
+    if contradicts && power.governor.as_deref() == Some("performance") {
+        let message = "governor performance accepts no other energy preference".to_owned();
+        let help = "write energy-preference = \"performance\", or another governor";
+        return Err(at.problem(&["power", "energy-preference"], None, message, help));
+    }
+    Ok(())
+}
+
+/// Names below `/proc/sys` that do something when they are written, and keep no value.
+const COMMANDS: [&str; 6] = [
+    "net.ipv4.route.flush",
+    "net.ipv6.route.flush",
+    "vm.compact_memory",
+    "vm.drop_caches",
+    "vm.stat_refresh",
+    "kernel.ns_last_pid",
+];
+
+/// Checks that sysctl names stay below `/proc/sys`, and that they can be given back.
 fn check_sysctls(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     let letter = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
     // A slash stands for a dot that belongs to a name, such as that of a VLAN interface.
@@ -224,7 +256,13 @@ fn check_sysctls(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
             .all(|p| !p.is_empty() && p.bytes().all(letter))
     };
     let valid = |name: &str| name.contains('.') && name.split('.').all(part);
-    match table.host.sysctl.keys().find(|name| !valid(name)) {
+    let mut names = table.host.sysctl.keys();
+    if let Some(name) = names.clone().find(|name| COMMANDS.contains(&name.as_str())) {
+        let message = format!("{name} is a command and no setting: nothing could be given back");
+        let help = "take it out; memory.hugepages compacts memory where that is needed";
+        return Err(at.name_problem(&["host", "sysctl", name], message, help));
+    }
+    match names.find(|name| !valid(name)) {
         Some(name) => {
             let message = format!("{name:?} is not the name of a sysctl");
             let help = "names are quoted, with dots, such as \"vm.stat_interval\"";

@@ -89,6 +89,9 @@ fn table_of(text: &str, node: &str, defaults: &Defaults) -> Result<Table, Proble
     if tree::find(&base, &["start", "on-refusal"]).is_none() {
         table.start.on_refusal = defaults.on_refusal;
     }
+    if let Some(profile) = table.profile {
+        profile.fill(&mut table);
+    }
     checks::check(&table, &base)?;
     Ok(table)
 }

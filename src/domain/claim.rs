@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
 use super::gate::Backend;
+use super::table::{HostKnobs, Power};
 use super::vm::{TaskId, Vmid};
 
 /// Every claim of this node.
@@ -81,6 +82,12 @@ pub struct Wishes {
     pub kernel_threads: bool,
     /// Whether interrupts are kept off the owned CPUs.
     pub interrupts: bool,
+    /// Speed and sleep of the owned CPUs.
+    #[serde(default, skip_serializing_if = "Power::is_untouched")]
+    pub power: Power,
+    /// Settings of the whole host.
+    #[serde(default, skip_serializing_if = "HostKnobs::is_untouched")]
+    pub host: HostKnobs,
     /// CPUs that PVE's own `affinity:` gives the whole VM.
     pub affinity: Option<CpuSet>,
     /// Whether the delegation of the scope stays in place when the claim ends, because the VM

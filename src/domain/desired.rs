@@ -4,6 +4,7 @@
 //! simply absent from its answer, and gets its baseline back.
 
 mod kept_off;
+pub mod knobs;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -79,6 +80,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
     }
     view.kernel_threads(claims, &mut wishes);
     view.interrupts(claims, &mut wishes);
+    knobs::wish(claims, facts, &mut wishes);
     wishes
 }
 

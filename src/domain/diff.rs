@@ -107,6 +107,10 @@ fn acquire(
     wish: &Wish,
     held: Option<&Held>,
 ) {
+    // A host without the file cannot be given the setting; what was there may come back.
+    if *live == Value::Absent && target.stage().is_setting() {
+        return;
+    }
     let baseline = || wish.baseline.clone().unwrap_or_else(|| live.clone());
     let mut next = held
         .cloned()

@@ -28,6 +28,26 @@ pub struct Facts {
     pub default_irq_affinity: CpuSet,
     /// Interrupts.
     pub irqs: Vec<Irq>,
+    /// CPUs of every cpufreq policy, by its number.
+    pub policies: BTreeMap<u32, CpuSet>,
+    /// How frequencies above nominal are switched.
+    pub boost: BoostBy,
+    /// Whether there is memory enough to take apart what KSM has merged.
+    pub ksm_may_unmerge: bool,
+}
+
+/// Which file switches frequencies above nominal on and off; drivers differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BoostBy {
+    /// None: the hardware or the driver cannot.
+    #[default]
+    Nothing,
+    /// One for each policy (Linux 6.11 and later).
+    Policy,
+    /// One for all CPUs.
+    Host,
+    /// One for all CPUs that says the opposite (`intel_pstate`).
+    NoTurbo,
 }
 
 /// Observed state of a running VM.

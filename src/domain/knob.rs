@@ -26,6 +26,31 @@ pub enum Knob {
     DefaultIrqAffinity,
     /// CPUs that one interrupt may be delivered to.
     IrqAffinity,
+    /// Highest frequency of a cpufreq policy, in kHz.
+    MaxFrequency,
+    /// Lowest frequency of a cpufreq policy, in kHz.
+    MinFrequency,
+    /// Whether the CPUs of a policy may run faster than their nominal frequency.
+    PolicyBoost,
+    /// The same for the whole host, where policies cannot tell.
+    Boost,
+    /// The same, negated, with the driver `intel_pstate`.
+    NoTurbo,
+    /// Preference between performance and energy of a policy, where the hardware governs.
+    EnergyPreference,
+    /// Governor of a cpufreq policy. It comes after the preference, which cannot be written while
+    /// the governor is `performance` (`intel_pstate`, `amd-pstate`).
+    Governor,
+    /// Longest time that waking up a CPU from an idle state may take, in microseconds.
+    IdleLatency,
+    /// Setting of the kernel below `/proc/sys`.
+    Sysctl,
+    /// Whether the kernel merges equal pages of memory (KSM).
+    KsmRun,
+    /// When processes get huge pages without asking (THP).
+    TransparentHugepages,
+    /// How long KVM polls for work before a vCPU sleeps, in nanoseconds.
+    HaltPoll,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -37,6 +62,10 @@ pub enum Grammar {
     CpuMask,
     /// One line of text, compared as it is.
     Word,
+    /// Words or numbers between blanks; compared word by word.
+    Fields,
+    /// All choices on one line with the one in force in brackets; written without.
+    Choice,
     /// A list of words of which one is there or not; written as `+word` or `-word`.
     Switch(&'static str),
 }
@@ -106,6 +135,90 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::CpuList,
         stage: Stage::Interrupts,
         doc: "keeps an interrupt off the owned cpus",
+    },
+    Row {
+        knob: Knob::MaxFrequency,
+        path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_max_freq",
+        grammar: Grammar::Word,
+        stage: Stage::Power,
+        doc: "limits the frequency of the owned cpus",
+    },
+    Row {
+        knob: Knob::MinFrequency,
+        path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_min_freq",
+        grammar: Grammar::Word,
+        stage: Stage::Power,
+        doc: "keeps the owned cpus from running slower",
+    },
+    Row {
+        knob: Knob::PolicyBoost,
+        path: "/sys/devices/system/cpu/cpufreq/policy{}/boost",
+        grammar: Grammar::Word,
+        stage: Stage::Power,
+        doc: "lets the owned cpus run faster than nominal, or not",
+    },
+    Row {
+        knob: Knob::Boost,
+        path: "/sys/devices/system/cpu/cpufreq/boost",
+        grammar: Grammar::Word,
+        stage: Stage::Power,
+        doc: "lets all cpus run faster than nominal, or not",
+    },
+    Row {
+        knob: Knob::NoTurbo,
+        path: "/sys/devices/system/cpu/intel_pstate/no_turbo",
+        grammar: Grammar::Word,
+        stage: Stage::Power,
+        doc: "lets all cpus run faster than nominal, or not",
+    },
+    Row {
+        knob: Knob::EnergyPreference,
+        path: "/sys/devices/system/cpu/cpufreq/policy{}/energy_performance_preference",
+        grammar: Grammar::Word,
+        stage: Stage::Power,
+        doc: "has the hardware choose frequencies of the owned cpus as wished",
+    },
+    Row {
+        knob: Knob::Governor,
+        path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_governor",
+        grammar: Grammar::Word,
+        stage: Stage::Power,
+        doc: "chooses the frequency of the owned cpus as wished",
+    },
+    Row {
+        knob: Knob::IdleLatency,
+        path: "/sys/devices/system/cpu/cpu{}/power/pm_qos_resume_latency_us",
+        grammar: Grammar::Word,
+        stage: Stage::Power,
+        doc: "keeps the owned cpus from sleeping too deeply",
+    },
+    Row {
+        knob: Knob::Sysctl,
+        path: "/proc/sys/{}",
+        grammar: Grammar::Fields,
+        stage: Stage::Host,
+        doc: "sets what the table wishes for the whole host",
+    },
+    Row {
+        knob: Knob::KsmRun,
+        path: "/sys/kernel/mm/ksm/run",
+        grammar: Grammar::Word,
+        stage: Stage::Host,
+        doc: "stops the merging of memory pages",
+    },
+    Row {
+        knob: Knob::TransparentHugepages,
+        path: "/sys/kernel/mm/transparent_hugepage/enabled",
+        grammar: Grammar::Choice,
+        stage: Stage::Host,
+        doc: "decides who gets huge pages without asking",
+    },
+    Row {
+        knob: Knob::HaltPoll,
+        path: "/sys/module/kvm/parameters/halt_poll_ns",
+        grammar: Grammar::Word,
+        stage: Stage::Host,
+        doc: "has kvm wait for work of a vcpu without sleeping",
     },
 ];
 

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod gate;
 pub mod guest;
 pub mod knob;
+pub mod merge;
 pub mod placement;
 pub mod proposal;
 pub mod refusal;

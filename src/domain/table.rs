@@ -5,6 +5,7 @@
 //! `/run`. What needs the host or the guest (are these CPUs online, are there enough of them) is
 //! not decided here.
 
+mod profile;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,6 +174,19 @@ pub struct Power {
     pub energy_preference: Option<String>,
     /// Longest time that waking up from an idle state may take.
     pub max_idle_latency: Option<TimeSpan>,
+    /// Lowest frequency.
+    pub min_frequency: Option<Frequency>,
+    /// Highest frequency.
+    pub max_frequency: Option<Frequency>,
+    /// Whether the CPUs may run faster than their nominal frequency.
+    pub boost: Option<bool>,
+}
+
+impl Power {
+    /// Tells whether nothing is wished for.
+    pub fn is_untouched(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Settings of the whole host; untouched unless written.
@@ -181,6 +195,51 @@ pub struct Power {
 pub struct HostKnobs {
     /// Value by sysctl name.
     pub sysctl: BTreeMap<String, SysctlValue>,
+    /// What becomes of the merging of memory pages.
+    pub ksm: Option<Ksm>,
+    /// Who gets huge pages without asking.
+    pub transparent_hugepages: Option<TransparentHugepages>,
+    /// How long KVM waits for work of a vCPU without sleeping.
+    pub halt_poll: Option<TimeSpan>,
+}
+
+impl HostKnobs {
+    /// Tells whether nothing is wished for.
+    pub fn is_untouched(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What becomes of the merging of memory pages (KSM).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ksm {
+    /// No more pages are merged; those that are stay so.
+    Stop,
+    /// Merged pages are taken apart as well, if there is memory for that.
+    Unmerge,
+}
+
+/// Who gets huge pages without asking (`transparent_hugepage/enabled`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransparentHugepages {
+    /// Every process.
+    Always,
+    /// Those that ask.
+    Madvise,
+    /// Nobody.
+    Never,
+}
+
+impl std::fmt::Display for TransparentHugepages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Always => "always",
+            Self::Madvise => "madvise",
+            Self::Never => "never",
+        })
+    }
 }
 
 /// Value of a sysctl as it is written to the kernel.
@@ -350,6 +409,18 @@ pub struct Defaults {
     pub backend: BackendWish,
     /// For `start.on-refusal`.
     pub on_refusal: OnRefusal,
+}
+
+/// Frequency with a unit, such as `3400MHz` or `4GHz`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Frequency(u32);
+
+impl Frequency {
+    /// Returns the frequency in the unit of cpufreq.
+    pub fn kilohertz(self) -> u32 {
+        self.0
+    }
 }
 
 /// Time with a unit, such as `2us` or `30s`; at most half an hour.

@@ -24,23 +24,31 @@ pub enum Stage {
     KernelThreads,
     /// Interrupts, which a partition does not move either.
     Interrupts,
+    /// Speed and sleep of the owned CPUs.
+    Power,
+    /// Settings of the whole host, which concern others as well: they come last and go first.
+    Host,
 }
 
 impl Stage {
     /// Order of acquiring: what a VM cannot do without comes before all tuning.
-    pub const ACQUIRE: [Stage; 6] = [
+    pub const ACQUIRE: [Stage; 8] = [
         Stage::Unit,
         Stage::Partition,
         Stage::Members,
         Stage::Threads,
         Stage::KernelThreads,
         Stage::Interrupts,
+        Stage::Power,
+        Stage::Host,
     ];
 
     /// Order of giving back: backwards, but for affinities. Those of the VM's threads are cut to
     /// the partition as long as there is one, and the kernel sets those of unbound kernel threads
     /// itself when one comes or goes (measured on 6.12), so both are given back when it has gone.
-    pub const RELEASE: [Stage; 6] = [
+    pub const RELEASE: [Stage; 8] = [
+        Stage::Host,
+        Stage::Power,
         Stage::Interrupts,
         Stage::Members,
         Stage::Partition,
@@ -56,6 +64,11 @@ impl Stage {
             Stage::Unit | Stage::Partition | Stage::Members | Stage::Threads
         )
     }
+
+    /// Tells whether the stage is about settings that not every host has.
+    pub fn is_setting(self) -> bool {
+        matches!(self, Stage::Power | Stage::Host)
+    }
 }
 
 /// Which of several files a knob is meant.
@@ -69,14 +82,21 @@ pub enum Place {
     /// That of an interrupt: its number and the names of what handles it, because numbers are
     /// reused.
     Irq(u32, String),
+    /// That of a CPU.
+    Cpu(CpuId),
+    /// That of a cpufreq policy, by its number.
+    Policy(u32),
+    /// That of a sysctl, by its path below `/proc/sys`.
+    Sysctl(String),
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Host => Ok(()),
-            Place::Group(path) => f.write_str(path),
-            Place::Irq(number, _) => number.fmt(f),
+            Place::Group(path) | Place::Sysctl(path) => f.write_str(path),
+            Place::Irq(number, _) | Place::Policy(number) => number.fmt(f),
+            Place::Cpu(cpu) => cpu.fmt(f),
         }
     }
 }
@@ -210,6 +230,15 @@ impl Value {
             Grammar::CpuList => text.parse().map_or_else(|_| as_text(), Value::Cpus),
             Grammar::CpuMask => cpus_of_mask(text).map_or_else(as_text, Value::Cpus),
             Grammar::Word => as_text(),
+            Grammar::Fields => {
+                let fields: Vec<&str> = text.split_whitespace().collect();
+                Value::Text(fields.join(" "))
+            }
+            Grammar::Choice => {
+                let mut choices = text.split_whitespace();
+                let chosen = choices.find_map(|c| c.strip_prefix('[')?.strip_suffix(']'));
+                chosen.map_or_else(as_text, |chosen| Value::Text(chosen.to_owned()))
+            }
             Grammar::Switch(word) if text.split_whitespace().any(|w| w == word) => Value::Present,
             Grammar::Switch(_) => Value::Absent,
         }
@@ -296,6 +325,16 @@ mod tests {
         assert_eq!(Value::parse(switch, "memory\n"), Value::Absent);
         assert_eq!(Value::Present.render(switch), "+cpuset");
         assert_eq!(Value::Absent.render(switch), "-cpuset");
+    }
+
+    #[test]
+    fn the_choice_in_force_is_in_brackets() {
+        let word = |text: &str| Value::Text(text.to_owned());
+        let choice = Value::parse(Grammar::Choice, "always [madvise] never\n");
+        assert_eq!(choice, word("madvise"));
+        assert_eq!(choice.render(Grammar::Choice), "madvise");
+        assert_eq!(Value::parse(Grammar::Choice, "odd\n"), word("odd"));
+        assert_eq!(Value::parse(Grammar::Fields, "4\t4  1\n"), word("4 4 1"));
     }
 
     #[test]

@@ -5,10 +5,12 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod cpufreq;
 pub mod deadline;
 pub mod device;
 pub mod files;
 pub mod irq;
+pub mod ksm;
 pub mod log;
 pub mod mounts;
 pub mod privilege;

@@ -4,6 +4,7 @@ use super::account::Account;
 use super::fate::{self, Answers};
 use super::phase::Run;
 use super::resolve::{Case, Resolved, foreign_partitions, look_around, resolve, state_for};
+use super::settings;
 use super::work::{Worked, work};
 use crate::domain::claim::{Claim, ClaimState, Wishes};
 use crate::domain::desired::has_partition;
@@ -50,6 +51,8 @@ impl Run<'_> {
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
         let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
+        let remarks = settings::remarks(self.host, &resolved.wishes).into_iter();
+        remarks.for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
         let mut around = look_around(self.host, &case.settings);
         work(self.host, self.deadline, answers, |now| {
             let resolved = match resolved.among(case, &now.claims) {

@@ -5,6 +5,7 @@ use std::io;
 
 use anyhow::Context;
 
+use super::settings;
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
@@ -58,6 +59,11 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
         facts.nodes = irq::nodes(&*host.files);
         facts.default_irq_affinity = irq::default_affinity(&*host.files)?;
         facts.irqs = irq::interrupts(&*host.files)?;
+    }
+    if concerns(Stage::Power, |wishes| !wishes.power.is_untouched())
+        || concerns(Stage::Host, |wishes| !wishes.host.is_untouched())
+    {
+        settings::observe(host, &mut facts);
     }
     Ok(facts)
 }

@@ -15,6 +15,7 @@ use super::phase::Run;
 use super::resolve::{
     Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
 };
+use super::settings;
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::facts::VmFacts;
 use crate::domain::refusal::{self, Refusal};
@@ -190,7 +191,11 @@ impl Run<'_> {
         };
         plan.running = running.is_some();
         let owned = claim.wishes.cpus.clone();
+        plan.warnings
+            .extend(settings::remarks(self.host, &claim.wishes));
         state.claims.insert(vmid, claim);
+        plan.notices
+            .extend(settings::contested(self.host, &state.claims, vmid));
         let assumed = VmFacts {
             qemu,
             scope: format!("qemu.slice/{vmid}.scope"),

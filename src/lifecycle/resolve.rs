@@ -317,6 +317,8 @@ fn wishes(case: &Case, placement: &Placement, choice: gate::Choice) -> Wishes {
         reason: choice.reason,
         kernel_threads: case.table.isolate.kthreads && choice.backend != gate::Backend::Affinity,
         interrupts: case.table.isolate.irqs && choice.backend != gate::Backend::Affinity,
+        power: case.table.power.clone(),
+        host: case.table.host.clone(),
         affinity: case.guest.affinity.clone(),
         stays_delegated: case.guest.hookscript.is_some(),
     }
@@ -349,9 +351,6 @@ pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
             table.isolate.workqueues != default.isolate.workqueues,
         ),
         ("isolate.hotplug", table.isolate.hotplug),
-        ("profile", table.profile != default.profile),
-        ("[power]", table.power != default.power),
-        ("[host]", table.host != default.host),
         ("[memory]", table.memory != default.memory),
         ("[pci]", table.pci != default.pci),
         ("[yield]", table.yields != default.yields),

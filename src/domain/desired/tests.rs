@@ -5,6 +5,7 @@ use crate::domain::claim::ClaimState;
 use crate::domain::cpuset::CpuId;
 use crate::domain::facts::{Irq, KernelThread};
 use crate::domain::knob::Knob;
+use crate::domain::table::{HostKnobs, Power};
 use crate::domain::target::Place;
 use crate::domain::thread::Thread;
 use crate::domain::vm::{TaskId, Vmid};
@@ -38,6 +39,8 @@ fn claim() -> Claim {
             reason: String::new(),
             kernel_threads: true,
             interrupts: true,
+            power: Power::default(),
+            host: HostKnobs::default(),
             affinity: None,
             stays_delegated: true,
         },

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cpus, Nodes, Reserve, Scheduler, SysctlValue, TimeSpan, Workqueues};
+use super::{Cpus, Frequency, Nodes, Reserve, Scheduler, SysctlValue, TimeSpan, Workqueues};
 use crate::domain::cpuset::{CpuId, CpuSet, ParseCpuListError};
 
 /// Text that is no value of its key.
@@ -77,6 +77,41 @@ impl fmt::Display for TimeSpan {
 }
 
 serde_as_text!(TimeSpan);
+
+/// Units of frequency and how many kHz they have, largest first.
+const FREQUENCIES: [(&str, u32); 3] = [("GHz", 1_000_000), ("MHz", 1_000), ("kHz", 1)];
+
+impl FromStr for Frequency {
+    type Err = ParseWishError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refuse = |why| Err(ParseWishError(format!("\"{text}\" {why}")));
+        let n_digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(n_digits);
+        let unit = FREQUENCIES.iter().find(|(name, _)| *name == unit.trim());
+        let Some((_, factor)) = unit.filter(|_| n_digits > 0) else {
+            return refuse("is not a whole number with a unit (kHz, MHz or GHz)");
+        };
+        match number
+            .parse()
+            .ok()
+            .and_then(|n: u32| n.checked_mul(*factor))
+        {
+            Some(kilohertz @ 1..) => Ok(Self(kilohertz)),
+            _ => refuse("is no frequency of a cpu"),
+        }
+    }
+}
+
+impl fmt::Display for Frequency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fits = |(_, factor): &&(&str, u32)| self.0.is_multiple_of(*factor);
+        let (unit, factor) = FREQUENCIES.iter().find(fits).unwrap_or(&("kHz", 1));
+        write!(f, "{}{unit}", self.0 / factor)
+    }
+}
+
+serde_as_text!(Frequency);
 
 impl FromStr for Cpus {
     type Err = ParseWishError;
@@ -284,6 +319,24 @@ mod tests {
             "2 u s",
         ] {
             assert!(text.parse::<TimeSpan>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn frequencies_are_whole_numbers_with_a_unit() {
+        for (text, kilohertz, printed) in [
+            ("3400MHz", 3_400_000, "3400MHz"),
+            ("4 GHz", 4_000_000, "4GHz"),
+            ("1234567kHz", 1_234_567, "1234567kHz"),
+        ] {
+            let frequency: Frequency = text.parse().unwrap();
+            assert_eq!(
+                (frequency.kilohertz(), frequency.to_string()),
+                (kilohertz, printed.to_owned())
+            );
+        }
+        for text in ["", "3.4GHz", "3400", "GHz", "0MHz", "5000GHz", "-1MHz"] {
+            assert!(text.parse::<Frequency>().is_err(), "{text:?} was accepted");
         }
     }
 

@@ -1,0 +1,171 @@
+//! What VMs wish of the speed of their CPUs, and of the whole host.
+//!
+//! Untouched unless a table says so. A cpufreq policy and a setting of the host may be wished for
+//! by several VMs; [`merge`] tells which value holds.
+
+use std::collections::BTreeMap;
+
+use super::{Desired, Wish};
+use crate::domain::claim::{Claims, Wishes};
+use crate::domain::facts::{BoostBy, Facts};
+use crate::domain::knob::Knob;
+use crate::domain::merge::{self, Asked};
+use crate::domain::table::{Ksm, Power};
+use crate::domain::target::{Place, Target, Value};
+
+/// Every setting that a running claim wishes for, with all who do.
+pub type Settings = BTreeMap<Target, Vec<Asked>>;
+
+/// The governor under which the drivers that leave frequencies to the hardware set the energy
+/// preference themselves, and refuse another one with EBUSY (`intel_pstate.c`, `amd-pstate.c`).
+const PERFORMANCE: &str = "performance";
+
+/// Returns the settings that running claims wish for.
+pub fn settings(claims: &Claims, facts: &Facts) -> Settings {
+    let mut settings = Settings::new();
+    for claim in claims.values().filter(|claim| claim.is_running()) {
+        for (target, value) in of_wishes(&claim.wishes, facts) {
+            let asked = Asked {
+                vmid: claim.vmid,
+                // A VM that is only planned for has no process yet and comes after all others.
+                since: claim
+                    .qemu()
+                    .filter(|qemu| qemu.tid != 0)
+                    .map_or(u64::MAX, |qemu| qemu.start),
+                value,
+            };
+            settings.entry(target).or_default().push(asked);
+        }
+    }
+    settings
+}
+
+/// Adds the values that hold.
+pub(super) fn wish(claims: &Claims, facts: &Facts, desired: &mut Desired) {
+    for (target, asked) in settings(claims, facts) {
+        if let Some(winner) = merge::winner(merge::rule(&target), &asked) {
+            desired.insert(target, Wish::from(winner.value.clone()));
+        }
+    }
+}
+
+/// Returns what one VM wishes for.
+pub fn of_wishes(wishes: &Wishes, facts: &Facts) -> Vec<(Target, Value)> {
+    let power = &wishes.power;
+    let mut wished = of_host(wishes, facts);
+    let policies = facts
+        .policies
+        .iter()
+        .filter(|(_, cpus)| !cpus.is_disjoint(&wishes.cpus));
+    for (number, _) in policies {
+        let place = Place::Policy(*number);
+        let of_policy = of_policy(power, facts.boost).into_iter();
+        wished.extend(of_policy.map(|(knob, value)| (Target::Knob(knob, place.clone()), value)));
+    }
+    if let Some(latency) = power.max_idle_latency {
+        // The kernel reads 0 as "no constraint" and "n/a" as zero (commit 0759e80b84e3).
+        let value = match latency.duration().as_micros() {
+            0 => "n/a".to_owned(),
+            micros => micros.to_string(),
+        };
+        let cpus = wishes.cpus.iter();
+        wished.extend(cpus.map(|cpu| {
+            let target = Target::Knob(Knob::IdleLatency, Place::Cpu(cpu));
+            (target, Value::Text(value.clone()))
+        }));
+    }
+    wished
+}
+
+fn of_policy(power: &Power, boost: BoostBy) -> Vec<(Knob, Value)> {
+    let preference = power.energy_preference.clone();
+    // It is remembered before the governor changes it, and given back after that.
+    let implied = power.governor.clone().filter(|name| name == PERFORMANCE);
+    let switch = |on: bool| u8::from(on).to_string();
+    let boosted = power.boost.filter(|_| boost == BoostBy::Policy);
+    let wished = [
+        (
+            Knob::MaxFrequency,
+            power.max_frequency.map(|f| f.kilohertz().to_string()),
+        ),
+        (
+            Knob::MinFrequency,
+            power.min_frequency.map(|f| f.kilohertz().to_string()),
+        ),
+        (Knob::PolicyBoost, boosted.map(switch)),
+        (Knob::EnergyPreference, preference.or(implied)),
+        (Knob::Governor, power.governor.clone()),
+    ];
+    let wished = wished.into_iter();
+    wished
+        .filter_map(|(knob, text)| Some((knob, Value::Text(text?))))
+        .collect()
+}
+
+fn of_host(wishes: &Wishes, facts: &Facts) -> Vec<(Target, Value)> {
+    let host = &wishes.host;
+    let boost = wishes.power.boost;
+    let ksm = host.ksm.map(|ksm| match ksm {
+        Ksm::Unmerge if facts.ksm_may_unmerge => "2",
+        Ksm::Unmerge | Ksm::Stop => "0",
+    });
+    let pages = host.transparent_hugepages;
+    let halt_poll = host.halt_poll.map(|time| time.duration().as_nanos());
+    let wished = [
+        (Knob::KsmRun, ksm.map(str::to_owned)),
+        (
+            Knob::TransparentHugepages,
+            pages.map(|pages| pages.to_string()),
+        ),
+        (Knob::HaltPoll, halt_poll.map(|ns| ns.to_string())),
+        (
+            Knob::Boost,
+            boost
+                .filter(|_| facts.boost == BoostBy::Host)
+                .map(|on| u8::from(on).to_string()),
+        ),
+        (
+            Knob::NoTurbo,
+            boost
+                .filter(|_| facts.boost == BoostBy::NoTurbo)
+                .map(|on| u8::from(!on).to_string()),
+        ),
+    ];
+    let knobs = wished
+        .into_iter()
+        .filter_map(|(knob, text)| Some((Target::Knob(knob, Place::Host), Value::Text(text?))));
+    let sysctls = host.sysctl.iter().map(|(name, value)| {
+        let place = Place::Sysctl(path_of_sysctl(name));
+        let target = Target::Knob(Knob::Sysctl, place);
+        (
+            target,
+            Value::parse(Knob::Sysctl.row().grammar, value.as_str()),
+        )
+    });
+    knobs.chain(sysctls).collect()
+}
+
+/// Returns the path of a sysctl below `/proc/sys`: dots separate, and a slash stands for a dot
+/// that belongs to a name, as in sysctl(8).
+fn path_of_sysctl(name: &str) -> String {
+    let swapped = name.chars().map(|c| match c {
+        '.' => '/',
+        '/' => '.',
+        c => c,
+    });
+    swapped.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_sysctls_are_paths() {
+        assert_eq!(path_of_sysctl("vm.stat_interval"), "vm/stat_interval");
+        assert_eq!(
+            path_of_sysctl("net.ipv4.conf.eno1/100.rp_filter"),
+            "net/ipv4/conf/eno1.100/rp_filter"
+        );
+    }
+}

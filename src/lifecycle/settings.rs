@@ -1,0 +1,186 @@
+//! Settings of the host that a VM wishes for: what this host lacks, and what others wish for too.
+
+use std::collections::BTreeSet;
+
+use crate::domain::claim::{Claims, Wishes};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::desired::knobs::{of_wishes, settings};
+use crate::domain::facts::Facts;
+use crate::domain::knob::Knob;
+use crate::domain::merge;
+use crate::domain::table::Ksm;
+use crate::domain::target::{Place, Target};
+use crate::domain::vm::Vmid;
+use crate::host::{Host, cpufreq, ksm};
+
+/// Observes what wishes for settings depend on.
+pub fn observe(host: &Host, facts: &mut Facts) {
+    facts.policies = cpufreq::policies(&*host.files);
+    facts.boost = cpufreq::boost_by(&*host.files);
+    facts.ksm_may_unmerge = ksm::may_unmerge(&*host.files);
+}
+
+fn observed(host: &Host) -> Facts {
+    let mut facts = Facts::default();
+    observe(host, &mut facts);
+    facts
+}
+
+fn has_any(wishes: &Wishes) -> bool {
+    !wishes.power.is_untouched() || !wishes.host.is_untouched()
+}
+
+/// Returns what an operator should know of a VM's wishes on this host, before they are written.
+pub fn remarks(host: &Host, wishes: &Wishes) -> Vec<String> {
+    if !has_any(wishes) {
+        return Vec::new();
+    }
+    let facts = observed(host);
+    let mut remarks = lacks(host, wishes, &facts);
+    remarks.extend(unavailable(host, wishes, &facts));
+    remarks.extend(consequences(wishes, &facts));
+    remarks
+}
+
+/// Names each key of the table once that this host has no file for.
+fn lacks(host: &Host, wishes: &Wishes, facts: &Facts) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let frequency = [
+        ("power.governor", wishes.power.governor.is_some()),
+        (
+            "power.energy-preference",
+            wishes.power.energy_preference.is_some(),
+        ),
+        ("power.min-frequency", wishes.power.min_frequency.is_some()),
+        ("power.max-frequency", wishes.power.max_frequency.is_some()),
+    ];
+    let covered: CpuSet = facts.policies.values().flat_map(CpuSet::iter).collect();
+    let bare = wishes.cpus.difference(&covered);
+    for (key, _) in frequency
+        .iter()
+        .filter(|(_, is_wished)| *is_wished && !bare.is_empty())
+    {
+        let cpus = bare.in_words();
+        remarks.push(format!(
+            "{key} is left out: nothing governs the frequency of {cpus}"
+        ));
+    }
+    if wishes.power.boost.is_some() && facts.boost == crate::domain::facts::BoostBy::Nothing {
+        remarks.push("power.boost is left out: this host has no switch for it".to_owned());
+    }
+    let mut seen = BTreeSet::new();
+    for (target, _) in of_wishes(wishes, facts) {
+        let Some(key) = key_of(&target, wishes) else {
+            continue;
+        };
+        if !host.files.exists(&target.path()) && seen.insert(key.clone()) {
+            remarks.push(format!(
+                "{key} is left out: this host has no {}",
+                target.path()
+            ));
+        }
+    }
+    remarks
+}
+
+/// Names words that the driver of a policy does not know.
+fn unavailable(host: &Host, wishes: &Wishes, facts: &Facts) -> BTreeSet<String> {
+    let wished = of_wishes(wishes, facts).into_iter();
+    let unknown = wished.filter_map(|(target, value)| {
+        let Target::Knob(knob, Place::Policy(policy)) = &target else {
+            return None;
+        };
+        let key = key_of(&target, wishes)?;
+        let words = cpufreq::available(&*host.files, *knob, *policy)?;
+        let is_known = words.iter().any(|word| *word == value.to_string());
+        let words = words.join(", ");
+        (!is_known).then(|| format!("{key} \"{value}\" is unknown to this host, which has {words}"))
+    });
+    unknown.collect()
+}
+
+/// Tells what a wish brings with it.
+fn consequences(wishes: &Wishes, facts: &Facts) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let latency = wishes.power.max_idle_latency;
+    if latency.is_some_and(|latency| latency.duration().is_zero()) {
+        let text = "power.max-idle-latency of zero lets the cpus poll: they get hot, and their \
+                    siblings and boosted neighbours slower";
+        remarks.push(text.to_owned());
+    }
+    if wishes.host.ksm == Some(Ksm::Unmerge) && !facts.ksm_may_unmerge {
+        let text = "host.ksm: too little memory to take merged pages apart, they stay merged";
+        remarks.push(text.to_owned());
+    }
+    let governed = facts
+        .policies
+        .values()
+        .filter(|cpus| !cpus.is_disjoint(&wishes.cpus));
+    let shared: CpuSet = governed
+        .flat_map(|cpus| cpus.difference(&wishes.cpus).iter().collect::<Vec<_>>())
+        .collect();
+    if !wishes.power.is_untouched() && !shared.is_empty() {
+        let cpus = shared.in_words();
+        remarks.push(format!(
+            "{cpus} of others have the same frequency as the owned ones"
+        ));
+    }
+    remarks
+}
+
+/// Tells where VMs wish for different values of one setting, one line for each of a VM's wishes.
+pub fn contested(host: &Host, claims: &Claims, vmid: Vmid) -> Vec<String> {
+    if !claims
+        .get(&vmid)
+        .is_some_and(|claim| has_any(&claim.wishes))
+    {
+        return Vec::new();
+    }
+    let settings = settings(claims, &observed(host)).into_iter();
+    let lines: BTreeSet<String> = settings
+        .filter_map(|(target, asked)| {
+            let own = asked.iter().find(|asked| asked.vmid == vmid)?;
+            let rule = merge::rule(&target);
+            let winner = merge::winner(rule, &asked)?;
+            let other = asked.iter().find(|asked| asked.value != own.value)?;
+            let wishes = &claims.get(&vmid)?.wishes;
+            let key = key_of(&target, wishes)?;
+            Some(format!(
+                "{key}: \"{}\" is wished for here and \"{}\" by vm {}; \"{}\" holds ({})",
+                own.value,
+                other.value,
+                other.vmid,
+                winner.value,
+                rule.in_words()
+            ))
+        })
+        .collect();
+    lines.into_iter().collect()
+}
+
+/// Returns the key of the table that a setting comes from; none for what only goes with another.
+fn key_of(target: &Target, wishes: &Wishes) -> Option<String> {
+    let Target::Knob(knob, place) = target else {
+        return None;
+    };
+    let key = match knob {
+        Knob::MaxFrequency => "power.max-frequency",
+        Knob::MinFrequency => "power.min-frequency",
+        Knob::PolicyBoost | Knob::Boost | Knob::NoTurbo => "power.boost",
+        Knob::EnergyPreference if wishes.power.energy_preference.is_none() => return None,
+        Knob::EnergyPreference => "power.energy-preference",
+        Knob::Governor => "power.governor",
+        Knob::IdleLatency => "power.max-idle-latency",
+        Knob::KsmRun => "host.ksm",
+        Knob::TransparentHugepages => "host.transparent-hugepages",
+        Knob::HaltPoll => "host.halt-poll",
+        Knob::Sysctl => {
+            return Some(format!(
+                "host.sysctl {}",
+                place.to_string().replace('/', ".")
+            ));
+        }
+        _ => return None,
+    };
+    Some(key.to_owned())
+}

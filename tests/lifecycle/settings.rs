@@ -1,0 +1,206 @@
+//! Speed and sleep of the owned CPUs, and settings of the host.
+
+use pin_hook::lifecycle::phase::Phase;
+
+use super::scenario::{Scenario, Then, done};
+use super::world::{CONF, World, assert_says};
+use crate::common::sim::VmSpec;
+
+const POLICY: &str = "/sys/devices/system/cpu/cpufreq/policy2";
+const STAT_INTERVAL: &str = "/proc/sys/vm/stat_interval";
+const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+const KSM: &str = "/sys/kernel/mm/ksm/run";
+const HALT_POLL: &str = "/sys/module/kvm/parameters/halt_poll_ns";
+
+const WISHES: &str = r#"
+[power]
+governor = "performance"
+min-frequency = "2200MHz"
+max-idle-latency = "2us"
+[host]
+sysctl = { "vm.stat_interval" = 120 }
+ksm = "stop"
+transparent-hugepages = "never"
+halt-poll = "0us"
+"#;
+
+/// A node whose CPUs 2 to 5 change their frequency together, where energy is preferred by policy
+/// and pages are merged.
+fn node() -> World {
+    let world = World::lab();
+    for cpu in 3..=5 {
+        let policy = format!("/sys/devices/system/cpu/cpufreq/policy{cpu}");
+        world.sim.state().tree.remove_all(&policy);
+    }
+    for (path, text) in [
+        (format!("{POLICY}/affected_cpus"), "2 3 4 5"),
+        (format!("{POLICY}/scaling_min_freq"), "1200000"),
+        (
+            format!("{POLICY}/energy_performance_preference"),
+            "balance_power",
+        ),
+        (KSM.to_owned(), "1"),
+        ("/sys/kernel/mm/ksm/pages_sharing".to_owned(), "1000"),
+        (HALT_POLL.to_owned(), "200000"),
+    ] {
+        world.sim.put(&path, &format!("{text}\n"));
+    }
+    world
+}
+
+fn table(cpus: &str, wishes: &str) -> String {
+    format!("cpus = \"{cpus}\"\n{wishes}")
+}
+
+fn with_vm() -> World {
+    node().vm(100, CONF, &table("2-3", WISHES))
+}
+
+/// VM 101 wishes for less of everything.
+fn with_two_vms() -> World {
+    let less = "[power]\ngovernor = \"powersave\"\n[host]\nsysctl = { \"vm.stat_interval\" = 10 }\n\
+                transparent-hugepages = \"madvise\"\n";
+    with_vm().vm(101, CONF, &table("4-5", less))
+}
+
+fn values(world: &World) -> String {
+    let paths = [
+        format!("{POLICY}/scaling_governor"),
+        STAT_INTERVAL.to_owned(),
+        THP.to_owned(),
+    ];
+    let values = paths
+        .iter()
+        .map(|path| world.sim.get(path).trim().to_owned());
+    values.collect::<Vec<_>>().join(", ")
+}
+
+fn start(world: &World, vmid: u32) {
+    done(world.phase(Phase::PreStart, vmid));
+    world.launch(vmid, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, vmid));
+    world.end_worker();
+}
+
+fn stop(world: &World, vmid: u32) {
+    world.end_qemu(vmid);
+    done(world.phase(Phase::PostStop, vmid));
+    world.end_worker();
+}
+
+#[test]
+fn settings_last_as_long_as_the_vm() {
+    Scenario::new("settings", with_vm)
+        .pre_start(100)
+        .outside(|world| world.launch(100, &VmSpec::with_vcpus(2)))
+        .call("post-start 100", Then::Owned, |world| {
+            done(world.phase(Phase::PostStart, 100))
+        })
+        .outside(World::end_worker)
+        .owns(100)
+        .check(|world| {
+            for (path, text) in [
+                (format!("{POLICY}/scaling_governor"), "performance"),
+                (format!("{POLICY}/scaling_min_freq"), "2200000"),
+                (
+                    format!("{POLICY}/energy_performance_preference"),
+                    "performance",
+                ),
+                (
+                    "/sys/devices/system/cpu/cpu3/power/pm_qos_resume_latency_us".to_owned(),
+                    "2",
+                ),
+                (
+                    "/sys/devices/system/cpu/cpu4/power/pm_qos_resume_latency_us".to_owned(),
+                    "0",
+                ),
+                (STAT_INTERVAL.to_owned(), "120"),
+                (THP.to_owned(), "always madvise [never]"),
+                (KSM.to_owned(), "0"),
+                (HALT_POLL.to_owned(), "0"),
+            ] {
+                assert_eq!(world.sim.get(&path).trim(), text, "{path}");
+            }
+        })
+        .stop(100)
+        .prove();
+}
+
+#[test]
+fn of_two_wishes_the_same_one_holds_whoever_comes_or_goes_first() {
+    for order in [[100, 101], [101, 100]] {
+        for last in order {
+            let world = with_two_vms();
+            let before = world.capture();
+            order.iter().for_each(|vmid| start(&world, *vmid));
+            let pages = match order[0] {
+                100 => "always madvise [never]",
+                _ => "always [madvise] never",
+            };
+            assert_eq!(values(&world), format!("performance, 120, {pages}"));
+            stop(&world, if last == 100 { 101 } else { 100 });
+            let alone = match last {
+                100 => "performance, 120, always madvise [never]",
+                _ => "powersave, 10, always [madvise] never",
+            };
+            assert_eq!(values(&world), alone, "{order:?}, {last} is left");
+            stop(&world, last);
+            world.assert_as(&before);
+        }
+    }
+}
+
+#[test]
+fn two_vms_that_share_settings_survive_a_death_at_every_write() {
+    Scenario::new("shared settings", with_two_vms)
+        .start(100)
+        .known()
+        .start(101)
+        .stop(100)
+        .stop(101)
+        .prove();
+}
+
+#[test]
+fn a_setting_that_this_host_does_not_have_is_left_out_and_named() {
+    let wishes = "[power]\nboost = true\nenergy-preference = \"power\"\n[host]\nhalt-poll = \"1us\"\n\
+                  sysctl = { \"kernel.none\" = 1 }\n";
+    let world = World::lab().vm(100, CONF, &table("2-3", wishes));
+    let before = world.capture();
+    let account = done(world.phase(Phase::PreStart, 100));
+    for text in [
+        "power.boost is left out: this host has no switch for it",
+        "power.energy-preference is left out: this host has no /sys/devices/system/cpu/cpufreq",
+        "host.halt-poll is left out: this host has no /sys/module/kvm/parameters/halt_poll_ns",
+        "host.sysctl kernel.none is left out: this host has no /proc/sys/kernel/none",
+    ] {
+        assert_says(&account, text);
+    }
+    world.launch(100, &VmSpec::with_vcpus(2));
+    let account = done(world.phase(Phase::PostStart, 100));
+    let told = account
+        .lines
+        .iter()
+        .any(|line| line.text.contains("left out"));
+    assert!(!told, "said before already: {account:#?}");
+    world.end_worker();
+    stop(&world, 100);
+    world.assert_as(&before);
+}
+
+#[test]
+fn a_setting_that_somebody_changes_is_set_again_and_left_when_letting_go() {
+    let world = with_vm();
+    start(&world, 100);
+    world.sim.poke(STAT_INTERVAL, "7").unwrap();
+    assert_says(
+        &done(world.reconcile()),
+        "is \"7\", expected \"120\" (ours): set again",
+    );
+    assert_eq!(world.sim.get(STAT_INTERVAL), "120\n");
+    world.sim.poke(STAT_INTERVAL, "8").unwrap();
+    world.end_qemu(100);
+    let account = done(world.phase(Phase::PostStop, 100));
+    assert_says(&account, "is \"8\", expected \"120\" (ours): left as it is");
+    assert_eq!(world.sim.get(STAT_INTERVAL), "8\n");
+}
