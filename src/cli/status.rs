@@ -1,11 +1,14 @@
 //! `status`: what VMs own, wanted and actual.
 
+use std::collections::BTreeSet;
+
 use super::columns::{Columns, count, or_dash, paragraph, wrapped};
 use super::json;
 use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::lifecycle::account::{Exit, Level};
+use crate::lifecycle::settings::SettingStatus;
 use crate::lifecycle::status::{ClaimStatus, Drifted, Moved, Status, ThreadStatus, status};
 
 /// Shows what VMs own, or what one VM owns; fails when something has drifted or failed.
@@ -133,9 +136,35 @@ fn host_text(status: &Status) -> String {
     }
     text += &moved("interrupt", &status.interrupts);
     text += &moved("kernel thread", &status.kernel_threads);
+    text += &settings_text(&status.settings);
     if status.pending > 0 {
         let pending = count(status.pending, "change");
         text += &format!("  {pending} yet to be made by reconcile\n");
+    }
+    text
+}
+
+/// Returns the keys of what is set, and who decides where VMs wish for different values.
+fn settings_text(settings: &[SettingStatus]) -> String {
+    let keys: BTreeSet<&str> = settings
+        .iter()
+        .filter_map(|setting| setting.key.as_deref())
+        .collect();
+    if keys.is_empty() {
+        return String::new();
+    }
+    let keys: Vec<&str> = keys.into_iter().collect();
+    let n = count(settings.len(), "setting");
+    let mut text = paragraph(&format!("{n} as wished: {}", keys.join(", ")));
+    for setting in settings {
+        let Some(rule) = setting.rule else { continue };
+        let wishes = setting.wishes.iter();
+        let wishes: Vec<String> = wishes
+            .map(|wish| format!("vm {} \"{}\"", wish.vmid, wish.value))
+            .collect();
+        let (target, wanted) = (&setting.target, &setting.wanted);
+        let wishes = wishes.join(", ");
+        text += &paragraph(&format!("{target} is \"{wanted}\" ({wishes}: {rule})"));
     }
     text
 }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::knobs::{of_wishes, settings};
 use crate::domain::facts::Facts;
 use crate::domain::knob::Knob;
 use crate::domain::merge;
+use crate::domain::state::State;
 use crate::domain::table::Ksm;
 use crate::domain::target::{Place, Target};
 use crate::domain::vm::Vmid;
@@ -156,6 +159,65 @@ pub fn contested(host: &Host, claims: &Claims, vmid: Vmid) -> Vec<String> {
         })
         .collect();
     lines.into_iter().collect()
+}
+
+/// A setting of the host that differs from what it was, because VMs wish for it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct SettingStatus {
+    /// What is set.
+    pub target: String,
+    /// Key of the table that it comes from; none for what only goes with another one.
+    pub key: Option<String>,
+    /// Value that it should have.
+    pub wanted: String,
+    /// Value that it gets back.
+    pub before: String,
+    /// Who wishes for what.
+    pub wishes: Vec<WishOf>,
+    /// What decides, when not all wish for the same.
+    pub rule: Option<&'static str>,
+}
+
+/// Wish of a VM for a setting.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct WishOf {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// What it wishes for.
+    pub value: String,
+}
+
+/// Returns the settings in hand, or those that `only` wishes for.
+pub fn in_hand(state: &State, facts: &Facts, only: Option<Vmid>) -> Vec<SettingStatus> {
+    let wished = settings(&state.claims, facts).into_iter();
+    let in_hand = wished.filter_map(|(target, asked)| {
+        let held = state.held.get(&target)?;
+        let is_shown = |vmid| asked.iter().any(|asked| asked.vmid == vmid);
+        if !only.is_none_or(is_shown) {
+            return None;
+        }
+        let claims = asked
+            .iter()
+            .filter_map(|asked| state.claims.get(&asked.vmid));
+        let is_contested = asked.windows(2).any(|two| two[0].value != two[1].value);
+        Some(SettingStatus {
+            target: target.to_string(),
+            key: claims
+                .into_iter()
+                .find_map(|claim| key_of(&target, &claim.wishes)),
+            wanted: held.ours.to_string(),
+            before: held.baseline.to_string(),
+            rule: is_contested.then(|| merge::rule(&target).in_words()),
+            wishes: asked
+                .iter()
+                .map(|asked| WishOf {
+                    vmid: asked.vmid,
+                    value: asked.value.to_string(),
+                })
+                .collect(),
+        })
+    });
+    in_hand.collect()
 }
 
 /// Returns the key of the table that a setting comes from; none for what only goes with another.

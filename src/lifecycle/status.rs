@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::look::{Look, known_state, look};
 use super::observe::read_cpus;
+use super::settings::{self, SettingStatus};
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
@@ -30,6 +31,8 @@ pub struct Status {
     pub interrupts: Moved,
     /// Kernel threads of the host.
     pub kernel_threads: Moved,
+    /// Settings of the host that VMs wish for.
+    pub settings: Vec<SettingStatus>,
     /// Values of ours that somebody else has changed.
     pub drift: Vec<Drifted>,
     /// Writes that reconcile will make: for what was born or has ended since it ran.
@@ -134,6 +137,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         root_effective: read_cpus(host, "/sys/fs/cgroup/cpuset.cpus.effective")?,
         interrupts: moved(&state, Stage::Interrupts),
         kernel_threads: moved(&state, Stage::KernelThreads),
+        settings: settings::in_hand(&state, &seen.facts, only),
         drift,
         pending,
         left_out: seen.left_out,

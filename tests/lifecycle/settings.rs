@@ -1,9 +1,10 @@
 //! Speed and sleep of the owned CPUs, and settings of the host.
 
 use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::status::status;
 
 use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, World, assert_says};
+use super::world::{CONF, World, assert_says, id};
 use crate::common::sim::VmSpec;
 
 const POLICY: &str = "/sys/devices/system/cpu/cpufreq/policy2";
@@ -148,6 +149,35 @@ fn of_two_wishes_the_same_one_holds_whoever_comes_or_goes_first() {
             world.assert_as(&before);
         }
     }
+}
+
+#[test]
+fn status_tells_who_wishes_for_what_and_who_decides() {
+    let world = with_two_vms();
+    start(&world, 100);
+    start(&world, 101);
+    let status = status(&world.host, Some(id(101))).unwrap();
+    assert!(status.ok, "{status:#?}");
+    let mut settings = status.settings.iter();
+    let interval = settings
+        .find(|setting| setting.target == STAT_INTERVAL)
+        .unwrap();
+    assert_eq!(
+        interval.key.as_deref(),
+        Some("host.sysctl vm.stat_interval")
+    );
+    assert_eq!(
+        (interval.before.as_str(), interval.wanted.as_str()),
+        ("1", "120")
+    );
+    let wishes = interval.wishes.iter();
+    let wishes: Vec<String> = wishes
+        .map(|wish| format!("{} {}", wish.vmid, wish.value))
+        .collect();
+    assert_eq!(wishes, ["100 120", "101 10"]);
+    assert_eq!(interval.rule, Some("the highest value holds"));
+    // What only VM 100 wishes for is not shown for VM 101.
+    assert!(status.settings.iter().all(|setting| setting.target != KSM));
 }
 
 #[test]
