@@ -1,13 +1,12 @@
 //! What is prepared once per boot, before PVE starts guests.
 
-use anyhow::Context;
-
-use super::account::{Account, Exit};
-use super::journal::Journal;
+use super::account::Account;
+use super::journal::{Journal, busy};
 use super::snippet;
 use crate::domain::target::{Target, Value};
 use crate::host::table::read_table;
 use crate::host::target::{read, write};
+use crate::host::trouble::cannot;
 use crate::host::{Host, pve};
 
 /// Delegates the scopes of all VMs with a table, by one reload of systemd instead of one for each
@@ -20,7 +19,7 @@ pub fn boot(host: &Host) -> Account {
     match delegate_all(host) {
         Ok(0) => {}
         Ok(n) => account.info(format!("scopes delegated: {n}")),
-        Err(error) => account.fail(Exit::Refused, format!("{error:#}"), None),
+        Err(error) => account.fail_by("", &error),
     }
     let files = &*host.files;
     let prepared = pve::node_name(files).and_then(|node| snippet::prepare_node(files, &node));
@@ -32,8 +31,7 @@ pub fn boot(host: &Host) -> Account {
 
 fn delegate_all(host: &Host) -> anyhow::Result<usize> {
     // Also makes the state directory, so that starting a VM leaves no new one behind.
-    let journal = Journal::open(&*host.files)?;
-    drop(journal.context("another run of pin-hook keeps the host busy")?);
+    drop(Journal::open(&*host.files)?.ok_or_else(busy)?);
     let mut n_written = 0;
     for vmid in pve::vms_of_node(&*host.files)? {
         let has_table = read_table(&*host.files, vmid).is_ok_and(|table| table.is_some());
@@ -41,7 +39,7 @@ fn delegate_all(host: &Host) -> anyhow::Result<usize> {
         let live = read(host, &target)?;
         if has_table && live != Value::Present {
             write(host, &target, &live, &Value::Present)
-                .with_context(|| format!("failed to write {target}"))?;
+                .map_err(cannot("write", &target.path()))?;
             n_written += 1;
         }
     }
