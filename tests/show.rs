@@ -189,6 +189,7 @@ fn claim(state: ClaimState) -> Claim {
             stays_delegated: true,
         },
         iothreads: BTreeMap::new(),
+        is_unproven: false,
     }
 }
 

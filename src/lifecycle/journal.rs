@@ -71,6 +71,16 @@ impl<'h> Journal<'h> {
         }
     }
 
+    /// Remembers that claims were settled to the end; written with the next checkpoint.
+    pub fn prove(&mut self, vmids: &[Vmid]) {
+        for vmid in vmids {
+            if let Some(claim) = self.state.claims.get_mut(vmid) {
+                claim.is_unproven = false;
+                self.is_changed = true;
+            }
+        }
+    }
+
     /// Appends `records`; after that, and not earlier, what they announce may be done.
     pub fn append(&mut self, records: Vec<Record>) -> anyhow::Result<()> {
         if records.is_empty() {

@@ -195,6 +195,7 @@ impl Run<'_> {
             state: ClaimState::Running { qemu },
             iothreads: iothreads.unwrap_or_default(),
             wishes: resolved.wishes,
+            is_unproven: false,
         };
         plan.running = running.is_some();
         let owned = claim.wishes.cpus.clone();

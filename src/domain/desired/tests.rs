@@ -38,6 +38,7 @@ fn claim() -> Claim {
             stays_delegated: true,
         },
         iothreads: BTreeMap::new(),
+        is_unproven: false,
     }
 }
 
