@@ -140,3 +140,37 @@ fn the_snippet_stays_while_a_container_names_it() {
     );
     assert!(node.has("/var/lib/vz/snippets/pin-hook"));
 }
+
+#[test]
+fn a_hookscript_that_stays_is_told_with_where_to_look() {
+    let node = node();
+    node.enable(100);
+    node.qm_does_nothing();
+    assert_eq!(
+        refusal(&node.disable(100)),
+        "qm set 100 --delete hookscript ended well, but the hookscript is \
+         local:snippets/pin-hook; somebody else may have changed it: look at qm config 100, then \
+         try again"
+    );
+    assert_eq!(node.disable(100).exit, Exit::Done);
+}
+
+#[test]
+fn a_file_that_cannot_be_removed_is_told_with_what_is_in_its_place() {
+    let node = node();
+    node.enable(100);
+    node.remove("/etc/pve/pin-hook/nodes/pve1");
+    node.remove("/var/lib/pin-hook/saved/100.conf");
+    // A directory in the place of the file.
+    node.put("/var/lib/pin-hook/saved/100.conf/x", "");
+    let account = node.disable(100);
+    assert_eq!(account.exit, Exit::Refused, "{account:?}");
+    assert_eq!(
+        lines(&account)[3..],
+        [
+            "cannot remove /var/lib/pin-hook/saved/100.conf: Is a directory (os error 21)",
+            "namei -l /var/lib/pin-hook/saved/100.conf shows what is in its place, or on the way \
+             to it",
+        ]
+    );
+}

@@ -334,6 +334,38 @@ fn what_pve_refuses_is_taken_back() {
 }
 
 #[test]
+fn a_hookscript_that_is_not_set_afterwards_is_told_with_where_to_look() {
+    let node = node();
+    let before = node.files_below("/");
+    node.qm_does_nothing();
+    let refused = node.enable(100);
+    assert_eq!(refused.exit, Exit::Refused, "{refused:?}");
+    assert_eq!(
+        lines(&refused)[2..],
+        [
+            "qm set 100 --hookscript local:snippets/pin-hook ended well, but the hookscript is \
+             not set",
+            "somebody else may have changed it: look at qm config 100, then try again",
+        ]
+    );
+    assert_eq!(node.files_below("/"), before);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_told_with_what_is_in_its_place() {
+    let node = node();
+    // A file in the place of the directory.
+    node.put("/var/lib/pin-hook", "");
+    let before = node.files_below("/");
+    assert_eq!(
+        refusal(&node.enable(100)),
+        "cannot write /var/lib/pin-hook/saved/100.conf: Not a directory (os error 20); namei \
+         -l /var/lib/pin-hook/saved/100.conf shows what is in its place, or on the way to it"
+    );
+    assert_eq!(node.files_below("/"), before);
+}
+
+#[test]
 fn what_fails_on_an_enabled_vm_forgets_nothing() {
     let node = node();
     node.former_hook(100, "gpu.sh", "exit 0");

@@ -111,7 +111,7 @@ fn without_a_host_a_table_is_checked_by_itself() {
     let (text, status) = checked(nothing.path(), "t.toml", "cpus = \"900\"\n", &[]);
     let expected = "pin-hook: the table is not held against this host: failed to read /sys";
     assert!(text.starts_with(expected), "{text}");
-    assert!(text.ends_with("t.toml can be used: cpus 900\n"), "{text}");
+    assert!(text.ends_with("t.toml can be used: cpu 900\n"), "{text}");
     assert_eq!(status, 0);
     let (text, status) = checked(nothing.path(), "t.toml", "cpus = 900\n", &["--json"]);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();

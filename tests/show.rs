@@ -192,6 +192,7 @@ fn claim(state: ClaimState) -> Claim {
             stays_delegated: true,
         },
         iothreads: BTreeMap::new(),
+        is_unproven: false,
     }
 }
 

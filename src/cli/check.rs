@@ -40,7 +40,7 @@ fn print(lint: &Lint, output: &Output) {
     left_out.for_each(|text| output.say(Level::Info, text));
     if lint.ok {
         let cpus = match &lint.cpus {
-            Some(cpus) => format!("cpus {cpus}"),
+            Some(cpus) => cpus.in_words(),
             None => "cpus are chosen at the start".to_owned(),
         };
         output.print(&format!("{} can be used: {cpus}\n", lint.file));

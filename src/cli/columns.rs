@@ -158,14 +158,6 @@ pub fn or_dash<T: ToString>(value: Option<T>) -> String {
         .unwrap_or_else(|| "-".to_owned())
 }
 
-/// Returns a number of things, such as `1 thread` or `3 threads`.
-pub fn count(n: usize, what: &str) -> String {
-    match n {
-        1 => format!("1 {what}"),
-        _ => format!("{n} {what}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::output::Output;
 use crate::lifecycle::account::Exit;
+use crate::lifecycle::advice::help_for;
 use crate::lifecycle::plan::Complaint;
 
 /// Version of the schema. It grows when a field goes away or changes its meaning; fields may be
@@ -31,15 +32,14 @@ pub fn print(body: &impl Serialize, output: &Output) -> anyhow::Result<()> {
 }
 
 /// Prints an error that left nothing else to show, and returns the exit status.
-pub fn fail(error: &anyhow::Error, help: Option<&str>, output: &Output) -> ExitCode {
-    let message = format!("{error:#}");
-    let error = Complaint {
-        message: message.clone(),
-        help: help.map(str::to_owned),
+pub fn fail(error: &anyhow::Error, output: &Output) -> ExitCode {
+    let complaint = Complaint {
+        message: format!("{error:#}"),
+        help: Some(help_for(error)),
         ..Complaint::default()
     };
-    match print(&Failure { error }, output) {
+    match print(&Failure { error: complaint }, output) {
         Ok(()) => ExitCode::from(Exit::Refused.code()),
-        Err(_) => output.fail(Exit::Refused, &message, help),
+        Err(_) => output.fail_by(error),
     }
 }

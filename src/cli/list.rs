@@ -30,7 +30,10 @@ fn print(listing: &Listing, output: &Output) {
     for overlap in &listing.overlaps {
         let [one, two] = overlap.vmids;
         let cpus = &overlap.cpus;
-        let text = format!("vm {one} and vm {two} both name cpus {cpus}: only one can run");
+        let text = format!(
+            "vm {one} and vm {two} both name {}: only one can run",
+            cpus.in_words()
+        );
         output.say(Level::Warning, &text);
     }
     for Misfit { vmid, reason } in &listing.misfits {

@@ -33,7 +33,6 @@ use crate::lifecycle::account::{Account, Exit};
 use crate::lifecycle::boot;
 use crate::lifecycle::chain;
 use crate::lifecycle::enable::Hooking;
-use crate::lifecycle::look::Hidden;
 use crate::lifecycle::phase::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use args::{Args, Call, Command};
 use output::Output;
@@ -61,23 +60,23 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         return output.fail(
             Exit::Usage,
             text,
-            Some("leave --root out, or use a command that only looks"),
+            "leave --root out, or use a command that only looks",
         );
     }
     if command.changes_the_host()
         && let Err(missing) = privilege::require()
     {
-        return output.fail(Exit::Refused, &missing.to_string(), Some(&missing.remedy()));
+        return output.fail(Exit::Refused, &missing.to_string(), &missing.remedy());
     }
     // Before privileges are dropped, which other programs need.
     let programs = match programs(&command, args.root.is_some()) {
         Ok(programs) => programs,
-        Err(error) => return output.fail(Exit::Refused, &format!("{error:#}"), None),
+        Err(error) => return output.fail_by(&error),
     };
     if command.changes_the_host()
         && let Err(error) = privilege::drop_others()
     {
-        return output.fail(Exit::Refused, &format!("{error:#}"), None);
+        return output.fail_by(&error);
     }
     let desk = Desk {
         host: &host,
@@ -203,13 +202,8 @@ impl Desk<'_> {
     fn shown(&self, shown: anyhow::Result<Exit>, json: bool) -> ExitCode {
         match shown {
             Ok(exit) => ExitCode::from(exit.code()),
-            Err(error) => {
-                let help = error.downcast_ref().map(|hidden: &Hidden| hidden.help());
-                match json {
-                    true => json::fail(&error, help, self.output),
-                    false => self.output.fail(Exit::Refused, &format!("{error:#}"), help),
-                }
-            }
+            Err(error) if json => json::fail(&error, self.output),
+            Err(error) => self.output.fail_by(&error),
         }
     }
 }

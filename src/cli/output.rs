@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::args::Call;
 use crate::host::log;
 use crate::lifecycle::account::{Account, Exit, Level, Line};
+use crate::lifecycle::advice::help_for;
 use crate::lifecycle::plan::Complaint;
 
 /// Where lines go.
@@ -101,11 +102,16 @@ impl Output {
     }
 
     /// Prints an error and what can be done about it, and returns the exit status.
-    pub fn fail(&self, exit: Exit, error: &str, help: Option<&str>) -> ExitCode {
+    pub fn fail(&self, exit: Exit, error: &str, help: &str) -> ExitCode {
         let mut account = Account::default();
-        account.fail(exit, error, help.map(str::to_owned));
+        account.fail(exit, error, help);
         account.lines.iter().for_each(|line| self.line(line, ""));
         ExitCode::from(account.exit.code())
+    }
+
+    /// Prints an error with what can be done about it, and returns the exit status.
+    pub fn fail_by(&self, error: &anyhow::Error) -> ExitCode {
+        self.fail(Exit::Refused, &format!("{error:#}"), &help_for(error))
     }
 
     fn line(&self, line: &Line, end: &str) {

@@ -53,16 +53,14 @@ fn head(plan: &Plan, layout: &Layout) -> String {
     let name = plan.name.as_ref().map(|name| format!(" ({name})"));
     let runs = if plan.running { "runs" } else { "does not run" };
     let Layout {
-        cpus,
-        backend,
-        reason,
-        ..
+        backend, reason, ..
     } = layout;
+    let cpus = layout.cpus.in_words();
     let vmid = plan.vmid;
     let name = name.unwrap_or_default();
     let table = plan.table.as_deref().unwrap_or_default();
     let how = paragraph(&format!("backend {backend} ({reason})"));
-    format!("vm {vmid}{name}: cpus {cpus}, {runs}\n{how}  table {table}\n\n")
+    format!("vm {vmid}{name}: {cpus}, {runs}\n{how}  table {table}\n\n")
 }
 
 fn places(layout: &Layout) -> String {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::columns::{Columns, count, or_dash, paragraph, wrapped};
+use super::columns::{Columns, or_dash, paragraph, wrapped};
 use super::json;
 use super::output::Output;
 use crate::domain::vm::Vmid;
+use crate::domain::words::count;
 use crate::host::Host;
 use crate::lifecycle::account::{Exit, Level};
 use crate::lifecycle::settings::SettingStatus;
@@ -65,7 +66,7 @@ fn claim_text(claim: &ClaimStatus) -> String {
         reason,
         ..
     } = claim;
-    let mut text = wrapped(&format!("vm {vmid}: {state}, cpus {cpus}"), "");
+    let mut text = wrapped(&format!("vm {vmid}: {state}, {}", cpus.in_words()), "");
     text += &paragraph(&format!("backend {backend} ({reason})"));
     for partition in &claim.partitions {
         let wanted = &partition.wanted;
@@ -132,7 +133,7 @@ fn host_text(status: &Status) -> String {
     };
     let mut text = "host\n".to_owned();
     if let Some(cpus) = &status.root_effective {
-        text += &paragraph(&format!("everything else may use cpus {cpus}"));
+        text += &paragraph(&format!("everything else may use {}", cpus.in_words()));
     }
     text += &moved("interrupt", &status.interrupts);
     text += &moved("kernel thread", &status.kernel_threads);

@@ -28,6 +28,10 @@ pub struct Claim {
     /// Id of the iothread object of each thread that is one, by thread id, as QMP told.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub iothreads: BTreeMap<i32, String>,
+    /// Whether the claim has come into force and its first settling has not come to its end: all
+    /// of it is still to be taken back when the CPUs cannot be had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unproven: bool,
 }
 
 /// How far a claimed run has come.
@@ -109,6 +113,18 @@ impl Claim {
     /// Tells whether the claim is in force.
     pub fn is_running(&self) -> bool {
         matches!(self.state, ClaimState::Running { .. })
+    }
+
+    /// Returns the claim as it takes the place of `old`: unproven while it runs, until what it
+    /// wishes for now was settled once.
+    pub fn in_place_of(self, old: Option<&Claim>) -> Self {
+        let is_same = |old: &&Claim| (&old.state, &old.wishes) == (&self.state, &self.wishes);
+        let is_proven = old.filter(is_same).is_some_and(|old| !old.is_unproven);
+        let is_unproven = self.is_running() && !is_proven;
+        Claim {
+            is_unproven,
+            ..self
+        }
     }
 
     /// Tells whether the claimed CPUs are lost to others.

@@ -63,6 +63,16 @@ pub enum EnableRefusal {
         /// What is wrong with it.
         fault: HookFault,
     },
+    /// PVE did as it was told, and the VM's config says something else.
+    #[error("{command} ended well, but the hookscript is {}", set.as_deref().unwrap_or("not set"))]
+    NotSet {
+        /// Which VM.
+        vmid: Vmid,
+        /// What was run.
+        command: String,
+        /// What the config says.
+        set: Option<String>,
+    },
     /// PVE refused the change of the VM's config, or did not answer.
     #[error("{command} {fault}")]
     Pve {
@@ -99,6 +109,9 @@ impl EnableRefusal {
             Self::BrokenHook { vmid, .. } => {
                 format!("put it back, or give it up: qm set {vmid} --delete hookscript")
             }
+            Self::NotSet { vmid, .. } => format!(
+                "somebody else may have changed it: look at qm config {vmid}, then try again"
+            ),
             Self::Pve { command, .. } => format!("try again; {command} by hand may tell more"),
         }
     }

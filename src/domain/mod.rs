@@ -1,5 +1,6 @@
 //! What follows from what: values and pure functions, without files, clocks or processes.
 
+pub mod advice;
 pub mod claim;
 pub mod cpuset;
 pub mod desired;
@@ -20,3 +21,4 @@ pub mod target;
 pub mod thread;
 pub mod topology;
 pub mod vm;
+pub mod words;

@@ -6,12 +6,14 @@
 
 use std::io;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use super::files::Files;
 use super::pve::{TextFile, read_if_there};
 use super::record::make_dirs;
+use super::trouble::cannot;
 use crate::config::sections::{Section, parse_sections, parse_storages};
+use crate::domain::advice::Advised;
 use crate::domain::enabling::Destination;
 use crate::domain::storage::{Snippet, Storage};
 use crate::domain::vm::Vmid;
@@ -115,7 +117,7 @@ pub fn tell_snippets(files: &dyn Files, node: &str, snippets: &[Snippet]) -> any
     }
     make_dirs(files, NODES, 0o755)
         .and_then(|()| files.replace(&path, &text, 0o644))
-        .with_context(|| format!("cannot write {path}"))
+        .map_err(cannot("write", &path))
 }
 
 /// Checks that the cluster file system is there: a file in its place would keep it from being
@@ -127,7 +129,10 @@ pub fn check_mounted(files: &dyn Files) -> anyhow::Result<()> {
     let is_mounted = files.exists(CLUSTER_NODES);
     ensure!(
         is_mounted,
-        "the cluster file system is not there ({CLUSTER_NODES})"
+        Advised::new(
+            format!("the cluster file system is not there ({CLUSTER_NODES})"),
+            "systemctl status pve-cluster shows why; without it no vm starts either",
+        )
     );
     Ok(())
 }

@@ -25,6 +25,7 @@ pub mod table;
 pub mod target;
 pub mod task;
 pub mod topology;
+pub mod trouble;
 
 pub use clock::Clock;
 

@@ -47,7 +47,7 @@ impl MissingCapability {
             let Self { capability, .. } = self;
             format!("allow {capability} in what starts pin-hook (systemd: CapabilityBoundingSet=)")
         } else {
-            "run it as root; plan, status, list, --dry-run and --root need no privileges".to_owned()
+            "run it as root; plan, list, check, --dry-run and --root only have to read what they show".to_owned()
         }
     }
 }
@@ -57,9 +57,14 @@ impl MissingCapability {
 /// # Errors
 /// The first capability that is missing.
 pub fn require() -> Result<(), MissingCapability> {
-    let is_root = nix::unistd::geteuid().is_root();
+    let is_root = is_root();
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
     first_missing(&effective, is_root)
+}
+
+/// Tells whether this process runs as root, with or without its capabilities.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// Drops every capability that is not needed from all sets of this thread.
@@ -70,7 +75,7 @@ pub fn require() -> Result<(), MissingCapability> {
 /// # Errors
 /// The kernel's; it always lets a thread drop what it has.
 pub fn drop_others() -> anyhow::Result<()> {
-    let needed = needed(nix::unistd::geteuid().is_root());
+    let needed = needed(is_root());
     narrow(needed).context("cannot drop capabilities")
 }
 
@@ -139,7 +144,7 @@ mod tests {
             drop_others().unwrap();
             drop_others().unwrap();
             let inherited = std::thread::spawn(|| caps::read(None, CapSet::Permitted).unwrap());
-            let needed = needed(nix::unistd::geteuid().is_root());
+            let needed = needed(is_root());
             assert!(inherited.join().unwrap().iter().all(|c| needed.contains(c)));
             for set in [CapSet::Effective, CapSet::Permitted] {
                 let left = caps::read(None, set).unwrap();

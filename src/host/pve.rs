@@ -9,6 +9,8 @@ use anyhow::{Context, ensure};
 
 use super::files::Files;
 use super::task;
+use super::trouble::cannot;
+use crate::domain::advice::Advised;
 use crate::domain::vm::{TaskId, Vmid};
 
 /// Where the pidfiles are.
@@ -42,9 +44,19 @@ pub struct TextFile {
 pub fn node_name(files: &dyn Files) -> anyhow::Result<String> {
     let kernels = files.read("/proc/sys/kernel/hostname");
     let name = kernels.or_else(|_| files.read("/etc/hostname"));
-    let name = name.context("cannot read the host name from /etc/hostname")?;
+    let name = name.map_err(|error| {
+        let fact = "cannot read the host name from /etc/hostname";
+        let help = "write the name of the node into it, as ls /etc/pve/nodes shows it";
+        anyhow::Error::new(error).context(Advised::new(fact, help))
+    })?;
     let node = name.trim().split('.').next().unwrap_or_default();
-    ensure!(is_node_name(node), "host name {node:?} is no node's name");
+    ensure!(
+        is_node_name(node),
+        Advised::new(
+            format!("host name {node:?} is no node's name"),
+            "name the host as ls /etc/pve/nodes shows it (hostnamectl hostname)",
+        )
+    );
     Ok(node.to_owned())
 }
 
@@ -106,7 +118,7 @@ pub fn vms_of_node(files: &dyn Files) -> anyhow::Result<Vec<Vmid>> {
         match files.list(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             names => {
-                let names = names.with_context(|| format!("cannot list {directory}"))?;
+                let names = names.map_err(cannot("list", &directory))?;
                 return Ok(vmids(&names, ".conf"));
             }
         }
@@ -137,6 +149,7 @@ pub fn running(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<TaskId>> 
                 Err(error)
             }
         })
+        .map_err(cannot("read", &format!("{RUN}/{vmid}.pid")))
         .with_context(|| format!("cannot tell whether vm {vmid} runs"))
 }
 
@@ -147,7 +160,7 @@ pub fn running(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<TaskId>> 
 pub fn running_vms(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TaskId)>> {
     let names = match files.list(RUN) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        names => names.with_context(|| format!("cannot list {RUN}"))?,
+        names => names.map_err(cannot("list", RUN))?,
     };
     vmids(&names, ".pid")
         .into_iter()
@@ -184,7 +197,7 @@ pub(super) fn read_if_there(files: &dyn Files, path: String) -> anyhow::Result<O
     match files.read(&path) {
         Ok(text) => Ok(Some(TextFile { path, text })),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {path}")),
+        Err(error) => Err(cannot("read", &path)(error)),
     }
 }
 

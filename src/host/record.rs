@@ -7,12 +7,13 @@
 
 use std::io;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::cluster::check_mounted;
 use super::files::Files;
 use super::pve::read_if_there;
 use super::table::{CLUSTER_TABLES, check_cluster};
+use super::trouble::cannot;
 use crate::domain::storage::Snippet;
 use crate::domain::vm::Vmid;
 
@@ -39,7 +40,7 @@ pub fn save_config(files: &dyn Files, vmid: Vmid, text: &str) -> anyhow::Result<
     let path = saved_path(vmid);
     make_dirs(files, SAVED, 0o700)
         .and_then(|()| files.replace(&path, text, 0o600))
-        .with_context(|| format!("cannot write {path}"))
+        .map_err(cannot("write", &path))
 }
 
 /// Records the hookscript that a VM had before.
@@ -51,7 +52,7 @@ pub fn record_former(files: &dyn Files, vmid: Vmid, hook: &Snippet) -> anyhow::R
     let path = former_path(vmid);
     make_dirs(files, CLUSTER_TABLES, 0o755)
         .and_then(|()| files.replace(&path, &format!("{hook}\n"), 0o644))
-        .with_context(|| format!("cannot write {path}"))
+        .map_err(cannot("write", &path))
 }
 
 /// Returns the hookscript that a VM had before, if it had one.
@@ -75,7 +76,7 @@ pub fn former(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Snippet>> 
 /// The kernel's, with the path.
 pub fn forget(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
     for path in [former_path(vmid), saved_path(vmid)] {
-        remove(files, &path).with_context(|| format!("cannot remove {path}"))?;
+        remove(files, &path).map_err(cannot("remove", &path))?;
     }
     for directory in [SAVED, STATE] {
         // One that is in use still, or has never been there.

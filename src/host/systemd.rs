@@ -7,13 +7,14 @@ use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zbus::blocking::{Connection, connection};
 use zbus::zvariant::{DynamicType, OwnedObjectPath, OwnedValue, Type, Value};
 
 use super::deadline::within;
+use crate::domain::advice::Advised;
 
 /// How long systemd may take for a call.
 pub const CALL_WAIT: Duration = Duration::from_secs(3);
@@ -130,7 +131,7 @@ impl Bus {
     ) -> anyhow::Result<T> {
         let mut link = self.link();
         let open = match &*link {
-            Link::Hung => return Err(anyhow!("systemd did not answer before {what}")),
+            Link::Hung => return Err(hung(format!("systemd did not answer before {what}"))),
             Link::Open(connection) if !connection.is_closed() => Some(connection.clone()),
             Link::Open(_) | Link::Unused => None,
         };
@@ -142,20 +143,25 @@ impl Bus {
         match answer {
             None => {
                 *link = Link::Hung;
-                Err(anyhow!("systemd did not answer {what} within {wait:?}"))
+                Err(hung(format!(
+                    "systemd did not answer {what} within {wait:?}"
+                )))
             }
-            Some(Err(error)) => Err(failure(error)).context(self.unreachable(what)),
+            Some(Err(error)) => Err(failure(error).context(self.unreachable(what))),
             Some(Ok((answer, connection))) => {
                 *link = Link::Open(connection);
-                answer
-                    .map_err(failure)
-                    .with_context(|| format!("systemd failed {what}"))
+                let help = "journalctl _PID=1 -n 20 shows what systemd says";
+                let fact = format!("systemd failed {what}");
+                answer.map_err(|error| failure(error).context(Advised::new(fact, help)))
             }
         }
     }
 
-    fn unreachable(&self, what: &str) -> String {
-        format!("cannot reach the bus at {} for {what}", self.address)
+    fn unreachable(&self, what: &str) -> Advised {
+        Advised::new(
+            format!("cannot reach the bus at {} for {what}", self.address),
+            "systemctl status dbus.socket shows whether it is there",
+        )
     }
 
     /// Queues a job for a unit.
@@ -285,6 +291,12 @@ fn start_job(bus: &Connection, job: &Job) -> zbus::Result<()> {
 
 fn is_absent(error: &zbus::Error) -> bool {
     matches!(error, zbus::Error::MethodError(name, ..) if ABSENT.contains(&name.as_str()))
+}
+
+/// Returns the error of a service manager that does not answer in time.
+fn hung(fact: String) -> anyhow::Error {
+    let help = "try again; systemctl list-jobs shows what keeps systemd busy";
+    anyhow::Error::new(Advised::new(fact, help))
 }
 
 /// Turns an error of the bus into one line: its name says less than its text.

@@ -6,10 +6,12 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 
 use super::files::{Files, Owner};
 use super::pve::{TextFile, read_if_there};
+use super::trouble::cannot;
+use crate::domain::advice::Advised;
 use crate::domain::vm::Vmid;
 
 /// Tables of this node; each replaces the cluster's table of the same VM whole.
@@ -47,7 +49,7 @@ pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
     for directory in [LOCAL_TABLES, CLUSTER_TABLES] {
         let names = match files.list(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            names => names.with_context(|| format!("cannot list {directory}"))?,
+            names => names.map_err(cannot("list", directory))?,
         };
         let ids = names.iter().filter_map(|name| name.strip_suffix(".toml"));
         vmids.extend(ids.filter_map(|id| id.parse::<Vmid>().ok()));
@@ -61,7 +63,7 @@ pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
 /// The file cannot be read, is too large or is no UTF-8.
 pub fn read_candidate(files: &dyn Files, path: &str) -> anyhow::Result<TextFile> {
     let text = files.read(path);
-    let text = text.with_context(|| format!("cannot read {path}"))?;
+    let text = text.map_err(cannot("read", path))?;
     let path = path.to_owned();
     let table = TextFile { path, text };
     check_text(&table)?;
@@ -83,11 +85,11 @@ pub fn path_of_table(files: &dyn Files, vmid: Vmid) -> Option<String> {
 pub fn write_table(files: &dyn Files, vmid: Vmid, text: &str) -> anyhow::Result<String> {
     if !files.exists(LOCAL_TABLES) {
         let made = files.make_dir(LOCAL_TABLES, 0o755);
-        made.with_context(|| format!("cannot make the directory {LOCAL_TABLES}"))?;
+        made.map_err(cannot("make the directory", LOCAL_TABLES))?;
     }
     let path = format!("{LOCAL_TABLES}/{vmid}.toml");
     let written = files.replace(&path, text, 0o644);
-    written.with_context(|| format!("cannot write {path}"))?;
+    written.map_err(cannot("write", &path))?;
     Ok(path)
 }
 
@@ -122,7 +124,7 @@ fn check(files: &dyn Files, path: &str, refused: u32) -> anyhow::Result<()> {
         return Ok(());
     }
     let owner = files.owner(path);
-    let owner = owner.with_context(|| format!("cannot read {path}"))?;
+    let owner = owner.map_err(cannot("read", path))?;
     Ok(check_owner(path, owner, refused)?)
 }
 
@@ -184,12 +186,18 @@ fn check_text(table: &TextFile) -> anyhow::Result<()> {
     let size = text.len();
     ensure!(
         size <= LARGEST_TABLE,
-        "{path} has {size} bytes, a table has at most {LARGEST_TABLE}"
+        Advised::new(
+            format!("{path} has {size} bytes, a table has at most {LARGEST_TABLE}"),
+            "see whether this is the right file",
+        )
     );
     // The door to the files has put this in the place of bytes that are no UTF-8.
     let broken = text.lines().position(|line| line.contains('\u{fffd}'));
     match broken {
-        Some(line) => bail!("{path}:{}: bytes that are no UTF-8", line + 1),
+        Some(line) => bail!(Advised::new(
+            format!("{path}:{}: bytes that are no UTF-8", line + 1),
+            "write it again in UTF-8, or without letters outside of ASCII",
+        )),
         None => Ok(()),
     }
 }

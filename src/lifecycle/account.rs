@@ -1,7 +1,9 @@
 //! The account of a run: what the task log, the journal and the caller are told.
 
+use super::advice::help_for;
 use super::report::Report;
 use crate::domain::diff as drift;
+use crate::domain::vm::Vmid;
 
 /// How a line is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,12 +102,26 @@ impl Account {
     }
 
     /// Adds an error and what can be done about it; the run counts as `exit`.
-    pub fn fail(&mut self, exit: Exit, error: impl Into<String>, help: Option<String>) {
+    pub fn fail(&mut self, exit: Exit, error: impl Into<String>, help: impl Into<String>) {
         self.say(Level::Error, error);
-        if let Some(help) = help {
-            self.say(Level::Help, help);
-        }
+        self.say(Level::Help, help);
         self.exit = self.exit.max(exit);
+    }
+
+    /// Adds that a VM does not run, where it has to.
+    pub fn does_not_run(&mut self, vmid: Vmid) {
+        let text = format!("vm {vmid} does not run on this node");
+        let help = format!(
+            "start it (qm start {vmid}): its table is applied then, or once it runs by \
+             pin-hook apply {vmid}"
+        );
+        self.fail(Exit::Refused, text, help);
+    }
+
+    /// Adds an error that only the operator can do something about; `whose` goes before it, or is
+    /// empty.
+    pub fn fail_by(&mut self, whose: &str, error: &anyhow::Error) {
+        self.fail(Exit::Refused, format!("{whose}{error:#}"), help_for(error));
     }
 }
 

@@ -1,13 +1,18 @@
 //! What is prepared once per boot, before PVE starts guests.
 
-use anyhow::Context;
-
 use super::account::{Account, Exit};
-use super::journal::Journal;
+use super::fate::Answers;
+use super::journal::{Journal, busy};
+use super::phase::PATIENT_TIME;
 use super::snippet;
+use super::work::{Worked, work};
+use crate::domain::refusal::Refusal;
+use crate::domain::state::Record;
 use crate::domain::target::{Target, Value};
+use crate::host::deadline::Deadline;
 use crate::host::table::read_table;
 use crate::host::target::{read, write};
+use crate::host::trouble::cannot;
 use crate::host::{Host, pve};
 
 /// Delegates the scopes of all VMs with a table, by one reload of systemd instead of one for each
@@ -17,10 +22,8 @@ use crate::host::{Host, pve};
 /// its first moment on.
 pub fn boot(host: &Host) -> Account {
     let mut account = Account::default();
-    match delegate_all(host) {
-        Ok(0) => {}
-        Ok(n) => account.info(format!("scopes delegated: {n}")),
-        Err(error) => account.fail(Exit::Refused, format!("{error:#}"), None),
+    if let Err(error) = delegate_all(host, &mut account) {
+        account.fail_by("", &error);
     }
     let files = &*host.files;
     let prepared = pve::node_name(files).and_then(|node| snippet::prepare_node(files, &node));
@@ -30,23 +33,51 @@ pub fn boot(host: &Host) -> Account {
     account
 }
 
-fn delegate_all(host: &Host) -> anyhow::Result<usize> {
+/// Writes the drop-ins that are missing, and has systemd read them; when it does not, that stays
+/// due for every later run.
+fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
     // Also makes the state directory, so that starting a VM leaves no new one behind.
-    let journal = Journal::open(&*host.files)?;
-    drop(journal.context("another run of pin-hook keeps the host busy")?);
+    let mut journal = Journal::open(&*host.files)?.ok_or_else(busy)?;
+    let n_written = write_drop_ins(host, &mut journal)?;
+    let needs_reload = journal.state().needs_reload;
+    drop(journal);
+    if needs_reload {
+        let deadline = Deadline::after(PATIENT_TIME);
+        let worked = work(host, deadline, &Answers::default(), |_| {
+            Ok(Ok::<_, Refusal>(Vec::new()))
+        })?;
+        match worked {
+            Worked::Done(report, state) => {
+                account.tell(&report);
+                if state.needs_reload {
+                    let text = "systemd has not read the drop-ins of the vms' scopes";
+                    let help = "pin-hook boot tries again, and so does every start of a vm";
+                    account.fail(Exit::Refused, text, help);
+                }
+            }
+            Worked::Busy | Worked::Refused(_) => return Err(busy()),
+        }
+    }
+    if n_written > 0 {
+        account.info(format!("scopes delegated: {n_written}"));
+    }
+    Ok(())
+}
+
+fn write_drop_ins(host: &Host, journal: &mut Journal<'_>) -> anyhow::Result<usize> {
     let mut n_written = 0;
     for vmid in pve::vms_of_node(&*host.files)? {
         let has_table = read_table(&*host.files, vmid).is_ok_and(|table| table.is_some());
         let target = Target::Delegation(vmid);
         let live = read(host, &target)?;
         if has_table && live != Value::Present {
+            if n_written == 0 {
+                journal.append(vec![Record::Reload(true)])?;
+            }
             write(host, &target, &live, &Value::Present)
-                .with_context(|| format!("failed to write {target}"))?;
+                .map_err(cannot("write", &target.path()))?;
             n_written += 1;
         }
-    }
-    if n_written > 0 {
-        host.systemd.reload()?;
     }
     Ok(n_written)
 }

@@ -76,7 +76,7 @@ impl Hook<'_> {
             Err(error) => {
                 let record = record::former_path(self.vmid);
                 let help = format!("put it back, or remove {record} to do without it");
-                account.fail(Exit::Refused, format!("{error:#}"), Some(help));
+                account.fail(Exit::Refused, format!("{error:#}"), help);
                 Exit::Refused.code()
             }
         };
@@ -119,7 +119,7 @@ impl Hook<'_> {
         };
         let help = format!("it is the hookscript that vm {vmid} had before pin-hook enable");
         let text = format!("vm {vmid}: {volume} {how}");
-        account.fail(Exit::Refused, text, Some(help));
+        account.fail(Exit::Refused, text, help);
         Ok(status)
     }
 }

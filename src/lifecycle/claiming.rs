@@ -83,6 +83,7 @@ impl Run<'_> {
                 state,
                 wishes: resolved.wishes,
                 iothreads,
+                is_unproven: false,
             };
             Ok(Ok(records(now, claim, asks)))
         })

@@ -1,6 +1,7 @@
 //! What an operator asks for by hand: apply a table now, let go now.
 
 use super::account::{Account, Exit};
+use super::journal::busy;
 use super::phase::Run;
 use super::recover::recover;
 use super::resolve::{CaseError, Found, read_case};
@@ -8,6 +9,7 @@ use super::work::{Worked, work};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
 use crate::domain::vm::Vmid;
+use crate::domain::words::count;
 use crate::host::pve;
 
 impl Run<'_> {
@@ -28,15 +30,16 @@ impl Run<'_> {
     }
 
     fn try_apply(&self, vmid: Vmid, account: &mut Account) -> Result<(), CaseError> {
-        let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
-            let help = "its table is applied when it starts with the hookscript set";
-            let text = format!("vm {vmid} does not run on this node");
-            account.fail(Exit::Refused, text, Some(help.to_owned()));
-            return Ok(());
+        let case = match read_case(self.host, vmid, &self.caller.migrated_from)? {
+            Found::Case(case) => case,
+            Found::Nothing(why) => {
+                account.fail(Exit::Refused, why.to_string(), why.help());
+                return Ok(());
+            }
         };
-        match read_case(self.host, vmid, &self.caller.migrated_from)? {
-            Found::Nothing(why) => account.fail(Exit::Refused, why, None),
-            Found::Case(case) => {
+        match pve::running(&*self.host.files, vmid)? {
+            None => account.does_not_run(vmid),
+            Some(qemu) => {
                 let worked = self.adopt(&case, qemu, account)?;
                 self.conclude(vmid, worked, account);
             }
@@ -48,7 +51,7 @@ impl Run<'_> {
     pub fn release(&self, vmid: Option<Vmid>) -> Account {
         let mut account = Account::default();
         if let Err(error) = self.try_release(vmid, &mut account) {
-            account.fail(Exit::Refused, format!("{error:#}"), None);
+            account.fail_by("", &error);
         }
         account
     }
@@ -72,19 +75,19 @@ impl Run<'_> {
                 if report.is_unfinished {
                     let text = format!("{whose}: not everything was given back in time");
                     let help = "the units finish it; pin-hook status shows what is left";
-                    account.fail(Exit::Incomplete, text, Some(help.to_owned()));
+                    account.fail(Exit::Incomplete, text, help);
                     return Ok(());
                 }
-                account.info(format!("{whose} let go, {} changes", report.n_changes));
                 if !report.problems.is_empty() {
-                    account.exit = Exit::Incomplete;
+                    let text = format!("{whose}: not everything could be given back");
+                    let help = "pin-hook reconcile tries again; pin-hook status shows what is left";
+                    account.fail(Exit::Incomplete, text, help);
+                    return Ok(());
                 }
+                let changes = count(report.n_changes, "change");
+                account.info(format!("{whose} let go, {changes}"));
             }
-            Worked::Busy => {
-                let help = "try again; pin-hook status shows what is going on";
-                let text = "another run of pin-hook keeps the host busy";
-                account.fail(Exit::Refused, text, Some(help.to_owned()));
-            }
+            Worked::Busy => account.fail_by("", &busy()),
             Worked::Refused(_) => {}
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! VM's config; when it refuses, what was done before is taken back, and only that.
 
 use super::account::{Account, Exit};
+use super::advice::help_for;
 use super::resolve::{CaseError, Found, read_case};
 use super::snippet;
 use super::step::{Step, hook_of};
@@ -90,25 +91,25 @@ impl HookingError {
     /// Adds the error and what can be done about it to the account.
     pub fn tell(&self, account: &mut Account) {
         let (exit, help) = match self {
-            HookingError::Refused(refusal) => (Exit::Refused, Some(refusal.help())),
+            HookingError::Refused(refusal) => (Exit::Refused, refusal.help()),
             HookingError::Case(_, error @ CaseError::Other(_)) => (Exit::Refused, error.help()),
             HookingError::Case(_, error) => (Exit::Usage, error.help()),
             HookingError::Record(vmid, _) => {
                 let path = record::former_path(*vmid);
                 let help = format!("remove {path}, if the hookscript it should name is given up");
-                (Exit::Refused, Some(help))
+                (Exit::Refused, help)
             }
             HookingError::HalfDone { vmid, .. } => {
                 let help = format!("pin-hook disable {vmid} removes what is left");
-                (Exit::Incomplete, Some(help))
+                (Exit::Incomplete, help)
             }
             HookingError::Hooked { vmid, .. } => {
                 let help = format!(
                     "pin-hook enable {vmid} goes on with it, pin-hook disable {vmid} undoes it"
                 );
-                (Exit::Incomplete, Some(help))
+                (Exit::Incomplete, help)
             }
-            HookingError::Other(_) => (Exit::Refused, None),
+            HookingError::Other(error) => (Exit::Refused, help_for(error)),
         };
         account.fail(exit, self.to_string(), help);
     }

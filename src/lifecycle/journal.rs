@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::domain::advice::Advised;
 use crate::domain::state::{Record, State, VERSION};
 use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
-use crate::host::files::{Files, Held};
+use crate::host::files::{Files, Held, Owner};
+use crate::host::trouble::cannot;
 
 /// Directory of the program's state; gone after a reboot, as everything is that it describes.
 pub const STATE_DIR: &str = "/run/pin-hook";
@@ -37,9 +39,7 @@ impl<'h> Journal<'h> {
     /// Takes the host lock and reads the log; `None` when another run keeps the lock too long.
     pub fn open(files: &'h dyn Files) -> anyhow::Result<Option<Self>> {
         make_state_dir(files)?;
-        let lock = files
-            .lock(LOCK, LOCK_WAIT)
-            .with_context(|| format!("failed to lock {LOCK}"))?;
+        let lock = files.lock(LOCK, LOCK_WAIT).map_err(cannot("lock", LOCK))?;
         let Some(lock) = lock else { return Ok(None) };
         let state = read_state(files)?;
         cut_torn_line(files)?;
@@ -54,13 +54,9 @@ impl<'h> Journal<'h> {
     /// Throws a damaged log away, under the lock.
     pub fn discard(files: &dyn Files) -> anyhow::Result<()> {
         make_state_dir(files)?;
-        let lock = files
-            .lock(LOCK, LOCK_WAIT)
-            .with_context(|| format!("failed to lock {LOCK}"))?;
-        let _lock = lock.context("another run of pin-hook keeps the host busy")?;
-        files
-            .remove(JOURNAL)
-            .with_context(|| format!("failed to remove {JOURNAL}"))
+        let lock = files.lock(LOCK, LOCK_WAIT).map_err(cannot("lock", LOCK))?;
+        let _lock = lock.ok_or_else(busy)?;
+        files.remove(JOURNAL).map_err(cannot("remove", JOURNAL))
     }
 
     /// Returns what the log amounts to.
@@ -72,6 +68,16 @@ impl<'h> Journal<'h> {
     pub fn settle(&mut self, target: &Target) {
         if let Some(held) = self.state.held.get_mut(target) {
             held.before = None;
+        }
+    }
+
+    /// Remembers that claims were settled to the end; written with the next checkpoint.
+    pub fn prove(&mut self, vmids: &[Vmid]) {
+        for vmid in vmids {
+            if let Some(claim) = self.state.claims.get_mut(vmid) {
+                claim.is_unproven = false;
+                self.is_changed = true;
+            }
         }
     }
 
@@ -88,7 +94,7 @@ impl<'h> Journal<'h> {
                 .chain(&records),
         )?;
         let written = self.files.append(JOURNAL, &text);
-        written.with_context(|| format!("failed to append to {JOURNAL}"))?;
+        written.map_err(cannot("append to", JOURNAL))?;
         self.is_changed = true;
         for record in records {
             self.state.apply(record);
@@ -111,7 +117,7 @@ impl<'h> Journal<'h> {
                 0o600,
             )
         };
-        done.with_context(|| format!("failed to replace {JOURNAL}"))
+        done.map_err(cannot("replace", JOURNAL))
     }
 }
 
@@ -125,7 +131,7 @@ fn cut_torn_line(files: &dyn Files) -> anyhow::Result<()> {
         return Ok(());
     }
     let cut = files.replace(JOURNAL, &text[..end], 0o600);
-    cut.with_context(|| format!("failed to replace {JOURNAL}"))
+    cut.map_err(cannot("replace", JOURNAL))
 }
 
 /// Leaves a wish for a VM to the next reconcile, because the host lock could not be had.
@@ -133,14 +139,14 @@ pub fn spool(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
     make_state_dir(files)?;
     match files.make_dir(SPOOL, 0o700) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(error).with_context(|| format!("failed to make {SPOOL}"));
+            return Err(cannot("make", SPOOL)(error));
         }
         _ => {}
     }
     let path = format!("{SPOOL}/{vmid}");
     files
         .replace(&path, "", 0o600)
-        .with_context(|| format!("failed to write {path}"))
+        .map_err(cannot("write", &path))
 }
 
 /// Takes the wishes that were left.
@@ -154,12 +160,40 @@ pub fn take_spooled(files: &dyn Files) -> Vec<Vmid> {
 /// Returns the state without taking the lock: for showing it, not for acting on it.
 pub fn read_state(files: &dyn Files) -> anyhow::Result<State> {
     match files.read(JOURNAL) {
-        Ok(text) => parse(&text).with_context(|| {
-            format!("{JOURNAL} is damaged; pin-hook release --all gives the host back without it")
-        }),
+        Ok(text) => parse(&text).map_err(unusable),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::default()),
-        Err(error) => Err(error).with_context(|| format!("failed to read {JOURNAL}")),
+        Err(error) => Err(cannot("read", JOURNAL)(error)),
     }
+}
+
+/// A log that a newer version wrote. Nothing of it is understood, so nothing is done about it:
+/// what it holds can only be given back by the version that took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its version {version} is newer than {VERSION}, the newest that this program knows")]
+pub struct Newer {
+    version: u32,
+}
+
+fn unusable(error: anyhow::Error) -> anyhow::Error {
+    let advised = match error.is::<Newer>() {
+        true => Advised::new(
+            format!("{JOURNAL} is of a newer pin-hook"),
+            "install that version again, and before going back to this one: pin-hook release --all",
+        ),
+        false => Advised::new(
+            format!("{JOURNAL} is damaged"),
+            "pin-hook release --all gives the host back without it",
+        ),
+    };
+    error.context(advised)
+}
+
+/// Returns the error of a run that another one kept from the host.
+pub fn busy() -> anyhow::Error {
+    anyhow::Error::new(Advised::new(
+        "another run of pin-hook keeps the host busy",
+        "try again; pin-hook status shows what is going on",
+    ))
 }
 
 /// Parses a log.
@@ -176,10 +210,7 @@ pub fn parse(text: &str) -> anyhow::Result<State> {
         if let Record::Version(version) = record
             && version > VERSION
         {
-            bail!(
-                "line {}: version {version} is newer than this program's {VERSION}",
-                n + 1
-            );
+            bail!(Newer { version });
         }
         state.apply(record);
     }
@@ -198,21 +229,20 @@ fn lines<'r>(records: impl Iterator<Item = &'r Record>) -> anyhow::Result<String
 fn make_state_dir(files: &dyn Files) -> anyhow::Result<()> {
     match files.make_dir(STATE_DIR, 0o700) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_owner(files),
-        made => made.with_context(|| format!("failed to make {STATE_DIR}")),
+        made => made.map_err(cannot("make", STATE_DIR)),
     }
 }
 
 fn check_owner(files: &dyn Files) -> anyhow::Result<()> {
-    let owner = files
-        .owner(STATE_DIR)
-        .with_context(|| format!("failed to read {STATE_DIR}"))?;
+    let owner = files.owner(STATE_DIR).map_err(cannot("read", STATE_DIR))?;
     if owner.uid != 0 || owner.mode & 0o022 != 0 {
-        bail!(
-            "{STATE_DIR} belongs to uid {} with mode {:o}: others than root could have written \
-             it; remove it with rm -r {STATE_DIR}",
-            owner.uid,
-            owner.mode
-        );
+        let Owner { uid, mode } = owner;
+        bail!(Advised::new(
+            format!(
+                "{STATE_DIR} belongs to uid {uid} with mode {mode:o}, so others than root may have written it"
+            ),
+            format!("rm -r {STATE_DIR}, then pin-hook release --all"),
+        ));
     }
     Ok(())
 }

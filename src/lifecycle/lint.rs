@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::advice::help_for;
 use super::plan::Complaint;
 use super::resolve::{CaseError, read_settings, refuse_unsupported};
 use crate::config::table::parse_table;
@@ -77,6 +78,7 @@ pub fn unreadable(path: &str, error: &anyhow::Error) -> Lint {
         file: path.to_owned(),
         error: Some(Complaint {
             message: format!("{error:#}"),
+            help: Some(help_for(error)),
             file: Some(path.to_owned()),
             ..Complaint::default()
         }),

@@ -225,8 +225,8 @@ impl Listing {
             let missing = cpus.difference(topology.online());
             if !missing.is_empty() {
                 let online = topology.online();
-                let reason =
-                    format!("cpus {missing} are not there or offline ({online} are online)");
+                let (cpus, are) = (missing.in_words(), missing.is_or_are());
+                let reason = format!("{cpus} {are} not there or offline (online: {online})");
                 let vmid = Some(*vmid);
                 self.misfits.push(Misfit { vmid, reason });
             }
@@ -264,7 +264,7 @@ impl Broken {
         Broken {
             vmid,
             message: error.to_string(),
-            help: error.help(),
+            help: Some(error.help()),
         }
     }
 }

@@ -84,7 +84,8 @@ impl Hidden {
     }
 }
 
-fn is_denied(error: &anyhow::Error) -> bool {
+/// Tells whether an error says that only privileges are missing.
+pub(super) fn is_denied(error: &anyhow::Error) -> bool {
     let io = error.root_cause().downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }

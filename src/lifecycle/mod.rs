@@ -1,6 +1,7 @@
 //! When what is done: claims, the journal, settling, and the phases of a VM's life.
 
 pub mod account;
+pub mod advice;
 pub mod boot;
 pub mod chain;
 mod claiming;
@@ -13,6 +14,7 @@ pub mod journal;
 pub mod lint;
 pub mod list;
 pub mod look;
+pub mod nothing;
 pub mod observe;
 pub mod phase;
 pub mod plan;

@@ -7,7 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::account::{Account, Exit};
+use super::account::{Account, Level};
+use super::advice::help_for;
 use super::fate::Answers;
 use super::journal::read_state;
 use super::resolve::{Case, CaseError, Found, read_case};
@@ -18,6 +19,7 @@ use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::refusal::Refusal;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
+use crate::domain::words::count;
 use crate::host::deadline::Deadline;
 use crate::host::{Host, pve};
 
@@ -111,36 +113,34 @@ impl Run<'_> {
     pub fn phase(&self, phase: Phase, vmid: Vmid) -> Account {
         let mut account = Account::default();
         let done = match phase {
-            Phase::PreStart => self.pre_start(vmid, &mut account),
+            Phase::PreStart => {
+                self.pre_start(vmid, &mut account);
+                Ok(())
+            }
             Phase::PostStart => self.post_start(vmid, &mut account),
             Phase::PreStop => Ok(()),
             Phase::PostStop => self.post_stop(vmid, &mut account),
         };
         if let Err(error) = done {
-            let text = format!("vm {vmid}: {error:#}");
-            match phase {
-                Phase::PreStart => self.refuse(&mut account, OnRefusal::Auto, &text, None),
-                _ => account.fail(Exit::Refused, text, None),
-            }
+            account.fail_by(&format!("vm {vmid}: "), &error);
         }
         account
     }
 
     /// Reserves the CPUs, or refuses the start.
-    fn pre_start(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
+    fn pre_start(&self, vmid: Vmid, account: &mut Account) {
         let case = match self.case(vmid, account) {
             Ok(Some(case)) => case,
-            Ok(None) => return Ok(()),
+            Ok(None) => return,
             Err(error) => {
-                self.refuse(account, OnRefusal::Auto, &error.to_string(), error.help());
-                return Ok(());
+                return self.refuse(account, OnRefusal::Auto, &error.to_string(), error.help());
             }
         };
         if let Err(error) = self.reserve(&case, account) {
             let text = format!("vm {vmid}: {error:#}");
-            self.refuse(account, case.table.start.on_refusal, &text, None);
+            let help = help_for(&error);
+            self.refuse(account, case.table.start.on_refusal, &text, help);
         }
-        Ok(())
     }
 
     fn reserve(&self, case: &Case, account: &mut Account) -> anyhow::Result<()> {
@@ -154,20 +154,20 @@ impl Run<'_> {
                 account.tell(&report);
                 if let Some(Claim { wishes, .. }) = claim {
                     account.info(format!(
-                        "vm {vmid}: cpus {} reserved, {}",
-                        wishes.cpus,
+                        "vm {vmid}: {} reserved, {}",
+                        wishes.cpus.in_words(),
                         backend(wishes)
                     ));
                 }
             }
             Worked::Refused(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");
-                self.refuse(account, policy, &text, Some(refusal.help(vmid)));
+                self.refuse(account, policy, &text, refusal.help(vmid));
             }
             Worked::Busy => {
                 let text = format!("vm {vmid}: another run of pin-hook keeps the host busy");
                 let help = "start the vm again; pin-hook status shows what is going on";
-                self.refuse(account, policy, &text, Some(help.to_owned()));
+                self.refuse(account, policy, &text, help);
             }
         }
         Ok(())
@@ -176,11 +176,10 @@ impl Run<'_> {
     /// Brings the claim into force: QEMU and its threads are there.
     fn post_start(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
         let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
-            account.fail(
-                Exit::Refused,
-                format!("vm {vmid} does not run on this node"),
-                None,
-            );
+            // For a container or a template PVE calls in every phase too.
+            if self.case(vmid, account)?.is_some() {
+                account.does_not_run(vmid);
+            }
             return Ok(());
         };
         let known = read_state(&*self.host.files)?.claims.remove(&vmid);
@@ -200,6 +199,7 @@ impl Run<'_> {
                         account.warn(format!(
                             "vm {vmid}: {refusal}; it runs without cpus of its own"
                         ));
+                        account.say(Level::Help, refusal.help(vmid));
                         return Ok(());
                     }
                     worked => worked,
@@ -225,8 +225,8 @@ impl Run<'_> {
             Worked::Done(report, _) => {
                 account.tell(report);
                 account.info(format!(
-                    "vm {vmid}: host given back, {} changes",
-                    report.n_changes
+                    "vm {vmid}: host given back, {}",
+                    count(report.n_changes, "change")
                 ));
             }
             Worked::Refused(_) => {}
@@ -239,7 +239,7 @@ impl Run<'_> {
         match read_case(self.host, vmid, &self.caller.migrated_from)? {
             Found::Case(case) => Ok(Some(case)),
             Found::Nothing(why) => {
-                account.info(why);
+                account.info(format!("{why}: nothing to do"));
                 Ok(None)
             }
         }

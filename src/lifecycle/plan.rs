@@ -10,7 +10,7 @@ pub use layout::{Layout, ThreadCpus, VcpuPlace};
 pub use planned::Planned;
 
 use super::fate::{self, Answers};
-use super::look::{known_state, look};
+use super::look::{is_denied, known_state, look};
 use super::phase::Run;
 use super::resolve::{
     Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
@@ -22,6 +22,7 @@ use crate::domain::refusal::{self, Refusal};
 use crate::domain::state::State;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
+use crate::domain::words::count;
 use crate::host::pve;
 
 /// Process of a VM that does not run.
@@ -93,7 +94,7 @@ impl Complaint {
     pub fn of(error: &CaseError) -> Self {
         let mut complaint = Complaint {
             message: error.to_string(),
-            help: error.help(),
+            help: Some(error.help()),
             ..Complaint::default()
         };
         match error {
@@ -121,7 +122,7 @@ impl Run<'_> {
                     plan.refuse(&refusal, policy);
                 }
             }
-            Ok(Found::Nothing(why)) => plan.summary = why,
+            Ok(Found::Nothing(why)) => plan.summary = format!("{why}: nothing to do"),
             Err(error) => plan.complain(&error),
         }
         Ok(plan)
@@ -181,13 +182,21 @@ impl Run<'_> {
         let vmid = plan.vmid;
         let known = state.claims.get(&vmid);
         let iothreads = known.map(|claim| claim.iothreads.clone());
-        let running = pve::running(&*self.host.files, vmid)?;
+        let running = match pve::running(&*self.host.files, vmid) {
+            Err(error) if is_denied(&error) => {
+                let text = format!("vm {vmid} is taken as not running: {error:#}");
+                plan.left_out.push(text);
+                None
+            }
+            running => running?,
+        };
         let qemu = running.unwrap_or(NO_PROCESS);
         let claim = Claim {
             vmid,
             state: ClaimState::Running { qemu },
             iothreads: iothreads.unwrap_or_default(),
             wishes: resolved.wishes,
+            is_unproven: false,
         };
         plan.running = running.is_some();
         let owned = claim.wishes.cpus.clone();
@@ -242,14 +251,15 @@ impl Plan {
     fn summarise(&mut self) {
         let (vmid, n) = (self.vmid, self.changes.len());
         let Some(layout) = &self.layout else { return };
-        let gives = format!("gives vm {vmid} cpus {}", layout.cpus);
+        let gives = format!("gives vm {vmid} {}", layout.cpus.in_words());
+        let changes = count(n, "change");
         self.summary = match (self.running, n) {
             (true, 0) => format!("vm {vmid} runs as planned, nothing would change"),
-            (true, _) => format!("pin-hook apply {vmid} {gives} by {n} changes"),
+            (true, _) => format!("pin-hook apply {vmid} {gives} by {changes}"),
             (false, 0) => format!("a start pins the vcpus of vm {vmid} and changes nothing else"),
             (false, _) => {
                 let rest = "and pinned threads, put back when it stops";
-                format!("a start {gives} by {n} changes {rest}")
+                format!("a start {gives} by {changes} {rest}")
             }
         };
     }

@@ -7,6 +7,7 @@ use super::phase::{Phase, Run};
 use super::work::{Worked, work};
 use crate::domain::claim::ClaimState;
 use crate::domain::refusal::Refusal;
+use crate::domain::words::count;
 
 impl Run<'_> {
     /// Brings every claim up to date with what is alive and settles.
@@ -20,7 +21,7 @@ impl Run<'_> {
                 .extend(self.phase(Phase::PostStart, vmid).lines);
         }
         if let Err(error) = self.reconcile_claims(&mut account) {
-            account.fail(Exit::Refused, format!("{error:#}"), None);
+            account.fail_by("", &error);
         }
         account
     }
@@ -36,14 +37,17 @@ impl Run<'_> {
         };
         account.tell(&report);
         if report.n_changes > 0 {
-            account.info(format!("reconcile: {} changes", report.n_changes));
+            let changes = count(report.n_changes, "change");
+            account.info(format!("reconcile: {changes}"));
         }
         if report.is_incomplete {
             account.exit = account.exit.max(Exit::Incomplete);
         }
         for claim in state.claims.values() {
             if let ClaimState::Failed { reason, .. } = &claim.state {
-                account.fail(Exit::Refused, format!("vm {}: {reason}", claim.vmid), None);
+                let vmid = claim.vmid;
+                let help = format!("mend that, then pin-hook apply {vmid}");
+                account.fail(Exit::Refused, format!("vm {vmid}: {reason}"), help);
             }
         }
         if report.essential().is_some() {

@@ -6,7 +6,7 @@
 
 use anyhow::Context;
 
-use super::journal::{Journal, read_state};
+use super::journal::{Journal, Newer, busy, read_state};
 use super::observe::{kernel_threads, read_cpus, threads_of};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
@@ -25,6 +25,7 @@ pub fn recover(host: &Host) -> anyhow::Result<()> {
     match read_state(&*host.files) {
         Ok(state) if !state.is_empty() => return Ok(()),
         Ok(_) => {}
+        Err(error) if error.is::<Newer>() => return Err(error),
         Err(_) => Journal::discard(&*host.files)?,
     }
     let traces = traces(host)?;
@@ -32,7 +33,7 @@ pub fn recover(host: &Host) -> anyhow::Result<()> {
         return Ok(());
     }
     let journal = Journal::open(&*host.files)?;
-    let mut journal = journal.context("another run of pin-hook keeps the host busy")?;
+    let mut journal = journal.ok_or_else(busy)?;
     journal.append(vec![Record::Intend(traces)])
 }
 

@@ -5,6 +5,7 @@ use std::io;
 
 use crate::domain::diff::{Change, Drift};
 use crate::domain::target::Target;
+use crate::domain::vm::Vmid;
 
 /// What came of a run.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ pub struct Report {
 pub struct Problem {
     /// What was written.
     pub target: Target,
+    /// The VM that it is of, if it is of one alone.
+    pub whose: Option<Vmid>,
     /// Whether a VM does not own its CPUs because of it.
     pub is_essential: bool,
     message: String,
@@ -48,6 +51,7 @@ impl Problem {
         );
         Problem {
             target: change.target.clone(),
+            whose: None,
             is_essential: false,
             message,
         }
@@ -59,6 +63,7 @@ impl Problem {
         let message = format!("{target}: wrote \"{after}\", the kernel reports \"{live}\"");
         Problem {
             target: target.clone(),
+            whose: None,
             is_essential: false,
             message,
         }

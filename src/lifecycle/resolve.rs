@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::advice::help_for;
+use super::nothing::Nothing;
 use super::room::{Asked, Room, state_now};
 use crate::config::error::ConfigError;
 use crate::config::table::{parse_host_settings, parse_table};
@@ -20,7 +22,7 @@ use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::pve::{self, GuestKind, TextFile};
 use crate::host::surroundings;
-use crate::host::table::{Untrusted, read_host_table, read_table};
+use crate::host::table::{read_host_table, read_table};
 use crate::host::topology::read_topology;
 
 /// A VM with a table, as it is configured.
@@ -44,7 +46,7 @@ pub enum Found {
     /// A VM with a table.
     Case(Box<Case>),
     /// Nothing to do, and why.
-    Nothing(String),
+    Nothing(Nothing),
 }
 
 /// Why the texts cannot be used.
@@ -68,11 +70,11 @@ pub enum CaseError {
 
 impl CaseError {
     /// Returns what the operator can do about it.
-    pub fn help(&self) -> Option<String> {
+    pub fn help(&self) -> String {
         match self {
-            CaseError::Config(error) => Some(error.help.clone()),
-            CaseError::Unsupported { .. } => Some("take it out of the table".to_owned()),
-            CaseError::Other(error) => error.downcast_ref::<Untrusted>().map(Untrusted::remedy),
+            CaseError::Config(error) => error.help.clone(),
+            CaseError::Unsupported { .. } => "take it out of the table".to_owned(),
+            CaseError::Other(error) => help_for(error),
         }
     }
 }
@@ -106,21 +108,19 @@ struct Ground {
 pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, CaseError> {
     let files = &*host.files;
     match pve::guest_kind(files, vmid, migrated_from)? {
-        GuestKind::Container => return Ok(nothing(format!("{vmid} is a container"))),
-        GuestKind::Absent => return Ok(nothing(format!("this node has no vm {vmid}"))),
+        GuestKind::Container => return Ok(Found::Nothing(Nothing::Container(vmid))),
+        GuestKind::Absent => return Ok(Found::Nothing(Nothing::Absent(vmid))),
         GuestKind::Vm => {}
     }
     let Some(table) = read_table(files, vmid)? else {
-        return Ok(nothing(format!(
-            "vm {vmid} has no table in /etc/pin-hook or /etc/pve/pin-hook"
-        )));
+        return Ok(Found::Nothing(Nothing::NoTable(vmid)));
     };
     let Some(config) = pve::vm_config(files, vmid, migrated_from)? else {
-        return Ok(nothing(format!("the config of vm {vmid} has gone")));
+        return Ok(Found::Nothing(Nothing::Absent(vmid)));
     };
     let guest = parse_vm_conf(&config.text).guest();
     if guest.template {
-        return Ok(nothing(format!("vm {vmid} is a template")));
+        return Ok(Found::Nothing(Nothing::Template(vmid)));
     }
     let settings = read_settings(host)?;
     let table_path = table.path.clone();
@@ -152,10 +152,6 @@ pub fn read_settings(host: &Host) -> Result<HostSettings, CaseError> {
         Some(file) => Ok(parse_host_settings(&file.path, &file.text)?),
         None => Ok(HostSettings::default()),
     }
-}
-
-fn nothing(why: String) -> Found {
-    Found::Nothing(format!("{why}: nothing to do"))
 }
 
 /// Resolves a table against this host; `state` is what the program remembers.

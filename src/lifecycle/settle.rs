@@ -172,7 +172,8 @@ impl<'s, 'h> Settling<'s, 'h> {
             }
             let problem = self.write(pass, change, facts)?;
             if let Some(mut problem) = problem {
-                problem.is_essential = pass == Pass::Acquire && self.is_essential(&change.target);
+                problem.whose = whose(&change.target, facts);
+                problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
                 let ends = problem.is_essential && !self.new.is_empty();
                 self.report.problems.push(problem);
                 if ends {
@@ -186,9 +187,9 @@ impl<'s, 'h> Settling<'s, 'h> {
 
     /// Tells whether a VM does not own its CPUs without a target: one of those that have just come
     /// into force, if there are any. The troubles of another VM are not theirs.
-    fn is_essential(&self, target: &Target) -> bool {
+    fn is_essential(&self, problem: &Problem) -> bool {
         let of_another = |vmid| !self.new.is_empty() && !self.new.contains(&vmid);
-        target.stage().is_essential() && !target.vmid().is_some_and(of_another)
+        problem.target.stage().is_essential() && !problem.whose.is_some_and(of_another)
     }
 
     /// Compares the targets of a stage; those that already made a problem are left alone.
@@ -318,6 +319,16 @@ impl<'s, 'h> Settling<'s, 'h> {
         self.journal
             .append(vec![Record::Intend(vec![(target.clone(), held)])])
     }
+}
+
+/// Returns the VM that a target is of, if it is of one alone.
+fn whose(target: &Target, facts: &Facts) -> Option<Vmid> {
+    let (Target::Membership(id) | Target::Affinity(id)) = target else {
+        return target.vmid();
+    };
+    let mut vms = facts.vms.iter();
+    let owner = vms.find(|(_, vm)| vm.threads.iter().any(|thread| thread.id == *id));
+    owner.map(|(vmid, _)| *vmid)
 }
 
 impl Answer {

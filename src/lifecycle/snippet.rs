@@ -2,8 +2,6 @@
 
 use std::io;
 
-use anyhow::Context;
-
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::{EnableRefusal, HookFault};
 use crate::domain::storage::{Snippet, Storage};
@@ -12,6 +10,7 @@ use crate::host::cluster;
 use crate::host::files::Files;
 use crate::host::mounts::{Mounts, mounts};
 use crate::host::record::make_dirs;
+use crate::host::trouble::cannot;
 
 /// The snippet: the same on every node, wherever the program is, because nodes may share it.
 const TEXT: &str = include_str!("../../hooks/pin-hook");
@@ -44,7 +43,7 @@ pub fn look(files: &dyn Files, path: &str) -> anyhow::Result<Found> {
         Ok(found) if found.contains(MARK) => Ok(Found::Old),
         Ok(_) => Ok(Found::Foreign),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
-        Err(error) => Err(error).with_context(|| format!("cannot read {path}")),
+        Err(error) => Err(cannot("read", path)(error)),
     }
 }
 
@@ -56,7 +55,7 @@ pub fn put(files: &dyn Files, path: &str) -> anyhow::Result<()> {
     let (directory, _) = path.rsplit_once('/').unwrap_or_default();
     make_dirs(files, directory, 0o755)
         .and_then(|()| files.replace(path, TEXT, 0o755))
-        .with_context(|| format!("cannot write {path}"))
+        .map_err(cannot("write", path))
 }
 
 /// Returns the guests of the cluster whose config names a snippet, now or in a snapshot: a
@@ -162,7 +161,7 @@ pub fn remove_unused(
     match look(files, &path)? {
         Found::Current | Found::Old => {
             let removed = crate::host::record::remove(files, &path);
-            removed.with_context(|| format!("cannot remove {path}"))?;
+            removed.map_err(cannot("remove", &path))?;
         }
         Found::Nothing | Found::Foreign => {}
     }

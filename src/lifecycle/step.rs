@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-
 use super::snippet;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::EnableRefusal;
@@ -13,6 +11,7 @@ use crate::domain::vm::Vmid;
 use crate::host::programs::{How, Printed, Program, Programs};
 use crate::host::record;
 use crate::host::target::{read, write};
+use crate::host::trouble::cannot;
 use crate::host::{Host, pve};
 
 /// PVE's program that changes the config of a VM.
@@ -145,14 +144,11 @@ fn set_hook(
         return Err(EnableRefusal::Pve { command, fault }.into());
     }
     let set = hook_of(host, vmid)?;
-    if set != hook.map(Snippet::to_string) {
-        let set = set.unwrap_or_else(|| "none".to_owned());
-        bail!(
-            "{} ended well, and the hookscript is {set}",
-            command(vmid, hook)
-        );
+    if set == hook.map(Snippet::to_string) {
+        return Ok(());
     }
-    Ok(())
+    let command = command(vmid, hook);
+    Err(EnableRefusal::NotSet { vmid, command, set }.into())
 }
 
 /// Returns the hookscript that the config of a VM names.
@@ -171,6 +167,6 @@ fn delegate(host: &Host, vmid: Vmid, is_wished: bool) -> anyhow::Result<()> {
         false => Value::Absent,
     };
     let live = read(host, &target)?;
-    write(host, &target, &live, &value).with_context(|| format!("failed to write {target}"))?;
+    write(host, &target, &live, &value).map_err(cannot("write", &target.path()))?;
     host.systemd.reload()
 }

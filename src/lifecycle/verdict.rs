@@ -11,6 +11,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
+use crate::domain::words::count;
 
 impl Run<'_> {
     pub(super) fn conclude(&self, vmid: Vmid, worked: Worked<Refusal>, account: &mut Account) {
@@ -21,11 +22,11 @@ impl Run<'_> {
             }
             Worked::Refused(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");
-                account.fail(Exit::Refused, text, Some(refusal.help(vmid)));
+                account.fail(Exit::Refused, text, refusal.help(vmid));
             }
             Worked::Busy => match journal::spool(&*self.host.files, vmid) {
                 Ok(()) => units::wake_reconcile(self.host),
-                Err(error) => account.fail(Exit::Refused, format!("vm {vmid}: {error:#}"), None),
+                Err(error) => account.fail_by(&format!("vm {vmid}: "), &error),
             },
         }
     }
@@ -41,15 +42,22 @@ impl Run<'_> {
                 "vm {vmid}: not everything was done in time, reconcile finishes it"
             )),
             ClaimState::Running { .. } => account.info(format!(
-                "vm {vmid}: owns cpus {}, {}, {} changes",
-                wishes.cpus,
+                "vm {vmid}: owns {}, {}, {}",
+                wishes.cpus.in_words(),
                 backend(wishes),
-                report.n_changes
+                count(report.n_changes, "change")
             )),
-            ClaimState::Waiting { .. } => account.info(format!(
-                "vm {vmid}: its guest does not run yet, cpus {} wait",
-                wishes.cpus
-            )),
+            ClaimState::Waiting { .. } => {
+                let wait = if wishes.cpus.len() == 1 {
+                    "waits"
+                } else {
+                    "wait"
+                };
+                account.info(format!(
+                    "vm {vmid}: its guest does not run yet, {} {wait}",
+                    wishes.cpus.in_words()
+                ));
+            }
             ClaimState::Reserved { .. } => {}
             ClaimState::Failed { reason, .. } => {
                 let exit = if report.is_incomplete {
@@ -57,9 +65,12 @@ impl Run<'_> {
                 } else {
                     Exit::Refused
                 };
-                let help = "the vm runs without cpus of its own; pin-hook apply tries again";
-                let text = format!("vm {vmid}: cannot isolate cpus {}: {reason}", wishes.cpus);
-                account.fail(exit, text, Some(help.to_owned()));
+                let help = format!(
+                    "the vm runs without cpus of its own; pin-hook apply {vmid} tries again"
+                );
+                let cpus = wishes.cpus.in_words();
+                let text = format!("vm {vmid}: cannot isolate {cpus}: {reason}");
+                account.fail(exit, text, help);
             }
         }
     }
@@ -70,14 +81,13 @@ impl Run<'_> {
         account: &mut Account,
         policy: OnRefusal,
         text: &str,
-        help: Option<String>,
+        help: impl Into<String>,
     ) {
         if self.aborts(policy) {
             account.fail(Exit::Refused, text, help);
         } else {
             account.warn(format!("{text}; it starts without cpus of its own"));
-            help.into_iter()
-                .for_each(|help| account.say(Level::Help, help));
+            account.say(Level::Help, help);
         }
     }
 

@@ -39,7 +39,7 @@ pub fn work<R>(
     if let Err(refusal) = update_claims(host, &mut journal, answers, update)? {
         return Ok(Worked::Refused(refusal));
     }
-    let new: Vec<Vmid> = new_claims(&before, &journal.state().claims).collect();
+    let new = unproven(&journal.state().claims);
     let mut report = Report::default();
     let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
     if settling.settle_units()? {
@@ -50,10 +50,18 @@ pub fn work<R>(
     }
     if !journal.state().needs_reload {
         let staying = unchanged(&before, &journal.state().claims);
-        Settling::new(host, &mut journal, deadline, &mut report, &new).settle(&staying)?;
+        let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
+        if settling.settle(&staying)? {
+            journal.prove(&new);
+        }
     }
-    if let Some(reason) = report.essential().map(ToString::to_string) {
-        take_back(host, &mut journal, &mut report, &new, &reason)?;
+    if let Some(problem) = report.essential() {
+        let (whose, reason) = (problem.whose, problem.to_string());
+        let failed = new
+            .iter()
+            .filter(|vmid| whose.is_none_or(|whose| whose == **vmid));
+        let failed: Vec<Vmid> = failed.copied().collect();
+        take_back(host, &mut journal, &mut report, &failed, &reason)?;
     }
     journal.checkpoint(report.is_settled())?;
     let is_looked_after = !before.is_empty() && new.is_empty();
@@ -97,7 +105,16 @@ fn update_claims<R>(
     }
     match update(&expected)? {
         Ok(asked) => {
-            journal.append(updates.into_iter().chain(asked).collect())?;
+            let claims = &journal.state().claims;
+            let records = updates.into_iter().chain(asked).map(|record| match record {
+                Record::Claim(claim) => {
+                    let old = claims.get(&claim.vmid);
+                    Record::Claim(Box::new(claim.in_place_of(old)))
+                }
+                record => record,
+            });
+            let records = records.collect();
+            journal.append(records)?;
             Ok(Ok(()))
         }
         Err(refusal) => Ok(Err(refusal)),
@@ -142,11 +159,11 @@ fn take_back<'h>(
     host: &'h Host,
     journal: &mut Journal<'h>,
     report: &mut Report,
-    new: &[Vmid],
+    failed: &[Vmid],
     reason: &str,
 ) -> anyhow::Result<()> {
     let mut records = Vec::new();
-    for vmid in new {
+    for vmid in failed {
         // It may have ended while the lock was let go for systemd.
         let Some(claim) = journal.state().claims.get(vmid) else {
             continue;
@@ -158,6 +175,7 @@ fn take_back<'h>(
             };
             records.push(Record::Claim(Box::new(Claim {
                 state,
+                is_unproven: false,
                 ..claim.clone()
             })));
         }
@@ -178,14 +196,11 @@ fn take_back<'h>(
 /// How long taking back may take before reconcile has to finish it.
 const TAKE_BACK_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Returns the claims that have come into force or wish for something else.
-fn new_claims<'c>(before: &'c Claims, after: &'c Claims) -> impl Iterator<Item = Vmid> + 'c {
-    let running = after.values().filter(|claim| claim.is_running());
-    let is_new = |claim: &&Claim| {
-        let old = before.get(&claim.vmid);
-        old.is_none_or(|old| (&old.state, &old.wishes) != (&claim.state, &claim.wishes))
-    };
-    running.filter(is_new).map(|claim| claim.vmid)
+/// Returns the claims that have come into force, or wish for something else, and were not settled
+/// since.
+fn unproven(claims: &Claims) -> Vec<Vmid> {
+    let unproven = claims.values().filter(|claim| claim.is_unproven);
+    unproven.map(|claim| claim.vmid).collect()
 }
 
 /// Returns the claims that are as they were before.

@@ -272,3 +272,49 @@ fn phases_refuse_a_damaged_journal_and_release_all_recovers() {
     world.end_worker();
     world.assert_as(&before);
 }
+
+#[test]
+fn a_journal_of_a_newer_version_is_not_thrown_away() {
+    let world = World::with_vm();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    let newer = world
+        .sim
+        .get(JOURNAL)
+        .replace("{\"version\":1}", "{\"version\":2}")
+        .replace("\"claim\"", "\"claim-with-more\"");
+    world.sim.put(JOURNAL, &newer);
+    world.sim.take_log();
+    for account in [
+        world.release(None),
+        world.release(Some(100)),
+        world.phase(Phase::PostStop, 100),
+        world.reconcile(),
+    ] {
+        assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+        assert_says(&account, "/run/pin-hook/journal is of a newer pin-hook");
+        assert_says(&account, "install that version again");
+    }
+    assert_eq!(world.writes(), Vec::<String>::new());
+    assert_eq!(world.sim.get(JOURNAL), newer);
+}
+
+#[test]
+fn what_cannot_be_given_back_is_told_with_what_goes_on_with_it() {
+    let world = World::with_vm();
+    let before = world.capture();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+    world.sim.fail("remove_dir*100.scope/vcpu", libc::EBUSY, 1);
+    let account = world.release(Some(100));
+    assert_eq!(account.exit, Exit::Incomplete, "{account:#?}");
+    assert_says(&account, "vm 100: not everything could be given back");
+    assert_says(&account, "pin-hook reconcile tries again");
+    world.end_worker();
+    world.end_qemu(100);
+    world.reconcile_until_quiet().unwrap();
+    world.assert_as(&before);
+}

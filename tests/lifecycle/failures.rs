@@ -1,13 +1,15 @@
 //! Writes that the kernel refuses or takes without doing them.
 
+use std::time::Duration;
+
 use pin_hook::domain::claim::ClaimState;
 use pin_hook::lifecycle::account::{Exit, Level};
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::phase::{PHASE_TIME, Phase};
 
 use super::scenario::done;
 use super::world::{World, assert_says, changes};
-use crate::common::sim::VmSpec;
 use crate::common::sim::capture::Capture;
+use crate::common::sim::{VmSpec, cpus};
 
 /// Returns a node whose VM is up and waits for its post-start.
 fn launched() -> World {
@@ -132,6 +134,63 @@ fn a_partition_that_the_kernel_takes_and_finds_invalid_is_taken_back() {
     assert_taken_back(&world, &before, "foreign partition");
 }
 
+/// A VM whose post-start had no time: what is left is done by reconcile.
+fn late() -> World {
+    let world = launched();
+    world.allow(Duration::ZERO);
+    done(world.phase(Phase::PostStart, 100));
+    world.allow(PHASE_TIME);
+    world.end_worker();
+    world
+}
+
+#[test]
+fn a_first_settling_by_reconcile_is_all_or_nothing_too() {
+    let world = late();
+    let before = world.capture();
+    world
+        .sim
+        .fail("write*cpuset.cpus.partition isolated", libc::EINVAL, 1);
+    let account = world.reconcile();
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    assert_taken_back(&world, &before, "reconcile");
+}
+
+#[test]
+fn what_was_settled_once_is_not_taken_back_by_reconcile() {
+    let world = late();
+    done(world.reconcile());
+    world.assert_owns(100);
+    let (_, tid) = world.sim.vm(100).vcpus.into_iter().next().unwrap();
+    world.sim.state().set_affinity(tid, &cpus("2-3")).unwrap();
+    world
+        .sim
+        .fail(&format!("set_affinity {tid} "), libc::EINVAL, 1);
+    let account = world.reconcile();
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    assert_eq!(world.claim_state(100), "running");
+}
+
+#[test]
+fn a_failure_of_one_vm_leaves_the_one_that_was_late() {
+    let world = World::with_two_vms();
+    for vmid in [100, 101] {
+        done(world.phase(Phase::PreStart, vmid));
+        world.launch(vmid, &VmSpec::with_vcpus(2));
+    }
+    world.allow(Duration::ZERO);
+    done(world.phase(Phase::PostStart, 101));
+    world.allow(PHASE_TIME);
+    world
+        .sim
+        .fail("write*100.scope/vcpu/cgroup.threads", libc::EINVAL, 1);
+    assert_eq!(world.phase(Phase::PostStart, 100).exit, Exit::Refused);
+    world.end_worker();
+    world.reconcile();
+    assert_eq!(world.claim_state(100), "failed");
+    world.assert_owns(101);
+}
+
 /// A VM that runs, and whose post-start failed.
 fn failed() -> World {
     let world = launched();
@@ -207,7 +266,8 @@ fn a_journal_that_cannot_be_written_stops_the_phase_and_nothing_is_lost() {
         );
         let account = world.phase(Phase::PostStart, 100);
         assert_eq!(account.exit, Exit::Refused, "{account:#?}");
-        assert_says(&account, "failed to append to /run/pin-hook/journal");
+        assert_says(&account, "cannot append to /run/pin-hook/journal");
+        assert_says(&account, "make room: df /run/pin-hook shows what is full");
         world.end_worker();
         world.reconcile_until_quiet().unwrap();
         world.assert_owns(100);

@@ -64,6 +64,7 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         state,
         wishes,
         iothreads,
+        is_unproven: false,
     }))
 }
 

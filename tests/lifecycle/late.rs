@@ -206,3 +206,35 @@ fn an_idle_node_is_not_written_to() {
     assert_eq!(done(world.reconcile()).lines, []);
     assert_eq!(world.writes(), Vec::<String>::new());
 }
+
+#[test]
+fn a_reload_that_boot_was_not_granted_is_made_up_for() {
+    let failed = || {
+        let world = World::with_vm();
+        world.sim.fail("=reload", libc::ETIMEDOUT, 1);
+        let account = boot(&world.host);
+        assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+        assert_says(&account, "systemd has not read the drop-ins");
+        assert!(world.sim.state().exists(&drop_in(100)));
+        world.sim.take_log();
+        world
+    };
+    let n_reloads = |world: &World| world.writes().iter().filter(|op| *op == "reload").count();
+    let by_boot = failed();
+    done(boot(&by_boot.host));
+    assert_eq!(n_reloads(&by_boot), 1);
+    by_boot.assert_at_rest();
+    let by_units = failed();
+    done(by_units.reconcile());
+    assert_eq!(n_reloads(&by_units), 1);
+    by_units.assert_at_rest();
+    // Its guest runs only later, so nobody asks systemd about the scope in between.
+    let by_start = failed();
+    done(by_start.phase(Phase::PreStart, 100));
+    assert_eq!(n_reloads(&by_start), 1);
+    by_start.launch(100, &VmSpec::with_vcpus(2));
+    by_start.end_worker();
+    by_start.reconcile_until_quiet().unwrap();
+    by_start.sim.set_property("100.scope");
+    by_start.assert_owns(100);
+}

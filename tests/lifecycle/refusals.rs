@@ -1,6 +1,6 @@
 //! Starts that are refused, having changed nothing.
 
-use pin_hook::lifecycle::account::{Exit, Level};
+use pin_hook::lifecycle::account::{Account, Exit, Level};
 use pin_hook::lifecycle::phase::Phase;
 
 use super::scenario::done;
@@ -191,4 +191,57 @@ fn cpus_of_isolcpus_are_refused_to_a_root_partition() {
     let error = "vm 100: backend \"root\" is refused: a partition of type root is invalid on cpus \
                  in isolcpus=";
     assert_refused(&world, error);
+}
+
+/// Error and help of what was refused.
+fn told(account: &Account) -> Vec<&str> {
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    let lines = account.lines.iter();
+    lines.map(|line| line.text.as_str()).collect()
+}
+
+#[test]
+fn what_needs_a_running_vm_says_how_to_get_one() {
+    let world = World::with_vm();
+    let expected = [
+        "vm 100 does not run on this node",
+        "start it (qm start 100): its table is applied then, or once it runs by pin-hook apply 100",
+    ];
+    for account in [world.phase(Phase::PostStart, 100), world.apply(100)] {
+        assert_eq!(told(&account), expected);
+    }
+}
+
+#[test]
+fn a_guest_without_anything_to_do_is_a_notice_for_pve_and_an_error_by_hand() {
+    let world = World::lab().vm(102, "template: 1\n", "cpus = \"2-3\"\n");
+    world.sim.vm_conf(101, CONF);
+    world
+        .sim
+        .put("/etc/pve/nodes/pve1/lxc/200.conf", "cores: 1\n");
+    let unhooked = "vm 101 has no table in /etc/pin-hook or /etc/pve/pin-hook";
+    for (vmid, fact, help) in [
+        (101, unhooked, "pin-hook init 101 --write writes one"),
+        (
+            102,
+            "vm 102 is a template",
+            "make a table for each vm that is cloned from it",
+        ),
+        (
+            105,
+            "this node has no vm 105",
+            "qm list shows the vms of this node",
+        ),
+        (
+            200,
+            "200 is a container",
+            "containers are kept off owned cpus without a table",
+        ),
+    ] {
+        for phase in [Phase::PreStart, Phase::PostStart] {
+            let account = done(world.phase(phase, vmid));
+            assert_says(&account, &format!("{fact}: nothing to do"));
+        }
+        assert_eq!(told(&world.apply(vmid)), [fact, help]);
+    }
 }

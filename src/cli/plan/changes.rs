@@ -1,8 +1,8 @@
 //! The changes of a plan: why, what, from what to what.
 
-use crate::cli::columns::count;
 use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Stage, Target, Value};
+use crate::domain::words::count;
 use crate::lifecycle::plan::{Plan, Planned};
 
 /// Returns the changes of a plan, those for the same purpose together; `is_verbose` names each
@@ -56,15 +56,15 @@ fn lines(planned: &[&Planned]) -> String {
 
 /// Returns one line for each target of which there are few, and a count of the others.
 fn summary(planned: &[&Planned], plan: &Plan) -> String {
-    let owned = plan.layout.as_ref().map(|layout| layout.cpus.to_string());
+    let owned = plan.layout.as_ref().map(|layout| layout.cpus.in_words());
     let owned = owned.unwrap_or_default();
     let n = planned.len();
     match planned.first().map(|planned| &planned.change.target) {
         Some(Target::Knob(Knob::IrqAffinity, _)) => {
-            format!("    {}: off cpus {owned}\n", count(n, "interrupt"))
+            format!("    {}: off {owned}\n", count(n, "interrupt"))
         }
         Some(Target::KernelThread(_)) => {
-            format!("    {}: off cpus {owned}\n", count(n, "kernel thread"))
+            format!("    {}: off {owned}\n", count(n, "kernel thread"))
         }
         Some(Target::Membership(_)) => format!("    {}\n", count(n, "thread")),
         Some(Target::Affinity(_)) => {

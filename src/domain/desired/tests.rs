@@ -45,6 +45,7 @@ fn claim() -> Claim {
             stays_delegated: true,
         },
         iothreads: BTreeMap::new(),
+        is_unproven: false,
     }
 }
 

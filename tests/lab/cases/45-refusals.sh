@@ -4,6 +4,10 @@
 unit=/etc/systemd/system/pinned.service
 foreign=$cg/foreign
 
+# Who is not root, or is root without the capability that it takes.
+user() { setpriv --reuid=1000 --regid=1000 --clear-groups -- "$@"; }
+crippled() { setpriv --bounding-set=-sys_nice -- "$@"; }
+
 case_cleanup() {
     echo 1 > /sys/devices/system/cpu/cpu5/online
     rm -f $unit
@@ -22,6 +26,27 @@ refused() {
     equal "$text: one error and one help" 'error: help:' \
         "$(sed -n 's/^pin-hook: \(error:\|help:\).*/\1/p' "$work/refused" | paste -sd' ')"
     check "$text: changes nothing" cmp "$work/then" "$work/now"
+}
+
+# everything FILE: also what pin-hook writes for itself, with the time of each change.
+everything() {
+    snapshot "$1"
+    find /etc/pve /etc/pin-hook /etc/systemd/system /run/systemd/system /run/pin-hook /run/qemu-server /var/lib/pin-hook \
+        /var/lib/vz -printf '%p %s %T@\n' 2> /dev/null | sort >> "$1"
+}
+
+# needs_more WHO HELP COMMAND...: exits 1 with one error and one help, and changes nothing.
+needs_more() {
+    local who=$1 help=$2 status=0
+    shift 2
+    everything "$work/then"
+    "$who" "$@" > "$work/refused" 2>&1 || status=$?
+    everything "$work/now"
+    equal "$who, $*: exit status" 1 $status
+    equal "$who, $*: one error and one help" \
+        "pin-hook: error: missing capability CAP_SYS_NICE: cannot set the affinity of other users' tasks
+pin-hook: help: $help" "$(cat "$work/refused")"
+    check "$who, $*: changes nothing" cmp "$work/then" "$work/now"
 }
 
 hooked_vm 101 'cpus = "2-3"'
@@ -82,3 +107,43 @@ for policy in auto abort warn; do
 done
 pin-hook release 101 > /dev/null
 capture_after_equal 'the host is as before'
+
+# Without privileges: what changes says which one is missing; what only looks works as far as it can.
+table 101 'cpus = "2-3"'
+table 100 'cpus = "4-5"'
+sed -i 's/^cores: 4/cores: 2/' "$(conf_path 100)" "$(conf_path 101)"
+qm start 101 > /dev/null
+as_root='run it as root; plan, list, check, --dry-run and --root only have to read what they show'
+for command in '100 pre-start' '101 post-start' '101 post-stop' 'apply 101' 'release 101' 'release --all' 'enable 100' \
+    'disable 101' 'init 100 --write --force' reconcile boot; do
+    # shellcheck disable=SC2086
+    needs_more user "$as_root" pin-hook $command
+done
+needs_more crippled 'allow CAP_SYS_NICE in what starts pin-hook (systemd: CapabilityBoundingSet=)' pin-hook apply 101
+# shown COMMAND...: what it prints is in $work/shown.
+shown() { "$@" > "$work/shown" 2>&1 || { cat "$work/shown"; return 1; }; }
+check 'a user is shown a plan' shown user pin-hook plan 100
+check 'with the CPUs' has "$work/shown" 'cpus 4-5'
+check 'and with what is left out of it' has "$work/shown" 'claims of other vms are left out: /run/pin-hook can be read by root only'
+# /run/qemu-server is for root and www-data, as PVE has it.
+check 'and that nobody could see whether it runs' has "$work/shown" 'vm 100 is taken as not running: cannot tell'
+check 'a user is shown the tables' user pin-hook list
+check 'and what enabling would do' user pin-hook enable --dry-run 100
+refuses 'what VMs own is shown to root only' user pin-hook status
+equal 'which is said' 'pin-hook: error: /run/pin-hook can be read by root only
+pin-hook: help: run it as root' "$(cat "$work/refused")"
+# As PVE's cluster file system has it: configs are for root and www-data.
+chmod 640 "$(conf_path 100)"
+refuses 'a config that a user cannot read is an error' user pin-hook plan 100
+check 'with its path' has "$work/refused" "cannot read /etc/pve/nodes/pve1/qemu-server/100.conf: Permission denied"
+check 'and the remedy' has "$work/refused" 'help: run it as root'
+tree=$work/tree
+mkdir -p "$tree/etc/pve/nodes/pve1/qemu-server" "$tree/etc/pin-hook"
+echo pve1 > "$tree/etc/hostname"
+cp /etc/pin-hook/100.toml "$tree/etc/pin-hook/"
+cat "$(conf_path 100)" > "$tree/etc/pve/nodes/pve1/qemu-server/100.conf"
+chmod -R a+rX "$work"
+check 'a user looks at a captured host' shown user pin-hook --root "$tree" list
+check 'and is shown its table' has "$work/shown" 4-5
+qm stop 101 > /dev/null
+capture_after_equal 'the host is as before, still'

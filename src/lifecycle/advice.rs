@@ -1,0 +1,26 @@
+//! What the operator can do about an error, whatever it is.
+
+use super::look::{Hidden, is_denied};
+use crate::domain::advice::Advised;
+use crate::domain::enabling::EnableRefusal;
+use crate::host::privilege::is_root;
+use crate::host::table::Untrusted;
+
+/// Returns what can be done about an error: what it knows itself, otherwise where to look.
+pub fn help_for(error: &anyhow::Error) -> String {
+    let advised = error.downcast_ref::<Advised>();
+    let refused = error.downcast_ref::<EnableRefusal>();
+    let untrusted = error.downcast_ref::<Untrusted>();
+    let hidden = error.downcast_ref::<Hidden>();
+    advised
+        .map(|known| known.help.clone())
+        .or_else(|| refused.map(EnableRefusal::help))
+        .or_else(|| untrusted.map(Untrusted::remedy))
+        .or_else(|| hidden.map(|hidden| hidden.help().to_owned()))
+        .or_else(|| (is_denied(error) && !is_root()).then(|| Hidden.help().to_owned()))
+        .unwrap_or_else(|| SOMEWHERE.to_owned())
+}
+
+/// For what nobody has foreseen: the host refuses what it has never refused before.
+const SOMEWHERE: &str =
+    "try again; dmesg and journalctl -t pin-hook may tell more, pin-hook status what is owned";
