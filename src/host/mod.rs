@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod container;
 pub mod deadline;
 pub mod device;
 pub mod files;

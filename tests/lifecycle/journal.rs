@@ -82,6 +82,7 @@ fn place(knob: Knob) -> Place {
     match knob {
         Knob::DefaultIrqAffinity => Place::Host,
         Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
+        Knob::ContainerCpus => Place::Container(id(200), 81234),
         _ => Place::Group(format!("{SCOPE}/vcpu")),
     }
 }
@@ -98,6 +99,8 @@ fn targets() -> Vec<Target> {
         ROWS.iter()
             .map(|row| Target::Knob(row.knob, place(row.knob))),
     );
+    let inside = Place::ContainerInside(id(200), 81234);
+    targets.push(Target::Knob(Knob::ContainerCpus, inside));
     targets
 }
 
