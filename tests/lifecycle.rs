@@ -9,6 +9,8 @@ mod common;
 mod auto;
 #[path = "lifecycle/births.rs"]
 mod births;
+#[path = "lifecycle/containers.rs"]
+mod containers;
 #[path = "lifecycle/drift.rs"]
 mod drift;
 #[path = "lifecycle/ends.rs"]

@@ -1,10 +1,11 @@
 //! Text that people and PVE write, and what it says: pure, without files or environment.
 //!
 //! [`table`] reads the operator's TOML strictly: what is not understood is an error with its
-//! place. [`vm_conf`] reads PVE's configuration as PVE does: what is not understood is dropped,
-//! because another program owns that file.
+//! place. [`vm_conf`] and [`ct_conf`] read PVE's configuration as PVE does: what is not understood is dropped,
+//! because another program owns these files.
 
 mod checks;
+pub mod ct_conf;
 pub mod error;
 mod guest;
 pub mod keys;

@@ -3,12 +3,14 @@
 //! It knows nothing of what was written before; a target that no claim wishes for any more is
 //! simply absent from its answer, and gets its baseline back.
 
+mod containers;
 mod kept_off;
 pub mod knobs;
 mod vm;
 
 use std::collections::BTreeMap;
 
+pub use self::containers::takes_cpus;
 use super::claim::{Claim, Claims, Wishes};
 use super::cpuset::CpuSet;
 use super::facts::{Facts, VmFacts};
@@ -78,6 +80,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
         }
         view.threads(&claim.wishes, vm, &mut wishes);
     }
+    view.containers(claims, &mut wishes);
     view.kernel_threads(claims, &mut wishes);
     view.interrupts(claims, &mut wishes);
     knobs::wish(claims, facts, &mut wishes);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::cpuset::CpuSet;
 use super::desired::{Desired, Wish};
+use super::knob::{Grammar, Knob};
 use super::state::Held;
 use super::target::{Stage, Target, Value};
 
@@ -301,6 +302,10 @@ impl Context<'_> {
             (Target::Affinity(_), ..) if held.before.is_some() => false,
             (Target::KernelThread(_), Value::Cpus(live), _) if live == self.shared => false,
             (_, Value::Text(text), _) if text.contains(" invalid") => false,
+            // PVE goes on balancing containers, which changes which CPUs and not how many.
+            (Target::Knob(Knob::ContainerCpus, _), Value::Cpus(live), Value::Cpus(ours)) => {
+                live.len() != ours.len()
+            }
             (Target::Affinity(_) | Target::KernelThread(_), _, Value::Cpus(ours)) => {
                 ours.is_subset(self.online)
             }
@@ -316,7 +321,7 @@ impl Target {
         match self {
             Target::Delegation(_) | Target::Group(_) => true,
             Target::Knob(knob, _) => {
-                matches!(knob.row().grammar, super::knob::Grammar::Switch(_))
+                matches!(knob.row().grammar, Grammar::Switch(_))
             }
             _ => false,
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::container::Container;
 use super::cpuset::CpuSet;
 use super::thread::Thread;
 use super::vm::{TaskId, Vmid};
@@ -22,6 +23,8 @@ pub struct Facts {
     pub reserved: CpuSet,
     /// Running VMs with a claim.
     pub vms: BTreeMap<Vmid, VmFacts>,
+    /// Containers.
+    pub containers: Vec<Container>,
     /// Kernel threads.
     pub kernel_threads: Vec<KernelThread>,
     /// CPUs that interrupts are given when they are set up.

@@ -22,6 +22,8 @@ pub enum Knob {
     Cpus,
     /// Kind of cpuset partition that a cgroup is the root of.
     Partition,
+    /// CPUs that a container asks for.
+    ContainerCpus,
     /// CPUs that interrupts are given when they are set up.
     DefaultIrqAffinity,
     /// CPUs that one interrupt may be delivered to.
@@ -121,6 +123,13 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::Word,
         stage: Stage::Partition,
         doc: "takes the cpus away from every other cgroup",
+    },
+    Row {
+        knob: Knob::ContainerCpus,
+        path: "/sys/fs/cgroup/{}/cpuset.cpus",
+        grammar: Grammar::CpuList,
+        stage: Stage::Containers,
+        doc: "gives containers as many cpus beside the owned ones as they had",
     },
     Row {
         knob: Knob::DefaultIrqAffinity,

@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod claim;
+pub mod container;
 pub mod cpuset;
 pub mod desired;
 pub mod diff;

@@ -20,6 +20,8 @@ pub enum Stage {
     Members,
     /// Affinity of the VM's threads.
     Threads,
+    /// Containers: a partition takes the CPUs from them, but PVE counts those that are left.
+    Containers,
     /// Kernel threads, which live in no cgroup that a partition could shrink.
     KernelThreads,
     /// Interrupts, which a partition does not move either.
@@ -32,11 +34,12 @@ pub enum Stage {
 
 impl Stage {
     /// Order of acquiring: what a VM cannot do without comes before all tuning.
-    pub const ACQUIRE: [Stage; 8] = [
+    pub const ACQUIRE: [Stage; 9] = [
         Stage::Unit,
         Stage::Partition,
         Stage::Members,
         Stage::Threads,
+        Stage::Containers,
         Stage::KernelThreads,
         Stage::Interrupts,
         Stage::Power,
@@ -46,13 +49,15 @@ impl Stage {
     /// Order of giving back: backwards, but for affinities. Those of the VM's threads are cut to
     /// the partition as long as there is one, and the kernel sets those of unbound kernel threads
     /// itself when one comes or goes (measured on 6.12), so both are given back when it has gone.
-    pub const RELEASE: [Stage; 8] = [
+    /// So are the lists of containers: PVE would cut them again as long as it counts fewer CPUs.
+    pub const RELEASE: [Stage; 9] = [
         Stage::Host,
         Stage::Power,
         Stage::Interrupts,
         Stage::Members,
         Stage::Partition,
         Stage::Threads,
+        Stage::Containers,
         Stage::KernelThreads,
         Stage::Unit,
     ];
@@ -88,6 +93,10 @@ pub enum Place {
     Policy(u32),
     /// That of a sysctl, by its path below `/proc/sys`.
     Sysctl(String),
+    /// That of a container's cgroup: its id and the start time of this run of it.
+    Container(Vmid, u64),
+    /// That of the cgroup in it that holds its processes.
+    ContainerInside(Vmid, u64),
 }
 
 impl fmt::Display for Place {
@@ -97,6 +106,8 @@ impl fmt::Display for Place {
             Place::Group(path) | Place::Sysctl(path) => f.write_str(path),
             Place::Irq(number, _) | Place::Policy(number) => number.fmt(f),
             Place::Cpu(cpu) => cpu.fmt(f),
+            Place::Container(ctid, _) => write!(f, "lxc/{ctid}"),
+            Place::ContainerInside(ctid, _) => write!(f, "lxc/{ctid}/ns"),
         }
     }
 }

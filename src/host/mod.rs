@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod cluster;
 pub mod cpufreq;
+pub mod container;
 pub mod deadline;
 pub mod device;
 pub mod files;

@@ -109,12 +109,37 @@ pub fn guest_kind(files: &dyn Files, vmid: Vmid, migrated_from: &str) -> anyhow:
     })
 }
 
+/// Returns the config of a container of this node, or `None` when there is none.
+///
+/// # Errors
+/// The config is there but cannot be read.
+pub fn container_config(files: &dyn Files, ctid: Vmid) -> anyhow::Result<Option<TextFile>> {
+    for directory in config_directories(files, "lxc") {
+        if let Some(config) = read_if_there(files, format!("{directory}/{ctid}.conf"))? {
+            return Ok(Some(config));
+        }
+    }
+    Ok(None)
+}
+
 /// Returns the VMs whose config is on this node, running or not.
 ///
 /// # Errors
 /// The directory is there but cannot be read.
 pub fn vms_of_node(files: &dyn Files) -> anyhow::Result<Vec<Vmid>> {
-    for directory in config_directories(files, "qemu-server") {
+    guests_of_node(files, "qemu-server")
+}
+
+/// Returns the containers whose config is on this node, running or not.
+///
+/// # Errors
+/// As [`vms_of_node`].
+pub fn containers_of_node(files: &dyn Files) -> anyhow::Result<Vec<Vmid>> {
+    guests_of_node(files, "lxc")
+}
+
+fn guests_of_node(files: &dyn Files, kind: &str) -> anyhow::Result<Vec<Vmid>> {
+    for directory in config_directories(files, kind) {
         match files.list(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             names => {

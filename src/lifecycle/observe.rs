@@ -7,8 +7,9 @@ use anyhow::Context;
 
 use super::settings;
 use crate::domain::claim::{Claim, Wishes};
+use crate::domain::container::Container;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::desired::has_partition;
+use crate::domain::desired::{has_partition, takes_cpus};
 use crate::domain::diff::Live;
 use crate::domain::facts::{Facts, KernelThread, VmFacts};
 use crate::domain::knob::Knob;
@@ -16,7 +17,7 @@ use crate::domain::state::State;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::Thread;
 use crate::domain::vm::TaskId;
-use crate::host::{Host, irq, target, task};
+use crate::host::{Host, container, irq, target, task};
 
 /// CPUs that tasks outside of partitions may use.
 const SHARED_CPUS: &str = "/sys/fs/cgroup/cpuset.cpus.effective";
@@ -51,6 +52,10 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     let concerns = |stage, wished: fn(&Wishes) -> bool| {
         stages.contains(&stage) && concerns(state, stage, wished)
     };
+    if concerns(Stage::Containers, takes_cpus) {
+        let containers = container::containers(&*host.files);
+        facts.containers = containers.context("failed to list containers")?;
+    }
     let is_moved = |wishes: &Wishes| wishes.kernel_threads || has_partition(wishes);
     if concerns(Stage::KernelThreads, is_moved) {
         facts.kernel_threads = kernel_threads(host)?;
@@ -82,8 +87,8 @@ fn boot_isolated(host: &Host) -> anyhow::Result<CpuSet> {
 
 /// Returns the live values of `targets`.
 ///
-/// Interrupts are taken from the facts: their numbers are reused, so their file alone does not
-/// tell whose value it holds.
+/// Interrupts and containers are taken from the facts: their numbers are reused, so their file
+/// alone does not tell whose value it holds.
 pub fn live_values(host: &Host, facts: &Facts, targets: BTreeSet<&Target>) -> anyhow::Result<Live> {
     let values = targets.into_iter().map(|target| {
         let value = match target {
@@ -91,6 +96,11 @@ pub fn live_values(host: &Host, facts: &Facts, targets: BTreeSet<&Target>) -> an
                 let mut irqs = facts.irqs.iter();
                 let irq = irqs.find(|irq| irq.number == *number && irq.actions == *actions);
                 irq.map_or(Value::Absent, |irq| Value::Cpus(irq.affinity.clone()))
+            }
+            Target::Knob(Knob::ContainerCpus, place) => {
+                let mut lists = facts.containers.iter().flat_map(Container::lists);
+                let list = lists.find(|(of, _)| of == place);
+                list.map_or(Value::Absent, |(_, cpus)| Value::Cpus(cpus.clone()))
             }
             Target::KernelThread(id) => {
                 let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);

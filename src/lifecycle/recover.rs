@@ -2,19 +2,19 @@
 //!
 //! The cgroups of a VM's threads and their CPUs tell what was taken. What the journal alone knew
 //! is inferred: a thread had the CPUs that PVE gave it, an interrupt or a kernel thread that is on
-//! all CPUs but the taken ones was on all of them.
+//! all CPUs but the taken ones was on all of them, and so was a container without `cores:`.
 
 use anyhow::Context;
 
 use super::journal::{Journal, Newer, busy, read_state};
-use super::observe::{kernel_threads, read_cpus, threads_of};
+use super::observe::{kernel_threads, read_cpus, shared_cpus, threads_of};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record};
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::vm::Vmid;
-use crate::host::{Host, irq, pve, target};
+use crate::host::{Host, container, irq, pve, target};
 
 const GROUPS: &str = "/sys/fs/cgroup";
 const SLICE: &str = "qemu.slice";
@@ -62,6 +62,7 @@ fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
         if !found.is_delegated {
             found.switch(SLICE);
         }
+        found.containers()?;
         found.rest_of_host()?;
     }
     Ok(found.held)
@@ -156,6 +157,22 @@ impl Traces<'_> {
                 baseline,
                 Value::Cpus(thread.affinity),
             );
+        }
+        Ok(())
+    }
+
+    /// Containers that PVE gives all CPUs had the owned ones too; the others have as many as before.
+    fn containers(&mut self) -> anyhow::Result<()> {
+        let shared = shared_cpus(self.host)?.unwrap_or_default();
+        let whole = shared.union(&self.owned);
+        let all = Some(whole.len());
+        for found in container::containers(&*self.host.files)? {
+            let lists = found.lists().filter(|(_, live)| !live.is_empty());
+            for (place, live) in lists.filter(|_| found.share(whole.len()) == all) {
+                let target = Target::Knob(Knob::ContainerCpus, place);
+                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(live.clone()));
+                self.hold(target, whole, ours);
+            }
         }
         Ok(())
     }

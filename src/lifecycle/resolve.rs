@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::advice::help_for;
 use super::nothing::Nothing;
 use super::room::{Asked, Room, state_now};
+use crate::config::ct_conf::parse_ct_conf;
 use crate::config::error::ConfigError;
 use crate::config::table::{parse_host_settings, parse_table};
 use crate::config::vm_conf::parse_vm_conf;
@@ -365,6 +366,7 @@ pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
 /// Takes its time with unit files and guests' configs, so it is done without the host lock.
 pub fn look_around(host: &Host, settings: &HostSettings) -> Surroundings {
     let mut bystanders = pinned_guests(host);
+    bystanders.extend(pinned_containers(host));
     bystanders.extend(surroundings::pinned_units(&*host.files));
     Surroundings {
         partitions: Vec::new(),
@@ -395,6 +397,22 @@ fn pinned_guests(host: &Host) -> Vec<Bystander> {
         let remedy = format!("change its affinity (qm set {vmid} --affinity ...)");
         Some(Bystander {
             who: format!("vm {vmid}"),
+            remedy,
+            cpus,
+        })
+    });
+    pinned.collect()
+}
+
+/// Returns the containers of this node whose administrator chose their CPUs.
+fn pinned_containers(host: &Host) -> Vec<Bystander> {
+    let ctids = pve::containers_of_node(&*host.files).unwrap_or_default();
+    let pinned = ctids.into_iter().filter_map(|ctid| {
+        let config = pve::container_config(&*host.files, ctid).ok()??;
+        let cpus = parse_ct_conf(&config.text).cpus?;
+        let remedy = format!("change lxc.cgroup2.cpuset.cpus in {}", config.path);
+        Some(Bystander {
+            who: format!("container {ctid}"),
             remedy,
             cpus,
         })

@@ -136,13 +136,14 @@ impl<'s, 'h> Settling<'s, 'h> {
     }
 
     /// Announces what a partition or a move hides: some kernel threads forget what they had when
-    /// a partition comes, and a thread shows another affinity in another cgroup.
+    /// a partition comes, PVE cuts the lists of containers then, and a thread shows another
+    /// affinity in another cgroup.
     fn remember_what_will_be_hidden(
         &mut self,
         wishes: &Desired,
         facts: &Facts,
     ) -> anyhow::Result<()> {
-        for stage in [Stage::KernelThreads, Stage::Threads] {
+        for stage in [Stage::KernelThreads, Stage::Threads, Stage::Containers] {
             let mut diff = self.compare(Pass::Acquire, stage, wishes, facts)?;
             let held = &self.journal.state().held;
             diff.intend.retain(|(target, _)| !held.contains_key(target));

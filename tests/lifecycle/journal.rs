@@ -100,6 +100,7 @@ fn place(knob: Knob) -> Place {
         Knob::IdleLatency => Place::Cpu(CpuId(2)),
         _ if knob.row().stage == Stage::Power => Place::Policy(2),
         _ if knob.row().stage == Stage::Host => Place::Host,
+        Knob::ContainerCpus => Place::Container(id(200), 81234),
         _ => Place::Group(format!("{SCOPE}/vcpu")),
     }
 }
@@ -116,6 +117,8 @@ fn targets() -> Vec<Target> {
         ROWS.iter()
             .map(|row| Target::Knob(row.knob, place(row.knob))),
     );
+    let inside = Place::ContainerInside(id(200), 81234);
+    targets.push(Target::Knob(Knob::ContainerCpus, inside));
     targets
 }
 

@@ -56,6 +56,22 @@ fn a_foreign_partition_is_refused() {
 }
 
 #[test]
+fn a_container_that_may_run_on_the_cpus_only_is_refused_and_others_are_warned_of() {
+    let pin = |world: &World, list: &str| {
+        let conf = format!("cores: 2\nlxc.cgroup2.cpuset.cpus: {list}\n");
+        world.sim.put("/etc/pve/nodes/pve1/lxc/200.conf", &conf);
+    };
+    let world = World::with_vm();
+    pin(&world, "3");
+    let error = "vm 100: container 200 may run on cpu 3 only, which would leave it no cpu";
+    assert_refused(&world, error);
+    pin(&world, "3-4");
+    let account = done(world.phase(Phase::PreStart, 100));
+    let warning = "container 200 is set to cpus 3-4 and will have only 4 of them";
+    assert_says(&account, warning);
+}
+
+#[test]
 fn absent_and_offline_cpus_are_refused() {
     let world = World::lab().vm(100, CONF, "cpus = \"7-8\"\n");
     assert_refused(&world, "vm 100: the host has no cpu 8, it has 0-7");

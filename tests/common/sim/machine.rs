@@ -1,11 +1,11 @@
-//! Builds a host: CPUs, groups as systemd and LXC make them, services and kernel threads.
+//! Builds a host: CPUs, groups as systemd makes them, services and kernel threads.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 
-use super::cgroup::{CONTROLLERS, Cgroup};
+use super::cgroup::Cgroup;
 use super::hotplug::{Cpus, Seat};
 use super::irq::Kind;
 use super::task::{PF_KTHREAD, PF_NO_SETAFFINITY, PF_WQ_WORKER, TaskSpec};
@@ -79,7 +79,7 @@ impl Machine {
         put_kernel_threads(&mut state);
         put_groups_and_services(&mut state);
         for ctid in &self.containers {
-            put_container(&mut state, *ctid);
+            state.start_container(*ctid);
         }
         put_irqs(&mut state);
         state.tasks.count_from(2000);
@@ -296,31 +296,6 @@ fn put_groups_and_services(state: &mut State) {
     state
         .cgroup_write("/init.scope/cgroup.procs", "1")
         .expect("systemd moves itself");
-}
-
-/// LXC keeps its groups outside of systemd, with every controller enabled from the root down.
-fn put_container(state: &mut State, ctid: u32) {
-    let all = BTreeSet::from_iter(0..CONTROLLERS.len());
-    for group in ["", "/lxc", "/lxc.monitor"] {
-        if !state.cgroups.contains_key(group) {
-            state.cgroup_make(group).expect("a new group");
-        }
-        if group != "/lxc.monitor" {
-            state.set_subtree_control(group, all.clone());
-        }
-    }
-    let (group, monitor) = (format!("/lxc/{ctid}"), format!("/lxc.monitor/{ctid}"));
-    for group in [&group, &monitor] {
-        state.cgroup_make(group).expect("a new group");
-    }
-    state.set_subtree_control(&group, all);
-    let inner = format!("{group}/ns");
-    state.cgroup_make(&inner).expect("a new group");
-    let parent = state.spawn(TaskSpec::named("lxc-start").in_cgroup(&monitor));
-    state.spawn(TaskSpec {
-        ppid: parent,
-        ..TaskSpec::named("init").in_cgroup(&inner)
-    });
 }
 
 /// Interrupts as in the lab: legacy ones, those of a network card and of an NVMe disk.

@@ -6,6 +6,7 @@
 
 pub mod capture;
 mod cgroup;
+pub mod container;
 mod cpuset;
 mod doors;
 pub mod fate;

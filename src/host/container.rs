@@ -1,0 +1,55 @@
+//! Containers that run: the cgroups that LXC makes for them, outside of systemd.
+//!
+//! `lxc/<ctid>` has the limits of a container, its processes are in `ns` below, and the process
+//! that made it is in `lxc.monitor/<ctid>` (`LXC.pm` of pve-container).
+
+use std::io;
+
+use super::files::Files;
+use super::{pve, task};
+use crate::config::ct_conf::parse_ct_conf;
+use crate::domain::container::Container;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::vm::Vmid;
+
+const GROUPS: &str = "/sys/fs/cgroup/lxc";
+const MONITORS: &str = "/sys/fs/cgroup/lxc.monitor";
+
+/// Returns the containers that run on this node; those that end meanwhile are left out.
+///
+/// # Errors
+/// The cgroups cannot be listed.
+pub fn containers(files: &dyn Files) -> io::Result<Vec<Container>> {
+    let names = match files.list(GROUPS) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names?,
+    };
+    let ctids = names.iter().filter_map(|name| name.parse().ok());
+    let mut containers: Vec<Container> = ctids.filter_map(|ctid| read(files, ctid)).collect();
+    containers.sort_unstable_by_key(|container| container.ctid);
+    Ok(containers)
+}
+
+fn read(files: &dyn Files, ctid: Vmid) -> Option<Container> {
+    let cpus = |group: String| -> Option<CpuSet> {
+        let text = files.read(&format!("{group}/cpuset.cpus")).ok()?;
+        text.parse().ok()
+    };
+    let config = pve::container_config(files, ctid).ok().flatten();
+    Some(Container {
+        ctid,
+        run: run(files, ctid).unwrap_or_default(),
+        cpus: cpus(format!("{GROUPS}/{ctid}"))?,
+        inner: cpus(format!("{GROUPS}/{ctid}/ns")),
+        config: config.map(|config| parse_ct_conf(&config.text)),
+    })
+}
+
+/// Returns the start time of the process that made a container.
+fn run(files: &dyn Files, ctid: Vmid) -> Option<u64> {
+    let tasks = files
+        .read(&format!("{MONITORS}/{ctid}/cgroup.procs"))
+        .ok()?;
+    let monitor = tasks.lines().next()?.parse().ok()?;
+    Some(task::read_task(files, monitor, monitor).ok()?.id.start)
+}
