@@ -9,6 +9,8 @@ mod common;
 mod auto;
 #[path = "lifecycle/births.rs"]
 mod births;
+#[path = "lifecycle/debts.rs"]
+mod debts;
 #[path = "lifecycle/drift.rs"]
 mod drift;
 #[path = "lifecycle/ends.rs"]
@@ -29,3 +31,5 @@ mod starts;
 mod threads;
 #[path = "lifecycle/world.rs"]
 mod world;
+#[path = "lifecycle/yields.rs"]
+mod yields;

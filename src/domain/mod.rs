@@ -2,6 +2,7 @@
 
 pub mod claim;
 pub mod cpuset;
+pub mod debt;
 pub mod desired;
 pub mod diff;
 pub mod enabling;

@@ -50,7 +50,7 @@ impl Run<'_> {
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
         let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
-        let mut around = look_around(self.host, &case.settings);
+        let mut around = look_around(self.host, case);
         work(self.host, self.deadline, answers, |now| {
             let resolved = match resolved.among(case, &now.claims) {
                 Ok(resolved) => resolved,
