@@ -11,6 +11,8 @@ mod auto;
 mod births;
 #[path = "lifecycle/containers.rs"]
 mod containers;
+#[path = "lifecycle/debts.rs"]
+mod debts;
 #[path = "lifecycle/drift.rs"]
 mod drift;
 #[path = "lifecycle/ends.rs"]
@@ -33,3 +35,5 @@ mod starts;
 mod threads;
 #[path = "lifecycle/world.rs"]
 mod world;
+#[path = "lifecycle/yields.rs"]
+mod yields;

@@ -96,6 +96,11 @@ fn a_table_with_the_name_of_a_vm_is_held_against_that_vm() {
     assert!(text.starts_with(expected), "{text}");
     assert_eq!(status, 2);
     assert_eq!(checked(host.path(), "101.toml", table, &[]).1, 0);
+    let alone = "cpus = \"2,8\"\nyield.stop = [101]\n";
+    let (text, status) = checked(host.path(), "101.toml", alone, &[]);
+    let expected = "pin-hook: error: 101.toml: yield.stop: vm 101 cannot make room for itself";
+    assert!(text.starts_with(expected), "{text}");
+    assert_eq!(status, 2);
     let (text, status) = checked(host.path(), "101.toml", "cpus = \"2-3,8\"\n", &["--json"]);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(status, 2);

@@ -6,11 +6,14 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pin_hook::domain::vm::Vmid;
+use pin_hook::domain::vm::{TaskId, Vmid};
+use pin_hook::host::Clock;
+use pin_hook::host::clock::KernelClock;
 use pin_hook::host::files::RootFiles;
 use pin_hook::host::qmp::{Qmp, QmpSockets};
 use pin_hook::host::systemd::{Bus, Job, Systemd};
@@ -204,6 +207,11 @@ struct Manager(Calls);
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl Manager {
+    #[zbus(property)]
+    fn system_state(&self) -> String {
+        "stopping".to_owned()
+    }
+
     fn reload(&self) {
         self.0.send("reload".to_owned()).unwrap();
     }
@@ -336,6 +344,7 @@ fn a_program_gets_a_unit_of_its_own() {
     bus.run(&job).unwrap();
     assert!(bus.is_active("pin-hook-a.service").unwrap());
     assert!(!bus.is_active("absent.service").unwrap());
+    assert!(bus.is_stopping().unwrap());
     drop(server.join().unwrap());
     let asked: Vec<String> = asked.try_iter().collect();
     let expected = "run pin-hook-a.service fail Description CollectMode ExecStart RuntimeMaxUSec \
@@ -397,4 +406,24 @@ fn a_table_that_others_may_have_written_is_refused_on_a_host_of_root() {
             (answer, remedy) => panic!("{answer:?} instead of {remedy:?}"),
         }
     }
+}
+
+#[test]
+fn the_end_of_a_process_ends_the_wait_for_it() {
+    let id = |pid: u32| TaskId {
+        tid: i32::try_from(pid).unwrap(),
+        start: 0,
+    };
+    let own = id(std::process::id());
+    let brief = Duration::from_millis(20);
+    let before = Instant::now();
+    KernelClock.wait_for_end(&[own], brief);
+    assert!(before.elapsed() >= brief);
+    let child = std::process::Command::new("cat");
+    let mut child = { child }.stdin(Stdio::piped()).spawn().unwrap();
+    drop(child.stdin.take());
+    KernelClock.wait_for_end(&[own, id(child.id())], PATIENT);
+    assert!(child.wait().unwrap().success());
+    KernelClock.wait_for_end(&[id(child.id()), own], PATIENT);
+    assert!(before.elapsed() < PATIENT);
 }

@@ -264,6 +264,43 @@ fn the_plan_of_a_running_vm_names_its_threads() {
 }
 
 #[test]
+fn status_shows_who_made_room() {
+    let node = Node::new();
+    let debt = |owners: &str, due: &str| {
+        let stopped = "\"stopped\":{\"tid\":600,\"start\":60}";
+        let debt = format!("{{\"vmid\":107,{stopped},\"owners\":{{{owners}}}{due}}}");
+        node.put(
+            "/run/pin-hook/journal",
+            &format!("{{\"version\":1}}\n{{\"debt\":{debt}}}\n"),
+        );
+    };
+    debt(
+        "\"100\":{\"running\":{\"qemu\":{\"tid\":5,\"start\":6}}}",
+        "",
+    );
+    let text = "pin-hook: vm 107 made room for vm 100, it is started again after that\n";
+    for words in [
+        ["status"].as_slice(),
+        &["status", "100"],
+        &["status", "107"],
+    ] {
+        let (shown, status) = node.shown(words);
+        assert!(shown.ends_with(text), "{shown}");
+        assert_eq!(status, 0);
+    }
+    assert!(!node.shown(&["status", "101"]).0.contains("107"));
+    let debts = node.json(&["status", "--json"])["debts"].clone();
+    let expected = serde_json::json!([{"vmid": 107, "owners": [100], "due_in": null}]);
+    assert_eq!(debts, expected);
+    debt("", ",\"due\":{\"secs\":0,\"nanos\":0}");
+    let (shown, _) = node.shown(&["status"]);
+    assert!(
+        shown.ends_with("vm 107 made room, it is started again in 0 s\n"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn status_fails_when_values_are_not_ours() {
     let node = settled();
     node.put(EXCLUSIVE, "\n");
@@ -381,6 +418,20 @@ fn list_shows_what_was_chosen_for_a_running_vm() {
         "{text}"
     );
     assert_eq!(status, 0);
+}
+
+#[test]
+fn list_names_tables_that_would_shut_each_other_down() {
+    let node = Node::new();
+    node.put("/etc/pve/qemu-server/107.conf", "cores: 2\n");
+    let table = |id: &str, text: &str| node.put(&format!("/etc/pin-hook/{id}.toml"), text);
+    table("100", "cpus = \"11,23\"\nyield.stop = [107]\n");
+    table("107", "cpus = \"11,23\"\nyield.stop = [100]\n");
+    let (text, status) = node.shown(&["list"]);
+    let error = "/etc/pin-hook/107.toml: yield.stop: vm 100 would shut down vm 107 in turn \
+                 (/etc/pin-hook/100.toml)";
+    assert!(text.contains(error), "{text}");
+    assert_eq!(status, 1);
 }
 
 #[test]

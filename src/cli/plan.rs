@@ -33,13 +33,20 @@ fn print(plan: &Plan, output: &Output) {
         output.print(&head(plan, layout));
         output.print(&places(layout));
     }
-    if !(plan.warnings.is_empty() && plan.notices.is_empty() && plan.left_out.is_empty()) {
+    let yields = plan.yields.iter().map(|one| &one.summary);
+    let texts: Vec<&String> = plan
+        .notices
+        .iter()
+        .chain(yields)
+        .chain(&plan.left_out)
+        .collect();
+    if !(plan.warnings.is_empty() && texts.is_empty()) {
         output.print("\n");
     }
     for text in &plan.warnings {
         output.say(Level::Warning, text);
     }
-    for text in plan.notices.iter().chain(&plan.left_out) {
+    for text in texts {
         output.say(Level::Info, text);
     }
     if plan.outcome == Outcome::Ready {

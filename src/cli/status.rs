@@ -10,7 +10,9 @@ use crate::domain::words::count;
 use crate::host::Host;
 use crate::lifecycle::account::{Exit, Level};
 use crate::lifecycle::settings::SettingStatus;
-use crate::lifecycle::status::{ClaimStatus, Drifted, Moved, Status, ThreadStatus, status};
+use crate::lifecycle::status::{
+    ClaimStatus, DebtStatus, Drifted, Moved, Status, ThreadStatus, status,
+};
 
 /// Shows what VMs own, or what one VM owns; fails when something has drifted or failed.
 pub fn show(
@@ -42,6 +44,9 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     if !status.claims.is_empty() {
         output.print(&host_text(status));
     }
+    for debt in &status.debts {
+        output.say(Level::Info, &debt_text(debt));
+    }
     for Drifted {
         target,
         actual,
@@ -54,6 +59,18 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     }
     for text in &status.left_out {
         output.say(Level::Info, text);
+    }
+}
+
+fn debt_text(debt: &DebtStatus) -> String {
+    let vmid = debt.vmid;
+    match debt.due_in {
+        Some(seconds) => format!("vm {vmid} made room, it is started again in {seconds} s"),
+        None => {
+            let owners: Vec<String> = debt.owners.iter().map(ToString::to_string).collect();
+            let owners = owners.join(" and vm ");
+            format!("vm {vmid} made room for vm {owners}, it is started again after that")
+        }
     }
 }
 

@@ -4,6 +4,7 @@ pub mod advice;
 pub mod claim;
 pub mod container;
 pub mod cpuset;
+pub mod debt;
 pub mod desired;
 pub mod diff;
 pub mod enabling;

@@ -5,6 +5,7 @@
 
 use super::claim::{Claims, Wishes, owned_by_others};
 use super::cpuset::CpuSet;
+use super::debt::NoYield;
 use super::desired::has_partition;
 use super::gate::GateRefusal;
 use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
@@ -62,6 +63,9 @@ pub enum Refusal {
         /// CPUs that it may run on.
         cpus: CpuSet,
     },
+    /// A VM that is to make room does not.
+    #[error("{0}")]
+    NoYield(NoYield),
 }
 
 /// Affinity that somebody of this node was given and that a partition would cut.
@@ -204,6 +208,7 @@ impl Refusal {
             Refusal::NoRoom { source, taken } => help_for_room(vmid, source.fitting(), taken),
             Refusal::Gate(error) => error.help(),
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
+            Refusal::NoYield(error) => error.help(vmid),
         }
     }
 }

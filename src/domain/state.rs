@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::claim::{Claim, Claims};
+use super::debt::{Debt, Debts};
 use super::target::{Target, Value};
 use super::vm::Vmid;
 
@@ -24,6 +25,8 @@ pub struct State {
     pub held: BTreeMap<Target, Held>,
     /// Whether systemd has yet to read unit files that were written or removed.
     pub needs_reload: bool,
+    /// VMs that are to be started again.
+    pub debts: Debts,
 }
 
 /// A target in our hands.
@@ -62,6 +65,10 @@ pub enum Record {
     Forget(Vec<Target>),
     /// Unit files are about to change (`true`), or systemd has read them (`false`).
     Reload(bool),
+    /// A VM is about to be shut down and to be started again, or what is owed has changed.
+    Debt(Box<Debt>),
+    /// It was started again, or is not to be any more.
+    Paid(Vmid),
 }
 
 impl State {
@@ -75,6 +82,12 @@ impl State {
             }
             Record::End(vmid) => {
                 self.claims.remove(&vmid);
+            }
+            Record::Debt(debt) => {
+                self.debts.insert(debt.vmid, *debt);
+            }
+            Record::Paid(vmid) => {
+                self.debts.remove(&vmid);
             }
             Record::Intend(targets) => self.held.extend(targets),
             Record::Forget(targets) => {
@@ -107,6 +120,8 @@ impl State {
                 .cloned()
                 .map(|claim| Record::Claim(Box::new(claim))),
         );
+        let debts = self.debts.values().cloned();
+        records.extend(debts.map(|debt| Record::Debt(Box::new(debt))));
         records.push(Record::Intend(held.collect()));
         records.extend(self.needs_reload.then_some(Record::Reload(true)));
         records
@@ -114,6 +129,9 @@ impl State {
 
     /// Tells whether there is nothing to remember.
     pub fn is_empty(&self) -> bool {
-        self.claims.is_empty() && self.held.is_empty() && !self.needs_reload
+        self.claims.is_empty()
+            && self.held.is_empty()
+            && self.debts.is_empty()
+            && !self.needs_reload
     }
 }

@@ -1,14 +1,23 @@
-//! Clocks of the host.
+//! Clocks of the host, and waiting for what takes its time.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::domain::vm::TaskId;
 
 /// Clocks of a host.
 pub trait Clock: Debug {
     /// Returns the time since boot, including suspend (`CLOCK_BOOTTIME`).
     fn since_boot(&self) -> Duration;
+    /// Waits until one of these processes has ended, and no longer than `wait`.
+    ///
+    /// It may come back early; a number that was given to another process is waited for like the
+    /// process itself. So the caller looks again, with a `wait` that it can bear to be too long.
+    fn wait_for_end(&self, processes: &[TaskId], wait: Duration);
 }
 
 /// The running kernel's clocks.
@@ -19,6 +28,27 @@ impl Clock for KernelClock {
     fn since_boot(&self) -> Duration {
         // Every kernel since 2.6.39 has this clock, so that the call cannot fail.
         clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+    }
+
+    fn wait_for_end(&self, processes: &[TaskId], wait: Duration) {
+        let mut handles = Vec::new();
+        for process in processes {
+            let pid = Pid::from_raw(process.tid);
+            match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+                Some(Ok(handle)) => handles.push(handle),
+                // It has ended.
+                Some(Err(rustix::io::Errno::SRCH)) => return,
+                // It cannot be waited for, so the time decides.
+                None | Some(Err(_)) => {}
+            }
+        }
+        let mut polled: Vec<PollFd<'_>> = handles
+            .iter()
+            .map(|handle| PollFd::new(handle, PollFlags::IN))
+            .collect();
+        let wait = Timespec::try_from(wait).ok();
+        // An interruption is as good as an end: the caller looks.
+        let _ = poll(&mut polled, wait.as_ref());
     }
 }
 

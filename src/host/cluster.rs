@@ -64,15 +64,8 @@ pub fn guest_configs(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TextFile)>>
 /// A file is there but cannot be read.
 pub fn destinations(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<Vec<Destination>> {
     let id = vmid.to_string();
-    let sections = |path: &str| -> anyhow::Result<Vec<Section>> {
-        let file = read_if_there(files, path.to_owned())?;
-        Ok(parse_sections(
-            &file.map_or(String::new(), |file| file.text),
-        ))
-    };
-    let ha = sections("/etc/pve/ha/resources.cfg")?;
-    let replication = sections("/etc/pve/replication.cfg")?;
-    let is_ha = ha.iter().any(|one| one.kind == "vm" && one.id == id);
+    let replication = sections(files, "/etc/pve/replication.cfg")?;
+    let is_ha = is_ha(files, vmid)?;
     let of_vm = |job: &&Section| job.id.split('-').next() == Some(id.as_str());
     let targets: Vec<&str> = replication
         .iter()
@@ -94,6 +87,26 @@ pub fn destinations(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<
             })
         })
         .collect())
+}
+
+/// Tells whether HA looks after a VM; it does not where it was told to ignore it.
+///
+/// # Errors
+/// The file is there but cannot be read.
+pub fn is_ha(files: &dyn Files, vmid: Vmid) -> anyhow::Result<bool> {
+    let id = vmid.to_string();
+    let resources = sections(files, "/etc/pve/ha/resources.cfg")?;
+    let mut of_vm = resources
+        .iter()
+        .filter(|one| one.kind == "vm" && one.id == id);
+    Ok(of_vm.any(|one| one.value("state") != Some("ignored")))
+}
+
+fn sections(files: &dyn Files, path: &str) -> anyhow::Result<Vec<Section>> {
+    let file = read_if_there(files, path.to_owned())?;
+    Ok(parse_sections(
+        &file.map_or(String::new(), |file| file.text),
+    ))
 }
 
 /// Returns the volumes of the snippet that a node has, or `None` when it has no pin-hook, as far

@@ -5,8 +5,8 @@
 
 pub mod clock;
 pub mod cluster;
-pub mod cpufreq;
 pub mod container;
+pub mod cpufreq;
 pub mod deadline;
 pub mod device;
 pub mod files;

@@ -17,6 +17,9 @@ use crate::domain::vm::{TaskId, Vmid};
 const RUN: &str = "/run/qemu-server";
 /// The same directory as PVE writes it on QEMU's command line.
 const RUN_ON_COMMAND_LINE: &str = "/var/run/qemu-server";
+/// PVE's program for VMs.
+pub const QM: &str = "/usr/sbin/qm";
+
 /// What kind of guest has an id on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestKind {
@@ -192,6 +195,22 @@ pub fn running_vms(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TaskId)>> {
         .filter_map(|vmid| Some((vmid, running(files, vmid).transpose()?)))
         .map(|(vmid, qemu)| Ok((vmid, qemu?)))
         .collect()
+}
+
+/// Tells whether PVE is shutting all guests of this node down, as it does for `stopall` and when
+/// the host goes down.
+///
+/// A worker calls itself after its task (`PVE::RESTEnvironment`, `fork_worker`):
+/// `task UPID:<node>:<pid>:<pstart>:<starttime>:<type>:<id>:<user>:`.
+pub fn stops_all(files: &dyn Files) -> bool {
+    let names = files.list("/proc").unwrap_or_default();
+    let mut pids = names.iter().filter(|name| name.parse::<u32>().is_ok());
+    pids.any(|pid| {
+        let command = files.read(&format!("/proc/{pid}/cmdline"));
+        command.is_ok_and(|command| {
+            command.starts_with("task UPID:") && command.split(':').nth(5) == Some("stopall")
+        })
+    })
 }
 
 /// Returns the directories in which this node's configs of a kind are, the real one first:

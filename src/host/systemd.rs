@@ -69,6 +69,9 @@ pub trait Systemd: Debug {
     fn run(&self, job: &Job) -> anyhow::Result<()>;
     /// Tells whether a unit is loaded and neither inactive nor failed (`Unit.ActiveState`).
     fn is_active(&self, unit: &str) -> anyhow::Result<bool>;
+    /// Tells whether the host is going down (`Manager.SystemState` is `stopping`), which begins when
+    /// that is queued.
+    fn is_stopping(&self) -> anyhow::Result<bool>;
     /// Has a unit started at every boot (`Manager.EnableUnitFiles`); tells whether it was not yet.
     fn enable(&self, unit: &str) -> anyhow::Result<bool>;
     /// Returns the controllers that a loaded scope delegates (`Scope.DelegateControllers`), or
@@ -210,6 +213,13 @@ impl Systemd for Bus {
         })
     }
 
+    fn is_stopping(&self) -> anyhow::Result<bool> {
+        self.ask("Manager.SystemState", self.call_wait, |bus| {
+            let state: String = property_at(bus, MANAGER_PATH, MANAGER, "SystemState")?;
+            Ok(state == "stopping")
+        })
+    }
+
     fn enable(&self, unit: &str) -> anyhow::Result<bool> {
         let name = unit.to_owned();
         let what = format!("Manager.EnableUnitFiles of {unit}");
@@ -262,8 +272,17 @@ where
     T::Error: Into<zbus::Error>,
 {
     let unit: OwnedObjectPath = manager(bus, "GetUnit", &unit)?;
+    property_at(bus, unit.as_str(), interface, name)
+}
+
+/// Reads a property of an object of systemd.
+fn property_at<T>(bus: &Connection, path: &str, interface: &str, name: &str) -> zbus::Result<T>
+where
+    T: TryFrom<OwnedValue>,
+    T::Error: Into<zbus::Error>,
+{
     let property = (interface, name);
-    let reply = bus.call_method(Some(SYSTEMD), unit, Some(PROPERTIES), "Get", &property)?;
+    let reply = bus.call_method(Some(SYSTEMD), path, Some(PROPERTIES), "Get", &property)?;
     let value: OwnedValue = reply.body().deserialize()?;
     value.try_into().map_err(Into::into)
 }

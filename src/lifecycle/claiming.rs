@@ -53,7 +53,7 @@ impl Run<'_> {
         let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
         let remarks = settings::remarks(self.host, &resolved.wishes).into_iter();
         remarks.for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
-        let mut around = look_around(self.host, &case.settings);
+        let mut around = look_around(self.host, case);
         work(self.host, self.deadline, answers, |now| {
             let resolved = match resolved.among(case, &now.claims) {
                 Ok(resolved) => resolved,

@@ -1,6 +1,7 @@
 //! What an operator asks for by hand: apply a table now, let go now.
 
 use super::account::{Account, Exit};
+use super::debts;
 use super::journal::busy;
 use super::phase::Run;
 use super::recover::recover;
@@ -20,8 +21,8 @@ impl Run<'_> {
             Ok(()) => {}
             Err(error) => {
                 let exit = match error {
-                    CaseError::Config(_) | CaseError::Unsupported { .. } => Exit::Usage,
                     CaseError::Other(_) => Exit::Refused,
+                    _ => Exit::Usage,
                 };
                 account.fail(exit, format!("vm {vmid}: {error}"), error.help());
             }
@@ -66,11 +67,18 @@ impl Run<'_> {
         let worked = work(self.host, self.deadline, &Default::default(), |state| {
             let claimed = state.claims.keys().copied();
             let ended = claimed.filter(|claimed| vmid.is_none_or(|vmid| vmid == *claimed));
-            Ok(Ok::<_, Refusal>(ended.map(Record::End).collect()))
+            let now = self.host.clock.since_boot();
+            let debts = debts::let_go(state, vmid, now);
+            Ok(Ok::<_, Refusal>(
+                ended.map(Record::End).chain(debts).collect(),
+            ))
         })?;
         match worked {
-            Worked::Done(report, _) => {
+            Worked::Done(report, state) => {
                 account.tell(&report);
+                if !state.debts.is_empty() {
+                    account.lines.extend(self.reconcile().lines);
+                }
                 let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
                 if report.is_unfinished {
                     let text = format!("{whose}: not everything was given back in time");

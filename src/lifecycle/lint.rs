@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::advice::help_for;
 use super::plan::Complaint;
 use super::resolve::{CaseError, read_settings, refuse_unsupported};
+use super::yields;
 use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
@@ -91,14 +92,14 @@ fn understand(host: &Host, file: &TextFile, settings: &HostSettings) -> Result<T
     let node = pve::node_name(&*host.files).unwrap_or_default();
     let table = parse_table(&file.path, &file.text, &node, &settings.defaults)?;
     refuse_unsupported(&file.path, &table)?;
+    yields::check(host, vmid_of(&file.path), &file.path, &table)?;
     Ok(table)
 }
 
 impl Lint {
     /// Returns the guest of this node that the name of the file speaks of.
     fn guest(&mut self, host: &Host) -> Option<Guest> {
-        let name = self.file.rsplit('/').next()?;
-        let vmid: Vmid = name.strip_suffix(".toml")?.parse().ok()?;
+        let vmid = vmid_of(&self.file)?;
         let config = pve::vm_config(&*host.files, vmid, "").ok()??;
         self.vmid = Some(vmid);
         Some(parse_vm_conf(&config.text).guest())
@@ -144,6 +145,12 @@ impl Lint {
             ..Complaint::default()
         });
     }
+}
+
+/// Returns the VM that the name of a table speaks of.
+fn vmid_of(path: &str) -> Option<Vmid> {
+    let name = path.rsplit('/').next()?;
+    name.strip_suffix(".toml")?.parse().ok()
 }
 
 /// Checks the CPUs of threads that are no vCPUs.

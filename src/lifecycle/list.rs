@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::look::known_state;
 use super::resolve::{CaseError, read_settings, understand};
+use super::yields;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
@@ -278,6 +279,7 @@ fn table_of(
         return Ok(None);
     };
     let table = understand(host, &file, settings)?;
+    yields::check(host, Some(vmid), &file.path, &table)?;
     Ok(Some((file.path, table)))
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::account::{Account, Level};
 use super::advice::help_for;
+use super::debts;
 use super::fate::Answers;
 use super::journal::read_state;
 use super::resolve::{Case, CaseError, Found, read_case};
@@ -32,7 +33,7 @@ pub const PATIENT_TIME: Duration = Duration::from_secs(40);
 
 /// Time after which a starter that is still alive counts as stuck: longer than PVE waits for the
 /// largest VM to allocate its memory.
-const START_TIME: Duration = Duration::from_secs(30 * 60);
+pub const START_TIME: Duration = Duration::from_secs(30 * 60);
 
 /// Phase of a VM's life, the second argument of a hookscript.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,11 +86,13 @@ pub struct Caller {
 
 impl Caller {
     /// Tells whether nobody is there to read a refusal: at host boot, for HA, for a backup job, at
-    /// the second half of a reboot, and while a VM migrates to this node.
+    /// the second half of a reboot, when it is started again after it made room, and while a VM
+    /// migrates to this node.
     pub(super) fn is_unattended(&self) -> bool {
         let services = [
             "pve-guests.service",
             "pve-ha-lrm.service",
+            "pin-hook-start-",
             "pvescheduler.service",
             "qmeventd.service",
         ];
@@ -136,10 +139,31 @@ impl Run<'_> {
                 return self.refuse(account, OnRefusal::Auto, &error.to_string(), error.help());
             }
         };
-        if let Err(error) = self.reserve(&case, account) {
+        if let Err(error) = self.reserve_with_room(&case, account) {
             let text = format!("vm {vmid}: {error:#}");
             let help = help_for(&error);
             self.refuse(account, case.table.start.on_refusal, &text, help);
+        }
+    }
+
+    /// Reserves the CPUs when the VMs have gone that are to make room.
+    fn reserve_with_room(&self, case: &Case, account: &mut Account) -> anyhow::Result<()> {
+        match self.make_room(case, account)? {
+            Ok(deadline) => {
+                let (host, caller) = (self.host, self.caller.clone());
+                let run = Run {
+                    host,
+                    caller,
+                    deadline,
+                };
+                run.reserve(case, account)
+            }
+            Err(refusal) => {
+                let text = format!("vm {}: {refusal}", case.vmid);
+                let help = refusal.help(case.vmid);
+                self.refuse(account, case.table.start.on_refusal, &text, help);
+                Ok(())
+            }
         }
     }
 
@@ -222,12 +246,13 @@ impl Run<'_> {
                     "vm {vmid}: runs or is being started, nothing given back"
                 ));
             }
-            Worked::Done(report, _) => {
+            Worked::Done(report, state) => {
                 account.tell(report);
                 account.info(format!(
                     "vm {vmid}: host given back, {}",
                     count(report.n_changes, "change")
                 ));
+                debts::announce(self.host, state, account);
             }
             Worked::Refused(_) => {}
             Worked::Busy => units::wake_reconcile(self.host),

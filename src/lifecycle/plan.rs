@@ -11,6 +11,7 @@ pub use planned::Planned;
 
 use super::fate::{self, Answers};
 use super::look::{is_denied, known_state, look};
+use super::neighbours::{Yielding, without_neighbours, yielding};
 use super::phase::Run;
 use super::resolve::{
     Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
@@ -51,6 +52,8 @@ pub struct Plan {
     pub notices: Vec<String>,
     /// The same, where something will not be as wished.
     pub warnings: Vec<String>,
+    /// VMs that would make room, running or not.
+    pub yields: Vec<Yielding>,
     /// What cannot be seen from here and is left out.
     pub left_out: Vec<String>,
     /// What would be written, in this order.
@@ -104,7 +107,9 @@ impl Complaint {
                 complaint.column = Some(error.column);
                 complaint.snippet = Some(error.snippet.clone());
             }
-            CaseError::Unsupported { path, .. } => complaint.file = Some(path.clone()),
+            CaseError::Unsupported { path, .. } | CaseError::Yield { path, .. } => {
+                complaint.file = Some(path.clone());
+            }
             CaseError::Other(_) => {}
         }
         complaint
@@ -131,12 +136,21 @@ impl Run<'_> {
     fn plan_case(&self, case: &Case, plan: &mut Plan) -> anyhow::Result<Result<(), Refusal>> {
         plan.name.clone_from(&case.guest.name);
         plan.table = Some(case.table_path.clone());
-        let state = self.state_now(plan)?;
+        let mut state = self.state_now(plan)?;
+        plan.running = pve::running(&*self.host.files, case.vmid)?.is_some();
+        plan.yields = yielding(self.host, case, plan.running)?;
+        let mut obstacles = plan.yields.iter().filter_map(|one| one.obstacle.clone());
+        if let Some(obstacle) = obstacles.next() {
+            return Ok(Err(Refusal::NoYield(obstacle)));
+        }
+        if !plan.running {
+            state = without_neighbours(state, case);
+        }
         let resolved = match resolve(self.host, case, &state)? {
             Ok(resolved) => resolved,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let mut around = look_around(self.host, &case.settings);
+        let mut around = look_around(self.host, case);
         around.partitions = foreign_partitions(self.host, &state);
         let Resolved {
             wishes, topology, ..
@@ -198,7 +212,6 @@ impl Run<'_> {
             wishes: resolved.wishes,
             is_unproven: false,
         };
-        plan.running = running.is_some();
         let owned = claim.wishes.cpus.clone();
         plan.warnings
             .extend(settings::remarks(self.host, &claim.wishes));
@@ -243,6 +256,7 @@ impl Plan {
             layout: None,
             notices: Vec::new(),
             warnings: Vec::new(),
+            yields: Vec::new(),
             left_out: Vec::new(),
             changes: Vec::new(),
         }
@@ -277,8 +291,8 @@ impl Plan {
 
     fn complain(&mut self, error: &CaseError) {
         self.outcome = match error {
-            CaseError::Config(_) | CaseError::Unsupported { .. } => Outcome::Invalid,
             CaseError::Other(_) => Outcome::Refused,
+            _ => Outcome::Invalid,
         };
         self.error = Some(Complaint::of(error));
         self.summary = what_a_refusal_does(self.vmid, OnRefusal::Auto);

@@ -1,6 +1,7 @@
 //! Reconcile: the loop over all claims, run by the units and after a death.
 
 use super::account::{Account, Exit};
+use super::debts;
 use super::fate;
 use super::journal::{read_state, take_spooled};
 use super::phase::{Phase, Run};
@@ -29,8 +30,10 @@ impl Run<'_> {
     fn reconcile_claims(&self, account: &mut Account) -> anyhow::Result<()> {
         let known = read_state(&*self.host.files)?;
         let answers = fate::ask_monitors(self.host, &known);
-        let worked = work(self.host, self.deadline, &answers, |_| {
-            Ok(Ok::<_, Refusal>(Vec::new()))
+        let asked = debts::ask(self.host, &known);
+        let worked = work(self.host, self.deadline, &answers, |now| {
+            let paid = debts::pay(self.host, now, &asked, account)?;
+            Ok(Ok::<_, Refusal>(paid))
         })?;
         let Worked::Done(report, state) = worked else {
             return Ok(());

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::advice::help_for;
 use super::nothing::Nothing;
 use super::room::{Asked, Room, state_now};
+use super::yields::{self, YieldFault};
 use crate::config::ct_conf::parse_ct_conf;
 use crate::config::error::ConfigError;
 use crate::config::table::{parse_host_settings, parse_table};
@@ -64,6 +65,14 @@ pub enum CaseError {
         /// What it says.
         key: &'static str,
     },
+    /// What a table says of VMs that make room is wrong.
+    #[error("{path}: yield.stop: {fault}")]
+    Yield {
+        /// Where the table is.
+        path: String,
+        /// What is wrong.
+        fault: YieldFault,
+    },
     /// A file cannot be read or must not be trusted.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
@@ -75,6 +84,7 @@ impl CaseError {
         match self {
             CaseError::Config(error) => error.help.clone(),
             CaseError::Unsupported { .. } => "take it out of the table".to_owned(),
+            CaseError::Yield { fault, .. } => fault.help(),
             CaseError::Other(error) => help_for(error),
         }
     }
@@ -126,6 +136,7 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     let settings = read_settings(host)?;
     let table_path = table.path.clone();
     let table = understand(host, &table, &settings)?;
+    yields::check(host, Some(vmid), &table_path, &table)?;
     Ok(Found::Case(Box::new(Case {
         vmid,
         guest,
@@ -350,7 +361,6 @@ pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
         ("isolate.hotplug", table.isolate.hotplug),
         ("[memory]", table.memory != default.memory),
         ("[pci]", table.pci != default.pci),
-        ("[yield]", table.yields != default.yields),
     ];
     match wished.into_iter().find(|(_, is_wished)| *is_wished) {
         Some((key, _)) => Err(CaseError::Unsupported {
@@ -364,15 +374,30 @@ pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
 /// Looks around for what bears on a refusal, except partitions.
 ///
 /// Takes its time with unit files and guests' configs, so it is done without the host lock.
-pub fn look_around(host: &Host, settings: &HostSettings) -> Surroundings {
-    let mut bystanders = pinned_guests(host);
-    bystanders.extend(pinned_containers(host));
-    bystanders.extend(surroundings::pinned_units(&*host.files));
+pub fn look_around(host: &Host, case: &Case) -> Surroundings {
+    let mut bystanders = bystanders(host);
+    // Those that make room do not run meanwhile.
+    let stopped = case
+        .table
+        .yields
+        .stop
+        .iter()
+        .map(|vmid| format!("vm {vmid}"));
+    let stopped: Vec<String> = stopped.collect();
+    bystanders.retain(|bystander| !stopped.contains(&bystander.who));
     Surroundings {
         partitions: Vec::new(),
         bystanders,
-        reserve: settings.reserve.clone(),
+        reserve: case.settings.reserve.clone(),
     }
+}
+
+/// Returns the guests and units of this node that have an affinity of their own.
+pub fn bystanders(host: &Host) -> Vec<Bystander> {
+    let mut bystanders = pinned_guests(host);
+    bystanders.extend(pinned_containers(host));
+    bystanders.extend(surroundings::pinned_units(&*host.files));
+    bystanders
 }
 
 /// Returns the partitions that are not ours.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fate::{self, Answers};
 use super::journal::read_state;
-use super::resolve::{CaseError, foreign_partitions, look_around};
+use super::resolve::{CaseError, bystanders, foreign_partitions};
 use crate::config::mapping::pci_ids;
 use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
@@ -94,7 +94,7 @@ impl Room {
             ..Room::default()
         };
         let own = format!("vm {vmid}");
-        room.bystanders = look_around(host, settings).bystanders;
+        room.bystanders = bystanders(host);
         room.bystanders.retain(|bystander| bystander.who != own);
         let of_node: BTreeSet<Vmid> = pve::vms_of_node(&*host.files)?.into_iter().collect();
         for other in tables(&*host.files)?.intersection(&of_node) {

@@ -7,6 +7,7 @@ use super::observe::read_cpus;
 use super::settings::{self, SettingStatus};
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::cpuset::CpuSet;
+use crate::domain::debt::Debt;
 use crate::domain::desired::has_partition;
 use crate::domain::diff;
 use crate::domain::facts::VmFacts;
@@ -25,6 +26,8 @@ pub struct Status {
     pub ok: bool,
     /// Every claim that was asked for.
     pub claims: Vec<ClaimStatus>,
+    /// VMs that were shut down to make room, and are to be started again.
+    pub debts: Vec<DebtStatus>,
     /// CPUs that everything outside of partitions may use, where the kernel tells.
     pub root_effective: Option<CpuSet>,
     /// Interrupts of the host.
@@ -62,6 +65,17 @@ pub struct ClaimStatus {
     pub partitions: Vec<Partition>,
     /// Threads of the VM.
     pub threads: Vec<ThreadStatus>,
+}
+
+/// A VM that was shut down to make room, and is to be started again.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct DebtStatus {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// VMs that it made room for and that have not ended.
+    pub owners: Vec<Vmid>,
+    /// Seconds until it is started; nothing while somebody needs the room.
+    pub due_in: Option<u64>,
 }
 
 /// A cpuset partition.
@@ -134,6 +148,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     Ok(Status {
         ok: drift.is_empty() && claims.iter().all(ClaimStatus::is_ok),
         claims,
+        debts: debts(host, &state, is_shown),
         root_effective: read_cpus(host, "/sys/fs/cgroup/cpuset.cpus.effective")?,
         interrupts: moved(&state, Stage::Interrupts),
         kernel_threads: moved(&state, Stage::KernelThreads),
@@ -142,6 +157,21 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         pending,
         left_out: seen.left_out,
     })
+}
+
+fn debts(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<DebtStatus> {
+    let now = host.clock.since_boot();
+    let is_meant = |debt: &&Debt| is_shown(&debt.vmid) || debt.owners.keys().any(&is_shown);
+    let debts = state
+        .debts
+        .values()
+        .filter(is_meant)
+        .map(|debt| DebtStatus {
+            vmid: debt.vmid,
+            owners: debt.owners.keys().copied().collect(),
+            due_in: debt.due.map(|due| due.saturating_sub(now).as_secs()),
+        });
+    debts.collect()
 }
 
 impl ClaimStatus {

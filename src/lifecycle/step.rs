@@ -14,8 +14,6 @@ use crate::host::target::{read, write};
 use crate::host::trouble::cannot;
 use crate::host::{Host, pve};
 
-/// PVE's program that changes the config of a VM.
-const QM: &str = "/usr/sbin/qm";
 /// How long it may take: it waits 10 s for the VM's lock, and a busy node is slow to start it.
 const QM_WAIT: Duration = Duration::from_secs(40);
 /// The unit that prepares the node at boot; it is the only one that is enabled.
@@ -125,7 +123,7 @@ fn set_hook(
     hook: Option<&Snippet>,
 ) -> anyhow::Result<()> {
     let program = Program {
-        path: QM.to_owned(),
+        path: pve::QM.to_owned(),
         arguments: arguments(vmid, hook),
         wait: QM_WAIT,
         output: Printed::Kept,

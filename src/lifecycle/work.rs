@@ -1,6 +1,7 @@
 //! One piece of work on the host under the host lock, the same for every phase and command:
 //! update the claims, then settle.
 
+use super::debts;
 use super::fate::{self, Answers};
 use super::journal::Journal;
 use super::report::Report;
@@ -98,7 +99,8 @@ fn update_claims<R>(
     answers: &Answers,
     update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
 ) -> anyhow::Result<Result<(), R>> {
-    let updates = fate::updates(host, journal.state(), answers)?;
+    let mut updates = fate::updates(host, journal.state(), answers)?;
+    updates.extend(debts::updates(host, journal.state())?);
     let mut expected = journal.state().clone();
     for record in &updates {
         expected.apply(record.clone());

@@ -50,7 +50,10 @@ pub fn root_of(case: &Path, conf: &str) -> TempDir {
         let (path, content) = file.split_once(' ').unwrap_or((file, ""));
         match content {
             "" => entries.remove(path),
-            _ => entries.insert(path.to_owned(), content.replace("\\n", "\n") + "\n"),
+            _ => entries.insert(
+                path.to_owned(),
+                content.replace("\\n", "\n").replace("\\0", "\0") + "\n",
+            ),
         };
     }
     super::hosts::unpack(&entries)

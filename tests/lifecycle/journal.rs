@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
+use pin_hook::domain::debt::{Debt, Owner};
 use pin_hook::domain::gate::Backend;
 use pin_hook::domain::knob::{Knob, ROWS};
 use pin_hook::domain::state::{Held, Record, State};
 use pin_hook::domain::table::{HostKnobs, Power};
 use pin_hook::domain::target::{Place, Stage, Target, Value};
-use pin_hook::domain::vm::TaskId;
+use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::lifecycle::journal::parse;
 
 use super::world::id;
@@ -92,6 +93,34 @@ fn claims() -> Vec<Record> {
     ]
 }
 
+fn debts() -> Vec<Record> {
+    let owners = BTreeMap::from([
+        (id(100), Owner::Running { qemu: QEMU }),
+        (
+            id(102),
+            Owner::Starting {
+                starter: QEMU,
+                deadline: Duration::new(1900, 250_000_000),
+            },
+        ),
+    ]);
+    let debt = |vmid: u32, owners: &BTreeMap<Vmid, Owner>, due| {
+        Record::Debt(Box::new(Debt {
+            vmid: id(vmid),
+            stopped: QEMU,
+            owners: owners.clone(),
+            due,
+        }))
+    };
+    let due = Some(Duration::from_millis(1500));
+    vec![
+        debt(107, &owners, None),
+        debt(108, &BTreeMap::new(), due),
+        debt(109, &owners, None),
+        Record::Paid(id(109)),
+    ]
+}
+
 fn place(knob: Knob) -> Place {
     match knob {
         Knob::DefaultIrqAffinity => Place::Host,
@@ -153,6 +182,7 @@ fn records() -> Vec<Record> {
     records.push(Record::Intend(held.collect()));
     records.push(Record::Forget(vec![Target::Delegation(id(100))]));
     records.push(Record::Reload(true));
+    records.extend(debts());
     records
 }
 
@@ -193,5 +223,6 @@ fn what_this_version_writes_is_what_it_reads() {
         .into_iter()
         .for_each(|record| expected.apply(record));
     assert_eq!(parse(&text).unwrap(), expected);
+    assert_eq!(expected.debts.len(), 2);
     assert_eq!(expected.held.len(), targets().len() - 1);
 }

@@ -200,6 +200,7 @@ impl World {
     /// The timer runs reconcile, one period later.
     pub fn reconcile(&self) -> Account {
         self.sim.advance(PERIOD);
+        self.sim.work_on_jobs();
         let systemd = TaskId {
             tid: 1,
             start: self.sim.task(1).start,

@@ -305,6 +305,10 @@ impl Systemd for Agreeing {
         Ok(false)
     }
 
+    fn is_stopping(&self) -> anyhow::Result<bool> {
+        Ok(false)
+    }
+
     fn enable(&self, _: &str) -> anyhow::Result<bool> {
         anyhow::ensure!(!self.0, "systemd did not answer");
         Ok(true)

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use pin_hook::domain::cpuset::CpuSet;
-use pin_hook::domain::vm::Vmid;
+use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Clock;
 use pin_hook::host::files::{Files, Held, Owner};
 use pin_hook::host::qmp::Qmp;
@@ -310,6 +310,8 @@ impl Systemd for Sim {
         Ok(self.change(&op, |state, torn| {
             if !torn {
                 state.systemd.active.insert(job.unit.clone());
+                let now = state.since_boot;
+                state.systemd.begun.insert(job.unit.clone(), now);
                 state.systemd.jobs.push(job.clone());
             }
             Ok(())
@@ -320,6 +322,10 @@ impl Systemd for Sim {
         Ok(self.ask(&format!("is_active {unit}"), |state| {
             Ok(state.systemd.active.contains(unit))
         })?)
+    }
+
+    fn is_stopping(&self) -> anyhow::Result<bool> {
+        Ok(self.ask("is_stopping", |state| Ok(state.systemd.is_stopping))?)
     }
 
     fn enable(&self, unit: &str) -> anyhow::Result<bool> {
@@ -364,5 +370,9 @@ impl Qmp for Sim {
 impl Clock for Sim {
     fn since_boot(&self) -> Duration {
         self.state().since_boot
+    }
+
+    fn wait_for_end(&self, processes: &[TaskId], wait: Duration) {
+        self.state().pass_time(processes, wait);
     }
 }

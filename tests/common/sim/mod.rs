@@ -14,6 +14,7 @@ mod hotplug;
 pub mod irq;
 pub mod machine;
 mod proc;
+pub mod qm;
 pub mod replay;
 pub mod systemd;
 pub mod task;

@@ -4,11 +4,13 @@
 //! such a scope loses its controllers whenever systemd looks at the unit again (measured: 257).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::host::systemd::Job;
 
 use super::cgroup::{CONTROLLERS, CPUSET};
+use super::qm::Guest;
 use super::{Sim, State};
 
 /// Directories of unit files, by which a drop-in counts.
@@ -33,6 +35,12 @@ pub struct Manager {
     pub active: BTreeSet<String>,
     /// Programs that were started in transient services, in order; nothing executes them.
     pub jobs: Vec<Job>,
+    /// When the unit of each job was started last.
+    pub begun: BTreeMap<String, Duration>,
+    /// How guests behave that are shut down.
+    pub guests: BTreeMap<u32, Guest>,
+    /// Whether the host goes down.
+    pub is_stopping: bool,
 }
 
 /// A scope of `qemu.slice`.

@@ -110,6 +110,19 @@ impl State {
         Ok(pid)
     }
 
+    /// A VM's process ends by itself.
+    pub fn end_vm(&mut self, vmid: u32) {
+        self.kill_vm(vmid);
+        let _ = self.tree.remove(&format!("/run/qemu-server/{vmid}.pid"));
+    }
+
+    fn kill_vm(&mut self, vmid: u32) {
+        let vm = self.vms.remove(&vmid.to_string()).expect("the VM runs");
+        self.end_task(vm.pid);
+        self.collect_scopes();
+        let _ = self.tree.remove(&format!("/run/qemu-server/{vmid}.qmp"));
+    }
+
     /// QEMU's main thread starts the others.
     fn start_threads(&mut self, pid: i32, spec: &VmSpec) -> Vm {
         self.spawn_thread(pid, "call_rcu");
@@ -160,20 +173,12 @@ impl Sim {
     /// Ends a VM's process; systemd removes its scope. Like QEMU, which unlinks its pidfile,
     /// unless it is killed.
     pub fn end_qemu(&self, vmid: u32) {
-        self.kill_qemu(vmid);
-        let _ = self
-            .state()
-            .tree
-            .remove(&format!("/run/qemu-server/{vmid}.pid"));
+        self.state().end_vm(vmid);
     }
 
     /// Kills a VM's process; its pidfile stays behind.
     pub fn kill_qemu(&self, vmid: u32) {
-        let mut state = self.state();
-        let vm = state.vms.remove(&vmid.to_string()).expect("the VM runs");
-        state.end_task(vm.pid);
-        state.collect_scopes();
-        let _ = state.tree.remove(&format!("/run/qemu-server/{vmid}.qmp"));
+        self.state().kill_vm(vmid);
     }
 
     /// Returns a copy of a running VM.

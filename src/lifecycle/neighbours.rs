@@ -1,0 +1,115 @@
+//! VMs that a table has make room: which of them run, and whether they can be shut down.
+
+use serde::Serialize;
+
+use super::resolve::Case;
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::debt::{NoYield, starting_unit};
+use crate::domain::guest::Guest;
+use crate::domain::state::State;
+use crate::domain::vm::{TaskId, Vmid};
+use crate::host::{Host, cluster, pve};
+
+/// A VM that is to make room and has not yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// Its QEMU process; `None`: it is being started again for us right now.
+    pub qemu: Option<TaskId>,
+    /// Why it cannot make room, if it cannot.
+    pub obstacle: Option<NoYield>,
+}
+
+/// Returns the VMs of the table that run on this node, or are being started again for us.
+///
+/// # Errors
+/// What runs cannot be told, or a config cannot be read.
+pub fn neighbours(host: &Host, case: &Case) -> anyhow::Result<Vec<Neighbour>> {
+    let mut found = Vec::new();
+    for vmid in &case.table.yields.stop {
+        let is_starting = || {
+            host.systemd
+                .is_active(&starting_unit(*vmid))
+                .unwrap_or(false)
+        };
+        let qemu = pve::running(&*host.files, *vmid)?;
+        if qemu.is_some() || is_starting() {
+            found.push(Neighbour {
+                vmid: *vmid,
+                qemu,
+                obstacle: obstacle(host, *vmid)?,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the state as it will be when those that make room have gone.
+pub fn without_neighbours(mut state: State, case: &Case) -> State {
+    let stop = &case.table.yields.stop;
+    state.claims.retain(|vmid, _| !stop.contains(vmid));
+    state
+}
+
+/// A VM of a table that is to make room, as a plan shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Yielding {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// Whether it would be shut down, and started again afterwards.
+    pub stops: bool,
+    /// What would happen, in one sentence.
+    pub summary: String,
+    /// Why it cannot make room, if it cannot.
+    #[serde(skip)]
+    pub obstacle: Option<NoYield>,
+}
+
+/// Returns what a start would do with the VMs that make room; nothing when the VM `runs` already.
+///
+/// # Errors
+/// As [`neighbours`].
+pub fn yielding(host: &Host, case: &Case, runs: bool) -> anyhow::Result<Vec<Yielding>> {
+    let timeout = case.table.yields.timeout;
+    let mut found = Vec::new();
+    for vmid in &case.table.yields.stop {
+        let is_up = pve::running(&*host.files, *vmid)?.is_some();
+        let (summary, obstacle) = match (runs, is_up) {
+            (true, _) => (
+                format!(
+                    "vm {vmid} is shut down by a start only, and vm {} runs",
+                    case.vmid
+                ),
+                None,
+            ),
+            (false, false) => (
+                format!("vm {vmid} does not run here, nothing to shut down"),
+                None,
+            ),
+            (false, true) => (
+                format!(
+                    "vm {vmid} is shut down first (within {timeout}) and started again after the stop"
+                ),
+                obstacle(host, *vmid)?,
+            ),
+        };
+        found.push(Yielding {
+            vmid: *vmid,
+            stops: !runs && is_up && obstacle.is_none(),
+            summary,
+            obstacle,
+        });
+    }
+    Ok(found)
+}
+
+fn obstacle(host: &Host, vmid: Vmid) -> anyhow::Result<Option<NoYield>> {
+    let config = pve::vm_config(&*host.files, vmid, "")?;
+    let guest: Option<Guest> = config.map(|config| parse_vm_conf(&config.text).guest());
+    Ok(match guest.and_then(|guest| guest.lock) {
+        Some(lock) => Some(NoYield::Locked { vmid, lock }),
+        None if cluster::is_ha(&*host.files, vmid)? => Some(NoYield::Ha(vmid)),
+        None => None,
+    })
+}
