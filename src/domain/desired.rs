@@ -4,6 +4,7 @@
 //! simply absent from its answer, and gets its baseline back.
 
 mod kept_off;
+mod slices;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -57,7 +58,8 @@ pub type Desired = BTreeMap<Target, Wish>;
 ///
 /// `held` tells the baselines of the targets that are already in our hands.
 pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) -> Desired {
-    let view = View { held, facts };
+    let taken = kept_off(claims, |wishes| wishes.backend == Backend::Slices);
+    let view = View { held, facts, taken };
     let mut wishes = Desired::new();
     for claim in claims
         .values()
@@ -77,6 +79,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
         }
         view.threads(&claim.wishes, vm, &mut wishes);
     }
+    view.slices(claims, &mut wishes);
     view.kernel_threads(claims, &mut wishes);
     view.interrupts(claims, &mut wishes);
     wishes
@@ -97,6 +100,11 @@ fn in_force<'a>(
 /// Tells whether the backend takes the CPUs by a cpuset partition.
 pub fn has_partition(wishes: &Wishes) -> bool {
     matches!(wishes.backend, Backend::Isolated | Backend::Root)
+}
+
+/// Tells whether the backend keeps everything else off the CPUs.
+pub fn is_exclusive(wishes: &Wishes) -> bool {
+    wishes.backend != Backend::Affinity
 }
 
 /// Returns the CPUs of the running claims that wish for something to be kept off them.
@@ -138,6 +146,8 @@ impl<'a> Inherited<'a> {
 struct View<'a> {
     held: &'a BTreeMap<Target, Held>,
     facts: &'a Facts,
+    /// CPUs of running claims that everything else is kept off by its unit or cgroup.
+    taken: CpuSet,
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub enum Knob {
     DefaultIrqAffinity,
     /// CPUs that one interrupt may be delivered to.
     IrqAffinity,
+    /// CPUs that a cgroup outside of the VMs asks for.
+    ListedCpus,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -106,6 +108,13 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::CpuList,
         stage: Stage::Interrupts,
         doc: "keeps an interrupt off the owned cpus",
+    },
+    Row {
+        knob: Knob::ListedCpus,
+        path: "/sys/fs/cgroup/{}/cpuset.cpus",
+        grammar: Grammar::CpuList,
+        stage: Stage::Slices,
+        doc: "keeps cgroups outside of the vms off the owned cpus",
     },
 ];
 

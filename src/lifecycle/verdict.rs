@@ -7,10 +7,15 @@ use super::report::Report;
 use super::units;
 use super::work::Worked;
 use crate::domain::claim::{Claim, ClaimState, Wishes};
+use crate::domain::gate::Backend;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
+
+/// What backend `slices` cannot do: units that do not exist yet have no property to set.
+const GAP: &str = "a vm or container that starts later may run on these cpus until reconcile sees \
+                   it, within 15 s";
 
 impl Run<'_> {
     pub(super) fn conclude(&self, vmid: Vmid, worked: Worked<Refusal>, account: &mut Account) {
@@ -40,12 +45,17 @@ impl Run<'_> {
             ClaimState::Running { .. } if report.is_unfinished => account.warn(format!(
                 "vm {vmid}: not everything was done in time, reconcile finishes it"
             )),
-            ClaimState::Running { .. } => account.info(format!(
-                "vm {vmid}: owns cpus {}, {}, {} changes",
-                wishes.cpus,
-                backend(wishes),
-                report.n_changes
-            )),
+            ClaimState::Running { .. } => {
+                if wishes.backend == Backend::Slices {
+                    account.info(format!("vm {vmid}: {GAP}"));
+                }
+                account.info(format!(
+                    "vm {vmid}: owns cpus {}, {}, {} changes",
+                    wishes.cpus,
+                    backend(wishes),
+                    report.n_changes
+                ));
+            }
             ClaimState::Waiting { .. } => account.info(format!(
                 "vm {vmid}: its guest does not run yet, cpus {} wait",
                 wishes.cpus

@@ -98,6 +98,8 @@ fn targets() -> Vec<Target> {
         ROWS.iter()
             .map(|row| Target::Knob(row.knob, place(row.knob))),
     );
+    let unit = "system.slice".to_owned();
+    targets.extend([Target::DropIn(unit.clone()), Target::AllowedCpus(unit)]);
     targets
 }
 
