@@ -29,6 +29,8 @@ mod refusals;
 mod scenario;
 #[path = "lifecycle/settings.rs"]
 mod settings;
+#[path = "lifecycle/slices.rs"]
+mod slices;
 #[path = "lifecycle/starts.rs"]
 mod starts;
 #[path = "lifecycle/threads.rs"]

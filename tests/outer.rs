@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Clock;
 use pin_hook::host::clock::KernelClock;
@@ -246,9 +247,28 @@ impl Manager {
         Err(Failure::NoSuchUnit(format!("Unit {unit} not loaded.")))
     }
 
+    fn set_unit_properties(
+        &self,
+        unit: String,
+        runtime: bool,
+        properties: Vec<(String, zbus::zvariant::OwnedValue)>,
+    ) -> Result<(), Failure> {
+        let properties: Vec<String> = properties
+            .into_iter()
+            .map(|(name, value)| format!("{name}={:?}", Vec::<u8>::try_from(value).unwrap()))
+            .collect();
+        let told = format!("set {unit} {runtime} {}", properties.join(" "));
+        self.0.send(told).unwrap();
+        match unit.as_str() {
+            "102.scope" => Err(Failure::NoSuchUnit(format!("Unit {unit} not loaded."))),
+            _ => Ok(()),
+        }
+    }
+
     fn get_unit(&self, unit: String) -> Result<zbus::zvariant::OwnedObjectPath, Failure> {
         match unit.as_str() {
             "100.scope" => Ok(SCOPE.try_into().unwrap()),
+            "system.slice" => Ok(SLICE.try_into().unwrap()),
             "pin-hook-a.service" => Ok(SERVICE.try_into().unwrap()),
             "101.scope" => Ok("/org/freedesktop/systemd1/unit/gone".try_into().unwrap()),
             _ => Err(Failure::NoSuchUnit(format!("Unit {unit} not loaded."))),
@@ -272,6 +292,23 @@ impl Scope {
     fn delegate_controllers(&self) -> Vec<String> {
         vec!["cpuset".to_owned(), "pids".to_owned()]
     }
+
+    #[zbus(property, name = "AllowedCPUs")]
+    fn allowed_cpus(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+const SLICE: &str = "/org/freedesktop/systemd1/unit/system_2eslice";
+
+struct Slice;
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Slice")]
+impl Slice {
+    #[zbus(property, name = "AllowedCPUs")]
+    fn allowed_cpus(&self) -> Vec<u8> {
+        vec![0x03, 0x89, 0, 0, 0, 0, 0, 0]
+    }
 }
 
 struct Service;
@@ -292,6 +329,7 @@ fn serve(stream: UnixStream, calls: Calls) -> zbus::Result<zbus::blocking::Conne
         .serve_at("/org/freedesktop/DBus", Names)?
         .serve_at("/org/freedesktop/systemd1", Manager(calls))?
         .serve_at(SCOPE, Scope)?
+        .serve_at(SLICE, Slice)?
         .serve_at(SERVICE, Service)?
         .build()
 }
@@ -324,6 +362,30 @@ fn systemd_is_asked_over_one_connection() {
         "reload",
         "start pin-hook.timer replace",
         "stop absent.timer replace",
+    ];
+    assert_eq!(asked, expected);
+}
+
+#[test]
+fn the_cpus_of_a_unit_are_bytes_and_those_of_no_unit_are_none() {
+    let (dir, listener) = listen("bus");
+    let (calls, asked) = mpsc::channel();
+    let server = thread::spawn(move || serve(listener.accept().unwrap().0, calls).unwrap());
+    let bus = Bus::at(address(&dir), PATIENT, PATIENT);
+    let cpus = bus.allowed_cpus("system.slice").unwrap().unwrap();
+    assert_eq!(CpuSet::from_bytes(&cpus).to_string(), "0-1,8,11,15");
+    assert_eq!(bus.allowed_cpus("100.scope").unwrap(), Some(Vec::new()));
+    assert_eq!(bus.allowed_cpus("101.scope").unwrap(), None);
+    assert_eq!(bus.allowed_cpus("102.scope").unwrap(), None);
+    assert!(bus.set_allowed_cpus("system.slice", &[0xc3]).unwrap());
+    assert!(bus.set_allowed_cpus("100.scope", &[]).unwrap());
+    assert!(!bus.set_allowed_cpus("102.scope", &[1]).unwrap());
+    drop(server.join().unwrap());
+    let asked: Vec<String> = asked.try_iter().collect();
+    let expected = [
+        "set system.slice true AllowedCPUs=[195]",
+        "set 100.scope true AllowedCPUs=[]",
+        "set 102.scope true AllowedCPUs=[1]",
     ];
     assert_eq!(asked, expected);
 }

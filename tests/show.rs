@@ -136,6 +136,7 @@ impl Node {
                 self.put(&path, &format!("Cpus_allowed_list:\t{value}\n"));
             }
             Target::Membership(_) | Target::Affinity(_) => {}
+            Target::DropIn(_) | Target::AllowedCpus(_) => {}
         }
     }
 

@@ -6,6 +6,7 @@
 mod containers;
 mod kept_off;
 pub mod knobs;
+mod slices;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -60,7 +61,8 @@ pub type Desired = BTreeMap<Target, Wish>;
 ///
 /// `held` tells the baselines of the targets that are already in our hands.
 pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) -> Desired {
-    let view = View { held, facts };
+    let taken = kept_off(claims, |wishes| wishes.backend == Backend::Slices);
+    let view = View { held, facts, taken };
     let mut wishes = Desired::new();
     for claim in claims
         .values()
@@ -80,6 +82,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
         }
         view.threads(&claim.wishes, vm, &mut wishes);
     }
+    view.slices(claims, &mut wishes);
     view.containers(claims, &mut wishes);
     view.kernel_threads(claims, &mut wishes);
     view.interrupts(claims, &mut wishes);
@@ -102,6 +105,11 @@ fn in_force<'a>(
 /// Tells whether the backend takes the CPUs by a cpuset partition.
 pub fn has_partition(wishes: &Wishes) -> bool {
     matches!(wishes.backend, Backend::Isolated | Backend::Root)
+}
+
+/// Tells whether the backend keeps everything else off the CPUs.
+pub fn is_exclusive(wishes: &Wishes) -> bool {
+    wishes.backend != Backend::Affinity
 }
 
 /// Returns the CPUs of the running claims that wish for something to be kept off them.
@@ -143,6 +151,8 @@ impl<'a> Inherited<'a> {
 struct View<'a> {
     held: &'a BTreeMap<Target, Held>,
     facts: &'a Facts,
+    /// CPUs of running claims that everything else is kept off by its unit or cgroup.
+    taken: CpuSet,
 }
 
 #[cfg(test)]

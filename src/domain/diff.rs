@@ -8,6 +8,7 @@ use super::desired::{Desired, Wish};
 use super::knob::{Grammar, Knob};
 use super::state::Held;
 use super::target::{Stage, Target, Value};
+use super::vm::TaskId;
 
 /// Live value of every target that somebody holds or wishes for.
 pub type Live = BTreeMap<Target, Value>;
@@ -73,6 +74,8 @@ pub struct Context<'a> {
     /// CPUs outside of partitions: an affinity that was requested outside of them is observed
     /// without the others.
     pub shared: &'a CpuSet,
+    /// What their cpusets leave to threads, where that was looked at.
+    pub effective: &'a BTreeMap<TaskId, CpuSet>,
     /// Targets that were written in this run.
     pub written: &'a BTreeSet<Target>,
     /// Time since boot.
@@ -97,6 +100,7 @@ pub fn diff(
         }
     }
     diff.keep_those_before_births();
+    diff.leave_files_of_others();
     diff
 }
 
@@ -187,6 +191,23 @@ impl Diff {
             .retain(|target| !stages.contains(&target.stage()));
     }
 
+    /// Where somebody else's list of a unit stays, so does the file that it is written down in.
+    fn leave_files_of_others(&mut self) {
+        let left = self
+            .drift
+            .iter()
+            .filter(|drift| drift.answer == Answer::Leave);
+        let files = left.filter_map(|drift| match &drift.target {
+            Target::AllowedCpus(unit) => Some(Target::DropIn(unit.clone())),
+            _ => None,
+        });
+        let files: Vec<Target> = files.collect();
+        self.changes
+            .retain(|change| !files.contains(&change.target));
+        self.intend.retain(|(target, _)| !files.contains(target));
+        self.forget.extend(files);
+    }
+
     fn change(&mut self, target: &Target, before: &Value, after: &Value) {
         let (target, before, after) = (target.clone(), before.clone(), after.clone());
         self.changes.push(Change {
@@ -234,6 +255,14 @@ impl Context<'_> {
                 let usable = cpus.intersection(self.online);
                 usable.is_empty() || *live == usable
             }
+            // What systemd keeps there while we hold the property is as wished.
+            (Target::DropIn(_), _, Value::Present) => true,
+            // Before Linux 7.0 the list of a cgroup with tasks cannot be emptied any more.
+            (Target::Knob(Knob::ListedCpus, _), Value::Cpus(live), Value::Cpus(cpus))
+                if cpus.is_empty() =>
+            {
+                live.is_empty() || self.online.is_subset(live)
+            }
             _ => live == requested,
         }
     }
@@ -242,10 +271,20 @@ impl Context<'_> {
     /// partitions.
     pub fn granted(&self, target: &Target, live: &Value, requested: &Value) -> bool {
         let is_affinity = matches!(target, Target::Affinity(_) | Target::KernelThread(_));
-        let granted = requested.cpus().map(|cpus| cpus.intersection(self.shared));
+        let granted = requested.cpus();
+        let granted = granted.map(|cpus| cpus.intersection(self.effective_of(target)));
         let granted = granted.filter(|cpus| is_affinity && !cpus.is_empty());
         let granted = granted.map(Value::Cpus);
         granted.is_some_and(|granted| self.same(target, live, &granted))
+    }
+
+    /// Returns the CPUs that its cpuset leaves to a thread.
+    fn effective_of(&self, target: &Target) -> &CpuSet {
+        let effective = match target {
+            Target::Affinity(id) => self.effective.get(id),
+            _ => None,
+        };
+        effective.unwrap_or(self.shared)
     }
 
     /// Tells whether a thread may ask for something else than it shows, which it would show again
@@ -262,16 +301,23 @@ impl Context<'_> {
         is_thread
             && match held {
                 None => wish.baseline.as_ref().is_some_and(differs),
-                Some(held) => held.before.is_some(),
+                Some(held) => {
+                    let is_cut = self.effective_of(target) != self.shared;
+                    held.before.is_some() || held.ours != wish.value && is_cut
+                }
             }
     }
 
     /// Tells whether a run may have died when it had taken away or made only a part of a target:
-    /// the directory of a drop-in is not seen.
+    /// what else is in the directory of a drop-in is not seen.
     fn may_be_half_gone(&self, target: &Target, live: &Value, held: &Held) -> bool {
         let was_begun = held.before.is_some() && !self.written.contains(target);
-        let is_absent = *live == Value::Absent && held.baseline == Value::Absent;
-        matches!(target, Target::Delegation(_)) && was_begun && is_absent
+        let is_file = match target {
+            Target::Delegation(_) => *live == Value::Absent,
+            Target::DropIn(_) => true,
+            _ => false,
+        };
+        is_file && was_begun && *live == held.baseline
     }
 
     /// Tells whether `value` was already written to a held target, and `live` is what the kernel
@@ -298,9 +344,18 @@ impl Context<'_> {
         }
         match (target, live, &held.ours) {
             (_, Value::Absent, _) => false,
+            (Target::DropIn(_), ..) => false,
+            // On the way back to none that is named, which means the same.
+            (Target::AllowedCpus(_), Value::Cpus(live), _) if self.online.is_subset(live) => false,
             // Announced and not yet asked for: a move in between changes what it shows.
             (Target::Affinity(_), ..) if held.before.is_some() => false,
             (Target::KernelThread(_), Value::Cpus(live), _) if live == self.shared => false,
+            // Kernels before 6.2 forget an affinity when the cpuset changes.
+            (Target::Affinity(id), Value::Cpus(live), _)
+                if self.effective.get(id) == Some(live) =>
+            {
+                false
+            }
             (_, Value::Text(text), _) if text.contains(" invalid") => false,
             // PVE goes on balancing containers, which changes which CPUs and not how many.
             (Target::Knob(Knob::ContainerCpus, _), Value::Cpus(live), Value::Cpus(ours)) => {
@@ -319,7 +374,7 @@ impl Target {
     /// other targets without a baseline go with the cgroup that they live in.
     fn is_root(&self) -> bool {
         match self {
-            Target::Delegation(_) | Target::Group(_) => true,
+            Target::Delegation(_) | Target::Group(_) | Target::DropIn(_) => true,
             Target::Knob(knob, _) => {
                 matches!(knob.row().grammar, Grammar::Switch(_))
             }

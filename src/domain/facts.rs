@@ -25,6 +25,9 @@ pub struct Facts {
     pub vms: BTreeMap<Vmid, VmFacts>,
     /// Containers.
     pub containers: Vec<Container>,
+    /// Cgroups that may have to be kept off owned CPUs, by their path; those of VMs are among them.
+    /// Looked at only where something is kept off that way.
+    pub groups: BTreeMap<String, GroupFacts>,
     /// Kernel threads.
     pub kernel_threads: Vec<KernelThread>,
     /// CPUs that interrupts are given when they are set up.
@@ -62,6 +65,18 @@ pub struct VmFacts {
     pub scope: String,
     /// Its threads.
     pub threads: Vec<Thread>,
+}
+
+/// Observed cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupFacts {
+    /// Its unit and the CPUs that this leaves its tasks (`AllowedCPUs=`, empty: all); `None` where
+    /// systemd knows nothing of it.
+    pub unit: Option<(String, CpuSet)>,
+    /// CPUs that it asks for (`cpuset.cpus`), where it has the controller.
+    pub listed: Option<CpuSet>,
+    /// CPUs that its tasks may use, where it has the controller.
+    pub effective: Option<CpuSet>,
 }
 
 /// Observed kernel thread.

@@ -14,9 +14,6 @@ use serde::{Deserialize, Serialize};
 /// Key of `host.toml` with which the operator vouches for the running kernel.
 pub const OVERRIDE: &str = "kernel-gate = \"ignore\"";
 
-/// Backends that this version of the program can use.
-const BUILT: &[Backend] = &[Backend::Isolated, Backend::Root, Backend::Affinity];
-
 /// Kernels whose cpusets move kernel workers that must not move (from, up to but without).
 ///
 /// Mainline commit 39b5ef791d10 ("cgroup/cpuset: Extend `kthread_is_per_cpu()` check to all
@@ -332,9 +329,6 @@ fn choose_without_partition(why: &str, facts: &GateFacts) -> Choice {
 /// Tells what a backend needs and does not find, whatever the version of the kernel.
 fn missing(backend: Backend, facts: &GateFacts) -> Option<String> {
     let fact = match backend {
-        _ if !BUILT.contains(&backend) => {
-            "isolation without a partition is not available in this version"
-        }
         Backend::Isolated | Backend::Root if !facts.features.remote_partitions => {
             "no remote partitions (cpuset.cpus.exclusive is missing)"
         }

@@ -53,6 +53,8 @@ pub enum Knob {
     TransparentHugepages,
     /// How long KVM polls for work before a vCPU sleeps, in nanoseconds.
     HaltPoll,
+    /// CPUs that a cgroup outside of the VMs asks for.
+    ListedCpus,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -228,6 +230,13 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::Word,
         stage: Stage::Host,
         doc: "has kvm wait for work of a vcpu without sleeping",
+    },
+    Row {
+        knob: Knob::ListedCpus,
+        path: "/sys/fs/cgroup/{}/cpuset.cpus",
+        grammar: Grammar::CpuList,
+        stage: Stage::Slices,
+        doc: "keeps cgroups outside of the vms off the owned cpus",
     },
 ];
 

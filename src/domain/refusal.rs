@@ -6,7 +6,7 @@
 use super::claim::{Claims, Wishes, owned_by_others};
 use super::cpuset::CpuSet;
 use super::debt::NoYield;
-use super::desired::has_partition;
+use super::desired::is_exclusive;
 use super::gate::GateRefusal;
 use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
 use super::table::Reserve;
@@ -103,7 +103,7 @@ pub fn check(
     around: &Surroundings,
 ) -> Result<Vec<String>, Refusal> {
     check_claims(vmid, wishes, claims)?;
-    if !has_partition(wishes) {
+    if !is_exclusive(wishes) {
         return Ok(Vec::new());
     }
     for (group, cpus) in &around.partitions {

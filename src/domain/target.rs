@@ -18,6 +18,9 @@ pub enum Stage {
     /// Cgroups of the VM's threads, which can only be pinned to owned CPUs inside of the
     /// partition.
     Members,
+    /// CPUs of everything outside of the VMs, where there is no partition. Before the threads,
+    /// because kernels before 6.2 forget the affinity of a thread whose cpuset changes.
+    Slices,
     /// Affinity of the VM's threads.
     Threads,
     /// Containers: a partition takes the CPUs from them, but PVE counts those that are left.
@@ -34,10 +37,11 @@ pub enum Stage {
 
 impl Stage {
     /// Order of acquiring: what a VM cannot do without comes before all tuning.
-    pub const ACQUIRE: [Stage; 9] = [
+    pub const ACQUIRE: [Stage; 10] = [
         Stage::Unit,
         Stage::Partition,
         Stage::Members,
+        Stage::Slices,
         Stage::Threads,
         Stage::Containers,
         Stage::KernelThreads,
@@ -50,12 +54,13 @@ impl Stage {
     /// the partition as long as there is one, and the kernel sets those of unbound kernel threads
     /// itself when one comes or goes (measured on 6.12), so both are given back when it has gone.
     /// So are the lists of containers: PVE would cut them again as long as it counts fewer CPUs.
-    pub const RELEASE: [Stage; 9] = [
+    pub const RELEASE: [Stage; 10] = [
         Stage::Host,
         Stage::Power,
         Stage::Interrupts,
         Stage::Members,
         Stage::Partition,
+        Stage::Slices,
         Stage::Threads,
         Stage::Containers,
         Stage::KernelThreads,
@@ -66,7 +71,7 @@ impl Stage {
     pub fn is_essential(self) -> bool {
         matches!(
             self,
-            Stage::Unit | Stage::Partition | Stage::Members | Stage::Threads
+            Stage::Unit | Stage::Partition | Stage::Members | Stage::Slices | Stage::Threads
         )
     }
 
@@ -130,6 +135,12 @@ pub enum Target {
     Affinity(TaskId),
     /// Affinity of a kernel thread.
     KernelThread(TaskId),
+    /// Drop-in that systemd makes for [`Target::AllowedCpus`] and leaves behind; what it says
+    /// meanwhile is systemd's business. Before the property, so that it is taken away after that
+    /// was given back.
+    DropIn(String),
+    /// CPUs that a unit leaves its tasks (`AllowedCPUs=`); the empty set stands for all.
+    AllowedCpus(String),
 }
 
 /// Thread that makes all kernel threads.
@@ -145,6 +156,7 @@ impl Target {
             Target::Membership(_) => Stage::Members,
             Target::Affinity(_) => Stage::Threads,
             Target::KernelThread(_) => Stage::KernelThreads,
+            Target::DropIn(_) | Target::AllowedCpus(_) => Stage::Slices,
         }
     }
 
@@ -160,6 +172,7 @@ impl Target {
             Target::Affinity(task) | Target::KernelThread(task) => {
                 format!("/proc/{task}/status")
             }
+            Target::DropIn(unit) | Target::AllowedCpus(unit) => drop_in(unit),
         }
     }
 
@@ -172,6 +185,8 @@ impl Target {
             Target::Membership(_) => "puts threads of the vm into their cgroup",
             Target::Affinity(_) => "keeps threads of the vm on their cpus",
             Target::KernelThread(_) => "keeps kernel threads off the owned cpus",
+            Target::DropIn(_) => "what systemd writes down for AllowedCPUs=",
+            Target::AllowedCpus(_) => "keeps units off the owned cpus",
         }
     }
 
@@ -204,12 +219,23 @@ impl Target {
     }
 }
 
+/// Returns the file in which systemd keeps a property that was set until the next boot: scopes
+/// are transient units, others have it beside their unit files.
+fn drop_in(unit: &str) -> String {
+    let dir = match unit.ends_with(".scope") {
+        true => "transient",
+        false => "system.control",
+    };
+    format!("/run/systemd/{dir}/{unit}.d/50-AllowedCPUs.conf")
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Affinity(task) => write!(f, "affinity of thread {task}"),
             Target::KernelThread(task) => write!(f, "affinity of kernel thread {task}"),
             Target::Membership(task) => write!(f, "cgroup of thread {task}"),
+            Target::AllowedCpus(unit) => write!(f, "AllowedCPUs= of {unit}"),
             _ => f.write_str(&self.path()),
         }
     }

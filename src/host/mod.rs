@@ -3,6 +3,7 @@
 //! [`Host`] bundles the doors. The real host, a captured tree and the simulated kernel of the
 //! tests differ only in what stands behind them.
 
+pub mod cgroup;
 pub mod clock;
 pub mod cluster;
 pub mod container;

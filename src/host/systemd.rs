@@ -25,11 +25,16 @@ pub const PATIENT_RELOAD_WAIT: Duration = Duration::from_secs(30);
 
 /// Where the system bus listens; its environment variable is not believed.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
+/// The same as a file.
+pub const BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SCOPE: &str = "org.freedesktop.systemd1.Scope";
+const SLICE: &str = "org.freedesktop.systemd1.Slice";
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
+const ALLOWED_CPUS: &str = "AllowedCPUs";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// What systemd and the bus say of a unit that is not there (any more).
 const ABSENT: [&str; 2] = [
@@ -77,6 +82,14 @@ pub trait Systemd: Debug {
     /// Returns the controllers that a loaded scope delegates (`Scope.DelegateControllers`), or
     /// `None` when there is no such unit.
     fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>>;
+    /// Returns the CPUs that a loaded slice, scope or service leaves its tasks (`AllowedCPUs`) as a
+    /// mask, byte 0 for the CPUs 0 to 7; an empty one stands for all. `None` when there is no such
+    /// unit.
+    fn allowed_cpus(&self, unit: &str) -> anyhow::Result<Option<Vec<u8>>>;
+    /// Sets that property until the next boot (`Manager.SetUnitProperties`); tells whether there is
+    /// such a unit. systemd answers before it has written to the unit's cgroup, but no later call
+    /// before that.
+    fn set_allowed_cpus(&self, unit: &str, cpus: &[u8]) -> anyhow::Result<bool>;
 }
 
 /// The running systemd, asked over the system bus.
@@ -243,6 +256,43 @@ impl Systemd for Bus {
             },
         )
     }
+
+    fn allowed_cpus(&self, unit: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        let name = unit.to_owned();
+        let what = format!("{ALLOWED_CPUS} of {unit}");
+        self.ask(&what, self.call_wait, move |bus| {
+            match property(bus, &name, cgroup_interface(&name), ALLOWED_CPUS) {
+                Err(error) if is_absent(&error) => Ok(None),
+                answer => answer.map(Some),
+            }
+        })
+    }
+
+    fn set_allowed_cpus(&self, unit: &str, cpus: &[u8]) -> anyhow::Result<bool> {
+        let (name, cpus) = (unit.to_owned(), cpus.to_owned());
+        let what = format!("Manager.SetUnitProperties of {unit}");
+        self.ask(&what, self.call_wait, move |bus| {
+            match set_cpus(bus, &name, cpus) {
+                Err(error) if is_absent(&error) => Ok(false),
+                answer => answer.map(|()| true),
+            }
+        })
+    }
+}
+
+/// Returns the interface that has the properties of a unit's cgroup.
+fn cgroup_interface(unit: &str) -> &'static str {
+    match unit.rsplit_once('.') {
+        Some((_, "slice")) => SLICE,
+        Some((_, "service")) => SERVICE,
+        _ => SCOPE,
+    }
+}
+
+/// Sets a property of a unit until the next boot.
+fn set_cpus(bus: &Connection, unit: &str, cpus: Vec<u8>) -> zbus::Result<()> {
+    let properties: Vec<(&str, Value<'_>)> = vec![(ALLOWED_CPUS, cpus.into())];
+    manager(bus, "SetUnitProperties", &(unit, true, properties))
 }
 
 fn connect(address: &str) -> zbus::Result<Connection> {

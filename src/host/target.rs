@@ -6,7 +6,9 @@
 use std::io;
 
 use super::Host;
+use super::cgroup::ROOT as CGROUP_ROOT;
 use super::task;
+use crate::domain::cpuset::CpuSet;
 use crate::domain::knob::Knob;
 use crate::domain::target::{Target, Value};
 use crate::domain::vm::TaskId;
@@ -18,8 +20,8 @@ use crate::domain::vm::TaskId;
 pub const DELEGATION: &str = "# Written by pin-hook(8); without it a change of the vm's cpu units \
                               ends its isolation.\n[Scope]\nDelegate=cpuset\n";
 
-/// Path of the root of the cgroup hierarchy.
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// CPUs that the kernel may ever have.
+const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
 /// What became of a write.
 #[derive(Debug)]
@@ -61,6 +63,15 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
         Target::Affinity(id) | Target::KernelThread(id) => alive(host, *id)
             .and_then(|()| host.sched.affinity(id.tid))
             .map(Value::Cpus),
+        Target::DropIn(_) => host.files.read(&target.path()).map(Value::Text),
+        Target::AllowedCpus(unit) => host.systemd.allowed_cpus(unit).map_or_else(
+            |error| Err(io::Error::other(format!("{error:#}"))),
+            |bytes| {
+                Ok(bytes.map_or(Value::Absent, |bytes| {
+                    Value::Cpus(CpuSet::from_bytes(&bytes))
+                }))
+            },
+        ),
     };
     match value {
         Err(error) if is_gone(&error) => Ok(Value::Absent),
@@ -89,16 +100,11 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             make_unit_dir(host, dir)?;
             host.files.replace(&path, DELEGATION, 0o644)
         }
-        (Target::Delegation(_), _) => {
-            let (dir, _) = path.rsplit_once('/').unwrap_or_default();
-            match host.files.remove(&path) {
-                Err(error) if !is_gone(&error) => return Err(error),
-                _ => {}
-            }
-            // Another drop-in of the same unit may be in there.
-            let _ = host.files.remove_dir(dir);
-            Ok(())
+        (Target::Delegation(_), _) | (Target::DropIn(_), Value::Absent) => {
+            remove_drop_in(host, &path)
         }
+        (Target::DropIn(_), Value::Text(text)) => host.files.replace(&path, text, 0o644),
+        (Target::AllowedCpus(unit), Value::Cpus(cpus)) => allow_cpus(host, unit, before, cpus),
         (Target::Group(_), Value::Present) => host.files.make_dir(&path, 0o755),
         (Target::Group(_), _) => {
             empty_group(host, &path);
@@ -118,6 +124,37 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
     }
 }
 
+fn remove_drop_in(host: &Host, path: &str) -> io::Result<()> {
+    let (dir, _) = path.rsplit_once('/').unwrap_or_default();
+    match host.files.remove(path) {
+        Err(error) if !is_gone(&error) => return Err(error),
+        _ => {}
+    }
+    // Another drop-in of the same unit may be in there.
+    let _ = host.files.remove_dir(dir);
+    Ok(())
+}
+
+/// systemd takes properties also for a slice that does not exist, and leaves a file behind then.
+///
+/// Before all are allowed again by none being named, they are named: the kernel does not empty the
+/// list of a cgroup with tasks, and when the controller goes, tasks may keep what they had.
+fn allow_cpus(host: &Host, unit: &str, before: &Value, cpus: &CpuSet) -> io::Result<()> {
+    let set = |cpus: &CpuSet| match host.systemd.set_allowed_cpus(unit, &cpus.to_bytes()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(io::ErrorKind::NotFound.into()),
+        Err(error) => Err(io::Error::other(format!("{error:#}"))),
+    };
+    if *before == Value::Absent {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    if cpus.is_empty() {
+        let all = host.files.read(POSSIBLE_CPUS)?;
+        set(&all.parse().map_err(io::Error::other)?)?;
+    }
+    set(cpus)
+}
+
 fn write_knob(
     host: &Host,
     knob: Knob,
@@ -129,7 +166,15 @@ fn write_knob(
     if knob == Knob::Partition && matches!(before, Value::Text(text) if text.contains(" invalid")) {
         host.files.write(path, "member")?;
     }
-    host.files.write(path, &value.render(knob.row().grammar))
+    match host.files.write(path, &value.render(knob.row().grammar)) {
+        // Before Linux 7.0 the list of a cgroup with tasks cannot be emptied any more; all CPUs
+        // mean the same (`validate_change()` in `kernel/cgroup/cpuset.c`).
+        Err(error) if knob == Knob::ListedCpus && error.raw_os_error() == Some(libc::ENOSPC) => {
+            let all = host.files.read(POSSIBLE_CPUS)?;
+            host.files.write(path, all.trim_end())
+        }
+        result => result,
+    }
 }
 
 /// Moves the threads that are still in a cgroup to the one above it: they were born there after

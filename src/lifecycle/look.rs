@@ -6,14 +6,16 @@
 use std::collections::BTreeSet;
 
 use super::journal::{self, read_state};
-use super::observe::{live_values, observe};
+use super::observe::{effective_cpus, live_values, observe};
 use crate::domain::desired::{Desired, desired};
 use crate::domain::diff::{self, Diff, Live, diff};
 use crate::domain::facts::{Facts, VmFacts};
+use crate::domain::gate::Backend;
 use crate::domain::state::State;
-use crate::domain::target::Stage;
+use crate::domain::target::{Stage, Target};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
+use crate::host::systemd::BUS_SOCKET;
 
 /// What was seen, and what is wished for.
 #[derive(Debug)]
@@ -37,16 +39,20 @@ pub fn look(
     assumed: impl IntoIterator<Item = (Vmid, VmFacts)>,
 ) -> anyhow::Result<Look> {
     let left_out = leave_out_hidden(host, &mut state);
-    let mut facts = observe(host, &state, &Stage::ACQUIRE)?;
+    let is_seen = |stage: &Stage| *stage != Stage::Slices || host.files.exists(BUS_SOCKET);
+    let stages: Vec<Stage> = Stage::ACQUIRE.into_iter().filter(is_seen).collect();
+    let mut facts = observe(host, &state, &stages)?;
     for (vmid, vm) in assumed {
         facts.vms.entry(vmid).or_insert(vm);
     }
     let wishes = desired(&state.claims, &state.held, &facts);
-    let targets = wishes.keys().chain(state.held.keys()).collect();
+    let targets: BTreeSet<&Target> = wishes.keys().chain(state.held.keys()).collect();
+    let effective = effective_cpus(host, &facts, targets.iter().copied());
     let live = live_values(host, &facts, targets)?;
     let context = diff::Context {
         online: &facts.online,
         shared: &facts.shared,
+        effective: &effective,
         written: &BTreeSet::new(),
         now: host.clock.since_boot(),
     };
@@ -101,6 +107,10 @@ fn leave_out_hidden(host: &Host, state: &mut State) -> Vec<String> {
         state.held.retain(|target, _| target.stage() != stage);
         for claim in state.claims.values_mut() {
             let wished = match stage {
+                Stage::Slices => {
+                    concerned |= claim.wishes.backend == Backend::Slices;
+                    continue;
+                }
                 Stage::KernelThreads => &mut claim.wishes.kernel_threads,
                 _ => &mut claim.wishes.interrupts,
             };
@@ -110,6 +120,7 @@ fn leave_out_hidden(host: &Host, state: &mut State) -> Vec<String> {
             left_out.push(format!("{what} are left out: {path} cannot be seen here"));
         }
     };
+    hide(Stage::Slices, BUS_SOCKET, "units");
     hide(Stage::KernelThreads, "/proc/2/task", "kernel threads");
     hide(
         Stage::Interrupts,

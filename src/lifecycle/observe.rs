@@ -1,6 +1,6 @@
 //! Observing: from the host's files to the facts that wishes depend on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use anyhow::Context;
@@ -11,13 +11,14 @@ use crate::domain::container::Container;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::{has_partition, takes_cpus};
 use crate::domain::diff::Live;
-use crate::domain::facts::{Facts, KernelThread, VmFacts};
+use crate::domain::facts::{Facts, GroupFacts, KernelThread, VmFacts};
+use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
 use crate::domain::state::State;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::Thread;
 use crate::domain::vm::TaskId;
-use crate::host::{Host, container, irq, target, task};
+use crate::host::{Host, cgroup, container, irq, target, task};
 
 /// CPUs that tasks outside of partitions may use.
 const SHARED_CPUS: &str = "/sys/fs/cgroup/cpuset.cpus.effective";
@@ -56,6 +57,10 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
         let containers = container::containers(&*host.files);
         facts.containers = containers.context("failed to list containers")?;
     }
+    let is_cut = |wishes: &Wishes| wishes.backend == Backend::Slices;
+    if concerns(Stage::Slices, is_cut) {
+        facts.groups = outer_groups(host)?;
+    }
     let is_moved = |wishes: &Wishes| wishes.kernel_threads || has_partition(wishes);
     if concerns(Stage::KernelThreads, is_moved) {
         facts.kernel_threads = kernel_threads(host)?;
@@ -71,6 +76,49 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
         settings::observe(host, &mut facts);
     }
     Ok(facts)
+}
+
+/// Returns the groups that may have to be kept off owned CPUs; one that ends meanwhile is left out.
+fn outer_groups(host: &Host) -> anyhow::Result<BTreeMap<String, GroupFacts>> {
+    let mut groups = BTreeMap::new();
+    for path in cgroup::outer_groups(&*host.files) {
+        let unit = match cgroup::unit_of(&path) {
+            None => None,
+            Some(name) => match target::read(host, &Target::AllowedCpus(name.to_owned()))? {
+                Value::Cpus(allowed) => Some((name.to_owned(), allowed)),
+                _ => continue,
+            },
+        };
+        let cpus = |name| read_cpus(host, &cgroup::file(&path, name));
+        let group = GroupFacts {
+            unit,
+            listed: cpus("cpuset.cpus")?,
+            effective: cpus("cpuset.cpus.effective")?,
+        };
+        groups.insert(path, group);
+    }
+    Ok(groups)
+}
+
+/// Returns what their cpusets leave to the threads of VMs among `targets`, where groups outside of
+/// VMs are cut.
+pub fn effective_cpus<'t>(
+    host: &Host,
+    facts: &Facts,
+    targets: impl IntoIterator<Item = &'t Target>,
+) -> BTreeMap<TaskId, CpuSet> {
+    let is_looked_at = !facts.groups.is_empty();
+    let threads = targets.into_iter().filter_map(|target| match target {
+        Target::Affinity(id) if is_looked_at => Some(*id),
+        _ => None,
+    });
+    let effective = threads.filter_map(|id| {
+        let group = task::cgroup_of(&*host.files, id.tid, id.tid).ok()?;
+        let file = cgroup::file(group.trim_start_matches('/'), "cpuset.cpus.effective");
+        let cpus = read_cpus(host, &file).ok()?;
+        Some((id, cpus.unwrap_or_else(|| facts.shared.clone())))
+    });
+    effective.collect()
 }
 
 /// Returns the CPUs that tasks outside of partitions may use, where the kernel tells.

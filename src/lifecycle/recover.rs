@@ -1,6 +1,7 @@
 //! Recovering: what is held when the journal is lost, from the traces on the host.
 //!
-//! The cgroups of a VM's threads and their CPUs tell what was taken. What the journal alone knew
+//! The cgroups of a VM's threads and their CPUs tell what was taken, without a partition the lists
+//! of units. What the journal alone knew
 //! is inferred: a thread had the CPUs that PVE gave it, an interrupt or a kernel thread that is on
 //! all CPUs but the taken ones was on all of them, and so was a container without `cores:`.
 
@@ -14,7 +15,7 @@ use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record};
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::vm::Vmid;
-use crate::host::{Host, container, irq, pve, target};
+use crate::host::{Host, cgroup, container, irq, pve, target};
 
 const GROUPS: &str = "/sys/fs/cgroup";
 const SLICE: &str = "qemu.slice";
@@ -42,17 +43,18 @@ fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
         .files
         .list(&format!("{GROUPS}/{SLICE}"))
         .unwrap_or_default();
-    let vmids = names
+    let vmids: Vec<Vmid> = names
         .iter()
-        .filter_map(|name| name.strip_suffix(".scope")?.parse().ok());
+        .filter_map(|name| name.strip_suffix(".scope")?.parse().ok())
+        .collect();
     let mut found = Traces {
         host,
         held: Vec::new(),
         owned: CpuSet::new(),
         is_delegated: false,
     };
-    for vmid in vmids {
-        found.scope(vmid)?;
+    for vmid in &vmids {
+        found.scope(*vmid)?;
     }
     // It stays when the scopes have gone with their VMs.
     let left = read_cpus(host, &format!("{GROUPS}/{SLICE}/cpuset.cpus.exclusive"))?;
@@ -63,6 +65,9 @@ fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
             found.switch(SLICE);
         }
         found.containers()?;
+    }
+    found.units(&vmids)?;
+    if !found.owned.is_empty() {
         found.rest_of_host()?;
     }
     Ok(found.held)
@@ -175,6 +180,49 @@ impl Traces<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Units that are cut. Nobody else would cut that of systemd itself until the next boot; where it
+    /// is not, a list of another unit is the administrator's.
+    fn units(&mut self, vmids: &[Vmid]) -> anyhow::Result<()> {
+        let Some(cut) = self.cut("init.scope")? else {
+            return Ok(());
+        };
+        let possible = self.possible()?;
+        for path in cgroup::outer_groups(&*self.host.files) {
+            let list = Target::Knob(Knob::ListedCpus, Place::Group(path.clone()));
+            let listed = read_cpus(self.host, &list.path())?;
+            match cgroup::unit_of(&path) {
+                None if listed.as_ref() != Some(&cut) => continue,
+                None => {}
+                Some(unit) => {
+                    let Some(cpus) = self.cut(unit)? else {
+                        continue;
+                    };
+                    self.owned.extend(possible.difference(&cpus).iter());
+                    let file = Target::DropIn(unit.to_owned());
+                    self.hold(file, Value::Absent, Value::Present);
+                    let property = Target::AllowedCpus(unit.to_owned());
+                    self.hold(property, Value::Cpus(CpuSet::new()), Value::Cpus(cpus));
+                }
+            }
+            if let Some(listed) = listed {
+                self.hold(list, Value::Cpus(CpuSet::new()), Value::Cpus(listed));
+            }
+        }
+        vmids
+            .iter()
+            .try_for_each(|vmid| self.threads(*vmid, &format!("{SLICE}/{vmid}.scope"), &[]))
+    }
+
+    /// Returns the CPUs that a unit was cut to until the next boot.
+    fn cut(&self, unit: &str) -> anyhow::Result<Option<CpuSet>> {
+        let file = Target::DropIn(unit.to_owned()).path();
+        if !self.host.files.exists(&file) {
+            return Ok(None);
+        }
+        let allowed = target::read(self.host, &Target::AllowedCpus(unit.to_owned()))?;
+        Ok(allowed.cpus().filter(|cpus| !cpus.is_empty()).cloned())
     }
 
     /// Interrupts and kernel threads: those that are on every CPU but the owned ones were on all.

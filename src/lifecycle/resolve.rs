@@ -14,6 +14,7 @@ use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
+use crate::domain::knob::Knob;
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
 use crate::domain::refusal::{Bystander, Refusal, Surroundings};
 use crate::domain::state::State;
@@ -409,6 +410,8 @@ pub fn foreign_partitions(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
 fn cgroup_of(target: &Target) -> Option<String> {
     match target {
         Target::Group(path) => Some(path.clone()),
+        // Not ours, only cut.
+        Target::Knob(Knob::ListedCpus, _) => None,
         _ => target.group().map(str::to_owned),
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 
 use super::journal::Journal;
-use super::observe::{live_values, observe, shared_cpus};
+use super::observe::{effective_cpus, live_values, observe, shared_cpus};
 use super::report::{Problem, Report};
 use crate::domain::claim::Claims;
 use crate::domain::desired::{Desired, Wish, desired};
@@ -217,6 +217,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             .chain(wished.map(|(target, _)| target))
             .filter(|target| target.stage() == stage && !self.report.has_problem(target))
             .collect();
+        let effective = effective_cpus(self.host, facts, targets.iter().copied());
         let live = live_values(self.host, facts, targets)?;
         let now = self.host.clock.since_boot();
         Ok(diff(
@@ -226,6 +227,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             diff::Context {
                 online: &facts.online,
                 shared: &facts.shared,
+                effective: &effective,
                 written: &self.written,
                 now,
             },
@@ -234,7 +236,9 @@ impl<'s, 'h> Settling<'s, 'h> {
 
     fn announce(&mut self, stage: Stage, diff: &Diff) -> anyhow::Result<()> {
         let mut records = Vec::new();
-        if stage == Stage::Unit && !diff.changes.is_empty() {
+        let is_file =
+            |change: &Change| stage == Stage::Unit || matches!(change.target, Target::DropIn(_));
+        if diff.changes.iter().any(is_file) {
             records.push(Record::Reload(true));
         }
         if !diff.intend.is_empty() {
@@ -298,6 +302,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         let context = diff::Context {
             online: &facts.online,
             shared: shared.as_ref().unwrap_or(&facts.shared),
+            effective: &effective_cpus(self.host, facts, [&change.target]),
             written: &self.written,
             now,
         };

@@ -292,7 +292,9 @@ fn owner_of(target: &Target, seen: &Look) -> Option<Vmid> {
             let vm = vms.find(|(_, vm)| vm.threads.iter().any(|thread| thread.id == *id));
             vm.map(|(vmid, _)| *vmid)
         }
-        Target::Knob(..) | Target::KernelThread(_) => None,
+        Target::Knob(..) | Target::KernelThread(_) | Target::DropIn(_) | Target::AllowedCpus(_) => {
+            None
+        }
     }
 }
 

@@ -7,11 +7,16 @@ use super::report::Report;
 use super::units;
 use super::work::Worked;
 use crate::domain::claim::{Claim, ClaimState, Wishes};
+use crate::domain::gate::Backend;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
+
+/// What backend `slices` cannot do: units that do not exist yet have no property to set.
+const GAP: &str = "a vm or container that starts later may run on these cpus until reconcile sees \
+                   it, within 15 s";
 
 impl Run<'_> {
     pub(super) fn conclude(&self, vmid: Vmid, worked: Worked<Refusal>, account: &mut Account) {
@@ -41,12 +46,17 @@ impl Run<'_> {
             ClaimState::Running { .. } if report.is_unfinished => account.warn(format!(
                 "vm {vmid}: not everything was done in time, reconcile finishes it"
             )),
-            ClaimState::Running { .. } => account.info(format!(
-                "vm {vmid}: owns {}, {}, {}",
-                wishes.cpus.in_words(),
-                backend(wishes),
-                count(report.n_changes, "change")
-            )),
+            ClaimState::Running { .. } => {
+                if wishes.backend == Backend::Slices {
+                    account.info(format!("vm {vmid}: {GAP}"));
+                }
+                account.info(format!(
+                    "vm {vmid}: owns {}, {}, {}",
+                    wishes.cpus.in_words(),
+                    backend(wishes),
+                    count(report.n_changes, "change")
+                ));
+            }
             ClaimState::Waiting { .. } => {
                 let wait = if wishes.cpus.len() == 1 {
                     "waits"

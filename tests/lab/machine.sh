@@ -9,6 +9,9 @@ machine_use() {
     mkdir -p "$vm/share/jobs"
 }
 
+# Prints the image that has kernel $1; QEMU and firmware are trixie's for all of them.
+image_with() { case $1 in bookworm) "$lab_source/image" --suite bookworm ;; *) echo "$image" ;; esac; }
+
 machine_alive() { [ -s "$vm/qemu.pid" ] && kill -0 "$(cat "$vm/qemu.pid")" 2> /dev/null; }
 
 # Copies what the guest needs into the share; called before each job, so edits are seen at once.
@@ -17,6 +20,7 @@ share_fill() {
     rm -rf "$share/lab" "$share/systemd" "$share/hooks" "$share/pin-hook" "$share/package"
     mkdir -p "$share/lab"
     cp -rp "$lab_source/guest" "$lab_source/cases" "$share/lab/"
+    cp "$vm/kernel" "$share/kernel"
     assemble_guests "$share/lab/guest"
     [ ! -d "$repo/systemd" ] || cp -rp "$repo/systemd" "$share/"
     [ ! -d "$repo/hooks" ] || cp -rp "$repo/hooks" "$share/"
@@ -47,18 +51,18 @@ exec_qemu() {
 # 2 packages x 2 cores x 2 threads, 2 nodes, IOMMU, SR-IOV, NVMe, frequencies.
 # thread=single: with one thread per CPU one boot in five hangs on lost timer interrupts.
 start_qemu() {
-    local kernel=$1
+    local kernel=$1 system=$2
     exec_qemu -name "lab-$(basename "$vm")" -machine q35 -accel tcg,thread=single,tb-size=512 -cpu max,-la57 -m 4096 \
         -smp 8,sockets=2,cores=2,threads=2 \
         -object memory-backend-ram,id=m0,size=2048M -object memory-backend-ram,id=m1,size=2048M \
         -numa node,nodeid=0,memdev=m0,cpus=0-3 -numa node,nodeid=1,memdev=m1,cpus=4-7 \
         -device intel-iommu,intremap=on,caching-mode=on -acpitable "file=$image/ssdt.aml" \
-        -drive "file=$image/disk.img,if=virtio,format=raw,snapshot=on" \
+        -drive "file=$system/disk.img,if=virtio,format=raw,snapshot=on" \
         -drive "file=$vm/nvme.img,if=none,id=nvme,format=raw" -device nvme,drive=nvme,serial=lab \
         -device pcie-root-port,id=rp1,slot=1 -netdev user,id=n0,restrict=on -device igb,bus=rp1,netdev=n0 \
         -device virtio-rng-pci \
         -virtfs "local,path=$vm/share,mount_tag=job,security_model=none" \
-        -kernel "$image/kernel-$kernel" -initrd "$image/initrd-$kernel" \
+        -kernel "$system/kernel-$kernel" -initrd "$system/initrd-$kernel" \
         -append "root=/dev/vda rw console=ttyS0 quiet no_timer_check intel_iommu=on mitigations=off panic=-1 systemd.show_status=no ${LAB_APPEND:-}" \
         -display none -nodefaults -serial "file:$vm/console.log" -chardev "pipe,id=control,path=$vm/control" \
         -device isa-serial,chardev=control -no-reboot > "$vm/qemu.log" 2>&1 < /dev/null 9>&- &
@@ -74,8 +78,9 @@ boot_once() {
     mkfifo "$vm/control.in" "$vm/control.out"
     truncate -s 64M "$vm/nvme.img"
     : > "$vm/console.log"
+    echo "$1" > "$vm/kernel"
     share_fill
-    start_qemu "$1"
+    start_qemu "$1" "$(image_with "$1")"
     exec 8<> "$vm/control.out" # keeps QEMU's open from blocking; nobody answers there
     local end=$((SECONDS + boot_deadline))
     until [ -e "$vm/share/ready" ]; do
@@ -96,7 +101,6 @@ machine_boot() {
         begin=$SECONDS
         boot_once "$1" || { tail -n 40 "$vm/console.log" "$vm/qemu.log" >&2; fail "kernel $1 does not boot"; }
     fi
-    echo "$1" > "$vm/kernel"
     say "kernel $1 booted in $((SECONDS - begin)) s ($(cat "$vm/share/ready"))"
 }
 

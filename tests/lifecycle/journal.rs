@@ -148,6 +148,8 @@ fn targets() -> Vec<Target> {
     );
     let inside = Place::ContainerInside(id(200), 81234);
     targets.push(Target::Knob(Knob::ContainerCpus, inside));
+    let unit = "system.slice".to_owned();
+    targets.extend([Target::DropIn(unit.clone()), Target::AllowedCpus(unit)]);
     targets
 }
 

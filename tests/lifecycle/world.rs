@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pin_hook::domain::claim::{Claim, ClaimState};
 use pin_hook::domain::cpuset::CpuSet;
+use pin_hook::domain::desired::has_partition;
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
 use pin_hook::host::deadline::Deadline;
@@ -14,6 +15,7 @@ use pin_hook::lifecycle::phase::{Caller, PHASE_TIME, Phase, Run};
 
 use crate::common::sim::capture::{Capture, diff};
 use crate::common::sim::irq::Kind;
+use crate::common::sim::task::Task;
 use crate::common::sim::{Machine, Sim, TaskSpec, VmSpec, cpus};
 
 /// Name of PVE's process that starts or stops a VM.
@@ -303,6 +305,31 @@ impl World {
             "{}",
             claim.state
         );
+        let scope = format!("/qemu.slice/{vmid}.scope");
+        let is_parted = has_partition(&claim.wishes);
+        let vcpus = if is_parted {
+            self.assert_partition(vmid, &claim);
+            format!("{scope}/vcpu")
+        } else {
+            scope
+        };
+        let vm = self.sim.vm(vmid);
+        for (n, tid) in &vm.vcpus {
+            let thread = self.sim.task(*tid);
+            assert_eq!(thread.cgroup, vcpus, "vcpu {n} of vm {vmid}");
+            let cpu = claim.wishes.vcpus[*n as usize];
+            assert_eq!(thread.mask, CpuSet::of(cpu), "vcpu {n} of vm {vmid}");
+        }
+        let inside = |task: &Task| match is_parted {
+            true => task
+                .cgroup
+                .starts_with(&format!("/qemu.slice/{vmid}.scope/")),
+            false => vm.vcpus.iter().any(|(_, tid)| *tid == task.tid),
+        };
+        self.assert_nobody_else_on(&claim.wishes.cpus, inside);
+    }
+
+    fn assert_partition(&self, vmid: u32, claim: &Claim) {
         let kind = claim.wishes.backend.to_string();
         let scope = format!("/qemu.slice/{vmid}.scope");
         for (group, cpus) in claim.wishes.groups() {
@@ -316,39 +343,23 @@ impl World {
                 format!("{cpus}\n")
             );
         }
-        let vm = self.sim.vm(vmid);
-        let main = self.sim.task(vm.pid).cgroup;
-        let emulator = claim.wishes.emulator.unwrap_or_default();
+        let main = self.sim.task(self.sim.vm(vmid).pid).cgroup;
+        let emulator = claim.wishes.emulator.clone().unwrap_or_default();
         let is_inside = !emulator.is_empty() && emulator.is_subset(&claim.wishes.cpus);
         let expected = if is_inside {
             format!("{scope}/io")
         } else {
-            scope.clone()
+            scope
         };
         assert_eq!(main, expected);
-        for (n, tid) in vm.vcpus {
-            let thread = self.sim.task(tid);
-            assert_eq!(
-                thread.cgroup,
-                format!("{scope}/vcpu"),
-                "vcpu {n} of vm {vmid}"
-            );
-            assert_eq!(
-                thread.mask,
-                CpuSet::of(claim.wishes.vcpus[n as usize]),
-                "vcpu {n}"
-            );
-        }
-        self.assert_nobody_else_on(vmid, &claim.wishes.cpus);
     }
 
-    fn assert_nobody_else_on(&self, vmid: u32, owned: &CpuSet) {
-        let threads = format!("/qemu.slice/{vmid}.scope/");
+    fn assert_nobody_else_on(&self, owned: &CpuSet, is_its: impl Fn(&Task) -> bool) {
         let state = self.sim.state();
         let others = state
             .tasks
             .iter()
-            .filter(|task| !task.refuses_affinity() && !task.cgroup.starts_with(&threads));
+            .filter(|task| !task.refuses_affinity() && !is_its(task));
         for task in others {
             assert!(
                 task.mask.is_disjoint(owned),

@@ -317,4 +317,12 @@ impl Systemd for Agreeing {
     fn delegated(&self, _: &str) -> anyhow::Result<Option<Vec<String>>> {
         Ok(None)
     }
+
+    fn allowed_cpus(&self, _: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn set_allowed_cpus(&self, _: &str, _: &[u8]) -> anyhow::Result<bool> {
+        Ok(false)
+    }
 }

@@ -121,7 +121,7 @@ impl View<'_> {
             .map_or(kept, |cpu| CpuSet::of(*cpu))
     }
 
-    fn baseline(&self, target: &Target) -> Option<&CpuSet> {
+    pub(super) fn baseline(&self, target: &Target) -> Option<&CpuSet> {
         self.held.get(target).and_then(|held| held.baseline.cpus())
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::domain::claim::ClaimState;
 use crate::domain::cpuset::CpuId;
-use crate::domain::facts::{Irq, KernelThread};
+use crate::domain::facts::{GroupFacts, Irq, KernelThread};
 use crate::domain::knob::Knob;
 use crate::domain::table::{HostKnobs, Power};
 use crate::domain::target::Place;
@@ -360,5 +360,82 @@ fn kernel_threads_that_nobody_wishes_to_move_are_remembered_where_the_kernel_wou
         claim.wishes.kernel_threads = false;
         let found = of_kernel_thread(claim, "kswapd0", affinity, shared);
         assert_eq!(found, wished, "{affinity} of {shared}");
+    }
+}
+
+#[test]
+fn without_a_partition_other_units_are_cut() {
+    let mut claim = claim();
+    claim.wishes.backend = Backend::Slices;
+    let group = |unit: Option<&str>, allowed: &str, listed: Option<&str>| GroupFacts {
+        unit: unit.map(|unit| (unit.to_owned(), set(allowed))),
+        listed: listed.map(set),
+        effective: None,
+    };
+    for (path, facts_of, expected) in [
+        ("a.slice", group(Some("a.slice"), "", None), Some("0-1,5-7")),
+        ("a.slice", group(Some("a.slice"), "1-2", None), Some("1")),
+        (
+            "a.slice",
+            group(Some("a.slice"), "2-3", None),
+            Some("0-1,5-7"),
+        ),
+        ("a.slice", group(Some("a.slice"), "0-1", None), None),
+        (SCOPE, group(Some("100.scope"), "", None), None),
+        ("lxc", group(None, "", Some("")), Some("0-1,5-7")),
+        ("lxc", group(None, "", Some("0-3")), Some("0-1")),
+        ("lxc", group(None, "", None), None),
+    ] {
+        let what = format!("{path}: {facts_of:?}");
+        let mut facts = facts();
+        facts.groups = BTreeMap::from([(path.to_owned(), facts_of.clone())]);
+        let wishes = desired(&claims([claim.clone()]), &BTreeMap::new(), &facts);
+        let list = Target::Knob(Knob::ListedCpus, Place::Group(path.to_owned()));
+        let target = match facts_of.unit {
+            Some((unit, _)) => Target::AllowedCpus(unit),
+            None => list,
+        };
+        let wish = wishes.get(&target).map(|wish| wish.value.to_string());
+        assert_eq!(wish.as_deref(), expected, "{what}");
+    }
+}
+
+#[test]
+fn what_systemd_leaves_in_a_file_is_given_back_as_the_property() {
+    let mut claim = claim();
+    claim.wishes.backend = Backend::Slices;
+    let mut facts = facts();
+    let group = GroupFacts {
+        unit: Some(("a.slice".to_owned(), set("0-1,5-7"))),
+        listed: Some(set("0-1,5-7")),
+        effective: None,
+    };
+    facts.groups = BTreeMap::from([("a.slice".to_owned(), group)]);
+    let held = Held::new(Value::Cpus(CpuSet::new()), Value::Cpus(set("0-1,5-7")));
+    let held = BTreeMap::from([(Target::AllowedCpus("a.slice".to_owned()), held)]);
+    let wishes = desired(&claims([claim]), &held, &facts);
+    let list = Target::Knob(Knob::ListedCpus, Place::Group("a.slice".to_owned()));
+    let wish = &wishes[&list];
+    assert_eq!(wish.value, Value::Cpus(set("0-1,5-7")));
+    assert_eq!(wish.baseline, Some(Value::Cpus(CpuSet::new())));
+}
+
+#[test]
+fn without_a_partition_emulator_threads_are_pinned_to_the_rest() {
+    let mut claim = claim();
+    claim.wishes.backend = Backend::Slices;
+    let cases = [
+        (thread("kvm", "", "0-7"), None, "0-1,5-7", "0-7"),
+        (thread("CPU 0/KVM", "", "0-7"), None, "2", "0-7"),
+        (thread("CPU 7/KVM", "", "0-7"), None, "0-1,5-7", "0-7"),
+        (thread("kvm", "", "0-7"), Some("1-3"), "1", "0-7"),
+        (thread("kvm", "", "1-3"), Some("1-3"), "1", "1-3"),
+    ];
+    for (thread, affinity, expected, baseline) in cases {
+        let mut claim = claim.clone();
+        claim.wishes.affinity = affinity.map(set);
+        let what = format!("{thread:?}");
+        let found = of_thread(claim, thread, "0-7");
+        assert_eq!(found, [None, some(expected, Some(baseline))], "{what}");
     }
 }

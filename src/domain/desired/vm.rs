@@ -66,6 +66,10 @@ impl View<'_> {
                 Role::Vcpu(_) => cpus,
                 _ => cpus.or_else(|| wishes.emulator.clone()),
             };
+            let cpus = match wishes.backend {
+                Backend::Slices => cpus.or_else(|| self.left_to_the_host(wishes)),
+                _ => cpus,
+            };
             self.thread(wishes, vm, thread, cpus, desired);
         }
     }
@@ -99,13 +103,13 @@ impl View<'_> {
         let affinity = Target::Affinity(thread.id);
         let is_held = self.held.contains_key(&affinity);
         let cpus = match cpus {
-            Some(cpus) if group == vm.scope => self.granted(&cpus),
+            Some(cpus) if group == vm.scope => self.granted(&cpus, wishes),
             None if strayed || is_held => Some(self.facts.shared.difference(&wishes.cpus)),
             cpus => cpus,
         };
         if let Some(cpus) = cpus {
             let natural = wishes.affinity.as_ref().unwrap_or(&self.facts.possible);
-            let was_cut = thread.affinity == natural.intersection(&self.facts.shared);
+            let was_cut = thread.affinity == natural.intersection(self.effective(&vm.scope));
             // In a cgroup of ours it shows what that left of its affinity.
             let is_cut = was_cut || thread.group != vm.scope;
             let baseline = if is_cut { natural } else { &thread.affinity };
@@ -126,8 +130,9 @@ impl View<'_> {
 
     /// Returns what the kernel grants of `cpus` outside of partitions: other VMs may own some, and
     /// if they own all, asking for them would fail.
-    fn granted(&self, cpus: &CpuSet) -> Option<CpuSet> {
-        let granted = cpus.intersection(&self.facts.shared);
+    fn granted(&self, cpus: &CpuSet, wishes: &Wishes) -> Option<CpuSet> {
+        let taken = self.taken.difference(&wishes.cpus);
+        let granted = cpus.intersection(&self.facts.shared).difference(&taken);
         (!granted.is_empty()).then_some(granted)
     }
 }

@@ -38,6 +38,7 @@ fn compare(target: &Target, wish: Option<&str>, held: Option<Held>, live: &str) 
     let context = Context {
         online: &"0-7".parse().unwrap(),
         shared: &"0-1,4-7".parse().unwrap(),
+        effective: &BTreeMap::new(),
         written: &BTreeSet::new(),
         now: NOW,
     };
@@ -200,6 +201,7 @@ fn what_lives_in_a_cgroup_goes_with_it() {
         let context = Context {
             online,
             shared,
+            effective: &BTreeMap::new(),
             written,
             now: NOW,
         };
@@ -230,6 +232,7 @@ fn an_invalid_partition_is_the_kernels_verdict_and_no_drift() {
         let context = Context {
             online,
             shared,
+            effective: &BTreeMap::new(),
             written,
             now: NOW,
         };
@@ -260,6 +263,7 @@ fn a_thread_is_asked_again_where_it_may_ask_for_something_else_than_it_shows() {
         let context = Context {
             online: &"0-7".parse().unwrap(),
             shared: &shown.parse().unwrap(),
+            effective: &BTreeMap::new(),
             written: &BTreeSet::new(),
             now: NOW,
         };
@@ -287,6 +291,7 @@ fn a_drop_in_whose_making_or_removal_was_interrupted_is_taken_away_again() {
         let context = Context {
             online: &all,
             shared: &all,
+            effective: &BTreeMap::new(),
             written: &written,
             now: NOW,
         };

@@ -37,17 +37,17 @@ fn parses_releases_of_distributions() {
 
 #[test]
 fn auto_follows_the_table_of_hazards() {
-    use Backend::{Affinity, Isolated, Root};
+    use Backend::{Isolated, Root, Slices};
     for (release, backend) in [
-        ("6.8.12-15-pve", Affinity),
-        ("6.11.11", Affinity),
-        ("6.12.29", Affinity),
+        ("6.8.12-15-pve", Slices),
+        ("6.11.11", Slices),
+        ("6.12.29", Slices),
         ("6.12.30", Root),
         ("6.12.81", Root),
         ("6.12.82", Isolated),
         ("6.12.107+deb13-amd64", Isolated),
-        ("6.13.12", Affinity),
-        ("6.14.5-1-pve", Affinity),
+        ("6.13.12", Slices),
+        ("6.14.5-1-pve", Slices),
         ("6.14.8-2-pve", Root),
         ("6.14.11-4-pve", Root),
         ("6.17.2-1-pve", Root),
@@ -60,8 +60,22 @@ fn auto_follows_the_table_of_hazards() {
     ] {
         let choice = choose(BackendWish::Auto, &facts(release)).unwrap();
         assert_eq!(choice.backend, backend, "{release}: {}", choice.reason);
-        assert_eq!(choice.warning.is_some(), backend == Affinity, "{release}");
+        assert_eq!(choice.warning, None, "{release}");
     }
+}
+
+#[test]
+fn without_systemd_there_is_only_affinity_and_that_is_a_warning() {
+    let mut facts = facts("6.8.12");
+    facts.features.systemd_bus = false;
+    let choice = choose(BackendWish::Auto, &facts).unwrap();
+    assert_eq!(choice.backend, Backend::Affinity);
+    assert_eq!(
+        choice.reason,
+        "kernel 6.8.12: a partition moves kernel workers that must not move, and systemd does \
+         not answer on the bus"
+    );
+    assert!(choice.warning.unwrap().contains("nobody else is kept off"));
 }
 
 #[test]
@@ -81,25 +95,22 @@ fn auto_says_why() {
         ),
         (
             facts("6.8.12"),
-            "kernel 6.8.12: a partition moves kernel workers that must not move, and isolation \
-             without a partition is not available in this version",
+            "kernel 6.8.12: a partition moves kernel workers that must not move, so no partition",
         ),
         (
             facts("6.12.1"),
             "kernel 6.12.1: changing the workqueue mask can stall ordered workqueues; a \
-             partition moves kernel workers that must not move, and isolation without a \
-             partition is not available in this version",
+             partition moves kernel workers that must not move, so no partition",
         ),
         (
             isolcpus,
             "kernel 6.17.2: changing the workqueue mask can stall ordered workqueues; a \
-             partition of type root is invalid on cpus in isolcpus=, and isolation without a \
-             partition is not available in this version",
+             partition of type root is invalid on cpus in isolcpus=, so no partition",
         ),
         (
             old,
-            "kernel 6.1.0: no remote partitions (cpuset.cpus.exclusive is missing), and \
-             isolation without a partition is not available in this version",
+            "kernel 6.1.0: no remote partitions (cpuset.cpus.exclusive is missing), so no \
+             partition",
         ),
     ] {
         assert_eq!(choose(BackendWish::Auto, &facts).unwrap().reason, reason);
@@ -112,6 +123,8 @@ fn a_wish_is_honoured_where_it_works() {
         ("7.3.4", Backend::Isolated),
         ("7.3.4", Backend::Root),
         ("6.17.2", Backend::Root),
+        ("6.8.12", Backend::Slices),
+        ("7.3.4", Backend::Slices),
         ("6.8.12", Backend::Affinity),
     ] {
         let choice = choose(BackendWish::Only(backend), &facts(release)).unwrap();
@@ -167,11 +180,13 @@ fn what_cannot_work_is_refused_whatever_is_overridden() {
         isolcpus_overlap: true,
         ..base
     };
+    let mut no_systemd = base;
+    no_systemd.features.systemd_bus = false;
     for (backend, facts, fact) in [
         (Backend::Isolated, no_partitions, "no remote partitions"),
         (Backend::Root, no_partitions, "no remote partitions"),
         (Backend::Root, isolcpus, "isolcpus="),
-        (Backend::Slices, base, "not available in this version"),
+        (Backend::Slices, no_systemd, "systemd does not answer"),
     ] {
         let refusal = choose(BackendWish::Only(backend), &facts).unwrap_err();
         assert!(refusal.to_string().contains(fact), "{refusal}");

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::domain::claim::{Claims, owned_by_others};
 use crate::domain::cpuset::{CpuId, CpuSet};
-use crate::domain::desired::has_partition;
+use crate::domain::desired::is_exclusive;
 use crate::domain::gate::Backend;
 use crate::domain::placement::housekeeping;
 use crate::domain::refusal::Surroundings;
@@ -74,7 +74,7 @@ impl Layout {
         let foreign = around.partitions.iter();
         let foreign: CpuSet = foreign.flat_map(|(_, cpus)| cpus.iter()).collect();
         let mut claimed = owned_by_others(claims, case.vmid);
-        if has_partition(wishes) {
+        if is_exclusive(wishes) {
             claimed.extend(wishes.cpus.iter());
         }
         let left = housekeeping(topology, &claimed, &foreign);

@@ -297,7 +297,10 @@ impl State {
         // 6.12 compares the cpuset of one of the tasks only: when that changes nothing, all keep
         // their masks (`cpuset_attach()`), also those that were restricted. 7.3 does not.
         let same = |child: &String| self.effective_cpus(child) == self.effective_cpus(group);
-        let unchanged = self.kernel < Kernel(7, 0) && gone.iter().any(same);
+        let keeps = self.kernel < Kernel(7, 0) && !self.forgets_affinity();
+        let unchanged = keeps && gone.iter().any(same);
+        let came = |child: &&String| cpuset && self.group(child).cpuset.is_none();
+        let came: Vec<String> = children.iter().filter(came).cloned().collect();
         for child in &children {
             match (cpuset, self.group(child).cpuset.is_some()) {
                 (true, false) => self.cpuset_online(child),
@@ -308,6 +311,13 @@ impl State {
         self.recompute_effective();
         for child in gone.iter().filter(|_| unchanged) {
             self.keep_masks_below(child);
+        }
+        let moved = gone.iter().chain(&came);
+        for child in moved
+            .filter(|_| self.forgets_affinity())
+            .collect::<Vec<_>>()
+        {
+            self.forget_affinity_below(child);
         }
         self.refresh_masks();
     }

@@ -337,6 +337,24 @@ impl Systemd for Sim {
             Ok(state.delegated(scope))
         })?)
     }
+
+    fn allowed_cpus(&self, unit: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        Ok(self.ask(&format!("allowed_cpus {unit}"), |state| {
+            Ok(state.allowed_cpus(unit).map(|cpus| cpus.to_bytes()))
+        })?)
+    }
+
+    fn set_allowed_cpus(&self, unit: &str, cpus: &[u8]) -> anyhow::Result<bool> {
+        let cpus = CpuSet::from_bytes(cpus);
+        let op = format!("set_allowed_cpus {unit} {cpus}");
+        Ok(self.change(&op, |state, torn| {
+            let is_there = state.allowed_cpus(unit).is_some();
+            if is_there && !torn {
+                state.allow_cpus(unit, cpus.clone());
+            }
+            Ok(is_there)
+        })?)
+    }
 }
 
 impl Sim {

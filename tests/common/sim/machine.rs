@@ -152,6 +152,7 @@ fn put_knobs(state: &mut State, all: &CpuSet) {
         ("/proc/sys/kernel/watchdog_cpumask", &all.to_string()),
         ("/sys/devices/virtual/workqueue/nvme-wq/cpumask", "ff"),
         ("/sys/kernel/mm/ksm/run", "0"),
+        ("/run/dbus/system_bus_socket", ""),
     ] {
         state.tree.put(path, &format!("{text}\n"), 0o644);
     }
@@ -205,6 +206,8 @@ fn put_directories(state: &mut State) {
         "/etc/systemd/system",
         "/usr/lib/systemd/system",
         "/run/systemd/system",
+        "/run/systemd/system.control",
+        "/run/systemd/transient",
         "/run/qemu-server",
         "/etc/pve/nodes/pve1/qemu-server",
         "/etc/pve/nodes/pve1/lxc",

@@ -77,6 +77,8 @@ pub enum Locked {
 pub struct Kernel(pub u32, pub u32);
 
 impl Kernel {
+    /// Debian 12's kernel, too old for remote partitions.
+    pub const V6_1: Kernel = Kernel(6, 1);
     /// Debian 13's kernel, the older of the two that were recorded.
     pub const V6_12: Kernel = Kernel(6, 12);
     /// The newest kernel that was recorded.

@@ -205,6 +205,7 @@ impl State {
             true => self.cpus.possible.difference(&self.isolated_cpus()),
             false => allowed[""].clone(),
         };
+        let forgets = self.forgets_affinity();
         for task in self.tasks.by_tid.values_mut() {
             let allowed = match task.is_kthread() {
                 true => &of_kthreads,
@@ -212,9 +213,30 @@ impl State {
             };
             if task.allowed != *allowed {
                 task.allowed.clone_from(allowed);
+                if forgets {
+                    task.requested = None;
+                }
                 if !task.refuses_affinity() {
                     task.mask = task.cut(allowed);
                 }
+            }
+        }
+    }
+
+    /// Measured on 6.1: before 6.2 a task whose cpuset changes forgets what it asked for.
+    pub fn forgets_affinity(&self) -> bool {
+        self.kernel < Kernel(6, 2)
+    }
+
+    /// Lets the tasks in and below a group have what their new cpuset allows.
+    pub fn forget_affinity_below(&mut self, above: &str) {
+        for group in self.subtree(above) {
+            let allowed = self.allowed_in(&group);
+            let tasks = self.tasks.by_tid.values_mut();
+            for task in tasks.filter(|task| task.cgroup == group && !task.is_kthread()) {
+                task.requested = None;
+                task.mask.clone_from(&allowed);
+                task.allowed.clone_from(&allowed);
             }
         }
     }

@@ -53,8 +53,8 @@ equal 'sysctls are set' '120 0 0 900000' \
     "$(for name in vm.stat_interval kernel.timer_migration kernel.numa_balancing kernel.sched_rt_runtime_us; do sysctl_of $name; done | paste -sd' ')"
 equal 'no pages are merged' 0 "$(cat /sys/kernel/mm/ksm/run)"
 check 'nobody gets huge pages' has /sys/kernel/mm/transparent_hugepage/enabled '[never]'
-check 'the second call of post-start changes nothing' pin-hook post-start 100
-check 'as it says' has "$work/check" ' 0 changes'
+pin-hook post-start 100 > "$work/again"
+check 'a second post-start changes nothing' has "$work/again" ' 0 changes'
 check 'status agrees' pin-hook status 100
 pin-hook plan 101 > "$work/plan" 2>&1 || true
 check 'the plan of another VM tells who decides' has "$work/plan" 'the highest value holds'
@@ -77,7 +77,7 @@ capture_after_equal 'as before after 100, 101, -100, 100, -101, -100' 60
 start 101
 start 100
 qm stop 101 > /dev/null
-pin-hook release 100 > "$work/release"
+pin-hook release 100 > "$work/release" 2>&1 || said "$work/release"
 equal 'release gives the settings back' "$before" "$(governors)"
 qm stop 100 > /dev/null
 capture_after_equal 'as before after 101, 100, -101, release' 60

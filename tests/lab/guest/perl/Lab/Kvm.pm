@@ -61,6 +61,9 @@ sub monitor {
     return ('-chardev', join(',', "socket,id=$id", @options), '-mon', "chardev=$id,mode=control");
 }
 
+# QEMU 9.2 and later, which PVE 9 has, count in milliseconds.
+sub reconnect { return -e '/usr/share/lab/backports' ? 'reconnect-ms=5000' : 'reconnect=5' }
+
 # The guest is a firmware of our own that halts; "args: -bios /usr/share/lab/spin.bin" makes all its vCPUs spin.
 sub kvm_command {
     my ($vmid, $conf, $options) = @_;
@@ -69,7 +72,7 @@ sub kvm_command {
     return (
         @affinity, '/usr/bin/kvm', '-name', ($conf->{name} // "vm$vmid") . ',debug-threads=on', '-no-shutdown',
         monitor('qmp', 'path=' . run_file($vmid, 'qmp'), 'server=on', 'wait=off'),
-        monitor('qmp-event', 'path=/var/run/qmeventd.sock', 'reconnect-ms=5000'),
+        monitor('qmp-event', 'path=/var/run/qmeventd.sock', reconnect()),
         '-pidfile', run_file($vmid, 'pid'), '-daemonize', smp_arguments($conf), '-nodefaults', '-vga', 'none',
         '-display', 'none', '-m', $memory > 64 ? 64 : $memory, iothread_arguments($conf),
         '-machine', 'type=pc', '-accel', 'tcg,thread=multi', '-bios', '/usr/share/lab/idle.bin',

@@ -1,0 +1,80 @@
+//! What is kept off owned CPUs by its unit or cgroup, where there is no partition.
+//!
+//! The VM's own scope stays open: its threads are pinned one by one. Every other unit is cut, and
+//! so is the scope of a VM by the CPUs of the others.
+
+use super::{Desired, View, Wish, in_force};
+use crate::domain::claim::{Claims, Wishes};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::facts::GroupFacts;
+use crate::domain::knob::Knob;
+use crate::domain::target::{Place, Target, Value};
+
+impl View<'_> {
+    /// A VM that runs without a claim in force owns nothing: its scope is cut like any other.
+    pub(super) fn slices(&self, claims: &Claims, desired: &mut Desired) {
+        for (path, group) in &self.facts.groups {
+            let mut owners = in_force(claims, self.facts).filter(|(_, vm)| vm.scope == *path);
+            let taken = match owners.next() {
+                Some((claim, _)) => self.taken.difference(&claim.wishes.cpus),
+                None => self.taken.clone(),
+            };
+            self.cut(path, group, &taken, desired);
+        }
+    }
+
+    fn cut(&self, path: &str, group: &GroupFacts, taken: &CpuSet, desired: &mut Desired) {
+        let listed = Target::Knob(Knob::ListedCpus, Place::Group(path.to_owned()));
+        let Some((unit, allowed)) = &group.unit else {
+            let live = group.listed.as_ref();
+            let baseline = self.baseline(&listed).or(live);
+            if let Some(cpus) = baseline.and_then(|baseline| self.rest(baseline, taken)) {
+                desired.insert(listed, Value::Cpus(cpus).into());
+            }
+            return;
+        };
+        let property = Target::AllowedCpus(unit.clone());
+        let held = self.baseline(&property);
+        let Some(cpus) = self.rest(held.unwrap_or(allowed), taken) else {
+            return;
+        };
+        // What systemd leaves in the file when it is told to allow all again is taken back too.
+        if let Some(live) = &group.listed {
+            let baseline = Some(Value::Cpus(held.unwrap_or(live).clone()));
+            let value = Value::Cpus(cpus.clone());
+            desired.insert(listed, Wish { value, baseline });
+        }
+        desired.insert(Target::DropIn(unit.clone()), Value::Present.into());
+        desired.insert(property, Value::Cpus(cpus).into());
+    }
+
+    /// Returns what is left of a list of CPUs, of which the empty one stands for all, when some are
+    /// taken; `None` when it is the whole list.
+    fn rest(&self, list: &CpuSet, taken: &CpuSet) -> Option<CpuSet> {
+        let all = match list.is_empty() {
+            true => &self.facts.possible,
+            false => list,
+        };
+        let rest = all.difference(taken);
+        let is_usable = !rest.is_disjoint(&self.facts.online);
+        match is_usable {
+            _ if rest == *all => None,
+            true => Some(rest),
+            false => Some(self.facts.housekeeping(&self.taken)),
+        }
+    }
+
+    /// Returns where the threads of a VM run that nothing else is said about: without a partition
+    /// they would run on the CPUs of its vCPUs.
+    pub(super) fn left_to_the_host(&self, wishes: &Wishes) -> Option<CpuSet> {
+        let natural = wishes.affinity.as_ref();
+        self.rest(natural.unwrap_or(&self.facts.possible), &self.taken)
+    }
+
+    /// Returns the CPUs that a VM's scope leaves its threads.
+    pub(super) fn effective(&self, scope: &str) -> &CpuSet {
+        let group = self.facts.groups.get(scope);
+        let effective = group.and_then(|group| group.effective.as_ref());
+        effective.unwrap_or(&self.facts.shared)
+    }
+}

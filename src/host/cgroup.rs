@@ -1,0 +1,55 @@
+//! The control groups that tasks of the host and of guests live in.
+//!
+//! systemd's top level units, what others have made beside them (LXC), and the scopes of VMs; what
+//! is below them is cut with them. Mounts and swaps are left out: nothing runs there.
+
+use super::files::Files;
+
+/// Path of the root of the hierarchy.
+pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// Slice that PVE starts VMs in; it stays open, its scopes are looked at one by one.
+const QEMU_SLICE: &str = "qemu.slice";
+/// Ends of the names of units that have processes.
+const UNITS: [&str; 3] = [".slice", ".scope", ".service"];
+/// Ends of the names of units that have none for longer than a moment.
+const HELPERS: [&str; 4] = [".mount", ".swap", ".socket", ".automount"];
+
+/// Returns the paths of these groups below the root of the hierarchy.
+pub fn outer_groups(files: &dyn Files) -> Vec<String> {
+    let below = |group: &str| -> Vec<String> {
+        let names = files.list(&join(ROOT, group)).unwrap_or_default();
+        let names = names.into_iter().map(|name| match group {
+            "" => name,
+            _ => format!("{group}/{name}"),
+        });
+        names.filter(|path| is_group(files, path)).collect()
+    };
+    let mut groups = below("");
+    groups.retain(|group| group != QEMU_SLICE);
+    groups.extend(below(QEMU_SLICE));
+    groups
+}
+
+/// Returns the unit that a group belongs to, by its name.
+pub fn unit_of(path: &str) -> Option<&str> {
+    let name = path.rsplit('/').next()?;
+    UNITS.iter().any(|end| name.ends_with(end)).then_some(name)
+}
+
+/// Returns the path of a file of a group.
+pub fn file(path: &str, name: &str) -> String {
+    join(&join(ROOT, path), name)
+}
+
+fn is_group(files: &dyn Files, path: &str) -> bool {
+    let is_helper = HELPERS.iter().any(|end| path.ends_with(end));
+    !is_helper && files.exists(&file(path, "cgroup.procs"))
+}
+
+fn join(dir: &str, name: &str) -> String {
+    match name {
+        "" => dir.to_owned(),
+        _ => format!("{dir}/{name}"),
+    }
+}
