@@ -130,7 +130,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         for (target, wish) in desired(&state.claims, &state.held, facts) {
             let held = state.held.get(&target);
             if held.is_some_and(|held| held.ours == wish.value) {
-                wishes.entry(target).or_insert(wish);
+                wishes.insert(target, wish);
             }
         }
     }
