@@ -6,6 +6,7 @@
 
 pub mod capture;
 mod cgroup;
+mod child;
 mod cpuset;
 mod doors;
 pub mod fate;
@@ -58,6 +59,7 @@ pub struct State {
     pub vms: BTreeMap<String, vm::Vm>,
     pub locks: BTreeMap<String, Locked>,
     pub fate: fate::Fate,
+    pub children: child::Children,
     pub since_boot: Duration,
 }
 
