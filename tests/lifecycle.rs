@@ -23,6 +23,8 @@ mod late;
 mod refusals;
 #[path = "lifecycle/scenario.rs"]
 mod scenario;
+#[path = "lifecycle/scrub.rs"]
+mod scrub;
 #[path = "lifecycle/starts.rs"]
 mod starts;
 #[path = "lifecycle/threads.rs"]

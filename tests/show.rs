@@ -187,6 +187,7 @@ fn claim(state: ClaimState) -> Claim {
             interrupts: true,
             affinity: None,
             stays_delegated: true,
+            hotplug: false,
         },
         iothreads: BTreeMap::new(),
     }

@@ -12,6 +12,7 @@ pub mod knob;
 pub mod placement;
 pub mod proposal;
 pub mod refusal;
+pub mod scrub;
 pub mod state;
 pub mod storage;
 pub mod table;

@@ -21,6 +21,7 @@ pub mod recover;
 pub mod report;
 pub mod resolve;
 pub mod room;
+mod scrub;
 pub mod settle;
 pub mod snippet;
 pub mod status;

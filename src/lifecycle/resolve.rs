@@ -319,6 +319,7 @@ fn wishes(case: &Case, placement: &Placement, choice: gate::Choice) -> Wishes {
         interrupts: case.table.isolate.irqs && choice.backend != gate::Backend::Affinity,
         affinity: case.guest.affinity.clone(),
         stays_delegated: case.guest.hookscript.is_some(),
+        hotplug: case.table.isolate.hotplug,
     }
 }
 
@@ -348,7 +349,6 @@ pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
             "isolate.workqueues",
             table.isolate.workqueues != default.isolate.workqueues,
         ),
-        ("isolate.hotplug", table.isolate.hotplug),
         ("profile", table.profile != default.profile),
         ("[power]", table.power != default.power),
         ("[host]", table.host != default.host),

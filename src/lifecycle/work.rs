@@ -9,8 +9,8 @@ use super::units;
 use crate::domain::claim::{Claim, ClaimState, Claims};
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
-use crate::host::Host;
 use crate::host::deadline::Deadline;
+use crate::host::{Host, slow};
 
 /// What became of a piece of work.
 #[derive(Debug)]
@@ -73,6 +73,9 @@ fn close<'h>(
     if let Some(mut journal) = reload(host, journal, report)? {
         journal.checkpoint(report.is_settled())?;
         state = journal.state().clone();
+        if state.is_empty() {
+            slow::tidy(&*host.files);
+        }
     }
     if !is_looked_after || state.is_empty() {
         units::keep_watch(host, &state, report);

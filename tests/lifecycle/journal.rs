@@ -40,6 +40,7 @@ fn wishes(backend: Backend) -> Wishes {
         interrupts: true,
         affinity: Some(cpus("0-7")),
         stays_delegated: true,
+        hotplug: false,
     }
 }
 
@@ -82,6 +83,7 @@ fn place(knob: Knob) -> Place {
     match knob {
         Knob::DefaultIrqAffinity => Place::Host,
         Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
+        Knob::Online => Place::Cpu(CpuId(3)),
         _ => Place::Group(format!("{SCOPE}/vcpu")),
     }
 }

@@ -40,6 +40,7 @@ fn claim() -> Claim {
             interrupts: true,
             affinity: None,
             stays_delegated: true,
+            hotplug: false,
         },
         iothreads: BTreeMap::new(),
     }
