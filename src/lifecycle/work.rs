@@ -41,6 +41,10 @@ pub fn work<R>(
     }
     let new: Vec<Vmid> = new_claims(&before, &journal.state().claims).collect();
     let mut report = Report::default();
+    if before.is_empty() && !new.is_empty() {
+        // Whoever kills this run in the middle, somebody has to come after it.
+        units::keep_watch(host, journal.state(), &mut report);
+    }
     let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
     if settling.settle_units()? {
         match reload(host, journal, &mut report)? {

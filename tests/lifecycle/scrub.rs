@@ -220,6 +220,21 @@ fn a_cpu_that_never_comes_back_is_told_until_it_does() {
 }
 
 #[test]
+fn the_units_come_after_an_apply_that_is_killed_in_the_middle() {
+    let world = world();
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world.sim.kill_child_after(1);
+    let killed = world.sim.run_until_death(|| {
+        world.sim.die_at_op("remove /run/pin-hook/jobs/scrub");
+        world.apply(100)
+    });
+    killed.unwrap_err();
+    assert_eq!(world.sim.get(ONLINE), "0-1,3-7\n");
+    assert!(world.sim.is_active("pin-hook-reconcile.timer"));
+    assert_finished(&world);
+}
+
+#[test]
 fn release_brings_cpus_back_online() {
     let world = launched();
     world.sim.kill_child_after(1);

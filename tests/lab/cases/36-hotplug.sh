@@ -19,8 +19,10 @@ latency=$cpus/cpu3/power/pm_qos_resume_latency_us
 policy=$cpus/cpufreq/policy3
 governor=$(< $policy/scaling_governor) mask=$(< "/proc/irq/$irq/smp_affinity_list") frozen=''
 case_cleanup() {
+    echo 1 > $cpus/cpu3/online
     [ -z "$frozen" ] || fsfreeze -u "$frozen" || true
-    umount $cpus/cpu4/online "$frozen" || true
+    umount $cpus/cpu4/online || true
+    [ -z "$frozen" ] || umount "$frozen" || true
     echo "$governor" > $policy/scaling_governor
     echo "$mask" > "/proc/irq/$irq/smp_affinity_list"
     echo 0 > $latency
@@ -40,30 +42,44 @@ equal 'all are back' 0-7 "$(< $cpus/online)"
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'
 
-vm_conf 100
-qm start 100 > /dev/null
-capture_before
-bash -c 'pin-hook 100 pre-start; true' > /dev/null
-pin-hook 100 post-start > "$work/killed" 2>&1 &
-hook=$!
-while all_online && kill -0 $hook 2> /dev/null; do :; done
-kill -KILL $hook
-systemctl kill --signal=KILL $scrub 2> "$work/kill" || said "$work/kill"
-echo "#   killed with CPUs $(< $cpus/online) online"
-check 'killed in the middle: the CPUs come back' wait_until 60 'all CPUs are online' all_online
-comes_to 'killed in the middle: the units isolate the VM' "$isolated" 100
-let_go 'killed in the middle'
-
-# A file system that is frozen lets no write come to an end, and no signal end it.
+# A file system that is frozen lets no write come to an end, and no signal end the writer: CPU 4 has
+# its switch there.
 frozen=$work/frozen
 mkdir "$frozen"
 truncate -s 16M "$work/disk"
-mkfs.ext4 -q "$work/disk"
-mount -o loop "$work/disk" "$frozen"
+busybox mke2fs -F "$work/disk" > /dev/null
+mount -t ext4 -o loop "$work/disk" "$frozen"
 echo 1 > "$frozen/online"
-sync
-mount --bind "$frozen/online" $cpus/cpu4/online
-fsfreeze -f "$frozen"
+freeze() {
+    mount --bind "$frozen/online" $cpus/cpu4/online
+    sync
+    fsfreeze -f "$frozen"
+}
+unit_gone() { ! systemctl is-active --quiet $scrub && [ -z "$(child)" ]; }
+thaw() {
+    fsfreeze -u "$frozen"
+    check "$1" wait_until 30 'the unit is gone' unit_gone
+    umount $cpus/cpu4/online
+}
+child() { pgrep -f 'pin-hook write scrub'; }
+child_sleeps() { [ "$(ps -o stat= -p "$(child)" | cut -c1)" = D ]; }
+
+vm_conf 100
+qm start 100 > /dev/null
+capture_before
+freeze
+pin-hook apply 100 > "$work/killed" 2>&1 &
+hook=$!
+check 'the child sleeps in the kernel' wait_until 30 'it sleeps' child_sleeps
+echo 0 > $cpus/cpu3/online # as if it was killed between its two writes
+{ kill -KILL $hook && wait $hook; } 2> /dev/null || true
+systemctl kill --signal=KILL $scrub || said "$work/killed"
+thaw 'killed in the middle: the child ends when the kernel lets go of it'
+check 'killed in the middle: the CPU comes back' wait_until 60 'all CPUs are online' all_online
+comes_to 'killed in the middle: the units isolate the VM' "$isolated" 100
+let_go 'killed in the middle'
+
+freeze
 dmesg -C
 bash -c 'pin-hook 100 pre-start; true' > /dev/null
 begin=$EPOCHREALTIME status=0
@@ -73,14 +89,14 @@ equal "a write that never ends: post-start ends after $ms ms" 0 $status
 check 'and in time' test $ms -lt 15000
 check 'it names the unit' has "$work/hung" "the kernel does not answer, $scrub waits for it"
 said "$work/hung"
-equal 'the child sleeps in the kernel' D "$(ps -C pin-hook -o stat= | cut -c1 | sort -u | paste -sd' ')"
+check 'the child still sleeps' child_sleeps
 check 'the units isolate the VM nevertheless' wait_until 90 'isolated' stands 100 "$isolated"
-fsfreeze -u "$frozen"
-unit_gone() { ! systemctl is-active --quiet $scrub && [ -z "$(pgrep -f 'pin-hook write')" ]; }
-check 'the child ends when the kernel lets go of it' wait_until 30 'the unit is gone' unit_gone
+check 'and the child still sleeps' child_sleeps
+thaw 'the child ends when the kernel lets go of it'
 equal 'and has taken no CPU offline any more' '2 3' "$(went_offline)"
-umount $cpus/cpu4/online "$frozen"
-frozen=''
 let_go 'a write that never ends'
+umount "$frozen"
+frozen=''
+rmdir "$work/frozen"
 capture_after_equal 'the host is as before, with the VM running'
 qm stop 100 > /dev/null
