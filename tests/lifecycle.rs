@@ -27,6 +27,8 @@ mod late;
 mod refusals;
 #[path = "lifecycle/scenario.rs"]
 mod scenario;
+#[path = "lifecycle/scrub.rs"]
+mod scrub;
 #[path = "lifecycle/settings.rs"]
 mod settings;
 #[path = "lifecycle/slices.rs"]

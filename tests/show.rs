@@ -191,6 +191,7 @@ fn claim(state: ClaimState) -> Claim {
             host: HostKnobs::default(),
             affinity: None,
             stays_delegated: true,
+            hotplug: false,
         },
         iothreads: BTreeMap::new(),
         is_unproven: false,

@@ -126,6 +126,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write to files of the kernel that may take its time (called by pin-hook itself)
+    #[command(hide = true)]
+    Write {
+        /// Name of the answer.
+        name: String,
+        /// Path and text of each write.
+        words: Vec<String>,
+    },
     /// Bring the host in line with what runs (called by systemd)
     Reconcile,
     /// Prepare the scopes of all VMs with a table (called by systemd at boot)

@@ -28,7 +28,7 @@ use crate::host::programs::{Children, NoPrograms, Programs, close_inherited};
 use crate::host::qmp::QmpSockets;
 use crate::host::sched::{CapturedSched, KernelSched, Sched};
 use crate::host::systemd::Bus;
-use crate::host::{Host, privilege, task};
+use crate::host::{Host, privilege, slow, task};
 use crate::lifecycle::account::{Account, Exit};
 use crate::lifecycle::boot;
 use crate::lifecycle::chain;
@@ -124,6 +124,10 @@ impl Desk<'_> {
                 told(account, Call::of("disable", *vmid))
             }
             Command::Reconcile => told(self.run().reconcile(), Call::about("reconcile", None)),
+            Command::Write { name, words } => match slow::serve(&*host.files, name, words) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => output.fail_by(&error),
+            },
             Command::Boot => told(boot::boot(host), Call::about("boot", None)),
             Command::Plan { vmid, json } => {
                 self.shown(plan::show(&self.run(), *vmid, *json, output), *json)

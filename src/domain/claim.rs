@@ -97,6 +97,9 @@ pub struct Wishes {
     /// Whether the delegation of the scope stays in place when the claim ends, because the VM
     /// is hooked and will need it at its next start.
     pub stays_delegated: bool,
+    /// Whether the CPUs are taken offline and back when the claim comes into force.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hotplug: bool,
 }
 
 impl Claim {

@@ -55,6 +55,8 @@ pub enum Knob {
     HaltPoll,
     /// CPUs that a cgroup outside of the VMs asks for.
     ListedCpus,
+    /// Whether a CPU is online.
+    Online,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -238,12 +240,24 @@ pub const ROWS: &[Row] = &[
         stage: Stage::Slices,
         doc: "keeps cgroups outside of the vms off the owned cpus",
     },
+    Row {
+        knob: Knob::Online,
+        path: "/sys/devices/system/cpu/cpu{}/online",
+        grammar: Grammar::Word,
+        stage: Stage::Hotplug,
+        doc: "brings a cpu back that was taken offline to clear it",
+    },
 ];
 
 impl Knob {
     /// Returns the row of the knob.
     pub fn row(self) -> &'static Row {
         &ROWS[self as usize]
+    }
+
+    /// Tells whether a write may sleep in the kernel without bound.
+    pub fn may_sleep(self) -> bool {
+        matches!(self, Knob::Online)
     }
 }
 

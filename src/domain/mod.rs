@@ -16,6 +16,7 @@ pub mod merge;
 pub mod placement;
 pub mod proposal;
 pub mod refusal;
+pub mod scrub;
 pub mod state;
 pub mod storage;
 pub mod table;

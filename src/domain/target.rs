@@ -11,6 +11,8 @@ use super::vm::{TaskId, Vmid};
 /// Kinds of targets that are settled together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
+    /// CPUs that were taken offline: nothing can be done on one before it is back.
+    Hotplug,
     /// Unit files, because a scope that is not delegated loses its partition at once.
     Unit,
     /// The VM's partition: from here on no other task runs on the owned CPUs.
@@ -37,7 +39,8 @@ pub enum Stage {
 
 impl Stage {
     /// Order of acquiring: what a VM cannot do without comes before all tuning.
-    pub const ACQUIRE: [Stage; 10] = [
+    pub const ACQUIRE: [Stage; 11] = [
+        Stage::Hotplug,
         Stage::Unit,
         Stage::Partition,
         Stage::Members,
@@ -50,11 +53,13 @@ impl Stage {
         Stage::Host,
     ];
 
-    /// Order of giving back: backwards, but for affinities. Those of the VM's threads are cut to
-    /// the partition as long as there is one, and the kernel sets those of unbound kernel threads
-    /// itself when one comes or goes (measured on 6.12), so both are given back when it has gone.
+    /// Order of giving back: backwards, but for CPUs, which all else needs, and affinities. Those of
+    /// the VM's threads are cut to the partition as long as there is one, and the kernel sets those
+    /// of unbound kernel threads itself when one comes or goes (measured on 6.12), so both are given
+    /// back when it has gone.
     /// So are the lists of containers: PVE would cut them again as long as it counts fewer CPUs.
-    pub const RELEASE: [Stage; 10] = [
+    pub const RELEASE: [Stage; 11] = [
+        Stage::Hotplug,
         Stage::Host,
         Stage::Power,
         Stage::Interrupts,
@@ -89,11 +94,11 @@ pub enum Place {
     Host,
     /// That of a cgroup, named by its path below the root of the hierarchy.
     Group(String),
+    /// That of a CPU.
+    Cpu(CpuId),
     /// That of an interrupt: its number and the names of what handles it, because numbers are
     /// reused.
     Irq(u32, String),
-    /// That of a CPU.
-    Cpu(CpuId),
     /// That of a cpufreq policy, by its number.
     Policy(u32),
     /// That of a sysctl, by its path below `/proc/sys`.

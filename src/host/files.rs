@@ -7,12 +7,17 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::deadline::Deadline;
 
 /// Who may have written a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +60,14 @@ pub trait Files: Debug {
     fn replace(&self, path: &str, text: &str, mode: u32) -> io::Result<()>;
     /// Takes an exclusive lock on a file, creating it; `None` when that takes longer than `wait`.
     fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn Held>>>;
+    /// Waits until somebody has written a text into a plain file that `is_awaited` accepts, and
+    /// returns it; `None` when that takes longer than `wait`.
+    fn await_text(
+        &self,
+        path: &str,
+        wait: Duration,
+        is_awaited: &dyn Fn(&str) -> bool,
+    ) -> io::Result<Option<String>>;
 }
 
 /// The files below a directory: `/` on a real host, elsewhere a captured or synthetic one.
@@ -155,6 +168,31 @@ impl Files for RootFiles {
             Ok(held) => Ok(Some(Box::new(held))),
             Err((file, nix::Error::EWOULDBLOCK)) => lock_within(file, wait),
             Err((_, error)) => Err(error.into()),
+        }
+    }
+
+    fn await_text(
+        &self,
+        path: &str,
+        wait: Duration,
+        is_awaited: &dyn Fn(&str) -> bool,
+    ) -> io::Result<Option<String>> {
+        let deadline = Deadline::after(wait);
+        // Watched before it is read, so that no write is missed.
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        watch.add_watch(&self.at(path), AddWatchFlags::IN_MODIFY)?;
+        loop {
+            let text = self.read(path)?;
+            if is_awaited(&text) {
+                return Ok(Some(text));
+            }
+            if deadline.passed() {
+                return Ok(None);
+            }
+            let left = PollTimeout::try_from(deadline.remaining()).unwrap_or(PollTimeout::MAX);
+            // A signal wakes up as well; then it is looked at once more.
+            let _ = poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], left);
+            let _ = watch.read_events();
         }
     }
 }

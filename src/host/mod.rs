@@ -21,6 +21,7 @@ pub mod pve;
 pub mod qmp;
 pub mod record;
 pub mod sched;
+pub mod slow;
 pub mod surroundings;
 pub mod systemd;
 pub mod table;

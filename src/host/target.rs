@@ -4,13 +4,16 @@
 //! therefore says only that the kernel took the value; what became of it is read by [`read`].
 
 use std::io;
+use std::time::Duration;
 
 use super::Host;
 use super::cgroup::ROOT as CGROUP_ROOT;
+use super::deadline::Deadline;
+use super::slow;
 use super::task;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::knob::Knob;
-use crate::domain::target::{Target, Value};
+use crate::domain::target::{Place, Target, Value};
 use crate::domain::vm::TaskId;
 
 /// Text of the drop-in that makes systemd leave a scope's cpuset controller to us.
@@ -22,6 +25,9 @@ pub const DELEGATION: &str = "# Written by pin-hook(8); without it a change of t
 
 /// CPUs that the kernel may ever have.
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
+
+/// How long one write is waited for that may sleep in the kernel without bound.
+pub const SLOW_WAIT: Duration = Duration::from_secs(5);
 
 /// What became of a write.
 #[derive(Debug)]
@@ -52,6 +58,14 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
             } else {
                 Value::Absent
             });
+        }
+        // The file of a CPU on its way offline cannot be read before it is there.
+        Target::Knob(Knob::Online, Place::Cpu(cpu)) => {
+            let is_there = host.files.exists(&target.path());
+            online(host).map(|online| match (is_there, online.contains(*cpu)) {
+                (false, _) => Value::Absent,
+                (true, is_online) => Value::Text(u8::from(is_online).to_string()),
+            })
         }
         Target::Knob(knob, _) => {
             let text = host.files.read(&target.path());
@@ -84,7 +98,30 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
 /// # Errors
 /// Whatever the kernel answered, unless that says that the object is gone or unchangeable.
 pub fn write(host: &Host, target: &Target, before: &Value, value: &Value) -> io::Result<Outcome> {
-    match try_write(host, target, before, value) {
+    write_until(host, target, before, value, Deadline::after(SLOW_WAIT))
+}
+
+/// The same in a run with a deadline, until which a write that may sleep in the kernel without
+/// bound is waited for; no longer than [`SLOW_WAIT`], because other runs wait for the host.
+///
+/// # Errors
+/// As those of [`write`], or that the write is late.
+pub fn write_until(
+    host: &Host,
+    target: &Target,
+    before: &Value,
+    value: &Value,
+    deadline: Deadline,
+) -> io::Result<Outcome> {
+    let written = match target {
+        Target::Knob(knob, _) if knob.may_sleep() => {
+            let text = value.render(knob.row().grammar);
+            let wait = deadline.remaining().min(SLOW_WAIT);
+            slow::write(host, &target.path(), &text, wait)
+        }
+        _ => try_write(host, target, before, value),
+    };
+    match written {
         Ok(()) => Ok(Outcome::Taken),
         Err(error) if is_gone(&error) => Ok(Outcome::Gone),
         Err(error) if is_unchangeable(target, &error) => Ok(Outcome::Unchangeable),
@@ -198,6 +235,11 @@ fn make_unit_dir(host: &Host, dir: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result,
     }
+}
+
+fn online(host: &Host) -> io::Result<CpuSet> {
+    let text = host.files.read("/sys/devices/system/cpu/online")?;
+    text.parse().map_err(io::Error::other)
 }
 
 fn alive(host: &Host, id: TaskId) -> io::Result<()> {

@@ -26,6 +26,7 @@ pub mod recover;
 pub mod report;
 pub mod resolve;
 pub mod room;
+mod scrub;
 pub mod settings;
 pub mod settle;
 pub mod snippet;

@@ -20,6 +20,7 @@ use super::settings;
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::facts::VmFacts;
 use crate::domain::refusal::{self, Refusal};
+use crate::domain::scrub::scrubbed;
 use crate::domain::state::State;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
@@ -218,6 +219,7 @@ impl Run<'_> {
         state.claims.insert(vmid, claim);
         plan.notices
             .extend(settings::contested(self.host, &state.claims, vmid));
+        let claims = state.claims.clone();
         let assumed = VmFacts {
             qemu,
             scope: format!("qemu.slice/{vmid}.scope"),
@@ -232,6 +234,12 @@ impl Run<'_> {
             0 => None,
             n => Some(format!("{text}: {n}")),
         });
+        let cleared = scrubbed(&claims, &[vmid], &seen.facts);
+        if !cleared.is_empty() {
+            let text =
+                format!("cpus {cleared} are taken offline and back before they are isolated");
+            plan.notices.push(text);
+        }
         plan.left_out.extend(seen.left_out);
         let changes = seen.diff.changes.into_iter();
         plan.changes = changes

@@ -330,6 +330,7 @@ fn wishes(case: &Case, placement: &Placement, choice: gate::Choice) -> Wishes {
         host: case.table.host.clone(),
         affinity: case.guest.affinity.clone(),
         stays_delegated: case.guest.hookscript.is_some(),
+        hotplug: case.table.isolate.hotplug,
     }
 }
 
@@ -359,7 +360,6 @@ pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
             "isolate.workqueues",
             table.isolate.workqueues != default.isolate.workqueues,
         ),
-        ("isolate.hotplug", table.isolate.hotplug),
         ("[memory]", table.memory != default.memory),
         ("[pci]", table.pci != default.pci),
     ];

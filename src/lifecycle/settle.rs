@@ -30,19 +30,19 @@ const MAX_ROUNDS: usize = 4;
 /// One settling of the host.
 #[derive(Debug)]
 pub struct Settling<'s, 'h> {
-    host: &'h Host,
-    journal: &'s mut Journal<'h>,
-    deadline: Deadline,
-    report: &'s mut Report,
+    pub(super) host: &'h Host,
+    pub(super) journal: &'s mut Journal<'h>,
+    pub(super) deadline: Deadline,
+    pub(super) report: &'s mut Report,
     /// VMs whose claims have just come into force: the first problem that keeps one of them from
     /// owning its CPUs ends it, because all that was done for them is going to be taken back.
-    new: &'s [Vmid],
+    pub(super) new: &'s [Vmid],
     written: BTreeSet<Target>,
 }
 
 /// Direction of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pass {
+pub(super) enum Pass {
     Release,
     Acquire,
 }
@@ -72,15 +72,19 @@ impl<'s, 'h> Settling<'s, 'h> {
     /// Returns whether it came to its end: not when the deadline came first or an essential
     /// target could not be written; the report tells which.
     pub fn settle(&mut self, staying: &Claims) -> anyhow::Result<bool> {
+        if !self.await_scrub()? {
+            return Ok(false);
+        }
         let claims = self.journal.state().claims.clone();
         let facts = observe(self.host, self.journal.state(), &Stage::ACQUIRE)?;
-        match self.pass(Pass::Release, staying, &Stage::RELEASE, facts)? {
-            None => Ok(false),
-            Some(facts) => {
-                let end = self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE, facts)?;
-                Ok(end.is_some())
-            }
-        }
+        let Some(facts) = self.pass(Pass::Release, staying, &Stage::RELEASE, facts)? else {
+            return Ok(false);
+        };
+        let Some(facts) = self.scrub(facts)? else {
+            return Ok(false);
+        };
+        let end = self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE, facts)?;
+        Ok(end.is_some())
     }
 
     /// Settles unit files only: what has to be in force before anything else can be.
@@ -93,7 +97,7 @@ impl<'s, 'h> Settling<'s, 'h> {
 
     /// Settles the stages until nothing is left to write; returns what was observed last, or
     /// `None` when it ended before.
-    fn pass(
+    pub(super) fn pass(
         &mut self,
         pass: Pass,
         claims: &Claims,
@@ -130,7 +134,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         for (target, wish) in desired(&state.claims, &state.held, facts) {
             let held = state.held.get(&target);
             if held.is_some_and(|held| held.ours == wish.value) {
-                wishes.entry(target).or_insert(wish);
+                wishes.insert(target, wish);
             }
         }
     }
@@ -269,7 +273,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             before,
             after,
         } = change;
-        match target::write(self.host, target, before, after) {
+        match target::write_until(self.host, target, before, after, self.deadline) {
             Ok(Outcome::Taken) => {
                 self.report.n_changes += 1;
                 self.written.insert(target.clone());

@@ -10,8 +10,8 @@ use super::units;
 use crate::domain::claim::{Claim, ClaimState, Claims};
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
-use crate::host::Host;
 use crate::host::deadline::Deadline;
+use crate::host::{Host, slow};
 
 /// What became of a piece of work.
 #[derive(Debug)]
@@ -42,6 +42,10 @@ pub fn work<R>(
     }
     let new = unproven(&journal.state().claims);
     let mut report = Report::default();
+    if before.is_empty() && !new.is_empty() {
+        // Whoever kills this run in the middle, somebody has to come after it.
+        units::keep_watch(host, journal.state(), &mut report);
+    }
     let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
     if settling.settle_units()? {
         match reload(host, journal, &mut report)? {
@@ -82,6 +86,9 @@ fn close<'h>(
     if let Some(mut journal) = reload(host, journal, report)? {
         journal.checkpoint(report.is_settled())?;
         state = journal.state().clone();
+        if state.is_empty() {
+            slow::tidy(&*host.files);
+        }
     }
     if !is_looked_after || state.is_empty() {
         units::keep_watch(host, &state, report);

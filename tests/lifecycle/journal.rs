@@ -54,6 +54,7 @@ fn wishes(backend: Backend) -> Wishes {
         },
         affinity: Some(cpus("0-7")),
         stays_delegated: true,
+        hotplug: false,
     }
 }
 
@@ -125,6 +126,7 @@ fn place(knob: Knob) -> Place {
     match knob {
         Knob::DefaultIrqAffinity => Place::Host,
         Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
+        Knob::Online => Place::Cpu(CpuId(3)),
         Knob::Sysctl => Place::Sysctl("vm/stat_interval".to_owned()),
         Knob::IdleLatency => Place::Cpu(CpuId(2)),
         _ if knob.row().stage == Stage::Power => Place::Policy(2),

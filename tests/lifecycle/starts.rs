@@ -355,3 +355,21 @@ fn affinity_of_the_whole_vm_is_what_its_threads_get_back() {
         .outside(World::end_worker)
         .play();
 }
+
+#[test]
+fn a_changed_table_leaves_partitions_alone() {
+    let world = World::with_two_vms();
+    for vmid in [100, 101] {
+        done(world.phase(Phase::PreStart, vmid));
+        world.launch(vmid, &VmSpec::with_vcpus(2));
+        done(world.phase(Phase::PostStart, vmid));
+    }
+    world
+        .sim
+        .table(100, "cpus = \"2-3\"\nisolate.irqs = false\n");
+    world.writes();
+    done(world.apply(100));
+    let writes = world.writes();
+    let cgroups = writes.iter().filter(|op| op.contains("/sys/fs/cgroup/"));
+    assert_eq!(cgroups.count(), 0, "{writes:#?}");
+}

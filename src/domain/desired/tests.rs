@@ -43,6 +43,7 @@ fn claim() -> Claim {
             host: HostKnobs::default(),
             affinity: None,
             stays_delegated: true,
+            hotplug: false,
         },
         iothreads: BTreeMap::new(),
         is_unproven: false,

@@ -240,6 +240,22 @@ impl Files for Sim {
             }) as Box<dyn Held>))
         })
     }
+
+    fn await_text(
+        &self,
+        path: &str,
+        wait: Duration,
+        is_awaited: &dyn Fn(&str) -> bool,
+    ) -> io::Result<Option<String>> {
+        self.ask(&format!("await_text {path}"), |state| {
+            let text = state.read(path)?;
+            if is_awaited(&text) {
+                return Ok(Some(text));
+            }
+            state.since_boot += wait;
+            Ok(None)
+        })
+    }
 }
 
 /// A lock that the program holds.
@@ -309,10 +325,10 @@ impl Systemd for Sim {
         let op = format!("run {} {}", job.unit, job.arguments.join(" "));
         Ok(self.change(&op, |state, torn| {
             if !torn {
-                state.systemd.active.insert(job.unit.clone());
                 let now = state.since_boot;
                 state.systemd.begun.insert(job.unit.clone(), now);
                 state.systemd.jobs.push(job.clone());
+                state.run_child(job);
             }
             Ok(())
         })?)

@@ -27,6 +27,7 @@ pub struct Fate {
     pub log: Vec<String>,
     death: Option<(usize, Death)>,
     dead: bool,
+    death_op: Option<String>,
     failures: Vec<Failure>,
     pub next_guard: u64,
 }
@@ -57,6 +58,10 @@ impl Fate {
             return Verdict::Fail(error);
         }
         self.log.push(op.to_owned());
+        if self.death_op.take_if(|last| last == op).is_some() {
+            self.dead = true;
+            return Verdict::Die(Died(op.to_owned()));
+        }
         let Some((left, death)) = self.death.as_mut() else {
             return Verdict::Proceed;
         };
@@ -145,6 +150,11 @@ impl Sim {
     pub fn die_at(&self, n: usize, death: Death) {
         assert!(n > 0, "operations are counted from 1");
         self.state().fate.death = Some((n, death));
+    }
+
+    /// Kills the program before the next operation that is `op` takes effect.
+    pub fn die_at_op(&self, op: &str) {
+        self.state().fate.death_op = Some(op.to_owned());
     }
 
     /// Runs `f`, a life of the program: `Err` when it died. Its locks are free afterwards and a

@@ -68,6 +68,7 @@ impl Machine {
             vms: BTreeMap::new(),
             locks: BTreeMap::new(),
             fate: Default::default(),
+            children: Default::default(),
             since_boot: Duration::from_secs(100),
         };
         state.workqueue.request(all.clone());

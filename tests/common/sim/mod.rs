@@ -6,6 +6,7 @@
 
 pub mod capture;
 mod cgroup;
+mod child;
 pub mod container;
 mod cpuset;
 mod doors;
@@ -60,6 +61,7 @@ pub struct State {
     pub vms: BTreeMap<String, vm::Vm>,
     pub locks: BTreeMap<String, Locked>,
     pub fate: fate::Fate,
+    pub children: child::Children,
     pub since_boot: Duration,
 }
 

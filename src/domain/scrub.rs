@@ -1,0 +1,80 @@
+//! The hotplug scrub: CPUs go offline and back once, before they are isolated.
+//!
+//! The kernel moves timers, work and callbacks away from a CPU that goes offline, and nothing of
+//! it comes back by itself. The scrub is no state that is wished for: what it leaves undone when
+//! it is interrupted is a debt, a target that is held and that nobody wishes for.
+
+use std::collections::BTreeMap;
+
+use super::claim::{Claims, owned_by_others};
+use super::cpuset::{CpuId, CpuSet};
+use super::facts::Facts;
+use super::knob::Knob;
+use super::state::Held;
+use super::target::{Place, Target, Value};
+use super::vm::Vmid;
+
+/// The CPU that the kernel starts on; on x86 it does not go offline.
+const BOOT_CPU: CpuId = CpuId(0);
+
+/// Returns the CPUs to scrub for claims that have just come into force: those that nobody else
+/// owns and that are in no partition, because one whose last CPU goes does not come back.
+pub fn scrubbed(claims: &Claims, new: &[Vmid], facts: &Facts) -> CpuSet {
+    let wished = claims
+        .values()
+        .filter(|claim| claim.is_running() && claim.wishes.hotplug && new.contains(&claim.vmid));
+    let cpus = wished.flat_map(|claim| {
+        let others = owned_by_others(claims, claim.vmid);
+        let own = claim.wishes.cpus.difference(&others);
+        own.intersection(&facts.shared).iter().collect::<Vec<_>>()
+    });
+    let cpus: CpuSet = cpus.filter(|cpu| *cpu != BOOT_CPU).collect();
+    cpus.intersection(&facts.online)
+}
+
+/// Returns what has to be put right when CPUs have gone offline one by one, wherever that is
+/// interrupted: the CPUs themselves, and what was on one of them alone.
+pub fn debts(cpus: &CpuSet, held: &BTreeMap<Target, Held>, facts: &Facts) -> Vec<(Target, Held)> {
+    let switch = |is_online: bool| Value::Text(u8::from(is_online).to_string());
+    let debt = |target: Target, live: Value, meanwhile: Value| {
+        let baseline = held.get(&target).map(|held| held.baseline.clone());
+        let held = Held {
+            before: Some(live.clone()),
+            ..Held::new(baseline.unwrap_or(live), meanwhile)
+        };
+        (target, held)
+    };
+    let switches = cpus.iter().map(|cpu| {
+        let target = Target::Knob(Knob::Online, Place::Cpu(cpu));
+        debt(target, switch(true), switch(false))
+    });
+    // The kernel gives an interrupt without an online CPU all of them (`migrate_one_irq()`), and
+    // a kernel thread all that there may be (`select_fallback_rq()`).
+    let irqs = facts.irqs.iter().filter_map(|irq| {
+        let cpu = only(&irq.affinity.intersection(&facts.online), cpus)?;
+        let place = Place::Irq(irq.number, irq.actions.clone());
+        let target = Target::Knob(Knob::IrqAffinity, place);
+        let others = facts.online.difference(&CpuSet::of(cpu));
+        let live = Value::Cpus(irq.affinity.clone());
+        Some(debt(target, live, Value::Cpus(others)))
+    });
+    let threads = facts
+        .kernel_threads
+        .iter()
+        .filter(|thread| !thread.bound && !thread.follows_irq());
+    let threads = threads.filter_map(|thread| {
+        only(&thread.affinity, cpus)?;
+        let live = Value::Cpus(thread.affinity.clone());
+        let all = Value::Cpus(facts.possible.clone());
+        Some(debt(Target::KernelThread(thread.id), live, all))
+    });
+    let is_movable = |target: &Target| held.get(target).is_none_or(|held| !held.unchangeable);
+    let all = switches.chain(irqs).chain(threads);
+    all.filter(|(target, _)| is_movable(target)).collect()
+}
+
+/// Returns the only CPU of a set, if it is one of `cpus`.
+fn only(set: &CpuSet, cpus: &CpuSet) -> Option<CpuId> {
+    let first = set.first().filter(|first| set.last() == Some(*first))?;
+    cpus.contains(first).then_some(first)
+}

@@ -1,0 +1,275 @@
+//! Writes that may sleep in the kernel without bound, done by a child in a unit of its own.
+//!
+//! Taking a CPU offline waits for whatever runs there, making hugepages for memory that has to be
+//! moved, and a task in such a write cannot be killed before the kernel lets go of it. PVE waits
+//! for this process, so it never does such a write itself: it has systemd start `pin-hook write`
+//! in a transient service and waits for the answer no longer than it decided.
+//!
+//! The answer is a file in `/run/pin-hook/jobs` that the parent makes before and removes when it
+//! has read it or given up. At the same time systemd ends the unit, so that a child that was late
+//! writes nothing more when the kernel lets go of it.
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::Host;
+use super::files::Files;
+use super::systemd::Job;
+
+/// Where children answer, one file for each unit.
+const ANSWERS: &str = "/run/pin-hook/jobs";
+/// The program, where the running one has been replaced by an upgrade.
+const INSTALLED: &str = "/usr/sbin/pin-hook";
+/// How often it is asked whether a child that does not answer is still there.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// One write: where, and what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// The kernel's file.
+    pub path: String,
+    /// The text for it.
+    pub text: String,
+}
+
+/// What became of an errand.
+#[derive(Debug)]
+pub enum Ended {
+    /// What the kernel answered to each write.
+    Done(Vec<io::Result<()>>),
+    /// The unit is still at work.
+    Late,
+}
+
+/// Returns the unit that does the writes called `name`.
+pub fn unit(name: &str) -> String {
+    format!("pin-hook-write-{name}.service")
+}
+
+/// Does one write in a unit that is named after the file.
+///
+/// # Errors
+/// What the kernel answered; that the unit is late, with its name.
+pub fn write(host: &Host, path: &str, text: &str, wait: Duration) -> io::Result<()> {
+    let name = name_of(path);
+    let write = Write {
+        path: path.to_owned(),
+        text: text.to_owned(),
+    };
+    match run(host, &name, &[write], wait)? {
+        Ended::Done(answers) => answers.into_iter().collect(),
+        Ended::Late => Err(late(&name)),
+    }
+}
+
+/// Returns the error of a unit that does not come to its end.
+pub fn late(name: &str) -> io::Error {
+    let text = format!("the kernel does not answer, {} waits for it", unit(name));
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
+/// Does writes one after the other in the unit of `name`.
+///
+/// # Errors
+/// No child can be started.
+pub fn run(host: &Host, name: &str, writes: &[Write], wait: Duration) -> io::Result<Ended> {
+    if is_at_work(host, name)? {
+        return Ok(Ended::Late);
+    }
+    let files = &*host.files;
+    let answer = answer_path(name);
+    match files.make_dir(ANSWERS, 0o700) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    files.replace(&answer, "", 0o600)?;
+    let started = host.systemd.run(&job(files, name, writes, wait));
+    let ended = started
+        .map_err(told)
+        .and_then(|()| answers(host, name, writes.len(), wait));
+    // Whoever is late answers nobody.
+    let _ = files.remove(&answer);
+    ended
+}
+
+/// Waits for the child of a run that died before it was answered; tells whether it is late.
+///
+/// # Errors
+/// Whether there is one cannot be found out.
+pub fn join(host: &Host, name: &str, n_writes: usize, wait: Duration) -> io::Result<bool> {
+    let answer = answer_path(name);
+    if !host.files.exists(&answer) {
+        return Ok(false);
+    }
+    let ended = answers(host, name, n_writes, wait);
+    let _ = host.files.remove(&answer);
+    Ok(matches!(ended?, Ended::Late))
+}
+
+/// Removes answers that nobody has read because their run died.
+pub fn tidy(files: &dyn Files) {
+    for name in files.list(ANSWERS).unwrap_or_default() {
+        let _ = files.remove(&format!("{ANSWERS}/{name}"));
+    }
+}
+
+/// Does what a parent asked for: pairs of paths and texts, in `words`.
+///
+/// # Errors
+/// It is nothing that a parent asks for, or nobody waits for it any more.
+pub fn serve(files: &dyn Files, name: &str, words: &[String]) -> anyhow::Result<()> {
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if name.starts_with('.') || !name.bytes().all(is_name) {
+        bail!("\"{name}\" is no name of an answer");
+    }
+    let (pairs, []) = words.as_chunks::<2>() else {
+        bail!("each path needs a text");
+    };
+    if let Some([path, text]) = pairs.iter().find(|[path, text]| !is_allowed(path, text)) {
+        bail!("\"{text}\" is not written to {path} by this command");
+    }
+    let mut answer = String::new();
+    for [path, text] in pairs {
+        let number = match files.write(path, text) {
+            Ok(()) => 0,
+            Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        answer.push_str(&format!("{number} "));
+        let told = files.write(&answer_path(name), &answer);
+        told.context("nobody waits for the answer any more")?;
+    }
+    Ok(())
+}
+
+/// Tells whether a text may be written to a file by a child: it runs as root and is called by a
+/// command line, so it does nothing but what it is for.
+fn is_allowed(path: &str, text: &str) -> bool {
+    let names: Vec<&str> = path.split('/').collect();
+    let numbered = |name: &str, before: &str, after: &str| {
+        let number = name
+            .strip_prefix(before)
+            .and_then(|n| n.strip_suffix(after));
+        number.is_some_and(is_number)
+    };
+    match names.as_slice() {
+        ["", "sys", "devices", "system", "cpu", cpu, "online"] => {
+            numbered(cpu, "cpu", "") && ["0", "1"].contains(&text)
+        }
+        _ => false,
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.len() < 10 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Returns the name of the unit for one file: its path below `/sys/devices/system` or `/proc/sys`.
+fn name_of(path: &str) -> String {
+    let tops = ["/sys/devices/system/", "/proc/sys/"];
+    let below = tops.iter().find_map(|top| path.strip_prefix(top));
+    below.unwrap_or(path).replace('/', "-")
+}
+
+fn answer_path(name: &str) -> String {
+    format!("{ANSWERS}/{name}")
+}
+
+fn job(files: &dyn Files, name: &str, writes: &[Write], limit: Duration) -> Job {
+    let program = files.link("/proc/self/exe").unwrap_or_default();
+    let is_there = program.starts_with('/') && files.exists(&program);
+    let mut arguments = vec!["write".to_owned(), name.to_owned()];
+    for Write { path, text } in writes {
+        arguments.extend([path.clone(), text.clone()]);
+    }
+    Job {
+        unit: unit(name),
+        description: "pin-hook: a write that the kernel may take its time for".to_owned(),
+        path: if is_there {
+            program
+        } else {
+            INSTALLED.to_owned()
+        },
+        arguments,
+        limit: Some(limit),
+    }
+}
+
+/// Waits for the answers of a child; one that has ended without them has failed.
+fn answers(host: &Host, name: &str, n_writes: usize, wait: Duration) -> io::Result<Ended> {
+    let path = answer_path(name);
+    let is_complete = |text: &str| text.split_whitespace().count() >= n_writes;
+    let mut left = wait;
+    loop {
+        let period = left.min(LOOK_PERIOD);
+        let answer = host.files.await_text(&path, period, &is_complete)?;
+        left -= period;
+        let is_gone = answer.is_none() && !is_at_work(host, name)?;
+        // It may have answered right before it ended.
+        let answer = answer.map_or_else(
+            || is_gone.then(|| host.files.read(&path)).transpose(),
+            |answer| Ok(Some(answer)),
+        )?;
+        match answer {
+            Some(text) => return Ok(Ended::Done(results(&text, n_writes))),
+            None if left.is_zero() => return Ok(Ended::Late),
+            None => {}
+        }
+    }
+}
+
+fn results(text: &str, n_writes: usize) -> Vec<io::Result<()>> {
+    let mut numbers = text.split_whitespace().map(|word| word.parse::<i32>().ok());
+    let result = |number| match number {
+        Some(Some(0)) => Ok(()),
+        Some(Some(number)) => Err(io::Error::from_raw_os_error(number)),
+        _ => Err(io::Error::other("the unit ended before it was done")),
+    };
+    (0..n_writes).map(|_| result(numbers.next())).collect()
+}
+
+fn is_at_work(host: &Host, name: &str) -> io::Result<bool> {
+    host.systemd.is_active(&unit(name)).map_err(told)
+}
+
+fn told(error: anyhow::Error) -> io::Error {
+    io::Error::other(format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_writes_what_it_is_for_and_nothing_else() {
+        let online = "/sys/devices/system/cpu/cpu3/online";
+        for (path, text, allowed) in [
+            (online, "0", true),
+            (online, "1", true),
+            (online, "2", false),
+            (online, "", false),
+            ("/sys/devices/system/cpu/cpu/online", "0", false),
+            ("/sys/devices/system/cpu/cpu3/../cpu4/online", "0", false),
+            ("sys/devices/system/cpu/cpu3/online", "0", false),
+            ("/etc/passwd", "0", false),
+        ] {
+            assert_eq!(is_allowed(path, text), allowed, "{path} {text}");
+        }
+    }
+
+    #[test]
+    fn a_unit_is_named_after_what_it_writes() {
+        let name = name_of("/sys/devices/system/cpu/cpu3/online");
+        assert_eq!(unit(&name), "pin-hook-write-cpu-cpu3-online.service");
+    }
+
+    #[test]
+    fn what_was_not_answered_has_failed() {
+        let results = results("0 28", 3);
+        assert!(results[0].is_ok());
+        let error = results[1].as_ref().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        assert!(results[2].is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! Children of the program in units of their own: `pin-hook write`, which does what the kernel may
+//! take its time for.
+
+use pin_hook::host::systemd::Job;
+
+use super::{Sim, State};
+
+/// What befalls children.
+#[derive(Debug, Clone, Default)]
+pub struct Children {
+    /// Files whose writes never come to an end.
+    hung: Option<String>,
+    /// Writes after which a child is killed.
+    lives: Option<usize>,
+}
+
+impl State {
+    /// Does what a job asks for. A child that hangs keeps its unit; one that is killed does not
+    /// answer any more.
+    pub fn run_child(&mut self, job: &Job) {
+        let mut words = job.arguments.iter();
+        if words.next().is_none_or(|command| command != "write") {
+            self.systemd.active.insert(job.unit.clone());
+            return;
+        }
+        let name = words.next().expect("the name of the answer");
+        let words: Vec<&String> = words.collect();
+        let mut answer = String::new();
+        for pair in words.chunks(2) {
+            let (path, text) = (pair[0], pair[1]);
+            if self
+                .children
+                .hung
+                .as_ref()
+                .is_some_and(|part| path.contains(part))
+            {
+                self.systemd.active.insert(job.unit.clone());
+                return;
+            }
+            if let Some(left) = &mut self.children.lives {
+                if *left == 0 {
+                    self.children.lives = None;
+                    return;
+                }
+                *left -= 1;
+            }
+            let planned = self.fate.failure(&format!("write {path} {text}"));
+            let done = planned.map_or_else(|| self.write(path, text), Err);
+            let number = done.err().and_then(|error| error.raw_os_error());
+            answer.push_str(&format!("{} ", number.unwrap_or(0)));
+            let path = format!("/run/pin-hook/jobs/{name}");
+            if self.tree.write(&path, &answer).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Sim {
+    /// Lets every write of a child to a file with this in its path never come to an end.
+    pub fn hang(&self, part: &str) {
+        self.state().children.hung = Some(part.to_owned());
+    }
+
+    /// Lets go of the children that hang; systemd has killed them meanwhile.
+    pub fn unhang(&self) {
+        let mut state = self.state();
+        state.children.hung = None;
+        let is_child = |unit: &String| unit.starts_with("pin-hook-write-");
+        state.systemd.active.retain(|unit| !is_child(unit));
+    }
+
+    /// Kills the next child after it has done so many writes.
+    pub fn kill_child_after(&self, n_writes: usize) {
+        self.state().children.lives = Some(n_writes);
+    }
+}

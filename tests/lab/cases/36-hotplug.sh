@@ -1,0 +1,102 @@
+# CPUs are taken offline and back before they are isolated. Whatever kills that, they come back; a
+# write that the kernel never ends costs a deadline, not the phase.
+. /usr/lib/lab/lib.sh
+
+isolated='isolated 2-5: 2 3 4 5'
+cpus=/sys/devices/system/cpu
+scrub=pin-hook-write-scrub.service
+
+all_online() { [ "$(< $cpus/online)" = 0-7 ]; }
+went_offline() { dmesg | sed -n 's/.*smpboot: CPU \([0-9]*\) is now offline.*/\1/p' | sort -n | paste -sd' '; }
+let_go() {
+    check "$1: release" pin-hook release 100
+    comes_to "$1: the VM is let go" 'none: 0-7 0-7 0-7 0-7' 100
+}
+
+# An interrupt of one CPU, and settings of a CPU: what hotplug could reset.
+irq=$(sed -n 's/^ *\([0-9]*\):.*ahci.*/\1/p' /proc/interrupts | head -n 1)
+latency=$cpus/cpu3/power/pm_qos_resume_latency_us
+policy=$cpus/cpufreq/policy3
+governor=$(< $policy/scaling_governor) mask=$(< "/proc/irq/$irq/smp_affinity_list") frozen=''
+case_cleanup() {
+    echo 1 > $cpus/cpu3/online
+    [ -z "$frozen" ] || fsfreeze -u "$frozen" || true
+    umount $cpus/cpu4/online || true
+    [ -z "$frozen" ] || umount "$frozen" || true
+    echo "$governor" > $policy/scaling_governor
+    echo "$mask" > "/proc/irq/$irq/smp_affinity_list"
+    echo 0 > $latency
+} 2> /dev/null
+echo powersave > $policy/scaling_governor
+echo 3 > "/proc/irq/$irq/smp_affinity_list"
+echo 20 > $latency
+
+hooked_vm 100 'cpus = "2-5"' '[isolate]' 'hotplug = true'
+capture_before
+dmesg -C
+qm start 100 > "$work/start" 2>&1
+said "$work/start"
+comes_to 'the VM is isolated' "$isolated" 100
+equal 'each of its CPUs went offline once' '2 3 4 5' "$(went_offline)"
+equal 'all are back' 0-7 "$(< $cpus/online)"
+qm stop 100 > /dev/null
+capture_after_equal 'the host is as before'
+
+# A file system that is frozen lets no write come to an end, and no signal end the writer: CPU 4 has
+# its switch there.
+frozen=$work/frozen
+mkdir "$frozen"
+truncate -s 16M "$work/disk"
+busybox mke2fs -F "$work/disk" > /dev/null
+mount -t ext4 -o loop "$work/disk" "$frozen"
+echo 1 > "$frozen/online"
+freeze() {
+    mount --bind "$frozen/online" $cpus/cpu4/online
+    sync
+    fsfreeze -f "$frozen"
+}
+unit_gone() { ! systemctl is-active --quiet $scrub && [ -z "$(child)" ]; }
+thaw() {
+    fsfreeze -u "$frozen"
+    check "$1" wait_until 30 'the unit is gone' unit_gone
+    umount $cpus/cpu4/online
+}
+child() { pgrep -f 'pin-hook write scrub'; }
+child_sleeps() { [ "$(ps -o stat= -p "$(child)" | cut -c1)" = D ]; }
+
+vm_conf 100
+qm start 100 > /dev/null
+capture_before
+freeze
+pin-hook apply 100 > "$work/killed" 2>&1 &
+hook=$!
+check 'the child sleeps in the kernel' wait_until 30 'it sleeps' child_sleeps
+echo 0 > $cpus/cpu3/online # as if it was killed between its two writes
+{ kill -KILL $hook && wait $hook; } 2> /dev/null || true
+systemctl kill --signal=KILL $scrub || said "$work/killed"
+thaw 'killed in the middle: the child ends when the kernel lets go of it'
+check 'killed in the middle: the CPU comes back' wait_until 60 'all CPUs are online' all_online
+comes_to 'killed in the middle: the units isolate the VM' "$isolated" 100
+let_go 'killed in the middle'
+
+freeze
+dmesg -C
+bash -c 'pin-hook 100 pre-start; true' > /dev/null
+begin=$EPOCHREALTIME status=0
+pin-hook 100 post-start > "$work/hung" 2>&1 || status=$?
+ms=$(((${EPOCHREALTIME/./} - ${begin/./}) / 1000))
+equal "a write that never ends: post-start ends after $ms ms" 0 $status
+check 'and in time' test $ms -lt 15000
+check 'it names the unit' has "$work/hung" "the kernel does not answer, $scrub waits for it"
+said "$work/hung"
+check 'the child still sleeps' child_sleeps
+check 'the units isolate the VM nevertheless' wait_until 90 'isolated' stands 100 "$isolated"
+check 'and the child still sleeps' child_sleeps
+thaw 'the child ends when the kernel lets go of it'
+equal 'and has taken no CPU offline any more' '2 3' "$(went_offline)"
+let_go 'a write that never ends'
+umount "$frozen"
+frozen=''
+rmdir "$work/frozen"
+capture_after_equal 'the host is as before, with the VM running'
+qm stop 100 > /dev/null

@@ -1,0 +1,265 @@
+//! The hotplug scrub: CPUs go offline and back before they are isolated, and come back online
+//! whatever happens in between.
+
+use std::time::Duration;
+
+use pin_hook::domain::state::State;
+use pin_hook::domain::target::Target;
+use pin_hook::lifecycle::journal::read_state;
+use pin_hook::lifecycle::phase::Phase;
+
+use super::scenario::{Scenario, done};
+use super::world::{CONF, World, assert_says, mask};
+use crate::common::sim::{TaskSpec, VmSpec, cpus};
+
+const TABLE: &str = "cpus = \"2-3\"\nisolate.hotplug = true\n";
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+const SCRUB: &str = "pin-hook-write-scrub.service";
+const PERIOD: Duration = Duration::from_secs(15);
+
+fn world() -> World {
+    World::lab().vm(100, CONF, TABLE)
+}
+
+/// Returns a node with a VM that is up and waits for its post-start.
+fn launched() -> World {
+    let world = world();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world
+}
+
+fn state(world: &World) -> State {
+    read_state(&*world.host.files).unwrap()
+}
+
+/// Returns the files that children were asked to write to, in order, with the texts.
+fn written(world: &World) -> Vec<String> {
+    let state = world.sim.state();
+    let jobs = state.systemd.jobs.iter();
+    let words = jobs.flat_map(|job| job.arguments[2..].chunks(2));
+    words
+        .map(|pair| {
+            format!(
+                "{} {}",
+                pair[0].replace("/sys/devices/system/cpu/", ""),
+                pair[1]
+            )
+        })
+        .collect()
+}
+
+/// Asserts that no CPU is owed any more, and that the VM owns its own until it ends.
+fn assert_finished(world: &World) {
+    world.end_worker();
+    world.reconcile_until_quiet().unwrap();
+    assert_eq!(world.sim.get(ONLINE), "0-7\n");
+    world.assert_owns(100);
+    world.end_qemu(100);
+    done(world.phase(Phase::PostStop, 100));
+    world.end_worker();
+    world.assert_at_rest();
+}
+
+#[test]
+fn cpus_go_offline_and_back_once_before_they_are_isolated() {
+    Scenario::new("scrub", world)
+        .start(100)
+        .owns(100)
+        .check(|world| {
+            let expected = [
+                "cpu2/online 0",
+                "cpu2/online 1",
+                "cpu3/online 0",
+                "cpu3/online 1",
+            ];
+            assert_eq!(written(world), expected);
+            world.reconcile();
+            assert_eq!(written(world).len(), 4);
+            assert!(state(world).held.keys().all(|target| !matches!(
+                target,
+                Target::Knob(pin_hook::domain::knob::Knob::Online, _)
+            )));
+        })
+        .stop(100)
+        .prove();
+}
+
+#[test]
+fn what_was_on_one_of_them_alone_gets_back_what_it_had() {
+    for table in [
+        TABLE.to_owned(),
+        format!("{TABLE}isolate.irqs = false\nisolate.kthreads = false\n"),
+    ] {
+        let node = move || {
+            let world = World::lab().vm(100, CONF, &table);
+            world
+                .sim
+                .poke("/proc/irq/30/smp_affinity_list", "3")
+                .unwrap();
+            world
+        };
+        Scenario::new("bound to a scrubbed cpu", node)
+            .start(100)
+            .stop(100)
+            .prove();
+    }
+}
+
+#[test]
+fn cpu_0_and_cpus_of_others_are_left_online() {
+    let table = "cpus = \"0,2\"\nisolate.hotplug = true\n";
+    let world = World::lab()
+        .vm(100, CONF, table)
+        .vm(101, CONF, "cpus = \"4-5\"\n");
+    for vmid in [101, 100] {
+        done(world.phase(Phase::PreStart, vmid));
+        world.launch(vmid, &VmSpec::with_vcpus(2));
+        done(world.phase(Phase::PostStart, vmid));
+    }
+    assert_eq!(written(&world), ["cpu2/online 0", "cpu2/online 1"]);
+    // Its CPUs are in a partition by now.
+    world
+        .sim
+        .table(100, &format!("{table}isolate.irqs = false\n"));
+    done(world.apply(100));
+    assert_eq!(written(&world).len(), 2);
+}
+
+#[test]
+fn a_cpu_that_the_kernel_keeps_is_told_with_the_reason() {
+    for (error, why) in [
+        (
+            libc::ENOSPC,
+            "the other cpus have no vectors left for their interrupts",
+        ),
+        (
+            libc::EBUSY,
+            "a deadline task needs them, or hotplug is disabled at the moment",
+        ),
+        (libc::EPERM, "Operation not permitted"),
+    ] {
+        let world = launched();
+        world
+            .sim
+            .fail("=write /sys/devices/system/cpu/cpu3/online 0", error, 1);
+        let account = done(world.phase(Phase::PostStart, 100));
+        assert_says(
+            &account,
+            &format!("cpus 3 were not taken offline and back: {why}"),
+        );
+        assert_finished(&world);
+    }
+}
+
+#[test]
+fn a_cpu_that_does_not_come_back_is_tried_again() {
+    let world = launched();
+    world
+        .sim
+        .fail("=write /sys/devices/system/cpu/cpu3/online 1", libc::EIO, 2);
+    let account = world.phase(Phase::PostStart, 100);
+    assert_says(&account, "cpu3/online: writing \"1\" failed");
+    assert_finished(&world);
+}
+
+#[test]
+fn a_child_that_is_killed_anywhere_leaves_no_cpu_offline() {
+    for n_writes in 0..4 {
+        let world = launched();
+        world.sim.kill_child_after(n_writes);
+        done(world.phase(Phase::PostStart, 100));
+        assert_finished(&world);
+    }
+}
+
+#[test]
+fn a_cpu_that_never_goes_offline_costs_the_deadline_and_not_the_phase() {
+    let world = launched();
+    world.sim.hang("cpu3/online");
+    let account = done(world.phase(Phase::PostStart, 100));
+    assert_says(
+        &account,
+        &format!("the kernel does not answer, {SCRUB} waits for it"),
+    );
+    assert_says(
+        &account,
+        "not everything was done in time, reconcile finishes it",
+    );
+    assert!(world.sim.is_active("pin-hook-reconcile.service"));
+    // The kernel goes on not answering: the VM gets its CPUs nevertheless.
+    world.end_worker();
+    world.reconcile();
+    world.assert_owns(100);
+    world.sim.unhang();
+    assert_finished(&world);
+}
+
+#[test]
+fn a_cpu_that_never_comes_back_is_told_until_it_does() {
+    let world = launched();
+    world.sim.kill_child_after(3);
+    world
+        .sim
+        .fail("run pin-hook-write-cpu-cpu3-online", libc::EIO, 1);
+    let account = world.phase(Phase::PostStart, 100);
+    assert_says(&account, "cpu3/online: writing \"1\" failed");
+    world.sim.hang("cpu3/online");
+    world.end_worker();
+    let account = world.reconcile();
+    assert_says(
+        &account,
+        "pin-hook-write-cpu-cpu3-online.service waits for it",
+    );
+    // Whoever finds it at work does not wait for it again.
+    let before = world.sim.state().since_boot;
+    world.reconcile();
+    assert_eq!(world.sim.state().since_boot - before, PERIOD);
+    world.sim.unhang();
+    assert_finished(&world);
+}
+
+#[test]
+fn the_units_come_after_an_apply_that_is_killed_in_the_middle() {
+    let world = world();
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world.sim.kill_child_after(1);
+    let killed = world.sim.run_until_death(|| {
+        world.sim.die_at_op("remove /run/pin-hook/jobs/scrub");
+        world.apply(100)
+    });
+    killed.unwrap_err();
+    assert_eq!(world.sim.get(ONLINE), "0-1,3-7\n");
+    assert!(world.sim.is_active("pin-hook-reconcile.timer"));
+    assert_finished(&world);
+}
+
+#[test]
+fn release_brings_cpus_back_online() {
+    let world = launched();
+    world.sim.kill_child_after(1);
+    world.sim.fail("run pin-hook-write-cpu-", libc::EIO, 1);
+    let _ = world.phase(Phase::PostStart, 100);
+    assert_eq!(world.sim.get(ONLINE), "0-1,3-7\n");
+    done(world.release(None));
+    assert_eq!(world.sim.get(ONLINE), "0-7\n");
+}
+
+#[test]
+fn a_kernel_thread_of_one_cpu_is_remembered() {
+    let world = world();
+    let tid = world
+        .sim
+        .spawn(TaskSpec::named("own").kthread(false).on_cpus(cpus("3")));
+    for phase in [Phase::PreStart, Phase::PostStart] {
+        done(world.phase(phase, 100));
+        if phase == Phase::PreStart {
+            world.launch(100, &VmSpec::with_vcpus(2));
+        }
+    }
+    assert!(mask(&world, tid).is_disjoint(&cpus("2-3")));
+    world.end_worker();
+    world.end_qemu(100);
+    done(world.phase(Phase::PostStop, 100));
+    assert_eq!(mask(&world, tid), cpus("3"));
+}
