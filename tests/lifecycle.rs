@@ -27,5 +27,7 @@ mod scenario;
 mod starts;
 #[path = "lifecycle/threads.rs"]
 mod threads;
+#[path = "lifecycle/work.rs"]
+mod work;
 #[path = "lifecycle/world.rs"]
 mod world;

@@ -134,7 +134,7 @@ impl Node {
             Target::KernelThread(_) => {
                 self.put(&path, &format!("Cpus_allowed_list:\t{value}\n"));
             }
-            Target::Membership(_) | Target::Affinity(_) => {}
+            Target::Membership(_) | Target::Affinity(_) | Target::Class(_) => {}
         }
     }
 
@@ -185,6 +185,9 @@ fn claim(state: ClaimState) -> Claim {
             reason: "kernel 7.0.2: no known hazard".to_owned(),
             kernel_threads: true,
             interrupts: true,
+            workqueues: true,
+            watchdog: true,
+            scheduler: Default::default(),
             affinity: None,
             stays_delegated: true,
         },

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
 use super::gate::Backend;
+use super::state::is_default;
+use super::table::Scheduler;
 use super::vm::{TaskId, Vmid};
 
 /// Every claim of this node.
@@ -81,6 +83,15 @@ pub struct Wishes {
     pub kernel_threads: bool,
     /// Whether interrupts are kept off the owned CPUs.
     pub interrupts: bool,
+    /// Whether unbound kernel work is kept off the owned CPUs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub workqueues: bool,
+    /// Whether the soft lockup watchdog is kept off the owned CPUs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub watchdog: bool,
+    /// Scheduling class of the vCPU threads.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scheduler: Scheduler,
     /// CPUs that PVE's own `affinity:` gives the whole VM.
     pub affinity: Option<CpuSet>,
     /// Whether the delegation of the scope stays in place when the claim ends, because the VM

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cpuset::CpuSet;
+use super::target::Target;
 use super::thread::Thread;
 use super::vm::{TaskId, Vmid};
 
@@ -28,6 +29,8 @@ pub struct Facts {
     pub default_irq_affinity: CpuSet,
     /// Interrupts.
     pub irqs: Vec<Irq>,
+    /// CPUs that other work of the kernel may run on: that of unbound workqueues, and the watchdog.
+    pub work: BTreeMap<Target, CpuSet>,
 }
 
 /// Observed state of a running VM.

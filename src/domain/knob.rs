@@ -26,6 +26,12 @@ pub enum Knob {
     DefaultIrqAffinity,
     /// CPUs that one interrupt may be delivered to.
     IrqAffinity,
+    /// CPUs that unbound kernel work may run on, as requested.
+    UnboundCpus,
+    /// CPUs that the work of one unbound workqueue may run on.
+    QueueCpus,
+    /// CPUs on which the kernel looks for soft lockups.
+    WatchdogCpus,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -106,6 +112,27 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::CpuList,
         stage: Stage::Interrupts,
         doc: "keeps an interrupt off the owned cpus",
+    },
+    Row {
+        knob: Knob::UnboundCpus,
+        path: "/sys/devices/virtual/workqueue/cpumask",
+        grammar: Grammar::CpuMask,
+        stage: Stage::Work,
+        doc: "keeps unbound kernel work off the owned cpus",
+    },
+    Row {
+        knob: Knob::QueueCpus,
+        path: "/sys/devices/virtual/workqueue/{}/cpumask",
+        grammar: Grammar::CpuMask,
+        stage: Stage::Work,
+        doc: "keeps the work of a workqueue off the owned cpus",
+    },
+    Row {
+        knob: Knob::WatchdogCpus,
+        path: "/proc/sys/kernel/watchdog_cpumask",
+        grammar: Grammar::CpuList,
+        stage: Stage::Work,
+        doc: "keeps the soft lockup watchdog off the owned cpus",
     },
 ];
 

@@ -14,6 +14,7 @@ pub mod proposal;
 pub mod refusal;
 pub mod state;
 pub mod storage;
+pub mod stuck;
 pub mod table;
 pub mod target;
 pub mod thread;

@@ -22,30 +22,35 @@ pub enum Stage {
     Threads,
     /// Kernel threads, which live in no cgroup that a partition could shrink.
     KernelThreads,
+    /// What else the kernel runs on every CPU, and the class of the vCPU threads.
+    Work,
     /// Interrupts, which a partition does not move either.
     Interrupts,
 }
 
 impl Stage {
     /// Order of acquiring: what a VM cannot do without comes before all tuning.
-    pub const ACQUIRE: [Stage; 6] = [
+    pub const ACQUIRE: [Stage; 7] = [
         Stage::Unit,
         Stage::Partition,
         Stage::Members,
         Stage::Threads,
         Stage::KernelThreads,
+        Stage::Work,
         Stage::Interrupts,
     ];
 
     /// Order of giving back: backwards, but for affinities. Those of the VM's threads are cut to
     /// the partition as long as there is one, and the kernel sets those of unbound kernel threads
-    /// itself when one comes or goes (measured on 6.12), so both are given back when it has gone.
-    pub const RELEASE: [Stage; 6] = [
+    /// itself when one comes or goes (measured on 6.12), so both are given back when it has gone; so is the mask
+    /// of unbound work, which a partition of type isolated narrows as well.
+    pub const RELEASE: [Stage; 7] = [
         Stage::Interrupts,
         Stage::Members,
         Stage::Partition,
         Stage::Threads,
         Stage::KernelThreads,
+        Stage::Work,
         Stage::Unit,
     ];
 
@@ -69,13 +74,15 @@ pub enum Place {
     /// That of an interrupt: its number and the names of what handles it, because numbers are
     /// reused.
     Irq(u32, String),
+    /// That of a workqueue, by its name.
+    Workqueue(String),
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Host => Ok(()),
-            Place::Group(path) => f.write_str(path),
+            Place::Group(name) | Place::Workqueue(name) => f.write_str(name),
             Place::Irq(number, _) => number.fmt(f),
         }
     }
@@ -99,6 +106,8 @@ pub enum Target {
     Affinity(TaskId),
     /// Affinity of a kernel thread.
     KernelThread(TaskId),
+    /// Scheduling class of a thread of a VM.
+    Class(TaskId),
 }
 
 /// Thread that makes all kernel threads.
@@ -114,6 +123,7 @@ impl Target {
             Target::Membership(_) => Stage::Members,
             Target::Affinity(_) => Stage::Threads,
             Target::KernelThread(_) => Stage::KernelThreads,
+            Target::Class(_) => Stage::Work,
         }
     }
 
@@ -129,6 +139,7 @@ impl Target {
             Target::Affinity(task) | Target::KernelThread(task) => {
                 format!("/proc/{task}/status")
             }
+            Target::Class(task) => format!("/proc/{task}/stat"),
         }
     }
 
@@ -141,6 +152,7 @@ impl Target {
             Target::Membership(_) => "puts threads of the vm into their cgroup",
             Target::Affinity(_) => "keeps threads of the vm on their cpus",
             Target::KernelThread(_) => "keeps kernel threads off the owned cpus",
+            Target::Class(_) => "gives vcpu threads their scheduling class",
         }
     }
 
@@ -179,6 +191,7 @@ impl fmt::Display for Target {
             Target::Affinity(task) => write!(f, "affinity of thread {task}"),
             Target::KernelThread(task) => write!(f, "affinity of kernel thread {task}"),
             Target::Membership(task) => write!(f, "cgroup of thread {task}"),
+            Target::Class(task) => write!(f, "scheduling class of thread {task}"),
             _ => f.write_str(&self.path()),
         }
     }

@@ -23,6 +23,7 @@ pub mod table;
 pub mod target;
 pub mod task;
 pub mod topology;
+pub mod work;
 
 pub use clock::Clock;
 

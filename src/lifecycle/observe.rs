@@ -15,7 +15,7 @@ use crate::domain::state::State;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::Thread;
 use crate::domain::vm::TaskId;
-use crate::host::{Host, irq, target, task};
+use crate::host::{Host, irq, target, task, work};
 
 /// CPUs that tasks outside of partitions may use.
 const SHARED_CPUS: &str = "/sys/fs/cgroup/cpuset.cpus.effective";
@@ -53,6 +53,10 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     let is_moved = |wishes: &Wishes| wishes.kernel_threads || has_partition(wishes);
     if concerns(Stage::KernelThreads, is_moved) {
         facts.kernel_threads = kernel_threads(host)?;
+    }
+    let is_work = |wishes: &Wishes| wishes.workqueues || wishes.watchdog;
+    if concerns(Stage::Work, is_work) {
+        facts.work = work::masks(host);
     }
     if concerns(Stage::Interrupts, |wishes| wishes.interrupts) {
         facts.nodes = irq::nodes(&*host.files);

@@ -16,12 +16,14 @@ use super::resolve::{
     Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
 };
 use crate::domain::claim::{Claim, ClaimState};
-use crate::domain::facts::VmFacts;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::refusal::{self, Refusal};
 use crate::domain::state::State;
+use crate::domain::stuck::Stuck;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
-use crate::host::pve;
+use crate::host::{irq, pve};
 
 /// Process of a VM that does not run.
 const NO_PROCESS: TaskId = TaskId { tid: 0, start: 0 };
@@ -205,6 +207,7 @@ impl Run<'_> {
             0 => None,
             n => Some(format!("{text}: {n}")),
         });
+        plan.notices.extend(self.stuck(&seen.facts, &owned));
         plan.left_out.extend(seen.left_out);
         let changes = seen.diff.changes.into_iter();
         plan.changes = changes
@@ -213,6 +216,24 @@ impl Run<'_> {
         plan.changes
             .sort_by_key(|planned| planned.change.target.stage());
         Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// Returns what is to be told of interrupts on `owned` that the kernel lets nobody move, where
+    /// it shows that (Linux 6.11 and later take the permission to write from their files).
+    fn stuck(&self, facts: &Facts, owned: &CpuSet) -> Vec<String> {
+        let files = &*self.host.files;
+        let fixed = facts
+            .irqs
+            .iter()
+            .filter(|irq| !irq.affinity.is_disjoint(owned) && irq::is_fixed(files, irq.number));
+        let irqs = fixed.map(|irq| {
+            let cpus = irq::delivered_to(files, irq.number).unwrap_or_default();
+            (irq.actions.as_str(), cpus.intersection(owned))
+        });
+        let stuck = Stuck::by_device(irqs);
+        stuck.iter().map(Stuck::to_string).collect()
     }
 }
 

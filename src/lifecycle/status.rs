@@ -4,14 +4,16 @@ use serde::Serialize;
 
 use super::look::{Look, known_state, look};
 use super::observe::read_cpus;
+use super::settle::stuck_in;
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::desired::has_partition;
+use crate::domain::desired::{has_partition, kept_off};
 use crate::domain::diff;
 use crate::domain::facts::VmFacts;
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
 use crate::domain::state::State;
+use crate::domain::stuck::Stuck;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
@@ -30,6 +32,10 @@ pub struct Status {
     pub interrupts: Moved,
     /// Kernel threads of the host.
     pub kernel_threads: Moved,
+    /// Interrupts that cannot be moved off owned CPUs, by device.
+    pub stuck: Vec<Stuck>,
+    /// Values that the kernel refuses to take.
+    pub refused: Vec<Refused>,
     /// Values of ours that somebody else has changed.
     pub drift: Vec<Drifted>,
     /// Writes that reconcile will make: for what was born or has ended since it ran.
@@ -104,6 +110,17 @@ pub struct Moved {
     pub unchangeable: usize,
 }
 
+/// A value that the kernel refuses to take; the VM owns its CPUs without it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// What was written.
+    pub target: String,
+    /// Value that it should have.
+    pub wanted: String,
+    /// How often it was tried.
+    pub attempts: u8,
+}
+
 /// A value of ours that somebody else has changed.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Drifted {
@@ -134,6 +151,8 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         root_effective: read_cpus(host, "/sys/fs/cgroup/cpuset.cpus.effective")?,
         interrupts: moved(&state, Stage::Interrupts),
         kernel_threads: moved(&state, Stage::KernelThreads),
+        stuck: stuck(host, &state),
+        refused: refused(&state),
         drift,
         pending,
         left_out: seen.left_out,
@@ -253,7 +272,7 @@ fn owner_of(target: &Target, seen: &Look) -> Option<Vmid> {
             let mut parts = path.split('/');
             parts.find_map(|part| part.strip_suffix(".scope")?.parse().ok())
         }
-        Target::Membership(id) | Target::Affinity(id) => {
+        Target::Membership(id) | Target::Affinity(id) | Target::Class(id) => {
             let mut vms = seen.facts.vms.iter();
             let vm = vms.find(|(_, vm)| vm.threads.iter().any(|thread| thread.id == *id));
             vm.map(|(vmid, _)| *vmid)
@@ -279,6 +298,23 @@ fn moved(state: &State, stage: Stage) -> Moved {
         }
     }
     counts
+}
+
+/// Returns the interrupts that are known to stay on owned CPUs.
+fn stuck(host: &Host, state: &State) -> Vec<Stuck> {
+    let owned = kept_off(&state.claims, |wishes| wishes.interrupts);
+    let held = state.held.iter().filter(|(_, held)| held.unchangeable);
+    stuck_in(host, held.map(|(target, _)| target), &owned)
+}
+
+fn refused(state: &State) -> Vec<Refused> {
+    let held = state.held.iter().filter(|(_, held)| held.refused > 0);
+    let refused = held.map(|(target, held)| Refused {
+        target: target.to_string(),
+        wanted: held.ours.to_string(),
+        attempts: held.refused,
+    });
+    refused.collect()
 }
 
 fn text(value: &Value) -> Option<String> {

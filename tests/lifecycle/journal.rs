@@ -38,6 +38,9 @@ fn wishes(backend: Backend) -> Wishes {
         reason: "kernel 6.12.107: no known hazard".to_owned(),
         kernel_threads: true,
         interrupts: true,
+        workqueues: true,
+        watchdog: true,
+        scheduler: Default::default(),
         affinity: Some(cpus("0-7")),
         stays_delegated: true,
     }
@@ -82,6 +85,8 @@ fn place(knob: Knob) -> Place {
     match knob {
         Knob::DefaultIrqAffinity => Place::Host,
         Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
+        Knob::UnboundCpus | Knob::WatchdogCpus => Place::Host,
+        Knob::QueueCpus => Place::Workqueue("writeback".to_owned()),
         _ => Place::Group(format!("{SCOPE}/vcpu")),
     }
 }
@@ -93,6 +98,7 @@ fn targets() -> Vec<Target> {
         Target::Membership(QEMU),
         Target::Affinity(QEMU),
         Target::KernelThread(TaskId { tid: 2, start: 0 }),
+        Target::Class(QEMU),
     ];
     targets.extend(
         ROWS.iter()
@@ -118,6 +124,7 @@ fn held(nth: usize) -> Held {
         before: (!nth.is_multiple_of(2)).then(|| value(nth + 2)),
         reasserted: vec![Duration::from_millis(1500); nth % 3],
         unchangeable: nth.is_multiple_of(4),
+        refused: u8::from(nth.is_multiple_of(5)),
         ..Held::new(value(nth), value(nth + 1))
     }
 }

@@ -6,6 +6,7 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::VmFacts;
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
+use crate::domain::table::Scheduler;
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::thread::{Role, Thread};
 
@@ -66,6 +67,13 @@ impl View<'_> {
                 Role::Vcpu(_) => cpus,
                 _ => cpus.or_else(|| wishes.emulator.clone()),
             };
+            if matches!(role, Role::Vcpu(_))
+                && wishes.scheduler != Scheduler::Other
+                && cpus.is_some()
+            {
+                let class = Value::Text(wishes.scheduler.to_string());
+                desired.insert(Target::Class(thread.id), class.into());
+            }
             self.thread(wishes, vm, thread, cpus, desired);
         }
     }
