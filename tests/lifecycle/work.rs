@@ -5,7 +5,7 @@ use pin_hook::lifecycle::phase::Phase;
 
 use super::scenario::{Scenario, Then, done};
 use super::world::{CONF, World, assert_says};
-use crate::common::sim::{Kernel, Machine, VmSpec};
+use crate::common::sim::{Kernel, Machine, TaskSpec, VmSpec};
 
 const QUEUES: &str = "/sys/devices/virtual/workqueue";
 const WATCHDOG: &str = "/proc/sys/kernel/watchdog_cpumask";
@@ -182,6 +182,33 @@ fn work_is_not_moved_on_kernels_that_it_can_stall() {
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused, "{account:#?}");
     assert_says(&account, "workqueues = true is refused: kernel 6.17.4: ");
+}
+
+#[test]
+fn kernel_threads_of_a_vm_go_where_its_table_sends_them() {
+    let table = "cpus = \"2-3\"\npin.vhost = { net0 = \"6\" }\n";
+    let conf = format!("{CONF}net0: virtio=BC:24:11:00:00:01,bridge=vmbr0\n");
+    let world = World::lab().vm(100, &conf, table);
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    let pid = world.sim.vm(100).pid;
+    let born = |name: &str, group: &str| {
+        let spec = TaskSpec::named(name).kthread(false);
+        world.sim.spawn(spec.in_cgroup(group))
+    };
+    let worker = born(&format!("vhost-{pid}"), "/qemu.slice/100.scope");
+    let of_nobody = born("vhost-1", "");
+    done(world.phase(Phase::PostStart, 100));
+    let strayed = born("kvm-nx-lpage-re", "/qemu.slice/100.scope/vcpu");
+    world.end_worker();
+    done(world.reconcile());
+    assert_eq!(world.sim.mask(worker), "6");
+    assert_eq!(world.sim.mask(of_nobody), "0-1,4-7");
+    assert_eq!(world.sim.task(strayed).cgroup, "/qemu.slice/100.scope");
+    assert_eq!(world.sim.mask(strayed), "0-1,4-7");
+    done(world.release(Some(100)));
+    assert_eq!(world.sim.mask(worker), "0-7");
+    world.assert_at_rest();
 }
 
 #[test]
