@@ -55,6 +55,7 @@ fn the_manual_page_has_every_key_and_no_other() {
 fn value(key: &Key) -> &str {
     match key.path {
         "isolate.hotplug" | "isolate.workqueues" => "true",
+        "isolate.watchdog" => "false",
         "yield.timeout" | "memory.hugepages.timeout" => "\"10s\"",
         _ => key.example,
     }

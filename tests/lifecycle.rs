@@ -37,6 +37,8 @@ mod slices;
 mod starts;
 #[path = "lifecycle/threads.rs"]
 mod threads;
+#[path = "lifecycle/work.rs"]
+mod work;
 #[path = "lifecycle/world.rs"]
 mod world;
 #[path = "lifecycle/yields.rs"]

@@ -135,7 +135,7 @@ impl Node {
             Target::KernelThread(_) => {
                 self.put(&path, &format!("Cpus_allowed_list:\t{value}\n"));
             }
-            Target::Membership(_) | Target::Affinity(_) => {}
+            Target::Membership(_) | Target::Affinity(_) | Target::Class(_) => {}
             Target::DropIn(_) | Target::AllowedCpus(_) => {}
         }
     }
@@ -189,6 +189,9 @@ fn claim(state: ClaimState) -> Claim {
             interrupts: true,
             power: Power::default(),
             host: HostKnobs::default(),
+            workqueues: true,
+            watchdog: true,
+            scheduler: Default::default(),
             affinity: None,
             stays_delegated: true,
             hotplug: false,

@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::lifecycle::account::{Exit, Level};
 use crate::lifecycle::settings::SettingStatus;
 use crate::lifecycle::status::{
-    ClaimStatus, DebtStatus, Drifted, Moved, Status, ThreadStatus, status,
+    ClaimStatus, DebtStatus, Drifted, Moved, Refused, Status, ThreadStatus, status,
 };
 
 /// Shows what VMs own, or what one VM owns; fails when something has drifted or failed.
@@ -55,6 +55,19 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     {
         let actual = actual.as_deref().unwrap_or("absent");
         let text = format!("{target} is \"{actual}\", expected \"{wanted}\" (ours)");
+        output.say(Level::Warning, &text);
+    }
+    for stuck in &status.stuck {
+        output.say(Level::Warning, &stuck.to_string());
+    }
+    for Refused {
+        target,
+        wanted,
+        attempts,
+    } in &status.refused
+    {
+        let times = count(usize::from(*attempts), "time");
+        let text = format!("{target}: the kernel refused \"{wanted}\" {times}");
         output.say(Level::Warning, &text);
     }
     for text in &status.left_out {

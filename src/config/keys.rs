@@ -113,6 +113,8 @@ pub const KEYS: &[Key] = &[
         "Whether unbound kernel work is moved off the owned CPUs."),
     key("isolate.irqs", Shape::Switch, "true or false", "true",
         "Whether interrupts are moved off the owned CPUs; true if not written."),
+    key("isolate.watchdog", Shape::Switch, "true or false", "true",
+        "Whether the soft lockup watchdog is kept off the owned CPUs; true if not written."),
     key("isolate.hotplug", Shape::Switch, "true or false", "false",
         "Whether the CPUs are taken offline and back once, before they are isolated."),
     key("isolate.also", Shape::Text, "a cpulist", "\"5,17\"",

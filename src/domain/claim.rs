@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
 use super::gate::Backend;
-use super::table::{HostKnobs, Power};
+use super::state::is_default;
+use super::table::{HostKnobs, Power, Scheduler};
 use super::vm::{TaskId, Vmid};
 
 /// Every claim of this node.
@@ -92,6 +93,15 @@ pub struct Wishes {
     /// Settings of the whole host.
     #[serde(default, skip_serializing_if = "HostKnobs::is_untouched")]
     pub host: HostKnobs,
+    /// Whether unbound kernel work is kept off the owned CPUs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub workqueues: bool,
+    /// Whether the soft lockup watchdog is kept off the owned CPUs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub watchdog: bool,
+    /// Scheduling class of the vCPU threads.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scheduler: Scheduler,
     /// CPUs that PVE's own `affinity:` gives the whole VM.
     pub affinity: Option<CpuSet>,
     /// Whether the delegation of the scope stays in place when the claim ends, because the VM

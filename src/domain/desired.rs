@@ -85,6 +85,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
     view.slices(claims, &mut wishes);
     view.containers(claims, &mut wishes);
     view.kernel_threads(claims, &mut wishes);
+    view.work(claims, &mut wishes);
     view.interrupts(claims, &mut wishes);
     knobs::wish(claims, facts, &mut wishes);
     wishes
@@ -113,11 +114,19 @@ pub fn is_exclusive(wishes: &Wishes) -> bool {
 }
 
 /// Returns the CPUs of the running claims that wish for something to be kept off them.
-fn kept_off(claims: &Claims, wished: impl Fn(&Wishes) -> bool) -> CpuSet {
+pub fn kept_off(claims: &Claims, wished: impl Fn(&Wishes) -> bool) -> CpuSet {
     let running = claims
         .values()
         .filter(|claim| claim.is_running() && wished(&claim.wishes));
     running.flat_map(|claim| claim.wishes.cpus.iter()).collect()
+}
+
+/// Returns the CPUs that an interrupt can go to when those that it was to go to have no vector
+/// left, or `None` when there are no others.
+pub fn other_irq_cpus(claims: &Claims, facts: &Facts, asked: &CpuSet) -> Option<CpuSet> {
+    let owned = kept_off(claims, |wishes| wishes.interrupts);
+    let others = facts.housekeeping(&owned).difference(asked);
+    (!others.is_empty()).then_some(others)
 }
 
 /// What objects inherit that are born while a target is narrowed.

@@ -18,6 +18,9 @@ const REASSERT_PERIOD: Duration = Duration::from_secs(600);
 /// Re-assertions within that period after which somebody else's value is left in place.
 const REASSERT_LIMIT: usize = 3;
 
+/// Times that a value is tried which the kernel refuses.
+const REFUSAL_LIMIT: u8 = 3;
+
 /// One write: a target, the value that it has and the value that it is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -124,7 +127,8 @@ fn acquire(
     let is_there = context.same(target, live, &wish.value)
         || held.is_some_and(|held| context.was_granted(target, live, held, &wish.value));
     let may_ask_otherwise = context.may_ask_otherwise(target, live, wish, held);
-    if is_there && !may_ask_otherwise || next.unchangeable {
+    next.expect(&wish.value);
+    if is_there && !may_ask_otherwise || next.unchangeable || next.refused >= REFUSAL_LIMIT {
         if is_new {
             next.ours = wish.value.clone();
             diff.intend.push((target.clone(), next));
@@ -157,7 +161,7 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
     let is_gone = *live == Value::Absent || held.baseline == Value::Absent && !target.is_root();
     let is_back = context.same(target, live, &held.baseline)
         || context.was_granted(target, live, held, &held.baseline);
-    let is_done = is_gone || held.unchangeable || is_back;
+    let is_done = is_gone || held.is_given_up(target) || is_back;
     if is_done && !context.may_be_half_gone(target, live, held) {
         diff.forget.push(target.clone());
     } else if context.is_foreign(target, live, held) {
@@ -170,11 +174,10 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
         });
         diff.forget.push(target.clone());
     } else {
-        let next = Held {
-            ours: held.baseline.clone(),
-            before: Some(live.clone()),
-            ..held.clone()
-        };
+        let mut next = held.clone();
+        next.expect(&held.baseline);
+        next.ours = held.baseline.clone();
+        next.before = Some(live.clone());
         diff.intend.push((target.clone(), next));
         diff.change(target, live, &held.baseline);
     }
@@ -227,6 +230,21 @@ impl Held {
             before: None,
             reasserted: Vec::new(),
             unchangeable: false,
+            refused: 0,
+        }
+    }
+
+    /// Tells whether nothing can be given back: the kernel keeps an interrupt that nobody can move
+    /// where it was, but it may itself have moved a kernel thread that refused our CPUs.
+    fn is_given_up(&self, target: &Target) -> bool {
+        let was_tried = self.refused >= REFUSAL_LIMIT || matches!(target, Target::Knob(..));
+        self.unchangeable && was_tried
+    }
+
+    /// Forgets that the kernel refused something else than what is to be written now.
+    fn expect(&mut self, value: &Value) {
+        if self.ours != *value {
+            self.refused = 0;
         }
     }
 
@@ -370,6 +388,15 @@ impl Context<'_> {
 }
 
 impl Target {
+    /// Returns the services that are known to write such targets by themselves.
+    pub fn writers(&self) -> &'static [&'static str] {
+        match self.stage() {
+            Stage::Interrupts => &["irqbalance", "tuned"],
+            stage if stage.is_essential() => &[],
+            _ => &["tuned", "ksmtuned"],
+        }
+    }
+
     /// Tells whether the target has to be taken away by itself when it did not exist before;
     /// other targets without a baseline go with the cgroup that they live in.
     fn is_root(&self) -> bool {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::container::Container;
 use super::cpuset::CpuSet;
+use super::target::Target;
 use super::thread::Thread;
 use super::vm::{TaskId, Vmid};
 
@@ -34,6 +35,8 @@ pub struct Facts {
     pub default_irq_affinity: CpuSet,
     /// Interrupts.
     pub irqs: Vec<Irq>,
+    /// CPUs that other work of the kernel may run on: that of unbound workqueues, and the watchdog.
+    pub work: BTreeMap<Target, CpuSet>,
     /// CPUs of every cpufreq policy, by its number.
     pub policies: BTreeMap<u32, CpuSet>,
     /// How frequencies above nominal are switched.

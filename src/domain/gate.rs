@@ -11,6 +11,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::table::Workqueues;
+
 /// Key of `host.toml` with which the operator vouches for the running kernel.
 pub const OVERRIDE: &str = "kernel-gate = \"ignore\"";
 
@@ -186,6 +188,8 @@ pub struct GateFacts {
     /// A CPU of the VM is in `isolcpus=`, where a partition of type root is invalid
     /// (`prstate_housekeeping_conflict()` in `kernel/cgroup/cpuset.c`).
     pub isolcpus_overlap: bool,
+    /// The table forbids to move unbound kernel work, which a partition of type isolated does.
+    pub work_stays: bool,
     /// The operator vouches for the kernel ([`OVERRIDE`]).
     pub gate_override: bool,
 }
@@ -201,20 +205,20 @@ pub struct Choice {
     pub warning: Option<String>,
 }
 
-/// Why a wished backend is not used.
+/// Why what a table asks for is not done on this kernel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("backend \"{backend}\" is refused: {fact}")]
+#[error("{wish} is refused: {fact}")]
 pub struct GateRefusal {
-    /// What was wished.
-    pub backend: Backend,
+    wish: String,
     fact: String,
+    auto: &'static str,
     overridable: bool,
 }
 
 impl GateRefusal {
     /// Returns what the operator can do about it.
     pub fn help(&self) -> String {
-        let auto = "write backend = \"auto\" for the best that works here";
+        let auto = self.auto;
         match self.overridable {
             true => format!(
                 "{auto}, or {OVERRIDE} in /etc/pin-hook/host.toml if this kernel \
@@ -223,6 +227,14 @@ impl GateRefusal {
             false => auto.to_owned(),
         }
     }
+}
+
+/// What the operator must know who overrides the gate on a host with mlx5.
+const STALLS_SEEN: &str = "the kernel gate is overridden while mlx5 is loaded, with which ordered \
+                           workqueues were seen to stall";
+
+fn is_in(ranges: &[Range<KernelRelease>], release: KernelRelease) -> bool {
+    ranges.iter().any(|range| range.contains(&release))
 }
 
 /// Reason why a partition must not be used, by version.
@@ -235,13 +247,12 @@ enum Hazard {
 impl Hazard {
     /// Returns what `backend` does to the kernel `release`, the worst first.
     fn of(backend: Backend, release: KernelRelease) -> Vec<Self> {
-        let is_in = |ranges: &[Range<KernelRelease>]| ranges.iter().any(|r| r.contains(&release));
         let partition = matches!(backend, Backend::Isolated | Backend::Root);
         let mut hazards = Vec::new();
-        if partition && is_in(MOVES_BOUND_WORKERS) {
+        if partition && is_in(MOVES_BOUND_WORKERS, release) {
             hazards.push(Self::BoundWorkers);
         }
-        if backend == Backend::Isolated && is_in(STALLS_ORDERED_WORKQUEUES) {
+        if backend == Backend::Isolated && is_in(STALLS_ORDERED_WORKQUEUES, release) {
             hazards.push(Self::Workqueues);
         }
         hazards
@@ -272,8 +283,9 @@ pub fn choose(wish: BackendWish, facts: &GateFacts) -> Result<Choice, GateRefusa
 
 fn choose_only(backend: Backend, facts: &GateFacts) -> Result<Choice, GateRefusal> {
     let refuse = |fact: String, overridable| GateRefusal {
-        backend,
+        wish: format!("backend \"{backend}\""),
         fact,
+        auto: "write backend = \"auto\" for the best that works here",
         overridable,
     };
     if let Some(fact) = missing(backend, facts) {
@@ -332,6 +344,9 @@ fn missing(backend: Backend, facts: &GateFacts) -> Option<String> {
         Backend::Isolated | Backend::Root if !facts.features.remote_partitions => {
             "no remote partitions (cpuset.cpus.exclusive is missing)"
         }
+        Backend::Isolated if facts.work_stays => {
+            "it moves unbound kernel work, which workqueues = false forbids"
+        }
         Backend::Root if facts.isolcpus_overlap => {
             "a partition of type root is invalid on cpus in isolcpus="
         }
@@ -352,12 +367,43 @@ fn chosen(backend: Backend, reason: String) -> Choice {
 
 fn overridden(backend: Backend, hazards: &[Hazard], facts: &GateFacts) -> Choice {
     let stalls = facts.mlx5_loaded && hazards.contains(&Hazard::Workqueues);
-    let warning = "the kernel gate is overridden while mlx5 is loaded, with which ordered \
-                   workqueues were seen to stall";
     Choice {
         backend,
         reason: format!("kernel {}: {}, overridden", facts.release, join(hazards)),
-        warning: stalls.then(|| warning.to_owned()),
+        warning: stalls.then(|| STALLS_SEEN.to_owned()),
+    }
+}
+
+/// Decides whether the masks of unbound kernel work are narrowed for a VM with `backend`; returns
+/// also what the operator must know about it.
+///
+/// # Errors
+///
+/// Refuses what the table insists on where it can stall the kernel. `auto` is never refused.
+pub fn moves_work(
+    wish: Workqueues,
+    backend: Backend,
+    facts: &GateFacts,
+) -> Result<(bool, Option<String>), GateRefusal> {
+    // Nobody else is kept off either.
+    if wish == Workqueues::Off || backend == Backend::Affinity {
+        return Ok((false, None));
+    }
+    if !is_in(STALLS_ORDERED_WORKQUEUES, facts.release) {
+        return Ok((true, None));
+    }
+    match wish {
+        _ if facts.gate_override => {
+            let warning = facts.mlx5_loaded.then(|| STALLS_SEEN.to_owned());
+            Ok((true, warning))
+        }
+        Workqueues::On => Err(GateRefusal {
+            wish: "workqueues = true".to_owned(),
+            fact: format!("kernel {}: {}", facts.release, Hazard::Workqueues),
+            auto: "write workqueues = \"auto\" to leave them alone here",
+            overridable: true,
+        }),
+        _ => Ok((false, None)),
     }
 }
 

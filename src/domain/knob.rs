@@ -57,6 +57,12 @@ pub enum Knob {
     ListedCpus,
     /// Whether a CPU is online.
     Online,
+    /// CPUs that unbound kernel work may run on, as requested.
+    UnboundCpus,
+    /// CPUs that the work of one unbound workqueue may run on.
+    QueueCpus,
+    /// CPUs on which the kernel looks for soft lockups.
+    WatchdogCpus,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -246,6 +252,27 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::Word,
         stage: Stage::Hotplug,
         doc: "brings a cpu back that was taken offline to clear it",
+    },
+    Row {
+        knob: Knob::UnboundCpus,
+        path: "/sys/devices/virtual/workqueue/cpumask",
+        grammar: Grammar::CpuMask,
+        stage: Stage::Work,
+        doc: "keeps unbound kernel work off the owned cpus",
+    },
+    Row {
+        knob: Knob::QueueCpus,
+        path: "/sys/devices/virtual/workqueue/{}/cpumask",
+        grammar: Grammar::CpuMask,
+        stage: Stage::Work,
+        doc: "keeps the work of a workqueue off the owned cpus",
+    },
+    Row {
+        knob: Knob::WatchdogCpus,
+        path: "/proc/sys/kernel/watchdog_cpumask",
+        grammar: Grammar::CpuList,
+        stage: Stage::Work,
+        doc: "keeps the soft lockup watchdog off the owned cpus",
     },
 ];
 

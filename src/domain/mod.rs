@@ -19,6 +19,7 @@ pub mod refusal;
 pub mod scrub;
 pub mod state;
 pub mod storage;
+pub mod stuck;
 pub mod table;
 pub mod target;
 pub mod thread;

@@ -7,9 +7,9 @@ use super::claim::{Claims, Wishes, owned_by_others};
 use super::cpuset::CpuSet;
 use super::debt::NoYield;
 use super::desired::is_exclusive;
-use super::gate::GateRefusal;
+use super::gate::{Backend, GateRefusal};
 use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
-use super::table::Reserve;
+use super::table::{Reserve, Scheduler};
 use super::topology::Topology;
 use super::vm::Vmid;
 
@@ -53,6 +53,16 @@ pub enum Refusal {
     /// The kernel is not trusted with the wished backend.
     #[error("{0}")]
     Gate(GateRefusal),
+    /// A real-time class would keep other tasks from running.
+    #[error("scheduler {scheduler} can stop the host: {fact}")]
+    RealTime {
+        /// The class that was asked for.
+        scheduler: Scheduler,
+        /// Why.
+        fact: &'static str,
+        /// What can be done about it.
+        remedy: &'static str,
+    },
     /// Somebody could not start or run any more.
     #[error("{who} may run on {} only, which would leave it no cpu", cpus.in_words())]
     Starved {
@@ -169,6 +179,35 @@ pub fn check_claims(vmid: Vmid, wishes: &Wishes, claims: &Claims) -> Result<(), 
     Ok(())
 }
 
+/// Checks that a scheduling class harms nobody: a real-time thread never gives its CPU up by
+/// itself.
+///
+/// # Errors
+/// Other tasks may be on the CPUs too, or the kernel reserves them no time at all.
+pub fn check_scheduler(
+    scheduler: Scheduler,
+    backend: Backend,
+    is_throttled: bool,
+) -> Result<(), Refusal> {
+    let (fact, remedy) = match backend {
+        _ if scheduler == Scheduler::Other => return Ok(()),
+        Backend::Affinity => (
+            "with backend affinity other tasks run on the same cpus",
+            "leave pin.scheduler out, or choose a backend that isolates",
+        ),
+        _ if !is_throttled => (
+            "kernel.sched_rt_runtime_us is -1, so real-time tasks may take all of a cpu's time",
+            "set it back (sysctl kernel.sched_rt_runtime_us=950000), or leave pin.scheduler out",
+        ),
+        _ => return Ok(()),
+    };
+    Err(Refusal::RealTime {
+        scheduler,
+        fact,
+        remedy,
+    })
+}
+
 /// A task that asks for CPUs of a partition gets EINVAL when no other one is among them, and is
 /// silently cut otherwise.
 fn check_bystanders(
@@ -207,6 +246,7 @@ impl Refusal {
             Refusal::Placement(error) => error.help(),
             Refusal::NoRoom { source, taken } => help_for_room(vmid, source.fitting(), taken),
             Refusal::Gate(error) => error.help(),
+            Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
             Refusal::NoYield(error) => error.help(vmid),
         }

@@ -47,6 +47,14 @@ pub struct Held {
     /// Whether the kernel refuses every change (a managed interrupt, a bound thread).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unchangeable: bool,
+    /// How often in a row the kernel refused it the value `ours`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub refused: u8,
+}
+
+/// Tells whether a field need not be written, because it is read as this when it is not there.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Entry of the log.
@@ -101,10 +109,11 @@ impl State {
     /// Returns the shortest log whose fold is this state.
     ///
     /// With `is_settled` every announced write is taken as done; otherwise it stays known which
-    /// value a target may still have.
+    /// value a target may still have, as it does for those that the kernel refused.
     pub fn checkpoint(&self, is_settled: bool) -> Vec<Record> {
         let held = self.held.iter().map(|(target, held)| {
-            let before = held.before.clone().filter(|_| !is_settled);
+            let is_open = !is_settled || held.refused > 0;
+            let before = held.before.clone().filter(|_| is_open);
             (
                 target.clone(),
                 Held {

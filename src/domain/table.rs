@@ -124,6 +124,8 @@ pub struct Isolate {
     pub workqueues: Workqueues,
     /// Whether interrupts are moved.
     pub irqs: bool,
+    /// Whether the soft lockup watchdog is kept away.
+    pub watchdog: bool,
     /// Whether the CPUs are taken offline and back once, before they are isolated.
     pub hotplug: bool,
     /// CPUs that are owned as well, without a vCPU on them.
@@ -137,6 +139,7 @@ impl Default for Isolate {
             kthreads: true,
             workqueues: Workqueues::Auto,
             irqs: true,
+            watchdog: true,
             hotplug: false,
             also: CpuSet::new(),
         }

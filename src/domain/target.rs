@@ -29,6 +29,8 @@ pub enum Stage {
     Containers,
     /// Kernel threads, which live in no cgroup that a partition could shrink.
     KernelThreads,
+    /// What else the kernel runs on every CPU, and the class of the vCPU threads.
+    Work,
     /// Interrupts, which a partition does not move either.
     Interrupts,
     /// Speed and sleep of the owned CPUs.
@@ -39,7 +41,7 @@ pub enum Stage {
 
 impl Stage {
     /// Order of acquiring: what a VM cannot do without comes before all tuning.
-    pub const ACQUIRE: [Stage; 11] = [
+    pub const ACQUIRE: [Stage; 12] = [
         Stage::Hotplug,
         Stage::Unit,
         Stage::Partition,
@@ -48,6 +50,7 @@ impl Stage {
         Stage::Threads,
         Stage::Containers,
         Stage::KernelThreads,
+        Stage::Work,
         Stage::Interrupts,
         Stage::Power,
         Stage::Host,
@@ -56,9 +59,10 @@ impl Stage {
     /// Order of giving back: backwards, but for CPUs, which all else needs, and affinities. Those of
     /// the VM's threads are cut to the partition as long as there is one, and the kernel sets those
     /// of unbound kernel threads itself when one comes or goes (measured on 6.12), so both are given
-    /// back when it has gone.
-    /// So are the lists of containers: PVE would cut them again as long as it counts fewer CPUs.
-    pub const RELEASE: [Stage; 11] = [
+    /// back when it has gone; so is the mask of unbound work, which a partition of type isolated
+    /// narrows as well. So are the lists of containers: PVE would cut them again as long as it counts
+    /// fewer CPUs.
+    pub const RELEASE: [Stage; 12] = [
         Stage::Hotplug,
         Stage::Host,
         Stage::Power,
@@ -69,6 +73,7 @@ impl Stage {
         Stage::Threads,
         Stage::Containers,
         Stage::KernelThreads,
+        Stage::Work,
         Stage::Unit,
     ];
 
@@ -107,13 +112,15 @@ pub enum Place {
     Container(Vmid, u64),
     /// That of the cgroup in it that holds its processes.
     ContainerInside(Vmid, u64),
+    /// That of a workqueue, by its name.
+    Workqueue(String),
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Host => Ok(()),
-            Place::Group(path) | Place::Sysctl(path) => f.write_str(path),
+            Place::Group(name) | Place::Sysctl(name) | Place::Workqueue(name) => f.write_str(name),
             Place::Irq(number, _) | Place::Policy(number) => number.fmt(f),
             Place::Cpu(cpu) => cpu.fmt(f),
             Place::Container(ctid, _) => write!(f, "lxc/{ctid}"),
@@ -146,6 +153,8 @@ pub enum Target {
     DropIn(String),
     /// CPUs that a unit leaves its tasks (`AllowedCPUs=`); the empty set stands for all.
     AllowedCpus(String),
+    /// Scheduling class of a thread of a VM.
+    Class(TaskId),
 }
 
 /// Thread that makes all kernel threads.
@@ -162,6 +171,7 @@ impl Target {
             Target::Affinity(_) => Stage::Threads,
             Target::KernelThread(_) => Stage::KernelThreads,
             Target::DropIn(_) | Target::AllowedCpus(_) => Stage::Slices,
+            Target::Class(_) => Stage::Work,
         }
     }
 
@@ -178,6 +188,7 @@ impl Target {
                 format!("/proc/{task}/status")
             }
             Target::DropIn(unit) | Target::AllowedCpus(unit) => drop_in(unit),
+            Target::Class(task) => format!("/proc/{task}/stat"),
         }
     }
 
@@ -192,6 +203,7 @@ impl Target {
             Target::KernelThread(_) => "keeps kernel threads off the owned cpus",
             Target::DropIn(_) => "what systemd writes down for AllowedCPUs=",
             Target::AllowedCpus(_) => "keeps units off the owned cpus",
+            Target::Class(_) => "gives vcpu threads their scheduling class",
         }
     }
 
@@ -241,6 +253,7 @@ impl fmt::Display for Target {
             Target::KernelThread(task) => write!(f, "affinity of kernel thread {task}"),
             Target::Membership(task) => write!(f, "cgroup of thread {task}"),
             Target::AllowedCpus(unit) => write!(f, "AllowedCPUs= of {unit}"),
+            Target::Class(task) => write!(f, "scheduling class of thread {task}"),
             _ => f.write_str(&self.path()),
         }
     }

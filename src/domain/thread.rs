@@ -64,6 +64,33 @@ impl std::fmt::Display for Role {
     }
 }
 
+/// Names of scheduling classes by their number in the kernel (`include/uapi/linux/sched.h`).
+const CLASSES: [(u32, &str); 5] = [
+    (0, "other"),
+    (1, "fifo"),
+    (2, "rr"),
+    (3, "batch"),
+    (5, "idle"),
+];
+
+/// Returns a scheduling class in words, as a table has it; one without a name is its number.
+pub fn class_of_policy(policy: u32, priority: u32) -> String {
+    let named = CLASSES.iter().find(|(number, _)| *number == policy);
+    let name = named.map_or_else(|| policy.to_string(), |(_, name)| (*name).to_owned());
+    match priority {
+        0 => name,
+        _ => format!("{name}:{priority}"),
+    }
+}
+
+/// Returns the number and the priority of a scheduling class, the inverse of [`class_of_policy`].
+pub fn policy_of_class(text: &str) -> Option<(u32, u32)> {
+    let (name, priority) = text.split_once(':').unwrap_or((text, "0"));
+    let named = CLASSES.iter().find(|(_, class)| *class == name);
+    let policy = named.map_or_else(|| name.parse().ok(), |(number, _)| Some(*number));
+    Some((policy?, priority.parse().ok()?))
+}
+
 fn vcpu_of_comm(comm: &str) -> Option<usize> {
     let (number, accelerator) = comm.strip_prefix("CPU ")?.split_once('/')?;
     matches!(accelerator, "KVM" | "TCG")
@@ -74,6 +101,15 @@ fn vcpu_of_comm(comm: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_are_those_of_the_kernel() {
+        for (policy, priority, text) in [(0, 0, "other"), (1, 9, "fifo:9"), (6, 0, "6")] {
+            assert_eq!(class_of_policy(policy, priority), text);
+            assert_eq!(policy_of_class(text), Some((policy, priority)));
+        }
+        assert_eq!(policy_of_class("speedy"), None);
+    }
 
     #[test]
     fn only_qemus_own_names_are_vcpus() {

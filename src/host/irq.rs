@@ -45,6 +45,19 @@ pub fn interrupts(files: &dyn Files) -> anyhow::Result<Vec<Irq>> {
     Ok(irqs)
 }
 
+/// Returns the CPUs that an interrupt is really delivered to, where the kernel tells.
+pub fn delivered_to(files: &dyn Files, number: u32) -> Option<CpuSet> {
+    let path = format!("{IRQ_DIR}/{number}/effective_affinity_list");
+    files.read(&path).ok()?.parse().ok()
+}
+
+/// Tells whether the kernel lets nobody move an interrupt, as far as its file shows that: since
+/// Linux 6.11 it cannot be written then.
+pub fn is_fixed(files: &dyn Files, number: u32) -> bool {
+    let owner = files.owner(&format!("{IRQ_DIR}/{number}/smp_affinity_list"));
+    owner.is_ok_and(|owner| owner.mode & 0o222 == 0)
+}
+
 /// Returns the CPUs of every NUMA node, by its number.
 pub fn nodes(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
     let names = files.list(NODE_DIR).unwrap_or_default();

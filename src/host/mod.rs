@@ -29,6 +29,7 @@ pub mod target;
 pub mod task;
 pub mod topology;
 pub mod trouble;
+pub mod work;
 
 pub use clock::Clock;
 

@@ -1,4 +1,4 @@
-//! Affinity of tasks: which CPUs a task may run on.
+//! Affinity and scheduling class of tasks: which CPUs a task may run on, and before whom.
 //!
 //! glibc's wrappers and those of other crates stop at 1024 CPUs, so the system calls are made
 //! with masks of any length here. This is the only file with `unsafe` in it.
@@ -11,7 +11,7 @@ use std::io;
 use super::files::Files;
 use crate::domain::cpuset::{CpuId, CpuSet};
 
-/// Affinity of the host's tasks.
+/// Scheduling of the host's tasks.
 pub trait Sched: Debug {
     /// Returns the CPUs that task `tid` may run on now (its effective affinity).
     ///
@@ -24,6 +24,13 @@ pub trait Sched: Debug {
     /// `ESRCH` when there is no such task; `EINVAL` when none of the CPUs is in its cpuset or the
     /// task is a kernel thread bound to its CPU.
     fn set_affinity(&self, tid: i32, cpus: &CpuSet) -> io::Result<()>;
+    /// Gives task `tid` a scheduling class; what it makes later has the ordinary one again.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is no such task; `EPERM` without `CAP_SYS_NICE`, or where the task's
+    /// cgroup has no time for real-time tasks (`CONFIG_RT_GROUP_SCHED`); `EINVAL` for a class
+    /// that needs more than a priority.
+    fn set_class(&self, tid: i32, policy: u32, priority: u32) -> io::Result<()>;
 }
 
 /// The running kernel's scheduler.
@@ -66,6 +73,30 @@ impl Sched for KernelSched {
             _ => Err(io::Error::last_os_error()),
         }
     }
+
+    fn set_class(&self, tid: i32, policy: u32, priority: u32) -> io::Result<()> {
+        // Without the flag a kernel worker that a real-time vCPU makes would be one as well.
+        let reset = match priority {
+            0 => 0,
+            _ => libc::SCHED_RESET_ON_FORK.unsigned_abs(),
+        };
+        // The kernel's `struct sched_param` is one int (`include/uapi/linux/sched/types.h`).
+        let parameter = priority;
+        // SAFETY: the kernel reads one int at the address of `parameter`, which lives until the
+        // call returns, and writes nothing.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_sched_setscheduler,
+                tid,
+                policy | reset,
+                &raw const parameter,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 /// Affinities in a captured tree, as `/proc/<tid>/status` told them; none can be changed.
@@ -90,6 +121,10 @@ impl<F: Files> Sched for CapturedSched<F> {
     fn set_affinity(&self, _tid: i32, _cpus: &CpuSet) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    fn set_class(&self, _tid: i32, _policy: u32, _priority: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +137,14 @@ mod tests {
         assert!(!cpus.is_empty());
         KernelSched.set_affinity(0, &cpus).unwrap();
         assert_eq!(KernelSched.affinity(0).unwrap(), cpus);
+    }
+
+    #[test]
+    fn class_of_this_thread_can_be_written() {
+        KernelSched.set_class(0, 3, 0).unwrap();
+        KernelSched.set_class(0, 0, 0).unwrap();
+        let error = KernelSched.set_class(0, 1, 100).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
 
     #[test]

@@ -148,6 +148,17 @@ pub fn features(files: &dyn Files) -> Features {
     }
 }
 
+/// Tells whether the kernel limits the time of real-time tasks (`-1` is no limit).
+pub fn throttles_real_time(files: &dyn Files) -> bool {
+    let limit = files.read("/proc/sys/kernel/sched_rt_runtime_us");
+    limit.is_ok_and(|limit| limit.trim() != "-1")
+}
+
+/// Tells whether a service runs: systemd gives each its cgroup.
+pub fn is_service_running(files: &dyn Files, name: &str) -> bool {
+    files.exists(&format!("{CGROUP_ROOT}/system.slice/{name}.service"))
+}
+
 /// Tells whether a kernel module is loaded.
 pub fn is_loaded(files: &dyn Files, module: &str) -> bool {
     files.exists(&format!("/sys/module/{module}"))

@@ -14,6 +14,7 @@ use super::task;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Target, Value};
+use crate::domain::thread::policy_of_class;
 use crate::domain::vm::TaskId;
 
 /// Text of the drop-in that makes systemd leave a scope's cpuset controller to us.
@@ -38,7 +39,7 @@ pub enum Outcome {
     Gone,
     /// The kernel refuses every change of this object: a managed interrupt (`EIO`, or `EACCES`
     /// where its file is read-only), a thread that is bound to its CPUs (`EINVAL`).
-    Unchangeable,
+    Unchangeable(io::Error),
 }
 
 /// Returns the value of a target; an object that does not exist has the value `Absent`.
@@ -68,7 +69,7 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
             })
         }
         Target::Knob(knob, _) => {
-            let text = host.files.read(&target.path());
+            let text = read_knob(host, *knob, &target.path());
             text.map(|text| Value::parse(knob.row().grammar, &text))
         }
         Target::Membership(id) => alive(host, *id)
@@ -86,6 +87,9 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
                 }))
             },
         ),
+        Target::Class(id) => alive(host, *id)
+            .and_then(|()| task::class_of(&*host.files, id.tid))
+            .map(Value::Text),
     };
     match value {
         Err(error) if is_gone(&error) => Ok(Value::Absent),
@@ -124,7 +128,7 @@ pub fn write_until(
     match written {
         Ok(()) => Ok(Outcome::Taken),
         Err(error) if is_gone(&error) => Ok(Outcome::Gone),
-        Err(error) if is_unchangeable(target, &error) => Ok(Outcome::Unchangeable),
+        Err(error) if is_unchangeable(target, &error) => Ok(Outcome::Unchangeable(error)),
         Err(error) => Err(error),
     }
 }
@@ -156,6 +160,11 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
         (Target::Affinity(id) | Target::KernelThread(id), Value::Cpus(cpus)) => {
             alive(host, *id)?;
             host.sched.set_affinity(id.tid, cpus)
+        }
+        (Target::Class(id), Value::Text(class)) => {
+            alive(host, *id)?;
+            let (policy, priority) = policy_of_class(class).ok_or(io::ErrorKind::InvalidInput)?;
+            host.sched.set_class(id.tid, policy, priority)
         }
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
@@ -190,6 +199,17 @@ fn allow_cpus(host: &Host, unit: &str, before: &Value, cpus: &CpuSet) -> io::Res
         set(&all.parse().map_err(io::Error::other)?)?;
     }
     set(cpus)
+}
+
+/// The mask of unbound work shows what partitions of type isolated leave of it; what was asked for
+/// is beside it (Linux 6.7 and later, where such partitions narrow it).
+fn read_knob(host: &Host, knob: Knob, path: &str) -> io::Result<String> {
+    if knob == Knob::UnboundCpus
+        && let Ok(requested) = host.files.read(&format!("{path}_requested"))
+    {
+        return Ok(requested);
+    }
+    host.files.read(path)
 }
 
 fn write_knob(

@@ -10,6 +10,7 @@ use procfs::{FromRead, ProcessCGroups};
 
 use super::files::Files;
 use crate::domain::target::KTHREADD;
+use crate::domain::thread::class_of_policy;
 use crate::domain::vm::TaskId;
 
 /// A task as `/proc/<pid>/task/<tid>/stat` shows it.
@@ -110,6 +111,19 @@ pub fn cgroup_of(files: &dyn Files, pid: i32, tid: i32) -> io::Result<String> {
         .ok_or_else(|| invalid(&path, "no cgroup of version 2"))
 }
 
+/// Returns the scheduling class of a thread, in words.
+///
+/// # Errors
+/// The kernel's, see [`is_gone`]; `InvalidData` when the file is not what the kernel writes.
+pub fn class_of(files: &dyn Files, tid: i32) -> io::Result<String> {
+    let path = format!("/proc/{tid}/task/{tid}/stat");
+    let stat = stat_from_text(&files.read(&path)?);
+    let class = stat.and_then(|stat| Some((stat.policy?, stat.rt_priority?)));
+    class
+        .map(|(policy, priority)| class_of_policy(policy, priority))
+        .ok_or_else(|| invalid(&path, "no line of a task"))
+}
+
 /// Returns the identity of the process that started this one.
 ///
 /// # Errors
@@ -138,13 +152,17 @@ fn numbers(names: &[String]) -> impl Iterator<Item = i32> {
     numbers.into_iter()
 }
 
-fn task_from_stat(text: &str) -> Option<Task> {
+fn stat_from_text(text: &str) -> Option<Stat> {
     // The parser of procfs panics where no blank follows the name, as in a file cut short.
     let (before, after) = text.trim().rsplit_once(')')?;
     if !after.starts_with(' ') || !before.contains(" (") {
         return None;
     }
-    let stat = Stat::from_read(text.as_bytes()).ok()?;
+    Stat::from_read(text.as_bytes()).ok()
+}
+
+fn task_from_stat(text: &str) -> Option<Task> {
+    let stat = stat_from_text(text)?;
     Some(Task {
         id: TaskId {
             tid: stat.pid,

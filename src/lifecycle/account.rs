@@ -84,19 +84,36 @@ impl Account {
                 ours,
                 answer,
             } = drift;
+            let suspects = target.writers().iter();
+            let suspects = suspects.filter(|name| report.suspects.contains(*name));
+            let suspects: Vec<&str> = suspects.copied().collect();
+            let by = match (answer, suspects.as_slice()) {
+                (drift::Answer::GiveUp, [_, ..]) => {
+                    format!(", probably by {}", suspects.join(" or "))
+                }
+                _ => String::new(),
+            };
             let answer = answer.describe();
             self.warn(format!(
-                "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}"
+                "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}{by}"
             ));
         }
+        let new = report.problems.iter().filter(|problem| !problem.is_known);
+        new.for_each(|problem| self.warn(problem.to_string()));
         report
-            .problems
+            .stuck
             .iter()
-            .for_each(|problem| self.warn(problem.to_string()));
+            .for_each(|stuck| self.warn(stuck.to_string()));
         if report.n_unchangeable > 0 {
             let n = report.n_unchangeable;
             self.warn(format!(
-                "{n} interrupts or kernel threads cannot be moved, left where they are"
+                "{n} kernel threads cannot be moved, left where they are"
+            ));
+        }
+        if report.n_moving > 0 {
+            let n = report.n_moving;
+            self.info(format!(
+                "interrupts that move only when they occur next: {n}"
             ));
         }
     }

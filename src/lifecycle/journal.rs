@@ -68,6 +68,7 @@ impl<'h> Journal<'h> {
     pub fn settle(&mut self, target: &Target) {
         if let Some(held) = self.state.held.get_mut(target) {
             held.before = None;
+            held.refused = 0;
         }
     }
 

@@ -18,7 +18,7 @@ use crate::domain::state::State;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::Thread;
 use crate::domain::vm::TaskId;
-use crate::host::{Host, cgroup, container, irq, target, task};
+use crate::host::{Host, cgroup, container, irq, target, task, work};
 
 /// CPUs that tasks outside of partitions may use.
 const SHARED_CPUS: &str = "/sys/fs/cgroup/cpuset.cpus.effective";
@@ -64,6 +64,11 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     let is_moved = |wishes: &Wishes| wishes.kernel_threads || has_partition(wishes);
     if concerns(Stage::KernelThreads, is_moved) {
         facts.kernel_threads = kernel_threads(host)?;
+        hand_over_threads_of_vms(host, &mut facts);
+    }
+    let is_work = |wishes: &Wishes| wishes.workqueues || wishes.watchdog;
+    if concerns(Stage::Work, is_work) {
+        facts.work = work::masks(host);
     }
     if concerns(Stage::Interrupts, |wishes| wishes.interrupts) {
         facts.nodes = irq::nodes(&*host.files);
@@ -167,6 +172,36 @@ fn concerns(state: &State, stage: Stage, wished: fn(&Wishes) -> bool) -> bool {
     let mut running = state.claims.values().filter(|claim| claim.is_running());
     running.any(|claim| wished(&claim.wishes))
         || state.held.keys().any(|target| target.stage() == stage)
+}
+
+/// Kernel threads that KVM and vhost start for a VM live in its cgroups: they are the VM's.
+fn hand_over_threads_of_vms(host: &Host, facts: &mut Facts) {
+    let Facts {
+        kernel_threads,
+        vms,
+        ..
+    } = facts;
+    kernel_threads.retain(|thread| {
+        let is_candidate = ["kvm-", "vhost-"]
+            .iter()
+            .any(|start| thread.comm.starts_with(start));
+        let group = is_candidate
+            .then(|| task::cgroup_of(&*host.files, thread.id.tid, thread.id.tid).ok())
+            .flatten();
+        let group = group.unwrap_or_default();
+        let group = group.trim_start_matches('/');
+        let vm = vms.values_mut().find(|vm| scope_in(group) == vm.scope);
+        let Some(vm) = vm else { return true };
+        vm.threads.push(Thread {
+            id: thread.id,
+            comm: thread.comm.clone(),
+            group: group.to_owned(),
+            affinity: thread.affinity.clone(),
+            bound: thread.bound,
+            iothread: None,
+        });
+        false
+    });
 }
 
 /// Returns what there is to know of the VM of a claim, or `None` when its QEMU is gone.

@@ -17,15 +17,17 @@ use super::resolve::{
     Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
 };
 use super::settings;
-use crate::domain::claim::{Claim, ClaimState};
-use crate::domain::facts::VmFacts;
+use crate::domain::claim::{Claim, ClaimState, Claims};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::refusal::{self, Refusal};
 use crate::domain::scrub::scrubbed;
 use crate::domain::state::State;
+use crate::domain::stuck::Stuck;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
 use crate::domain::words::count;
-use crate::host::pve;
+use crate::host::{irq, pve};
 
 /// Process of a VM that does not run.
 const NO_PROCESS: TaskId = TaskId { tid: 0, start: 0 };
@@ -213,7 +215,6 @@ impl Run<'_> {
             wishes: resolved.wishes,
             is_unproven: false,
         };
-        let owned = claim.wishes.cpus.clone();
         plan.warnings
             .extend(settings::remarks(self.host, &claim.wishes));
         state.claims.insert(vmid, claim);
@@ -227,19 +228,8 @@ impl Run<'_> {
         };
         let seen = look(self.host, state, [(vmid, assumed)])
             .context("failed to look at what would change")?;
-        let bound = seen.facts.kernel_threads.iter();
-        let bound = bound.filter(|thread| thread.bound && !thread.affinity.is_disjoint(&owned));
-        let text = "kernel threads that are bound to owned cpus stay there";
-        plan.notices.extend(match bound.count() {
-            0 => None,
-            n => Some(format!("{text}: {n}")),
-        });
-        let cleared = scrubbed(&claims, &[vmid], &seen.facts);
-        if !cleared.is_empty() {
-            let text =
-                format!("cpus {cleared} are taken offline and back before they are isolated");
-            plan.notices.push(text);
-        }
+        plan.notices
+            .extend(self.what_stays(&claims, vmid, &seen.facts));
         plan.left_out.extend(seen.left_out);
         let changes = seen.diff.changes.into_iter();
         plan.changes = changes
@@ -248,6 +238,47 @@ impl Run<'_> {
         plan.changes
             .sort_by_key(|planned| planned.change.target.stage());
         Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// Returns what is to be told of the owned CPUs of a VM: what the kernel leaves on them, and how
+    /// they are cleared of the rest.
+    fn what_stays(&self, claims: &Claims, vmid: Vmid, facts: &Facts) -> Vec<String> {
+        let owned = claims.get(&vmid).map(|claim| claim.wishes.cpus.clone());
+        let owned = owned.unwrap_or_default();
+        let bound = facts.kernel_threads.iter();
+        let bound = bound.filter(|thread| thread.bound && !thread.affinity.is_disjoint(&owned));
+        let mut notices = Vec::new();
+        let n = bound.count();
+        if n > 0 {
+            let text = "kernel threads that are bound to owned cpus stay there";
+            notices.push(format!("{text}: {n}"));
+        }
+        let cleared = scrubbed(claims, &[vmid], facts);
+        if !cleared.is_empty() {
+            let cpus = cleared.in_words();
+            let text = format!("{cpus} are taken offline and back before they are isolated");
+            notices.push(text);
+        }
+        notices.extend(self.stuck(facts, &owned));
+        notices
+    }
+
+    /// Returns what is to be told of interrupts on `owned` that the kernel lets nobody move, where
+    /// it shows that (Linux 6.11 and later take the permission to write from their files).
+    fn stuck(&self, facts: &Facts, owned: &CpuSet) -> Vec<String> {
+        let files = &*self.host.files;
+        let fixed = facts
+            .irqs
+            .iter()
+            .filter(|irq| !irq.affinity.is_disjoint(owned) && irq::is_fixed(files, irq.number));
+        let irqs = fixed.map(|irq| {
+            let cpus = irq::delivered_to(files, irq.number).unwrap_or_default();
+            (irq.actions.as_str(), cpus.intersection(owned))
+        });
+        let stuck = Stuck::by_device(irqs);
+        stuck.iter().map(Stuck::to_string).collect()
     }
 }
 

@@ -14,8 +14,8 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record};
 use crate::domain::target::{Place, Target, Value};
-use crate::domain::vm::Vmid;
-use crate::host::{Host, cgroup, container, irq, pve, target};
+use crate::domain::vm::{TaskId, Vmid};
+use crate::host::{Host, cgroup, container, irq, pve, target, work};
 
 const GROUPS: &str = "/sys/fs/cgroup";
 const SLICE: &str = "qemu.slice";
@@ -162,6 +162,7 @@ impl Traces<'_> {
                 baseline,
                 Value::Cpus(thread.affinity),
             );
+            self.class(thread.id)?;
         }
         Ok(())
     }
@@ -178,6 +179,16 @@ impl Traces<'_> {
                 let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(live.clone()));
                 self.hold(target, whole, ours);
             }
+        }
+        Ok(())
+    }
+
+    /// QEMU's threads have the ordinary class unless they are given another one.
+    fn class(&mut self, thread: TaskId) -> anyhow::Result<()> {
+        let target = Target::Class(thread);
+        let class = target::read(self.host, &target)?;
+        if matches!(&class, Value::Text(text) if text.contains(':')) {
+            self.hold(target, Value::Text("other".to_owned()), class);
         }
         Ok(())
     }
@@ -225,7 +236,7 @@ impl Traces<'_> {
         Ok(allowed.cpus().filter(|cpus| !cpus.is_empty()).cloned())
     }
 
-    /// Interrupts and kernel threads: those that are on every CPU but the owned ones were on all.
+    /// Interrupts, work and kernel threads: those that are on every CPU but the owned ones were on all.
     fn rest_of_host(&mut self) -> anyhow::Result<()> {
         let possible = self.possible()?;
         let default = irq::default_affinity(&*self.host.files)?;
@@ -249,6 +260,12 @@ impl Traces<'_> {
         }
         let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
         self.hold(target, Value::Cpus(all), Value::Cpus(default));
+        for (target, live) in work::masks(self.host) {
+            let whole = live.union(&self.owned);
+            if live.is_disjoint(&self.owned) && whole == possible {
+                self.hold(target, Value::Cpus(whole), Value::Cpus(live));
+            }
+        }
         // Some kernel threads, such as kswapd, were on all CPUs of their node.
         let wholes: Vec<CpuSet> = std::iter::once(possible)
             .chain(nodes.into_values())

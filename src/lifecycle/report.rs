@@ -1,9 +1,11 @@
 //! What came of a run, for the task log, the journal and the exit status.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 
 use crate::domain::diff::{Change, Drift};
+use crate::domain::stuck::Stuck;
 use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 
@@ -12,14 +14,20 @@ use crate::domain::vm::Vmid;
 pub struct Report {
     /// Writes that the kernel took.
     pub n_changes: usize,
-    /// Objects that the kernel refuses to change.
+    /// Kernel threads that the kernel refuses to move.
     pub n_unchangeable: usize,
+    /// Interrupts that it refuses to move, as far as they are on owned CPUs.
+    pub stuck: Vec<Stuck>,
+    /// Interrupts that were moved and are delivered elsewhere until they occur next.
+    pub n_moving: usize,
     /// Whether the deadline came before the end; reconcile does the rest.
     pub is_unfinished: bool,
     /// Writes that failed.
     pub problems: Vec<Problem>,
     /// Values of somebody else that were met.
     pub drift: Vec<Drift>,
+    /// Running services that are known to write what was left to somebody.
+    pub suspects: BTreeSet<&'static str>,
     /// What else should be known.
     pub warnings: Vec<String>,
     /// Whether the watching units were started or stopped, if they were told anything.
@@ -39,6 +47,8 @@ pub struct Problem {
     pub whose: Option<Vmid>,
     /// Whether a VM does not own its CPUs because of it.
     pub is_essential: bool,
+    /// Whether it was told of in an earlier run.
+    pub is_known: bool,
     message: String,
 }
 
@@ -53,6 +63,7 @@ impl Problem {
             target: change.target.clone(),
             whose: None,
             is_essential: false,
+            is_known: false,
             message,
         }
     }
@@ -65,6 +76,7 @@ impl Problem {
             target: target.clone(),
             whose: None,
             is_essential: false,
+            is_known: false,
             message,
         }
     }

@@ -16,9 +16,9 @@ use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
 use crate::domain::knob::Knob;
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
-use crate::domain::refusal::{Bystander, Refusal, Surroundings};
+use crate::domain::refusal::{Bystander, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
-use crate::domain::table::{Cpus, HostSettings, KernelGate, Table};
+use crate::domain::table::{Cpus, HostSettings, KernelGate, Table, Workqueues};
 use crate::domain::target::Target;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
@@ -112,6 +112,8 @@ pub struct Resolved {
 struct Ground {
     topology: Topology,
     gate: GateFacts,
+    /// Whether the kernel leaves other tasks some time beside real-time ones.
+    is_throttled: bool,
     /// What is free; looked at only when the table leaves the choice.
     room: Room,
 }
@@ -222,11 +224,13 @@ impl Ground {
             features: surroundings::features(&*host.files),
             mlx5_loaded: surroundings::is_loaded(&*host.files, "mlx5_core"),
             isolcpus_overlap: false,
+            work_stays: case.table.isolate.workqueues == Workqueues::Off,
             gate_override: case.settings.kernel_gate == KernelGate::Ignore,
         };
         Ok(Ground {
             topology,
             gate,
+            is_throttled: surroundings::throttles_real_time(&*host.files),
             room,
         })
     }
@@ -242,14 +246,21 @@ impl Ground {
             ..self.gate
         };
         let choice = gate::choose(case.table.isolate.backend, &facts).map_err(Refusal::Gate)?;
+        let (moves_work, stall) =
+            gate::moves_work(case.table.isolate.workqueues, choice.backend, &facts)
+                .map_err(Refusal::Gate)?;
+        check_scheduler(case.table.pin.scheduler, choice.backend, self.is_throttled)?;
         let notices = placement.notices.iter();
         let (warnings, notices): (Vec<_>, Vec<_>) = notices.partition(|n| n.is_warning());
         let (alarming, reasons): (Vec<_>, Vec<_>) = remarks.into_iter().partition(|r| r.is_warning);
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         warnings.extend(alarming.into_iter().map(|remark| remark.text));
-        warnings.extend(choice.warning.clone());
+        warnings.extend(choice.warning.clone().or(stall));
         Ok(Resolved {
-            wishes: wishes(case, &placement, choice),
+            wishes: Wishes {
+                workqueues: moves_work,
+                ..wishes(case, &placement, choice)
+            },
             reasons: reasons.into_iter().map(|remark| remark.text).collect(),
             notices: notices.iter().map(ToString::to_string).collect(),
             warnings,
@@ -328,6 +339,9 @@ fn wishes(case: &Case, placement: &Placement, choice: gate::Choice) -> Wishes {
         interrupts: case.table.isolate.irqs && choice.backend != gate::Backend::Affinity,
         power: case.table.power.clone(),
         host: case.table.host.clone(),
+        workqueues: false,
+        watchdog: case.table.isolate.watchdog && choice.backend != gate::Backend::Affinity,
+        scheduler: pin.scheduler,
         affinity: case.guest.affinity.clone(),
         stays_delegated: case.guest.hookscript.is_some(),
         hotplug: case.table.isolate.hotplug,
@@ -352,14 +366,6 @@ fn vhost_workers(guest: &Guest, wished: &BTreeMap<String, CpuSet>) -> Vec<Option
 pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
     let default = Table::of(table.cpus.clone());
     let wished = [
-        (
-            "pin.scheduler",
-            table.pin.scheduler != default.pin.scheduler,
-        ),
-        (
-            "isolate.workqueues",
-            table.isolate.workqueues != default.isolate.workqueues,
-        ),
         ("[memory]", table.memory != default.memory),
         ("[pci]", table.pci != default.pci),
     ];

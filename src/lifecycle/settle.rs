@@ -5,10 +5,12 @@
 //! them, which only takes. Each pass walks the stages; each stage observes, compares, announces
 //! what it will write in the journal, writes, and reads back.
 
+mod outcome;
+
 use std::collections::BTreeSet;
 
-use anyhow::Context;
-
+pub use self::outcome::stuck_in;
+use self::outcome::{irq_of, is_out_of_vectors};
 use super::journal::Journal;
 use super::observe::{effective_cpus, live_values, observe, shared_cpus};
 use super::report::{Problem, Report};
@@ -38,6 +40,8 @@ pub struct Settling<'s, 'h> {
     /// owning its CPUs ends it, because all that was done for them is going to be taken back.
     pub(super) new: &'s [Vmid],
     written: BTreeSet<Target>,
+    /// Targets that the kernel turned out to let nobody change.
+    unchangeable: BTreeSet<Target>,
 }
 
 /// Direction of a pass.
@@ -63,6 +67,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             report,
             new,
             written: BTreeSet::new(),
+            unchangeable: BTreeSet::new(),
         }
     }
 
@@ -84,6 +89,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             return Ok(false);
         };
         let end = self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE, facts)?;
+        self.look_at_unmoved();
         Ok(end.is_some())
     }
 
@@ -165,6 +171,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         facts: &Facts,
     ) -> anyhow::Result<Option<usize>> {
         let mut diff = self.compare(pass, stage, wishes, facts)?;
+        self.suspect(&diff.drift);
         self.report.drift.append(&mut diff.drift);
         self.announce(stage, &diff)?;
         if pass == Pass::Release {
@@ -179,6 +186,9 @@ impl<'s, 'h> Settling<'s, 'h> {
             if let Some(mut problem) = problem {
                 problem.whose = whose(&change.target, facts);
                 problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
+                if !stage.is_essential() {
+                    problem.is_known = self.count_refusal(&change.target)?;
+                }
                 let ends = problem.is_essential && !self.new.is_empty();
                 self.report.problems.push(problem);
                 if ends {
@@ -278,16 +288,40 @@ impl<'s, 'h> Settling<'s, 'h> {
                 self.report.n_changes += 1;
                 self.written.insert(target.clone());
                 let problem = self.verify(change, facts);
-                if problem.is_none() && target.stage() == Stage::Threads {
+                if problem.is_none() && self.is_to_be_settled(target) {
                     self.journal.settle(target);
                 }
                 Ok(problem)
             }
             Ok(Outcome::Gone) if pass == Pass::Acquire => Ok(self.missing(change)),
             Ok(Outcome::Gone) => Ok(None),
-            Ok(Outcome::Unchangeable) => self.mark_unchangeable(target).map(|()| None),
+            Ok(Outcome::Unchangeable(error)) if pass == Pass::Release => {
+                // An interrupt that was moved before can be moved back.
+                if irq_of(target).is_none() {
+                    self.mark_unchangeable(target)?;
+                }
+                Ok(Some(Problem::refused(change, &error)))
+            }
+            Ok(Outcome::Unchangeable(_)) => {
+                self.unchangeable.insert(target.clone());
+                self.mark_unchangeable(target).map(|()| None)
+            }
+            Err(error)
+                if pass == Pass::Acquire
+                    && is_out_of_vectors(&error)
+                    && self.send_elsewhere(change, facts)? =>
+            {
+                self.report.n_changes += 1;
+                Ok(None)
+            }
             Err(error) => Ok(Some(Problem::refused(change, &error))),
         }
+    }
+
+    /// Tells whether a write that was done has to be remembered as done at once.
+    fn is_to_be_settled(&self, target: &Target) -> bool {
+        let held = self.journal.state().held.get(target);
+        target.stage() == Stage::Threads || held.is_some_and(|held| held.refused > 0)
     }
 
     /// Returns the problem of a file that is missing although its cgroup is there: the controller
@@ -315,19 +349,6 @@ impl<'s, 'h> Settling<'s, 'h> {
         let Change { target, after, .. } = change;
         let as_wished = context.same(target, &live, after) || context.granted(target, &live, after);
         (!is_gone && !as_wished).then(|| Problem::differs(change, &live))
-    }
-
-    fn mark_unchangeable(&mut self, target: &Target) -> anyhow::Result<()> {
-        self.report.n_unchangeable += 1;
-        let held = self.journal.state().held.get(target).cloned();
-        let held = held.context("a target was written without being announced")?;
-        let held = crate::domain::state::Held {
-            unchangeable: true,
-            before: None,
-            ..held
-        };
-        self.journal
-            .append(vec![Record::Intend(vec![(target.clone(), held)])])
     }
 }
 

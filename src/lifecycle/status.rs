@@ -5,15 +5,17 @@ use serde::Serialize;
 use super::look::{Look, known_state, look};
 use super::observe::read_cpus;
 use super::settings::{self, SettingStatus};
+use super::settle::stuck_in;
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::debt::Debt;
-use crate::domain::desired::has_partition;
+use crate::domain::desired::{has_partition, kept_off};
 use crate::domain::diff;
 use crate::domain::facts::VmFacts;
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
 use crate::domain::state::State;
+use crate::domain::stuck::Stuck;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
@@ -36,6 +38,10 @@ pub struct Status {
     pub kernel_threads: Moved,
     /// Settings of the host that VMs wish for.
     pub settings: Vec<SettingStatus>,
+    /// Interrupts that cannot be moved off owned CPUs, by device.
+    pub stuck: Vec<Stuck>,
+    /// Values that the kernel refuses to take.
+    pub refused: Vec<Refused>,
     /// Values of ours that somebody else has changed.
     pub drift: Vec<Drifted>,
     /// Writes that reconcile will make: for what was born or has ended since it ran.
@@ -121,6 +127,17 @@ pub struct Moved {
     pub unchangeable: usize,
 }
 
+/// A value that the kernel refuses to take; the VM owns its CPUs without it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// What was written.
+    pub target: String,
+    /// Value that it should have.
+    pub wanted: String,
+    /// How often it was tried.
+    pub attempts: u8,
+}
+
 /// A value of ours that somebody else has changed.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Drifted {
@@ -153,6 +170,8 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         interrupts: moved(&state, Stage::Interrupts),
         kernel_threads: moved(&state, Stage::KernelThreads),
         settings: settings::in_hand(&state, &seen.facts, only),
+        stuck: stuck(host, &state),
+        refused: refused(&state),
         drift,
         pending,
         left_out: seen.left_out,
@@ -287,7 +306,7 @@ fn owner_of(target: &Target, seen: &Look) -> Option<Vmid> {
             let mut parts = path.split('/');
             parts.find_map(|part| part.strip_suffix(".scope")?.parse().ok())
         }
-        Target::Membership(id) | Target::Affinity(id) => {
+        Target::Membership(id) | Target::Affinity(id) | Target::Class(id) => {
             let mut vms = seen.facts.vms.iter();
             let vm = vms.find(|(_, vm)| vm.threads.iter().any(|thread| thread.id == *id));
             vm.map(|(vmid, _)| *vmid)
@@ -315,6 +334,23 @@ fn moved(state: &State, stage: Stage) -> Moved {
         }
     }
     counts
+}
+
+/// Returns the interrupts that are known to stay on owned CPUs.
+fn stuck(host: &Host, state: &State) -> Vec<Stuck> {
+    let owned = kept_off(&state.claims, |wishes| wishes.interrupts);
+    let held = state.held.iter().filter(|(_, held)| held.unchangeable);
+    stuck_in(host, held.map(|(target, _)| target), &owned)
+}
+
+fn refused(state: &State) -> Vec<Refused> {
+    let held = state.held.iter().filter(|(_, held)| held.refused > 0);
+    let refused = held.map(|(target, held)| Refused {
+        target: target.to_string(),
+        wanted: held.ours.to_string(),
+        attempts: held.refused,
+    });
+    refused.collect()
 }
 
 fn text(value: &Value) -> Option<String> {

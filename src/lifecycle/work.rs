@@ -17,7 +17,7 @@ use crate::host::{Host, slow};
 #[derive(Debug)]
 pub enum Worked<R> {
     /// It was done as far as the report says.
-    Done(Report, State),
+    Done(Box<Report>, State),
     /// Another run kept the host lock too long.
     Busy,
     /// The update of the claims was refused; nothing was changed for it.
@@ -71,7 +71,7 @@ pub fn work<R>(
     journal.checkpoint(report.is_settled())?;
     let is_looked_after = !before.is_empty() && new.is_empty();
     let state = close(host, journal, &mut report, is_looked_after)?;
-    Ok(Worked::Done(report, state))
+    Ok(Worked::Done(Box::new(report), state))
 }
 
 /// Lets go of the host lock, with what is better done without it: has systemd read unit files

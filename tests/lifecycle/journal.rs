@@ -52,6 +52,9 @@ fn wishes(backend: Backend) -> Wishes {
             halt_poll: Some("200us".parse().unwrap()),
             ..HostKnobs::default()
         },
+        workqueues: true,
+        watchdog: true,
+        scheduler: Default::default(),
         affinity: Some(cpus("0-7")),
         stays_delegated: true,
         hotplug: false,
@@ -126,6 +129,8 @@ fn place(knob: Knob) -> Place {
     match knob {
         Knob::DefaultIrqAffinity => Place::Host,
         Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
+        Knob::UnboundCpus | Knob::WatchdogCpus => Place::Host,
+        Knob::QueueCpus => Place::Workqueue("writeback".to_owned()),
         Knob::Online => Place::Cpu(CpuId(3)),
         Knob::Sysctl => Place::Sysctl("vm/stat_interval".to_owned()),
         Knob::IdleLatency => Place::Cpu(CpuId(2)),
@@ -143,6 +148,7 @@ fn targets() -> Vec<Target> {
         Target::Membership(QEMU),
         Target::Affinity(QEMU),
         Target::KernelThread(TaskId { tid: 2, start: 0 }),
+        Target::Class(QEMU),
     ];
     targets.extend(
         ROWS.iter()
@@ -172,6 +178,7 @@ fn held(nth: usize) -> Held {
         before: (!nth.is_multiple_of(2)).then(|| value(nth + 2)),
         reasserted: vec![Duration::from_millis(1500); nth % 3],
         unchangeable: nth.is_multiple_of(4),
+        refused: u8::from(nth.is_multiple_of(5)),
         ..Held::new(value(nth), value(nth + 1))
     }
 }
@@ -201,6 +208,8 @@ fn a_journal_of_version_1_is_understood() {
     let untouched = Wishes {
         power: Power::default(),
         host: HostKnobs::default(),
+        workqueues: false,
+        watchdog: false,
         ..wishes(Backend::Isolated)
     };
     assert_eq!(claim.wishes, untouched);

@@ -208,7 +208,7 @@ fn cpus_owned_without_a_vcpu_are_idle() {
 }
 
 #[test]
-fn a_root_partition_is_as_exclusive_and_leaves_unbound_work_alone() {
+fn a_root_partition_is_as_exclusive_and_leaves_unbound_work_to_us() {
     let world = || World::lab().vm(100, CONF, "cpus = \"2-3\"\n[isolate]\nbackend = \"root\"\n");
     Scenario::new("backend root", world)
         .pre_start(100)
@@ -219,7 +219,7 @@ fn a_root_partition_is_as_exclusive_and_leaves_unbound_work_alone() {
         .owns(100)
         .check(|world| {
             let work = world.sim.get("/sys/devices/virtual/workqueue/cpumask");
-            assert_eq!(work, "ff\n");
+            assert_eq!(work, "f3\n");
             assert_eq!(world.claim(100).unwrap().wishes.backend.to_string(), "root");
         })
         .stopped(100)

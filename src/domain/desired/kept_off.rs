@@ -1,9 +1,10 @@
-//! What is kept off owned CPUs without a cgroup's help: kernel threads and interrupts.
+//! What is kept off owned CPUs without a cgroup's help: kernel threads, work and interrupts.
 
 use super::{Desired, Inherited, View, Wish, has_partition, kept_off};
-use crate::domain::claim::Claims;
+use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::{Facts, KernelThread};
+use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Target, Value};
 
@@ -72,6 +73,40 @@ impl View<'_> {
         })
     }
 
+    /// What has nowhere else to run is sent to the CPUs of the host.
+    pub(super) fn work(&self, claims: &Claims, desired: &mut Desired) {
+        for (target, live) in &self.facts.work {
+            let owned = self.kept_off_work(target, claims);
+            if owned.is_empty() {
+                continue;
+            }
+            let kept = self.baseline(target).unwrap_or(live).difference(&owned);
+            let value = match kept.is_disjoint(&self.facts.online) {
+                true => self.facts.housekeeping(&owned),
+                false => kept,
+            };
+            desired.insert(target.clone(), Value::Cpus(value).into());
+        }
+    }
+
+    /// A partition of type isolated narrows the mask of all unbound work by itself, so it is left
+    /// to the kernel as long as no other claim needs it. A write of it counts for isolated CPUs as
+    /// well, so once it is in hand they are kept out of it.
+    fn kept_off_work(&self, target: &Target, claims: &Claims) -> CpuSet {
+        let is_isolated = |wishes: &Wishes| wishes.backend == Backend::Isolated;
+        match target {
+            Target::Knob(Knob::WatchdogCpus, _) => kept_off(claims, |wishes| wishes.watchdog),
+            Target::Knob(Knob::UnboundCpus, _) => {
+                let needs = kept_off(claims, |wishes| wishes.workqueues && !is_isolated(wishes));
+                match needs.is_empty() && !self.held.contains_key(target) {
+                    true => needs,
+                    false => needs.union(&kept_off(claims, is_isolated)),
+                }
+            }
+            _ => kept_off(claims, |wishes| wishes.workqueues),
+        }
+    }
+
     /// An interrupt that is set up while the default is narrowed has the narrowed affinity for
     /// ever; without us it would have the default's baseline.
     pub(super) fn interrupts(&self, claims: &Claims, desired: &mut Desired) {
@@ -96,7 +131,10 @@ impl View<'_> {
                 continue;
             }
             let baseline = held.or(born.as_ref()).unwrap_or(&irq.affinity);
-            let value = Value::Cpus(self.irq_cpus(baseline, &owned, irq.node, irq.number));
+            let elsewhere = self.sent_elsewhere(&target, &owned);
+            let value = elsewhere.unwrap_or_else(|| {
+                Value::Cpus(self.irq_cpus(baseline, &owned, irq.node, irq.number))
+            });
             let baseline = Some(Value::Cpus(baseline.clone()));
             desired.insert(target, Wish { value, baseline });
         }
@@ -119,6 +157,15 @@ impl View<'_> {
         spread
             .get(nth as usize % spread.len().max(1))
             .map_or(kept, |cpu| CpuSet::of(*cpu))
+    }
+
+    /// Returns where an interrupt was sent that found no vector on its own CPUs: it stays there as
+    /// long as these are the host's.
+    fn sent_elsewhere(&self, target: &Target, owned: &CpuSet) -> Option<Value> {
+        let held = self.held.get(target).filter(|held| held.refused > 0)?;
+        let housekeeping = self.facts.housekeeping(owned);
+        let is_fit = held.ours.cpus()?.is_subset(&housekeeping);
+        is_fit.then(|| held.ours.clone())
     }
 
     pub(super) fn baseline(&self, target: &Target) -> Option<&CpuSet> {

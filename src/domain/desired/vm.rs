@@ -6,6 +6,7 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::VmFacts;
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
+use crate::domain::table::Scheduler;
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::thread::{Role, Thread};
 
@@ -70,6 +71,13 @@ impl View<'_> {
                 Backend::Slices => cpus.or_else(|| self.left_to_the_host(wishes)),
                 _ => cpus,
             };
+            if matches!(role, Role::Vcpu(_))
+                && wishes.scheduler != Scheduler::Other
+                && cpus.is_some()
+            {
+                let class = Value::Text(wishes.scheduler.to_string());
+                desired.insert(Target::Class(thread.id), class.into());
+            }
             self.thread(wishes, vm, thread, cpus, desired);
         }
     }

@@ -12,6 +12,7 @@ fn facts(text: &str) -> GateFacts {
         },
         mlx5_loaded: false,
         isolcpus_overlap: false,
+        work_stays: false,
         gate_override: false,
     }
 }
@@ -203,4 +204,55 @@ fn wishes_round_trip_and_name_the_alternatives() {
         "Root".parse::<BackendWish>().unwrap_err().to_string(),
         "\"Root\" is not a backend; there are auto, isolated, root, slices and affinity"
     );
+}
+
+#[test]
+fn unbound_work_is_moved_where_the_kernel_survives_it() {
+    use Workqueues::{Auto, Off, On};
+    for (wish, release, is_moved) in [
+        (Auto, "7.0.0", true),
+        (On, "7.0.0", true),
+        (Off, "7.0.0", false),
+        (Auto, "6.17.2", false),
+        (Auto, "6.8.12", true),
+    ] {
+        let moves = moves_work(wish, Backend::Root, &facts(release));
+        assert_eq!(moves, Ok((is_moved, None)), "{wish:?} on {release}");
+    }
+    let refusal = moves_work(On, Backend::Root, &facts("6.17.2")).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "workqueues = true is refused: kernel 6.17.2: changing the workqueue mask can stall \
+         ordered workqueues"
+    );
+    assert!(refusal.help().contains(OVERRIDE), "{}", refusal.help());
+    let alone = moves_work(On, Backend::Affinity, &facts("7.0.0"));
+    assert_eq!(alone, Ok((false, None)));
+}
+
+#[test]
+fn unbound_work_is_never_moved_silently_while_mlx5_is_loaded() {
+    let vouched = GateFacts {
+        gate_override: true,
+        ..facts("6.17.2")
+    };
+    let mlx5 = GateFacts {
+        mlx5_loaded: true,
+        ..vouched
+    };
+    for wish in [Workqueues::Auto, Workqueues::On] {
+        assert_eq!(moves_work(wish, Backend::Root, &vouched), Ok((true, None)));
+        let (is_moved, warning) = moves_work(wish, Backend::Root, &mlx5).unwrap();
+        assert!(is_moved && warning.is_some_and(|text| text.contains("mlx5")));
+    }
+}
+
+#[test]
+fn a_table_that_forbids_to_move_work_gets_no_isolated_partition() {
+    let stays = GateFacts {
+        work_stays: true,
+        ..facts("7.0.0")
+    };
+    let choice = choose(BackendWish::Auto, &stays).unwrap();
+    assert_eq!(choice.backend, Backend::Root, "{}", choice.reason);
 }

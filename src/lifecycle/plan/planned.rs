@@ -47,7 +47,7 @@ fn object_of(target: &Target, facts: &Facts) -> Option<String> {
             let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);
             thread.map(|thread| thread.comm.clone())
         }
-        Target::Membership(id) | Target::Affinity(id) => {
+        Target::Membership(id) | Target::Affinity(id) | Target::Class(id) => {
             let mut threads = facts.vms.values().flat_map(|vm| &vm.threads);
             let thread = threads.find(|thread| thread.id == *id);
             thread.map(|thread| thread.comm.clone())

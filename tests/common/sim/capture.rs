@@ -59,13 +59,20 @@ impl State {
     /// Returns the files that are no plain ones, but for those of tasks.
     fn computed_files(&self) -> Vec<String> {
         let mut paths = Vec::new();
-        for dir in [
+        let queues = self.workqueue.queues.keys();
+        let queues = queues.map(|name| format!("/sys/devices/virtual/workqueue/{name}"));
+        let dirs = [
             "/sys/devices/system/cpu",
             "/sys/devices/virtual/workqueue",
             "/proc",
-        ] {
-            let names = self.computed_names(dir).into_iter();
-            let files = names.filter(|name| name != "irq" && name.parse::<u32>().is_err());
+        ];
+        for dir in dirs.map(str::to_owned).into_iter().chain(queues) {
+            let names = self.computed_names(&dir).into_iter();
+            let is_file = |name: &String| {
+                let is_queue = self.workqueue.queues.contains_key(name);
+                name != "irq" && !is_queue && name.parse::<u32>().is_err()
+            };
+            let files = names.filter(is_file);
             paths.extend(files.map(|name| format!("{dir}/{name}")));
         }
         for cpu in self.cpus.possible.iter().skip(1) {

@@ -15,7 +15,7 @@ use super::cgroup::below_mount;
 use super::irq::is_irq_path;
 use super::proc::is_task_path;
 use super::vm::{Vm, monitor};
-use super::{Locked, Sim, State, errno};
+use super::{Locked, Sim, State, errno, workqueue};
 
 impl State {
     /// Reads a file as the kernel shows it now.
@@ -80,6 +80,16 @@ impl State {
             _ => &[],
         };
         let mut names: Vec<_> = fixed.iter().map(|&name| name.to_owned()).collect();
+        if let Some(below) = dir.strip_prefix(workqueue::DIR.trim_end_matches('/')) {
+            let queues = self.workqueue.queues.keys();
+            match below.strip_prefix('/') {
+                Some(queue) if self.workqueue.queues.contains_key(queue) => {
+                    names.push("cpumask".to_owned());
+                }
+                Some(_) => {}
+                None => names.extend(queues.cloned()),
+            }
+        }
         if dir == "/proc" {
             names.extend(self.pids());
         }
@@ -288,6 +298,17 @@ impl Sched for Sim {
                 Ok(())
             } else {
                 state.set_affinity(tid, cpus)
+            }
+        })
+    }
+
+    fn set_class(&self, tid: i32, policy: u32, priority: u32) -> io::Result<()> {
+        let op = format!("set_class {tid} {policy}:{priority}");
+        self.change(&op, |state, torn| {
+            if torn {
+                Ok(())
+            } else {
+                state.set_class(tid, policy, priority)
             }
         })
     }

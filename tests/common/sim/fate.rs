@@ -5,6 +5,9 @@ use std::panic::{self, AssertUnwindSafe};
 
 use super::{Locked, Sim, errno};
 
+/// Planted instead of an error number: the kernel takes only a part of what is written.
+pub const SHORT_WRITE: i32 = 0;
+
 /// How the program dies at an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Death {
@@ -86,7 +89,10 @@ impl Fate {
             .iter_mut()
             .find(|failure| failure.times > 0 && matches(&failure.pattern, op))?;
         found.times -= 1;
-        Some(errno(found.errno))
+        Some(match found.errno {
+            SHORT_WRITE => io::ErrorKind::WriteZero.into(),
+            number => errno(number),
+        })
     }
 }
 

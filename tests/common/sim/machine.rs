@@ -151,11 +151,15 @@ fn put_knobs(state: &mut State, all: &CpuSet) {
         ("/proc/sys/kernel/sched_rt_runtime_us", "950000"),
         ("/proc/sys/kernel/nmi_watchdog", "0"),
         ("/proc/sys/kernel/watchdog_cpumask", &all.to_string()),
-        ("/sys/devices/virtual/workqueue/nvme-wq/cpumask", "ff"),
         ("/sys/kernel/mm/ksm/run", "0"),
         ("/run/dbus/system_bus_socket", ""),
     ] {
         state.tree.put(path, &format!("{text}\n"), 0o644);
+    }
+    for queue in ["nvme-wq", "writeback"] {
+        let dir = format!("/sys/devices/virtual/workqueue/{queue}");
+        state.tree.put_dir(&dir);
+        state.workqueue.queues.insert(queue.to_owned(), all.clone());
     }
     let thp = "/sys/kernel/mm/transparent_hugepage/enabled";
     state

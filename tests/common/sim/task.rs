@@ -36,6 +36,8 @@ pub struct Task {
     allowed: CpuSet,
     pub policy: u32,
     pub rt_priority: u32,
+    /// What it makes later has the ordinary class (`SCHED_RESET_ON_FORK`).
+    resets_class: bool,
 }
 
 /// What a new task is like; the rest is inherited.
@@ -164,15 +166,20 @@ impl State {
             requested: None,
             policy: 0,
             rt_priority: 0,
+            resets_class: false,
         };
         self.tasks.by_tid.insert(tid, task);
         tid
     }
 
-    /// Starts a thread: it inherits group, mask and class of its creator.
+    /// Starts a thread: it inherits group and mask of its creator, and the class unless that is
+    /// to be reset.
     pub fn spawn_thread(&mut self, creator: i32, comm: &str) -> i32 {
         let (tid, start) = self.tasks.number(None);
-        let creator = self.tasks.by_tid[&creator].clone();
+        let mut creator = self.tasks.by_tid[&creator].clone();
+        if std::mem::take(&mut creator.resets_class) {
+            (creator.policy, creator.rt_priority) = (0, 0);
+        }
         let comm = cut_comm(comm);
         let task = Task {
             tid,
@@ -274,6 +281,22 @@ impl State {
         let task = self.tasks.get_mut(tid).expect("the task");
         task.requested = Some(cpus.clone());
         task.mask = cut;
+        Ok(())
+    }
+
+    /// Gives a task a class, as the program does: reset on fork unless it is an ordinary one.
+    pub fn set_class(&mut self, tid: i32, policy: u32, priority: u32) -> io::Result<()> {
+        let is_valid = match policy {
+            1 | 2 => (1..100).contains(&priority),
+            0 | 3 | 5 => priority == 0,
+            _ => false,
+        };
+        let task = self.tasks.get_mut(tid).ok_or_else(|| errno(libc::ESRCH))?;
+        if !is_valid {
+            return Err(errno(libc::EINVAL));
+        }
+        (task.policy, task.rt_priority) = (policy, priority);
+        task.resets_class = priority > 0;
         Ok(())
     }
 

@@ -1,0 +1,163 @@
+//! What became of writes that the kernel did not simply do: refused ones, which are tried a few
+//! times over the runs and told once, and interrupts that move later or never.
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::Settling;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::desired::{kept_off, other_irq_cpus};
+use crate::domain::diff::{Answer, Change, Drift};
+use crate::domain::facts::Facts;
+use crate::domain::knob::Knob;
+use crate::domain::state::{Held, Record};
+use crate::domain::stuck::Stuck;
+use crate::domain::target::{Place, Target, Value};
+use crate::host::deadline::Deadline;
+use crate::host::surroundings::is_service_running;
+use crate::host::{Host, irq, target};
+
+/// How long the moves of all interrupts are waited for together. Without interrupt remapping an
+/// interrupt moves when it occurs next, which may be never.
+const MOVE_WAIT: Duration = Duration::from_millis(50);
+
+impl Settling<'_, '_> {
+    /// Remembers that the kernel refused a target what it was to have, and what it has instead.
+    /// Returns whether it had done so before.
+    pub(super) fn count_refusal(&mut self, target: &Target) -> anyhow::Result<bool> {
+        let held = self.held(target)?;
+        let is_known = held.refused > 0;
+        let live = target::read(self.host, target).ok();
+        self.remember(
+            target,
+            Held {
+                refused: held.refused.saturating_add(1),
+                before: live.or(held.before),
+                ..held
+            },
+        )?;
+        Ok(is_known)
+    }
+
+    /// Remembers that the kernel refuses every change of a target.
+    pub(super) fn mark_unchangeable(&mut self, target: &Target) -> anyhow::Result<()> {
+        let held = Held {
+            unchangeable: true,
+            before: None,
+            ..self.held(target)?
+        };
+        self.remember(target, held)
+    }
+
+    /// Sends an interrupt for which its CPUs have no vector left to the other CPUs of the host.
+    /// Returns whether it went.
+    pub(super) fn send_elsewhere(
+        &mut self,
+        change: &Change,
+        facts: &Facts,
+    ) -> anyhow::Result<bool> {
+        let Change {
+            target,
+            before,
+            after,
+        } = change;
+        let claims = &self.journal.state().claims;
+        let asked = after.cpus().cloned().unwrap_or_default();
+        let others = other_irq_cpus(claims, facts, &asked);
+        let Some(others) = others.filter(|_| matches!(target, Target::Knob(Knob::IrqAffinity, _)))
+        else {
+            return Ok(false);
+        };
+        let held = self.held(target)?;
+        let ours = Value::Cpus(others);
+        self.remember(
+            target,
+            Held {
+                ours: ours.clone(),
+                refused: held.refused.saturating_add(1),
+                ..held
+            },
+        )?;
+        let written = target::write(self.host, target, before, &ours);
+        Ok(matches!(written, Ok(target::Outcome::Taken)))
+    }
+
+    fn held(&self, target: &Target) -> anyhow::Result<Held> {
+        let held = self.journal.state().held.get(target).cloned();
+        held.context("a target was written without being announced")
+    }
+
+    fn remember(&mut self, target: &Target, held: Held) -> anyhow::Result<()> {
+        let record = Record::Intend(vec![(target.clone(), held)]);
+        self.journal.append(vec![record])
+    }
+
+    /// Reports what has yet to move and what never will.
+    pub(super) fn look_at_unmoved(&mut self) {
+        let patience = Deadline::after(MOVE_WAIT.min(self.deadline.remaining()));
+        self.report.n_moving = self.moving();
+        while self.report.n_moving > 0 && !patience.passed() {
+            self.report.n_moving = self.moving();
+        }
+        let others = self
+            .unchangeable
+            .iter()
+            .filter(|target| irq_of(target).is_none());
+        self.report.n_unchangeable = others.count();
+        let owned = kept_off(&self.journal.state().claims, |wishes| wishes.interrupts);
+        self.report.stuck = stuck_in(self.host, self.unchangeable.iter(), &owned);
+    }
+
+    /// Returns how many interrupts that were moved in this run are still delivered elsewhere.
+    fn moving(&self) -> usize {
+        let is_moving = |target: &&Target| {
+            let asked = self.journal.state().held.get(target);
+            let asked = asked.and_then(|held| held.ours.cpus());
+            let effective = irq_of(target)
+                .filter(|(_, actions)| !actions.is_empty())
+                .and_then(|(number, _)| irq::delivered_to(&*self.host.files, number));
+            asked
+                .zip(effective.as_ref())
+                .is_some_and(|(asked, effective)| !effective.is_subset(asked))
+        };
+        self.written.iter().filter(is_moving).count()
+    }
+
+    /// Names those who are known to write what was left to somebody.
+    pub(super) fn suspect(&mut self, drift: &[Drift]) {
+        let given_up = drift.iter().filter(|drift| drift.answer == Answer::GiveUp);
+        for service in given_up.flat_map(|drift| drift.target.writers()) {
+            if is_service_running(&*self.host.files, service) {
+                self.report.suspects.insert(service);
+            }
+        }
+    }
+}
+
+/// Returns the interrupt that a target is about: its number and the names of what handles it.
+pub(super) fn irq_of(target: &Target) -> Option<(u32, &str)> {
+    match target {
+        Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)) => Some((*number, actions)),
+        _ => None,
+    }
+}
+
+/// Tells whether the CPUs that an interrupt was to go to have no vector left for it.
+pub(super) fn is_out_of_vectors(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOSPC)
+}
+
+/// Returns the interrupts among targets that are delivered to owned CPUs, by device.
+pub fn stuck_in<'t>(
+    host: &Host,
+    targets: impl Iterator<Item = &'t Target>,
+    owned: &CpuSet,
+) -> Vec<Stuck> {
+    let irqs = targets.filter_map(irq_of).map(|(number, actions)| {
+        let cpus = irq::delivered_to(&*host.files, number).unwrap_or_default();
+        (actions, cpus.intersection(owned))
+    });
+    Stuck::by_device(irqs)
+}
