@@ -276,8 +276,8 @@ impl Context<'_> {
             // What systemd keeps there while we hold the property is as wished.
             (Target::DropIn(_), _, Value::Present) => true,
             // Before Linux 7.0 the list of a cgroup with tasks cannot be emptied any more.
-            (Target::Knob(Knob::ListedCpus, _), Value::Cpus(live), Value::Cpus(cpus))
-                if cpus.is_empty() =>
+            (Target::Knob(knob, _), Value::Cpus(live), Value::Cpus(cpus))
+                if knob.is_list_of_others() && cpus.is_empty() =>
             {
                 live.is_empty() || self.online.is_subset(live)
             }

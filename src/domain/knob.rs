@@ -53,8 +53,11 @@ pub enum Knob {
     TransparentHugepages,
     /// How long KVM polls for work before a vCPU sleeps, in nanoseconds.
     HaltPoll,
-    /// CPUs that a cgroup outside of the VMs asks for.
+    /// CPUs that the cgroup of a unit outside of the VMs asks for.
     ListedCpus,
+    /// CPUs that a cgroup outside of systemd asks for. It is given back before the units, with
+    /// the last of which systemd may take the controller away.
+    OutsideCpus,
     /// Whether a CPU is online.
     Online,
     /// CPUs that unbound kernel work may run on, as requested.
@@ -244,7 +247,14 @@ pub const ROWS: &[Row] = &[
         path: "/sys/fs/cgroup/{}/cpuset.cpus",
         grammar: Grammar::CpuList,
         stage: Stage::Slices,
-        doc: "keeps cgroups outside of the vms off the owned cpus",
+        doc: "what systemd makes of AllowedCPUs=",
+    },
+    Row {
+        knob: Knob::OutsideCpus,
+        path: "/sys/fs/cgroup/{}/cpuset.cpus",
+        grammar: Grammar::CpuList,
+        stage: Stage::Partition,
+        doc: "keeps cgroups outside of systemd off the owned cpus",
     },
     Row {
         knob: Knob::Online,
@@ -277,6 +287,11 @@ pub const ROWS: &[Row] = &[
 ];
 
 impl Knob {
+    /// Tells whether it is the list of a cgroup that was there before and has tasks of others.
+    pub fn is_list_of_others(self) -> bool {
+        matches!(self, Knob::ListedCpus | Knob::OutsideCpus)
+    }
+
     /// Returns the row of the knob.
     pub fn row(self) -> &'static Row {
         &ROWS[self as usize]

@@ -226,7 +226,7 @@ fn write_knob(
     match host.files.write(path, &value.render(knob.row().grammar)) {
         // Before Linux 7.0 the list of a cgroup with tasks cannot be emptied any more; all CPUs
         // mean the same (`validate_change()` in `kernel/cgroup/cpuset.c`).
-        Err(error) if knob == Knob::ListedCpus && error.raw_os_error() == Some(libc::ENOSPC) => {
+        Err(error) if knob.is_list_of_others() && error.raw_os_error() == Some(libc::ENOSPC) => {
             let all = host.files.read(POSSIBLE_CPUS)?;
             host.files.write(path, all.trim_end())
         }

@@ -201,29 +201,33 @@ impl Traces<'_> {
         };
         let possible = self.possible()?;
         for path in cgroup::outer_groups(&*self.host.files) {
-            let list = Target::Knob(Knob::ListedCpus, Place::Group(path.clone()));
-            let listed = read_cpus(self.host, &list.path())?;
-            match cgroup::unit_of(&path) {
-                None if listed.as_ref() != Some(&cut) => continue,
-                None => {}
-                Some(unit) => {
-                    let Some(cpus) = self.cut(unit)? else {
-                        continue;
-                    };
-                    self.owned.extend(possible.difference(&cpus).iter());
-                    let file = Target::DropIn(unit.to_owned());
-                    self.hold(file, Value::Absent, Value::Present);
-                    let property = Target::AllowedCpus(unit.to_owned());
-                    self.hold(property, Value::Cpus(CpuSet::new()), Value::Cpus(cpus));
+            let list = |knob| Target::Knob(knob, Place::Group(path.clone()));
+            let listed = read_cpus(self.host, &list(Knob::ListedCpus).path())?;
+            let Some(unit) = cgroup::unit_of(&path) else {
+                if listed.as_ref() == Some(&cut) {
+                    self.hold_list(list(Knob::OutsideCpus), cut.clone());
                 }
-            }
+                continue;
+            };
+            let Some(cpus) = self.cut(unit)? else {
+                continue;
+            };
+            self.owned.extend(possible.difference(&cpus).iter());
+            let file = Target::DropIn(unit.to_owned());
+            self.hold(file, Value::Absent, Value::Present);
+            self.hold_list(Target::AllowedCpus(unit.to_owned()), cpus);
             if let Some(listed) = listed {
-                self.hold(list, Value::Cpus(CpuSet::new()), Value::Cpus(listed));
+                self.hold_list(list(Knob::ListedCpus), listed);
             }
         }
         vmids
             .iter()
             .try_for_each(|vmid| self.threads(*vmid, &format!("{SLICE}/{vmid}.scope"), &[]))
+    }
+
+    /// Holds a list of which nothing is known but that it is cut: it was empty.
+    fn hold_list(&mut self, target: Target, live: CpuSet) {
+        self.hold(target, Value::Cpus(CpuSet::new()), Value::Cpus(live));
     }
 
     /// Returns the CPUs that a unit was cut to until the next boot.

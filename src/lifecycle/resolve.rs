@@ -14,7 +14,6 @@ use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
-use crate::domain::knob::Knob;
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
 use crate::domain::refusal::{Bystander, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
@@ -417,7 +416,7 @@ fn cgroup_of(target: &Target) -> Option<String> {
     match target {
         Target::Group(path) => Some(path.clone()),
         // Not ours, only cut.
-        Target::Knob(Knob::ListedCpus, _) => None,
+        Target::Knob(knob, _) if knob.is_list_of_others() => None,
         _ => target.group().map(str::to_owned),
     }
 }

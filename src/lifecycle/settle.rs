@@ -186,7 +186,8 @@ impl<'s, 'h> Settling<'s, 'h> {
             if let Some(mut problem) = problem {
                 problem.whose = whose(&change.target, facts);
                 problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
-                if !stage.is_essential() {
+                // A CPU that does not come back is told as long as it is away.
+                if !stage.is_essential() && stage != Stage::Hotplug {
                     problem.is_known = self.count_refusal(&change.target)?;
                 }
                 let ends = problem.is_essential && !self.new.is_empty();

@@ -4,7 +4,7 @@ use pin_hook::lifecycle::phase::Phase;
 
 use super::scenario::{Scenario, Then, done};
 use super::world::{CONF, CONF_WITHOUT_HOOK, World, assert_says, mask};
-use crate::common::sim::{Kernel, Machine, VmSpec, cpus};
+use crate::common::sim::{Kernel, Machine, TaskSpec, VmSpec, cpus};
 
 const TABLE: &str = "cpus = \"2-3\"\n[isolate]\nbackend = \"slices\"\n";
 const SECOND: &str = "cpus = \"4-5\"\n[isolate]\nbackend = \"slices\"\n";
@@ -187,6 +187,30 @@ fn a_lost_state_is_found_again_in_the_lists_of_units() {
         world.end_worker();
         world.end_qemu(100);
         done(world.reconcile());
+        world.assert_as(&before);
+    }
+}
+
+#[test]
+fn a_group_outside_systemd_is_given_back_before_the_controller_goes() {
+    for kernel in KERNELS {
+        let world = on(kernel);
+        for group in ["/outside", "/outside/200"] {
+            world.sim.state().cgroup_make(group).unwrap();
+        }
+        let task = world
+            .sim
+            .spawn(TaskSpec::named("sleep").in_cgroup("/outside/200"));
+        let before = world.capture();
+        done(world.phase(Phase::PreStart, 100));
+        world.launch(100, &VmSpec::with_vcpus(2));
+        done(world.phase(Phase::PostStart, 100));
+        world.assert_owns(100);
+        assert_eq!(mask(&world, task), cpus("0-1,4-7"));
+        world.end_worker();
+        world.end_qemu(100);
+        done(world.phase(Phase::PostStop, 100));
+        world.end_worker();
         world.assert_as(&before);
     }
 }

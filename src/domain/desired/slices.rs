@@ -24,12 +24,12 @@ impl View<'_> {
     }
 
     fn cut(&self, path: &str, group: &GroupFacts, taken: &CpuSet, desired: &mut Desired) {
-        let listed = Target::Knob(Knob::ListedCpus, Place::Group(path.to_owned()));
+        let list = |knob| Target::Knob(knob, Place::Group(path.to_owned()));
         let Some((unit, allowed)) = &group.unit else {
-            let live = group.listed.as_ref();
-            let baseline = self.baseline(&listed).or(live);
+            let list = list(Knob::OutsideCpus);
+            let baseline = self.baseline(&list).or(group.listed.as_ref());
             if let Some(cpus) = baseline.and_then(|baseline| self.rest(baseline, taken)) {
-                desired.insert(listed, Value::Cpus(cpus).into());
+                desired.insert(list, Value::Cpus(cpus).into());
             }
             return;
         };
@@ -42,7 +42,7 @@ impl View<'_> {
         if let Some(live) = &group.listed {
             let baseline = Some(Value::Cpus(held.unwrap_or(live).clone()));
             let value = Value::Cpus(cpus.clone());
-            desired.insert(listed, Wish { value, baseline });
+            desired.insert(list(Knob::ListedCpus), Wish { value, baseline });
         }
         desired.insert(Target::DropIn(unit.clone()), Value::Present.into());
         desired.insert(property, Value::Cpus(cpus).into());

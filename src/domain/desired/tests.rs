@@ -394,7 +394,7 @@ fn without_a_partition_other_units_are_cut() {
         let mut facts = facts();
         facts.groups = BTreeMap::from([(path.to_owned(), facts_of.clone())]);
         let wishes = desired(&claims([claim.clone()]), &BTreeMap::new(), &facts);
-        let list = Target::Knob(Knob::ListedCpus, Place::Group(path.to_owned()));
+        let list = Target::Knob(Knob::OutsideCpus, Place::Group(path.to_owned()));
         let target = match facts_of.unit {
             Some((unit, _)) => Target::AllowedCpus(unit),
             None => list,

@@ -34,7 +34,8 @@ impl State {
     fn work_on_jobs(&mut self, with_starts: bool) -> Vec<u32> {
         let mut started = Vec::new();
         for job in self.systemd.jobs.clone() {
-            if !self.systemd.active.contains(&job.unit) {
+            let is_of_qm = job.path.ends_with("/qm");
+            if !is_of_qm || !self.systemd.active.contains(&job.unit) {
                 continue;
             }
             let vmid: u32 = job.arguments[1].parse().expect("a number");
