@@ -246,6 +246,9 @@ const COMMANDS: [&str; 6] = [
     "kernel.ns_last_pid",
 ];
 
+/// Sysctl with a key of its own: two keys for one file would contradict each other.
+const WATCHDOG: &str = "kernel.watchdog_cpumask";
+
 /// Checks that sysctl names stay below `/proc/sys`, and that they can be given back.
 fn check_sysctls(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     let letter = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
@@ -259,8 +262,13 @@ fn check_sysctls(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     let mut names = table.host.sysctl.keys();
     if let Some(name) = names.clone().find(|name| COMMANDS.contains(&name.as_str())) {
         let message = format!("{name} is a command and no setting: nothing could be given back");
-        let help = "take it out; memory.hugepages compacts memory where that is needed";
+        let help = "take it out; what it does cannot be undone when the vm ends";
         return Err(at.name_problem(&["host", "sysctl", name], message, help));
+    }
+    if names.clone().any(|name| name == WATCHDOG) {
+        let message = format!("{WATCHDOG} is kept off the owned cpus by isolate.watchdog");
+        let help = "take it out, or see isolate.watchdog for what it does";
+        return Err(at.name_problem(&["host", "sysctl", WATCHDOG], message, help));
     }
     match names.find(|name| !valid(name)) {
         Some(name) => {

@@ -52,6 +52,12 @@ lists_come_to() {
 }
 inside() { allowed "$(head -n 1 "$cg/lxc/$1/ns/cgroup.procs")"; }
 
+# n_cpus LIST: how many CPUs a list has.
+n_cpus() {
+    local part
+    for part in ${1//,/ }; do seq "${part%-*}" "${part#*-}"; done | wc -l
+}
+
 n_rounds() { grep -c '^round' "$rounds"; }
 came() { [ "$(n_rounds)" -ge "$1" ]; }
 three_rounds() { wait_until 60 'PVE balances containers' came $(($(n_rounds) + 4)); }
@@ -94,7 +100,7 @@ echo 'cores: 3' > /etc/pve/lxc/201.conf
 wait_until 60 'PVE gives a container one more' grep -q '^lxc/201' "$rounds"
 three_rounds
 pin-hook reconcile
-equal 'which is left to it' 3 "$(inside 201 | sed 's/-/ /' | xargs seq | wc -l)"
+equal 'which is left to it' 3 "$(n_cpus "$(inside 201)")"
 echo 'cores: 2' > /etc/pve/lxc/201.conf
 three_rounds
 
