@@ -131,13 +131,17 @@ impl Claim {
     /// Returns the claim as it takes the place of `old`: unproven while it runs, until what it
     /// wishes for now was settled once.
     pub fn in_place_of(self, old: Option<&Claim>) -> Self {
-        let is_same = |old: &&Claim| (&old.state, &old.wishes) == (&self.state, &self.wishes);
-        let is_proven = old.filter(is_same).is_some_and(|old| !old.is_unproven);
+        let is_proven = old.is_some_and(|old| self.continues(old) && !old.is_unproven);
         let is_unproven = self.is_running() && !is_proven;
         Claim {
             is_unproven,
             ..self
         }
+    }
+
+    /// Tells whether the claim is what `old` was already: of the same run, for the same wishes.
+    pub fn continues(&self, old: &Claim) -> bool {
+        (&old.state, &old.wishes) == (&self.state, &self.wishes)
     }
 
     /// Tells whether the claimed CPUs are lost to others.

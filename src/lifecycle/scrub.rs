@@ -11,17 +11,18 @@ use crate::domain::knob::Knob;
 use crate::domain::scrub::{debts, scrubbed};
 use crate::domain::state::Record;
 use crate::domain::target::{Place, Stage, Target};
+use crate::domain::vm::Vmid;
 use crate::host::{irq, slow};
 
 /// Name of the unit that does it; there is one at a time, under the host lock.
 const SCRUB: &str = "scrub";
 
 impl Settling<'_, '_> {
-    /// Scrubs the CPUs of claims that have just come into force and wish for it; returns what was
-    /// observed afterwards, or `None` when the kernel does not come to an end with it.
-    pub(super) fn scrub(&mut self, facts: Facts) -> anyhow::Result<Option<Facts>> {
+    /// Scrubs the CPUs of claims that this run has brought into force, if they wish for it; a run
+    /// that finishes another's does not begin again. Returns what was observed afterwards, or `None` when the kernel does not come to an end with it.
+    pub(super) fn scrub(&mut self, begun: &[Vmid], facts: Facts) -> anyhow::Result<Option<Facts>> {
         let claims = self.journal.state().claims.clone();
-        let cpus: CpuSet = scrubbed(&claims, self.new, &facts)
+        let cpus: CpuSet = scrubbed(&claims, begun, &facts)
             .iter()
             .filter(|cpu| self.host.files.exists(&switch(*cpu).path()))
             .collect();

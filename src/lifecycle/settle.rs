@@ -72,11 +72,11 @@ impl<'s, 'h> Settling<'s, 'h> {
     }
 
     /// Settles the host for the claims in the journal; `staying` are those that were in force
-    /// before and are unchanged.
+    /// before and are unchanged, `begun` those that this very run has brought into force.
     ///
     /// Returns whether it came to its end: not when the deadline came first or an essential
     /// target could not be written; the report tells which.
-    pub fn settle(&mut self, staying: &Claims) -> anyhow::Result<bool> {
+    pub fn settle(&mut self, staying: &Claims, begun: &[Vmid]) -> anyhow::Result<bool> {
         if !self.await_scrub()? {
             return Ok(false);
         }
@@ -85,7 +85,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         let Some(facts) = self.pass(Pass::Release, staying, &Stage::RELEASE, facts)? else {
             return Ok(false);
         };
-        let Some(facts) = self.scrub(facts)? else {
+        let Some(facts) = self.scrub(begun, facts)? else {
             return Ok(false);
         };
         let end = self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE, facts)?;
@@ -273,6 +273,13 @@ impl<'s, 'h> Settling<'s, 'h> {
         }
     }
 
+    /// Tells whether a change gives a target what it had: a pass that gives back also writes what
+    /// the claims that stay wish for then.
+    fn gives_back(&self, pass: Pass, change: &Change) -> bool {
+        let held = self.journal.state().held.get(&change.target);
+        pass == Pass::Release && held.is_some_and(|held| held.baseline == change.after)
+    }
+
     fn write(
         &mut self,
         pass: Pass,
@@ -296,7 +303,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             }
             Ok(Outcome::Gone) if pass == Pass::Acquire => Ok(self.missing(change)),
             Ok(Outcome::Gone) => Ok(None),
-            Ok(Outcome::Unchangeable(error)) if pass == Pass::Release => {
+            Ok(Outcome::Unchangeable(error)) if self.gives_back(pass, change) => {
                 // An interrupt that was moved before can be moved back.
                 if irq_of(target).is_none() {
                     self.mark_unchangeable(target)?;

@@ -54,9 +54,11 @@ pub fn work<R>(
         }
     }
     if !journal.state().needs_reload {
-        let staying = unchanged(&before, &journal.state().claims);
+        let claims = journal.state().claims.clone();
+        let staying = unchanged(&before, &claims);
         let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
-        if settling.settle(&staying)? {
+        let begun = begun(&before, &claims, &new);
+        if settling.settle(&staying, &begun)? {
             journal.prove(&new);
         }
     }
@@ -195,7 +197,7 @@ fn take_back<'h>(
     // What was begun is taken back to its end: leaving it half done would be worse than being late.
     let never = Deadline::after(TAKE_BACK_WAIT);
     let mut settling = Settling::new(host, journal, never, &mut undo, &[]);
-    settling.settle(&others)?;
+    settling.settle(&others, &[])?;
     report.n_taken_back = undo.n_changes;
     report.is_incomplete = !undo.problems.is_empty();
     report.problems.extend(undo.problems);
@@ -210,6 +212,16 @@ const TAKE_BACK_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 fn unproven(claims: &Claims) -> Vec<Vmid> {
     let unproven = claims.values().filter(|claim| claim.is_unproven);
     unproven.map(|claim| claim.vmid).collect()
+}
+
+/// Returns those of the `new` claims that were not in force like this before.
+fn begun(before: &Claims, after: &Claims, new: &[Vmid]) -> Vec<Vmid> {
+    let continues = |vmid: &Vmid| {
+        let (old, now) = (before.get(vmid), after.get(vmid));
+        old.zip(now).is_some_and(|(old, now)| now.continues(old))
+    };
+    let begun = new.iter().filter(|vmid| !continues(vmid));
+    begun.copied().collect()
 }
 
 /// Returns the claims that are as they were before.
