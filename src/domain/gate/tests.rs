@@ -214,7 +214,7 @@ fn unbound_work_is_moved_where_the_kernel_survives_it() {
         (On, "7.0.0", true),
         (Off, "7.0.0", false),
         (Auto, "6.17.2", false),
-        (Auto, "6.8.12", true),
+        (Auto, "6.8.12", false),
     ] {
         let moves = moves_work(wish, Backend::Root, &facts(release));
         assert_eq!(moves, Ok((is_moved, None)), "{wish:?} on {release}");
@@ -226,6 +226,8 @@ fn unbound_work_is_moved_where_the_kernel_survives_it() {
          ordered workqueues"
     );
     assert!(refusal.help().contains(OVERRIDE), "{}", refusal.help());
+    let (is_moved, warning) = moves_work(On, Backend::Slices, &facts("6.1.0")).unwrap();
+    assert!(is_moved && warning.is_some_and(|text| text.contains("rescuers")));
     let alone = moves_work(On, Backend::Affinity, &facts("7.0.0"));
     assert_eq!(alone, Ok((false, None)));
 }
