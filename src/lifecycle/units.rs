@@ -32,11 +32,14 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     }
 }
 
+/// The timer is the last to be stopped: when systemd is late with the one before it, the timer
+/// comes back and has it stopped then.
 fn tell(host: &Host, is_needed: bool) -> anyhow::Result<()> {
-    WATCHERS.iter().try_for_each(|unit| match is_needed {
-        true => host.systemd.start(unit),
-        false => host.systemd.stop(unit),
-    })
+    let mut watchers = WATCHERS.iter();
+    match is_needed {
+        true => watchers.try_for_each(|unit| host.systemd.start(unit)),
+        false => watchers.rev().try_for_each(|unit| host.systemd.stop(unit)),
+    }
 }
 
 /// Has reconcile run at once; where that cannot be had, its timer comes within 15 s.

@@ -318,3 +318,21 @@ fn what_cannot_be_given_back_is_told_with_what_goes_on_with_it() {
     world.reconcile_until_quiet().unwrap();
     world.assert_as(&before);
 }
+
+#[test]
+fn a_watching_unit_that_systemd_did_not_stop_is_stopped_by_the_timer() {
+    let world = World::with_vm();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+    world.end_qemu(100);
+    world.sim.fail("stop pin-hook-reconcile.path", libc::EIO, 1);
+    let _ = world.phase(Phase::PostStop, 100);
+    assert!(world.sim.is_active("pin-hook-reconcile.timer"));
+    world.end_worker();
+    let _ = world.reconcile();
+    for unit in ["pin-hook-reconcile.path", "pin-hook-reconcile.timer"] {
+        assert!(!world.sim.is_active(unit), "{unit}");
+    }
+}

@@ -121,4 +121,4 @@ end_container 204
 : > "$rounds"
 three_rounds
 check 'PVE finds nothing to correct' lacks "$rounds" lxc/
-capture_after_equal 'the host is as before' 90
+capture_after_equal 'the host is as before'
