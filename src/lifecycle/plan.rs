@@ -140,7 +140,8 @@ impl Run<'_> {
         plan.name.clone_from(&case.guest.name);
         plan.table = Some(case.table_path.clone());
         let mut state = self.state_now(plan)?;
-        plan.running = pve::running(&*self.host.files, case.vmid)?.is_some();
+        let qemu = self.qemu_now(plan)?;
+        plan.running = qemu.is_some();
         plan.yields = yielding(self.host, case, plan.running)?;
         let mut obstacles = plan.yields.iter().filter_map(|one| one.obstacle.clone());
         if let Some(obstacle) = obstacles.next() {
@@ -169,7 +170,7 @@ impl Run<'_> {
             Ok(warnings) => plan.warnings.extend(warnings),
             Err(refusal) => return Ok(Err(refusal)),
         }
-        self.plan_changes(resolved, state, plan)?;
+        self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise();
         Ok(Ok(()))
@@ -190,24 +191,30 @@ impl Run<'_> {
         Ok(state)
     }
 
+    /// Returns the VM's QEMU, if it runs; who may not look is shown a start.
+    fn qemu_now(&self, plan: &mut Plan) -> anyhow::Result<Option<TaskId>> {
+        match pve::running(&*self.host.files, plan.vmid) {
+            Err(error) if is_denied(&error) => {
+                let vmid = plan.vmid;
+                let text = format!("vm {vmid} is taken as not running: {error:#}");
+                plan.left_out.push(text);
+                Ok(None)
+            }
+            qemu => qemu,
+        }
+    }
+
     fn plan_changes(
         &self,
         resolved: Resolved,
         mut state: State,
+        qemu: Option<TaskId>,
         plan: &mut Plan,
     ) -> anyhow::Result<()> {
         let vmid = plan.vmid;
         let known = state.claims.get(&vmid);
         let iothreads = known.map(|claim| claim.iothreads.clone());
-        let running = match pve::running(&*self.host.files, vmid) {
-            Err(error) if is_denied(&error) => {
-                let text = format!("vm {vmid} is taken as not running: {error:#}");
-                plan.left_out.push(text);
-                None
-            }
-            running => running?,
-        };
-        let qemu = running.unwrap_or(NO_PROCESS);
+        let qemu = qemu.unwrap_or(NO_PROCESS);
         let claim = Claim {
             vmid,
             state: ClaimState::Running { qemu },
