@@ -23,6 +23,8 @@ mod failures;
 mod journal;
 #[path = "lifecycle/late.rs"]
 mod late;
+#[path = "lifecycle/memory.rs"]
+mod memory;
 #[path = "lifecycle/refusals.rs"]
 mod refusals;
 #[path = "lifecycle/scenario.rs"]

@@ -127,6 +127,7 @@ impl Node {
         let path = target.path();
         match target {
             Target::Delegation(_) => self.put(&path, DELEGATION),
+            Target::MemoryNodes(_) => self.put(&path, &format!("{value}\n")),
             Target::Group(_) => self.put(&format!("{path}/cgroup.procs"), ""),
             Target::Knob(knob, _) => {
                 let text = value.render(knob.row().grammar);
@@ -195,6 +196,7 @@ fn claim(state: ClaimState) -> Claim {
             affinity: None,
             stays_delegated: true,
             hotplug: false,
+            memory: Default::default(),
         },
         iothreads: BTreeMap::new(),
         is_unproven: false,

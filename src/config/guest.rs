@@ -78,6 +78,7 @@ pub(super) fn of(section: &Section) -> Guest {
     let smp = conf.smp(sockets, cores, args.as_deref());
     let cpu = conf.find("cpu", parse_cpu).unwrap_or_default();
     let memory_mib = conf.find("memory", parse_memory).unwrap_or(512);
+    let hotplug = conf.find("hotplug", parse_hotplug).unwrap_or_default();
     Guest {
         name: conf.text("name"),
         description: section.description().map(str::to_owned),
@@ -87,7 +88,8 @@ pub(super) fn of(section: &Section) -> Guest {
         n_vcpus: smp.cpus,
         max_vcpus: smp.max_cpus,
         smt: smp.threads,
-        cpu_hotplug: conf.find("hotplug", parse_cpu_hotplug).unwrap_or(false),
+        cpu_hotplug: hotplug.contains(&"cpu"),
+        memory_hotplug: hotplug.contains(&"memory"),
         cpu_type: cpu.0,
         cpu_flags: cpu.1,
         cpu_limit: conf.find("cpulimit", number).filter(|n| *n > 0.0),
@@ -235,16 +237,17 @@ fn parse_tags(value: &str) -> Option<Vec<String>> {
     all.then(|| tags.into_iter().map(str::to_owned).collect())
 }
 
-/// Tells whether the list of hotpluggable things has CPUs in it; `1` is PVE's default list.
-fn parse_cpu_hotplug(value: &str) -> Option<bool> {
+/// Returns the hotpluggable things of a list, as far as they matter here: `1` is PVE's default list,
+/// which has neither CPUs nor memory.
+fn parse_hotplug(value: &str) -> Option<Vec<&str>> {
     const FEATURES: [&str; 6] = ["network", "disk", "cpu", "memory", "usb", "cloudinit"];
     if value == "0" || value == "1" {
-        return Some(false);
+        return Some(Vec::new());
     }
     let words = value.split(|c| c == ',' || c == ';' || is_blank(c));
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     let known = words.iter().all(|word| FEATURES.contains(word));
-    known.then(|| words.contains(&"cpu"))
+    known.then_some(words)
 }
 
 fn parse_node(value: &str) -> Option<GuestNode> {

@@ -140,7 +140,7 @@ pub const KEYS: &[Key] = &[
     key("host.sysctl", Shape::TextsOrNumbers, "a value for each quoted sysctl name", "{ \"vm.stat_interval\" = 120 }",
         "Settings of the whole host while the VM runs."),
     key("memory.nodes", Shape::Text, "a list of numa nodes or \"auto\"", "\"auto\"",
-        "NUMA nodes that the guest's memory comes from."),
+        "NUMA nodes that the guest's memory comes from, from its next start on."),
     key("memory.hugepages.compact", Shape::Switch, "true or false", "true",
         "Whether memory is compacted before the start when hugepages are short."),
     key("memory.hugepages.timeout", Shape::Text, "a time with its unit", "\"30s\"",

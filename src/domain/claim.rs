@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
 use super::gate::Backend;
+use super::memory::MemoryWishes;
 use super::state::is_default;
 use super::table::{HostKnobs, Power, Scheduler};
 use super::vm::{TaskId, Vmid};
@@ -107,6 +108,9 @@ pub struct Wishes {
     /// Whether the delegation of the scope stays in place when the claim ends, because the VM
     /// is hooked and will need it at its next start.
     pub stays_delegated: bool,
+    /// Where the guest's memory comes from.
+    #[serde(default, skip_serializing_if = "MemoryWishes::is_untouched")]
+    pub memory: MemoryWishes,
     /// Whether the CPUs are taken offline and back when the claim comes into force.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hotplug: bool,

@@ -6,6 +6,7 @@
 mod containers;
 mod kept_off;
 pub mod knobs;
+mod memory;
 mod slices;
 mod vm;
 
@@ -76,6 +77,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
         };
         wishes.insert(Target::Delegation(claim.vmid), wish);
     }
+    view.memory(claims, &mut wishes);
     for (claim, vm) in in_force(claims, facts) {
         if has_partition(&claim.wishes) {
             view.partition(claim, vm, &mut wishes);

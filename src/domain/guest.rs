@@ -25,6 +25,8 @@ pub struct Guest {
     pub smt: u32,
     /// Whether vCPUs can be added while the VM runs.
     pub cpu_hotplug: bool,
+    /// Whether memory can be added while the VM runs.
+    pub memory_hotplug: bool,
     /// CPU model.
     pub cpu_type: Option<String>,
     /// CPU flags that are forced on (`+`) or off (`-`).

@@ -66,6 +66,9 @@ pub enum Knob {
     QueueCpus,
     /// CPUs on which the kernel looks for soft lockups.
     WatchdogCpus,
+    /// Hugepages of a pool, in use or not. They are asked for without the host lock by the start
+    /// that needs them: only what the pool had before is looked after like that of other knobs.
+    Hugepages,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -284,6 +287,13 @@ pub const ROWS: &[Row] = &[
         stage: Stage::Work,
         doc: "keeps the soft lockup watchdog off the owned cpus",
     },
+    Row {
+        knob: Knob::Hugepages,
+        path: "/sys/devices/system/node/node{}/nr_hugepages",
+        grammar: Grammar::Word,
+        stage: Stage::Host,
+        doc: "has the hugepages ready that the start of the vm needs",
+    },
 ];
 
 impl Knob {
@@ -295,11 +305,6 @@ impl Knob {
     /// Returns the row of the knob.
     pub fn row(self) -> &'static Row {
         &ROWS[self as usize]
-    }
-
-    /// Tells whether a write may sleep in the kernel without bound.
-    pub fn may_sleep(self) -> bool {
-        matches!(self, Knob::Online)
     }
 }
 

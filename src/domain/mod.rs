@@ -12,6 +12,7 @@ pub mod facts;
 pub mod gate;
 pub mod guest;
 pub mod knob;
+pub mod memory;
 pub mod merge;
 pub mod placement;
 pub mod proposal;

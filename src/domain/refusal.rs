@@ -8,6 +8,7 @@ use super::cpuset::CpuSet;
 use super::debt::NoYield;
 use super::desired::is_exclusive;
 use super::gate::{Backend, GateRefusal};
+use super::memory::MemoryFault;
 use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
 use super::table::{Reserve, Scheduler};
 use super::topology::Topology;
@@ -76,6 +77,9 @@ pub enum Refusal {
     /// A VM that is to make room does not.
     #[error("{0}")]
     NoYield(NoYield),
+    /// The guest's memory cannot come from where it should.
+    #[error("{0}")]
+    Memory(#[from] MemoryFault),
 }
 
 /// Affinity that somebody of this node was given and that a partition would cut.
@@ -249,6 +253,7 @@ impl Refusal {
             Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
             Refusal::NoYield(error) => error.help(vmid),
+            Refusal::Memory(error) => error.help(vmid),
         }
     }
 }

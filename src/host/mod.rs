@@ -11,6 +11,7 @@ pub mod cpufreq;
 pub mod deadline;
 pub mod device;
 pub mod files;
+pub mod hugepages;
 pub mod irq;
 pub mod ksm;
 pub mod log;

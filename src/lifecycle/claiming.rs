@@ -2,6 +2,7 @@
 
 use super::account::Account;
 use super::fate::{self, Answers};
+use super::memory;
 use super::phase::Run;
 use super::resolve::{Case, Resolved, foreign_partitions, look_around, resolve, state_for};
 use super::settings;
@@ -78,10 +79,20 @@ impl Run<'_> {
                 .get(&case.vmid)
                 .cloned()
                 .unwrap_or_default();
+            let memory = memory::for_claim(self.host, case.vmid, &resolved, &state, now)?;
+            if memory.nodes != resolved.wishes.memory.nodes {
+                account.warn(format!(
+                    "vm {}: memory.nodes takes effect at its next start",
+                    case.vmid
+                ));
+            }
             let claim = Claim {
                 vmid: case.vmid,
                 state,
-                wishes: resolved.wishes,
+                wishes: Wishes {
+                    memory,
+                    ..resolved.wishes
+                },
                 iothreads,
                 is_unproven: false,
             };

@@ -16,6 +16,7 @@ pub mod lint;
 pub mod list;
 pub mod look;
 mod making_room;
+pub mod memory;
 pub mod neighbours;
 pub mod nothing;
 pub mod observe;

@@ -183,6 +183,7 @@ impl Run<'_> {
                         backend(wishes)
                     ));
                 }
+                self.fill_pools(case, account)?;
             }
             Worked::Refused(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");

@@ -301,7 +301,7 @@ fn differences(
 /// Returns the VM that a target belongs to, or `None` when it is the host's.
 fn owner_of(target: &Target, seen: &Look) -> Option<Vmid> {
     match target {
-        Target::Delegation(vmid) => Some(*vmid),
+        Target::Delegation(vmid) | Target::MemoryNodes(vmid) => Some(*vmid),
         Target::Group(path) | Target::Knob(_, Place::Group(path)) => {
             let mut parts = path.split('/');
             parts.find_map(|part| part.strip_suffix(".scope")?.parse().ok())

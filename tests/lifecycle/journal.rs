@@ -1,6 +1,6 @@
 //! The format of the journal: what a version wrote, every later one understands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
@@ -8,6 +8,7 @@ use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::debt::{Debt, Owner};
 use pin_hook::domain::gate::Backend;
 use pin_hook::domain::knob::{Knob, ROWS};
+use pin_hook::domain::memory::{MemoryWishes, Pool, Share};
 use pin_hook::domain::state::{Held, Record, State};
 use pin_hook::domain::table::{HostKnobs, Power};
 use pin_hook::domain::target::{Place, Stage, Target, Value};
@@ -27,6 +28,7 @@ const QEMU: TaskId = TaskId {
     tid: 4711,
     start: 81_234,
 };
+const POOL: Pool = Pool { node: 1, kib: 2048 };
 const SCOPE: &str = "qemu.slice/100.scope";
 
 fn wishes(backend: Backend) -> Wishes {
@@ -58,6 +60,15 @@ fn wishes(backend: Backend) -> Wishes {
         affinity: Some(cpus("0-7")),
         stays_delegated: true,
         hotplug: false,
+        memory: MemoryWishes {
+            nodes: BTreeSet::from([0, 1]),
+            shares: vec![Share {
+                pool: POOL,
+                needed: 64,
+                before: 8,
+                added: 56,
+            }],
+        },
     }
 }
 
@@ -131,6 +142,7 @@ fn place(knob: Knob) -> Place {
         Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
         Knob::UnboundCpus | Knob::WatchdogCpus => Place::Host,
         Knob::QueueCpus => Place::Workqueue("writeback".to_owned()),
+        Knob::Hugepages => Place::Pool(POOL),
         Knob::Online => Place::Cpu(CpuId(3)),
         Knob::Sysctl => Place::Sysctl("vm/stat_interval".to_owned()),
         Knob::IdleLatency => Place::Cpu(CpuId(2)),
@@ -144,6 +156,7 @@ fn place(knob: Knob) -> Place {
 fn targets() -> Vec<Target> {
     let mut targets = vec![
         Target::Delegation(id(100)),
+        Target::MemoryNodes(id(100)),
         Target::Group(format!("{SCOPE}/vcpu")),
         Target::Membership(QEMU),
         Target::Affinity(QEMU),
@@ -210,6 +223,7 @@ fn a_journal_of_version_1_is_understood() {
         host: HostKnobs::default(),
         workqueues: false,
         watchdog: false,
+        memory: MemoryWishes::default(),
         ..wishes(Backend::Isolated)
     };
     assert_eq!(claim.wishes, untouched);

@@ -47,6 +47,7 @@ fn claim() -> Claim {
             affinity: None,
             stays_delegated: true,
             hotplug: false,
+            memory: Default::default(),
         },
         iothreads: BTreeMap::new(),
         is_unproven: false,

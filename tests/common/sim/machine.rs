@@ -64,6 +64,7 @@ impl Machine {
             tasks: Default::default(),
             irqs: Default::default(),
             workqueue: Default::default(),
+            rooms: Default::default(),
             systemd: Default::default(),
             vms: BTreeMap::new(),
             locks: BTreeMap::new(),
@@ -169,11 +170,9 @@ fn put_knobs(state: &mut State, all: &CpuSet) {
         put_cpu_knobs(state, cpu);
     }
     for node in state.cpus.nodes_online().iter() {
-        let dir = format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
-        for file in ["nr_hugepages", "free_hugepages"] {
-            state.tree.put(&format!("{dir}/{file}"), "0\n", 0o644);
-        }
+        state.put_pool(node.0);
     }
+    state.tree.put("/proc/sys/vm/drop_caches", "", 0o200);
 }
 
 fn put_cpu_knobs(state: &mut State, cpu: CpuId) {
