@@ -53,6 +53,11 @@ fn a_table_is_held_against_itself_and_the_host() {
         ),
         ("cpus = \"6-\n", "pin-hook: error: t.toml:1:11: ", 2),
         (
+            "cpus = \"6-11,18-23\"\nmemory.nodes = \"3\"\n",
+            "pin-hook: error: t.toml: node 3 of memory.nodes has no memory\npin-hook: help: nodes with memory are 0\n",
+            2,
+        ),
+        (
             "cpus = \"22-25\"\n",
             "pin-hook: error: t.toml: the host has no cpus 24-25",
             2,

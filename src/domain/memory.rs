@@ -131,7 +131,10 @@ pub enum MemoryFault {
 
 impl MemoryFault {
     /// Returns what the operator can do about it.
-    pub fn help(&self, vmid: Vmid) -> String {
+    ///
+    /// Faults of the VM's config need to know which VM it is.
+    pub fn help(&self, vmid: Option<Vmid>) -> String {
+        let vmid = vmid.map_or("<vmid>".to_owned(), |vmid| vmid.to_string());
         match self {
             MemoryFault::NoMemory { others, .. } => {
                 format!("nodes with memory are {}", list(others))
@@ -179,10 +182,10 @@ impl fmt::Display for Pool {
 /// Returns the nodes that a table wishes for; none when it does not say.
 ///
 /// # Errors
-/// They have no memory, or the VM's config asks for others.
+/// They have no memory, or the VM's config, where it is known, asks for others.
 pub fn nodes(
     memory: &Memory,
-    guest: &Guest,
+    guest: Option<&Guest>,
     cpus: &CpuSet,
     topology: &Topology,
 ) -> Result<BTreeSet<u32>, MemoryFault> {
@@ -206,9 +209,18 @@ pub fn nodes(
     if nodes.is_empty() {
         return Err(MemoryFault::NoneNear { cpus: cpus.clone() });
     }
+    if let Some(guest) = guest {
+        check_guest(guest, &nodes)?;
+    }
+    Ok(nodes)
+}
+
+/// Checks that the guest's memory can come from these nodes: QEMU could not bind it to others, and
+/// would not find the hugepages that PVE has taken elsewhere.
+fn check_guest(guest: &Guest, nodes: &BTreeSet<u32>) -> Result<(), MemoryFault> {
     for (number, node) in guest.nodes.iter().enumerate() {
         let from: BTreeSet<u32> = node.host_nodes.iter().copied().collect();
-        if !from.is_empty() && from.is_disjoint(&nodes) {
+        if !from.is_empty() && from.is_disjoint(nodes) {
             return Err(MemoryFault::LeftOut { number, from });
         }
         let node = host_node(number, &node.host_nodes);
@@ -216,7 +228,7 @@ pub fn nodes(
             return Err(MemoryFault::PoolLeftOut { number, node });
         }
     }
-    Ok(nodes)
+    Ok(())
 }
 
 /// Returns the pools that PVE takes a guest's memory from, each with the number of pages

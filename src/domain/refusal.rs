@@ -253,7 +253,7 @@ impl Refusal {
             Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
             Refusal::NoYield(error) => error.help(vmid),
-            Refusal::Memory(error) => error.help(vmid),
+            Refusal::Memory(error) => error.help(Some(vmid)),
         }
     }
 }

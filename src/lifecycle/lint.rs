@@ -10,6 +10,7 @@ use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
+use crate::domain::memory;
 use crate::domain::placement::{PlacementError, Request, check_reserve, housekeeping, place};
 use crate::domain::table::{Cpus, HostSettings, Table};
 use crate::domain::topology::Topology;
@@ -128,6 +129,9 @@ impl Lint {
                 self.warnings.extend(warnings.map(ToString::to_string));
             }
             Err(error) => self.refuse(&error.to_string(), error.help()),
+        }
+        if let Err(error) = memory::nodes(&table.memory, guest, &owned, topology) {
+            self.refuse(&error.to_string(), error.help(self.vmid));
         }
         let left = housekeeping(topology, &owned, &CpuSet::new());
         if let Err(error) = check_reserve(topology, settings.reserve.as_ref(), &left) {

@@ -147,10 +147,10 @@ impl Run<'_> {
         let text = format!("vm {vmid}: {fault}");
         if !self.aborts(case.table.start.on_refusal) {
             account.warn(format!("{text}; pve tries to find the others"));
-            account.say(Level::Help, fault.help(vmid));
+            account.say(Level::Help, fault.help(Some(vmid)));
             return Ok(());
         }
-        account.fail(Exit::Refused, text, fault.help(vmid));
+        account.fail(Exit::Refused, text, fault.help(Some(vmid)));
         work(self.host, self.deadline, &Answers::default(), |_| {
             Ok(Ok::<_, Refusal>(vec![Record::End(vmid)]))
         })?;

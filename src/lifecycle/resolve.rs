@@ -260,7 +260,7 @@ impl Ground {
                 .map_err(Refusal::Gate)?;
         check_scheduler(case.table.pin.scheduler, choice.backend, self.is_throttled)?;
         let (guest, memory) = (&case.guest, &case.table.memory);
-        let nodes = memory::nodes(memory, guest, &placement.owned(), &self.topology)?;
+        let nodes = memory::nodes(memory, Some(guest), &placement.owned(), &self.topology)?;
         let pools = memory.hugepages.is_some();
         let pools = pools.then(|| memory::pools(guest, self.has_gigantic));
         let notices = placement.notices.iter();
