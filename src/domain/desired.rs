@@ -83,6 +83,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
             view.partition(claim, vm, &mut wishes);
         }
         view.threads(&claim.wishes, vm, &mut wishes);
+        memory::of_scope(claim, vm, &mut wishes);
     }
     view.slices(claims, &mut wishes);
     view.containers(claims, &mut wishes);

@@ -69,6 +69,9 @@ pub enum Knob {
     /// Hugepages of a pool, in use or not. They are asked for without the host lock by the start
     /// that needs them: only what the pool had before is looked after like that of other knobs.
     Hugepages,
+    /// NUMA nodes that a VM's scope may allocate from. systemd sets them when it makes the scope, and
+    /// does not take them back when the drop-in that says so goes.
+    ScopeNodes,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -293,6 +296,13 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::Word,
         stage: Stage::Host,
         doc: "has the hugepages ready that the start of the vm needs",
+    },
+    Row {
+        knob: Knob::ScopeNodes,
+        path: "/sys/fs/cgroup/{}/cpuset.mems",
+        grammar: Grammar::CpuList,
+        stage: Stage::Partition,
+        doc: "what systemd makes of the vm's nodes",
     },
 ];
 

@@ -124,8 +124,8 @@ pub enum MemoryFault {
         free: u64,
         /// Pages that are needed.
         needed: u64,
-        /// Whether memory was compacted.
-        is_compacted: bool,
+        /// Whether the table lets memory be compacted.
+        compacts: bool,
     },
 }
 
@@ -150,7 +150,7 @@ impl MemoryFault {
                 "add {node} to memory.nodes, or bind the guest's node \
                  (qm set {vmid} --numa{number} cpus=...,hostnodes=...,memory=...,policy=bind)"
             ),
-            MemoryFault::Short { is_compacted, .. } => match is_compacted {
+            MemoryFault::Short { compacts, .. } => match compacts {
                 true => "give the vm less memory, stop other guests, or reserve hugepages at boot \
                          (hugepages= on the kernel's command line)"
                     .to_owned(),

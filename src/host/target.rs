@@ -32,6 +32,9 @@ const MEMORY_NODES: &str = "# Written by pin-hook(8) while the vm is started and
 /// CPUs that the kernel may ever have.
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
+/// NUMA nodes that memory can come from.
+const NODES_WITH_MEMORY: &str = "/sys/devices/system/node/has_memory";
+
 /// How long one write is waited for that may sleep in the kernel without bound.
 pub const SLOW_WAIT: Duration = Duration::from_secs(5);
 
@@ -235,6 +238,11 @@ fn read_knob(host: &Host, knob: Knob, path: &str) -> io::Result<String> {
         return Ok(requested);
     }
     let text = host.files.read(path)?;
+    // All that are named mean what none means; there may be no way back to that.
+    let is_all = |all: String| all == text;
+    if knob == Knob::ScopeNodes && host.files.read(NODES_WITH_MEMORY).is_ok_and(is_all) {
+        return Ok(String::new());
+    }
     // What a process has taken beside the pool goes when it ends, and is no wish of anybody.
     if knob == Knob::Hugepages
         && let Some(surplus) = surplus_beside(host, path)
@@ -267,6 +275,10 @@ fn write_knob(
         // mean the same (`validate_change()` in `kernel/cgroup/cpuset.c`).
         Err(error) if knob.is_list_of_others() && error.raw_os_error() == Some(libc::ENOSPC) => {
             let all = host.files.read(POSSIBLE_CPUS)?;
+            host.files.write(path, all.trim_end())
+        }
+        Err(error) if knob == Knob::ScopeNodes && error.raw_os_error() == Some(libc::ENOSPC) => {
+            let all = host.files.read(NODES_WITH_MEMORY)?;
             host.files.write(path, all.trim_end())
         }
         result => result,

@@ -192,7 +192,7 @@ impl Filling<'_, '_> {
             };
             let is_over = self.left().is_zero() || !self.is_awaited();
             if is_over || !self.wish.compact {
-                return Ok(Some(self.missing(first, is_compacted)));
+                return Ok(Some(self.missing(first)));
             }
             if has_dropped {
                 self.pause();
@@ -260,13 +260,13 @@ impl Filling<'_, '_> {
         hugepages::pages(&*self.run.host.files, pool).unwrap_or(none)
     }
 
-    fn missing(&self, wanted: &Wanted, is_compacted: bool) -> MemoryFault {
+    fn missing(&self, wanted: &Wanted) -> MemoryFault {
         let pool = wanted.share.pool;
         MemoryFault::Short {
             pool,
             free: self.pages(pool).free.saturating_sub(wanted.others),
             needed: wanted.share.needed,
-            is_compacted,
+            compacts: self.wish.compact,
         }
     }
 

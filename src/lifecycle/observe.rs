@@ -215,9 +215,15 @@ fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
     for thread in &mut threads {
         thread.iothread = claim.iothreads.get(&thread.id.tid).cloned();
     }
+    let scope = scope_in(scope.trim_start_matches('/')).to_owned();
+    let nodes = Target::Knob(Knob::ScopeNodes, Place::Group(scope.clone()));
+    let nodes = target::read(host, &nodes).ok();
     Some(VmFacts {
         qemu,
-        scope: scope_in(scope.trim_start_matches('/')).to_owned(),
+        scope,
+        nodes: nodes
+            .and_then(|nodes| nodes.cpus().cloned())
+            .unwrap_or_default(),
         threads,
     })
 }

@@ -229,6 +229,7 @@ impl Run<'_> {
             .extend(settings::contested(self.host, &state.claims, vmid));
         let claims = state.claims.clone();
         let assumed = VmFacts {
+            nodes: CpuSet::new(),
             qemu,
             scope: format!("qemu.slice/{vmid}.scope"),
             threads: Vec::new(),

@@ -7,10 +7,10 @@ use pin_hook::lifecycle::account::{Account, Exit};
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, done};
+use super::scenario::{Scenario, Then, done};
 use super::world::{CONF, World, assert_says, id};
-use crate::common::sim::VmSpec;
 use crate::common::sim::hugepages::Room;
+use crate::common::sim::{Kernel, Machine, VmSpec};
 
 /// 64 pages of 2 MiB on node 0.
 const PAGES_CONF: &str =
@@ -86,6 +86,36 @@ fn an_applied_table_keeps_the_nodes_that_the_vm_was_started_with() {
         .table(100, "cpus = \"4-5\"\nmemory.nodes = \"auto\"\n");
     done(world.apply(100));
     assert!(world.sim.get(DROP_IN).ends_with("AllowedMemoryNodes=0\n"));
+}
+
+#[test]
+fn nodes_of_a_vm_that_is_let_go_are_all_again() {
+    for kernel in [Kernel::V6_12, Kernel::V7_3] {
+        let machine = Machine {
+            kernel,
+            ..Machine::default()
+        };
+        let node =
+            move || World::of(&machine).vm(100, CONF, "cpus = \"2-3\"\nmemory.nodes = \"0\"\n");
+        let mems = "/sys/fs/cgroup/qemu.slice/100.scope/cpuset.mems";
+        Scenario::new("let go", node)
+            .start(100)
+            .known()
+            .check(move |world| assert_eq!(world.sim.get(mems), "0\n"))
+            .call("release", Then::Either, |world| {
+                done(world.release(Some(100)))
+            })
+            .check(move |world| {
+                let all = if kernel == Kernel::V7_3 {
+                    "\n"
+                } else {
+                    "0-1\n"
+                };
+                assert_eq!(world.sim.get(mems), all);
+            })
+            .stopped(100)
+            .prove();
+    }
 }
 
 #[test]

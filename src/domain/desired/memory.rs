@@ -1,10 +1,26 @@
 //! Where the memory of VMs comes from.
 
 use super::{Desired, View, Wish};
-use crate::domain::claim::Claims;
+use crate::domain::claim::{Claim, Claims};
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::facts::VmFacts;
 use crate::domain::knob::Knob;
 use crate::domain::memory::{self, Share};
 use crate::domain::target::{Place, Target, Value};
+
+/// What systemd has set is remembered as ours: nothing was set before.
+pub(super) fn of_scope(claim: &Claim, vm: &VmFacts, desired: &mut Desired) {
+    let nodes = &claim.wishes.memory.nodes;
+    if nodes.is_empty() || vm.nodes.is_empty() {
+        return;
+    }
+    let target = Target::Knob(Knob::ScopeNodes, Place::Group(vm.scope.clone()));
+    let wish = Wish {
+        value: Value::Cpus(nodes.iter().map(|node| CpuId(*node)).collect()),
+        baseline: Some(Value::Cpus(CpuSet::new())),
+    };
+    desired.insert(target, wish);
+}
 
 impl View<'_> {
     /// The nodes are in force before QEMU allocates, and stay as long as the claim. The pools are

@@ -70,6 +70,7 @@ fn facts() -> Facts {
         vms: BTreeMap::from([(
             id(100),
             VmFacts {
+                nodes: CpuSet::new(),
                 qemu: task(50),
                 scope: SCOPE.to_owned(),
                 threads: Vec::new(),

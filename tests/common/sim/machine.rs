@@ -136,6 +136,7 @@ impl Machine {
             ("/sys/devices/system/cpu/smt/active", u8::from(self.threads > 1).to_string()),
             ("/sys/devices/system/node/online", node_list.to_string()),
             ("/sys/devices/system/node/possible", node_list.to_string()),
+            ("/sys/devices/system/node/has_memory", node_list.to_string()),
             ("/proc/sys/kernel/random/boot_id", "3e1a9d0c-6f5e-4d8b-9a51-0c6f5b1e7d11".to_owned()),
         ] {
             state.tree.put(path, &format!("{text}\n"), 0o444);
