@@ -13,6 +13,7 @@ pub mod gate;
 pub mod guest;
 pub mod knob;
 pub mod merge;
+pub mod pci;
 pub mod placement;
 pub mod proposal;
 pub mod refusal;

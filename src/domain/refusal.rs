@@ -8,6 +8,8 @@ use super::cpuset::CpuSet;
 use super::debt::NoYield;
 use super::desired::is_exclusive;
 use super::gate::{Backend, GateRefusal};
+use super::pci::asked::Fault;
+use super::pci::verdict::Objection;
 use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
 use super::table::{Reserve, Scheduler};
 use super::topology::Topology;
@@ -73,6 +75,17 @@ pub enum Refusal {
         /// CPUs that it may run on.
         cpus: CpuSet,
     },
+    /// The VM has no such device on this host.
+    #[error("{key}: {fault}")]
+    NoDevice {
+        /// Key in the VM's configuration.
+        key: String,
+        /// Why not.
+        fault: Fault,
+    },
+    /// Others need what the VM asks for.
+    #[error("{0}")]
+    Device(Box<Objection>),
     /// A VM that is to make room does not.
     #[error("{0}")]
     NoYield(NoYield),
@@ -249,6 +262,8 @@ impl Refusal {
             Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
             Refusal::NoYield(error) => error.help(vmid),
+            Refusal::NoDevice { fault, .. } => fault.help(),
+            Refusal::Device(objection) => objection.help(vmid),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod chain;
 mod claiming;
 pub mod command;
 pub mod debts;
+pub mod devices;
 pub mod disable;
 pub mod enable;
 pub mod fate;
