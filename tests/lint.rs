@@ -68,8 +68,8 @@ fn a_table_is_held_against_itself_and_the_host() {
             2,
         ),
         (
-            "cpus = \"6,18\"\n[pci]\nreset = \"flr\"\n",
-            "pin-hook: error: t.toml: [pci] is not",
+            "cpus = \"6,18\"\n[pci]\nreset = \"auto\"\n",
+            "pin-hook: error: t.toml: pci.reset = \"auto\" is not",
             2,
         ),
     ] {

@@ -19,10 +19,12 @@ use pin_hook::domain::vm::TaskId;
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
 use pin_hook::host::files::RootFiles;
+use pin_hook::host::pve::TextFile;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
 use pin_hook::host::systemd::Bus;
 use pin_hook::lifecycle::devices::{Devices, of_running, other_things};
+use pin_hook::lifecycle::lint::lint;
 use tempfile::TempDir;
 
 const TREES: [&str; 4] = ["gpu", "hba", "switchdev", "vgpu"];
@@ -202,6 +204,38 @@ fn vms_that_make_room_hold_nothing() {
     };
     assert_eq!(objections(&[]), 1);
     assert_eq!(objections(&["101"]), 0);
+}
+
+/// `check` says of the devices of the VM what a plan would.
+#[test]
+fn a_check_of_the_table_gives_the_same_advice() {
+    let (dir, host) = host(&TREES);
+    let conf = dir.path().join("etc/pve/qemu-server/100.conf");
+    fs::write(conf, "cores: 2\nhostpci0: 87:00.0\n").unwrap();
+    let file = TextFile {
+        path: "100.toml".to_owned(),
+        text: "cpus = \"8-9\"\n".to_owned(),
+    };
+    let warnings = lint(&host, &file).warnings;
+    let expected = "hostpci0 (0000:87:00.0) is in use by vm 101";
+    assert!(warnings.iter().any(|text| text == expected), "{warnings:?}");
+}
+
+/// What docs/json.md says of the devices of a plan.
+#[test]
+fn programs_are_told_what_people_are() {
+    let (_dir, host) = host(&TREES);
+    let rows = read(&host, "hostpci0: mapping=vf").rows();
+    let json = serde_json::to_value(rows).unwrap();
+    assert_eq!(json[0]["chosen"], true);
+    assert_eq!(json[1]["chosen"], false);
+    assert_eq!(json[0]["mapping"], "vf");
+    let function = &json[0]["functions"][0];
+    assert_eq!(function["address"], "0000:05:01.0");
+    assert_eq!(function["iommu_group"], 22);
+    assert_eq!(function["reset_methods"], serde_json::json!(["flr"]));
+    let objection = json[1]["objections"][0].as_str().unwrap();
+    assert!(objection.contains("reserved for vm 102"), "{objection}");
 }
 
 /// sysfs entries vanish while they are read: what is left is judged, nothing panics.

@@ -192,11 +192,14 @@ fn claim(state: ClaimState) -> Claim {
             workqueues: true,
             watchdog: true,
             scheduler: Default::default(),
+            device_interrupts: None,
             affinity: None,
             stays_delegated: true,
             hotplug: false,
         },
         iothreads: BTreeMap::new(),
+        devices: BTreeMap::new(),
+        resets: BTreeMap::new(),
         is_unproven: false,
     }
 }

@@ -66,6 +66,8 @@ pub enum Knob {
     QueueCpus,
     /// CPUs on which the kernel looks for soft lockups.
     WatchdogCpus,
+    /// Methods by which the kernel may reset a function, in the order in which it tries them.
+    ResetMethod,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -283,6 +285,13 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::CpuList,
         stage: Stage::Work,
         doc: "keeps the soft lockup watchdog off the owned cpus",
+    },
+    Row {
+        knob: Knob::ResetMethod,
+        path: "/sys/bus/pci/devices/{}/reset_method",
+        grammar: Grammar::Fields,
+        stage: Stage::Host,
+        doc: "chooses how a device is reset before the vm gets it",
     },
 ];
 

@@ -2,6 +2,8 @@
 
 pub mod asked;
 pub mod chosen;
+pub mod objection;
+pub mod reset;
 pub mod verdict;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,8 @@ use super::debt::NoYield;
 use super::desired::is_exclusive;
 use super::gate::{Backend, GateRefusal};
 use super::pci::asked::Fault;
-use super::pci::verdict::Objection;
+use super::pci::objection::Objection;
+use super::pci::reset::NoReset;
 use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
 use super::table::{Reserve, Scheduler};
 use super::topology::Topology;
@@ -86,6 +87,16 @@ pub enum Refusal {
     /// Others need what the VM asks for.
     #[error("{0}")]
     Device(Box<Objection>),
+    /// A device cannot be reset as the table wishes, or must not be.
+    #[error("{key} ({address}) is not reset: {why}")]
+    NoReset {
+        /// Key in the VM's configuration.
+        key: String,
+        /// Which function.
+        address: String,
+        /// Why not.
+        why: NoReset,
+    },
     /// A VM that is to make room does not.
     #[error("{0}")]
     NoYield(NoYield),
@@ -263,6 +274,7 @@ impl Refusal {
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
             Refusal::NoYield(error) => error.help(vmid),
             Refusal::NoDevice { fault, .. } => fault.help(),
+            Refusal::NoReset { address, why, .. } => why.help(address),
             Refusal::Device(objection) => objection.help(vmid),
         }
     }

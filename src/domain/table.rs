@@ -306,13 +306,6 @@ pub struct Pci {
     pub irqs: Option<PciIrqs>,
 }
 
-impl Pci {
-    /// Tells whether something is done to the devices before the start.
-    pub fn touches_devices(&self) -> bool {
-        self.reset != PciReset::None
-    }
-}
-
 /// How passed-through devices are brought back to life before the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

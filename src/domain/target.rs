@@ -114,13 +114,18 @@ pub enum Place {
     ContainerInside(Vmid, u64),
     /// That of a workqueue, by its name.
     Workqueue(String),
+    /// That of a PCI function, by its address.
+    Function(String),
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Host => Ok(()),
-            Place::Group(name) | Place::Sysctl(name) | Place::Workqueue(name) => f.write_str(name),
+            Place::Group(name)
+            | Place::Sysctl(name)
+            | Place::Workqueue(name)
+            | Place::Function(name) => f.write_str(name),
             Place::Irq(number, _) | Place::Policy(number) => number.fmt(f),
             Place::Cpu(cpu) => cpu.fmt(f),
             Place::Container(ctid, _) => write!(f, "lxc/{ctid}"),

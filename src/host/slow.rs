@@ -17,6 +17,7 @@ use anyhow::{Context, bail};
 use super::Host;
 use super::files::Files;
 use super::systemd::Job;
+use crate::domain::pci::is_address;
 
 /// Where children answer, one file for each unit.
 const ANSWERS: &str = "/run/pin-hook/jobs";
@@ -157,6 +158,9 @@ fn is_allowed(path: &str, text: &str) -> bool {
         ["", "sys", "devices", "system", "cpu", cpu, "online"] => {
             numbered(cpu, "cpu", "") && ["0", "1"].contains(&text)
         }
+        ["", "sys", "bus", "pci", "devices", address, "reset"] => {
+            is_address(address) && text == "1"
+        }
         _ => false,
     }
 }
@@ -253,6 +257,10 @@ mod tests {
             ("/sys/devices/system/cpu/cpu3/../cpu4/online", "0", false),
             ("sys/devices/system/cpu/cpu3/online", "0", false),
             ("/etc/passwd", "0", false),
+            ("/sys/bus/pci/devices/0000:01:00.0/reset", "1", true),
+            ("/sys/bus/pci/devices/0000:01:00.0/reset", "0", false),
+            ("/sys/bus/pci/devices/0000:01:00.0/remove", "1", false),
+            ("/sys/bus/pci/devices/../reset", "1", false),
         ] {
             assert_eq!(is_allowed(path, text), allowed, "{path} {text}");
         }

@@ -25,6 +25,7 @@ pub mod plan;
 pub mod reconcile;
 pub mod recover;
 pub mod report;
+mod resetting;
 pub mod resolve;
 pub mod room;
 mod scrub;

@@ -221,7 +221,9 @@ impl Run<'_> {
             vmid,
             state: ClaimState::Running { qemu },
             iothreads: iothreads.unwrap_or_default(),
+            devices: plan.taken(),
             wishes: resolved.wishes,
+            resets: Default::default(),
             is_unproven: false,
         };
         plan.warnings

@@ -17,7 +17,7 @@ use crate::domain::guest::Guest;
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
 use crate::domain::refusal::{Bystander, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
-use crate::domain::table::{Cpus, HostSettings, KernelGate, Table, Workqueues};
+use crate::domain::table::{Cpus, HostSettings, KernelGate, PciReset, Table, Workqueues};
 use crate::domain::target::Target;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
@@ -341,6 +341,7 @@ fn wishes(case: &Case, placement: &Placement, choice: gate::Choice) -> Wishes {
         workqueues: false,
         watchdog: case.table.isolate.watchdog && choice.backend != gate::Backend::Affinity,
         scheduler: pin.scheduler,
+        device_interrupts: case.table.pci.irqs,
         affinity: case.guest.affinity.clone(),
         stays_delegated: case.guest.hookscript.is_some(),
         hotplug: case.table.isolate.hotplug,
@@ -366,7 +367,11 @@ pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
     let default = Table::of(table.cpus.clone());
     let wished = [
         ("[memory]", table.memory != default.memory),
-        ("[pci]", table.pci != default.pci),
+        (
+            "pci.reset = \"remove-rescan\"",
+            table.pci.reset == PciReset::RemoveRescan,
+        ),
+        ("pci.reset = \"auto\"", table.pci.reset == PciReset::Auto),
     ];
     match wished.into_iter().find(|(_, is_wished)| *is_wished) {
         Some((key, _)) => Err(CaseError::Unsupported {

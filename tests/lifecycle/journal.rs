@@ -9,7 +9,7 @@ use pin_hook::domain::debt::{Debt, Owner};
 use pin_hook::domain::gate::Backend;
 use pin_hook::domain::knob::{Knob, ROWS};
 use pin_hook::domain::state::{Held, Record, State};
-use pin_hook::domain::table::{HostKnobs, Power};
+use pin_hook::domain::table::{HostKnobs, PciIrqs, Power};
 use pin_hook::domain::target::{Place, Stage, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::lifecycle::journal::parse;
@@ -55,6 +55,7 @@ fn wishes(backend: Backend) -> Wishes {
         workqueues: true,
         watchdog: true,
         scheduler: Default::default(),
+        device_interrupts: Some(PciIrqs::Vcpus),
         affinity: Some(cpus("0-7")),
         stays_delegated: true,
         hotplug: false,
@@ -69,6 +70,8 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         state,
         wishes,
         iothreads,
+        devices: BTreeMap::from([("0000:01:00.0".to_owned(), "10de:2204".to_owned())]),
+        resets: BTreeMap::from([("0000:01:00.0".to_owned(), "flr".to_owned())]),
         is_unproven: false,
     }))
 }
@@ -131,6 +134,7 @@ fn place(knob: Knob) -> Place {
         Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
         Knob::UnboundCpus | Knob::WatchdogCpus => Place::Host,
         Knob::QueueCpus => Place::Workqueue("writeback".to_owned()),
+        Knob::ResetMethod => Place::Function("0000:01:00.0".to_owned()),
         Knob::Online => Place::Cpu(CpuId(3)),
         Knob::Sysctl => Place::Sysctl("vm/stat_interval".to_owned()),
         Knob::IdleLatency => Place::Cpu(CpuId(2)),
@@ -210,6 +214,7 @@ fn a_journal_of_version_1_is_understood() {
         host: HostKnobs::default(),
         workqueues: false,
         watchdog: false,
+        device_interrupts: None,
         ..wishes(Backend::Isolated)
     };
     assert_eq!(claim.wishes, untouched);

@@ -44,11 +44,14 @@ fn claim() -> Claim {
             workqueues: true,
             watchdog: true,
             scheduler: Default::default(),
+            device_interrupts: None,
             affinity: None,
             stays_delegated: true,
             hotplug: false,
         },
         iothreads: BTreeMap::new(),
+        devices: BTreeMap::new(),
+        resets: BTreeMap::new(),
         is_unproven: false,
     }
 }

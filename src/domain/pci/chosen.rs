@@ -66,12 +66,13 @@ mod tests {
 
     #[test]
     fn qemu_tells_its_functions() {
-        let command = "/usr/bin/kvm\0-id\0100\0-device\0vfio-pci,host=0000:f0:43.0,id=hostpci0.0,\
-                       bus=pci.0\0-device\0vfio-pci,host=01:00.1,id=hostpci1\0-device\0\
-                       vfio-pci,sysfsdev=/sys/bus/mdev/devices/00000001-0000\0-device\0\
-                       vfio-pci-nohotplug,host=0000:02:00.0\0-name\0host=0000:09:00.0\0";
+        let command = "/usr/bin/kvm -id 100 -device vfio-pci,host=0000:f0:43.0,id=hostpci0.0 \
+                       -device vfio-pci,host=01:00.1,id=hostpci1 -device \
+                       vfio-pci,sysfsdev=/sys/bus/mdev/devices/00000001-0000 -device \
+                       vfio-pci-nohotplug,host=0000:02:00.0 -name host=0000:09:00.0 ";
+        let command = command.replace(' ', "\0");
         let expected = ["0000:f0:43.0", "0000:01:00.1", "0000:02:00.0"];
-        assert_eq!(of_command_line(command), expected);
+        assert_eq!(of_command_line(&command), expected);
     }
 
     #[test]

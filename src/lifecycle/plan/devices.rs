@@ -1,9 +1,12 @@
 //! What a plan says of devices.
 
+use std::collections::BTreeMap;
+
 use super::Plan;
 use crate::domain::refusal::Refusal;
 use crate::lifecycle::devices::{Devices, other_things};
 use crate::lifecycle::phase::Run;
+use crate::lifecycle::resetting::wanted;
 use crate::lifecycle::resolve::{Case, Resolved};
 
 impl Run<'_> {
@@ -19,8 +22,11 @@ impl Run<'_> {
             plan.left_out.push(text.to_owned());
             return Ok(Devices::default());
         }
-        if case.table.pci.touches_devices() && !plan.running {
-            devices.check()?;
+        if !plan.running {
+            for (address, (key, method)) in wanted(case, &devices)? {
+                let text = format!("{key} ({address}) is reset before the start ({method})");
+                plan.notices.push(text);
+            }
         }
         plan.warnings.extend(devices.warnings());
         Ok(devices)
@@ -28,6 +34,15 @@ impl Run<'_> {
 }
 
 impl Plan {
+    /// Returns the functions that the VM would have, with their models.
+    pub(super) fn taken(&self) -> BTreeMap<String, String> {
+        let rows = self.devices.iter();
+        let rows = rows.filter(|row| row.chosen && row.mdev.is_none());
+        let functions = rows.flat_map(|row| &row.functions);
+        let models = functions.map(|one| (one.address.clone(), one.model.clone()));
+        models.collect()
+    }
+
     /// Tells which devices are far from the CPUs and the memory of the VM.
     pub(super) fn tell_far(
         &mut self,
