@@ -13,6 +13,8 @@ mod births;
 mod containers;
 #[path = "lifecycle/debts.rs"]
 mod debts;
+#[path = "lifecycle/devices.rs"]
+mod devices;
 #[path = "lifecycle/drift.rs"]
 mod drift;
 #[path = "lifecycle/ends.rs"]

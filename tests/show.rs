@@ -193,12 +193,15 @@ fn claim(state: ClaimState) -> Claim {
             workqueues: true,
             watchdog: true,
             scheduler: Default::default(),
+            device_interrupts: None,
             affinity: None,
             stays_delegated: true,
             hotplug: false,
             memory: Default::default(),
         },
         iothreads: BTreeMap::new(),
+        devices: BTreeMap::new(),
+        resets: BTreeMap::new(),
         is_unproven: false,
     }
 }

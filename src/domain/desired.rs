@@ -4,6 +4,7 @@
 //! simply absent from its answer, and gets its baseline back.
 
 mod containers;
+mod devices;
 mod kept_off;
 pub mod knobs;
 mod memory;
@@ -90,6 +91,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
     view.kernel_threads(claims, &mut wishes);
     view.work(claims, &mut wishes);
     view.interrupts(claims, &mut wishes);
+    devices::reset_methods(claims, &mut wishes);
     knobs::wish(claims, facts, &mut wishes);
     wishes
 }

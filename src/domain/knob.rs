@@ -72,6 +72,8 @@ pub enum Knob {
     /// NUMA nodes that a VM's scope may allocate from. systemd sets them when it makes the scope, and
     /// does not take them back when the drop-in that says so goes.
     ScopeNodes,
+    /// Methods by which the kernel may reset a function, in the order in which it tries them.
+    ResetMethod,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -303,6 +305,13 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::CpuList,
         stage: Stage::Partition,
         doc: "what systemd makes of the vm's nodes",
+    },
+    Row {
+        knob: Knob::ResetMethod,
+        path: "/sys/bus/pci/devices/{}/reset_method",
+        grammar: Grammar::Fields,
+        stage: Stage::Host,
+        doc: "chooses how a device is reset before the vm gets it",
     },
 ];
 

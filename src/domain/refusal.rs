@@ -9,6 +9,9 @@ use super::debt::NoYield;
 use super::desired::is_exclusive;
 use super::gate::{Backend, GateRefusal};
 use super::memory::MemoryFault;
+use super::pci::asked::Fault;
+use super::pci::objection::Objection;
+use super::pci::reset::NoReset;
 use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
 use super::table::{Reserve, Scheduler};
 use super::topology::Topology;
@@ -73,6 +76,27 @@ pub enum Refusal {
         remedy: String,
         /// CPUs that it may run on.
         cpus: CpuSet,
+    },
+    /// The VM has no such device on this host.
+    #[error("{key}: {fault}")]
+    NoDevice {
+        /// Key in the VM's configuration.
+        key: String,
+        /// Why not.
+        fault: Fault,
+    },
+    /// Others need what the VM asks for.
+    #[error("{0}")]
+    Device(Box<Objection>),
+    /// A device cannot be reset as the table wishes, or must not be.
+    #[error("{key} ({address}) is not reset: {why}")]
+    NoReset {
+        /// Key in the VM's configuration.
+        key: String,
+        /// Which function.
+        address: String,
+        /// Why not.
+        why: NoReset,
     },
     /// A VM that is to make room does not.
     #[error("{0}")]
@@ -254,6 +278,9 @@ impl Refusal {
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
             Refusal::NoYield(error) => error.help(vmid),
             Refusal::Memory(error) => error.help(Some(vmid)),
+            Refusal::NoDevice { fault, .. } => fault.help(),
+            Refusal::NoReset { address, why, .. } => why.help(address),
+            Refusal::Device(objection) => objection.help(vmid),
         }
     }
 }

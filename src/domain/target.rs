@@ -117,13 +117,18 @@ pub enum Place {
     Workqueue(String),
     /// That of a pool of hugepages.
     Pool(Pool),
+    /// That of a PCI function, by its address.
+    Function(String),
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Host => Ok(()),
-            Place::Group(name) | Place::Sysctl(name) | Place::Workqueue(name) => f.write_str(name),
+            Place::Group(name)
+            | Place::Sysctl(name)
+            | Place::Workqueue(name)
+            | Place::Function(name) => f.write_str(name),
             Place::Irq(number, _) | Place::Policy(number) => number.fmt(f),
             Place::Cpu(cpu) => cpu.fmt(f),
             Place::Pool(pool) => pool.fmt(f),

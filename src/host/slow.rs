@@ -17,6 +17,7 @@ use anyhow::{Context, bail};
 use super::Host;
 use super::files::Files;
 use super::systemd::Job;
+use crate::domain::pci::is_address;
 
 /// Where children answer, one file for each unit.
 const ANSWERS: &str = "/run/pin-hook/jobs";
@@ -173,6 +174,9 @@ fn is_allowed(path: &str, text: &str) -> bool {
         ] => numbered(node, "node", "") && numbered(size, "hugepages-", "kB") && is_number(text),
         ["", "proc", "sys", "vm", "drop_caches"] => text == "1",
         ["", "sys", "kernel", "mm", "ksm", "run"] => ["0", "1", "2"].contains(&text),
+        ["", "sys", "bus", "pci", "devices", address, "reset"] => {
+            is_address(address) && text == "1"
+        }
         _ => false,
     }
 }
@@ -285,6 +289,10 @@ mod tests {
             ("/proc/sys/vm/drop_caches", "3", false),
             ("/sys/kernel/mm/ksm/run", "2", true),
             ("/sys/kernel/mm/ksm/run", "3", false),
+            ("/sys/bus/pci/devices/0000:01:00.0/reset", "1", true),
+            ("/sys/bus/pci/devices/0000:01:00.0/reset", "0", false),
+            ("/sys/bus/pci/devices/0000:01:00.0/remove", "1", false),
+            ("/sys/bus/pci/devices/../reset", "1", false),
         ] {
             assert_eq!(is_allowed(path, text), allowed, "{path} {text}");
         }

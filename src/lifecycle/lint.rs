@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::advice::help_for;
+use super::devices::Devices;
 use super::plan::Complaint;
 use super::resolve::{CaseError, read_settings, refuse_unsupported};
 use super::yields;
@@ -63,6 +64,7 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
         Cpus::Auto => None,
     };
     let guest = lint.guest(host);
+    lint.judge_devices(host, guest.as_ref());
     match read_topology(&*host.files) {
         Ok(topology) => lint.fits(&table, &settings, guest.as_ref(), &topology),
         Err(error) => {
@@ -104,6 +106,16 @@ impl Lint {
         let config = pve::vm_config(&*host.files, vmid, "").ok()??;
         self.vmid = Some(vmid);
         Some(parse_vm_conf(&config.text).guest())
+    }
+
+    /// Says who else needs the devices of the VM; where none can be seen, nothing.
+    fn judge_devices(&mut self, host: &Host, guest: Option<&Guest>) {
+        if let Some((vmid, guest)) = self.vmid.zip(guest) {
+            let devices = Devices::read(host, vmid, guest, &[]);
+            let is_seen = !devices.bus.is_empty();
+            self.warnings
+                .extend(devices.warnings().into_iter().filter(|_| is_seen));
+        }
     }
 
     fn fits(

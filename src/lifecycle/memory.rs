@@ -17,6 +17,7 @@ use crate::domain::state::{Record, State};
 use crate::domain::table::Hugepages;
 use crate::domain::target::{Place, Target};
 use crate::domain::vm::Vmid;
+use crate::host::deadline::Deadline;
 use crate::host::{Host, hugepages, slow, task};
 
 /// How long one waits before the kernel is asked for missing pages again.
@@ -115,6 +116,8 @@ impl Run<'_> {
             return Ok(());
         };
         let vmid = case.vmid;
+        // The wait is the table's; what it may cost to give back is not part of it.
+        let left = self.deadline.remaining();
         let filling = Filling {
             run: self,
             vmid,
@@ -122,7 +125,7 @@ impl Run<'_> {
             until: self.host.clock.since_boot() + wish.timeout.duration(),
         };
         if let Some(fault) = filling.fill(account)? {
-            return self.start_short(case, &fault, account);
+            return self.start_short(case, &fault, left, account);
         }
         for Wanted { share, .. } in filling.wanted()? {
             let (pool, needed) = (share.pool, share.needed);
@@ -141,6 +144,7 @@ impl Run<'_> {
         &self,
         case: &Case,
         fault: &MemoryFault,
+        left: Duration,
         account: &mut Account,
     ) -> anyhow::Result<()> {
         let vmid = case.vmid;
@@ -151,9 +155,12 @@ impl Run<'_> {
             return Ok(());
         }
         account.fail(Exit::Refused, text, fault.help(Some(vmid)));
-        work(self.host, self.deadline, &Answers::default(), |_| {
-            Ok(Ok::<_, Refusal>(vec![Record::End(vmid)]))
-        })?;
+        work(
+            self.host,
+            Deadline::after(left),
+            &Answers::default(),
+            |_| Ok(Ok::<_, Refusal>(vec![Record::End(vmid)])),
+        )?;
         Ok(())
     }
 }

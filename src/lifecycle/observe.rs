@@ -70,7 +70,8 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     if concerns(Stage::Work, is_work) {
         facts.work = work::masks(host);
     }
-    if concerns(Stage::Interrupts, |wishes| wishes.interrupts) {
+    let is_sent = |wishes: &Wishes| wishes.interrupts || wishes.device_interrupts.is_some();
+    if concerns(Stage::Interrupts, is_sent) {
         facts.nodes = irq::nodes(&*host.files);
         facts.default_irq_affinity = irq::default_affinity(&*host.files)?;
         facts.irqs = irq::interrupts(&*host.files)?;

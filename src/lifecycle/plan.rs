@@ -1,5 +1,6 @@
 //! What a start of a VM would change: the way of pre-start and post-start up to the first write.
 
+mod devices;
 mod layout;
 mod planned;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 pub use layout::{Layout, ThreadCpus, VcpuPlace};
 pub use planned::Planned;
 
+use super::devices::DeviceRow;
 use super::fate::{self, Answers};
 use super::look::{is_denied, known_state, look};
 use super::neighbours::{Yielding, without_neighbours, yielding};
@@ -55,6 +57,8 @@ pub struct Plan {
     pub notices: Vec<String>,
     /// The same, where something will not be as wished.
     pub warnings: Vec<String>,
+    /// Devices that are passed through.
+    pub devices: Vec<DeviceRow>,
     /// VMs that would make room, running or not.
     pub yields: Vec<Yielding>,
     /// What cannot be seen from here and is left out.
@@ -147,6 +151,10 @@ impl Run<'_> {
         if let Some(obstacle) = obstacles.next() {
             return Ok(Err(Refusal::NoYield(obstacle)));
         }
+        let devices = match self.plan_devices(case, plan) {
+            Ok(devices) => devices,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         if !plan.running {
             state = without_neighbours(state, case);
         }
@@ -165,6 +173,7 @@ impl Run<'_> {
             .extend(reasons.map(|why| format!("cpus chosen: {why}")));
         plan.notices.extend(resolved.notices.iter().cloned());
         plan.warnings.extend(resolved.warnings.iter().cloned());
+        plan.tell_far(self, &devices, case, &resolved);
         plan.warnings.extend(not_hooked(case));
         match refusal::check(case.vmid, wishes, &state.claims, topology, &around) {
             Ok(warnings) => plan.warnings.extend(warnings),
@@ -219,7 +228,9 @@ impl Run<'_> {
             vmid,
             state: ClaimState::Running { qemu },
             iothreads: iothreads.unwrap_or_default(),
+            devices: plan.taken(),
             wishes: resolved.wishes,
+            resets: Default::default(),
             is_unproven: false,
         };
         plan.warnings
@@ -303,6 +314,7 @@ impl Plan {
             layout: None,
             notices: Vec::new(),
             warnings: Vec::new(),
+            devices: Vec::new(),
             yields: Vec::new(),
             left_out: Vec::new(),
             changes: Vec::new(),

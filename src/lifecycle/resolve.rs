@@ -18,7 +18,7 @@ use crate::domain::memory::{self, MemoryWishes, Pool};
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
 use crate::domain::refusal::{Bystander, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
-use crate::domain::table::{Cpus, HostSettings, KernelGate, Table, Workqueues};
+use crate::domain::table::{Cpus, HostSettings, KernelGate, PciReset, Table, Workqueues};
 use crate::domain::target::Target;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
@@ -366,6 +366,7 @@ fn wishes(case: &Case, placement: &Placement, choice: gate::Choice) -> Wishes {
         workqueues: false,
         watchdog: case.table.isolate.watchdog && choice.backend != gate::Backend::Affinity,
         scheduler: pin.scheduler,
+        device_interrupts: case.table.pci.irqs,
         affinity: case.guest.affinity.clone(),
         stays_delegated: case.guest.hookscript.is_some(),
         hotplug: case.table.isolate.hotplug,
@@ -389,13 +390,19 @@ fn vhost_workers(guest: &Guest, wished: &BTreeMap<String, CpuSet>) -> Vec<Option
 /// # Errors
 /// The first of them.
 pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
-    let default = Table::of(table.cpus.clone());
-    match table.pci != default.pci {
-        true => Err(CaseError::Unsupported {
+    let wished = [
+        (
+            "pci.reset = \"remove-rescan\"",
+            table.pci.reset == PciReset::RemoveRescan,
+        ),
+        ("pci.reset = \"auto\"", table.pci.reset == PciReset::Auto),
+    ];
+    match wished.into_iter().find(|(_, is_wished)| *is_wished) {
+        Some((key, _)) => Err(CaseError::Unsupported {
             path: path.to_owned(),
-            key: "[pci]",
+            key,
         }),
-        false => Ok(()),
+        None => Ok(()),
     }
 }
 

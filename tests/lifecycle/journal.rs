@@ -10,7 +10,7 @@ use pin_hook::domain::gate::Backend;
 use pin_hook::domain::knob::{Knob, ROWS};
 use pin_hook::domain::memory::{MemoryWishes, Pool, Share};
 use pin_hook::domain::state::{Held, Record, State};
-use pin_hook::domain::table::{HostKnobs, Power};
+use pin_hook::domain::table::{HostKnobs, PciIrqs, Power};
 use pin_hook::domain::target::{Place, Stage, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::lifecycle::journal::parse;
@@ -57,6 +57,7 @@ fn wishes(backend: Backend) -> Wishes {
         workqueues: true,
         watchdog: true,
         scheduler: Default::default(),
+        device_interrupts: Some(PciIrqs::Vcpus),
         affinity: Some(cpus("0-7")),
         stays_delegated: true,
         hotplug: false,
@@ -80,6 +81,8 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         state,
         wishes,
         iothreads,
+        devices: BTreeMap::from([("0000:01:00.0".to_owned(), "10de:2204".to_owned())]),
+        resets: BTreeMap::from([("0000:01:00.0".to_owned(), "flr".to_owned())]),
         is_unproven: false,
     }))
 }
@@ -143,6 +146,7 @@ fn place(knob: Knob) -> Place {
         Knob::UnboundCpus | Knob::WatchdogCpus => Place::Host,
         Knob::QueueCpus => Place::Workqueue("writeback".to_owned()),
         Knob::Hugepages => Place::Pool(POOL),
+        Knob::ResetMethod => Place::Function("0000:01:00.0".to_owned()),
         Knob::Online => Place::Cpu(CpuId(3)),
         Knob::Sysctl => Place::Sysctl("vm/stat_interval".to_owned()),
         Knob::IdleLatency => Place::Cpu(CpuId(2)),
@@ -224,6 +228,7 @@ fn a_journal_of_version_1_is_understood() {
         workqueues: false,
         watchdog: false,
         memory: MemoryWishes::default(),
+        device_interrupts: None,
         ..wishes(Backend::Isolated)
     };
     assert_eq!(claim.wishes, untouched);
