@@ -39,15 +39,14 @@ pub struct Cpuset {
     partition: Partition,
     invalid: Option<&'static str>,
     remote: bool,
-    mems: String,
 }
 
 impl Cpuset {
     /// Returns the names of the files; exclusive lists and remote partitions came with 6.7.
     pub fn files(root: bool, kernel: Kernel) -> Vec<&'static str> {
-        let mut names = vec!["cpuset.cpus.effective", "cpuset.mems.effective"];
+        let mut names = vec!["cpuset.cpus.effective"];
         if !root {
-            names.extend(["cpuset.cpus", "cpuset.cpus.partition", "cpuset.mems"]);
+            names.extend(["cpuset.cpus", "cpuset.cpus.partition"]);
         }
         if kernel >= Kernel(6, 7) {
             names.extend(match root {
@@ -148,8 +147,6 @@ impl State {
             "cpuset.cpus.exclusive.effective" => this.exclusive_effective.to_string(),
             "cpuset.cpus.isolated" => self.isolated_cpus().to_string(),
             "cpuset.cpus.partition" => this.verdict(),
-            "cpuset.mems" => this.mems.clone(),
-            "cpuset.mems.effective" => self.cpus.nodes_online().to_string(),
             _ => return Err(errno(libc::ENOENT)),
         };
         Ok(text + "\n")
@@ -160,7 +157,6 @@ impl State {
             "cpuset.cpus" => self.write_cpus(group, text)?,
             "cpuset.cpus.exclusive" => self.write_exclusive(group, text)?,
             "cpuset.cpus.partition" => self.write_partition(group, text)?,
-            "cpuset.mems" => text.trim().clone_into(&mut self.cpuset_mut(group).mems),
             _ => return Err(errno(libc::EINVAL)),
         }
         self.cpusets_changed();
@@ -378,6 +374,7 @@ impl State {
         }
         let isolated = self.isolated_cpus();
         self.workqueue.isolate(isolated);
+        self.rescuers_follow();
     }
 
     fn refresh_exclusive(&mut self, group: &str) {

@@ -90,14 +90,44 @@ impl State {
         self.cpu_read(path).map(|_| Err(errno(libc::EACCES)))
     }
 
+    /// Refuses files of a cpufreq policy whose CPU is offline (`show()` in `cpufreq.c`).
+    pub fn vet_policy(&self, path: &str) -> io::Result<()> {
+        let policy = path
+            .strip_prefix(DIR)
+            .and_then(|file| file.strip_prefix("cpufreq/policy"));
+        let cpu = policy.and_then(|file| file.split_once('/')?.0.parse().ok());
+        match cpu
+            .map(CpuId)
+            .is_some_and(|cpu| !self.cpus.online.contains(cpu))
+        {
+            true => Err(errno(libc::EBUSY)),
+            false => Ok(()),
+        }
+    }
+
+    /// The kernel loads the module of a governor when it is written; from then on it is listed.
+    pub fn load_governor(&mut self, path: &str, text: &str) {
+        let Some((dir, "scaling_governor")) = path.rsplit_once('/') else {
+            return;
+        };
+        let listed = |dir: &str| format!("{dir}/scaling_available_governors");
+        let names = self.tree.read(&listed(dir)).unwrap_or_default();
+        let word = text.trim();
+        if names.split_whitespace().any(|name| name == word) {
+            return;
+        }
+        for cpu in self.cpus.possible.clone().iter() {
+            let path = listed(&format!("{DIR}cpufreq/policy{cpu}"));
+            self.tree.put(&path, &format!("{word} {names}"), 0o444);
+        }
+    }
+
     fn take_offline(&mut self, cpu: CpuId) -> io::Result<()> {
-        let rest = self.cpus.online.difference(&CpuSet::of(cpu));
         // Recorded: in 6.12 the last CPU of a partition does not go.
-        let stays = self.kernel < Kernel(7, 0) && self.is_last_of_partition(cpu);
-        if rest.is_empty() || stays {
+        if self.kernel < Kernel(7, 0) && self.is_last_of_partition(cpu) {
             return Err(errno(libc::EBUSY));
         }
-        self.cpus.online = rest;
+        self.cpus.online = self.cpus.online.difference(&CpuSet::of(cpu));
         self.after_hotplug();
         Ok(())
     }

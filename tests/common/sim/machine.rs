@@ -72,6 +72,7 @@ impl Machine {
             since_boot: Duration::from_secs(100),
         };
         state.workqueue.request(all.clone());
+        state.workqueue.watchdog = all.clone();
         state.irqs.default_affinity = all;
         state.cpuset_online("");
         state.cpusets_changed();
@@ -146,21 +147,19 @@ impl Machine {
 
 /// Files that take a value and keep it.
 fn put_knobs(state: &mut State, all: &CpuSet) {
+    let real_time = match state.kernel >= Kernel(7, 0) {
+        true => "1000000",
+        false => "950000",
+    };
     for (path, text) in [
         ("/proc/sys/vm/stat_interval", "1"),
-        ("/proc/sys/kernel/sched_rt_runtime_us", "950000"),
+        ("/proc/sys/kernel/sched_rt_runtime_us", real_time),
         ("/proc/sys/kernel/nmi_watchdog", "0"),
-        ("/proc/sys/kernel/watchdog_cpumask", &all.to_string()),
         ("/sys/kernel/mm/ksm/run", "0"),
-        ("/run/dbus/system_bus_socket", ""),
     ] {
-        state.tree.put(path, &format!("{text}\n"), 0o644);
+        put_number(state, path, text);
     }
-    for queue in ["nvme-wq", "writeback"] {
-        let dir = format!("/sys/devices/virtual/workqueue/{queue}");
-        state.tree.put_dir(&dir);
-        state.workqueue.queues.insert(queue.to_owned(), all.clone());
-    }
+    state.tree.put("/run/dbus/system_bus_socket", "\n", 0o644);
     let thp = "/sys/kernel/mm/transparent_hugepage/enabled";
     state
         .tree
@@ -170,10 +169,17 @@ fn put_knobs(state: &mut State, all: &CpuSet) {
     }
     for node in state.cpus.nodes_online().iter() {
         let dir = format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
-        for file in ["nr_hugepages", "free_hugepages"] {
-            state.tree.put(&format!("{dir}/{file}"), "0\n", 0o644);
-        }
+        put_number(state, &format!("{dir}/nr_hugepages"), "0");
+        state
+            .tree
+            .put(&format!("{dir}/free_hugepages"), "0\n", 0o444);
     }
+}
+
+/// Puts a file that takes a number.
+fn put_number(state: &mut State, path: &str, text: &str) {
+    state.tree.put(path, &format!("{text}\n"), 0o644);
+    state.tree.take_numbers(path, &[]);
 }
 
 fn put_cpu_knobs(state: &mut State, cpu: CpuId) {
@@ -189,10 +195,9 @@ fn put_cpu_knobs(state: &mut State, cpu: CpuId) {
         "schedutil",
         &governors,
     );
-    let available = governors.join(" ") + " \n";
     tree.put(
         &format!("{policy}/scaling_available_governors"),
-        &available,
+        "performance schedutil \n",
         0o444,
     );
     tree.put(
@@ -254,6 +259,11 @@ fn put_kernel_threads(state: &mut State) {
     }
     for cpu in state.cpus.possible.clone().iter() {
         put_cpu_threads(state, cpu);
+    }
+    for queue in ["nvme-wq", "writeback"] {
+        let dir = format!("/sys/devices/virtual/workqueue/{queue}");
+        state.tree.put_dir(&dir);
+        state.put_queue(queue);
     }
     for node in state.cpus.nodes_online().iter() {
         let of_node = |cpu: &CpuId| state.cpus.seats[cpu.0 as usize].node == node.0;
