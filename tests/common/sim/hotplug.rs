@@ -7,6 +7,7 @@ use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use super::{Kernel, Sim, State, errno};
 
 const DIR: &str = "/sys/devices/system/cpu/";
+const POLICY: &str = "/sys/devices/system/cpu/cpufreq/policy";
 
 /// Where a CPU sits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,18 +91,19 @@ impl State {
         self.cpu_read(path).map(|_| Err(errno(libc::EACCES)))
     }
 
-    /// Refuses files of a cpufreq policy whose CPU is offline (`show()` in `cpufreq.c`).
+    /// Refuses files of a cpufreq policy whose CPUs are offline (`show()` in `cpufreq.c`).
     pub fn vet_policy(&self, path: &str) -> io::Result<()> {
-        let policy = path
-            .strip_prefix(DIR)
-            .and_then(|file| file.strip_prefix("cpufreq/policy"));
-        let cpu = policy.and_then(|file| file.split_once('/')?.0.parse().ok());
-        match cpu
-            .map(CpuId)
-            .is_some_and(|cpu| !self.cpus.online.contains(cpu))
-        {
-            true => Err(errno(libc::EBUSY)),
-            false => Ok(()),
+        let below = path
+            .strip_prefix(POLICY)
+            .and_then(|rest| rest.split_once('/'));
+        let number = below.map_or("", |(number, _)| number);
+        let Ok(cpus) = self.tree.read(&format!("{POLICY}{number}/affected_cpus")) else {
+            return Ok(());
+        };
+        let mut cpus = cpus.split_whitespace().filter_map(|cpu| cpu.parse().ok());
+        match cpus.any(|cpu| self.cpus.online.contains(CpuId(cpu))) {
+            true => Ok(()),
+            false => Err(errno(libc::EBUSY)),
         }
     }
 
@@ -117,8 +119,10 @@ impl State {
             return;
         }
         for cpu in self.cpus.possible.clone().iter() {
-            let path = listed(&format!("{DIR}cpufreq/policy{cpu}"));
-            self.tree.put(&path, &format!("{word} {names}"), 0o444);
+            let path = listed(&format!("{POLICY}{cpu}"));
+            if self.tree.get(&path).is_some() {
+                self.tree.put(&path, &format!("{word} {names}"), 0o444);
+            }
         }
     }
 

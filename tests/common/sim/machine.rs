@@ -1,6 +1,6 @@
 //! Builds a host: CPUs, groups as systemd makes them, services and kernel threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
@@ -330,10 +330,25 @@ fn put_irqs(state: &mut State) {
     ] {
         state.add_irq(number, action, node);
     }
-    // Queues are spread over all CPUs, beginning in the second half.
-    let n_cpus = state.cpus.n_possible();
-    for n in 0..n_cpus {
-        let cpu = CpuSet::of(CpuId((n + n_cpus / 2) % n_cpus));
-        state.insert_irq(49 + n, &format!("nvme0q{}", n + 1), cpu, Kind::Managed, 0);
+    for (n, cpu) in (0..).zip(queue_cpus(state)) {
+        let (action, cpu) = (format!("nvme0q{}", n + 1), CpuSet::of(cpu));
+        state.insert_irq(49 + n, &action, cpu, Kind::Managed, 0);
     }
+}
+
+/// Returns the CPUs of the disk's queues: the kernel begins in the second half, 7.3 with the last
+/// core (recorded).
+fn queue_cpus(state: &State) -> Vec<CpuId> {
+    let all: Vec<CpuId> = state.cpus.possible.iter().collect();
+    if state.kernel < Kernel(7, 0) {
+        let (first, second) = all.split_at(all.len() / 2);
+        return [second, first].concat();
+    }
+    let core = |cpu: &CpuId| {
+        let seat = state.cpus.seats[cpu.0 as usize];
+        (seat.package, seat.core)
+    };
+    let cores: BTreeSet<_> = all.iter().map(core).collect();
+    let of_core = |wanted| all.iter().copied().filter(move |cpu| core(cpu) == wanted);
+    cores.into_iter().rev().flat_map(of_core).collect()
 }
