@@ -133,13 +133,17 @@ fn is_up(host: &Host, vmid: Vmid) -> bool {
 
 /// Tells whether a VM whose table names iothreads has one that nobody has named yet.
 ///
-/// QEMU calls such threads `IO <object id>`, cut at 15 characters, so the name alone does not tell
-/// which one it is.
+/// QEMU calls such threads `IO <object id>`, where that fits into 15 characters. PVE's ids do not:
+/// such a thread is called as QEMU itself, and its monitor has to tell which one it is.
 fn lacks_iothreads(host: &Host, claim: &Claim) -> bool {
     let Some(qemu) = claim.qemu().filter(|_| !claim.wishes.iothreads.is_empty()) else {
         return false;
     };
     let tasks = task::tasks_of(&*host.files, qemu.tid).unwrap_or_default();
-    let mut iothreads = tasks.iter().filter(|task| task.comm.starts_with("IO "));
+    let main = tasks.iter().find(|task| task.id.tid == qemu.tid);
+    let name = main.map_or("", |main| main.comm.as_str());
+    let mut iothreads = tasks.iter().filter(|task| {
+        task.comm.starts_with("IO ") || task.comm == name && task.id.tid != qemu.tid
+    });
     iothreads.any(|task| !claim.iothreads.contains_key(&task.id.tid))
 }

@@ -23,7 +23,8 @@ impl Sim {
                 path.strip_prefix(*top)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
-            without.iter().any(below)
+            // A governor that was loaded stays, whoever wished for it.
+            without.iter().any(below) || path.ends_with("/scaling_available_governors")
         };
         for (path, node) in state.tree.iter().filter(|(path, _)| !left_out(path)) {
             capture.insert(path.clone(), state.show(path, node));
@@ -64,6 +65,7 @@ impl State {
         let dirs = [
             "/sys/devices/system/cpu",
             "/sys/devices/virtual/workqueue",
+            "/proc/sys/kernel",
             "/proc",
         ];
         for dir in dirs.map(str::to_owned).into_iter().chain(queues) {

@@ -345,7 +345,7 @@ impl State {
     fn task_to_move(&self, text: &str) -> io::Result<&super::task::Task> {
         let tid: i32 = text.trim().parse().map_err(|_| errno(libc::EINVAL))?;
         let task = self.tasks.get(tid).ok_or_else(|| errno(libc::ESRCH))?;
-        match task.refuses_affinity() {
+        match task.refuses_affinity() || task.comm == "kthreadd" {
             true => Err(errno(libc::EINVAL)),
             false => Ok(task),
         }
@@ -367,12 +367,19 @@ impl State {
     }
 
     fn move_tasks(&mut self, group: &str, tids: &[i32]) {
+        let mut new_cpuset = Vec::new();
         for &tid in tids {
-            if let Some(task) = self.tasks.get_mut(tid) {
-                group.clone_into(&mut task.cgroup);
+            let task = self.tasks.get(tid).expect("the task");
+            if self.cpuset_group(&task.cgroup) != self.cpuset_group(group) {
+                new_cpuset.push(tid);
             }
+            let task = self.tasks.get_mut(tid).expect("the task");
+            group.clone_into(&mut task.cgroup);
         }
         self.cpusets_changed();
+        if self.forgets_affinity() {
+            self.forget_affinity_of(&new_cpuset);
+        }
     }
 
     pub fn cgroup_make(&mut self, group: &str) -> io::Result<()> {

@@ -45,7 +45,7 @@ pub struct Cpuset {
 impl Cpuset {
     /// Returns the names of the files; exclusive lists and remote partitions came with 6.7.
     pub fn files(root: bool, kernel: Kernel) -> Vec<&'static str> {
-        let mut names = vec!["cpuset.cpus.effective", "cpuset.mems.effective"];
+        let mut names = vec!["cpuset.cpus.effective"];
         if !root {
             names.extend(["cpuset.cpus", "cpuset.cpus.partition", "cpuset.mems"]);
         }
@@ -149,7 +149,6 @@ impl State {
             "cpuset.cpus.isolated" => self.isolated_cpus().to_string(),
             "cpuset.cpus.partition" => this.verdict(),
             "cpuset.mems" => this.mems.clone(),
-            "cpuset.mems.effective" => self.cpus.nodes_online().to_string(),
             _ => return Err(errno(libc::ENOENT)),
         };
         Ok(text + "\n")
@@ -388,6 +387,7 @@ impl State {
         }
         let isolated = self.isolated_cpus();
         self.workqueue.isolate(isolated);
+        self.rescuers_follow();
     }
 
     fn refresh_exclusive(&mut self, group: &str) {

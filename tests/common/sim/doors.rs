@@ -30,6 +30,7 @@ impl State {
         if is_irq_path(&path) {
             return self.irq_read(&path);
         }
+        self.vet_policy(&path)?;
         let computed = self.cpu_read(&path).or_else(|| self.workqueue_read(&path));
         computed.map_or_else(|| self.tree.read(&path), Ok)
     }
@@ -43,13 +44,23 @@ impl State {
         if is_irq_path(&path) {
             return self.irq_write(&path, text);
         }
+        self.vet_policy(&path)?;
+        if text.is_empty() {
+            // A write of no byte changes nothing.
+            return self.read(&path).map(drop);
+        }
         if let Some(result) = self.cpu_write(&path, text) {
             return result;
         }
-        let result = self
+        let written = self
             .workqueue_write(&path, text)
             .or_else(|| self.hugepages_write(&path, text));
-        result.unwrap_or_else(|| self.tree.write(&path, text))
+        if let Some(result) = written {
+            return result;
+        }
+        self.tree.write(&path, text)?;
+        self.load_governor(&path, text);
+        Ok(())
     }
 
     pub fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -75,9 +86,8 @@ impl State {
         let fixed: &[&str] = match dir {
             "/sys/fs" => &["cgroup"],
             "/sys/devices/system/cpu" => &["isolated", "offline", "online", "possible", "present"],
-            "/sys/devices/virtual/workqueue" => {
-                &["cpumask", "cpumask_isolated", "cpumask_requested"]
-            }
+            "/sys/devices/virtual/workqueue" => self.workqueue_files(),
+            "/proc/sys/kernel" => &["watchdog_cpumask"],
             "/proc" => &["interrupts", "irq"],
             _ => &[],
         };
@@ -105,6 +115,14 @@ impl State {
         match self.read(path) {
             Ok(_) => true,
             Err(error) => error.raw_os_error() != Some(libc::ENOENT) || self.list(path).is_ok(),
+        }
+    }
+
+    pub fn owner(&self, path: &str) -> io::Result<Owner> {
+        let path = self.tree.resolve(path);
+        match is_irq_path(&path) {
+            true => self.irq_mode(&path).map(|mode| Owner { uid: 0, mode }),
+            false => self.tree.owner(&path),
         }
     }
 
@@ -184,9 +202,7 @@ impl Files for Sim {
     }
 
     fn owner(&self, path: &str) -> io::Result<Owner> {
-        self.ask(&format!("owner {path}"), |state| {
-            state.tree.owner(&state.tree.resolve(path))
-        })
+        self.ask(&format!("owner {path}"), |state| state.owner(path))
     }
 
     fn make_dir(&self, path: &str, mode: u32) -> io::Result<()> {

@@ -7,6 +7,7 @@ use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use super::{Kernel, Sim, State, errno};
 
 const DIR: &str = "/sys/devices/system/cpu/";
+const POLICY: &str = "/sys/devices/system/cpu/cpufreq/policy";
 
 /// Where a CPU sits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,14 +91,47 @@ impl State {
         self.cpu_read(path).map(|_| Err(errno(libc::EACCES)))
     }
 
+    /// Refuses files of a cpufreq policy whose CPUs are offline (`show()` in `cpufreq.c`).
+    pub fn vet_policy(&self, path: &str) -> io::Result<()> {
+        let below = path
+            .strip_prefix(POLICY)
+            .and_then(|rest| rest.split_once('/'));
+        let number = below.map_or("", |(number, _)| number);
+        let Ok(cpus) = self.tree.read(&format!("{POLICY}{number}/affected_cpus")) else {
+            return Ok(());
+        };
+        let mut cpus = cpus.split_whitespace().filter_map(|cpu| cpu.parse().ok());
+        match cpus.any(|cpu| self.cpus.online.contains(CpuId(cpu))) {
+            true => Ok(()),
+            false => Err(errno(libc::EBUSY)),
+        }
+    }
+
+    /// The kernel loads the module of a governor when it is written; from then on it is listed.
+    pub fn load_governor(&mut self, path: &str, text: &str) {
+        let Some((dir, "scaling_governor")) = path.rsplit_once('/') else {
+            return;
+        };
+        let listed = |dir: &str| format!("{dir}/scaling_available_governors");
+        let names = self.tree.read(&listed(dir)).unwrap_or_default();
+        let word = text.trim();
+        if names.split_whitespace().any(|name| name == word) {
+            return;
+        }
+        for cpu in self.cpus.possible.clone().iter() {
+            let path = listed(&format!("{POLICY}{cpu}"));
+            if self.tree.get(&path).is_some() {
+                self.tree.put(&path, &format!("{word} {names}"), 0o444);
+            }
+        }
+    }
+
     fn take_offline(&mut self, cpu: CpuId) -> io::Result<()> {
-        let rest = self.cpus.online.difference(&CpuSet::of(cpu));
         // Recorded: in 6.12 the last CPU of a partition does not go.
-        let stays = self.kernel < Kernel(7, 0) && self.is_last_of_partition(cpu);
-        if rest.is_empty() || stays {
+        if self.kernel < Kernel(7, 0) && self.is_last_of_partition(cpu) {
             return Err(errno(libc::EBUSY));
         }
-        self.cpus.online = rest;
+        self.cpus.online = self.cpus.online.difference(&CpuSet::of(cpu));
         self.after_hotplug();
         Ok(())
     }

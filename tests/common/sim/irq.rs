@@ -126,6 +126,25 @@ impl State {
         Ok(text + "\n")
     }
 
+    /// Returns the permissions of a file: since 6.11 those of an interrupt that nobody may move
+    /// cannot be written.
+    pub fn irq_mode(&self, path: &str) -> io::Result<u32> {
+        self.irq_read(path)?;
+        let Some((number, file)) = split(path) else {
+            return Ok(if path == "/proc/interrupts" {
+                0o444
+            } else {
+                0o644
+            });
+        };
+        let is_mask = ["smp_affinity_list", "smp_affinity"].contains(&file);
+        let is_free = self.irqs.by_number[&number].kind == Kind::Free;
+        Ok(match is_mask && (is_free || self.kernel < Kernel(6, 11)) {
+            true => 0o644,
+            false => 0o444,
+        })
+    }
+
     pub fn irq_write(&mut self, path: &str, text: &str) -> io::Result<()> {
         let n_possible = self.cpus.n_possible();
         if path == "/proc/irq/default_smp_affinity" {
@@ -255,9 +274,14 @@ impl State {
 }
 
 impl Irq {
-    /// Picks the CPU: the old one when it still may be used, else the lowest.
+    /// Picks the CPU: the old one when it still may be used, else the lowest (x86 takes the one
+    /// with the most free vectors). A managed interrupt without a CPU is shut down, which shows as
+    /// the first CPU that is online (`vector_assign_managed_shutdown()`).
     fn settle(&mut self, online: &CpuSet) {
-        let usable = self.affinity.intersection(online);
+        let mut usable = self.affinity.intersection(online);
+        if self.kind == Kind::Managed && usable.is_empty() {
+            usable = online.first().map(CpuSet::of).unwrap_or_default();
+        }
         let stays = !self.effective.is_empty() && self.effective.is_subset(&usable);
         if !self.pending && !stays {
             self.effective = usable.first().map(CpuSet::of).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Builds a host: CPUs, groups as systemd makes them, services and kernel threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
@@ -73,6 +73,7 @@ impl Machine {
             since_boot: Duration::from_secs(100),
         };
         state.workqueue.request(all.clone());
+        state.workqueue.watchdog = all.clone();
         state.irqs.default_affinity = all;
         state.cpuset_online("");
         state.cpusets_changed();
@@ -148,21 +149,19 @@ impl Machine {
 
 /// Files that take a value and keep it.
 fn put_knobs(state: &mut State, all: &CpuSet) {
+    let real_time = match state.kernel >= Kernel(7, 0) {
+        true => "1000000",
+        false => "950000",
+    };
     for (path, text) in [
         ("/proc/sys/vm/stat_interval", "1"),
-        ("/proc/sys/kernel/sched_rt_runtime_us", "950000"),
+        ("/proc/sys/kernel/sched_rt_runtime_us", real_time),
         ("/proc/sys/kernel/nmi_watchdog", "0"),
-        ("/proc/sys/kernel/watchdog_cpumask", &all.to_string()),
         ("/sys/kernel/mm/ksm/run", "0"),
-        ("/run/dbus/system_bus_socket", ""),
     ] {
-        state.tree.put(path, &format!("{text}\n"), 0o644);
+        put_number(state, path, text);
     }
-    for queue in ["nvme-wq", "writeback"] {
-        let dir = format!("/sys/devices/virtual/workqueue/{queue}");
-        state.tree.put_dir(&dir);
-        state.workqueue.queues.insert(queue.to_owned(), all.clone());
-    }
+    state.tree.put("/run/dbus/system_bus_socket", "\n", 0o644);
     let thp = "/sys/kernel/mm/transparent_hugepage/enabled";
     state
         .tree
@@ -174,6 +173,12 @@ fn put_knobs(state: &mut State, all: &CpuSet) {
         state.put_pool(node.0);
     }
     state.tree.put("/proc/sys/vm/drop_caches", "", 0o200);
+}
+
+/// Puts a file that takes a number.
+fn put_number(state: &mut State, path: &str, text: &str) {
+    state.tree.put(path, &format!("{text}\n"), 0o644);
+    state.tree.take_numbers(path, &[]);
 }
 
 fn put_cpu_knobs(state: &mut State, cpu: CpuId) {
@@ -189,10 +194,9 @@ fn put_cpu_knobs(state: &mut State, cpu: CpuId) {
         "schedutil",
         &governors,
     );
-    let available = governors.join(" ") + " \n";
     tree.put(
         &format!("{policy}/scaling_available_governors"),
-        &available,
+        "performance schedutil \n",
         0o444,
     );
     tree.put(
@@ -254,6 +258,11 @@ fn put_kernel_threads(state: &mut State) {
     }
     for cpu in state.cpus.possible.clone().iter() {
         put_cpu_threads(state, cpu);
+    }
+    for queue in ["nvme-wq", "writeback"] {
+        let dir = format!("/sys/devices/virtual/workqueue/{queue}");
+        state.tree.put_dir(&dir);
+        state.put_queue(queue);
     }
     for node in state.cpus.nodes_online().iter() {
         let of_node = |cpu: &CpuId| state.cpus.seats[cpu.0 as usize].node == node.0;
@@ -320,10 +329,25 @@ fn put_irqs(state: &mut State) {
     ] {
         state.add_irq(number, action, node);
     }
-    // Queues are spread over all CPUs, beginning in the second half.
-    let n_cpus = state.cpus.n_possible();
-    for n in 0..n_cpus {
-        let cpu = CpuSet::of(CpuId((n + n_cpus / 2) % n_cpus));
-        state.insert_irq(49 + n, &format!("nvme0q{}", n + 1), cpu, Kind::Managed, 0);
+    for (n, cpu) in (0..).zip(queue_cpus(state)) {
+        let (action, cpu) = (format!("nvme0q{}", n + 1), CpuSet::of(cpu));
+        state.insert_irq(49 + n, &action, cpu, Kind::Managed, 0);
     }
+}
+
+/// Returns the CPUs of the disk's queues: the kernel begins in the second half, 7.3 with the last
+/// core (recorded).
+fn queue_cpus(state: &State) -> Vec<CpuId> {
+    let all: Vec<CpuId> = state.cpus.possible.iter().collect();
+    if state.kernel < Kernel(7, 0) {
+        let (first, second) = all.split_at(all.len() / 2);
+        return [second, first].concat();
+    }
+    let core = |cpu: &CpuId| {
+        let seat = state.cpus.seats[cpu.0 as usize];
+        (seat.package, seat.core)
+    };
+    let cores: BTreeSet<_> = all.iter().map(core).collect();
+    let of_core = |wanted| all.iter().copied().filter(move |cpu| core(cpu) == wanted);
+    cores.into_iter().rev().flat_map(of_core).collect()
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Sim`] is a handle to one simulated host; clones share it. It stands behind every door of
 //! [`Host`], so that the program under test cannot tell it from a machine. What it claims beyond
-//! plain files is recorded from real kernels in `tests/records` and replayed by `tests/sim.rs`.
+//! plain files is recorded from real kernels in `tests/records` and replayed by `tests/sim.rs`,
+//! which also names what no record can show.
 
 pub mod capture;
 mod cgroup;
@@ -83,7 +84,7 @@ pub struct Kernel(pub u32, pub u32);
 impl Kernel {
     /// Debian 12's kernel, too old for remote partitions.
     pub const V6_1: Kernel = Kernel(6, 1);
-    /// Debian 13's kernel, the older of the two that were recorded.
+    /// Debian 13's kernel.
     pub const V6_12: Kernel = Kernel(6, 12);
     /// The newest kernel that was recorded.
     pub const V7_3: Kernel = Kernel(7, 3);

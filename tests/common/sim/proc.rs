@@ -109,10 +109,11 @@ impl State {
         } = task;
         let n_threads = self.tasks.of_process(task.tgid).count();
         let cpu = task.mask.first().map_or(0, |cpu| cpu.0);
-        let priority = if *policy == 0 {
-            20
-        } else {
+        let is_real_time = [1, 2].contains(policy);
+        let priority = if is_real_time {
             -1 - i64::from(*rt_priority)
+        } else {
+            20
         };
         let group = if flags & PF_KTHREAD == 0 {
             task.tgid

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::task::TaskSpec;
+use super::task::{PF_KTHREAD, PF_NO_SETAFFINITY, PF_WQ_WORKER, TaskSpec};
 use super::vm::VmSpec;
-use super::{Kernel, Machine, Sim, cpus};
+use super::{Kernel, Machine, Sim, State, cpus};
 
 /// Errors by the names that the recorder prints.
 const ERRORS: [(i32, &str); 17] = [
@@ -26,6 +26,13 @@ const ERRORS: [(i32, &str); 17] = [
     (libc::EPERM, "EPERM"),
     (libc::ERANGE, "ERANGE"),
     (libc::ESRCH, "ESRCH"),
+];
+
+/// Flags of kernel threads by the names that the recorder prints.
+const KINDS: [(u64, &str); 3] = [
+    (PF_KTHREAD, "kernel"),
+    (PF_NO_SETAFFINITY, "bound"),
+    (PF_WQ_WORKER, "worker"),
 ];
 
 /// Replays the text of a record of `kernel`; returns one line for each difference.
@@ -96,6 +103,14 @@ impl World {
             "vm" => self.start_vm(first, rest),
             "end" => self.end_vm(first),
             "spawn" => self.spawn(first, rest),
+            "take" => {
+                self.sim.take_pages(0, first.parse().expect("a number"));
+                "ok".to_owned()
+            }
+            "leave" => {
+                self.sim.leave_pages(0, first.parse().expect("a number"));
+                "ok".to_owned()
+            }
             "iothread" => self.iothread(first, rest),
             "reload" => {
                 self.sim.daemon_reload();
@@ -112,9 +127,14 @@ impl World {
                 let delegated = self.sim.state().delegated(first).unwrap_or_default();
                 quoted(&(delegated.join(" ") + "\n"))
             }
+            "allowed" => {
+                let allowed = self.sim.state().allowed_cpus(first).unwrap_or_default();
+                quoted(&(allowed.to_string().replace(',', " ") + "\n"))
+            }
             "rebirth" => self.rebirth(first),
-            "affinity" | "mask" | "group" | "member" | "thread" | "process" => {
-                self.run_on_task(op, first, rest)
+            "affinity" | "schedule" | "thread" | "process" => self.change_task(op, first, rest),
+            "mask" | "usable" | "class" | "kind" | "comm" | "group" | "member" => {
+                self.ask_task(op, first, rest)
             }
             _ => self.run_on_path(op, first, rest),
         }
@@ -133,20 +153,59 @@ impl World {
             "write" => verdict(&state.write(&path, &unquoted(text))),
             "read" => answer(state.read(&path)),
             "exists" => if state.exists(&path) { "yes" } else { "no" }.to_owned(),
+            "drop" => verdict(&state.tree.remove(&path)),
+            "list" => answer(state.list(&path).map(|names| names.join(" "))),
+            "mode" => match state.owner(&path) {
+                Ok(owner) => format!("{:o}", owner.mode),
+                Err(error) => name_of(&error),
+            },
             _ => panic!("no operation {op}"),
         }
     }
 
-    fn run_on_task(&self, op: &str, name: &str, rest: &str) -> String {
+    fn change_task(&self, op: &str, name: &str, rest: &str) -> String {
         let tid = self.tid(name);
         let path = self.path(rest);
         let mut state = self.sim.state();
         match op {
             "affinity" => verdict(&state.set_affinity(tid, &cpus(rest))),
-            "mask" => quoted(&state.tasks.get(tid).expect("the task").mask.to_string()),
-            "group" => answer(state.read(&format!("/proc/{tid}/cgroup"))),
+            "schedule" => {
+                let (policy, priority) = rest.split_once(' ').expect("class and priority");
+                let number = |word: &str| word.parse().expect("a number");
+                verdict(&state.set_class(tid, number(policy), number(priority)))
+            }
             "thread" => verdict(&state.write(&format!("{path}/cgroup.threads"), &tid.to_string())),
-            "process" => verdict(&state.write(&format!("{path}/cgroup.procs"), &tid.to_string())),
+            _ => verdict(&state.write(&format!("{path}/cgroup.procs"), &tid.to_string())),
+        }
+    }
+
+    fn ask_task(&self, op: &str, name: &str, rest: &str) -> String {
+        let tid = self.tid(name);
+        let path = self.path(rest);
+        let state = self.sim.state();
+        let task = state.tasks.get(tid).expect("the task");
+        match op {
+            "mask" => quoted(&task.mask.to_string()),
+            "usable" => {
+                let cpus = state.affinity(tid).expect("the task");
+                let cpus: Vec<_> = cpus.iter().map(|cpu| cpu.to_string()).collect();
+                quoted(&cpus.join(" "))
+            }
+            "class" => {
+                let [policy, rt_priority, priority] = stat_fields(&state, tid, [41, 40, 18]);
+                let reset = if task.resets_class { " reset" } else { "" };
+                quoted(&format!("{policy}:{rt_priority} {priority}{reset}"))
+            }
+            "kind" => {
+                let [flags] = stat_fields(&state, tid, [9]);
+                let named = KINDS.iter().filter(|(flag, _)| flags as u64 & flag != 0);
+                let names: Vec<_> = named.map(|(_, name)| *name).collect();
+                quoted(&names.join(" "))
+            }
+            "comm" | "group" => {
+                let file = if op == "comm" { "comm" } else { "cgroup" };
+                answer(state.read(&format!("/proc/{tid}/{file}")))
+            }
             _ => match state.read(&path) {
                 Ok(text) if text.lines().any(|line| line == tid.to_string()) => "yes".to_owned(),
                 Ok(_) => "no".to_owned(),
@@ -174,8 +233,11 @@ impl World {
         if let Some(comm) = name.strip_prefix("comm:") {
             return self.sim.find_task(comm).tid;
         }
-        if let Some(tid) = self.named.get(name) {
-            return *tid;
+        if let Some(queue) = name.strip_prefix("rescuer:") {
+            return self.sim.state().rescuer_of(queue);
+        }
+        if let Some(tid) = self.named.get(name).copied().or(name.parse().ok()) {
+            return tid;
         }
         let (vmid, which) = name.split_once('.').expect("a task");
         let vm = self.sim.vm(vmid.parse().expect("a VM id"));
@@ -193,6 +255,8 @@ impl World {
             .expect("the number of vCPUs");
         let spec = VmSpec {
             affinity: words.nth(3).map(cpus),
+            accelerator: "TCG",
+            program: "qemu-system-x86",
             ..VmSpec::with_vcpus(n_vcpus)
         };
         let started = self.sim.start_vm_as(vmid.parse().expect("a VM id"), &spec);
@@ -214,7 +278,7 @@ impl World {
 
     fn iothread(&mut self, vmid: &str, name: &str) -> String {
         let main = self.tid(&format!("{vmid}.main"));
-        let tid = self.sim.spawn_thread(main, &format!("IO {name}"));
+        let tid = self.sim.state().spawn_iothread(main, name);
         self.named.insert(name.to_owned(), tid);
         "ok".to_owned()
     }
@@ -235,6 +299,14 @@ impl World {
         }
         "ok".to_owned()
     }
+}
+
+/// Returns fields of `/proc/<pid>/stat`, counted from 1.
+fn stat_fields<const N: usize>(state: &State, tid: i32, numbers: [usize; N]) -> [i64; N] {
+    let stat = state.read(&format!("/proc/{tid}/stat")).expect("the task");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name");
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    numbers.map(|number| fields[number - 3].parse().expect("a number"))
 }
 
 fn quoted(text: &str) -> String {

@@ -24,6 +24,9 @@ const ALWAYS: [usize; 2] = [3, 5];
 /// `cpu`, for the `CPUWeight=` that PVE gives every VM.
 const CPU: usize = 1;
 
+/// What `Delegate=yes` means: the controllers that systemd knows.
+const DELEGATED: [usize; 5] = [CPUSET, CPU, 2, 3, 5];
+
 /// First lines of the files that `SetUnitProperties` makes (measured: 252).
 const SET_PROPERTY: &str = "# This is a drop-in unit file extension, created via \"systemctl \
                             set-property\"\n# or an equivalent operation. Do not edit.\n";
@@ -125,7 +128,7 @@ impl State {
                 .lines()
                 .filter_map(|line| line.trim().strip_prefix("Delegate="));
             for value in values.filter(|_| name.ends_with(".conf")) {
-                delegated.extend((0..CONTROLLERS.len()).filter(|&n| match value {
+                delegated.extend(DELEGATED.into_iter().filter(|&n| match value {
                     "yes" | "true" | "1" | "on" => true,
                     list => list.split_whitespace().any(|word| word == CONTROLLERS[n]),
                 }));

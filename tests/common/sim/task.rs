@@ -37,7 +37,7 @@ pub struct Task {
     pub policy: u32,
     pub rt_priority: u32,
     /// What it makes later has the ordinary class (`SCHED_RESET_ON_FORK`).
-    resets_class: bool,
+    pub resets_class: bool,
 }
 
 /// What a new task is like; the rest is inherited.
@@ -230,21 +230,33 @@ impl State {
         }
     }
 
-    /// Measured on 6.1: before 6.2 a task whose cpuset changes forgets what it asked for.
+    /// Before 6.2 a task whose cpuset changes forgets what it asked for (recorded: 6.1).
     pub fn forgets_affinity(&self) -> bool {
         self.kernel < Kernel(6, 2)
     }
 
     /// Lets the tasks in and below a group have what their new cpuset allows.
     pub fn forget_affinity_below(&mut self, above: &str) {
-        for group in self.subtree(above) {
-            let allowed = self.allowed_in(&group);
-            let tasks = self.tasks.by_tid.values_mut();
-            for task in tasks.filter(|task| task.cgroup == group && !task.is_kthread()) {
-                task.requested = None;
-                task.mask.clone_from(&allowed);
-                task.allowed.clone_from(&allowed);
-            }
+        let groups = self.subtree(above);
+        let inside = |task: &&Task| groups.contains(&task.cgroup) && !task.is_kthread();
+        let tids: Vec<i32> = self
+            .tasks
+            .iter()
+            .filter(inside)
+            .map(|task| task.tid)
+            .collect();
+        self.forget_affinity_of(&tids);
+    }
+
+    /// Lets tasks have what their new cpuset allows.
+    pub fn forget_affinity_of(&mut self, tids: &[i32]) {
+        for &tid in tids {
+            let task = self.tasks.get(tid).expect("the task");
+            let allowed = self.allowed_in(&task.cgroup);
+            let task = self.tasks.get_mut(tid).expect("the task");
+            task.requested = None;
+            task.mask.clone_from(&allowed);
+            task.allowed = allowed;
         }
     }
 
@@ -271,7 +283,11 @@ impl State {
     pub fn set_affinity(&mut self, tid: i32, cpus: &CpuSet) -> io::Result<()> {
         let online = self.cpus.online.clone();
         let task = self.tasks.get(tid).ok_or_else(|| errno(libc::ESRCH))?;
-        let allowed = self.allowed_in(&task.cgroup);
+        let mut allowed = self.allowed_in(&task.cgroup);
+        // Recorded on 6.1: nothing is kept of CPUs that are offline.
+        if self.forgets_affinity() {
+            allowed = allowed.intersection(&online);
+        }
         let cut = cpus.intersection(&allowed);
         // The mask that the task has already is accepted, even when its CPUs are offline.
         let useless = cut.is_disjoint(&online) && cut != task.mask;

@@ -31,6 +31,8 @@ pub struct VmSpec {
     pub devices: Vec<String>,
     /// `KVM`, or `TCG` without hardware virtualisation: part of the threads' names.
     pub accelerator: &'static str,
+    /// Name of the program, which is also that of its main thread.
+    pub program: &'static str,
 }
 
 impl VmSpec {
@@ -42,6 +44,7 @@ impl VmSpec {
             devices: Vec::new(),
             run_state: "running".to_owned(),
             accelerator: "KVM",
+            program: "kvm",
         }
     }
 
@@ -102,7 +105,7 @@ impl State {
         }
         let pid = self.spawn(TaskSpec {
             cmdline,
-            ..TaskSpec::named("kvm").in_cgroup("/system.slice/pvedaemon.service")
+            ..TaskSpec::named(spec.program).in_cgroup("/system.slice/pvedaemon.service")
         });
         self.start_scope(&format!("{vmid}.scope"), pid);
         let taskset = spec
@@ -136,11 +139,23 @@ impl State {
         let _ = self.tree.remove(&format!("/run/qemu-server/{vmid}.qmp"));
     }
 
+    /// QEMU names a thread by `pthread_setname_np()`, which refuses more than 15 characters: such
+    /// a thread is named as the one that made it.
+    pub fn spawn_iothread(&mut self, main: i32, id: &str) -> i32 {
+        let name = format!("IO {id}");
+        match name.len() > 15 {
+            true => {
+                let name = self.tasks.get(main).expect("the main thread").comm.clone();
+                self.spawn_thread(main, &name)
+            }
+            false => self.spawn_thread(main, &name),
+        }
+    }
+
     /// QEMU's main thread starts the others.
     fn start_threads(&mut self, pid: i32, spec: &VmSpec) -> Vm {
         self.spawn_thread(pid, "call_rcu");
-        let iothread =
-            |name: &String| (name.clone(), self.spawn_thread(pid, &format!("IO {name}")));
+        let iothread = |name: &String| (name.clone(), self.spawn_iothread(pid, name));
         let iothreads = spec.iothreads.iter().map(iothread).collect();
         let vcpu = |n| {
             (
