@@ -136,6 +136,40 @@ fn the_example_of_the_manual_page_is_a_table() {
     assert_table("DESCRIPTION", &one_line);
 }
 
+/// The keys of `keys` that a text in TOML has; anything else in it is a failure.
+fn written(keys: &[Key], text: &str) -> BTreeSet<String> {
+    fn walk(keys: &[Key], above: &str, table: &toml::Table, found: &mut BTreeSet<String>) {
+        for (name, value) in table {
+            let name = if above == "node." { "<name>" } else { name };
+            let path = format!("{above}{name}");
+            if keys.iter().any(|key| key.path == path) {
+                found.insert(path);
+            } else {
+                let below = value.as_table().unwrap_or_else(|| panic!("{path}"));
+                walk(keys, &format!("{path}."), below, found);
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(keys, "", &text.parse().unwrap(), &mut found);
+    found
+}
+
+fn paths(keys: &[Key]) -> BTreeSet<String> {
+    keys.iter().map(|key| key.path.to_owned()).collect()
+}
+
+#[test]
+fn the_table_with_every_key_in_the_manual_page_is_read() {
+    let page = text("docs/man/pin-hook.toml.5.md");
+    let table = examples(&page, "# EVERY KEY\n");
+    assert_eq!(written(KEYS, &table), paths(KEYS));
+    assert_table("EVERY KEY", &table);
+    let host = examples(&page, "# EVERY KEY OF HOST.TOML\n");
+    assert_eq!(written(HOST_KEYS, &host), paths(HOST_KEYS));
+    parse_host_settings("HOST.TOML", &host).unwrap();
+}
+
 #[test]
 fn the_examples_can_be_used() {
     let mut n_tables = 0;
