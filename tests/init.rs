@@ -9,6 +9,8 @@
 mod cases;
 #[path = "common/hosts.rs"]
 mod hosts;
+#[path = "common/trees.rs"]
+mod trees;
 
 use std::fs;
 

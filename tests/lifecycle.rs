@@ -13,6 +13,8 @@ mod births;
 mod containers;
 #[path = "lifecycle/debts.rs"]
 mod debts;
+#[path = "lifecycle/devices.rs"]
+mod devices;
 #[path = "lifecycle/drift.rs"]
 mod drift;
 #[path = "lifecycle/ends.rs"]
@@ -23,6 +25,8 @@ mod failures;
 mod journal;
 #[path = "lifecycle/late.rs"]
 mod late;
+#[path = "lifecycle/memory.rs"]
+mod memory;
 #[path = "lifecycle/refusals.rs"]
 mod refusals;
 #[path = "lifecycle/scenario.rs"]

@@ -68,8 +68,8 @@ fn a_table_is_held_against_itself_and_the_host() {
             2,
         ),
         (
-            "cpus = \"6,18\"\n[pci]\nreset = \"flr\"\n",
-            "pin-hook: error: t.toml: [pci] is not",
+            "cpus = \"6,18\"\n[pci]\nreset = \"auto\"\n",
+            "pin-hook: error: t.toml: pci.reset = \"auto\" is not",
             2,
         ),
     ] {
@@ -82,6 +82,16 @@ fn a_table_is_held_against_itself_and_the_host() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn nodes_without_memory_are_errors() {
+    let host = hosts::unpack(&hosts::entries("synthetic-5900x"));
+    let table = "cpus = \"6,18\"\nmemory.nodes = \"3\"\n";
+    let (text, status) = checked(host.path(), "t.toml", table, &[]);
+    let expected = "pin-hook: error: t.toml: node 3 of memory.nodes has no memory\n\
+                    pin-hook: help: nodes with memory are 0\n";
+    assert_eq!((text.as_str(), status), (expected, 2));
 }
 
 #[test]

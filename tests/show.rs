@@ -127,6 +127,7 @@ impl Node {
         let path = target.path();
         match target {
             Target::Delegation(_) => self.put(&path, DELEGATION),
+            Target::MemoryNodes(_) => self.put(&path, &format!("{value}\n")),
             Target::Group(_) => self.put(&format!("{path}/cgroup.procs"), ""),
             Target::Knob(knob, _) => {
                 let text = value.render(knob.row().grammar);
@@ -192,11 +193,15 @@ fn claim(state: ClaimState) -> Claim {
             workqueues: true,
             watchdog: true,
             scheduler: Default::default(),
+            device_interrupts: None,
             affinity: None,
             stays_delegated: true,
             hotplug: false,
+            memory: Default::default(),
         },
         iothreads: BTreeMap::new(),
+        devices: BTreeMap::new(),
+        resets: BTreeMap::new(),
         is_unproven: false,
     }
 }

@@ -7,6 +7,7 @@ use super::json;
 use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::lifecycle::account::{Exit, Level};
+use crate::lifecycle::devices::DeviceRow;
 use crate::lifecycle::phase::Run;
 use crate::lifecycle::plan::{Layout, Outcome, Plan, VcpuPlace};
 
@@ -33,6 +34,7 @@ fn print(plan: &Plan, output: &Output) {
         output.print(&head(plan, layout));
         output.print(&places(layout));
     }
+    output.print(&devices(&plan.devices));
     let yields = plan.yields.iter().map(|one| &one.summary);
     let texts: Vec<&String> = plan
         .notices
@@ -96,6 +98,36 @@ fn places(layout: &Layout) -> String {
         ]);
     }
     format!("{}\n{}", vcpus.lines(), others(layout))
+}
+
+/// Returns a line for each function; of a mapping with alternatives, those that PVE would take have
+/// a mark.
+fn devices(rows: &[DeviceRow]) -> String {
+    if rows.iter().all(|row| row.functions.is_empty()) {
+        return String::new();
+    }
+    let mut lines = Columns::new(["device", "function", "model", "driver", "group", "node", ""]);
+    for row in rows {
+        let by = row.mapping.as_ref().map(|name| format!(" ({name})"));
+        let key = format!("{}{}", row.key, by.unwrap_or_default());
+        let remark = match (row.chosen, &row.mdev) {
+            (true, Some(kind)) => format!("parent of {kind}"),
+            (true, None) => String::new(),
+            (false, _) => "not taken".to_owned(),
+        };
+        for function in &row.functions {
+            lines.add([
+                key.clone(),
+                function.address.clone(),
+                function.model.clone(),
+                or_dash(function.driver.as_ref()),
+                or_dash(function.iommu_group),
+                or_dash(function.node),
+                remark.clone(),
+            ]);
+        }
+    }
+    format!("\n{}", lines.lines())
 }
 
 fn others(layout: &Layout) -> String {

@@ -108,6 +108,9 @@ fn claim_text(claim: &ClaimStatus) -> String {
         let cgroup = &partition.cgroup;
         text += &paragraph(&format!("partition {cgroup} is \"{actual}\"{not}"));
     }
+    for (address, model) in &claim.devices {
+        text += &paragraph(&format!("device {address} ({model})"));
+    }
     if !claim.threads.is_empty() {
         text += "\n";
         text += &threads(&claim.threads);

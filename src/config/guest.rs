@@ -4,12 +4,15 @@
 //! an earlier line with the same key counts. Properties of disks and network devices that pin-hook
 //! has no use for are not checked.
 
+use super::passthrough::{
+    parse_hostpci, parse_raw_disk, parse_usb, parse_virtiofs, shared_by_args,
+};
 use super::property::{
     Properties, boolean, cpu_set, index, integer, is_blank, number, plain, ranges, volume_id,
 };
 use super::smp::Smp;
 use super::vm_conf::Section;
-use crate::domain::guest::{Guest, GuestNet, GuestNode, HostPci, HugepageSize, Iothread};
+use crate::domain::guest::{Guest, GuestNet, GuestNode, HugepageSize, Iothread, RawDisk, Shared};
 
 /// Network card models of PVE; `model=` or the model itself as the key of the MAC address.
 const NET_MODELS: [&str; 14] = [
@@ -43,22 +46,6 @@ const NET_KEYS: [&str; 11] = [
     "host-managed",
 ];
 
-const HOSTPCI_KEYS: [&str; 13] = [
-    "host",
-    "mapping",
-    "rombar",
-    "romfile",
-    "pcie",
-    "x-vga",
-    "legacy-igd",
-    "mdev",
-    "vendor-id",
-    "device-id",
-    "sub-vendor-id",
-    "sub-device-id",
-    "driver",
-];
-
 const CPU_KEYS: [&str; 8] = [
     "cputype",
     "flags",
@@ -78,6 +65,7 @@ pub(super) fn of(section: &Section) -> Guest {
     let smp = conf.smp(sockets, cores, args.as_deref());
     let cpu = conf.find("cpu", parse_cpu).unwrap_or_default();
     let memory_mib = conf.find("memory", parse_memory).unwrap_or(512);
+    let hotplug = conf.find("hotplug", parse_hotplug).unwrap_or_default();
     Guest {
         name: conf.text("name"),
         description: section.description().map(str::to_owned),
@@ -87,7 +75,8 @@ pub(super) fn of(section: &Section) -> Guest {
         n_vcpus: smp.cpus,
         max_vcpus: smp.max_cpus,
         smt: smp.threads,
-        cpu_hotplug: conf.find("hotplug", parse_cpu_hotplug).unwrap_or(false),
+        cpu_hotplug: hotplug.contains(&"cpu"),
+        memory_hotplug: hotplug.contains(&"memory"),
         cpu_type: cpu.0,
         cpu_flags: cpu.1,
         cpu_limit: conf.find("cpulimit", number).filter(|n| *n > 0.0),
@@ -105,6 +94,9 @@ pub(super) fn of(section: &Section) -> Guest {
         lock: conf.text("lock"),
         vmstate: conf.find("vmstate", volume_id),
         hookscript: conf.find("hookscript", volume_id),
+        usb: conf.devices("usb", 13, parse_usb),
+        raw_disks: conf.raw_disks(),
+        shares: conf.shares(args.as_deref()),
         args,
         machine: conf.text("machine"),
         bios: conf.text("bios"),
@@ -192,6 +184,19 @@ impl<'a> Typed<'a> {
         (0..sockets.min(128)).map(per_socket).collect()
     }
 
+    fn raw_disks(&self) -> Vec<RawDisk> {
+        let kinds = [("ide", 3), ("sata", 5), ("scsi", 30), ("virtio", 15)];
+        let kinds = kinds.into_iter();
+        let disks = kinds.flat_map(|(kind, max)| self.devices(kind, max, parse_raw_disk));
+        disks.collect()
+    }
+
+    fn shares(&self, args: Option<&str>) -> Vec<Shared> {
+        let mut shares = self.devices("virtiofs", 9, parse_virtiofs);
+        shares.extend(shared_by_args(args.unwrap_or("")));
+        shares
+    }
+
     /// Returns the iothreads; a SCSI disk has one only with a controller of its own.
     fn iothreads(&self) -> Vec<Iothread> {
         let single = self.text("scsihw").as_deref() == Some("virtio-scsi-single");
@@ -235,16 +240,17 @@ fn parse_tags(value: &str) -> Option<Vec<String>> {
     all.then(|| tags.into_iter().map(str::to_owned).collect())
 }
 
-/// Tells whether the list of hotpluggable things has CPUs in it; `1` is PVE's default list.
-fn parse_cpu_hotplug(value: &str) -> Option<bool> {
+/// Returns the hotpluggable things of a list, as far as they matter here: `1` is PVE's default list,
+/// which has neither CPUs nor memory.
+fn parse_hotplug(value: &str) -> Option<Vec<&str>> {
     const FEATURES: [&str; 6] = ["network", "disk", "cpu", "memory", "usb", "cloudinit"];
     if value == "0" || value == "1" {
-        return Some(false);
+        return Some(Vec::new());
     }
     let words = value.split(|c| c == ',' || c == ';' || is_blank(c));
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     let known = words.iter().all(|word| FEATURES.contains(word));
-    known.then(|| words.contains(&"cpu"))
+    known.then_some(words)
 }
 
 fn parse_node(value: &str) -> Option<GuestNode> {
@@ -290,55 +296,4 @@ fn parse_net(key: &str, value: &str) -> Option<GuestNet> {
         model: model.to_owned(),
         queues: queues.max(1),
     })
-}
-
-fn parse_hostpci(key: &str, value: &str) -> Option<HostPci> {
-    let known = |key: &str| HOSTPCI_KEYS.contains(&key);
-    let properties = Properties::parse(value, Some("host"), known)?;
-    let ids = match (properties.value("host"), properties.value("mapping")) {
-        (Some(host), None) => host
-            .split(';')
-            .map(pci_address)
-            .collect::<Option<Vec<_>>>()?,
-        (None, Some(_)) => Vec::new(),
-        _ => return None,
-    };
-    let keep_driver = match properties.value("driver") {
-        None | Some("vfio") => false,
-        Some("keep") => true,
-        Some(_) => return None,
-    };
-    properties.switch("legacy-igd", false)?;
-    Some(HostPci {
-        key: key.to_owned(),
-        ids,
-        mapping: properties.value("mapping").map(str::to_owned),
-        mdev: properties.value("mdev").map(str::to_owned),
-        pcie: properties.switch("pcie", false)?,
-        x_vga: properties.switch("x-vga", false)?,
-        rombar: properties.switch("rombar", true)?,
-        keep_driver,
-    })
-}
-
-/// Reads `[domain:]bb:dd[.f]` in lower case and adds the domain if it is left out.
-fn pci_address(text: &str) -> Option<String> {
-    let (slot, function) = match text.split_once('.') {
-        Some((slot, function)) => (slot, Some(function)),
-        None => (text, None),
-    };
-    let hex = |part: &str, n: std::ops::RangeInclusive<usize>| {
-        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        n.contains(&part.len()) && part.bytes().all(digit)
-    };
-    let parts: Vec<_> = slot.split(':').collect();
-    let (domain, bus, device) = match parts[..] {
-        [bus, device] => ("0000", bus, device),
-        [domain, bus, device] => (domain, bus, device),
-        _ => return None,
-    };
-    let function_valid = function.is_none_or(|f| hex(f, 1..=1));
-    let valid = hex(domain, 4..=8) && hex(bus, 2..=2) && hex(device, 2..=2) && function_valid;
-    let dot = function.map(|f| format!(".{f}")).unwrap_or_default();
-    valid.then(|| format!("{domain}:{bus}:{device}{dot}"))
 }

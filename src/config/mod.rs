@@ -11,6 +11,7 @@ mod guest;
 pub mod keys;
 pub mod mapping;
 mod nearest;
+mod passthrough;
 mod property;
 pub mod sections;
 mod smp;

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
 use super::gate::Backend;
+use super::memory::MemoryWishes;
 use super::state::is_default;
-use super::table::{HostKnobs, Power, Scheduler};
+use super::table::{HostKnobs, PciIrqs, Power, Scheduler};
 use super::vm::{TaskId, Vmid};
 
 /// Every claim of this node.
@@ -29,6 +30,13 @@ pub struct Claim {
     /// Id of the iothread object of each thread that is one, by thread id, as QMP told.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub iothreads: BTreeMap<i32, String>,
+    /// Functions that are passed through and their models (vendor and device): those that PVE will
+    /// take as things stand, and those that QEMU has once it runs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices: BTreeMap<String, String>,
+    /// Functions that are being reset, with the method (`reset_method`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resets: BTreeMap<String, String>,
     /// Whether the claim has come into force and its first settling has not come to its end: all
     /// of it is still to be taken back when the CPUs cannot be had.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -102,11 +110,17 @@ pub struct Wishes {
     /// Scheduling class of the vCPU threads.
     #[serde(default, skip_serializing_if = "is_default")]
     pub scheduler: Scheduler,
+    /// Where the interrupts of passed-through devices go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_interrupts: Option<PciIrqs>,
     /// CPUs that PVE's own `affinity:` gives the whole VM.
     pub affinity: Option<CpuSet>,
     /// Whether the delegation of the scope stays in place when the claim ends, because the VM
     /// is hooked and will need it at its next start.
     pub stays_delegated: bool,
+    /// Where the guest's memory comes from.
+    #[serde(default, skip_serializing_if = "MemoryWishes::is_untouched")]
+    pub memory: MemoryWishes,
     /// Whether the CPUs are taken offline and back when the claim comes into force.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hotplug: bool,
@@ -115,12 +129,7 @@ pub struct Wishes {
 impl Claim {
     /// Returns the QEMU process of the claimed run, once there is one.
     pub fn qemu(&self) -> Option<TaskId> {
-        match self.state {
-            ClaimState::Reserved { .. } => None,
-            ClaimState::Waiting { qemu }
-            | ClaimState::Running { qemu }
-            | ClaimState::Failed { qemu, .. } => Some(qemu),
-        }
+        self.state.qemu()
     }
 
     /// Tells whether the claim is in force.
@@ -190,6 +199,18 @@ pub fn owners<'c>(claims: &'c Claims, cpus: &CpuSet, except: Vmid) -> BTreeSet<&
         .filter(|(_, c)| !c.wishes.cpus.is_disjoint(cpus))
         .map(|(vmid, _)| vmid)
         .collect()
+}
+
+impl ClaimState {
+    /// Returns the QEMU process of the run, once there is one.
+    pub fn qemu(&self) -> Option<TaskId> {
+        match self {
+            ClaimState::Reserved { .. } => None,
+            ClaimState::Waiting { qemu }
+            | ClaimState::Running { qemu }
+            | ClaimState::Failed { qemu, .. } => Some(*qemu),
+        }
+    }
 }
 
 impl fmt::Display for ClaimState {

@@ -4,8 +4,10 @@
 //! simply absent from its answer, and gets its baseline back.
 
 mod containers;
+mod devices;
 mod kept_off;
 pub mod knobs;
+mod memory;
 mod slices;
 mod vm;
 
@@ -76,17 +78,20 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
         };
         wishes.insert(Target::Delegation(claim.vmid), wish);
     }
+    view.memory(claims, &mut wishes);
     for (claim, vm) in in_force(claims, facts) {
         if has_partition(&claim.wishes) {
             view.partition(claim, vm, &mut wishes);
         }
         view.threads(&claim.wishes, vm, &mut wishes);
+        memory::of_scope(claim, vm, &mut wishes);
     }
     view.slices(claims, &mut wishes);
     view.containers(claims, &mut wishes);
     view.kernel_threads(claims, &mut wishes);
     view.work(claims, &mut wishes);
     view.interrupts(claims, &mut wishes);
+    devices::reset_methods(claims, &mut wishes);
     knobs::wish(claims, facts, &mut wishes);
     wishes
 }

@@ -128,7 +128,9 @@ fn acquire(
         || held.is_some_and(|held| context.was_granted(target, live, held, &wish.value));
     let may_ask_otherwise = context.may_ask_otherwise(target, live, wish, held);
     next.expect(&wish.value);
-    if is_there && !may_ask_otherwise || next.unchangeable || next.refused >= REFUSAL_LIMIT {
+    let is_asked_elsewhere = matches!(target, Target::Knob(Knob::Hugepages, _));
+    let is_done = is_there && !may_ask_otherwise || is_asked_elsewhere;
+    if is_done || next.unchangeable || next.refused >= REFUSAL_LIMIT {
         if is_new {
             next.ours = wish.value.clone();
             diff.intend.push((target.clone(), next));
@@ -331,7 +333,7 @@ impl Context<'_> {
     fn may_be_half_gone(&self, target: &Target, live: &Value, held: &Held) -> bool {
         let was_begun = held.before.is_some() && !self.written.contains(target);
         let is_file = match target {
-            Target::Delegation(_) => *live == Value::Absent,
+            Target::Delegation(_) | Target::MemoryNodes(_) => *live == Value::Absent,
             Target::DropIn(_) => true,
             _ => false,
         };
@@ -375,6 +377,10 @@ impl Context<'_> {
                 false
             }
             (_, Value::Text(text), _) if text.contains(" invalid") => false,
+            // The kernel may have found some of the pages only.
+            (Target::Knob(Knob::Hugepages, _), live, ours) => {
+                !is_between(live, &held.baseline, ours)
+            }
             // PVE goes on balancing containers, which changes which CPUs and not how many.
             (Target::Knob(Knob::ContainerCpus, _), Value::Cpus(live), Value::Cpus(ours)) => {
                 live.len() != ours.len()
@@ -385,6 +391,16 @@ impl Context<'_> {
             _ => true,
         }
     }
+}
+
+/// Tells whether a number is neither lower than one nor higher than the other.
+fn is_between(value: &Value, low: &Value, high: &Value) -> bool {
+    let number = |value: &Value| value.to_string().parse::<u64>().ok();
+    let limits = number(low).zip(number(high));
+    let value = number(value);
+    value
+        .zip(limits)
+        .is_some_and(|(value, (low, high))| (low..=high).contains(&value))
 }
 
 impl Target {
@@ -401,7 +417,10 @@ impl Target {
     /// other targets without a baseline go with the cgroup that they live in.
     fn is_root(&self) -> bool {
         match self {
-            Target::Delegation(_) | Target::Group(_) | Target::DropIn(_) => true,
+            Target::Delegation(_)
+            | Target::MemoryNodes(_)
+            | Target::Group(_)
+            | Target::DropIn(_) => true,
             Target::Knob(knob, _) => {
                 matches!(knob.row().grammar, Grammar::Switch(_))
             }

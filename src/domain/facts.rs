@@ -66,6 +66,8 @@ pub struct VmFacts {
     pub qemu: TaskId,
     /// Path of its scope below the root of the cgroup hierarchy.
     pub scope: String,
+    /// NUMA nodes that the scope may allocate from; none where all may serve.
+    pub nodes: CpuSet,
     /// Its threads.
     pub threads: Vec<Thread>,
 }

@@ -25,6 +25,8 @@ pub struct Guest {
     pub smt: u32,
     /// Whether vCPUs can be added while the VM runs.
     pub cpu_hotplug: bool,
+    /// Whether memory can be added while the VM runs.
+    pub memory_hotplug: bool,
     /// CPU model.
     pub cpu_type: Option<String>,
     /// CPU flags that are forced on (`+`) or off (`-`).
@@ -73,6 +75,12 @@ pub struct Guest {
     pub nets: Vec<GuestNet>,
     /// Devices that are passed through.
     pub hostpci: Vec<HostPci>,
+    /// USB devices that are passed through.
+    pub usb: Vec<Usb>,
+    /// Disks that are whole ones of the host.
+    pub raw_disks: Vec<RawDisk>,
+    /// Directories of the host that the guest sees.
+    pub shares: Vec<Shared>,
 }
 
 impl Guest {
@@ -145,4 +153,45 @@ pub struct HostPci {
     pub rombar: bool,
     /// Whether the host's driver is kept (`driver=keep`).
     pub keep_driver: bool,
+}
+
+/// USB device that is passed through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Usb {
+    /// Key in the configuration, such as `usb0`.
+    pub key: String,
+    /// How it is found.
+    pub from: UsbFrom,
+}
+
+/// How a USB device is found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UsbFrom {
+    /// By vendor and product.
+    Id(String),
+    /// By bus and ports, as sysfs names them (`1-2.3`).
+    Port(String),
+    /// Name of a cluster-wide mapping.
+    Mapping(String),
+    /// It comes over the network from whoever looks at the display.
+    Spice,
+}
+
+/// Disk of a guest that is a whole one of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RawDisk {
+    /// Key in the configuration, such as `scsi1`.
+    pub key: String,
+    /// Path of the block device.
+    pub path: String,
+}
+
+/// Directory of the host that a guest sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shared {
+    /// Key in the configuration, such as `virtiofs0`; `args` for 9p.
+    pub key: String,
+    /// Name of its mapping, or its path.
+    pub what: String,
 }

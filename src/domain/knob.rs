@@ -66,6 +66,14 @@ pub enum Knob {
     QueueCpus,
     /// CPUs on which the kernel looks for soft lockups.
     WatchdogCpus,
+    /// Hugepages of a pool, in use or not. They are asked for without the host lock by the start
+    /// that needs them: only what the pool had before is looked after like that of other knobs.
+    Hugepages,
+    /// NUMA nodes that a VM's scope may allocate from. systemd sets them when it makes the scope, and
+    /// does not take them back when the drop-in that says so goes.
+    ScopeNodes,
+    /// Methods by which the kernel may reset a function, in the order in which it tries them.
+    ResetMethod,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -284,6 +292,27 @@ pub const ROWS: &[Row] = &[
         stage: Stage::Work,
         doc: "keeps the soft lockup watchdog off the owned cpus",
     },
+    Row {
+        knob: Knob::Hugepages,
+        path: "/sys/devices/system/node/node{}/nr_hugepages",
+        grammar: Grammar::Word,
+        stage: Stage::Host,
+        doc: "has the hugepages ready that the start of the vm needs",
+    },
+    Row {
+        knob: Knob::ScopeNodes,
+        path: "/sys/fs/cgroup/{}/cpuset.mems",
+        grammar: Grammar::CpuList,
+        stage: Stage::Partition,
+        doc: "what systemd makes of the vm's nodes",
+    },
+    Row {
+        knob: Knob::ResetMethod,
+        path: "/sys/bus/pci/devices/{}/reset_method",
+        grammar: Grammar::Fields,
+        stage: Stage::Host,
+        doc: "chooses how a device is reset before the vm gets it",
+    },
 ];
 
 impl Knob {
@@ -295,11 +324,6 @@ impl Knob {
     /// Returns the row of the knob.
     pub fn row(self) -> &'static Row {
         &ROWS[self as usize]
-    }
-
-    /// Tells whether a write may sleep in the kernel without bound.
-    pub fn may_sleep(self) -> bool {
-        matches!(self, Knob::Online)
     }
 }
 

@@ -8,6 +8,10 @@ use super::cpuset::CpuSet;
 use super::debt::NoYield;
 use super::desired::is_exclusive;
 use super::gate::{Backend, GateRefusal};
+use super::memory::MemoryFault;
+use super::pci::asked::Fault;
+use super::pci::objection::Objection;
+use super::pci::reset::NoReset;
 use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
 use super::table::{Reserve, Scheduler};
 use super::topology::Topology;
@@ -73,9 +77,33 @@ pub enum Refusal {
         /// CPUs that it may run on.
         cpus: CpuSet,
     },
+    /// The VM has no such device on this host.
+    #[error("{key}: {fault}")]
+    NoDevice {
+        /// Key in the VM's configuration.
+        key: String,
+        /// Why not.
+        fault: Fault,
+    },
+    /// Others need what the VM asks for.
+    #[error("{0}")]
+    Device(Box<Objection>),
+    /// A device cannot be reset as the table wishes, or must not be.
+    #[error("{key} ({address}) is not reset: {why}")]
+    NoReset {
+        /// Key in the VM's configuration.
+        key: String,
+        /// Which function.
+        address: String,
+        /// Why not.
+        why: NoReset,
+    },
     /// A VM that is to make room does not.
     #[error("{0}")]
     NoYield(NoYield),
+    /// The guest's memory cannot come from where it should.
+    #[error("{0}")]
+    Memory(#[from] MemoryFault),
 }
 
 /// Affinity that somebody of this node was given and that a partition would cut.
@@ -249,6 +277,10 @@ impl Refusal {
             Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
             Refusal::NoYield(error) => error.help(vmid),
+            Refusal::Memory(error) => error.help(Some(vmid)),
+            Refusal::NoDevice { fault, .. } => fault.help(),
+            Refusal::NoReset { address, why, .. } => why.help(address),
+            Refusal::Device(objection) => objection.help(vmid),
         }
     }
 }

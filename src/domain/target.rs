@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
 use super::knob::{Grammar, Knob};
+use super::memory::Pool;
 use super::vm::{TaskId, Vmid};
 
 /// Kinds of targets that are settled together.
@@ -114,15 +115,23 @@ pub enum Place {
     ContainerInside(Vmid, u64),
     /// That of a workqueue, by its name.
     Workqueue(String),
+    /// That of a pool of hugepages.
+    Pool(Pool),
+    /// That of a PCI function, by its address.
+    Function(String),
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Host => Ok(()),
-            Place::Group(name) | Place::Sysctl(name) | Place::Workqueue(name) => f.write_str(name),
+            Place::Group(name)
+            | Place::Sysctl(name)
+            | Place::Workqueue(name)
+            | Place::Function(name) => f.write_str(name),
             Place::Irq(number, _) | Place::Policy(number) => number.fmt(f),
             Place::Cpu(cpu) => cpu.fmt(f),
+            Place::Pool(pool) => pool.fmt(f),
             Place::Container(ctid, _) => write!(f, "lxc/{ctid}"),
             Place::ContainerInside(ctid, _) => write!(f, "lxc/{ctid}/ns"),
         }
@@ -137,6 +146,8 @@ impl fmt::Display for Place {
 pub enum Target {
     /// Drop-in that delegates the cpuset controller of a VM's scope.
     Delegation(Vmid),
+    /// Drop-in that tells systemd which NUMA nodes a VM's scope may allocate from.
+    MemoryNodes(Vmid),
     /// Existence of a cgroup, named by its path below the root of the hierarchy.
     Group(String),
     /// Kernel file of the knob table.
@@ -164,7 +175,7 @@ impl Target {
     /// Returns the stage in which the target is written.
     pub fn stage(&self) -> Stage {
         match self {
-            Target::Delegation(_) => Stage::Unit,
+            Target::Delegation(_) | Target::MemoryNodes(_) => Stage::Unit,
             Target::Group(_) => Stage::Partition,
             Target::Knob(knob, _) => knob.row().stage,
             Target::Membership(_) => Stage::Members,
@@ -181,6 +192,9 @@ impl Target {
             Target::Delegation(vmid) => {
                 format!("/run/systemd/system/{vmid}.scope.d/50-pin-hook.conf")
             }
+            Target::MemoryNodes(vmid) => {
+                format!("/run/systemd/system/{vmid}.scope.d/50-pin-hook-memory.conf")
+            }
             Target::Group(path) => format!("/sys/fs/cgroup/{path}"),
             Target::Knob(knob, place) => knob.row().path.replacen("{}", &place.to_string(), 1),
             Target::Membership(task) => format!("/proc/{task}/cgroup"),
@@ -196,6 +210,7 @@ impl Target {
     pub fn purpose(&self) -> &'static str {
         match self {
             Target::Delegation(_) => "keeps systemd from undoing the vm's partition, until reboot",
+            Target::MemoryNodes(_) => "has the vm's memory come from its nodes only",
             Target::Group(_) => "makes the cgroup of the vm's threads",
             Target::Knob(knob, _) => knob.row().doc,
             Target::Membership(_) => "puts threads of the vm into their cgroup",
@@ -210,7 +225,7 @@ impl Target {
     /// Returns the VM that the target belongs to, where that can be told by its name.
     pub fn vmid(&self) -> Option<Vmid> {
         let group = match self {
-            Target::Delegation(vmid) => return Some(*vmid),
+            Target::Delegation(vmid) | Target::MemoryNodes(vmid) => return Some(*vmid),
             Target::Group(path) => path,
             _ => self.group()?,
         };

@@ -1,7 +1,7 @@
 //! Clocks of the host, and waiting for what takes its time.
 
 use std::fmt::Debug;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,6 +13,12 @@ use crate::domain::vm::TaskId;
 pub trait Clock: Debug {
     /// Returns the time since boot, including suspend (`CLOCK_BOOTTIME`).
     fn since_boot(&self) -> Duration;
+    /// Returns the time since 1970, which PVE's files count by.
+    fn since_epoch(&self) -> Duration {
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+    }
     /// Waits until one of these processes has ended, and no longer than `wait`.
     ///
     /// It may come back early; a number that was given to another process is waited for like the

@@ -3,6 +3,7 @@
 //! [`Host`] bundles the doors. The real host, a captured tree and the simulated kernel of the
 //! tests differ only in what stands behind them.
 
+pub mod blocks;
 pub mod cgroup;
 pub mod clock;
 pub mod cluster;
@@ -11,10 +12,13 @@ pub mod cpufreq;
 pub mod deadline;
 pub mod device;
 pub mod files;
+pub mod hugepages;
 pub mod irq;
 pub mod ksm;
 pub mod log;
 pub mod mounts;
+pub mod nets;
+pub mod pci;
 pub mod privilege;
 pub mod programs;
 pub mod pve;
@@ -29,6 +33,7 @@ pub mod target;
 pub mod task;
 pub mod topology;
 pub mod trouble;
+pub mod usb;
 pub mod work;
 
 pub use clock::Clock;

@@ -1,6 +1,8 @@
 //! What is mounted, from `/proc/self/mountinfo` alone: to ask a mounted file system itself may
 //! take for ever when its server is away.
 
+use std::collections::BTreeMap;
+
 use super::files::Files;
 
 /// The mounts of this host, in the order in which they were made.
@@ -11,6 +13,8 @@ pub struct Mounts(Vec<Mount>);
 struct Mount {
     point: String,
     kind: String,
+    device: String,
+    source: String,
 }
 
 /// Returns what is mounted; nothing where that cannot be read.
@@ -20,6 +24,19 @@ pub fn mounts(files: &dyn Files) -> Mounts {
 }
 
 impl Mounts {
+    /// Returns the mount point of every device number (`8:2`) and source (`/dev/sda2`); where there
+    /// are several, the first.
+    pub fn by_device(&self) -> BTreeMap<String, String> {
+        let mut points = BTreeMap::new();
+        for mount in &self.0 {
+            for name in [&mount.device, &mount.source] {
+                let point = || mount.point.clone();
+                points.entry(name.clone()).or_insert_with(point);
+            }
+        }
+        points
+    }
+
     /// Tells whether something is mounted at a path itself.
     pub fn is_mounted(&self, path: &str) -> bool {
         let path = trimmed(path);
@@ -60,6 +77,7 @@ fn is_below(path: &str, point: &str) -> bool {
 /// A line is `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [FIELDS ...] - TYPE SOURCE OPTIONS`.
 fn mount(line: &str) -> Option<Mount> {
     let (left, right) = line.split_once(" - ")?;
+    let device = left.split(' ').nth(2)?.to_owned();
     let point = left.split(' ').nth(4)?;
     let escapes = [
         ("\\040", " "),
@@ -71,6 +89,8 @@ fn mount(line: &str) -> Option<Mount> {
     Some(Mount {
         point: escaped.fold(point.to_owned(), |text, (code, c)| text.replace(code, c)),
         kind: right.split(' ').next()?.to_owned(),
+        source: right.split(' ').nth(1).unwrap_or_default().to_owned(),
+        device,
     })
 }
 

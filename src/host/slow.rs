@@ -17,6 +17,7 @@ use anyhow::{Context, bail};
 use super::Host;
 use super::files::Files;
 use super::systemd::Job;
+use crate::domain::pci::is_address;
 
 /// Where children answer, one file for each unit.
 const ANSWERS: &str = "/run/pin-hook/jobs";
@@ -157,6 +158,25 @@ fn is_allowed(path: &str, text: &str) -> bool {
         ["", "sys", "devices", "system", "cpu", cpu, "online"] => {
             numbered(cpu, "cpu", "") && ["0", "1"].contains(&text)
         }
+        ["", "sys", "devices", "system", "node", node, "compact"] => {
+            numbered(node, "node", "") && text == "1"
+        }
+        [
+            "",
+            "sys",
+            "devices",
+            "system",
+            "node",
+            node,
+            "hugepages",
+            size,
+            "nr_hugepages",
+        ] => numbered(node, "node", "") && numbered(size, "hugepages-", "kB") && is_number(text),
+        ["", "proc", "sys", "vm", "drop_caches"] => text == "1",
+        ["", "sys", "kernel", "mm", "ksm", "run"] => ["0", "1", "2"].contains(&text),
+        ["", "sys", "bus", "pci", "devices", address, "reset"] => {
+            is_address(address) && text == "1"
+        }
         _ => false,
     }
 }
@@ -165,9 +185,9 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.len() < 10 && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Returns the name of the unit for one file: its path below `/sys/devices/system` or `/proc/sys`.
+/// Returns the name of the unit for one file: its path below what all such files have in common.
 fn name_of(path: &str) -> String {
-    let tops = ["/sys/devices/system/", "/proc/sys/"];
+    let tops = ["/sys/devices/system/", "/sys/kernel/", "/proc/sys/"];
     let below = tops.iter().find_map(|top| path.strip_prefix(top));
     below.unwrap_or(path).replace('/', "-")
 }
@@ -253,6 +273,26 @@ mod tests {
             ("/sys/devices/system/cpu/cpu3/../cpu4/online", "0", false),
             ("sys/devices/system/cpu/cpu3/online", "0", false),
             ("/etc/passwd", "0", false),
+            ("/sys/devices/system/node/node0/compact", "1", true),
+            ("/sys/devices/system/node/node0/compact", "", false),
+            (
+                "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages",
+                "512",
+                true,
+            ),
+            (
+                "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages",
+                "-1",
+                false,
+            ),
+            ("/proc/sys/vm/drop_caches", "1", true),
+            ("/proc/sys/vm/drop_caches", "3", false),
+            ("/sys/kernel/mm/ksm/run", "2", true),
+            ("/sys/kernel/mm/ksm/run", "3", false),
+            ("/sys/bus/pci/devices/0000:01:00.0/reset", "1", true),
+            ("/sys/bus/pci/devices/0000:01:00.0/reset", "0", false),
+            ("/sys/bus/pci/devices/0000:01:00.0/remove", "1", false),
+            ("/sys/bus/pci/devices/../reset", "1", false),
         ] {
             assert_eq!(is_allowed(path, text), allowed, "{path} {text}");
         }

@@ -12,6 +12,7 @@ use super::deadline::Deadline;
 use super::slow;
 use super::task;
 use crate::domain::cpuset::CpuSet;
+use crate::domain::desired::knobs::UNMERGE;
 use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::thread::policy_of_class;
@@ -24,8 +25,15 @@ use crate::domain::vm::TaskId;
 pub const DELEGATION: &str = "# Written by pin-hook(8); without it a change of the vm's cpu units \
                               ends its isolation.\n[Scope]\nDelegate=cpuset\n";
 
+/// Text before the list in the drop-in that tells which NUMA nodes a scope may allocate from.
+const MEMORY_NODES: &str = "# Written by pin-hook(8) while the vm is started and runs: memory.nodes of \
+                            its table.\n[Scope]\nAllowedMemoryNodes=";
+
 /// CPUs that the kernel may ever have.
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
+
+/// NUMA nodes that memory can come from.
+const NODES_WITH_MEMORY: &str = "/sys/devices/system/node/has_memory";
 
 /// How long one write is waited for that may sleep in the kernel without bound.
 pub const SLOW_WAIT: Duration = Duration::from_secs(5);
@@ -51,6 +59,10 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
             } else {
                 Value::Text(text)
             }
+        }),
+        Target::MemoryNodes(_) => host.files.read(&target.path()).map(|text| {
+            let nodes = text.strip_prefix(MEMORY_NODES).unwrap_or(&text);
+            Value::Text(nodes.trim_end().to_owned())
         }),
         Target::Group(_) => {
             let exists = host.files.exists(&target.path());
@@ -118,7 +130,7 @@ pub fn write_until(
     deadline: Deadline,
 ) -> io::Result<Outcome> {
     let written = match target {
-        Target::Knob(knob, _) if knob.may_sleep() => {
+        Target::Knob(knob, _) if may_sleep(*knob, [before, value]) => {
             let text = value.render(knob.row().grammar);
             let wait = deadline.remaining().min(SLOW_WAIT);
             slow::write(host, &target.path(), &text, wait)
@@ -133,6 +145,17 @@ pub fn write_until(
     }
 }
 
+/// Tells whether a write may sleep in the kernel without bound. Of KSM that is taking merged pages
+/// apart, and whatever waits for that to end.
+fn may_sleep(knob: Knob, values: [&Value; 2]) -> bool {
+    let unmerges = |value: &&Value| matches!(value, Value::Text(text) if text == UNMERGE);
+    match knob {
+        Knob::Online | Knob::Hugepages => true,
+        Knob::KsmRun => values.iter().any(unmerges),
+        _ => false,
+    }
+}
+
 fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io::Result<()> {
     let path = target.path();
     match (target, value) {
@@ -141,9 +164,14 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             make_unit_dir(host, dir)?;
             host.files.replace(&path, DELEGATION, 0o644)
         }
-        (Target::Delegation(_), _) | (Target::DropIn(_), Value::Absent) => {
-            remove_drop_in(host, &path)
+        (Target::MemoryNodes(_), Value::Text(nodes)) => {
+            let (dir, _) = path.rsplit_once('/').unwrap_or_default();
+            make_unit_dir(host, dir)?;
+            let text = format!("{MEMORY_NODES}{nodes}\n");
+            host.files.replace(&path, &text, 0o644)
         }
+        (Target::Delegation(_) | Target::MemoryNodes(_), _)
+        | (Target::DropIn(_), Value::Absent) => remove_drop_in(host, &path),
         (Target::DropIn(_), Value::Text(text)) => host.files.replace(&path, text, 0o644),
         (Target::AllowedCpus(unit), Value::Cpus(cpus)) => allow_cpus(host, unit, before, cpus),
         (Target::Group(_), Value::Present) => host.files.make_dir(&path, 0o755),
@@ -209,7 +237,26 @@ fn read_knob(host: &Host, knob: Knob, path: &str) -> io::Result<String> {
     {
         return Ok(requested);
     }
-    host.files.read(path)
+    let text = host.files.read(path)?;
+    // All that are named mean what none means; there may be no way back to that.
+    let is_all = |all: String| all == text;
+    if knob == Knob::ScopeNodes && host.files.read(NODES_WITH_MEMORY).is_ok_and(is_all) {
+        return Ok(String::new());
+    }
+    // What a process has taken beside the pool goes when it ends, and is no wish of anybody.
+    if knob == Knob::Hugepages
+        && let Some(surplus) = surplus_beside(host, path)
+        && let Ok(pages) = text.trim().parse::<u64>()
+    {
+        return Ok(pages.saturating_sub(surplus).to_string());
+    }
+    Ok(text)
+}
+
+fn surplus_beside(host: &Host, path: &str) -> Option<u64> {
+    let (dir, _) = path.rsplit_once('/')?;
+    let text = host.files.read(&format!("{dir}/surplus_hugepages")).ok()?;
+    text.trim().parse().ok()
 }
 
 fn write_knob(
@@ -228,6 +275,10 @@ fn write_knob(
         // mean the same (`validate_change()` in `kernel/cgroup/cpuset.c`).
         Err(error) if knob.is_list_of_others() && error.raw_os_error() == Some(libc::ENOSPC) => {
             let all = host.files.read(POSSIBLE_CPUS)?;
+            host.files.write(path, all.trim_end())
+        }
+        Err(error) if knob == Knob::ScopeNodes && error.raw_os_error() == Some(libc::ENOSPC) => {
+            let all = host.files.read(NODES_WITH_MEMORY)?;
             host.files.write(path, all.trim_end())
         }
         result => result,

@@ -1,7 +1,11 @@
 //! Making a VM's claim: resolve its wishes, check them against the others', put the claim in force.
 
+use std::collections::BTreeMap;
+
 use super::account::Account;
+use super::devices::{Devices, of_running};
 use super::fate::{self, Answers};
+use super::memory;
 use super::phase::Run;
 use super::resolve::{Case, Resolved, foreign_partitions, look_around, resolve, state_for};
 use super::settings;
@@ -53,6 +57,7 @@ impl Run<'_> {
         let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
         let remarks = settings::remarks(self.host, &resolved.wishes).into_iter();
         remarks.for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
+        let devices = self.devices_of(case, &state);
         let mut around = look_around(self.host, case);
         work(self.host, self.deadline, answers, |now| {
             let resolved = match resolved.among(case, &now.claims) {
@@ -78,15 +83,36 @@ impl Run<'_> {
                 .get(&case.vmid)
                 .cloned()
                 .unwrap_or_default();
+            let memory = memory::for_claim(self.host, case.vmid, &resolved, &state, now)?;
+            if memory.nodes != resolved.wishes.memory.nodes {
+                account.warn(format!(
+                    "vm {}: memory.nodes takes effect at its next start",
+                    case.vmid
+                ));
+            }
             let claim = Claim {
                 vmid: case.vmid,
                 state,
-                wishes: resolved.wishes,
+                wishes: Wishes {
+                    memory,
+                    ..resolved.wishes
+                },
                 iothreads,
+                devices,
+                resets: BTreeMap::new(),
                 is_unproven: false,
             };
             Ok(Ok(records(now, claim, asks)))
         })
+    }
+
+    /// Returns the functions that the VM has, or would have if it started now.
+    fn devices_of(&self, case: &Case, state: &ClaimState) -> BTreeMap<String, String> {
+        match state.qemu() {
+            _ if case.guest.hostpci.is_empty() => BTreeMap::new(),
+            Some(qemu) => of_running(self.host, case.vmid, qemu),
+            None => Devices::read(self.host, case.vmid, &case.guest, &[]).models(),
+        }
     }
 
     pub(super) fn promote(
@@ -100,9 +126,15 @@ impl Run<'_> {
         let names = answers.iothreads.get(&vmid).cloned();
         let iothreads = names.unwrap_or_else(|| claim.iothreads.clone());
         let failed = matches!(claim.state, ClaimState::Failed { .. });
+        let devices = match state.qemu() {
+            Some(qemu) if !claim.devices.is_empty() => of_running(self.host, vmid, qemu),
+            _ => claim.devices.clone(),
+        };
         let next = Claim {
             state,
             iothreads,
+            devices,
+            resets: BTreeMap::new(),
             ..claim.clone()
         };
         let next = if failed { claim.clone() } else { next };

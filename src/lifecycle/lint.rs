@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::advice::help_for;
+use super::devices::Devices;
 use super::plan::Complaint;
 use super::resolve::{CaseError, read_settings, refuse_unsupported};
 use super::yields;
@@ -10,6 +11,7 @@ use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
+use crate::domain::memory;
 use crate::domain::placement::{PlacementError, Request, check_reserve, housekeeping, place};
 use crate::domain::table::{Cpus, HostSettings, Table};
 use crate::domain::topology::Topology;
@@ -62,6 +64,7 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
         Cpus::Auto => None,
     };
     let guest = lint.guest(host);
+    lint.judge_devices(host, guest.as_ref());
     match read_topology(&*host.files) {
         Ok(topology) => lint.fits(&table, &settings, guest.as_ref(), &topology),
         Err(error) => {
@@ -105,6 +108,16 @@ impl Lint {
         Some(parse_vm_conf(&config.text).guest())
     }
 
+    /// Says who else needs the devices of the VM; where none can be seen, nothing.
+    fn judge_devices(&mut self, host: &Host, guest: Option<&Guest>) {
+        if let Some((vmid, guest)) = self.vmid.zip(guest) {
+            let devices = Devices::read(host, vmid, guest, &[]);
+            let is_seen = !devices.bus.is_empty();
+            self.warnings
+                .extend(devices.warnings().into_iter().filter(|_| is_seen));
+        }
+    }
+
     fn fits(
         &mut self,
         table: &Table,
@@ -128,6 +141,9 @@ impl Lint {
                 self.warnings.extend(warnings.map(ToString::to_string));
             }
             Err(error) => self.refuse(&error.to_string(), error.help()),
+        }
+        if let Err(error) = memory::nodes(&table.memory, guest, &owned, topology) {
+            self.refuse(&error.to_string(), error.help(self.vmid));
         }
         let left = housekeeping(topology, &owned, &CpuSet::new());
         if let Err(error) = check_reserve(topology, settings.reserve.as_ref(), &left) {

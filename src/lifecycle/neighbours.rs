@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::look::is_denied;
 use super::resolve::Case;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::debt::{NoYield, starting_unit};
@@ -74,8 +75,15 @@ pub fn yielding(host: &Host, case: &Case, runs: bool) -> anyhow::Result<Vec<Yiel
     let timeout = case.table.yields.timeout;
     let mut found = Vec::new();
     for vmid in &case.table.yields.stop {
-        let is_up = pve::running(&*host.files, *vmid)?.is_some();
+        let is_up = match pve::running(&*host.files, *vmid) {
+            Err(error) if is_denied(&error) => None,
+            qemu => Some(qemu?.is_some()),
+        };
         let (summary, obstacle) = match (runs, is_up) {
+            (false, None) => (
+                format!("vm {vmid} is shut down first if it runs, which can be read by root only"),
+                None,
+            ),
             (true, _) => (
                 format!(
                     "vm {vmid} is shut down by a start only, and vm {} runs",
@@ -83,11 +91,11 @@ pub fn yielding(host: &Host, case: &Case, runs: bool) -> anyhow::Result<Vec<Yiel
                 ),
                 None,
             ),
-            (false, false) => (
+            (false, Some(false)) => (
                 format!("vm {vmid} does not run here, nothing to shut down"),
                 None,
             ),
-            (false, true) => (
+            (false, Some(true)) => (
                 format!(
                     "vm {vmid} is shut down first (within {timeout}) and started again after the stop"
                 ),
@@ -96,7 +104,7 @@ pub fn yielding(host: &Host, case: &Case, runs: bool) -> anyhow::Result<Vec<Yiel
         };
         found.push(Yielding {
             vmid: *vmid,
-            stops: !runs && is_up && obstacle.is_none(),
+            stops: !runs && is_up == Some(true) && obstacle.is_none(),
             summary,
             obstacle,
         });

@@ -70,7 +70,8 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     if concerns(Stage::Work, is_work) {
         facts.work = work::masks(host);
     }
-    if concerns(Stage::Interrupts, |wishes| wishes.interrupts) {
+    let is_sent = |wishes: &Wishes| wishes.interrupts || wishes.device_interrupts.is_some();
+    if concerns(Stage::Interrupts, is_sent) {
         facts.nodes = irq::nodes(&*host.files);
         facts.default_irq_affinity = irq::default_affinity(&*host.files)?;
         facts.irqs = irq::interrupts(&*host.files)?;
@@ -215,9 +216,15 @@ fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
     for thread in &mut threads {
         thread.iothread = claim.iothreads.get(&thread.id.tid).cloned();
     }
+    let scope = scope_in(scope.trim_start_matches('/')).to_owned();
+    let nodes = Target::Knob(Knob::ScopeNodes, Place::Group(scope.clone()));
+    let nodes = target::read(host, &nodes).ok();
     Some(VmFacts {
         qemu,
-        scope: scope_in(scope.trim_start_matches('/')).to_owned(),
+        scope,
+        nodes: nodes
+            .and_then(|nodes| nodes.cpus().cloned())
+            .unwrap_or_default(),
         threads,
     })
 }

@@ -172,10 +172,23 @@ impl Run<'_> {
         let starter = self.caller.process;
         let deadline = self.host.clock.since_boot() + START_TIME;
         let state = ClaimState::Reserved { starter, deadline };
+        let resets = match self.resets(case) {
+            Ok(resets) => resets,
+            Err(refusal) => {
+                let text = format!("vm {vmid}: {refusal}");
+                self.refuse(account, policy, &text, refusal.help(vmid));
+                return Ok(());
+            }
+        };
         match self.claim(case, state, &Answers::default(), account)? {
             Worked::Done(report, state) => {
                 let claim = state.claims.get(&vmid);
                 account.tell(&report);
+                if let Err(refusal) = self.reset(vmid, &resets, account)? {
+                    let text = format!("vm {vmid}: {refusal}");
+                    self.refuse(account, policy, &text, refusal.help(vmid));
+                    return Ok(());
+                }
                 if let Some(Claim { wishes, .. }) = claim {
                     account.info(format!(
                         "vm {vmid}: {} reserved, {}",
@@ -183,6 +196,7 @@ impl Run<'_> {
                         backend(wishes)
                     ));
                 }
+                self.fill_pools(case, account)?;
             }
             Worked::Refused(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");

@@ -1,5 +1,6 @@
 //! What a start of a VM would change: the way of pre-start and post-start up to the first write.
 
+mod devices;
 mod layout;
 mod planned;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 pub use layout::{Layout, ThreadCpus, VcpuPlace};
 pub use planned::Planned;
 
+use super::devices::DeviceRow;
 use super::fate::{self, Answers};
 use super::look::{is_denied, known_state, look};
 use super::neighbours::{Yielding, without_neighbours, yielding};
@@ -55,6 +57,8 @@ pub struct Plan {
     pub notices: Vec<String>,
     /// The same, where something will not be as wished.
     pub warnings: Vec<String>,
+    /// Devices that are passed through.
+    pub devices: Vec<DeviceRow>,
     /// VMs that would make room, running or not.
     pub yields: Vec<Yielding>,
     /// What cannot be seen from here and is left out.
@@ -140,12 +144,17 @@ impl Run<'_> {
         plan.name.clone_from(&case.guest.name);
         plan.table = Some(case.table_path.clone());
         let mut state = self.state_now(plan)?;
-        plan.running = pve::running(&*self.host.files, case.vmid)?.is_some();
+        let qemu = self.qemu_now(plan)?;
+        plan.running = qemu.is_some();
         plan.yields = yielding(self.host, case, plan.running)?;
         let mut obstacles = plan.yields.iter().filter_map(|one| one.obstacle.clone());
         if let Some(obstacle) = obstacles.next() {
             return Ok(Err(Refusal::NoYield(obstacle)));
         }
+        let devices = match self.plan_devices(case, plan) {
+            Ok(devices) => devices,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         if !plan.running {
             state = without_neighbours(state, case);
         }
@@ -164,12 +173,13 @@ impl Run<'_> {
             .extend(reasons.map(|why| format!("cpus chosen: {why}")));
         plan.notices.extend(resolved.notices.iter().cloned());
         plan.warnings.extend(resolved.warnings.iter().cloned());
+        plan.tell_far(self, &devices, case, &resolved);
         plan.warnings.extend(not_hooked(case));
         match refusal::check(case.vmid, wishes, &state.claims, topology, &around) {
             Ok(warnings) => plan.warnings.extend(warnings),
             Err(refusal) => return Ok(Err(refusal)),
         }
-        self.plan_changes(resolved, state, plan)?;
+        self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise();
         Ok(Ok(()))
@@ -190,29 +200,37 @@ impl Run<'_> {
         Ok(state)
     }
 
+    /// Returns the VM's QEMU, if it runs; who may not look is shown a start.
+    fn qemu_now(&self, plan: &mut Plan) -> anyhow::Result<Option<TaskId>> {
+        match pve::running(&*self.host.files, plan.vmid) {
+            Err(error) if is_denied(&error) => {
+                let vmid = plan.vmid;
+                let text = format!("vm {vmid} is taken as not running: {error:#}");
+                plan.left_out.push(text);
+                Ok(None)
+            }
+            qemu => qemu,
+        }
+    }
+
     fn plan_changes(
         &self,
         resolved: Resolved,
         mut state: State,
+        qemu: Option<TaskId>,
         plan: &mut Plan,
     ) -> anyhow::Result<()> {
         let vmid = plan.vmid;
         let known = state.claims.get(&vmid);
         let iothreads = known.map(|claim| claim.iothreads.clone());
-        let running = match pve::running(&*self.host.files, vmid) {
-            Err(error) if is_denied(&error) => {
-                let text = format!("vm {vmid} is taken as not running: {error:#}");
-                plan.left_out.push(text);
-                None
-            }
-            running => running?,
-        };
-        let qemu = running.unwrap_or(NO_PROCESS);
+        let qemu = qemu.unwrap_or(NO_PROCESS);
         let claim = Claim {
             vmid,
             state: ClaimState::Running { qemu },
             iothreads: iothreads.unwrap_or_default(),
+            devices: plan.taken(),
             wishes: resolved.wishes,
+            resets: Default::default(),
             is_unproven: false,
         };
         plan.warnings
@@ -222,6 +240,7 @@ impl Run<'_> {
             .extend(settings::contested(self.host, &state.claims, vmid));
         let claims = state.claims.clone();
         let assumed = VmFacts {
+            nodes: CpuSet::new(),
             qemu,
             scope: format!("qemu.slice/{vmid}.scope"),
             threads: Vec::new(),
@@ -295,6 +314,7 @@ impl Plan {
             layout: None,
             notices: Vec::new(),
             warnings: Vec::new(),
+            devices: Vec::new(),
             yields: Vec::new(),
             left_out: Vec::new(),
             changes: Vec::new(),

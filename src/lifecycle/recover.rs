@@ -19,6 +19,7 @@ use crate::host::{Host, cgroup, container, irq, pve, target, work};
 
 const GROUPS: &str = "/sys/fs/cgroup";
 const SLICE: &str = "qemu.slice";
+const UNITS: &str = "/run/systemd/system";
 
 /// Makes sure that the journal knows what is held: reads it, and where it is lost or damaged
 /// writes a new one from the traces.
@@ -56,6 +57,7 @@ fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
     for vmid in &vmids {
         found.scope(*vmid)?;
     }
+    found.memory_nodes()?;
     // It stays when the scopes have gone with their VMs.
     let left = read_cpus(host, &format!("{GROUPS}/{SLICE}/cpuset.cpus.exclusive"))?;
     found.owned.extend(left.unwrap_or_default().iter());
@@ -120,6 +122,22 @@ impl Traces<'_> {
         match guest.is_some_and(|guest| guest.hookscript.is_some()) {
             true => self.is_delegated = true,
             false => self.hold(target, Value::Absent, Value::Present),
+        }
+        Ok(())
+    }
+
+    /// Nobody else writes these drop-ins, and they stay when their VMs have gone.
+    fn memory_nodes(&mut self) -> anyhow::Result<()> {
+        for name in self.host.files.list(UNITS).unwrap_or_default() {
+            let vmid = name.strip_suffix(".scope.d").map(str::parse::<Vmid>);
+            let Some(Ok(vmid)) = vmid else {
+                continue;
+            };
+            let target = Target::MemoryNodes(vmid);
+            match target::read(self.host, &target)? {
+                Value::Absent => {}
+                live => self.hold(target, Value::Absent, live),
+            }
         }
         Ok(())
     }

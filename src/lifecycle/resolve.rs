@@ -14,18 +14,19 @@ use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
+use crate::domain::memory::{self, MemoryWishes, Pool};
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
 use crate::domain::refusal::{Bystander, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
-use crate::domain::table::{Cpus, HostSettings, KernelGate, Table, Workqueues};
+use crate::domain::table::{Cpus, HostSettings, KernelGate, PciReset, Table, Workqueues};
 use crate::domain::target::Target;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::pve::{self, GuestKind, TextFile};
-use crate::host::surroundings;
 use crate::host::table::{read_host_table, read_table};
 use crate::host::topology::read_topology;
+use crate::host::{hugepages, surroundings};
 
 /// A VM with a table, as it is configured.
 #[derive(Debug, Clone)]
@@ -103,8 +104,14 @@ pub struct Resolved {
     pub warnings: Vec<String>,
     /// The host that it was resolved against.
     pub topology: Topology,
+    /// Pools of hugepages that are to be filled before the start, each with the pages it needs.
+    pub pools: Vec<(Pool, u64)>,
     ground: Ground,
 }
+
+/// What the operator should know of a table that wishes for hugepages in vain.
+const NO_POOLS: &str = "memory.hugepages: pve takes no hugepages for it before the start (hugepages \
+                        and numa in its config, without hotplug of memory)";
 
 /// What of the host a table is resolved against, apart from claims.
 #[derive(Debug, Clone)]
@@ -113,6 +120,8 @@ struct Ground {
     gate: GateFacts,
     /// Whether the kernel leaves other tasks some time beside real-time ones.
     is_throttled: bool,
+    /// Whether there are hugepages of 1 GiB.
+    has_gigantic: bool,
     /// What is free; looked at only when the table leaves the choice.
     room: Room,
 }
@@ -230,6 +239,7 @@ impl Ground {
             topology,
             gate,
             is_throttled: surroundings::throttles_real_time(&*host.files),
+            has_gigantic: hugepages::has_gigantic(&*host.files),
             room,
         })
     }
@@ -249,21 +259,36 @@ impl Ground {
             gate::moves_work(case.table.isolate.workqueues, choice.backend, &facts)
                 .map_err(Refusal::Gate)?;
         check_scheduler(case.table.pin.scheduler, choice.backend, self.is_throttled)?;
+        let (guest, memory) = (&case.guest, &case.table.memory);
+        let nodes = memory::nodes(memory, Some(guest), &placement.owned(), &self.topology)?;
+        let pools = memory.hugepages.is_some();
+        let pools = pools.then(|| memory::pools(guest, self.has_gigantic));
         let notices = placement.notices.iter();
         let (warnings, notices): (Vec<_>, Vec<_>) = notices.partition(|n| n.is_warning());
         let (alarming, reasons): (Vec<_>, Vec<_>) = remarks.into_iter().partition(|r| r.is_warning);
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         warnings.extend(alarming.into_iter().map(|remark| remark.text));
         warnings.extend(choice.warning.clone().or(stall));
+        warnings.extend(
+            pools
+                .as_ref()
+                .filter(|pools| pools.is_empty())
+                .map(|_| NO_POOLS.to_owned()),
+        );
         Ok(Resolved {
             wishes: Wishes {
                 workqueues: moves_work,
+                memory: MemoryWishes {
+                    nodes,
+                    shares: Vec::new(),
+                },
                 ..wishes(case, &placement, choice)
             },
             reasons: reasons.into_iter().map(|remark| remark.text).collect(),
             notices: notices.iter().map(ToString::to_string).collect(),
             warnings,
             topology: self.topology.clone(),
+            pools: pools.unwrap_or_default(),
             ground: self.clone(),
         })
     }
@@ -341,9 +366,11 @@ fn wishes(case: &Case, placement: &Placement, choice: gate::Choice) -> Wishes {
         workqueues: false,
         watchdog: case.table.isolate.watchdog && choice.backend != gate::Backend::Affinity,
         scheduler: pin.scheduler,
+        device_interrupts: case.table.pci.irqs,
         affinity: case.guest.affinity.clone(),
         stays_delegated: case.guest.hookscript.is_some(),
         hotplug: case.table.isolate.hotplug,
+        memory: MemoryWishes::default(),
     }
 }
 
@@ -363,10 +390,12 @@ fn vhost_workers(guest: &Guest, wished: &BTreeMap<String, CpuSet>) -> Vec<Option
 /// # Errors
 /// The first of them.
 pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
-    let default = Table::of(table.cpus.clone());
     let wished = [
-        ("[memory]", table.memory != default.memory),
-        ("[pci]", table.pci != default.pci),
+        (
+            "pci.reset = \"remove-rescan\"",
+            table.pci.reset == PciReset::RemoveRescan,
+        ),
+        ("pci.reset = \"auto\"", table.pci.reset == PciReset::Auto),
     ];
     match wished.into_iter().find(|(_, is_wished)| *is_wished) {
         Some((key, _)) => Err(CaseError::Unsupported {

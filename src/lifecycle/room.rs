@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fate::{self, Answers};
 use super::journal::read_state;
 use super::resolve::{CaseError, bystanders, foreign_partitions};
-use crate::config::mapping::pci_ids;
+use crate::config::mapping::pci_mapping;
 use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::Claims;
@@ -197,7 +197,8 @@ fn devices(host: &Host, guest: &Guest, topology: &Topology) -> Vec<Device> {
         if let Some(mapping) = &entry.mapping {
             let text = files.read("/etc/pve/mapping/pci.cfg").unwrap_or_default();
             let node = pve::node_name(files).unwrap_or_default();
-            ids.extend(pci_ids(&text, mapping, &node));
+            let mapped = pci_mapping(&text, mapping, &node).unwrap_or_default();
+            ids.extend(mapped.into_iter().flat_map(|one| one.ids));
         }
         let addresses = ids.iter().flat_map(|id| device::addresses(files, id));
         addresses

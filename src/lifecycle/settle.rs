@@ -8,6 +8,7 @@
 mod outcome;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 pub use self::outcome::stuck_in;
 use self::outcome::{irq_of, is_out_of_vectors};
@@ -18,6 +19,7 @@ use crate::domain::claim::Claims;
 use crate::domain::desired::{Desired, Wish, desired};
 use crate::domain::diff::{self, Answer, Change, Diff, diff};
 use crate::domain::facts::Facts;
+use crate::domain::knob::Knob;
 use crate::domain::state::Record;
 use crate::domain::target::{Stage, Target, Value};
 use crate::domain::vm::Vmid;
@@ -28,6 +30,9 @@ use crate::host::target::{self, Outcome};
 /// Most rounds of a pass: some targets exist only after others were written (a cgroup's files),
 /// and threads are born meanwhile.
 const MAX_ROUNDS: usize = 4;
+
+/// How long the kernel may take to apply what it has taken.
+const APPLY_WAIT: Duration = Duration::from_millis(500);
 
 /// One settling of the host.
 #[derive(Debug)]
@@ -352,12 +357,28 @@ impl<'s, 'h> Settling<'s, 'h> {
             written: &self.written,
             now,
         };
-        let live = target::read(self.host, &change.target).ok()?;
-        let is_gone = live == Value::Absent;
         let Change { target, after, .. } = change;
-        let as_wished = context.same(target, &live, after) || context.granted(target, &live, after);
-        (!is_gone && !as_wished).then(|| Problem::differs(change, &live))
+        let is_well = |live: &Value| {
+            let as_wished =
+                context.same(target, live, after) || context.granted(target, live, after);
+            as_wished || *live == Value::Absent
+        };
+        let mut live = target::read(self.host, target).ok()?;
+        let patience = Deadline::after(APPLY_WAIT.min(self.deadline.remaining()));
+        while !is_well(&live) && is_applied_later(target) && !patience.passed() {
+            live = target::read(self.host, target).ok()?;
+        }
+        (!is_well(&live)).then(|| Problem::differs(change, &live))
     }
+}
+
+/// Tells whether the kernel takes a value and applies it later, in work of its own: limits of
+/// frequencies (`cpufreq_notifier_max()` in `drivers/cpufreq/cpufreq.c`).
+fn is_applied_later(target: &Target) -> bool {
+    matches!(
+        target,
+        Target::Knob(Knob::MaxFrequency | Knob::MinFrequency, _)
+    )
 }
 
 /// Returns the VM that a target is of, if it is of one alone.

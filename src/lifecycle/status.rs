@@ -1,5 +1,7 @@
 //! What VMs own: wanted and actual values, and what has drifted.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::look::{Look, known_state, look};
@@ -69,6 +71,8 @@ pub struct ClaimStatus {
     pub reason: String,
     /// Partitions of its threads.
     pub partitions: Vec<Partition>,
+    /// Functions that are passed through, and their models.
+    pub devices: BTreeMap<String, String>,
     /// Threads of the VM.
     pub threads: Vec<ThreadStatus>,
 }
@@ -218,6 +222,7 @@ fn claim_status(host: &Host, claim: &Claim, seen: &Look) -> ClaimStatus {
         cpus: claim.wishes.cpus.clone(),
         backend: claim.wishes.backend,
         reason: claim.wishes.reason.clone(),
+        devices: claim.devices.clone(),
         partitions: vm.map_or_else(Vec::new, |vm| partitions(claim, vm, seen)),
         threads: threads.map(|thread| thread_status(thread, seen)).collect(),
     }
@@ -301,7 +306,7 @@ fn differences(
 /// Returns the VM that a target belongs to, or `None` when it is the host's.
 fn owner_of(target: &Target, seen: &Look) -> Option<Vmid> {
     match target {
-        Target::Delegation(vmid) => Some(*vmid),
+        Target::Delegation(vmid) | Target::MemoryNodes(vmid) => Some(*vmid),
         Target::Group(path) | Target::Knob(_, Place::Group(path)) => {
             let mut parts = path.split('/');
             parts.find_map(|part| part.strip_suffix(".scope")?.parse().ok())

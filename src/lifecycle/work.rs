@@ -4,6 +4,7 @@
 use super::debts;
 use super::fate::{self, Answers};
 use super::journal::Journal;
+use super::memory;
 use super::report::Report;
 use super::settle::Settling;
 use super::units;
@@ -124,7 +125,8 @@ fn update_claims<R>(
                 }
                 record => record,
             });
-            let records = records.collect();
+            let mut records = records.collect();
+            memory::taken(journal.state(), &mut records);
             journal.append(records)?;
             Ok(Ok(()))
         }

@@ -2,6 +2,7 @@
 //!
 //! - `# TEST: ...`: what the case shows
 //! - `# HOST: ...`: the host of `tests/common/hosts.rs`
+//! - `# TREE: ...`: devices of `tests/pci/*.tree` that it has
 //! - `# EXPECT_ERROR: ...`: text that the first error contains; without it there must be none
 //! - `# ARGS: ...`: more arguments, such as `-v`
 //! - `# FILE: <path> <content>`: one more file of the host (`\n` stands for a new line); without
@@ -42,6 +43,9 @@ pub fn root_of(case: &Path, conf: &str) -> TempDir {
     if !config.is_empty() {
         let path = "/etc/pve/qemu-server/100.conf".to_owned();
         entries.insert(path, config.join("\n") + "\n");
+    }
+    for tree in said(conf, "TREE") {
+        super::trees::add(&mut entries, tree);
     }
     if let Ok(table) = fs::read_to_string(case.with_extension("toml")) {
         entries.insert("/etc/pin-hook/100.toml".to_owned(), table);

@@ -206,7 +206,10 @@ pub fn unpack(entries: &Entries) -> TempDir {
     for (path, content) in entries {
         let path = dir.path().join(path.trim_start_matches('/'));
         fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).unwrap();
-        fs::write(path, content).unwrap();
+        match content.strip_prefix("-> ") {
+            Some(target) => std::os::unix::fs::symlink(target, path).unwrap(),
+            None => fs::write(path, content).unwrap(),
+        }
     }
     dir
 }

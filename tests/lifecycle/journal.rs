@@ -1,6 +1,6 @@
 //! The format of the journal: what a version wrote, every later one understands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
@@ -8,8 +8,9 @@ use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::debt::{Debt, Owner};
 use pin_hook::domain::gate::Backend;
 use pin_hook::domain::knob::{Knob, ROWS};
+use pin_hook::domain::memory::{MemoryWishes, Pool, Share};
 use pin_hook::domain::state::{Held, Record, State};
-use pin_hook::domain::table::{HostKnobs, Power};
+use pin_hook::domain::table::{HostKnobs, PciIrqs, Power};
 use pin_hook::domain::target::{Place, Stage, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::lifecycle::journal::parse;
@@ -27,6 +28,7 @@ const QEMU: TaskId = TaskId {
     tid: 4711,
     start: 81_234,
 };
+const POOL: Pool = Pool { node: 1, kib: 2048 };
 const SCOPE: &str = "qemu.slice/100.scope";
 
 fn wishes(backend: Backend) -> Wishes {
@@ -55,9 +57,19 @@ fn wishes(backend: Backend) -> Wishes {
         workqueues: true,
         watchdog: true,
         scheduler: Default::default(),
+        device_interrupts: Some(PciIrqs::Vcpus),
         affinity: Some(cpus("0-7")),
         stays_delegated: true,
         hotplug: false,
+        memory: MemoryWishes {
+            nodes: BTreeSet::from([0, 1]),
+            shares: vec![Share {
+                pool: POOL,
+                needed: 64,
+                before: 8,
+                added: 56,
+            }],
+        },
     }
 }
 
@@ -69,6 +81,8 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         state,
         wishes,
         iothreads,
+        devices: BTreeMap::from([("0000:01:00.0".to_owned(), "10de:2204".to_owned())]),
+        resets: BTreeMap::from([("0000:01:00.0".to_owned(), "flr".to_owned())]),
         is_unproven: false,
     }))
 }
@@ -131,6 +145,8 @@ fn place(knob: Knob) -> Place {
         Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
         Knob::UnboundCpus | Knob::WatchdogCpus => Place::Host,
         Knob::QueueCpus => Place::Workqueue("writeback".to_owned()),
+        Knob::Hugepages => Place::Pool(POOL),
+        Knob::ResetMethod => Place::Function("0000:01:00.0".to_owned()),
         Knob::Online => Place::Cpu(CpuId(3)),
         Knob::Sysctl => Place::Sysctl("vm/stat_interval".to_owned()),
         Knob::IdleLatency => Place::Cpu(CpuId(2)),
@@ -144,6 +160,7 @@ fn place(knob: Knob) -> Place {
 fn targets() -> Vec<Target> {
     let mut targets = vec![
         Target::Delegation(id(100)),
+        Target::MemoryNodes(id(100)),
         Target::Group(format!("{SCOPE}/vcpu")),
         Target::Membership(QEMU),
         Target::Affinity(QEMU),
@@ -210,6 +227,8 @@ fn a_journal_of_version_1_is_understood() {
         host: HostKnobs::default(),
         workqueues: false,
         watchdog: false,
+        memory: MemoryWishes::default(),
+        device_interrupts: None,
         ..wishes(Backend::Isolated)
     };
     assert_eq!(claim.wishes, untouched);

@@ -89,6 +89,28 @@ fn stop(world: &World, vmid: u32) {
     world.end_worker();
 }
 
+/// Taking merged pages apart takes its time, and so may whatever is written there meanwhile.
+#[test]
+fn pages_are_taken_apart_by_a_child() {
+    let node = || {
+        let world = node();
+        world
+            .sim
+            .put("/proc/meminfo", "MemAvailable:    8000000 kB\n");
+        world.vm(100, CONF, &table("2-3", "[host]\nksm = \"unmerge\"\n"))
+    };
+    Scenario::new("unmerge", node)
+        .start(100)
+        .check(|world| {
+            assert_eq!(world.sim.get(KSM), "2\n");
+            let state = world.sim.state();
+            let job = state.systemd.jobs.last().unwrap();
+            assert_eq!(job.unit, "pin-hook-write-mm-ksm-run.service");
+        })
+        .stop(100)
+        .prove();
+}
+
 #[test]
 fn settings_last_as_long_as_the_vm() {
     Scenario::new("settings", with_vm)

@@ -12,6 +12,7 @@ use pin_hook::host::deadline::Deadline;
 use pin_hook::lifecycle::account::Account;
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::{Caller, PHASE_TIME, Phase, Run};
+use pin_hook::lifecycle::plan::Plan;
 
 use crate::common::sim::capture::{Capture, diff};
 use crate::common::sim::irq::Kind;
@@ -175,6 +176,11 @@ impl World {
 
     pub fn apply(&self, vmid: u32) -> Account {
         self.run(self.worker_id(), |run| run.apply(id(vmid)))
+    }
+
+    /// Returns what a start of a VM would change.
+    pub fn plan(&self, vmid: u32) -> Plan {
+        self.run(self.worker_id(), |run| run.plan(id(vmid)).unwrap())
     }
 
     pub fn release(&self, vmid: Option<u32>) -> Account {

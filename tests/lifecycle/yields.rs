@@ -324,3 +324,29 @@ fn a_service_manager_that_refuses_is_a_refusal() {
     world.assert_owns(107);
     assert_eq!(debt(&world), None);
 }
+
+#[test]
+fn who_may_not_look_whether_vms_run_is_shown_a_plan() {
+    let world = node();
+    world.sim.fail("read /run/qemu-server/", libc::EACCES, 99);
+    world
+        .sim
+        .fail("read /run/pin-hook/journal", libc::EACCES, 99);
+    let plan = world.plan(100);
+    assert!(!plan.running);
+    assert!(plan.error.is_none(), "{plan:?}");
+    let left_out = plan.left_out.join("\n");
+    assert!(
+        left_out.contains("claims of other vms are left out"),
+        "{left_out}"
+    );
+    assert!(
+        left_out.contains("vm 100 is taken as not running"),
+        "{left_out}"
+    );
+    let summary = &plan.yields[0].summary;
+    assert!(
+        summary.contains("if it runs, which can be read by root only"),
+        "{summary}"
+    );
+}

@@ -6,6 +6,7 @@ use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::{Facts, KernelThread};
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
+use crate::domain::table::PciIrqs;
 use crate::domain::target::{Place, Target, Value};
 
 impl View<'_> {
@@ -122,10 +123,11 @@ impl View<'_> {
             let place = Place::Irq(irq.number, irq.actions.clone());
             let target = Target::Knob(Knob::IrqAffinity, place);
             let held = self.baseline(&target);
+            let sent = self.sent_to(&irq.actions, claims, &owned);
             let parent = parent.filter(|_| held.is_none());
             let at_birth = |default: &CpuSet| irq.affinity_at_birth(default, &self.facts.nodes);
             let born = parent.and_then(|parent| parent.natural(&irq.affinity, at_birth));
-            if owned.is_empty() {
+            if owned.is_empty() && sent.is_none() {
                 let back = born.map(|born| Wish::back(Value::Cpus(born)));
                 desired.extend(back.map(|wish| (target, wish)));
                 continue;
@@ -133,11 +135,29 @@ impl View<'_> {
             let baseline = held.or(born.as_ref()).unwrap_or(&irq.affinity);
             let elsewhere = self.sent_elsewhere(&target, &owned);
             let value = elsewhere.unwrap_or_else(|| {
-                Value::Cpus(self.irq_cpus(baseline, &owned, irq.node, irq.number))
+                let kept = || self.irq_cpus(baseline, &owned, irq.node, irq.number);
+                Value::Cpus(sent.unwrap_or_else(kept))
             });
             let baseline = Some(Value::Cpus(baseline.clone()));
             desired.insert(target, Wish { value, baseline });
         }
+    }
+
+    /// Returns the CPUs that the table of a VM sends the interrupt of its device to: vector n to the CPU
+    /// of vCPU n, in turn, or to those of the host. `None` for every other interrupt.
+    fn sent_to(&self, actions: &str, claims: &Claims, owned: &CpuSet) -> Option<CpuSet> {
+        let (address, vector) = vector_of(actions)?;
+        let mut running = claims.values().filter(|claim| claim.is_running());
+        let claim = running.find(|claim| claim.devices.contains_key(address))?;
+        let wishes = &claim.wishes;
+        let cpus = match wishes.device_interrupts? {
+            PciIrqs::Vcpus => {
+                let n = vector.checked_rem(wishes.vcpus.len())?;
+                CpuSet::of(*wishes.vcpus.get(n)?)
+            }
+            PciIrqs::Housekeeping => self.facts.housekeeping(&owned.union(&wishes.cpus)),
+        };
+        (!cpus.is_disjoint(&self.facts.online)).then_some(cpus)
     }
 
     /// Returns the baseline's CPUs that are not owned; where none is left, one CPU of the host
@@ -170,5 +190,34 @@ impl View<'_> {
 
     pub(super) fn baseline(&self, target: &Target) -> Option<&CpuSet> {
         self.held.get(target).and_then(|held| held.baseline.cpus())
+    }
+}
+
+/// Returns the function and the number of the vector that vfio-pci handles for a VM: its handlers
+/// are named `vfio-msix[3](0000:01:00.0)`, `vfio-msi[0](...)` or `vfio-intx(...)`
+/// (`drivers/vfio/pci/vfio_pci_intrs.c`).
+fn vector_of(actions: &str) -> Option<(&str, usize)> {
+    let (kind, rest) = actions.strip_prefix("vfio-")?.split_once('(')?;
+    let address = rest.strip_suffix(')')?;
+    let number = kind.split_once('[').map_or("0", |(_, number)| number);
+    Some((address, number.trim_end_matches(']').parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_told_by_their_handlers() {
+        for (actions, expected) in [
+            ("vfio-msix[3](0000:01:00.0)", Some(("0000:01:00.0", 3))),
+            ("vfio-msi[0](0000:01:00.0)", Some(("0000:01:00.0", 0))),
+            ("vfio-intx(0000:01:00.0)", Some(("0000:01:00.0", 0))),
+            ("vfio-msix[x](0000:01:00.0)", None),
+            ("nvme0q3", None),
+            ("vfio-msix[3](0000:01:00.0) other", None),
+        ] {
+            assert_eq!(vector_of(actions), expected, "{actions}");
+        }
     }
 }

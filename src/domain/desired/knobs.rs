@@ -20,6 +20,9 @@ pub type Settings = BTreeMap<Target, Vec<Asked>>;
 /// preference themselves, and refuse another one with EBUSY (`intel_pstate.c`, `amd-pstate.c`).
 const PERFORMANCE: &str = "performance";
 
+/// Value of [`Knob::KsmRun`] that takes merged pages apart.
+pub const UNMERGE: &str = "2";
+
 /// Returns the settings that running claims wish for.
 pub fn settings(claims: &Claims, facts: &Facts) -> Settings {
     let mut settings = Settings::new();
@@ -106,7 +109,7 @@ fn of_host(wishes: &Wishes, facts: &Facts) -> Vec<(Target, Value)> {
     let host = &wishes.host;
     let boost = wishes.power.boost;
     let ksm = host.ksm.map(|ksm| match ksm {
-        Ksm::Unmerge if facts.ksm_may_unmerge => "2",
+        Ksm::Unmerge if facts.ksm_may_unmerge => UNMERGE,
         Ksm::Unmerge | Ksm::Stop => "0",
     });
     let pages = host.transparent_hugepages;

@@ -44,11 +44,15 @@ fn claim() -> Claim {
             workqueues: true,
             watchdog: true,
             scheduler: Default::default(),
+            device_interrupts: None,
             affinity: None,
             stays_delegated: true,
             hotplug: false,
+            memory: Default::default(),
         },
         iothreads: BTreeMap::new(),
+        devices: BTreeMap::new(),
+        resets: BTreeMap::new(),
         is_unproven: false,
     }
 }
@@ -69,6 +73,7 @@ fn facts() -> Facts {
         vms: BTreeMap::from([(
             id(100),
             VmFacts {
+                nodes: CpuSet::new(),
                 qemu: task(50),
                 scope: SCOPE.to_owned(),
                 threads: Vec::new(),

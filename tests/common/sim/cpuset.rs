@@ -160,10 +160,20 @@ impl State {
             "cpuset.cpus" => self.write_cpus(group, text)?,
             "cpuset.cpus.exclusive" => self.write_exclusive(group, text)?,
             "cpuset.cpus.partition" => self.write_partition(group, text)?,
-            "cpuset.mems" => text.trim().clone_into(&mut self.cpuset_mut(group).mems),
+            "cpuset.mems" => self.write_mems(group, text)?,
             _ => return Err(errno(libc::EINVAL)),
         }
         self.cpusets_changed();
+        Ok(())
+    }
+
+    fn write_mems(&mut self, group: &str, text: &str) -> io::Result<()> {
+        let is_emptied = text.trim().is_empty() && !self.cpuset(group).mems.is_empty();
+        // As of the list of CPUs.
+        if self.kernel < Kernel(7, 0) && is_emptied && self.is_populated(group) {
+            return Err(errno(libc::ENOSPC));
+        }
+        text.trim().clone_into(&mut self.cpuset_mut(group).mems);
         Ok(())
     }
 

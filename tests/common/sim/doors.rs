@@ -46,7 +46,9 @@ impl State {
         if let Some(result) = self.cpu_write(&path, text) {
             return result;
         }
-        let result = self.workqueue_write(&path, text);
+        let result = self
+            .workqueue_write(&path, text)
+            .or_else(|| self.hugepages_write(&path, text));
         result.unwrap_or_else(|| self.tree.write(&path, text))
     }
 

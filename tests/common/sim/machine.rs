@@ -64,6 +64,7 @@ impl Machine {
             tasks: Default::default(),
             irqs: Default::default(),
             workqueue: Default::default(),
+            rooms: Default::default(),
             systemd: Default::default(),
             vms: BTreeMap::new(),
             locks: BTreeMap::new(),
@@ -135,6 +136,7 @@ impl Machine {
             ("/sys/devices/system/cpu/smt/active", u8::from(self.threads > 1).to_string()),
             ("/sys/devices/system/node/online", node_list.to_string()),
             ("/sys/devices/system/node/possible", node_list.to_string()),
+            ("/sys/devices/system/node/has_memory", node_list.to_string()),
             ("/proc/sys/kernel/random/boot_id", "3e1a9d0c-6f5e-4d8b-9a51-0c6f5b1e7d11".to_owned()),
         ] {
             state.tree.put(path, &format!("{text}\n"), 0o444);
@@ -169,11 +171,9 @@ fn put_knobs(state: &mut State, all: &CpuSet) {
         put_cpu_knobs(state, cpu);
     }
     for node in state.cpus.nodes_online().iter() {
-        let dir = format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
-        for file in ["nr_hugepages", "free_hugepages"] {
-            state.tree.put(&format!("{dir}/{file}"), "0\n", 0o644);
-        }
+        state.put_pool(node.0);
     }
+    state.tree.put("/proc/sys/vm/drop_caches", "", 0o200);
 }
 
 fn put_cpu_knobs(state: &mut State, cpu: CpuId) {

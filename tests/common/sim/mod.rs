@@ -12,6 +12,7 @@ mod cpuset;
 mod doors;
 pub mod fate;
 mod hotplug;
+pub mod hugepages;
 pub mod irq;
 pub mod machine;
 mod proc;
@@ -57,6 +58,7 @@ pub struct State {
     pub tasks: task::Tasks,
     pub irqs: irq::Irqs,
     pub workqueue: workqueue::Workqueue,
+    pub rooms: hugepages::Rooms,
     pub systemd: systemd::Manager,
     pub vms: BTreeMap<String, vm::Vm>,
     pub locks: BTreeMap<String, Locked>,

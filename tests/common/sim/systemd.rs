@@ -102,6 +102,22 @@ impl State {
         delegated
     }
 
+    /// Reads `AllowedMemoryNodes=` of a scope's drop-ins, which counts when the scope is made.
+    fn memory_nodes_of(&self, scope: &str) -> Option<String> {
+        let ours = |dir: &&String| dir.ends_with(&format!("/{scope}.d"));
+        let dirs = self.systemd.known_dirs.iter().filter(ours);
+        let files = dirs.flat_map(|dir| {
+            let names = self.tree.list(dir).unwrap_or_default();
+            names.into_iter().map(move |name| format!("{dir}/{name}"))
+        });
+        let texts = files.filter_map(|file| self.tree.read(&file).ok());
+        let mut lists = texts.filter_map(|text| {
+            let list = |line: &str| Some(line.strip_prefix("AllowedMemoryNodes=")?.to_owned());
+            text.lines().find_map(list)
+        });
+        lists.next()
+    }
+
     fn merge_drop_ins(&self, dir: &str, delegated: &mut BTreeSet<usize>) {
         for name in self.tree.list(dir).unwrap_or_default() {
             let text = self.tree.read(&format!("{dir}/{name}")).unwrap_or_default();
@@ -128,6 +144,9 @@ impl State {
         }
         self.cgroup_make(&group).expect("the scope is new");
         self.realize();
+        if let Some(nodes) = self.memory_nodes_of(name) {
+            let _ = self.cgroup_write(&format!("{group}/cpuset.mems"), &nodes);
+        }
         let procs = format!("{group}/cgroup.procs");
         self.cgroup_write(&procs, &pid.to_string())
             .expect("systemd moves the process");

@@ -21,6 +21,8 @@ pub struct Tree {
     nodes: BTreeMap<String, Node>,
     /// Files that take some words only; a list such as `always [madvise] never` marks the chosen.
     choices: BTreeMap<String, Vec<String>>,
+    /// Files that take a `1` as a command and hold nothing, such as `reset` of a PCI function.
+    commands: std::collections::BTreeSet<String>,
     /// Files that take whole numbers and these words.
     numbers: BTreeMap<String, Vec<String>>,
 }
@@ -88,6 +90,12 @@ impl Tree {
         self.choices.insert(path.to_owned(), words);
     }
 
+    /// Puts a file that takes a `1` as a command (`EINVAL` otherwise).
+    pub fn put_command(&mut self, path: &str) {
+        self.put(path, "", 0o200);
+        self.commands.insert(path.to_owned());
+    }
+
     /// Makes a file take whole numbers, and these words, only.
     pub fn take_numbers(&mut self, path: &str, words: &[&str]) {
         let words = words.iter().map(|&word| word.to_owned()).collect();
@@ -145,6 +153,12 @@ impl Tree {
     /// Does one `write(2)` at offset 0: a kernel file takes it as a command, a plain one keeps
     /// what was behind it.
     pub fn write(&mut self, path: &str, new: &str) -> io::Result<()> {
+        if self.commands.contains(path) {
+            return match new.trim() {
+                "1" => Ok(()),
+                _ => Err(errno(libc::EINVAL)),
+            };
+        }
         let kernel_file = path.starts_with("/proc/") || path.starts_with("/sys/");
         if self.refuses(path, new) {
             return Err(errno(libc::EINVAL));

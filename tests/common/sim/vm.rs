@@ -27,6 +27,8 @@ pub struct VmSpec {
     pub affinity: Option<CpuSet>,
     /// What `query-status` answers.
     pub run_state: String,
+    /// Functions that are passed through.
+    pub devices: Vec<String>,
     /// `KVM`, or `TCG` without hardware virtualisation: part of the threads' names.
     pub accelerator: &'static str,
 }
@@ -37,6 +39,7 @@ impl VmSpec {
             vcpus,
             iothreads: Vec::new(),
             affinity: None,
+            devices: Vec::new(),
             run_state: "running".to_owned(),
             accelerator: "KVM",
         }
@@ -44,6 +47,11 @@ impl VmSpec {
 
     pub fn iothread(mut self, name: &str) -> Self {
         self.iothreads.push(name.to_owned());
+        self
+    }
+
+    pub fn device(mut self, address: &str) -> Self {
+        self.devices.push(address.to_owned());
         self
     }
 
@@ -87,8 +95,13 @@ fn command_line(vmid: u32, n_vcpus: u32) -> Vec<String> {
 
 impl State {
     fn start_vm(&mut self, vmid: u32, spec: &VmSpec) -> io::Result<i32> {
+        let mut cmdline = command_line(vmid, spec.vcpus);
+        for (n, address) in spec.devices.iter().enumerate() {
+            let device = format!("vfio-pci,host={address},id=hostpci{n}");
+            cmdline.extend(["-device".to_owned(), device]);
+        }
         let pid = self.spawn(TaskSpec {
-            cmdline: command_line(vmid, spec.vcpus),
+            cmdline,
             ..TaskSpec::named("kvm").in_cgroup("/system.slice/pvedaemon.service")
         });
         self.start_scope(&format!("{vmid}.scope"), pid);

@@ -11,6 +11,7 @@ use Exporter 'import';
 our @EXPORT_OK = qw(kvm_command start_kvm);
 
 use Lab::Conf qw(run_file pid_of);
+use Lab::Hugepages 'memory_arguments';
 use Lab::Util qw(enter_scope wait_for);
 
 sub vcpus {
@@ -74,7 +75,7 @@ sub kvm_command {
         monitor('qmp', 'path=' . run_file($vmid, 'qmp'), 'server=on', 'wait=off'),
         monitor('qmp-event', 'path=/var/run/qmeventd.sock', reconnect()),
         '-pidfile', run_file($vmid, 'pid'), '-daemonize', smp_arguments($conf), '-nodefaults', '-vga', 'none',
-        '-display', 'none', '-m', $memory > 64 ? 64 : $memory, iothread_arguments($conf),
+        '-display', 'none', '-m', $memory > 64 ? 64 : $memory, memory_arguments($conf), iothread_arguments($conf),
         '-machine', 'type=pc', '-accel', 'tcg,thread=multi', '-bios', '/usr/share/lab/idle.bin',
         hostpci_arguments($conf),
         ($options->{incoming} ? ('-incoming', 'defer') : ()),

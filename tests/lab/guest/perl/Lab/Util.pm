@@ -9,7 +9,7 @@ use Fcntl ':flock';
 use Socket;
 use Time::HiRes 'time';
 use Exporter 'import';
-our @EXPORT_OK = qw(wait_for lock_config qmp qmp_handshake qmp_read enter_scope wait_for_unit_removed);
+our @EXPORT_OK = qw(wait_for lock_config lock_file qmp qmp_handshake qmp_read enter_scope wait_for_unit_removed);
 
 use Lab::Conf qw(slurp run_file);
 
@@ -27,7 +27,11 @@ sub wait_for {
 # Runs the code under the VM's lock, which is held through all phases.
 sub lock_config {
     my ($vmid, $timeout, $code) = @_;
-    my $path = "/var/lock/qemu-server/lock-$vmid.conf";
+    return lock_file("/var/lock/qemu-server/lock-$vmid.conf", $timeout, $code);
+}
+
+sub lock_file {
+    my ($path, $timeout, $code) = @_;
     open(my $fh, '>>', $path) or die "can't open lock file '$path' - $!\n";
     if (!flock($fh, LOCK_EX | LOCK_NB)) {
         print STDERR "trying to acquire lock...\n";

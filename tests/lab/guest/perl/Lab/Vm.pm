@@ -11,6 +11,7 @@ our @EXPORT_OK = qw(vm_start vm_stop vm_cleanup vm_resume vm_stop_incoming);
 
 use Lab::Conf qw(load_config set_option apply_pending config_path run_file pid_of slurp spew);
 use Lab::Hook 'exec_hookscript';
+use Lab::Hugepages 'with_hugepages';
 use Lab::Kvm qw(kvm_command start_kvm);
 use Lab::Pci 'prepare_devices';
 use Lab::Util qw(wait_for lock_config qmp wait_for_unit_removed);
@@ -52,7 +53,7 @@ sub vm_start_nolock {
     system("systemctl reset-failed $vmid.scope > /dev/null 2>&1");
     system("systemctl stop $vmid.scope > /dev/null 2>&1");
     wait_for_unit_removed("$vmid.scope");
-    start_kvm($vmid, $conf, \@command, $options->{timeout} // 120);
+    with_hugepages($conf, sub { start_kvm($vmid, $conf, \@command, $options->{timeout} // 120) });
     qmp($vmid, 'query-version');
     spew(run_file($vmid, 'cleanup'), time() . "\n");
     qmp($vmid, 'migrate-incoming', qq({"uri":"$options->{incoming}"})) if $options->{incoming};

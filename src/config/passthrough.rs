@@ -1,0 +1,172 @@
+//! What a VM's configuration takes from the host: PCI and USB devices, whole disks, directories.
+//!
+//! Checked as PVE checks it (`PVE::QemuServer::PCI`, `USB`, `Virtiofs`): a value that fails is as if
+//! its line were not there.
+
+use super::property::{Properties, boolean, trim};
+use crate::domain::guest::{HostPci, RawDisk, Shared, Usb, UsbFrom};
+
+const HOSTPCI_KEYS: [&str; 13] = [
+    "host",
+    "mapping",
+    "rombar",
+    "romfile",
+    "pcie",
+    "x-vga",
+    "legacy-igd",
+    "mdev",
+    "vendor-id",
+    "device-id",
+    "sub-vendor-id",
+    "sub-device-id",
+    "driver",
+];
+
+/// Reads `hostpciN`.
+pub(super) fn parse_hostpci(key: &str, value: &str) -> Option<HostPci> {
+    let known = |key: &str| HOSTPCI_KEYS.contains(&key);
+    let properties = Properties::parse(value, Some("host"), known)?;
+    let ids = match (properties.value("host"), properties.value("mapping")) {
+        (Some(host), None) => host
+            .split(';')
+            .map(pci_address)
+            .collect::<Option<Vec<_>>>()?,
+        (None, Some(name)) if is_config_id(name) => Vec::new(),
+        _ => return None,
+    };
+    let keep_driver = match properties.value("driver") {
+        None | Some("vfio") => false,
+        Some("keep") => true,
+        Some(_) => return None,
+    };
+    let is_bad = |key: &str, of: &[char]| properties.value(key).is_some_and(|v| v.contains(of));
+    let shown = ["vendor-id", "device-id", "sub-vendor-id", "sub-device-id"];
+    let mut shown = shown.iter().filter_map(|key| properties.value(key));
+    if is_bad("mdev", &['/', '.', ':']) || is_bad("romfile", &[';']) || !shown.all(is_shown_id) {
+        return None;
+    }
+    properties.switch("legacy-igd", false)?;
+    Some(HostPci {
+        key: key.to_owned(),
+        ids,
+        mapping: properties.value("mapping").map(str::to_owned),
+        mdev: properties.value("mdev").map(str::to_owned),
+        pcie: properties.switch("pcie", false)?,
+        x_vga: properties.switch("x-vga", false)?,
+        rombar: properties.switch("rombar", true)?,
+        keep_driver,
+    })
+}
+
+/// Tells whether a text is an id that the guest is shown, such as `0x10de`.
+fn is_shown_id(text: &str) -> bool {
+    text.strip_prefix("0x").is_some_and(is_hex4)
+}
+
+fn is_hex4(text: &str) -> bool {
+    text.len() == 4 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Tells whether a text can be the name of something in PVE's configuration (`pve-configid`).
+fn is_config_id(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic());
+    starts && text.len() >= 2 && text.bytes().all(allowed)
+}
+
+/// Reads `[domain:]bb:dd[.f]` in lower case and adds the domain if it is left out.
+pub(super) fn pci_address(text: &str) -> Option<String> {
+    let (slot, function) = match text.split_once('.') {
+        Some((slot, function)) => (slot, Some(function)),
+        None => (text, None),
+    };
+    let hex = |part: &str, n: std::ops::RangeInclusive<usize>| {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        n.contains(&part.len()) && part.bytes().all(digit)
+    };
+    let parts: Vec<_> = slot.split(':').collect();
+    let (domain, bus, device) = match parts[..] {
+        [bus, device] => ("0000", bus, device),
+        [domain, bus, device] => (domain, bus, device),
+        _ => return None,
+    };
+    let function_valid = function.is_none_or(|f| hex(f, 1..=1));
+    let valid = hex(domain, 4..=8) && hex(bus, 2..=2) && hex(device, 2..=2) && function_valid;
+    let dot = function.map(|f| format!(".{f}")).unwrap_or_default();
+    valid.then(|| format!("{domain}:{bus}:{device}{dot}"))
+}
+
+/// Reads `usbN`.
+pub(super) fn parse_usb(key: &str, value: &str) -> Option<Usb> {
+    const KEYS: [&str; 3] = ["host", "mapping", "usb3"];
+    let properties = Properties::parse(value, Some("host"), |key| KEYS.contains(&key))?;
+    properties.switch("usb3", false)?;
+    let from = match (properties.value("host"), properties.value("mapping")) {
+        (Some(host), None) => usb_host(host)?,
+        (None, Some(name)) if is_config_id(name) => UsbFrom::Mapping(name.to_owned()),
+        _ => return None,
+    };
+    let key = key.to_owned();
+    Some(Usb { key, from })
+}
+
+/// Reads an id (`0627:0001`, each half with or without `0x`), a port (`1-2.3`) or `spice`.
+pub(super) fn usb_host(text: &str) -> Option<UsbFrom> {
+    if text.eq_ignore_ascii_case("spice") {
+        return Some(UsbFrom::Spice);
+    }
+    if let Some((vendor, product)) = text.split_once(':') {
+        let half = |text: &str| {
+            let digits = text.strip_prefix("0x").unwrap_or(text);
+            is_hex4(digits).then(|| digits.to_ascii_lowercase())
+        };
+        let (vendor, product) = (half(vendor)?, half(product)?);
+        return Some(UsbFrom::Id(format!("{vendor}:{product}")));
+    }
+    let (bus, ports) = text.split_once('-')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let valid = is_number(bus) && ports.split('.').all(is_number);
+    valid.then(|| UsbFrom::Port(text.to_owned()))
+}
+
+/// Returns the disk of the host that a disk of the VM is, if it is none of a storage.
+pub(super) fn parse_raw_disk(key: &str, value: &str) -> Option<RawDisk> {
+    let properties = Properties::parse(value, Some("file"), |_| true)?;
+    let file = properties.value("file").or(properties.value("volume"))?;
+    file.starts_with("/dev/").then(|| RawDisk {
+        key: key.to_owned(),
+        path: file.to_owned(),
+    })
+}
+
+/// Reads `virtiofsN`.
+pub(super) fn parse_virtiofs(key: &str, value: &str) -> Option<Shared> {
+    const KEYS: [&str; 5] = ["dirid", "cache", "direct-io", "expose-acl", "expose-xattr"];
+    let properties = Properties::parse(value, Some("dirid"), |key| KEYS.contains(&key))?;
+    let switches = ["direct-io", "expose-acl", "expose-xattr"].iter();
+    let mut switches = switches.filter_map(|key| properties.value(key));
+    let what = properties.value("dirid").filter(|id| is_config_id(id))?;
+    switches.all(|v| boolean(v).is_some()).then(|| Shared {
+        key: key.to_owned(),
+        what: what.to_owned(),
+    })
+}
+
+/// Returns the directories that `args` shares by 9p: each `-virtfs` and `-fsdev`.
+pub(super) fn shared_by_args(args: &str) -> Vec<Shared> {
+    let mut words = args.split_whitespace();
+    let mut shared = Vec::new();
+    while let Some(word) = words.next() {
+        if !matches!(word.trim_start_matches('-'), "virtfs" | "fsdev") || !word.starts_with('-') {
+            continue;
+        }
+        let options = words.next().unwrap_or_default();
+        let mut options = options.split(',');
+        let path = options.find_map(|option| trim(option).strip_prefix("path="));
+        shared.extend(path.map(|path| Shared {
+            key: "args".to_owned(),
+            what: path.to_owned(),
+        }));
+    }
+    shared
+}

@@ -1,0 +1,314 @@
+//! Where a guest's memory comes from: NUMA nodes, and pools of hugepages.
+//!
+//! PVE takes hugepages for a VM right before it starts QEMU and tries once. Afterwards it sets the
+//! pools of that size to what the kernel's command line says, which leaves the pages in use alone and
+//! frees all others (`PVE/QemuServer/Memory.pm`). So what a start needs is added to the pools before,
+//! and is nobody's business any more once QEMU has taken it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::claim::{Claim, ClaimState, Claims};
+use super::cpuset::{CpuId, CpuSet};
+use super::guest::{Guest, HugepageSize};
+use super::table::{Memory, Nodes};
+use super::topology::Topology;
+use super::vm::Vmid;
+
+/// KiB in a MiB.
+const MIB: u32 = 1024;
+
+/// The hugepages of one size on one NUMA node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pool {
+    /// The node.
+    pub node: u32,
+    /// Size of a page in KiB.
+    pub kib: u32,
+}
+
+/// What a VM that is being started needs of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Share {
+    /// Which pool.
+    pub pool: Pool,
+    /// Pages that the guest's memory takes.
+    pub needed: u64,
+    /// Pages that the pool had before any VM added to it.
+    pub before: u64,
+    /// Pages that are added for this VM.
+    pub added: u64,
+}
+
+/// Where the memory of one VM comes from, resolved against this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct MemoryWishes {
+    /// NUMA nodes that QEMU may allocate from; none named: all.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub nodes: BTreeSet<u32>,
+    /// Pools that are filled until QEMU has taken its pages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
+}
+
+impl MemoryWishes {
+    /// Tells whether nothing is wished for.
+    pub fn is_untouched(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns the nodes as the kernel and systemd list them.
+    pub fn node_list(&self) -> String {
+        list(&self.nodes)
+    }
+}
+
+/// Pages of a pool at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pages {
+    /// Those that stay in the pool when they are not used (`nr_hugepages` without surplus).
+    pub persistent: u64,
+    /// Those that nobody uses.
+    pub free: u64,
+}
+
+/// Why a guest's memory cannot come from where it should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryFault {
+    /// A node is named that has none.
+    #[error("node {node} of memory.nodes has no memory")]
+    NoMemory {
+        /// The node.
+        node: u32,
+        /// Those that have.
+        others: BTreeSet<u32>,
+    },
+    /// No node of the owned CPUs has any.
+    #[error("no node of {} has memory", cpus.in_words())]
+    NoneNear {
+        /// The CPUs.
+        cpus: CpuSet,
+    },
+    /// The config of the VM binds a guest node elsewhere.
+    #[error(
+        "numa{number} of the vm's config takes memory from {}, which memory.nodes leaves out",
+        nodes_in_words(from)
+    )]
+    LeftOut {
+        /// Number of the guest node.
+        number: usize,
+        /// Nodes of the host that it is bound to.
+        from: BTreeSet<u32>,
+    },
+    /// PVE takes the hugepages of a guest node elsewhere.
+    #[error(
+        "pve takes the hugepages of guest node {number} from node {node}, which memory.nodes leaves out"
+    )]
+    PoolLeftOut {
+        /// Number of the guest node.
+        number: usize,
+        /// Node of the host.
+        node: u32,
+    },
+    /// The kernel finds no more pages.
+    #[error("node {} has only {free} of the {needed} hugepages of {} that the vm needs", pool.node, pool.size())]
+    Short {
+        /// Which pool.
+        pool: Pool,
+        /// Pages that are free.
+        free: u64,
+        /// Pages that are needed.
+        needed: u64,
+        /// Whether the table lets memory be compacted.
+        compacts: bool,
+    },
+}
+
+impl MemoryFault {
+    /// Returns what the operator can do about it.
+    ///
+    /// Faults of the VM's config need to know which VM it is.
+    pub fn help(&self, vmid: Option<Vmid>) -> String {
+        let vmid = vmid.map_or("<vmid>".to_owned(), |vmid| vmid.to_string());
+        match self {
+            MemoryFault::NoMemory { others, .. } => {
+                format!("nodes with memory are {}", list(others))
+            }
+            MemoryFault::NoneNear { .. } => {
+                "name the nodes in memory.nodes, or leave it out".to_owned()
+            }
+            MemoryFault::LeftOut { number, from } => format!(
+                "add {} to memory.nodes, or change numa{number} (qm set {vmid} --numa{number} ...)",
+                list(from)
+            ),
+            MemoryFault::PoolLeftOut { number, node } => format!(
+                "add {node} to memory.nodes, or bind the guest's node \
+                 (qm set {vmid} --numa{number} cpus=...,hostnodes=...,memory=...,policy=bind)"
+            ),
+            MemoryFault::Short { compacts, .. } => match compacts {
+                true => "give the vm less memory, stop other guests, or reserve hugepages at boot \
+                         (hugepages= on the kernel's command line)"
+                    .to_owned(),
+                false => "compact = true in memory.hugepages has the kernel make room; or reserve \
+                          hugepages at boot (hugepages= on the kernel's command line)"
+                    .to_owned(),
+            },
+        }
+    }
+}
+
+impl Pool {
+    /// Returns the size of a page, such as `2 MiB`.
+    pub fn size(&self) -> String {
+        match self.kib {
+            kib if kib % (MIB * 1024) == 0 => format!("{} GiB", kib / MIB / 1024),
+            kib if kib % MIB == 0 => format!("{} MiB", kib / MIB),
+            kib => format!("{kib} KiB"),
+        }
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/hugepages/hugepages-{}kB", self.node, self.kib)
+    }
+}
+
+/// Returns the nodes that a table wishes for; none when it does not say.
+///
+/// # Errors
+/// They have no memory, or the VM's config, where it is known, asks for others.
+pub fn nodes(
+    memory: &Memory,
+    guest: Option<&Guest>,
+    cpus: &CpuSet,
+    topology: &Topology,
+) -> Result<BTreeSet<u32>, MemoryFault> {
+    let all = topology.nodes().iter().filter(|node| node.has_memory);
+    let others: BTreeSet<u32> = all.map(|node| node.id).collect();
+    let near = |cpu: CpuId| {
+        let node = topology.node_of(cpu).filter(|node| node.has_memory);
+        node.map(|node| node.id)
+    };
+    let nodes: BTreeSet<u32> = match &memory.nodes {
+        None => return Ok(BTreeSet::new()),
+        Some(Nodes::Auto) => cpus.iter().filter_map(near).collect(),
+        Some(Nodes::Set(nodes)) => nodes.clone(),
+    };
+    if let Some(node) = nodes.difference(&others).next() {
+        return Err(MemoryFault::NoMemory {
+            node: *node,
+            others,
+        });
+    }
+    if nodes.is_empty() {
+        return Err(MemoryFault::NoneNear { cpus: cpus.clone() });
+    }
+    if let Some(guest) = guest {
+        check_guest(guest, &nodes)?;
+    }
+    Ok(nodes)
+}
+
+/// Checks that the guest's memory can come from these nodes: QEMU could not bind it to others, and
+/// would not find the hugepages that PVE has taken elsewhere.
+fn check_guest(guest: &Guest, nodes: &BTreeSet<u32>) -> Result<(), MemoryFault> {
+    for (number, node) in guest.nodes.iter().enumerate() {
+        let from: BTreeSet<u32> = node.host_nodes.iter().copied().collect();
+        if !from.is_empty() && from.is_disjoint(nodes) {
+            return Err(MemoryFault::LeftOut { number, from });
+        }
+        let node = host_node(number, &node.host_nodes);
+        if guest.hugepages.is_some() && !nodes.contains(&node) {
+            return Err(MemoryFault::PoolLeftOut { number, node });
+        }
+    }
+    Ok(())
+}
+
+/// Returns the pools that PVE takes a guest's memory from, each with the number of pages
+/// (`hugepages_topology()`); `has_gigantic` tells whether the host has pages of 1 GiB.
+///
+/// None without hugepages, and none where memory can be plugged: PVE then takes the rest later, module
+/// by module.
+pub fn pools(guest: &Guest, has_gigantic: bool) -> Vec<(Pool, u64)> {
+    let mut pools: Vec<(Pool, u64)> = Vec::new();
+    let Some(size) = guest.hugepages.filter(|_| !guest.memory_hotplug) else {
+        return pools;
+    };
+    for (number, node) in guest.nodes.iter().enumerate() {
+        let mib = match size {
+            HugepageSize::Mib(mib) => mib,
+            HugepageSize::Any if has_gigantic && node.memory_mib % 1024 == 0 => 1024,
+            HugepageSize::Any => 2,
+        };
+        let pool = Pool {
+            node: host_node(number, &node.host_nodes),
+            kib: mib * MIB,
+        };
+        let pages = u64::from(node.memory_mib / mib.max(1));
+        match pools.iter_mut().find(|(other, _)| *other == pool) {
+            Some((_, needed)) => *needed += pages,
+            None => pools.push((pool, pages)),
+        }
+    }
+    pools
+}
+
+/// Returns the node of the host that PVE takes the hugepages of a guest node from.
+fn host_node(number: usize, bound: &[u32]) -> u32 {
+    let natural = || u32::try_from(number).unwrap_or(u32::MAX);
+    bound.first().copied().unwrap_or_else(natural)
+}
+
+/// Returns a VM's share of a pool, next to the claims of others; `before` is what the pool had before
+/// any of them.
+pub fn share(
+    vmid: Vmid,
+    (pool, needed): (Pool, u64),
+    before: u64,
+    now: Pages,
+    claims: &Claims,
+) -> Share {
+    let others = || starting(claims).filter(|claim| claim.vmid != vmid);
+    let theirs = || others().flat_map(|claim| of_pool(claim, pool));
+    let wanted: u64 = needed + theirs().map(|share| share.needed).sum::<u64>();
+    let whole = now.persistent + wanted.saturating_sub(now.free);
+    let added_by_others: u64 = theirs().map(|share| share.added).sum();
+    Share {
+        pool,
+        needed,
+        before,
+        added: whole.saturating_sub(before + added_by_others),
+    }
+}
+
+/// Returns the claims of VMs that are being started.
+pub fn starting(claims: &Claims) -> impl Iterator<Item = &Claim> {
+    claims
+        .values()
+        .filter(|claim| matches!(claim.state, ClaimState::Reserved { .. }))
+}
+
+/// Returns the shares that a claim has of a pool.
+pub fn of_pool(claim: &Claim, pool: Pool) -> impl Iterator<Item = &Share> {
+    let shares = claim.wishes.memory.shares.iter();
+    shares.filter(move |share| share.pool == pool)
+}
+
+fn list(nodes: &BTreeSet<u32>) -> String {
+    let ids: CpuSet = nodes.iter().map(|node| CpuId(*node)).collect();
+    ids.to_string()
+}
+
+fn nodes_in_words(nodes: &BTreeSet<u32>) -> String {
+    match nodes.len() {
+        1 => format!("node {}", list(nodes)),
+        _ => format!("nodes {}", list(nodes)),
+    }
+}

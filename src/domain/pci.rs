@@ -1,0 +1,96 @@
+//! PCI devices of the host: what they are, which of them a VM asks for, and who else needs them.
+
+pub mod asked;
+pub mod chosen;
+pub mod objection;
+pub mod reset;
+pub mod verdict;
+
+use std::collections::BTreeMap;
+
+/// Functions of this host by their address, such as `0000:01:00.0`.
+pub type Bus = BTreeMap<String, Function>;
+
+/// What sysfs tells of a function.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Function {
+    /// Vendor and device, such as `10de:2204`.
+    pub model: String,
+    /// The same of its subsystem.
+    pub subsystem: String,
+    /// Class, subclass and interface, such as `0x030000`.
+    pub class: u32,
+    /// Driver that it is bound to.
+    pub driver: Option<String>,
+    /// IOMMU group.
+    pub group: Option<u32>,
+    /// NUMA node, where the host tells.
+    pub node: Option<u32>,
+    /// Whether the firmware used it as the display.
+    pub is_boot_vga: bool,
+    /// Physical function, of a virtual one.
+    pub physical: Option<String>,
+    /// Virtual functions by their index.
+    pub virtuals: BTreeMap<u32, String>,
+    /// Mediated devices that it carries.
+    pub mdevs: Vec<String>,
+    /// Ways to reset it, in the order in which the kernel tries them.
+    pub reset_methods: Vec<String>,
+}
+
+impl Function {
+    /// Tells whether it is a bridge: PVE binds every other function of a group to vfio-pci.
+    pub fn is_bridge(&self) -> bool {
+        self.class >> 16 == 0x06
+    }
+
+    /// Tells whether it is a controller of disks.
+    pub fn is_storage(&self) -> bool {
+        self.class >> 16 == 0x01
+    }
+
+    /// Tells whether the host does nothing with it: no driver, or the one for VMs.
+    pub fn is_idle(&self) -> bool {
+        self.driver.as_deref().is_none_or(|name| name == VFIO)
+    }
+}
+
+/// Driver that hands a function to a VM.
+pub const VFIO: &str = "vfio-pci";
+
+/// Tells whether a text is the address of a function: `dddd:bb:dd.f`, the domain has more digits on
+/// some hosts.
+pub fn is_address(text: &str) -> bool {
+    let is_hex = |part: &str, n: std::ops::RangeInclusive<usize>| {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        n.contains(&part.len()) && part.bytes().all(digit)
+    };
+    let parts: Vec<&str> = text.split([':', '.']).collect();
+    let [domain, bus, device, function] = parts[..] else {
+        return false;
+    };
+    let valid = is_hex(domain, 4..=8) && is_hex(bus, 2..=2) && is_hex(device, 2..=2);
+    let order = text.matches(':').count() == 2 && text.ends_with(&format!(".{function}"));
+    valid && order && is_hex(function, 1..=1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_sysfs() {
+        for (text, expected) in [
+            ("0000:01:00.0", true),
+            ("10000:e1:00.0", true),
+            ("0000:01:00", false),
+            ("01:00.0", false),
+            ("0000:01:0A.0", false),
+            ("0000.01:00:0", false),
+            ("../01:00:0.0", false),
+            ("", false),
+        ] {
+            assert_eq!(is_address(text), expected, "{text}");
+        }
+    }
+}

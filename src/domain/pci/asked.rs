@@ -1,0 +1,193 @@
+//! Which functions of this host a VM asks for.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::Bus;
+use crate::domain::guest::HostPci;
+
+/// One alternative of a mapping on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mapped {
+    /// Addresses, which are passed together; one without a function means all of its functions.
+    pub ids: Vec<String>,
+    /// Vendor and device that were there when the mapping was made.
+    pub model: Option<String>,
+    /// The same of the subsystem.
+    pub subsystem: Option<String>,
+    /// IOMMU group at that time.
+    pub group: Option<u32>,
+}
+
+/// What an entry `hostpciN` asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Asked {
+    /// Key in the configuration.
+    pub key: String,
+    /// Name of the mapping that it goes by.
+    pub mapping: Option<String>,
+    /// Functions of each alternative, in the order in which PVE tries them; one without mapping.
+    pub alternatives: Vec<Vec<String>>,
+    /// Type of the mediated device; the functions are its parents then.
+    pub mdev: Option<String>,
+    /// Whether the host's driver stays (`driver=keep`).
+    pub keeps_driver: bool,
+    /// Why PVE will refuse the start, where that can be told.
+    pub fault: Option<Fault>,
+}
+
+/// Why an entry has no device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// No function of this host has such an address.
+    #[error("there is no pci device {id}")]
+    Missing {
+        /// Address in the configuration.
+        id: String,
+    },
+    /// There is no mapping of that name.
+    #[error("there is no pci mapping {name}")]
+    NoMapping {
+        /// Its name.
+        name: String,
+    },
+    /// The mapping has nothing on this node.
+    #[error("pci mapping {name} has no device on this node")]
+    NotHere {
+        /// Its name.
+        name: String,
+    },
+    /// Another device is at the address now: devices are numbered anew when one comes or goes.
+    #[error("pci mapping {name}: {address} is {actual}, expected {expected}")]
+    Changed {
+        /// Name of the mapping.
+        name: String,
+        /// Which function.
+        address: String,
+        /// Its model, subsystem or IOMMU group now.
+        actual: String,
+        /// What the mapping says of it.
+        expected: String,
+    },
+}
+
+impl Fault {
+    /// Returns what the operator can do about it.
+    pub fn help(&self) -> String {
+        match self {
+            Fault::Missing { .. } => {
+                "lspci -D shows the devices of this host; if it was there before: echo 1 > \
+                 /sys/bus/pci/rescan, or switch the host off and on"
+                    .to_owned()
+            }
+            Fault::NoMapping { name } | Fault::NotHere { name } => {
+                format!("add this node's device to mapping {name} (datacenter, resource mappings)")
+            }
+            Fault::Changed { name, .. } => format!(
+                "find the device by lspci -Dnn and correct mapping {name} (datacenter, resource \
+                 mappings)"
+            ),
+        }
+    }
+}
+
+impl Serialize for Fault {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Asked {
+    /// Returns every function that may be meant.
+    pub fn functions(&self) -> impl Iterator<Item = &String> {
+        self.alternatives.iter().flatten()
+    }
+}
+
+/// Returns what an entry asks for on this host; `mapped` are the alternatives of its mapping.
+pub fn asked(entry: &HostPci, mapped: Option<&[Mapped]>, bus: &Bus) -> Asked {
+    let mut asked = Asked {
+        key: entry.key.clone(),
+        mapping: entry.mapping.clone(),
+        alternatives: Vec::new(),
+        mdev: entry.mdev.clone(),
+        keeps_driver: entry.keep_driver,
+        fault: None,
+    };
+    let Some(name) = &entry.mapping else {
+        match functions_of(&entry.ids, bus) {
+            Ok(functions) => asked.alternatives.push(functions),
+            Err(fault) => asked.fault = Some(fault),
+        }
+        return asked;
+    };
+    let name = name.clone();
+    let mut faults = Vec::new();
+    for mapped in mapped.unwrap_or_default() {
+        match functions_of(&mapped.ids, bus).and_then(|found| mapped.check(&name, found, bus)) {
+            Ok(functions) => asked.alternatives.push(functions),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let none = match mapped {
+        None => Fault::NoMapping { name },
+        Some(_) => Fault::NotHere { name },
+    };
+    // PVE checks each alternative before it chooses: one that is wrong ends the start.
+    let is_lost = asked.alternatives.is_empty();
+    asked.fault = faults.into_iter().next().or(is_lost.then_some(none));
+    asked
+}
+
+/// Returns the functions that addresses stand for, as PVE finds them: every function whose address
+/// begins like that (`SysFSTools::lspci`).
+fn functions_of(ids: &[String], bus: &Bus) -> Result<Vec<String>, Fault> {
+    let mut functions = Vec::new();
+    for id in ids {
+        let found = bus.keys().filter(|address| address.starts_with(id));
+        let n = functions.len();
+        functions.extend(found.cloned());
+        if functions.len() == n {
+            return Err(Fault::Missing { id: id.clone() });
+        }
+    }
+    let mut seen = BTreeSet::new();
+    functions.retain(|address| seen.insert(address.clone()));
+    Ok(functions)
+}
+
+impl Mapped {
+    /// Checks that the first function is the one that the mapping was made for
+    /// (`PVE::Mapping::PCI::assert_valid`).
+    fn check(&self, name: &str, functions: Vec<String>, bus: &Bus) -> Result<Vec<String>, Fault> {
+        let Some((address, function)) = functions
+            .first()
+            .and_then(|address| Some((address, bus.get(address)?)))
+        else {
+            return Ok(functions);
+        };
+        let group = |group: u32| format!("iommu group {group}");
+        let actual_group = function.group.map(group);
+        let pairs = [
+            (self.model.clone(), Some(function.model.clone())),
+            (
+                self.subsystem.as_ref().map(|id| format!("subsystem {id}")),
+                Some(format!("subsystem {}", function.subsystem)),
+            ),
+            (self.group.map(group), actual_group),
+        ];
+        for (expected, actual) in pairs {
+            let Some(expected) = expected else { continue };
+            if actual.as_ref() != Some(&expected) {
+                return Err(Fault::Changed {
+                    name: name.to_owned(),
+                    address: address.clone(),
+                    actual: actual.unwrap_or_else(|| "without an iommu group".to_owned()),
+                    expected,
+                });
+            }
+        }
+        Ok(functions)
+    }
+}

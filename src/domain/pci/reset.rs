@@ -1,0 +1,156 @@
+//! How a function is reset before a VM gets it, and when it must not be.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Function;
+
+/// Methods of the kernel that are a function level reset: they reach one function and nothing else
+/// (`pci_reset_fn_methods` in `drivers/pci/pci.c`).
+const FLR: [&str; 2] = ["flr", "af_flr"];
+
+/// Every method that the kernel knows.
+pub const METHODS: [&str; 7] = [
+    "device_specific",
+    "acpi",
+    "flr",
+    "af_flr",
+    "pm",
+    "bus",
+    "cxl_bus",
+];
+
+/// Why a function is not reset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoReset {
+    /// The host works with it.
+    Bound(String),
+    /// It has virtual functions, which would be reset as well.
+    Virtuals(usize),
+    /// It carries mediated devices.
+    Mediated(usize),
+    /// It knows no function level reset; what it knows.
+    NoFlr(Vec<String>),
+    /// Another device than was looked at is at the address: model then and now.
+    Changed(String, String),
+    /// It is not there any more.
+    Gone,
+    /// The kernel refused.
+    Failed(String),
+}
+
+impl fmt::Display for NoReset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoReset::Bound(driver) => write!(f, "driver {driver} of the host works with it"),
+            NoReset::Virtuals(n) => write!(f, "it has virtual functions ({n})"),
+            NoReset::Mediated(n) => write!(f, "it carries mediated devices ({n})"),
+            NoReset::NoFlr(methods) if methods.is_empty() => {
+                f.write_str("it knows no way to be reset")
+            }
+            NoReset::NoFlr(methods) => {
+                write!(
+                    f,
+                    "it knows no function level reset, only {}",
+                    methods.join(", ")
+                )
+            }
+            NoReset::Changed(expected, actual) => {
+                write!(f, "it was {expected} a moment ago and is {actual} now")
+            }
+            NoReset::Gone => f.write_str("it is not there any more"),
+            NoReset::Failed(why) => write!(f, "the reset failed: {why}"),
+        }
+    }
+}
+
+impl NoReset {
+    /// Returns what the operator can do about it.
+    pub fn help(&self, address: &str) -> String {
+        match self {
+            NoReset::Bound(_) => format!(
+                "unbind it (echo {address} > /sys/bus/pci/devices/{address}/driver/unbind), have \
+                 vfio-pci bind it at boot, or leave pci.reset out: pve binds and resets by itself"
+            ),
+            NoReset::Virtuals(_) => format!(
+                "remove them (echo 0 > /sys/bus/pci/devices/{address}/sriov_numvfs), or leave \
+                 pci.reset out"
+            ),
+            NoReset::Mediated(_) => "remove them first, or leave pci.reset out".to_owned(),
+            NoReset::NoFlr(_) => {
+                "leave pci.reset out: pve resets by what the device knows".to_owned()
+            }
+            NoReset::Changed(..) => {
+                format!("lspci -nns {address} shows what is there; start again")
+            }
+            NoReset::Gone => {
+                "lspci -D shows what is there; echo 1 > /sys/bus/pci/rescan may bring \
+                              it back, switching the host off and on does"
+                    .to_owned()
+            }
+            NoReset::Failed(_) => "dmesg tells more; where nothing else helps, switching the host \
+                                   off and on does, or leave pci.reset out"
+                .to_owned(),
+        }
+    }
+}
+
+impl Serialize for NoReset {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Returns the method of a function level reset of a function.
+///
+/// # Errors
+/// It must not be reset, or cannot be like that.
+pub fn flr(function: &Function) -> Result<&'static str, NoReset> {
+    if !function.mdevs.is_empty() {
+        return Err(NoReset::Mediated(function.mdevs.len()));
+    }
+    if !function.virtuals.is_empty() {
+        return Err(NoReset::Virtuals(function.virtuals.len()));
+    }
+    if let Some(driver) = function.driver.as_ref().filter(|_| !function.is_idle()) {
+        return Err(NoReset::Bound(driver.clone()));
+    }
+    let knows = |method: &&&str| function.reset_methods.iter().any(|known| known == **method);
+    let method = FLR.iter().find(knows).copied();
+    method.ok_or_else(|| NoReset::NoFlr(function.reset_methods.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn function(driver: &str, methods: &[&str]) -> Function {
+        Function {
+            driver: (!driver.is_empty()).then(|| driver.to_owned()),
+            reset_methods: methods.iter().map(|&method| method.to_owned()).collect(),
+            ..Function::default()
+        }
+    }
+
+    #[test]
+    fn only_what_the_host_does_not_work_with_is_reset() {
+        let known = ["device_specific", "flr", "bus"];
+        assert_eq!(flr(&function("", &known)), Ok("flr"));
+        assert_eq!(flr(&function("vfio-pci", &known)), Ok("flr"));
+        assert_eq!(flr(&function("vfio-pci", &["af_flr"])), Ok("af_flr"));
+        let bound = flr(&function("nvme", &known)).unwrap_err();
+        assert_eq!(bound, NoReset::Bound("nvme".to_owned()));
+        let none = flr(&function("", &["pm", "bus"])).unwrap_err();
+        assert!(none.to_string().contains("only pm, bus"), "{none}");
+    }
+
+    #[test]
+    fn what_carries_others_is_not_reset() {
+        let mut parent = function("", &["flr"]);
+        parent.virtuals.insert(0, "0000:01:10.0".to_owned());
+        assert_eq!(flr(&parent), Err(NoReset::Virtuals(1)));
+        parent.mdevs.push("uuid".to_owned());
+        assert_eq!(flr(&parent), Err(NoReset::Mediated(1)));
+    }
+}

@@ -1,0 +1,218 @@
+//! Whether a VM may have a device: nothing that the host or another VM needs is pulled out.
+//!
+//! Pure: what others need is observed elsewhere. PVE binds every function of an IOMMU group to
+//! vfio-pci, so what shares a group with a device is pulled out with it.
+
+use std::collections::BTreeMap;
+
+use super::asked::Asked;
+use super::objection::{Need, Objection};
+use super::{Bus, Function};
+use crate::domain::guest::RawDisk;
+use crate::domain::vm::Vmid;
+
+/// What others than the VM in question need.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The VM in question.
+    pub own: Option<Vmid>,
+    /// Disks of this host.
+    pub disks: Vec<Disk>,
+    /// Network devices of this host.
+    pub nets: Vec<Net>,
+    /// Function that shows the console.
+    pub console: Option<String>,
+    /// Functions of other VMs.
+    pub holders: BTreeMap<String, Holder>,
+    /// USB devices of other VMs.
+    pub usb: Vec<UsbOfVm>,
+    /// Whole disks of other VMs.
+    pub raw_disks: Vec<DiskOfVm>,
+}
+
+/// Disk, and what the host does with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// Name of its block device, such as `sda`.
+    pub name: String,
+    /// Controllers that it hangs on.
+    pub functions: Vec<String>,
+    /// What it or a part of it is used for, such as `sda2 is mounted at /`.
+    pub uses: Vec<String>,
+}
+
+/// Network device, and what the host does with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Net {
+    /// Its name.
+    pub name: String,
+    /// Function that it belongs to.
+    pub function: Option<String>,
+    /// Virtual function of that one that it stands for in the host (switchdev).
+    pub represents: Option<u32>,
+    /// What it is used for, such as `port of bridge vmbr0`.
+    pub uses: Vec<String>,
+}
+
+/// VM that has a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// Which one.
+    pub vmid: Vmid,
+    /// Whether it runs; it is being started otherwise.
+    pub runs: bool,
+}
+
+/// USB device of a running VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsbOfVm {
+    /// Controller that it is plugged in at.
+    pub controller: String,
+    /// Bus and ports, as sysfs names them.
+    pub port: String,
+    /// Key in the VM's configuration.
+    pub key: String,
+    /// Which VM.
+    pub vmid: Vmid,
+}
+
+/// Whole disk of a running VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskOfVm {
+    /// Name of its block device.
+    pub disk: String,
+    /// Key in the VM's configuration.
+    pub key: String,
+    /// Which VM.
+    pub vmid: Vmid,
+}
+
+/// Returns who needs a function.
+pub fn needs_of(address: &str, bus: &Bus, needs: &Needs) -> Vec<Need> {
+    let mut found = Vec::new();
+    let is_below = |disk: &&Disk| disk.functions.iter().any(|of| of == address);
+    for disk in needs.disks.iter().filter(is_below) {
+        let name = || disk.name.clone();
+        let used = disk.uses.iter();
+        found.extend(used.map(|used| Need::Disk(name(), used.clone())));
+        let of_vms = needs
+            .raw_disks
+            .iter()
+            .filter(|of_vm| of_vm.disk == disk.name);
+        found.extend(of_vms.cloned().map(Need::DiskOfVm));
+    }
+    let function = bus.get(address);
+    for net in needs.nets.iter().filter(|net| !net.uses.is_empty()) {
+        let used = net.uses.join(", ");
+        if net.function.as_deref() == Some(address) {
+            found.push(Need::Net(net.name.clone(), used));
+        } else if function.is_some_and(|function| is_represented(address, function, net, bus)) {
+            found.push(Need::Representor(net.name.clone(), used));
+        }
+    }
+    if needs.console.as_deref() == Some(address) {
+        found.push(Need::Console);
+    }
+    found.extend(needs.holders.get(address).copied().map(Need::Held));
+    let virtuals = function.into_iter().flat_map(|f| f.virtuals.values());
+    found.extend(virtuals.filter_map(|virt| {
+        let holder = needs.holders.get(virt)?;
+        Some(Need::Virtual(virt.clone(), *holder))
+    }));
+    let usb = needs.usb.iter().filter(|usb| usb.controller == address);
+    found.extend(usb.cloned().map(Need::Usb));
+    let mdevs = function.into_iter().flat_map(|function| &function.mdevs);
+    let mdevs = mdevs.map(|uuid| (uuid, vm_of_mdev(uuid)));
+    let others = mdevs.filter(|(_, vmid)| vmid.is_none() || *vmid != needs.own);
+    found.extend(others.map(|(uuid, vmid)| Need::Mediated(uuid.clone(), vmid)));
+    found
+}
+
+/// Returns the VM that PVE made a mediated device for: the last part of its name is the number
+/// (`PVE::SysFSTools::generate_mdev_uuid`).
+fn vm_of_mdev(uuid: &str) -> Option<Vmid> {
+    let (_, number) = uuid.rsplit_once('-')?;
+    number.trim_start_matches('0').parse().ok()
+}
+
+fn is_represented(address: &str, function: &Function, net: &Net, bus: &Bus) -> bool {
+    let Some((n, physical)) = net.represents.zip(function.physical.as_ref()) else {
+        return false;
+    };
+    let parent = bus.get(physical);
+    net.function.as_ref() == Some(physical)
+        && parent
+            .and_then(|parent| parent.virtuals.get(&n))
+            .map(String::as_str)
+            == Some(address)
+}
+
+/// Returns what speaks against giving a VM the functions of an entry, by alternative.
+pub fn objections(
+    asked: &Asked,
+    alternative: &[String],
+    bus: &Bus,
+    needs: &Needs,
+) -> Vec<Objection> {
+    let mut found = Vec::new();
+    // A mediated device leaves its parent with the host.
+    if asked.mdev.is_some() {
+        return found;
+    }
+    for address in alternative {
+        let needed = needs_of(address, bus, needs).into_iter();
+        found.extend(needed.map(|need| Objection::Needed {
+            key: asked.key.clone(),
+            address: address.clone(),
+            need,
+        }));
+    }
+    let mut groups = BTreeMap::new();
+    for address in alternative {
+        if let Some(group) = bus.get(address).and_then(|function| function.group) {
+            groups.entry(group).or_insert(address);
+        }
+    }
+    for (group, address) in groups {
+        let others = bus.iter().filter(|(other, function)| {
+            function.group == Some(group) && !function.is_bridge() && !alternative.contains(other)
+        });
+        for (other, _) in others {
+            let needed = needs_of(other, bus, needs).into_iter();
+            found.extend(needed.map(|need| Objection::Shared {
+                key: asked.key.clone(),
+                address: address.clone(),
+                group,
+                other: other.clone(),
+                need,
+            }));
+        }
+    }
+    found
+}
+
+/// Returns what speaks against giving a VM a whole disk; `name` is that of its block device.
+pub fn disk_objections(disk: &RawDisk, name: &str, needs: &Needs) -> Vec<Objection> {
+    let used = needs.disks.iter().filter(|one| one.name == name);
+    let used = used.flat_map(|one| &one.uses).map(|used| Objection::Used {
+        disk: disk.clone(),
+        used: used.clone(),
+    });
+    let taken = needs.raw_disks.iter().filter(|of_vm| of_vm.disk == name);
+    let taken = taken.map(|of_vm| Objection::Taken {
+        disk: disk.clone(),
+        by: of_vm.clone(),
+    });
+    used.chain(taken).collect()
+}
+
+/// Returns the alternative that PVE takes: the first of which no function is another VM's, or is
+/// taken by an entry of the same VM before (`PVE::QemuServer::PCI::choose_hostpci_devices`).
+pub fn choice<'a>(asked: &'a Asked, needs: &Needs, own: &[String]) -> Option<&'a [String]> {
+    let is_free = |address: &String| !needs.holders.contains_key(address) && !own.contains(address);
+    let mut alternatives = asked.alternatives.iter();
+    let free = alternatives.find(|functions| functions.iter().all(is_free));
+    // Without a mapping there is nothing to choose.
+    let only = asked.mapping.is_none().then(|| asked.alternatives.first());
+    free.or(only.flatten()).map(Vec::as_slice)
+}

@@ -1,0 +1,56 @@
+//! Pools of hugepages, one for each NUMA node and size
+//! (`Documentation/admin-guide/mm/hugetlbpage.rst`), and what makes room for them.
+//!
+//! Making room moves memory, which may take any time: those files are written by a child
+//! ([`super::slow`]).
+
+use std::io;
+
+use super::files::Files;
+use crate::domain::memory::{Pages, Pool};
+
+/// Drops clean pages of files and nothing else when `1` is written.
+pub const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+const NODES: &str = "/sys/devices/system/node";
+const SIZES: &str = "/sys/kernel/mm/hugepages";
+const ARC_STATS: &str = "/proc/spl/kstat/zfs/arcstats";
+
+/// Returns what there is in a pool now.
+///
+/// # Errors
+/// There is no such pool.
+pub fn pages(files: &dyn Files, pool: Pool) -> io::Result<Pages> {
+    let number = |name: &str| -> io::Result<u64> {
+        let text = files.read(&format!("{NODES}/node{pool}/{name}"))?;
+        text.trim().parse().map_err(io::Error::other)
+    };
+    Ok(Pages {
+        persistent: number("nr_hugepages")?.saturating_sub(number("surplus_hugepages")?),
+        free: number("free_hugepages")?,
+    })
+}
+
+/// Returns the file that tells how many pages of a pool are free.
+pub fn free_file(pool: Pool) -> String {
+    format!("{NODES}/node{pool}/free_hugepages")
+}
+
+/// Returns the file that compacts the memory of a node when `1` is written.
+pub fn compact_file(node: u32) -> String {
+    format!("{NODES}/node{node}/compact")
+}
+
+/// Tells whether the host has pages of 1 GiB.
+pub fn has_gigantic(files: &dyn Files) -> bool {
+    files.exists(&format!("{SIZES}/hugepages-1048576kB"))
+}
+
+/// Returns how many bytes the cache of ZFS holds, which is not among what is dropped.
+pub fn zfs_cache(files: &dyn Files) -> Option<u64> {
+    let text = files.read(ARC_STATS).ok()?;
+    let mut lines = text.lines().map(|line| line.split_whitespace());
+    lines.find_map(|mut words| match words.next() {
+        Some("size") => words.nth(1)?.parse().ok(),
+        _ => None,
+    })
+}

@@ -1,0 +1,110 @@
+//! `/sys/class/net`: which network devices belong to which function, and what the host does with
+//! them. Reads only.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::files::Files;
+use super::pci::{function_in, last_of_link};
+use crate::domain::pci::verdict::Net;
+
+const NETS: &str = "/sys/class/net";
+/// How deep network devices are stacked at most.
+const MAX_DEPTH: usize = 4;
+const DEFAULT: &str = "default route";
+
+/// Returns the network devices that belong to a PCI function, with their uses.
+pub fn nets(files: &dyn Files) -> Vec<Net> {
+    let routes = routes(files);
+    let names = files.list(NETS).unwrap_or_default();
+    let nets = names.into_iter().filter_map(|name| {
+        let link = files.link(&format!("{NETS}/{name}")).ok()?;
+        Some(Net {
+            function: Some(function_in(&link)?),
+            represents: represents(files, &name),
+            uses: uses(files, &name, &routes),
+            name,
+        })
+    });
+    nets.collect()
+}
+
+/// Returns the index of the virtual function that a network device stands for, in switchdev mode:
+/// the name of its port ends in `vf3` (`devlink_port_phys_port_name_get()`).
+fn represents(files: &dyn Files, name: &str) -> Option<u32> {
+    let port = files.read(&format!("{NETS}/{name}/phys_port_name")).ok()?;
+    let (_, number) = port.trim().rsplit_once("vf")?;
+    number.parse().ok()
+}
+
+type Routes = BTreeMap<String, Vec<String>>;
+
+fn uses(files: &dyn Files, name: &str, routes: &Routes) -> Vec<String> {
+    let mut uses = routes.get(name).cloned().unwrap_or_default();
+    if let Some(master) = last_of_link(files, &format!("{NETS}/{name}/master")) {
+        let has = |what: &str| files.exists(&format!("{NETS}/{master}/{what}"));
+        uses.push(match () {
+            () if has("bridge") => format!("port of bridge {master}"),
+            () if has("bonding") => format!("member of bond {master}"),
+            () => format!("port of {master}"),
+        });
+    }
+    let above = routes_above(files, name, routes, MAX_DEPTH);
+    let default = above.iter().find(|route| route.starts_with(DEFAULT));
+    uses.extend(default.or(above.first()).cloned());
+    uses
+}
+
+/// Returns the routes of what is made of a network device: bonds, bridges, VLANs.
+fn routes_above(files: &dyn Files, name: &str, routes: &Routes, depth: usize) -> Vec<String> {
+    let names = files.list(&format!("{NETS}/{name}")).unwrap_or_default();
+    let uppers = names.iter().filter_map(|name| name.strip_prefix("upper_"));
+    let mut above = Vec::new();
+    for upper in uppers.filter(|_| depth > 0) {
+        let own = routes.get(upper).into_iter().flatten();
+        above.extend(own.map(|route| format!("{route} by {upper}")));
+        above.extend(routes_above(files, upper, routes, depth - 1));
+    }
+    above
+}
+
+/// Returns the routes of each network device in words: all of IPv4, the default one of IPv6.
+fn routes(files: &dyn Files) -> Routes {
+    let mut routes = Routes::new();
+    let text = files.read("/proc/net/route").unwrap_or_default();
+    for line in text.lines() {
+        if let Some((name, route)) = route(line) {
+            routes.entry(name).or_default().push(route);
+        }
+    }
+    let text = files.read("/proc/net/ipv6_route").unwrap_or_default();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [destination, "00", .., name] = words[..] else {
+            continue;
+        };
+        let is_default = destination.bytes().all(|b| b == b'0');
+        if is_default && name != "lo" {
+            let all = routes.entry(name.to_owned()).or_default();
+            all.push("default route of ipv6".to_owned());
+        }
+    }
+    routes
+}
+
+/// A line is `IFACE DESTINATION GATEWAY FLAGS REFCNT USE METRIC MASK ...`; addresses are the bytes
+/// in the order of the network, read as a number of this machine (`fib_route_seq_show()`).
+fn route(line: &str) -> Option<(String, String)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (name, destination, mask) = (words.first()?, words.get(1)?, words.get(7)?);
+    let number = |text: &str| u32::from_str_radix(text, 16).ok();
+    let (destination, mask) = (number(destination)?, number(mask)?);
+    let route = match mask {
+        0 => DEFAULT.to_owned(),
+        _ => {
+            let network = Ipv4Addr::from(destination.to_le_bytes());
+            format!("route to {network}/{}", mask.count_ones())
+        }
+    };
+    Some(((*name).to_owned(), route))
+}

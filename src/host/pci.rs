@@ -1,0 +1,94 @@
+//! `/sys/bus/pci/devices`: the functions of this host. Reads only.
+//!
+//! A function may vanish while it is looked at; what cannot be read is left out.
+
+use std::collections::BTreeMap;
+
+use super::files::Files;
+use crate::domain::pci::{Bus, Function, VFIO, is_address};
+
+/// Where the functions are.
+pub const DEVICES: &str = "/sys/bus/pci/devices";
+const CONSOLES: &str = "/sys/class/vtconsole";
+
+/// Returns every function of this host.
+pub fn bus(files: &dyn Files) -> Bus {
+    let names = files.list(DEVICES).unwrap_or_default();
+    let addresses = names.into_iter().filter(|name| is_address(name));
+    addresses
+        .filter_map(|address| Some((address.clone(), function(files, &address)?)))
+        .collect()
+}
+
+/// Returns a function, or `None` when it is not there.
+pub fn function(files: &dyn Files, address: &str) -> Option<Function> {
+    let dir = format!("{DEVICES}/{address}");
+    let read = |name: &str| files.read(&format!("{dir}/{name}")).ok();
+    let hex = |name: &str| {
+        let text = read(name)?;
+        Some(text.trim().trim_start_matches("0x").to_owned())
+    };
+    let pair = |vendor: &str, device: &str| Some(format!("{}:{}", hex(vendor)?, hex(device)?));
+    let names = files.list(&dir).ok()?;
+    let linked = |name: &str| last_of_link(files, &format!("{dir}/{name}"));
+    Some(Function {
+        model: pair("vendor", "device")?,
+        subsystem: pair("subsystem_vendor", "subsystem_device").unwrap_or_default(),
+        class: u32::from_str_radix(&hex("class")?, 16).unwrap_or_default(),
+        driver: linked("driver"),
+        group: linked("iommu_group").and_then(|group| group.parse().ok()),
+        // Without a node the kernel prints -1.
+        node: read("numa_node").and_then(|node| node.trim().parse().ok()),
+        is_boot_vga: read("boot_vga").is_some_and(|text| text.trim() == "1"),
+        physical: linked("physfn"),
+        virtuals: virtuals(&names, linked),
+        mdevs: names.iter().filter(|name| is_uuid(name)).cloned().collect(),
+        reset_methods: read("reset_method")
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
+    })
+}
+
+fn virtuals(names: &[String], linked: impl Fn(&str) -> Option<String>) -> BTreeMap<u32, String> {
+    let numbered = names.iter().filter_map(|name| {
+        let n = name.strip_prefix("virtfn")?.parse().ok()?;
+        Some((n, linked(name)?))
+    });
+    numbered.collect()
+}
+
+/// Returns the last name in what a symbolic link says.
+pub fn last_of_link(files: &dyn Files, path: &str) -> Option<String> {
+    let link = files.link(path).ok()?;
+    link.rsplit('/').next().map(str::to_owned)
+}
+
+/// Returns the address of the function that a path in sysfs is below of: the last in it.
+pub fn function_in(path: &str) -> Option<String> {
+    let mut names = path.rsplit('/');
+    names.find(|name| is_address(name)).map(str::to_owned)
+}
+
+fn is_uuid(name: &str) -> bool {
+    name.len() == 36 && name.matches('-').count() == 4
+}
+
+/// Returns the function that shows the console: the one that the firmware used as the display,
+/// unless it is a VM's already or the host has no console on a display.
+pub fn console(files: &dyn Files, bus: &Bus) -> Option<String> {
+    let consoles = files.list(CONSOLES).unwrap_or_default();
+    let read = |console: &str, name: &str| {
+        let text = files.read(&format!("{CONSOLES}/{console}/{name}"));
+        text.unwrap_or_default()
+    };
+    let is_bound = |name: &String| read(name, "bind").trim() == "1";
+    let is_seen = |name: &String| !read(name, "name").contains("dummy");
+    if !consoles.iter().any(|name| is_bound(name) && is_seen(name)) {
+        return None;
+    }
+    let is_hosts = |function: &Function| function.driver.as_deref() != Some(VFIO);
+    let mut shown = bus.iter().filter(|(_, f)| f.is_boot_vga && is_hosts(f));
+    shown.next().map(|(address, _)| address.clone())
+}

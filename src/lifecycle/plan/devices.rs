@@ -1,0 +1,58 @@
+//! What a plan says of devices.
+
+use std::collections::BTreeMap;
+
+use super::Plan;
+use crate::domain::refusal::Refusal;
+use crate::lifecycle::devices::{Devices, other_things};
+use crate::lifecycle::phase::Run;
+use crate::lifecycle::resetting::wanted;
+use crate::lifecycle::resolve::{Case, Resolved};
+
+impl Run<'_> {
+    /// Looks at the devices of the VM. What speaks against them refuses a start only where the
+    /// table has pin-hook touch them: PVE itself would start the VM.
+    pub(super) fn plan_devices(&self, case: &Case, plan: &mut Plan) -> Result<Devices, Refusal> {
+        let leaving = &case.table.yields.stop;
+        let devices = Devices::read(self.host, case.vmid, &case.guest, leaving);
+        plan.devices = devices.rows();
+        plan.notices.extend(other_things(self.host, &case.guest));
+        if devices.bus.is_empty() && !case.guest.hostpci.is_empty() {
+            let text = "devices are not judged: this host shows no pci devices";
+            plan.left_out.push(text.to_owned());
+            return Ok(Devices::default());
+        }
+        if !plan.running {
+            for (address, (key, method)) in wanted(case, &devices)? {
+                let text = format!("{key} ({address}) is reset before the start ({method})");
+                plan.notices.push(text);
+            }
+        }
+        plan.warnings.extend(devices.warnings());
+        Ok(devices)
+    }
+}
+
+impl Plan {
+    /// Returns the functions that the VM would have, with their models.
+    pub(super) fn taken(&self) -> BTreeMap<String, String> {
+        let rows = self.devices.iter();
+        let rows = rows.filter(|row| row.chosen && row.mdev.is_none());
+        let functions = rows.flat_map(|row| &row.functions);
+        let models = functions.map(|one| (one.address.clone(), one.model.clone()));
+        models.collect()
+    }
+
+    /// Tells which devices are far from the CPUs and the memory of the VM.
+    pub(super) fn tell_far(
+        &mut self,
+        run: &Run<'_>,
+        devices: &Devices,
+        case: &Case,
+        resolved: &Resolved,
+    ) {
+        let (cpus, topology) = (&resolved.wishes.cpus, &resolved.topology);
+        let far = devices.far(&*run.host.files, cpus, &case.guest, topology);
+        self.warnings.extend(far);
+    }
+}

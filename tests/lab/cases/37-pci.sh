@@ -1,0 +1,113 @@
+# Devices that are passed through: who needs them, reset by FLR, interrupts that follow the vCPUs.
+. /usr/lib/lab/lib.sh
+
+pf=0000:01:00.0
+devices=/sys/bus/pci/devices
+driver_of() { basename "$(readlink "$devices/$1/driver")"; }
+says() { pin-hook plan 100 > "$work/plan" 2>&1 || true; has "$work/plan" "$1"; }
+# hostpci ENTRY TABLE-LINE...: VM 100 with that device.
+hostpci() {
+    local entry=$1
+    shift
+    hooked_vm 100 'cpus = "2-5"' "$@"
+    echo "hostpci0: $entry" >> "$(conf_path 100)"
+}
+
+root=$(readlink -f "/sys/class/block/vda" | grep -o '[0-9a-f]*:[0-9a-f]*:[0-9a-f]*\.[0-9a-f]' | tail -n 1)
+nvme=$(readlink -f /sys/class/nvme/nvme0 | grep -o '[0-9a-f]*:[0-9a-f]*:[0-9a-f]*\.[0-9a-f]' | tail -n 1)
+modprobe vfio-pci
+# virtual_functions: two that no driver has; once they are there, vfio-pci may bind them.
+virtual_functions() {
+    echo 0 > "$devices/$pf/sriov_drivers_autoprobe"
+    echo 2 > "$devices/$pf/sriov_numvfs"
+    echo 1 > "$devices/$pf/sriov_drivers_autoprobe"
+}
+forget_id() { sed 's/0x//' "$devices/$1/vendor" "$devices/$1/device" | paste -sd' ' > /sys/bus/pci/drivers/vfio-pci/remove_id; }
+echo 0 > "$devices/$pf/sriov_numvfs"
+virtual_functions
+vf=$(basename "$(readlink "$devices/$pf/virtfn0")")
+hooked_vm 100 'cpus = "2-5"'
+capture_before
+
+hostpci "$root" '[pci]' 'reset = "flr"'
+refuses 'the controller of the root disk is refused' qm start 100
+said "$work/refused"
+check 'with the disk and what it is for' has "$work/refused" "is the controller of disk vda (vda is mounted at /)"
+check 'plan says so before' says "is the controller of disk vda (vda is mounted at /)"
+hostpci "$root"
+check 'without a wish to touch it, it is advice' says "pin-hook: warning: hostpci0 ($root) is the controller of disk vda"
+
+mkswap /dev/nvme0n1 > /dev/null
+swapon /dev/nvme0n1
+hostpci "$nvme" '[pci]' 'reset = "flr"'
+refuses 'an NVMe that is swap is refused' qm start 100
+check 'because it is swap' has "$work/refused" 'the controller of disk nvme0n1 (nvme0n1 is swap)'
+swapoff /dev/nvme0n1
+refuses 'an NVMe that the host drives is not reset' qm start 100
+check 'because of its driver' has "$work/refused" 'driver nvme of the host works with it'
+
+hostpci "$pf" '[pci]' 'reset = "flr"'
+refuses 'a physical function with virtual ones is not reset' qm start 100
+said "$work/refused"
+check 'because of these' has "$work/refused" 'it has virtual functions (2)'
+net=$(basename "$devices/$pf/net"/*)
+ip link set "$net" up
+ip address add 10.9.9.1/24 dev "$net"
+refuses 'a network card with a route is refused' qm start 100
+check 'with the route' has "$work/refused" "network card $net (route to 10.9.9.0/24"
+ip address del 10.9.9.1/24 dev "$net"
+ip link set "$net" down
+
+mkdir -p /etc/pve/mapping
+printf 'nic\n\tmap id=8086:ffff,node=pve1,path=%s\n' "$vf" > /etc/pve/mapping/pci.cfg
+hostpci 'mapping=nic' '[pci]' 'reset = "flr"'
+refuses 'another device than the mapping was made for is refused' qm start 100
+check 'with both ids' has "$work/refused" 'expected 8086:ffff'
+rm -r /etc/pve/mapping
+
+hostpci "$vf" '[pci]' 'reset = "flr"' 'irqs = "vcpus"'
+methods=$(cat "$devices/$vf/reset_method")
+qm start 100 > "$work/start" 2>&1
+said "$work/start"
+check 'a virtual function is reset by FLR' has "$work/start" "hostpci0 ($vf) reset (flr)"
+equal 'and may be reset by all means afterwards' "$methods" "$(cat "$devices/$vf/reset_method")"
+equal 'the VM has it' vfio-pci "$(driver_of "$vf")"
+comes_to 'the VM has its CPUs' 'isolated 2-5: 2 3 4 5' 100
+
+hooked_vm 101 'cpus = "6-7"' '[pci]' 'reset = "flr"'
+sed -i 's/^cores: .*/cores: 2/' "$(conf_path 101)"
+echo "hostpci0: $vf" >> "$(conf_path 101)"
+refuses 'a device of a running VM is refused' qm start 101
+said "$work/refused"
+check 'with the VM' has "$work/refused" "hostpci0 ($vf) is in use by vm 100"
+sed -i "s/^hostpci0: .*/hostpci0: $pf/" "$(conf_path 101)"
+refuses 'nor may its physical function be taken' qm start 101
+check 'because of the virtual one' has "$work/refused" "the physical function of $vf, which is in use by vm 100"
+rm "$(conf_path 101)" /etc/pin-hook/101.toml
+
+qm stop 100
+wait_until 60 'the VM is gone' gone 100
+rm -f "$(conf_path 100)" /etc/pin-hook/100.toml
+forget_id "$vf"
+echo "$vf" > "$devices/$vf/driver/unbind"
+echo 0 > "$devices/$pf/sriov_numvfs"
+virtual_functions
+capture_after_equal 'the host is as before'
+echo 0 > "$devices/$pf/sriov_numvfs"
+
+# QEMU itself asks for the interrupt line of a device, which counts as vector 0.
+vector() { local name; name=$(basename "$(dirname /proc/irq/*/"vfio-intx($nvme)")") && cat "/proc/irq/$name/smp_affinity_list"; }
+hostpci "$nvme" '[pin]' 'vcpus = [4, 3, 2, 5]' '[pci]' 'irqs = "vcpus"'
+qm start 100 > "$work/start" 2>&1
+comes_to 'a VM with an NVMe has its CPUs' 'isolated 2-5: 4 3 2 5' 100
+is_with_vcpu() { [ "$(vector)" = 4 ]; }
+wait_until 60 'vector 0 goes to the CPU of vCPU 0' is_with_vcpu && ok 'vector 0 goes to the CPU of vCPU 0'
+pin-hook release 100
+check 'and goes away with the claim' test "$(vector)" != 4
+qm stop 100
+wait_until 60 'the VM is gone' gone 100
+rm -f "$(conf_path 100)" /etc/pin-hook/100.toml
+forget_id "$nvme"
+echo "$nvme" > "$devices/$nvme/driver/unbind"
+echo "$nvme" > /sys/bus/pci/drivers/nvme/bind
+wait_until 60 'the host has its NVMe back' test -b /dev/nvme0n1 && ok 'the host has its NVMe back'

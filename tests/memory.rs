@@ -1,0 +1,112 @@
+//! Where a guest's memory comes from: nodes, pools and shares.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
+use std::collections::BTreeSet;
+
+use pin_hook::config::vm_conf::parse_vm_conf;
+use pin_hook::domain::claim::Claims;
+use pin_hook::domain::guest::Guest;
+use pin_hook::domain::memory::{MemoryFault, Pages, Pool, nodes, pools, share};
+use pin_hook::domain::table::Memory;
+use pin_hook::domain::topology::{Node, Parts, Topology};
+
+fn guest(conf: &str) -> Guest {
+    parse_vm_conf(conf).guest()
+}
+
+fn wish(nodes: &str) -> Memory {
+    Memory {
+        nodes: Some(nodes.parse().unwrap()),
+        hugepages: None,
+    }
+}
+
+fn pool(node: u32, kib: u32) -> Pool {
+    Pool { node, kib }
+}
+
+/// Two nodes: CPUs 0-3 and 4-7.
+fn nodes_for(wished: &str, conf: &str) -> Result<BTreeSet<u32>, MemoryFault> {
+    let node = |id: u32, cpus: &str| Node {
+        id,
+        cpus: cpus.parse().unwrap(),
+        has_memory: true,
+    };
+    let topology = Topology::new(Parts {
+        nodes: vec![node(0, "0-3"), node(1, "4-7")],
+        ..Parts::default()
+    });
+    let cpus = "5-6".parse().unwrap();
+    nodes(&wish(wished), Some(&guest(conf)), &cpus, &topology)
+}
+
+#[test]
+fn nodes_are_those_of_the_owned_cpus_or_those_of_the_table() {
+    assert_eq!(nodes_for("auto", ""), Ok(BTreeSet::from([1])));
+    assert_eq!(nodes_for("0-1", ""), Ok(BTreeSet::from([0, 1])));
+}
+
+#[test]
+fn nodes_that_the_guest_cannot_start_with_are_refused() {
+    let bound = "numa: 1\nnuma0: cpus=0-1,hostnodes=0,memory=512,policy=bind\n";
+    let error = nodes_for("1", bound).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "numa0 of the vm's config takes memory from node 0, which memory.nodes leaves out"
+    );
+    // Without a binding PVE fills the pool of node 0 for guest node 0.
+    let hugepages = "numa: 1\nhugepages: 2\nmemory: 512\n";
+    let error = nodes_for("1", hugepages).unwrap_err();
+    assert!(matches!(error, MemoryFault::PoolLeftOut { node: 0, .. }));
+    let error = nodes_for("3", "").unwrap_err();
+    assert_eq!(error.help(None), "nodes with memory are 0-1");
+}
+
+#[test]
+fn pools_are_those_that_pve_takes_pages_from() {
+    for (conf, has_gigantic, expected) in [
+        ("memory: 512\nhugepages: 2\n", false, vec![]),
+        (
+            "numa: 1\nmemory: 512\nhugepages: 2\n",
+            false,
+            vec![(pool(0, 2048), 256)],
+        ),
+        (
+            "numa: 1\nsockets: 2\nmemory: 4096\nhugepages: any\n",
+            true,
+            vec![(pool(0, 1 << 20), 2), (pool(1, 1 << 20), 2)],
+        ),
+        (
+            "numa: 1\nsockets: 2\nmemory: 4096\nhugepages: any\n",
+            false,
+            vec![(pool(0, 2048), 1024), (pool(1, 2048), 1024)],
+        ),
+        (
+            "numa: 1\nmemory: 1024\nhugepages: 2\n\
+             numa0: cpus=0,hostnodes=1,memory=512\nnuma1: cpus=1,hostnodes=1,memory=512\n",
+            false,
+            vec![(pool(1, 2048), 512)],
+        ),
+        (
+            "numa: 1\nmemory: 4096\nhugepages: 2\nhotplug: memory\n",
+            false,
+            vec![],
+        ),
+    ] {
+        assert_eq!(pools(&guest(conf), has_gigantic), expected, "{conf}");
+    }
+}
+
+#[test]
+fn what_is_free_is_not_added() {
+    let now = |persistent, free| Pages { persistent, free };
+    let of = |before, now| {
+        let asked = (pool(0, 2048), 100);
+        share("100".parse().unwrap(), asked, before, now, &Claims::new()).added
+    };
+    assert_eq!(of(0, now(0, 0)), 100);
+    assert_eq!(of(30, now(30, 30)), 70);
+    assert_eq!(of(300, now(300, 200)), 0);
+    // Half of it is there already, from the same start before.
+    assert_eq!(of(0, now(50, 50)), 100);
+}
