@@ -39,7 +39,7 @@ demo:
 	@tests/lab/demo/demo
 
 bench: build
-	@echo "== bench (about 3 minutes; the first time 2 more)"
+	@echo "== bench (about 5 minutes; the first time 2 more)"
 	tests/lab/run --script tests/lab/cases/90-bench.sh
 
 # Man pages from their sources, where lowdown is installed.

@@ -35,6 +35,8 @@ governed() { [ "$(cat "$cpufreq/policy$1/scaling_governor") $(sysctl_of vm.stat_
 # A value of somebody else, and what reconcile makes of it.
 interval_after() { echo "$1" > /proc/sys/vm/stat_interval; pin-hook reconcile > "$work/drift" 2>&1; sysctl_of vm.stat_interval; }
 
+irq=$(sed -n 's/^ *\([0-9]*\):.*ahci.*/\1/p' /proc/interrupts | head -n 1)
+mask=$(< "/proc/irq/$irq/smp_affinity_list")
 equal 'two CPUs of the lab change their frequency together' '4 5' "$(cat $cpufreq/policy4/affected_cpus)"
 echo 1 > /sys/kernel/mm/ksm/run
 wishes_100
@@ -91,7 +93,15 @@ equal 'the fourth time it is left' 3 "$(interval_after 3)"
 check 'and named' has "$work/drift" 'left as it is, it came back too often'
 refuses 'status says that it has drifted' pin-hook status 100
 echo 120 > /proc/sys/vm/stat_interval
+systemd-run --quiet --unit=irqbalance sleep 1000
+for n in 1 2 3 4; do
+    echo 2-3 > "/proc/irq/$irq/smp_affinity_list"
+    pin-hook reconcile > "$work/drift" 2>&1
+done
+check 'a service that moves interrupts back is named' has "$work/drift" 'it came back too often, probably by irqbalance'
+systemctl stop irqbalance
 qm stop 100 > /dev/null
+echo "$mask" > "/proc/irq/$irq/smp_affinity_list"
 capture_after_equal 'as before after that' 60
 
 # A profile is nothing else than its keys.

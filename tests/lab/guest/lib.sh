@@ -82,6 +82,32 @@ table() {
     printf '%s\n' "$@" > "/etc/pin-hook/$id.toml"
 }
 
+# all_knobs BACKEND: lines of a table with everything that can be wished for, after those for cpus and pins.
+# Not among them: [memory] and [pci], which are settled before the start.
+all_knobs() {
+    printf '%s\n' '[isolate]' "backend = \"$1\"" 'kthreads = true' 'workqueues = "auto"' 'irqs = true' \
+        'watchdog = true' 'hotplug = true' \
+        '[power]' 'governor = "performance"' 'energy-preference = "performance"' 'max-idle-latency = "2us"' \
+        'min-frequency = "2200MHz"' 'max-frequency = "2200MHz"' 'boost = true' \
+        '[host]' 'ksm = "stop"' 'transparent-hugepages = "never"' 'halt-poll = "100us"' \
+        "sysctl = { $(printf '"%s" = %s, ' vm.stat_interval 120 kernel.timer_migration 0 \
+            kernel.numa_balancing 0 kernel.sched_rt_runtime_us 900000 kernel.watchdog_thresh 30) }"
+}
+
+# Has the host use what all_knobs takes from it, as far as the lab can.
+knobs_in_use() {
+    modprobe kvm
+    echo "$1" > /sys/kernel/mm/ksm/run
+}
+
+# What the hookscript in shell (shell-hook) leaves behind.
+shell_hook_gone() {
+    wait_until 20 'the cgroup of shell-hook is empty' rmdir $cg/qemu-aside.slice/100.scope
+    rmdir $cg/qemu-aside.slice
+    rm -rf /run/systemd/system.control/*.d/50-AllowedCPUs.conf
+    systemctl daemon-reload
+}
+
 running() { [ "$(qm status "$1")" = 'status: running' ]; }
 qemu_pid() { cat "/run/qemu-server/$1.pid"; }
 qemu_alive() { [ -e "/run/qemu-server/$1.pid" ] && kill -0 "$(qemu_pid "$1")" 2> /dev/null; }
