@@ -5,8 +5,8 @@
 pool() { cat "/sys/devices/system/node/node$1/hugepages/hugepages-2048kB/$2_hugepages"; }
 pools() { echo "$(pool 0 "$1") $(pool 1 "$1")"; }
 are_pools() { [ "$(pools nr)" = "$1" ]; }
-# Private pages of a QEMU that are on a node.
-private_on() { grep -c "anon=.* N$2=" "/proc/$(qemu_pid "$1")/numa_maps" || true; }
+# private_on ID NODE: mappings of QEMU without a file that have pages on a node.
+private_on() { grep -v ' file=' "/proc/$(qemu_pid "$1")/numa_maps" | grep -c "anon=.* N$2=" || true; }
 units_of() { journalctl -q -b --output=cat "_SYSTEMD_UNIT=$1" UNIT="$1" + UNIT="$1"; }
 
 drop_in=/run/systemd/system/100.scope.d/50-pin-hook-memory.conf

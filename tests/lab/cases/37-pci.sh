@@ -3,6 +3,7 @@
 
 pf=0000:01:00.0
 devices=/sys/bus/pci/devices
+net=$(basename "$devices/$pf/net"/*)
 driver_of() { basename "$(readlink "$devices/$1/driver")"; }
 says() { pin-hook plan 100 > "$work/plan" 2>&1 || true; has "$work/plan" "$1"; }
 # hostpci ENTRY TABLE-LINE...: VM 100 with that device.
@@ -24,12 +25,18 @@ virtual_functions() {
     echo 2 > "$devices/$pf/sriov_numvfs"
     udevadm settle
     echo 1 > "$devices/$pf/sriov_drivers_autoprobe"
+    # How many queues the function itself keeps is decided when it comes up.
+    ip link set "$net" up
+    ip link set "$net" down
 }
 forget_id() { sed 's/0x//' "$devices/$1/vendor" "$devices/$1/device" | paste -sd' ' > /sys/bus/pci/drivers/vfio-pci/remove_id; }
 echo 0 > "$devices/$pf/sriov_numvfs"
 virtual_functions
 vf=$(basename "$(readlink "$devices/$pf/virtfn0")")
 hooked_vm 100 'cpus = "2-5"'
+# A lock of the program stays until the next boot, as the other one does.
+mkdir -p /run/pin-hook
+touch /run/pin-hook/pci.lock
 capture_before
 
 hostpci "$root" '[pci]' 'reset = "flr"'
@@ -53,7 +60,6 @@ hostpci "$pf" '[pci]' 'reset = "flr"'
 refuses 'a physical function with virtual ones is not reset' qm start 100
 said "$work/refused"
 check 'because of these' has "$work/refused" 'it has virtual functions (2)'
-net=$(basename "$devices/$pf/net"/*)
 ip link set "$net" up
 ip address add 10.9.9.1/24 dev "$net"
 refuses 'a network card with a route is refused' qm start 100
