@@ -213,6 +213,10 @@ capture_after_equal() {
         if [ $SECONDS -ge $end ]; then
             not_ok "$1"
             indent capture-diff "$work/differences"
+            if grep -q tainted "$work/differences"; then
+                dmesg | grep -A 30 'cut here' > "$work/dmesg" || dmesg | tail -n 40 > "$work/dmesg"
+                indent dmesg "$work/dmesg"
+            fi
             return
         fi
     done
