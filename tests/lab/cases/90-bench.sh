@@ -85,9 +85,8 @@ mapfile -t knobs < <(all_knobs isolated)
 hooked_vm 100 'cpus = "2-5"' 'pin.scheduler = "fifo:1"' "${knobs[@]}"
 vm_conf 100
 pin-hook boot > /dev/null
-capture_before
+# No captures are compared: the bare writes give back nothing that was born meanwhile.
 for ((n = 0; n < rounds; n++)); do round; done
-capture_after_equal 'the host is as before, after the bare writes too'
 said "$work/post-start"
 said "$work/post-stop"
 
