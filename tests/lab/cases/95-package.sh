@@ -90,6 +90,9 @@ equal 'the VM is isolated as before' "$isolated" "$(standing 100)"
 check 'and as wanted' pin-hook status 100
 qm stop 100 > /dev/null
 
+# What follows tells whether the VM has ended; what a stop complains of is shown.
+stop() { qm stop 100 > "$work/stop" 2>&1 || said "$work/stop"; }
+
 # A hookscript that was there before: first at a start, last at a stop, and its refusal counts.
 cat > /var/lib/vz/snippets/former.sh << END
 #!/bin/sh
@@ -106,7 +109,7 @@ check 'enable says that it stays in force' has "$work/enable" 'local:snippets/fo
 qm start 100 > "$work/start" 2>&1
 comes_to 'isolated with a former hook' "$isolated" 100
 check 'what it prints is in the task log' has "$work/start" 'former hook: 100 pre-start'
-qm stop 100 > /dev/null 2>&1
+stop
 equal 'it was called in every phase' 'pre-start,post-start,pre-stop,post-stop' "$(paste -sd, $log)"
 first=$(grep -n 'former hook: 100 pre-start' "$work/start" | cut -d: -f1)
 check 'at a start before us' test "$first" -lt "$(grep -n 'reserved' "$work/start" | cut -d: -f1)"
@@ -121,15 +124,15 @@ qm start 100 > /dev/null
 comes_to 'isolated before the removal' "$isolated" 100
 check 'the package can be removed' dpkg --remove pin-hook
 comes_to 'the VM runs on without CPUs of its own' 'none: 0-7 0-7 0-7 0-7' 100
-qm stop 100 > /dev/null 2>&1
+stop
 start_alone() { qm start 100 > "$work/start" 2>&1; }
 check 'without the program it starts' start_alone
 check 'with a notice' has "$work/start" 'is not installed on this node'
 check 'and its former hook' has "$work/start" 'former hook: 100 pre-start'
-qm stop 100 > /dev/null 2>&1
+stop
 check 'the package can be purged' dpkg --purge pin-hook
 said "$work/check"
 equal 'the VM has the hookscript that it had' 'hookscript: local:snippets/former.sh' "$(grep ^hookscript "$(conf_path 100)")"
 equal 'and nothing else is left' "$(cat "$work/before")" "$(traces)"
 check 'it starts as ever' qm start 100
-qm stop 100 > /dev/null 2>&1
+stop
