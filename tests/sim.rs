@@ -4,8 +4,8 @@
 //! what PVE's programs do (`qm`, `pvestatd`, LXC's groups: the lab has stand-ins for them as well);
 //! `isolcpus=`, interrupts without remapping, KVM's thread and larger machines, none of which the lab
 //! has; a partition that somebody makes invalid; and which of several CPUs an interrupt goes to (the
-//! kernel's choice follows its free vectors). Settings that several VMs share are shown by case
-//! 34-settings, compaction that finds pages by 37-memory.
+//! kernel's choice follows its free vectors). Not recorded either: policies of several CPUs (case
+//! 34-settings has one) and compaction that finds pages.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod common;

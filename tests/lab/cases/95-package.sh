@@ -90,8 +90,8 @@ equal 'the VM is isolated as before' "$isolated" "$(standing 100)"
 check 'and as wanted' pin-hook status 100
 qm stop 100 > /dev/null
 
-# What follows tells whether the VM has ended; what a stop complains of is shown.
-stop() { qm stop 100 > "$work/stop" 2>&1 || said "$work/stop"; }
+# A stop that fails is a fact too, with what it complains of.
+stop() { qm stop 100 > "$work/stop" 2>&1 || { not_ok 'the VM is stopped'; said "$work/stop"; }; }
 
 # A hookscript that was there before: first at a start, last at a stop, and its refusal counts.
 cat > /var/lib/vz/snippets/former.sh << END
