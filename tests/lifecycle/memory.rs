@@ -200,7 +200,7 @@ fn pages_that_are_free_already_are_not_asked_for() {
 #[test]
 fn memory_is_compacted_when_pages_are_short_and_caches_dropped_last() {
     let room = Room {
-        whole: 10,
+        found: 10,
         scattered: 20,
         cached: 100,
     };
@@ -224,7 +224,7 @@ fn without_enough_memory_the_start_is_refused_and_nothing_stays() {
         ("cpus = \"2-3\"\nmemory.hugepages = {}\n", false),
     ] {
         let room = Room {
-            whole: 10,
+            found: 10,
             ..Room::default()
         };
         let world = scattered(node(table), room);

@@ -5,7 +5,7 @@ use pin_hook::lifecycle::status::status;
 
 use super::scenario::{Scenario, Then, done};
 use super::world::{CONF, World, assert_says, id};
-use crate::common::sim::VmSpec;
+use crate::common::sim::{Machine, VmSpec};
 
 const POLICY: &str = "/sys/devices/system/cpu/cpufreq/policy2";
 const STAT_INTERVAL: &str = "/proc/sys/vm/stat_interval";
@@ -28,13 +28,11 @@ halt-poll = "0us"
 /// A node whose CPUs 2 to 5 change their frequency together, where energy is preferred by policy
 /// and pages are merged.
 fn node() -> World {
-    let world = World::lab();
-    for cpu in 3..=5 {
-        let policy = format!("/sys/devices/system/cpu/cpufreq/policy{cpu}");
-        world.sim.state().tree.remove_all(&policy);
-    }
+    let world = World::of(&Machine {
+        shared_policy: "2-5".to_owned(),
+        ..Machine::default()
+    });
     for (path, text) in [
-        (format!("{POLICY}/affected_cpus"), "2 3 4 5"),
         (format!("{POLICY}/scaling_min_freq"), "1200000"),
         (
             format!("{POLICY}/energy_performance_preference"),

@@ -365,12 +365,6 @@ impl State {
         self.refresh_masks();
     }
 
-    /// Makes a partition invalid, as a reason that has no simulation would.
-    pub fn break_partition(&mut self, group: &str, reason: &'static str) {
-        self.cpuset_mut(group).invalid = Some(reason);
-        self.cpusets_changed();
-    }
-
     /// Recomputes what is effective in every group, then the masks of the tasks in them.
     pub fn cpusets_changed(&mut self) {
         self.recompute_effective();

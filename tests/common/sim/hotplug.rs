@@ -142,6 +142,27 @@ impl State {
         self.cpusets_after_hotplug();
         self.irqs_after_hotplug();
         self.put_topology();
+        self.policies_after_hotplug();
+    }
+
+    /// A policy is that of its online CPUs; one that has none left keeps its last, unreadable.
+    fn policies_after_hotplug(&mut self) {
+        for cpu in self.cpus.possible.clone().iter() {
+            let policy = format!("{POLICY}{cpu}");
+            let Ok(related) = self.tree.read(&format!("{policy}/related_cpus")) else {
+                continue;
+            };
+            let online = related.split_whitespace().filter(|cpu| {
+                let cpu = cpu.parse().expect("a cpu");
+                self.cpus.online.contains(CpuId(cpu))
+            });
+            let online: Vec<&str> = online.collect();
+            if !online.is_empty() {
+                let text = format!("{}\n", online.join(" "));
+                self.tree
+                    .put(&format!("{policy}/affected_cpus"), &text, 0o444);
+            }
+        }
     }
 
     /// Puts the topology files of the online CPUs and takes away those of the others.

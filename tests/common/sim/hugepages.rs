@@ -12,9 +12,9 @@ const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
 /// Memory of a node outside of its pool, in pages of 2 MiB.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Room {
-    /// In whole pages.
-    pub whole: u64,
-    /// In pieces that compacting puts together.
+    /// That a growing pool finds: in whole pages, and in pieces that it puts together itself.
+    pub found: u64,
+    /// In pieces that nothing but compacting the whole node puts together.
     pub scattered: u64,
     /// In clean pages of files, in pieces.
     pub cached: u64,
@@ -41,7 +41,7 @@ impl State {
         self.put_numbers(node, &empty);
         self.tree.put(&format!("{NODES}{node}/compact"), "", 0o200);
         let room = Room {
-            whole: 512,
+            found: 512,
             ..Room::default()
         };
         self.rooms.insert(node, room);
@@ -60,7 +60,7 @@ impl State {
         let node = node.parse().ok()?;
         if file == "compact" {
             let room = self.rooms.get_mut(&node)?;
-            room.whole += std::mem::take(&mut room.scattered);
+            room.found += std::mem::take(&mut room.scattered);
             return Some(Ok(()));
         }
         let is_size = file.strip_prefix(SIZE)? == "/nr_hugepages";
@@ -76,13 +76,13 @@ impl State {
         if wanted > persistent {
             let kept = pool.surplus.min(wanted - persistent);
             pool.surplus -= kept;
-            let grown = room.whole.min(wanted - persistent - kept);
-            room.whole -= grown;
+            let grown = room.found.min(wanted - persistent - kept);
+            room.found -= grown;
             pool.all += grown;
             pool.free += grown;
         } else {
             let freed = pool.free.min(persistent - wanted);
-            room.whole += freed;
+            room.found += freed;
             pool.all -= freed;
             pool.free -= freed;
             pool.surplus += persistent - freed - wanted;
@@ -145,7 +145,7 @@ impl Sim {
         pool.surplus -= gone;
         pool.all -= gone;
         pool.free += n_pages - gone;
-        state.rooms.entry(node).or_default().whole += gone;
+        state.rooms.entry(node).or_default().found += gone;
         state.put_numbers(node, &pool);
     }
 }

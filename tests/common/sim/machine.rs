@@ -26,6 +26,8 @@ pub struct Machine {
     /// Siblings are n and n + number of cores (as on real machines), not n and n + 1.
     pub siblings_apart: bool,
     pub isolcpus: String,
+    /// CPUs that change their frequency together; each other CPU has a policy of its own.
+    pub shared_policy: String,
     pub containers: Vec<u32>,
 }
 
@@ -40,6 +42,7 @@ impl Default for Machine {
             nodes: 2,
             siblings_apart: false,
             isolcpus: String::new(),
+            shared_policy: "4-5".to_owned(),
             containers: Vec::new(),
         }
     }
@@ -143,6 +146,7 @@ impl Machine {
             state.tree.put(path, &format!("{text}\n"), 0o444);
         }
         put_knobs(state, &all);
+        put_policies(state, &all, &cpus(&self.shared_policy));
         put_directories(state);
     }
 }
@@ -187,27 +191,40 @@ fn put_cpu_knobs(state: &mut State, cpu: CpuId) {
     let latency = format!("{dir}/power/pm_qos_resume_latency_us");
     tree.put(&latency, "0\n", 0o644);
     tree.take_numbers(&latency, &["n/a"]);
-    let policy = format!("/sys/devices/system/cpu/cpufreq/policy{cpu}");
+}
+
+fn put_policies(state: &mut State, all: &CpuSet, shared: &CpuSet) {
+    for cpu in all.iter() {
+        let own = match shared.contains(cpu) {
+            true => shared.intersection(all),
+            false => CpuSet::of(cpu),
+        };
+        let number = own.first().expect("the CPU itself");
+        if number == cpu {
+            put_policy(state, &own);
+        }
+        state.tree.put_link(
+            &format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq"),
+            &format!("../cpufreq/policy{number}"),
+        );
+    }
+}
+
+fn put_policy(state: &mut State, own: &CpuSet) {
+    let number = own.first().expect("a policy has CPUs");
+    let policy = format!("/sys/devices/system/cpu/cpufreq/policy{number}");
+    let governor = format!("{policy}/scaling_governor");
     let governors = ["performance", "powersave", "schedutil"];
-    tree.put_choice(
-        &format!("{policy}/scaling_governor"),
-        "schedutil",
-        &governors,
-    );
-    tree.put(
-        &format!("{policy}/scaling_available_governors"),
-        "performance schedutil \n",
-        0o444,
-    );
-    tree.put(
-        &format!("{policy}/affected_cpus"),
-        &format!("{cpu}\n"),
-        0o444,
-    );
-    tree.put_link(
-        &format!("{dir}/cpufreq"),
-        &format!("../cpufreq/policy{cpu}"),
-    );
+    state.tree.put_choice(&governor, "schedutil", &governors);
+    let names: Vec<String> = own.iter().map(|cpu| cpu.to_string()).collect();
+    let names = format!("{}\n", names.join(" "));
+    for (file, text) in [
+        ("scaling_available_governors", "performance schedutil \n"),
+        ("affected_cpus", &names),
+        ("related_cpus", &names),
+    ] {
+        state.tree.put(&format!("{policy}/{file}"), text, 0o444);
+    }
 }
 
 fn put_directories(state: &mut State) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::hugepages::Room;
 use super::task::{PF_KTHREAD, PF_NO_SETAFFINITY, PF_WQ_WORKER, TaskSpec};
 use super::vm::VmSpec;
 use super::{Kernel, Machine, Sim, State, cpus};
@@ -109,6 +110,15 @@ impl World {
             }
             "leave" => {
                 self.sim.leave_pages(0, first.parse().expect("a number"));
+                "ok".to_owned()
+            }
+            "scatter" => {
+                let found = first.parse().expect("a number");
+                let room = Room {
+                    found,
+                    ..Room::default()
+                };
+                self.sim.room(0, room);
                 "ok".to_owned()
             }
             "iothread" => self.iothread(first, rest),

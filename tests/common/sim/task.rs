@@ -343,11 +343,6 @@ fn cut_comm(comm: &str) -> String {
 }
 
 impl Sim {
-    /// Makes a partition invalid, such as `No cpu available due to hotplug`.
-    pub fn break_partition(&self, group: &str, reason: &'static str) {
-        self.state().break_partition(group, reason);
-    }
-
     /// Starts a process or kernel thread.
     pub fn spawn(&self, spec: TaskSpec) -> i32 {
         self.state().spawn(spec)
