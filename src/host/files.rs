@@ -19,6 +19,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::deadline::Deadline;
 
+/// Room for what most files of the kernel hold, in bytes.
+const USUAL_SIZE: usize = 4096;
+
 /// Who may have written a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
@@ -89,8 +92,10 @@ impl RootFiles {
 
 impl Files for RootFiles {
     fn read(&self, path: &str) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        File::open(self.at(path))?.read_to_end(&mut bytes)?;
+        let mut bytes = Vec::with_capacity(USUAL_SIZE);
+        // Files of the kernel have no size: a bare file would be asked for it, each time.
+        let file = File::open(self.at(path))?;
+        file.take(u64::MAX).read_to_end(&mut bytes)?;
         Ok(String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
