@@ -1,25 +1,38 @@
-# However a VM ends, the host is as before; where PVE calls no phase, the units see to it.
+# However a VM ends, the host is as before, with every knob on and with what was born meanwhile; where PVE
+# calls no phase, the units see to it.
 . /usr/lib/lab/lib.sh
 
 isolated='isolated 2-5: 2 3 4 5'
+hooked='hookscript: local:snippets/pin-hook'
+
+case_cleanup() { births_undone; }
 
 start() {
-    qm start 100 > "$work/start" 2>&1
+    qm start 100 > "$work/start" 2>&1 || said "$work/start"
     comes_to "isolated before: $1" "$isolated" 100
 }
 
-# ends_with TEXT COMMAND...: starts the VM, ends it, and compares.
+# ends_with TEXT COMMAND...: starts the VM, has something born, ends the VM, and compares.
 ends_with() {
     local text=$1
     shift
     start "$text"
-    "$@" > "$work/end" 2>&1 || { not_ok "$text: $*"; cat "$work/end"; }
+    births
+    "$@" > "$work/end" 2>&1 || { not_ok "$text: $*"; said "$work/end"; }
     wait_until 40 "$text: QEMU ends" gone 100
-    capture_after_equal "as before after: $text" 60
+    as_before "$text"
 }
 
-unhook_and_stop() { vm_conf 100; qm stop 100; vm_conf 100 'hookscript: local:snippets/pin-hook'; }
-migrate_away() { qm migrate-away 100; mv /etc/pve/nodes/pve2/qemu-server/100.conf "$(conf_path 100)"; vm_conf 100 'hookscript: local:snippets/pin-hook'; }
+unhook_and_stop() { vm_conf 100; qm stop 100; vm_conf 100 "$hooked"; }
+migrate_away() { qm migrate-away 100; mv /etc/pve/nodes/pve2/qemu-server/100.conf "$(conf_path 100)"; vm_conf 100 "$hooked"; }
+
+rebooted() { qemu_alive 100 && [ "$(qemu_pid 100)" != "$first" ] && stands 100 "$isolated"; }
+reboot_and_stop() {
+    first=$(qemu_pid 100)
+    qm reboot 100
+    check 'isolated again after a reboot' wait_until 60 'a new QEMU is isolated' rebooted >&3
+    qm stop 100
+}
 
 release_and_stop() {
     pin-hook release 100
@@ -37,27 +50,26 @@ lose_all_and_stop() {
 }
 
 exec 3>&1
-hooked_vm 100 'cpus = "2-5"'
+births_possible
+mapfile -t knobs < <(all_knobs isolated)
+hooked_vm 100 'cpus = "2-5"' 'pin.emulator = "0-1"' 'pin.scheduler = "fifo:1"' "${knobs[@]}"
+vm_conf 100 "$hooked"
 capture_before
 ends_with 'qm stop' qm stop 100
+said "$work/start"
 ends_with 'qm shutdown' qm shutdown 100
 ends_with 'power-off by the guest' qm guest-poweroff 100
 ends_with 'kill -9 of QEMU' qm kill9 100
+ends_with 'reboot and stop' reboot_and_stop
 ends_with 'migration to another node' migrate_away
 ends_with 'a stop without the hookscript' unhook_and_stop
-
-start 'reboot'
-first=$(qemu_pid 100)
-rebooted() { qemu_alive 100 && [ "$(qemu_pid 100)" != "$first" ] && stands 100 "$isolated"; }
-qm reboot 100 > /dev/null
-check 'isolated again after a reboot' wait_until 60 'a new QEMU is isolated' rebooted
-qm stop 100 > /dev/null
-capture_after_equal 'as before after: reboot and stop'
-
-vm_conf 100 'hookscript: local:snippets/pin-hook' 'args: -no-such-option'
-refuses 'a start that fails' qm start 100
-capture_after_equal 'as before after: a start that fails' 60
-vm_conf 100 'hookscript: local:snippets/pin-hook'
-
 ends_with 'release of the running VM, and stop' release_and_stop
+
+vm_conf 100 "$hooked" 'args: -no-such-option'
+refuses 'a start that fails' qm start 100
+as_before 'a start that fails'
+
+# What the knobs had is lost with the state: the CPUs alone.
+hooked_vm 100 'cpus = "2-5"'
+capture_before
 ends_with 'release --all without state and tables, and stop' lose_all_and_stop

@@ -100,6 +100,38 @@ knobs_in_use() {
     echo "$1" > /sys/kernel/mm/ksm/run
 }
 
+# births_possible: before a capture; interrupts that are born have the same numbers from then on.
+births_possible() {
+    nvme=$(basename "$(readlink -f /sys/class/nvme/nvme0/device)")
+    knobs_in_use 1
+    rebind_nvme
+}
+
+rebind_nvme() {
+    echo "$nvme" > /sys/bus/pci/drivers/nvme/unbind
+    echo "$nvme" > /sys/bus/pci/drivers/nvme/bind
+    wait_until 20 'the disk is back' test -b /dev/nvme0n1
+    udevadm settle
+}
+
+# Has interrupts and kernel threads born; as_before compares them with a capture, and ends the threads.
+births() {
+    rebind_nvme
+    modprobe jfs
+}
+
+# as_before TEXT
+as_before() {
+    capture_after_equal "as before after: $1" 60
+    modprobe -r jfs
+}
+
+births_undone() {
+    modprobe -r jfs
+    [ -e "/sys/bus/pci/drivers/nvme/$nvme" ] || echo "$nvme" > /sys/bus/pci/drivers/nvme/bind
+    knobs_in_use 0
+} 2> /dev/null
+
 # What the hookscript in shell (shell-hook) leaves behind.
 shell_hook_gone() {
     wait_until 20 'the cgroup of shell-hook is empty' rmdir $cg/qemu-aside.slice/100.scope
