@@ -141,6 +141,12 @@ pin-hook release 100
 come_to 'without the claim it has what it would have been born with' "$vf" "$(all_at 2 0-7)"
 pin-hook apply 100 > "$work/apply" 2>&1 || true
 come_to 'with a claim it is back there' "$vf" "$(all_at 2 4 3 2 5)"
+# A reboot by the guest itself takes the vectors, and its driver asks for them again: QEMU runs on.
+qmp 100 system_reset > "$work/reset"
+wait_until 20 'a reset takes the vectors' has_vectors "$vf" 0 && ok 'a reset takes the vectors'
+press_key
+wait_until 20 'the driver asks again' has_vectors "$vf" 3 && ok 'the driver asks again'
+come_to 'and the vectors go there again' "$vf" "$(all_at 2 4 3 2 5)"
 check 'the guest still powers off when asked' qm shutdown 100 --timeout 60
 wait_until 60 'the VM is gone' gone 100
 equal 'and its vectors with it' '' "$(vectors "$vf")"

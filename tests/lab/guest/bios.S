@@ -44,6 +44,14 @@ start:  cli
         .endif
 
 wait:
+        .ifdef DRIVER
+        inb     $0x64, %al
+        testb   $1, %al                  # a key, perhaps from before its interrupt was on
+        jz      1f
+        inb     $0x60, %al
+        call    drive_all
+1:
+        .endif
         .ifdef SPIN
         movl    $2000000, %ecx
 1:      decl    %ecx
@@ -52,14 +60,6 @@ wait:
         sti
         hlt
         cli
-        .endif
-        .ifdef DRIVER
-        inb     $0x64, %al
-        testb   $1, %al                  # the keyboard has a byte
-        jz      1f
-        inb     $0x60, %al
-        call    drive_all
-1:
         .endif
         movw    $PM1_STS, %dx
         inw     %dx, %ax
