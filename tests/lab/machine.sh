@@ -32,8 +32,8 @@ share_fill() {
 # Guests without a firmware: the "BIOS" is the guest (guest/bios.S).
 assemble_guests() {
     local name object=$1/bios.o
-    for name in idle spin; do
-        as --32 --defsym "SPIN=$([ $name = spin ] && echo 1 || echo 0)" -o "$object" "$lab_source/guest/bios.S"
+    for name in idle spin driver; do
+        as --32 -I "$lab_source/guest" --defsym "${name^^}=1" -o "$object" "$lab_source/guest/bios.S"
         ld -m elf_i386 -e 0 -Ttext 0 --oformat binary -o "$1/$name.bin" "$object"
     done
     rm "$object"

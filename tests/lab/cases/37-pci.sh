@@ -29,6 +29,32 @@ virtual_functions() {
     ip link set "$net" up
     ip link set "$net" down
 }
+# with_driver: its guest is one that drives what it has, once a key is pressed.
+with_driver() { echo 'args: -bios /usr/share/lab/driver.bin' >> "$(conf_path 100)"; }
+press_key() { qmp 100 send-key '{"keys":[{"type":"qcode","data":"ret"}]}' > "$work/key"; }
+# vectors ADDRESS [FILE]: the MSI-X vectors that vfio has for VMs, each with its CPUs: "0:4 1:3".
+vectors() {
+    local dir number
+    for dir in /proc/irq/*/"vfio-msix["*"]($1)"; do
+        number=${dir##*vfio-msix[} number=${number%%]*}
+        echo "$number:$(< "${dir%/*}/${2:-smp_affinity_list}")"
+    done | sort -n | paste -sd' '
+}
+# all_at LAST CPUS...: what "vectors" says when they are at these CPUs in turn.
+all_at() {
+    local last=$1 n
+    shift
+    local cpus=("$@")
+    for n in $(seq 0 "$last"); do echo "$n:${cpus[n % $#]}"; done | paste -sd' '
+}
+has_vectors() { [ "$(vectors "$1" | wc -w)" = "$2" ]; }
+are_at() {
+    systemctl show -P InvocationID pin-hook-reconcile.service >> "$work/runs"
+    [ "$(vectors "$1")" = "$2" ]
+}
+# come_to TEXT ADDRESS EXPECTED: on a busy machine a command may leave the end to the units.
+come_to() { wait_until 60 "$1" are_at "$2" "$3" && ok "$1"; }
+
 forget_id() { sed 's/0x//' "$devices/$1/vendor" "$devices/$1/device" | paste -sd' ' > /sys/bus/pci/drivers/vfio-pci/remove_id; }
 echo 0 > "$devices/$pf/sriov_numvfs"
 virtual_functions
@@ -96,6 +122,34 @@ rm "$(conf_path 101)" /etc/pin-hook/101.toml
 
 qm stop 100
 wait_until 60 'the VM is gone' gone 100
+hostpci "$vf" '[pin]' 'vcpus = [4, 3, 2, 5]' '[pci]' 'irqs = "vcpus"'
+with_driver
+qm start 100 > "$work/start" 2>&1 || true
+said "$work/start"
+comes_to 'a VM with a virtual function has its CPUs' 'isolated 2-5: 4 3 2 5' 100
+equal 'and no vector, as its guest has no driver yet' '' "$(vectors "$vf")"
+press_key
+wait_until 20 'the driver enables MSI-X' has_vectors "$vf" 3 && ok 'the driver enables MSI-X'
+# Nothing but the units calls the program now; a run may be under way that looked before.
+begin=$SECONDS
+rm -f "$work/runs"
+come_to 'each vector goes to the CPU of its vCPU' "$vf" "$(all_at 2 4 3 2 5)"
+echo "#   after $((SECONDS - begin)) s"
+check 'by the first run of reconcile that begins after that' test "$(sort -u "$work/runs" | wc -l)" -le 2
+equal 'and occurs there' "$(all_at 2 4 3 2 5)" "$(vectors "$vf" effective_affinity_list)"
+pin-hook release 100
+come_to 'without the claim it has what it would have been born with' "$vf" "$(all_at 2 0-7)"
+pin-hook apply 100 > "$work/apply" 2>&1 || true
+come_to 'with a claim it is back there' "$vf" "$(all_at 2 4 3 2 5)"
+# A reboot by the guest itself takes the vectors, and its driver asks for them again: QEMU runs on.
+qmp 100 system_reset > "$work/reset"
+wait_until 20 'a reset takes the vectors' has_vectors "$vf" 0 && ok 'a reset takes the vectors'
+press_key
+wait_until 20 'the driver asks again' has_vectors "$vf" 3 && ok 'the driver asks again'
+come_to 'and the vectors go there again' "$vf" "$(all_at 2 4 3 2 5)"
+check 'the guest still powers off when asked' qm shutdown 100 --timeout 60
+wait_until 60 'the VM is gone' gone 100
+equal 'and its vectors with it' '' "$(vectors "$vf")"
 rm -f "$(conf_path 100)" /etc/pin-hook/100.toml
 forget_id "$vf"
 echo "$vf" > "$devices/$vf/driver/unbind"
@@ -107,6 +161,7 @@ echo 0 > "$devices/$pf/sriov_numvfs"
 # QEMU itself asks for the interrupt line of a device, which counts as vector 0.
 vector() { local name; name=$(basename "$(dirname /proc/irq/*/"vfio-intx($nvme)")") && cat "/proc/irq/$name/smp_affinity_list"; }
 hostpci "$nvme" '[pin]' 'vcpus = [4, 3, 2, 5]' '[pci]' 'irqs = "vcpus"'
+with_driver
 qm start 100 > "$work/start" 2>&1 || true
 said "$work/start"
 comes_to 'a VM with an NVMe has its CPUs' 'isolated 2-5: 4 3 2 5' 100
@@ -114,6 +169,22 @@ is_with_vcpu() { [ "$(vector)" = 4 ]; }
 wait_until 60 'vector 0 goes to the CPU of vCPU 0' is_with_vcpu && ok 'vector 0 goes to the CPU of vCPU 0'
 pin-hook release 100
 check 'and goes away with the claim' test "$(vector)" != 4
+
+# A disk has more vectors than the VM has vCPUs; while they are there, a claim comes and goes.
+press_key
+wait_until 20 'its driver enables MSI-X' has_vectors "$nvme" 65 && ok 'its driver enables MSI-X'
+capture_before
+before=$(vectors "$nvme")
+pin-hook apply 100 > "$work/apply" 2>&1 || true
+said "$work/apply"
+come_to 'more vectors than vCPUs go to them in turn' "$nvme" "$(all_at 64 4 3 2 5)"
+sed -i 's/^irqs = .*/irqs = "housekeeping"/' /etc/pin-hook/100.toml
+pin-hook apply 100 > "$work/apply" 2>&1 || true
+said "$work/apply"
+come_to 'or to the CPUs of the host' "$nvme" "$(all_at 64 0-1,6-7)"
+pin-hook release 100
+come_to 'without the claim they are as before' "$nvme" "$before"
+capture_after_equal 'and so is all of the host, with the VM running' 60
 qm stop 100
 wait_until 60 'the VM is gone' gone 100
 rm -f "$(conf_path 100)" /etc/pin-hook/100.toml

@@ -1,8 +1,9 @@
 # A guest in one file: the "firmware" of the lab's VMs, 64 KiB, loaded with -bios.
 #
-# It starts in the time that QEMU needs, as no SeaBIOS runs before it. SPIN=0: all vCPUs are
-# halted. SPIN=1: all vCPUs burn their CPU (the boot vCPU wakes the others by INIT and SIPI).
-# Both obey the ACPI power button, as an operating system does: QMP system_powerdown or
+# It starts in the time that QEMU needs, as no SeaBIOS runs before it. One of these is defined:
+# IDLE: all vCPUs are halted. SPIN: all vCPUs burn their CPU (the boot vCPU wakes the others by INIT
+# and SIPI). DRIVER: halted; a key loads a driver for what is passed through (driver.S).
+# All obey the ACPI power button, as an operating system does: QMP system_powerdown or
 # PVE's shutdown end in a power-off by the guest itself. Machine type "pc" (PIIX4).
 
         .code16
@@ -35,7 +36,7 @@ start:  cli
         outw    %ax, %dx
 
         call    flat_data
-        .if SPIN
+        .ifdef SPIN
         call    wake_others
         .else
         movl    $0x700, %ds:0x350(%edi)  # LINT0: interrupts of the PIC
@@ -43,7 +44,15 @@ start:  cli
         .endif
 
 wait:
-        .if SPIN
+        .ifdef DRIVER
+        inb     $0x64, %al
+        testb   $1, %al                  # a key, perhaps from before its interrupt was on
+        jz      1f
+        inb     $0x60, %al
+        call    drive_all
+1:
+        .endif
+        .ifdef SPIN
         movl    $2000000, %ecx
 1:      decl    %ecx
         jnz     1b
@@ -70,9 +79,27 @@ pci_write:                               # eax: address, ebx: value
         outl    %eax, %dx
         ret
 
+        .ifdef DRIVER
+pci_read:                                # eax: address, then what is there
+        movw    $0xCF8, %dx
+        outl    %eax, %dx
+        movw    $0xCFC, %dx
+        inl     %dx, %eax
+        ret
+
+        .include "driver.S"
+        .endif
+
 enable_sci:                              # the power button's interrupt is line 9, vector 0x29
         movw    $sci, 0x29 * 4
         movw    $0xF000, 0x29 * 4 + 2
+        .ifdef DRIVER
+        movw    $sci, 0x21 * 4           # a key's is line 1
+        movw    $0xF000, 0x21 * 4 + 2
+        .set    KEYBOARD, 2
+        .else
+        .set    KEYBOARD, 0
+        .endif
         movb    $0x11, %al
         outb    %al, $0x20
         outb    %al, $0xA0
@@ -87,7 +114,7 @@ enable_sci:                              # the power button's interrupt is line 
         movb    $0x01, %al
         outb    %al, $0x21
         outb    %al, $0xA1
-        movb    $0xFB, %al
+        movb    $(0xFB & ~KEYBOARD), %al
         outb    %al, $0x21
         movb    $0xFD, %al
         outb    %al, $0xA1

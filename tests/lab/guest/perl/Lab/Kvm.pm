@@ -65,7 +65,8 @@ sub monitor {
 # QEMU 9.2 and later, which PVE 9 has, count in milliseconds.
 sub reconnect { return -e '/usr/share/lab/backports' ? 'reconnect-ms=5000' : 'reconnect=5' }
 
-# The guest is a firmware of our own that halts; "args: -bios /usr/share/lab/spin.bin" makes all its vCPUs spin.
+# The guest is a firmware of our own that halts; "args: -bios /usr/share/lab/spin.bin" makes all its vCPUs spin,
+# driver.bin in its place drives what is passed through.
 sub kvm_command {
     my ($vmid, $conf, $options) = @_;
     my @affinity = $conf->{affinity} ? ('/usr/bin/taskset', '--cpu-list', '--all-tasks', $conf->{affinity}) : ();
