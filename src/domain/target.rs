@@ -61,8 +61,8 @@ impl Stage {
     /// the VM's threads are cut to the partition as long as there is one, and the kernel sets those
     /// of unbound kernel threads itself when one comes or goes (measured on 6.12), so both are given
     /// back when it has gone; so is the mask of unbound work, which a partition of type isolated
-    /// narrows as well. So are the lists of containers: PVE would cut them again as long as it counts
-    /// fewer CPUs.
+    /// narrows as well: before the kernel threads, as rescuers follow the mask of their work. So are
+    /// the lists of containers: PVE would cut them again as long as it counts fewer CPUs.
     pub const RELEASE: [Stage; 12] = [
         Stage::Hotplug,
         Stage::Host,
@@ -73,8 +73,8 @@ impl Stage {
         Stage::Slices,
         Stage::Threads,
         Stage::Containers,
-        Stage::KernelThreads,
         Stage::Work,
+        Stage::KernelThreads,
         Stage::Unit,
     ];
 
