@@ -5,7 +5,8 @@
 //! `isolcpus=`, interrupts without remapping, KVM's thread and larger machines, none of which the lab
 //! has; a partition that somebody makes invalid; and which of several CPUs an interrupt goes to (the
 //! kernel's choice follows its free vectors). Not recorded either: policies of several CPUs (case
-//! 34-settings has one) and compaction that finds pages.
+//! 34-settings has one), compaction that finds pages, and devices that are removed and found again
+//! (case 38-rescan does it).
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod common;
