@@ -29,6 +29,8 @@ mod late;
 mod memory;
 #[path = "lifecycle/refusals.rs"]
 mod refusals;
+#[path = "lifecycle/rescan.rs"]
+mod rescan;
 #[path = "lifecycle/scenario.rs"]
 mod scenario;
 #[path = "lifecycle/scrub.rs"]

@@ -3,9 +3,10 @@
 //! The latter is: deaths and errors on purpose, time, plain files and locks; the answers of a monitor;
 //! what PVE's programs do (`qm`, `pvestatd`, LXC's groups: the lab has stand-ins for them as well);
 //! `isolcpus=`, interrupts without remapping, KVM's thread and larger machines, none of which the lab
-//! has; which of several CPUs an interrupt goes to (the kernel's choice follows its free vectors); and
+//! has; which of several CPUs an interrupt goes to (the kernel's choice follows its free vectors);
 //! pages that compacting a node finds while a growing pool does not: the lab's kernels put all pieces
-//! together while the pool grows, as recorded, however memory was filled before.
+//! together while the pool grows, as recorded, however memory was filled before; and devices that are
+//! removed and found again (case 38-rescan does it).
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod common;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cpuset::{CpuId, CpuSet};
 use super::gate::Backend;
 use super::memory::MemoryWishes;
+use super::pci::anew::{Before, Reset};
 use super::state::is_default;
 use super::table::{HostKnobs, PciIrqs, Power, Scheduler};
 use super::vm::{TaskId, Vmid};
@@ -34,7 +35,8 @@ pub struct Claim {
     /// take as things stand, and those that QEMU has once it runs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub devices: BTreeMap<String, String>,
-    /// Functions that are being reset, with the method (`reset_method`).
+    /// Functions that are being reset, or were, and how far that has come
+    /// ([`Reset`](super::pci::anew::Reset) as text).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resets: BTreeMap<String, String>,
     /// Whether the claim has come into force and its first settling has not come to its end: all
@@ -151,6 +153,16 @@ impl Claim {
     /// Tells whether the claim is what `old` was already: of the same run, for the same wishes.
     pub fn continues(&self, old: &Claim) -> bool {
         (&old.state, &old.wishes) == (&self.state, &self.wishes)
+    }
+
+    /// Returns the functions that are being removed and found again, as they were before.
+    pub fn away(&self) -> BTreeMap<String, Before> {
+        let resets = self.resets.iter();
+        let away = resets.filter_map(|(address, text)| match Reset::parse(text) {
+            Reset::Away(before) => Some((address.clone(), before)),
+            _ => None,
+        });
+        away.collect()
     }
 
     /// Tells whether the claimed CPUs are lost to others.

@@ -91,7 +91,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
     view.kernel_threads(claims, &mut wishes);
     view.work(claims, &mut wishes);
     view.interrupts(claims, &mut wishes);
-    devices::reset_methods(claims, &mut wishes);
+    devices::resets(claims, &mut wishes);
     knobs::wish(claims, facts, &mut wishes);
     wishes
 }

@@ -74,6 +74,10 @@ pub enum Knob {
     ScopeNodes,
     /// Methods by which the kernel may reset a function, in the order in which it tries them.
     ResetMethod,
+    /// Whether drivers take functions that they match without being asked to.
+    DriversAutoprobe,
+    /// The only driver that may take a function.
+    DriverOverride,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -89,6 +93,8 @@ pub enum Grammar {
     Fields,
     /// All choices on one line with the one in force in brackets; written without.
     Choice,
+    /// A name, or `(null)` where there is none, which is written as an empty line.
+    Name,
     /// A list of words of which one is there or not; written as `+word` or `-word`.
     Switch(&'static str),
 }
@@ -312,6 +318,20 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::Fields,
         stage: Stage::Host,
         doc: "chooses how a device is reset before the vm gets it",
+    },
+    Row {
+        knob: Knob::DriversAutoprobe,
+        path: "/sys/bus/pci/drivers_autoprobe",
+        grammar: Grammar::Word,
+        stage: Stage::Host,
+        doc: "keeps drivers of the host off a device that is removed and comes back",
+    },
+    Row {
+        knob: Knob::DriverOverride,
+        path: "/sys/bus/pci/devices/{}/driver_override",
+        grammar: Grammar::Name,
+        stage: Stage::Host,
+        doc: "keeps drivers of the host off a device until pve has bound it",
     },
 ];
 

@@ -1,7 +1,9 @@
 //! PCI devices of the host: what they are, which of them a VM asks for, and who else needs them.
 
+pub mod anew;
 pub mod asked;
 pub mod chosen;
+pub mod modules;
 pub mod objection;
 pub mod reset;
 pub mod verdict;

@@ -309,6 +309,8 @@ impl Value {
                 let chosen = choices.find_map(|c| c.strip_prefix('[')?.strip_suffix(']'));
                 chosen.map_or_else(as_text, |chosen| Value::Text(chosen.to_owned()))
             }
+            Grammar::Name if text == "(null)" => Value::Text(String::new()),
+            Grammar::Name => as_text(),
             Grammar::Switch(word) if text.split_whitespace().any(|w| w == word) => Value::Present,
             Grammar::Switch(_) => Value::Absent,
         }
@@ -322,6 +324,7 @@ impl Value {
             (Grammar::CpuMask, Value::Cpus(cpus)) => mask_of_cpus(cpus),
             // An empty write(2) never reaches the kernel; an empty line empties the list.
             (_, Value::Cpus(cpus)) if cpus.is_empty() => "\n".to_owned(),
+            (Grammar::Name, Value::Text(name)) if name.is_empty() => "\n".to_owned(),
             (_, value) => value.to_string(),
         }
     }
@@ -405,6 +408,14 @@ mod tests {
         assert_eq!(choice.render(Grammar::Choice), "madvise");
         assert_eq!(Value::parse(Grammar::Choice, "odd\n"), word("odd"));
         assert_eq!(Value::parse(Grammar::Fields, "4\t4  1\n"), word("4 4 1"));
+    }
+
+    #[test]
+    fn a_name_may_be_none() {
+        let none = Value::parse(Grammar::Name, "(null)\n");
+        assert_eq!(none.render(Grammar::Name), "\n");
+        let name = Value::parse(Grammar::Name, "vfio-pci\n");
+        assert_eq!(name.render(Grammar::Name), "vfio-pci");
     }
 
     #[test]

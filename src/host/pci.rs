@@ -1,10 +1,12 @@
-//! `/sys/bus/pci/devices`: the functions of this host. Reads only.
+//! `/sys/bus/pci/devices`: the functions of this host. Reads only; what is written there may sleep and
+//! is written by children ([`super::slow`]).
 //!
 //! A function may vanish while it is looked at; what cannot be read is left out.
 
 use std::collections::BTreeMap;
 
 use super::files::Files;
+use crate::domain::pci::anew::Before;
 use crate::domain::pci::{Bus, Function, VFIO, is_address};
 
 /// Where the functions are.
@@ -49,6 +51,15 @@ pub fn function(files: &dyn Files, address: &str) -> Option<Function> {
             .map(str::to_owned)
             .collect(),
     })
+}
+
+/// Returns what a function is like, to be put back when it was removed and found again.
+pub fn before(files: &dyn Files, address: &str, function: &Function) -> Before {
+    let read = |name: &str| {
+        let text = files.read(&format!("{DEVICES}/{address}/{name}")).ok()?;
+        Some(text.trim_end().to_owned())
+    };
+    Before::of(function, read)
 }
 
 fn virtuals(names: &[String], linked: impl Fn(&str) -> Option<String>) -> BTreeMap<u32, String> {

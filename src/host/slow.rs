@@ -1,23 +1,26 @@
 //! Writes that may sleep in the kernel without bound, done by a child in a unit of its own.
 //!
 //! Taking a CPU offline waits for whatever runs there, making hugepages for memory that has to be
-//! moved, and a task in such a write cannot be killed before the kernel lets go of it. PVE waits
-//! for this process, so it never does such a write itself: it has systemd start `pin-hook write`
-//! in a transient service and waits for the answer no longer than it decided.
+//! moved, removing a device for whoever has it open, and a task in such a write cannot be killed
+//! before the kernel lets go of it. PVE waits for this process, so it never does such a write
+//! itself: it has systemd start `pin-hook write` in a transient service and waits for the answer no
+//! longer than it decided.
 //!
 //! The answer is a file in `/run/pin-hook/jobs` that the parent makes before and removes when it
 //! has read it or given up. At the same time systemd ends the unit, so that a child that was late
 //! writes nothing more when the kernel lets go of it.
+
+mod allowed;
 
 use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use self::allowed::is_allowed;
 use super::Host;
 use super::files::Files;
 use super::systemd::Job;
-use crate::domain::pci::is_address;
 
 /// Where children answer, one file for each unit.
 const ANSWERS: &str = "/run/pin-hook/jobs";
@@ -144,47 +147,6 @@ pub fn serve(files: &dyn Files, name: &str, words: &[String]) -> anyhow::Result<
     Ok(())
 }
 
-/// Tells whether a text may be written to a file by a child: it runs as root and is called by a
-/// command line, so it does nothing but what it is for.
-fn is_allowed(path: &str, text: &str) -> bool {
-    let names: Vec<&str> = path.split('/').collect();
-    let numbered = |name: &str, before: &str, after: &str| {
-        let number = name
-            .strip_prefix(before)
-            .and_then(|n| n.strip_suffix(after));
-        number.is_some_and(is_number)
-    };
-    match names.as_slice() {
-        ["", "sys", "devices", "system", "cpu", cpu, "online"] => {
-            numbered(cpu, "cpu", "") && ["0", "1"].contains(&text)
-        }
-        ["", "sys", "devices", "system", "node", node, "compact"] => {
-            numbered(node, "node", "") && text == "1"
-        }
-        [
-            "",
-            "sys",
-            "devices",
-            "system",
-            "node",
-            node,
-            "hugepages",
-            size,
-            "nr_hugepages",
-        ] => numbered(node, "node", "") && numbered(size, "hugepages-", "kB") && is_number(text),
-        ["", "proc", "sys", "vm", "drop_caches"] => text == "1",
-        ["", "sys", "kernel", "mm", "ksm", "run"] => ["0", "1", "2"].contains(&text),
-        ["", "sys", "bus", "pci", "devices", address, "reset"] => {
-            is_address(address) && text == "1"
-        }
-        _ => false,
-    }
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.len() < 10 && text.bytes().all(|b| b.is_ascii_digit())
-}
-
 /// Returns the name of the unit for one file: its path below what all such files have in common.
 fn name_of(path: &str) -> String {
     let tops = ["/sys/devices/system/", "/sys/kernel/", "/proc/sys/"];
@@ -249,7 +211,11 @@ fn results(text: &str, n_writes: usize) -> Vec<io::Result<()>> {
     (0..n_writes).map(|_| result(numbers.next())).collect()
 }
 
-fn is_at_work(host: &Host, name: &str) -> io::Result<bool> {
+/// Tells whether a child is at work in the unit of `name`.
+///
+/// # Errors
+/// systemd does not tell.
+pub fn is_at_work(host: &Host, name: &str) -> io::Result<bool> {
     host.systemd.is_active(&unit(name)).map_err(told)
 }
 
@@ -260,43 +226,6 @@ fn told(error: anyhow::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_child_writes_what_it_is_for_and_nothing_else() {
-        let online = "/sys/devices/system/cpu/cpu3/online";
-        for (path, text, allowed) in [
-            (online, "0", true),
-            (online, "1", true),
-            (online, "2", false),
-            (online, "", false),
-            ("/sys/devices/system/cpu/cpu/online", "0", false),
-            ("/sys/devices/system/cpu/cpu3/../cpu4/online", "0", false),
-            ("sys/devices/system/cpu/cpu3/online", "0", false),
-            ("/etc/passwd", "0", false),
-            ("/sys/devices/system/node/node0/compact", "1", true),
-            ("/sys/devices/system/node/node0/compact", "", false),
-            (
-                "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages",
-                "512",
-                true,
-            ),
-            (
-                "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages",
-                "-1",
-                false,
-            ),
-            ("/proc/sys/vm/drop_caches", "1", true),
-            ("/proc/sys/vm/drop_caches", "3", false),
-            ("/sys/kernel/mm/ksm/run", "2", true),
-            ("/sys/kernel/mm/ksm/run", "3", false),
-            ("/sys/bus/pci/devices/0000:01:00.0/reset", "1", true),
-            ("/sys/bus/pci/devices/0000:01:00.0/reset", "0", false),
-            ("/sys/bus/pci/devices/0000:01:00.0/remove", "1", false),
-            ("/sys/bus/pci/devices/../reset", "1", false),
-        ] {
-            assert_eq!(is_allowed(path, text), allowed, "{path} {text}");
-        }
-    }
 
     #[test]
     fn a_unit_is_named_after_what_it_writes() {

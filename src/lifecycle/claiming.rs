@@ -12,6 +12,7 @@ use super::settings;
 use super::work::{Worked, work};
 use crate::domain::claim::{Claim, ClaimState, Wishes};
 use crate::domain::desired::has_partition;
+use crate::domain::pci::anew::Reset;
 use crate::domain::refusal::{self, Refusal};
 use crate::domain::state::{Record, State};
 use crate::domain::vm::{TaskId, Vmid};
@@ -99,7 +100,7 @@ impl Run<'_> {
                 },
                 iothreads,
                 devices,
-                resets: BTreeMap::new(),
+                resets: still_away(now.claims.get(&case.vmid)),
                 is_unproven: false,
             };
             Ok(Ok(records(now, claim, asks)))
@@ -134,7 +135,8 @@ impl Run<'_> {
             state,
             iothreads,
             devices,
-            resets: BTreeMap::new(),
+            // PVE has bound those that have come back.
+            resets: still_away(Some(claim)),
             ..claim.clone()
         };
         let next = if failed { claim.clone() } else { next };
@@ -177,6 +179,13 @@ impl Run<'_> {
         is_up
             && matches!(delegated(), Ok(Some(names)) if !names.iter().any(|name| name == "cpuset"))
     }
+}
+
+/// Returns the resets of a claim that a run has begun and not finished.
+fn still_away(claim: Option<&Claim>) -> BTreeMap<String, String> {
+    let away = claim.map(Claim::away).unwrap_or_default().into_iter();
+    let texts = away.map(|(address, before)| (address, Reset::Away(before).to_string()));
+    texts.collect()
 }
 
 /// Tells what the operator should know about a table that fits the host.

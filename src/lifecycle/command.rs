@@ -7,6 +7,7 @@ use super::phase::Run;
 use super::recover::recover;
 use super::resolve::{CaseError, Found, read_case};
 use super::work::{Worked, work};
+use crate::domain::claim::Claim;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
 use crate::domain::vm::Vmid;
@@ -65,7 +66,12 @@ impl Run<'_> {
         // still there; afterwards nobody would know whose they are.
         let _ = self.reconcile();
         let worked = work(self.host, self.deadline, &Default::default(), |state| {
-            let claimed = state.claims.keys().copied();
+            // Reconcile has said why devices are still away; without the claim drivers would take them.
+            let claimed = state
+                .claims
+                .values()
+                .filter(|claim| claim.away().is_empty());
+            let claimed = claimed.map(|claim| claim.vmid);
             let ended = claimed.filter(|claimed| vmid.is_none_or(|vmid| vmid == *claimed));
             let now = self.host.clock.since_boot();
             let debts = debts::let_go(state, vmid, now);
@@ -80,7 +86,10 @@ impl Run<'_> {
                     account.lines.extend(self.reconcile().lines);
                 }
                 let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
-                if report.is_unfinished {
+                let mut left = state.claims.values();
+                let is_meant = |claim: &Claim| vmid.is_none_or(|vmid| vmid == claim.vmid);
+                let is_away = left.any(|claim| is_meant(claim) && !claim.away().is_empty());
+                if report.is_unfinished || is_away {
                     let text = format!("{whose}: not everything was given back in time");
                     let help = "the units finish it; pin-hook status shows what is left";
                     account.fail(Exit::Incomplete, text, help);

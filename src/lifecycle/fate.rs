@@ -66,6 +66,8 @@ pub fn updates(host: &Host, state: &State, answers: &Answers) -> anyhow::Result<
     let mut records = Vec::new();
     for claim in state.claims.values() {
         match next_state(host, claim, answers)? {
+            // Its devices have to be brought back first.
+            None if !claim.away().is_empty() => {}
             None => records.push(Record::End(claim.vmid)),
             Some(next) => {
                 let names = answers.iothreads.get(&claim.vmid);

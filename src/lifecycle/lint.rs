@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::advice::help_for;
 use super::devices::Devices;
 use super::plan::Complaint;
-use super::resolve::{CaseError, read_settings, refuse_unsupported};
+use super::resolve::{CaseError, read_settings};
 use super::yields;
 use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
@@ -94,7 +94,6 @@ fn understand(host: &Host, file: &TextFile, settings: &HostSettings) -> Result<T
     // Elsewhere than on a node, the sections for nodes are checked and not used.
     let node = pve::node_name(&*host.files).unwrap_or_default();
     let table = parse_table(&file.path, &file.text, &node, &settings.defaults)?;
-    refuse_unsupported(&file.path, &table)?;
     yields::check(host, vmid_of(&file.path), &file.path, &table)?;
     Ok(table)
 }

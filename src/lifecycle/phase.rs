@@ -172,7 +172,8 @@ impl Run<'_> {
         let starter = self.caller.process;
         let deadline = self.host.clock.since_boot() + START_TIME;
         let state = ClaimState::Reserved { starter, deadline };
-        let resets = match self.resets(case) {
+        let resets = self.bring_back_own(vmid, account)?;
+        let resets = match resets.and_then(|()| self.resets(case)) {
             Ok(resets) => resets,
             Err(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");

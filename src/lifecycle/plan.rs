@@ -114,7 +114,7 @@ impl Complaint {
                 complaint.column = Some(error.column);
                 complaint.snippet = Some(error.snippet.clone());
             }
-            CaseError::Unsupported { path, .. } | CaseError::Yield { path, .. } => {
+            CaseError::Yield { path, .. } => {
                 complaint.file = Some(path.clone());
             }
             CaseError::Other(_) => {}

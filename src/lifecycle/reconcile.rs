@@ -39,6 +39,7 @@ impl Run<'_> {
             return Ok(());
         };
         account.tell(&report);
+        self.bring_back(&state, account)?;
         if report.n_changes > 0 {
             let changes = count(report.n_changes, "change");
             account.info(format!("reconcile: {changes}"));

@@ -2,66 +2,63 @@
 //!
 //! The claim says which functions are being reset and how, so that a run that dies leaves nothing
 //! behind: with the claim goes the wish for the method. The reset itself is done by a child in a
-//! unit of its own, under a lock of its own: the host lock is not held meanwhile.
+//! unit of its own, under a lock of its own: the host lock is not held meanwhile. A function that was
+//! removed is brought back by whoever comes next ([`back`]).
+
+mod away;
+mod back;
+mod wanted;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use self::away::{
+    Away, PAUSE, await_udev, away, first_write, is_kept, is_probing_off, missing, return_writes,
+};
+pub use self::wanted::{Resets, Way, wanted};
 use super::account::Account;
 use super::devices::Devices;
 use super::fate::Answers;
 use super::phase::Run;
 use super::resolve::Case;
+use super::units;
 use super::work::{Worked, work};
 use crate::domain::claim::Claim;
-use crate::domain::pci::reset::{NoReset, flr};
+use crate::domain::pci::Function;
+use crate::domain::pci::anew::Reset;
+use crate::domain::pci::reset::{NoReset, check, flr};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
 use crate::domain::table::PciReset;
 use crate::domain::vm::Vmid;
-use crate::host::pci::{self, DEVICES};
+use crate::host::files::Held;
+use crate::host::pci;
 use crate::host::slow::{self, Ended, Write};
 
 /// Held by whoever resets devices: the kernel does not survive two at once everywhere.
 const LOCK: &str = "/run/pin-hook/pci.lock";
 /// How long another run's reset is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
+/// What of the time of a phase is left for telling what has not come back.
+const RESERVE: Duration = Duration::from_millis(1500);
 
-/// Functions that are to be reset, by address: key in the VM's configuration and method.
-pub type Resets = BTreeMap<String, (String, &'static str)>;
-
-/// Returns the functions of a VM that its table wants reset, with the method for each.
-///
-/// # Errors
-/// One of them is needed by others, or must not or cannot be reset.
-pub fn wanted(case: &Case, devices: &Devices) -> Result<Resets, Refusal> {
-    if case.table.pci.reset != PciReset::Flr {
-        return Ok(Resets::new());
-    }
-    devices.check()?;
-    let mut resets = Resets::new();
-    for (asked, functions) in devices.chosen() {
-        // The parent of a mediated device stays with the host, and so does what keeps its driver.
-        if asked.mdev.is_some() || asked.keeps_driver {
-            continue;
-        }
-        for address in functions {
-            let function = devices.bus.get(address);
-            let method = function.map_or(Err(NoReset::Gone), flr);
-            let method = method.map_err(|why| no_reset(&asked.key, address, why))?;
-            resets.insert(address.clone(), (asked.key.clone(), method));
-        }
-    }
-    Ok(resets)
+/// Why a reset came to no good end.
+enum Halt {
+    /// Nothing is left to do about it.
+    Refused(Refusal),
+    /// Functions may be away.
+    Open(Refusal),
 }
 
-fn no_reset(key: &str, address: &str, why: NoReset) -> Refusal {
-    Refusal::NoReset {
-        key: key.to_owned(),
-        address: address.to_owned(),
-        why,
-    }
+/// Returns the unit of the child that resets the functions of a VM.
+fn name_of(vmid: Vmid) -> String {
+    format!("pci-{vmid}")
+}
+
+/// Returns the unit of the child that finds them again.
+fn name_of_return(vmid: Vmid) -> String {
+    format!("pci-back-{vmid}")
 }
 
 impl Run<'_> {
@@ -69,32 +66,60 @@ impl Run<'_> {
     pub(super) fn resets(&self, case: &Case) -> Result<Resets, Refusal> {
         match case.table.pci.reset {
             PciReset::None => Ok(Resets::new()),
-            _ => wanted(case, &Devices::read(self.host, case.vmid, &case.guest, &[])),
+            _ => {
+                let devices = Devices::read(self.host, case.vmid, &case.guest, &[]);
+                wanted(self.host, case, &devices)
+            }
         }
     }
 
     /// Resets the functions of a VM that has just reserved its CPUs; when that fails the claim is
-    /// ended, because a refused start changes nothing.
+    /// ended, because a refused start changes nothing. Where functions are away then, reconcile
+    /// brings them back before.
     pub(super) fn reset(
         &self,
         vmid: Vmid,
         resets: &Resets,
         account: &mut Account,
     ) -> anyhow::Result<Result<(), Refusal>> {
-        if resets.is_empty() {
+        let Some((first, Way { key, .. })) = resets.iter().next() else {
             return Ok(Ok(()));
-        }
-        let methods = resets.iter();
-        let methods = methods.map(|(address, (_, method))| (address.clone(), (*method).to_owned()));
-        self.announce(vmid, Some(methods.collect()), account)?;
-        let done = self.reset_each(vmid, resets);
-        self.announce(vmid, done.is_ok().then(BTreeMap::new), account)?;
-        if done.is_ok() {
-            for (address, (key, method)) in resets {
-                account.info(format!("vm {vmid}: {key} ({address}) reset ({method})"));
+        };
+        let _lock = match self.lock_devices() {
+            Ok(lock) => lock,
+            Err(why) => {
+                self.announce(vmid, None, account)?;
+                return Ok(Err(no_reset(key, first, NoReset::Failed(why))));
+            }
+        };
+        let texts = resets.iter();
+        let texts = texts.map(|(address, way)| (address.clone(), way.reset.to_string()));
+        self.announce(vmid, Some(texts.collect()), account)?;
+        match self.reset_each(vmid, resets) {
+            Ok(()) => {
+                self.announce(vmid, Some(returned(resets)), account)?;
+                for (address, way @ Way { key, .. }) in resets {
+                    let way = way.in_words();
+                    account.info(format!("vm {vmid}: {key} ({address}) reset ({way})"));
+                }
+                Ok(Ok(()))
+            }
+            Err(Halt::Refused(refusal)) => {
+                self.announce(vmid, None, account)?;
+                Ok(Err(refusal))
+            }
+            Err(Halt::Open(refusal)) => {
+                units::wake_reconcile(self.host);
+                Ok(Err(refusal))
             }
         }
-        Ok(done)
+    }
+
+    fn lock_devices(&self) -> Result<Box<dyn Held>, String> {
+        let wait = LOCK_WAIT.min(self.deadline.remaining());
+        let lock = self.host.files.lock(LOCK, wait);
+        let lock = lock.map_err(|error| format!("{LOCK}: {error}"))?;
+        lock.ok_or_else(|| "another vm's devices are being reset".to_owned())
     }
 
     /// Has the claim say what is being reset; `None` ends it.
@@ -121,63 +146,151 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn reset_each(&self, vmid: Vmid, resets: &Resets) -> Result<(), Refusal> {
-        let Some((first, (key, _))) = resets.iter().next() else {
+    fn reset_each(&self, vmid: Vmid, resets: &Resets) -> Result<(), Halt> {
+        self.look_again(vmid, resets).map_err(Halt::Refused)?;
+        let away = away_of(resets);
+        let halt = |refusal| match away.is_empty() {
+            true => Halt::Refused(refusal),
+            false => Halt::Open(refusal),
+        };
+        let firsts = resets.iter();
+        let firsts = firsts.map(|(address, way)| first_write(address, &way.reset));
+        let writes: Vec<Write> = firsts.chain(return_writes(&away)).collect();
+        let answers = self.errand(&name_of(vmid), &writes);
+        let answers = answers.map_err(|why| halt(refused(resets, NoReset::Failed(why))))?;
+        let is_whole = answers.iter().all(io::Result::is_ok);
+        answers_of(resets, answers).map_err(halt)?;
+        if away.is_empty() {
             return Ok(());
-        };
-        let failed = |why: String| no_reset(key, first, NoReset::Failed(why));
-        let wait = LOCK_WAIT.min(self.deadline.remaining());
-        let lock = self.host.files.lock(LOCK, wait);
-        let lock = lock.map_err(|error| failed(format!("{LOCK}: {error}")))?;
-        let _lock =
-            lock.ok_or_else(|| failed("another vm's devices are being reset".to_owned()))?;
-        self.look_again(vmid, resets)?;
-        let writes: Vec<Write> = resets
-            .keys()
-            .map(|address| Write {
-                path: format!("{DEVICES}/{address}/reset"),
-                text: "1".to_owned(),
-            })
-            .collect();
-        let name = format!("pci-{vmid}");
-        let ended = slow::run(self.host, &name, &writes, self.deadline.remaining());
-        let answers = match ended {
-            Ok(Ended::Done(answers)) => answers,
-            Ok(Ended::Late) => return Err(failed(slow::late(&name).to_string())),
-            Err(error) => return Err(failed(error.to_string())),
-        };
-        answers_of(resets, answers)
+        }
+        self.await_back(vmid, resets, &away)?;
+        if !is_whole {
+            // The child was killed, or too early. What comes of it shows in sysfs.
+            let _ = self.errand(&name_of_return(vmid), &return_writes(&away));
+        }
+        await_udev(self.host);
+        self.look_at_returned(vmid, resets, &away)
+    }
+
+    /// Has a child write; returns what the kernel answered, or why there is no answer.
+    fn errand(&self, name: &str, writes: &[Write]) -> Result<Vec<io::Result<()>>, String> {
+        match slow::run(self.host, name, writes, self.deadline.remaining()) {
+            Ok(Ended::Done(answers)) => Ok(answers),
+            Ok(Ended::Late) => Err(slow::late(name).to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits until every function is back; some need a moment and one more rescan.
+    fn await_back(&self, vmid: Vmid, resets: &Resets, away: &Away) -> Result<(), Halt> {
+        let clock = &self.host.clock;
+        let until = clock.since_boot() + self.deadline.remaining().saturating_sub(RESERVE);
+        loop {
+            let missing = missing(self.host, away);
+            let Some(address) = missing.keys().next() else {
+                return Ok(());
+            };
+            if clock.since_boot() >= until {
+                let model = self.model_of(vmid, address).unwrap_or_default();
+                let key = &resets[address].key;
+                return Err(Halt::Open(no_reset(key, address, NoReset::NotBack(model))));
+            }
+            clock.wait_for_end(&[], PAUSE);
+            let writes = return_writes(&missing);
+            let answers = self.errand(&name_of_return(vmid), &writes);
+            // What has come of it shows in sysfs.
+            answers.map_err(|why| Halt::Open(refused(resets, NoReset::Failed(why))))?;
+        }
     }
 
     /// Looks at each function once more, right before it is reset: it must be the one that was
-    /// judged, still without a driver of the host, and allow the method alone.
+    /// judged, still without a driver of the host, and be reset as was chosen and not otherwise.
     fn look_again(&self, vmid: Vmid, resets: &Resets) -> Result<(), Refusal> {
-        let state = super::journal::read_state(&*self.host.files);
-        let claim = state.ok().and_then(|mut state| state.claims.remove(&vmid));
-        let known = claim.map(|claim| claim.devices).unwrap_or_default();
-        for (address, (key, method)) in resets {
-            let refuse = |why| Err(no_reset(key, address, why));
-            let Some(function) = pci::function(&*self.host.files, address) else {
-                return refuse(NoReset::Gone);
+        for (address, way) in resets {
+            let refuse = |why| Err(no_reset(&way.key, address, why));
+            let function = match self.same_function(vmid, address) {
+                Ok(function) => function,
+                Err(why) => return refuse(why),
             };
-            let model = known.get(address).unwrap_or(&function.model);
-            if *model != function.model {
-                return refuse(NoReset::Changed(model.clone(), function.model));
-            }
-            if let Err(why) = flr(&function) {
-                return refuse(why);
-            }
-            if function.reset_methods != [*method] {
-                let text = format!("method {method} cannot be chosen");
-                return refuse(NoReset::Failed(text));
+            let failed = match &way.reset {
+                Reset::By(method) => match flr(&function) {
+                    Err(why) => return refuse(why),
+                    Ok(_) if function.reset_methods == [method.as_str()] => continue,
+                    Ok(_) => format!("method {method} cannot be chosen"),
+                },
+                _ => match away(self.host, address, &function) {
+                    Err(why) => return refuse(why),
+                    Ok(_) if is_probing_off(self.host) && is_kept(self.host, address) => continue,
+                    Ok(_) => "drivers of the host cannot be kept off".to_owned(),
+                },
+            };
+            return refuse(NoReset::Failed(failed));
+        }
+        Ok(())
+    }
+
+    /// Looks at what has come back: it must be what was removed, and nobody's.
+    fn look_at_returned(&self, vmid: Vmid, resets: &Resets, away: &Away) -> Result<(), Halt> {
+        for address in away.keys() {
+            let key = &resets[address].key;
+            let found = self.same_function(vmid, address);
+            let found = found.and_then(|function| check(&function));
+            found.map_err(|why| Halt::Refused(no_reset(key, address, why)))?;
+            if !is_kept(self.host, address) {
+                let why = "drivers of the host cannot be kept off".to_owned();
+                return Err(Halt::Open(no_reset(key, address, NoReset::Failed(why))));
             }
         }
         Ok(())
     }
+
+    /// Returns the function at an address, if it is the one that was judged.
+    fn same_function(&self, vmid: Vmid, address: &str) -> Result<Function, NoReset> {
+        let function = pci::function(&*self.host.files, address).ok_or(NoReset::Gone)?;
+        match self.model_of(vmid, address) {
+            Some(model) if model != function.model => Err(NoReset::Changed(model, function.model)),
+            _ => Ok(function),
+        }
+    }
+
+    /// Returns the model of a function as the claim of a VM says it.
+    fn model_of(&self, vmid: Vmid, address: &str) -> Option<String> {
+        let mut state = super::journal::read_state(&*self.host.files).ok()?;
+        state.claims.remove(&vmid)?.devices.remove(address)
+    }
+}
+
+fn away_of(resets: &Resets) -> Away {
+    let away = resets.iter().filter_map(|(address, way)| match &way.reset {
+        Reset::Away(before) => Some((address.clone(), before.clone())),
+        _ => None,
+    });
+    away.collect()
+}
+
+/// Returns what the claim says when all are reset: those that have come back wait for PVE.
+fn returned(resets: &Resets) -> BTreeMap<String, String> {
+    let away = away_of(resets).into_keys();
+    away.map(|address| (address, Reset::Back.to_string()))
+        .collect()
+}
+
+fn no_reset(key: &str, address: &str, why: NoReset) -> Refusal {
+    Refusal::NoReset {
+        key: key.to_owned(),
+        address: address.to_owned(),
+        why,
+    }
+}
+
+fn refused(resets: &Resets, why: NoReset) -> Refusal {
+    let first = resets.iter().next();
+    let (address, key) = first.map_or(("", ""), |(address, way)| (address, &way.key));
+    no_reset(key, address, why)
 }
 
 fn answers_of(resets: &Resets, answers: Vec<io::Result<()>>) -> Result<(), Refusal> {
-    for ((address, (key, _)), answer) in resets.iter().zip(answers) {
+    for ((address, Way { key, .. }), answer) in resets.iter().zip(answers) {
         answer.map_err(|error| no_reset(key, address, NoReset::Failed(error.to_string())))?;
     }
     Ok(())

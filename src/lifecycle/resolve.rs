@@ -18,7 +18,7 @@ use crate::domain::memory::{self, MemoryWishes, Pool};
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
 use crate::domain::refusal::{Bystander, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
-use crate::domain::table::{Cpus, HostSettings, KernelGate, PciReset, Table, Workqueues};
+use crate::domain::table::{Cpus, HostSettings, KernelGate, Table, Workqueues};
 use crate::domain::target::Target;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
@@ -58,14 +58,6 @@ pub enum CaseError {
     /// A table or the settings of the host say something impossible.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A table says what this version cannot fulfil.
-    #[error("{path}: {key} is not supported by this version of pin-hook")]
-    Unsupported {
-        /// Where the table is.
-        path: String,
-        /// What it says.
-        key: &'static str,
-    },
     /// What a table says of VMs that make room is wrong.
     #[error("{path}: yield.stop: {fault}")]
     Yield {
@@ -84,7 +76,6 @@ impl CaseError {
     pub fn help(&self) -> String {
         match self {
             CaseError::Config(error) => error.help.clone(),
-            CaseError::Unsupported { .. } => "take it out of the table".to_owned(),
             CaseError::Yield { fault, .. } => fault.help(),
             CaseError::Other(error) => help_for(error),
         }
@@ -165,7 +156,6 @@ pub fn understand(
 ) -> Result<Table, CaseError> {
     let node = pve::node_name(&*host.files)?;
     let table = parse_table(&file.path, &file.text, &node, &settings.defaults)?;
-    refuse_unsupported(&file.path, &table)?;
     Ok(table)
 }
 
@@ -383,27 +373,6 @@ fn vhost_workers(guest: &Guest, wished: &BTreeMap<String, CpuSet>) -> Vec<Option
         std::iter::repeat_n(cpus, net.queues.max(1) as usize)
     });
     workers.collect()
-}
-
-/// Refuses wishes that this version cannot fulfil; what is written must never be ignored.
-///
-/// # Errors
-/// The first of them.
-pub fn refuse_unsupported(path: &str, table: &Table) -> Result<(), CaseError> {
-    let wished = [
-        (
-            "pci.reset = \"remove-rescan\"",
-            table.pci.reset == PciReset::RemoveRescan,
-        ),
-        ("pci.reset = \"auto\"", table.pci.reset == PciReset::Auto),
-    ];
-    match wished.into_iter().find(|(_, is_wished)| *is_wished) {
-        Some((key, _)) => Err(CaseError::Unsupported {
-            path: path.to_owned(),
-            key,
-        }),
-        None => Ok(()),
-    }
 }
 
 /// Looks around for what bears on a refusal, except partitions.

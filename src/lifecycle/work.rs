@@ -43,7 +43,8 @@ pub fn work<R>(
     }
     let new = unproven(&journal.state().claims);
     let mut report = Report::default();
-    if before.is_empty() && !new.is_empty() {
+    let is_first = before.is_empty() && !new.is_empty();
+    if is_first || removes(&before, &journal.state().claims) {
         // Whoever kills this run in the middle, somebody has to come after it.
         units::keep_watch(host, journal.state(), &mut report);
     }
@@ -224,6 +225,13 @@ fn begun(before: &Claims, after: &Claims, new: &[Vmid]) -> Vec<Vmid> {
     };
     let begun = new.iter().filter(|vmid| !continues(vmid));
     begun.copied().collect()
+}
+
+/// Tells whether devices are going to be removed: only the units bring them back after a death.
+fn removes(before: &Claims, after: &Claims) -> bool {
+    let is_away = |claim: &Claim| !claim.away().is_empty();
+    let mut away = after.iter().filter(|(_, claim)| is_away(claim));
+    away.any(|(vmid, _)| !before.get(vmid).is_some_and(is_away))
 }
 
 /// Returns the claims that are as they were before.

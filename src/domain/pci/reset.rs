@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Function;
+use super::anew::{Rival, bus_of};
 
 /// Methods of the kernel that are a function level reset: they reach one function and nothing else
 /// (`pci_reset_fn_methods` in `drivers/pci/pci.c`).
@@ -32,6 +33,18 @@ pub enum NoReset {
     Mediated(usize),
     /// It knows no function level reset; what it knows.
     NoFlr(Vec<String>),
+    /// It knows none, and must not be removed either.
+    Neither(Vec<String>, Box<NoReset>),
+    /// It is a virtual function: only its physical one makes it.
+    Virtual(String),
+    /// It is a bridge.
+    Bridge,
+    /// A driver of the host would take it when it comes back.
+    Rival(Rival),
+    /// Which drivers would take it cannot be told.
+    Unknown(String),
+    /// It was removed and is not there again: its model.
+    NotBack(String),
     /// Another device than was looked at is at the address: model then and now.
     Changed(String, String),
     /// It is not there any more.
@@ -55,6 +68,20 @@ impl fmt::Display for NoReset {
                     "it knows no function level reset, only {}",
                     methods.join(", ")
                 )
+            }
+            NoReset::Neither(methods, why) => {
+                write!(f, "{}, and {why}", NoReset::NoFlr(methods.clone()))
+            }
+            NoReset::Virtual(physical) => {
+                write!(f, "it is a virtual function, which only {physical} makes")
+            }
+            NoReset::Bridge => f.write_str("it is a bridge, and takes along what is behind it"),
+            NoReset::Rival(rival) => rival.fmt(f),
+            NoReset::Unknown(why) => {
+                write!(f, "which drivers would take it then cannot be told: {why}")
+            }
+            NoReset::NotBack(model) => {
+                write!(f, "it ({model}) was removed and has not come back in time")
             }
             NoReset::Changed(expected, actual) => {
                 write!(f, "it was {expected} a moment ago and is {actual} now")
@@ -81,6 +108,20 @@ impl NoReset {
             NoReset::NoFlr(_) => {
                 "leave pci.reset out: pve resets by what the device knows".to_owned()
             }
+            NoReset::Neither(_, why) => why.help(address),
+            NoReset::Virtual(_) => {
+                "pci.reset = \"flr\" resets one, or leave pci.reset out".to_owned()
+            }
+            NoReset::Bridge => "take it out of hostpci, or leave pci.reset out".to_owned(),
+            NoReset::Rival(rival) => rival.help(),
+            NoReset::Unknown(_) => {
+                "install the modules of the running kernel, or leave pci.reset out".to_owned()
+            }
+            NoReset::NotBack(_) => format!(
+                "the units try once more; then echo 1 > /sys/class/pci_bus/{}/rescan may bring it \
+                 back, switching the host off and on does",
+                bus_of(address)
+            ),
             NoReset::Changed(..) => {
                 format!("lspci -nns {address} shows what is there; start again")
             }
@@ -102,20 +143,29 @@ impl Serialize for NoReset {
     }
 }
 
-/// Returns the method of a function level reset of a function.
+/// Checks that nobody works with a function or something of it.
 ///
 /// # Errors
-/// It must not be reset, or cannot be like that.
-pub fn flr(function: &Function) -> Result<&'static str, NoReset> {
+/// Somebody does.
+pub fn check(function: &Function) -> Result<(), NoReset> {
     if !function.mdevs.is_empty() {
         return Err(NoReset::Mediated(function.mdevs.len()));
     }
     if !function.virtuals.is_empty() {
         return Err(NoReset::Virtuals(function.virtuals.len()));
     }
-    if let Some(driver) = function.driver.as_ref().filter(|_| !function.is_idle()) {
-        return Err(NoReset::Bound(driver.clone()));
+    match function.driver.as_ref().filter(|_| !function.is_idle()) {
+        Some(driver) => Err(NoReset::Bound(driver.clone())),
+        None => Ok(()),
     }
+}
+
+/// Returns the method of a function level reset of a function.
+///
+/// # Errors
+/// It must not be reset, or cannot be like that.
+pub fn flr(function: &Function) -> Result<&'static str, NoReset> {
+    check(function)?;
     let knows = |method: &&&str| function.reset_methods.iter().any(|known| known == **method);
     let method = FLR.iter().find(knows).copied();
     method.ok_or_else(|| NoReset::NoFlr(function.reset_methods.clone()))

@@ -23,8 +23,9 @@ impl Run<'_> {
             return Ok(Devices::default());
         }
         if !plan.running {
-            for (address, (key, method)) in wanted(case, &devices)? {
-                let text = format!("{key} ({address}) is reset before the start ({method})");
+            for (address, way) in wanted(self.host, case, &devices)? {
+                let (key, way) = (&way.key, way.in_words());
+                let text = format!("{key} ({address}) is reset before the start ({way})");
                 plan.notices.push(text);
             }
         }

@@ -58,6 +58,9 @@ impl State {
         if let Some(result) = written {
             return result;
         }
+        if let Some(result) = self.pci_write(&path, text) {
+            return result;
+        }
         self.tree.write(&path, text)?;
         self.load_governor(&path, text);
         Ok(())

@@ -73,6 +73,7 @@ impl Machine {
             locks: BTreeMap::new(),
             fate: Default::default(),
             children: Default::default(),
+            pci: Default::default(),
             since_boot: Duration::from_secs(100),
         };
         state.workqueue.request(all.clone());

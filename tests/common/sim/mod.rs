@@ -16,6 +16,7 @@ mod hotplug;
 pub mod hugepages;
 pub mod irq;
 pub mod machine;
+pub mod pci;
 mod proc;
 pub mod qm;
 pub mod replay;
@@ -65,6 +66,7 @@ pub struct State {
     pub locks: BTreeMap<String, Locked>,
     pub fate: fate::Fate,
     pub children: child::Children,
+    pub pci: pci::Pci,
     pub since_boot: Duration,
 }
 

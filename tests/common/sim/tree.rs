@@ -250,6 +250,22 @@ impl Tree {
             .retain(|key, _| key != path && !key.starts_with(&below));
     }
 
+    /// Takes everything at and below `path` away.
+    pub fn take_all(&mut self, path: &str) -> Vec<(String, Node)> {
+        let below = format!("{path}/");
+        let is_there = |key: &&String| *key == path || key.starts_with(&below);
+        let keys: Vec<String> = self.nodes.keys().filter(is_there).cloned().collect();
+        let taken = keys
+            .into_iter()
+            .filter_map(|key| self.nodes.remove_entry(&key));
+        taken.collect()
+    }
+
+    /// Puts back what [`Tree::take_all`] has taken.
+    pub fn put_all(&mut self, nodes: Vec<(String, Node)>) {
+        self.nodes.extend(nodes);
+    }
+
     pub fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let below = match self.nodes.get(dir) {
             Some(Node::Dir { .. }) => format!("{dir}/"),

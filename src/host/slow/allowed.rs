@@ -1,0 +1,135 @@
+//! What a child may write: it runs as root and is called by a command line.
+
+use crate::domain::pci::anew::ATTRIBUTES;
+use crate::domain::pci::{VFIO, is_address};
+
+/// Tells whether a text may be written to a file by a child: it runs as root and is called by a
+/// command line, so it does nothing but what it is for.
+pub(super) fn is_allowed(path: &str, text: &str) -> bool {
+    let names: Vec<&str> = path.split('/').collect();
+    let numbered = |name: &str, before: &str, after: &str| {
+        let number = name
+            .strip_prefix(before)
+            .and_then(|n| n.strip_suffix(after));
+        number.is_some_and(is_number)
+    };
+    match names.as_slice() {
+        ["", "sys", "devices", "system", "cpu", cpu, "online"] => {
+            numbered(cpu, "cpu", "") && ["0", "1"].contains(&text)
+        }
+        ["", "sys", "devices", "system", "node", node, "compact"] => {
+            numbered(node, "node", "") && text == "1"
+        }
+        [
+            "",
+            "sys",
+            "devices",
+            "system",
+            "node",
+            node,
+            "hugepages",
+            size,
+            "nr_hugepages",
+        ] => numbered(node, "node", "") && numbered(size, "hugepages-", "kB") && is_number(text),
+        ["", "proc", "sys", "vm", "drop_caches"] => text == "1",
+        ["", "sys", "kernel", "mm", "ksm", "run"] => ["0", "1", "2"].contains(&text),
+        ["", "sys", "class", "pci_bus", bus, "rescan"] => {
+            is_address(&format!("{bus}:00.0")) && text == "1"
+        }
+        ["", "sys", "bus", "pci", "drivers", VFIO, "bind"] => is_address(text),
+        ["", "sys", "bus", "pci", "devices", address, name @ ..] => {
+            is_address(address) && is_allowed_of_function(&name.join("/"), text)
+        }
+        _ => false,
+    }
+}
+
+fn is_allowed_of_function(name: &str, text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b' ';
+    match name {
+        "reset" | "remove" => text == "1",
+        "driver_override" => text == VFIO,
+        _ => ATTRIBUTES.iter().any(|(known, _)| *known == name) && text.bytes().all(is_plain),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.len() < 10 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_writes_what_it_is_for_and_nothing_else() {
+        let online = "/sys/devices/system/cpu/cpu3/online";
+        for (path, text, allowed) in [
+            (online, "0", true),
+            (online, "1", true),
+            (online, "2", false),
+            (online, "", false),
+            ("/sys/devices/system/cpu/cpu/online", "0", false),
+            ("/sys/devices/system/cpu/cpu3/../cpu4/online", "0", false),
+            ("sys/devices/system/cpu/cpu3/online", "0", false),
+            ("/etc/passwd", "0", false),
+            ("/sys/devices/system/node/node0/compact", "1", true),
+            ("/sys/devices/system/node/node0/compact", "", false),
+            (
+                "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages",
+                "512",
+                true,
+            ),
+            (
+                "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages",
+                "-1",
+                false,
+            ),
+            ("/proc/sys/vm/drop_caches", "1", true),
+            ("/proc/sys/vm/drop_caches", "3", false),
+            ("/sys/kernel/mm/ksm/run", "2", true),
+            ("/sys/kernel/mm/ksm/run", "3", false),
+        ] {
+            assert_eq!(is_allowed(path, text), allowed, "{path} {text}");
+        }
+    }
+
+    #[test]
+    fn a_child_writes_what_resets_functions() {
+        for (path, text, allowed) in [
+            ("/sys/bus/pci/devices/0000:01:00.0/reset", "1", true),
+            ("/sys/bus/pci/devices/0000:01:00.0/reset", "0", false),
+            ("/sys/bus/pci/devices/0000:01:00.0/remove", "1", true),
+            ("/sys/bus/pci/devices/0000:01:00.0/remove", "0", false),
+            ("/sys/bus/pci/devices/../reset", "1", false),
+            (
+                "/sys/bus/pci/devices/0000:01:00.0/driver_override",
+                "vfio-pci",
+                true,
+            ),
+            (
+                "/sys/bus/pci/devices/0000:01:00.0/driver_override",
+                "nvme",
+                false,
+            ),
+            (
+                "/sys/bus/pci/devices/0000:01:00.0/power/control",
+                "auto",
+                true,
+            ),
+            (
+                "/sys/bus/pci/devices/0000:01:00.0/reset_method",
+                "flr bus",
+                true,
+            ),
+            ("/sys/bus/pci/devices/0000:01:00.0/config", "1", false),
+            ("/sys/bus/pci/drivers/vfio-pci/bind", "0000:01:00.0", true),
+            ("/sys/bus/pci/drivers/nvme/bind", "0000:01:00.0", false),
+            ("/sys/class/pci_bus/0000:01/rescan", "1", true),
+            ("/sys/class/pci_bus/../rescan", "1", false),
+            ("/sys/bus/pci/rescan", "1", false),
+        ] {
+            assert_eq!(is_allowed(path, text), allowed, "{path} {text}");
+        }
+    }
+}
