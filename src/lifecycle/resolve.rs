@@ -16,7 +16,7 @@ use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
 use crate::domain::memory::{self, MemoryWishes, Pool};
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
-use crate::domain::refusal::{Bystander, Refusal, Surroundings, check_scheduler};
+use crate::domain::refusal::{Bystander, Exclusive, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, KernelGate, PciReset, Table, Workqueues};
 use crate::domain::target::Target;
@@ -108,10 +108,6 @@ pub struct Resolved {
     pub pools: Vec<(Pool, u64)>,
     ground: Ground,
 }
-
-/// What the operator should know of a table that wishes for hugepages in vain.
-const NO_POOLS: &str = "memory.hugepages: pve takes no hugepages for it before the start (hugepages \
-                        and numa in its config, without hotplug of memory)";
 
 /// What of the host a table is resolved against, apart from claims.
 #[derive(Debug, Clone)]
@@ -269,12 +265,13 @@ impl Ground {
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         warnings.extend(alarming.into_iter().map(|remark| remark.text));
         warnings.extend(choice.warning.clone().or(stall));
-        warnings.extend(
-            pools
-                .as_ref()
-                .filter(|pools| pools.is_empty())
-                .map(|_| NO_POOLS.to_owned()),
-        );
+        if pools.as_ref().is_some_and(Vec::is_empty) {
+            let vmid = case.vmid;
+            warnings.push(format!(
+                "memory.hugepages has no effect for vm {vmid}: it needs hugepages and numa: 1 in \
+                 its config, and no memory in hotplug"
+            ));
+        }
         Ok(Resolved {
             wishes: Wishes {
                 workqueues: moves_work,
@@ -436,7 +433,7 @@ pub fn bystanders(host: &Host) -> Vec<Bystander> {
 }
 
 /// Returns the partitions that are not ours.
-pub fn foreign_partitions(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
+pub fn foreign_partitions(host: &Host, state: &State) -> Vec<Exclusive> {
     let ours: BTreeSet<String> = state.held.keys().filter_map(cgroup_of).collect();
     surroundings::partitions(&*host.files, &ours)
 }

@@ -53,6 +53,19 @@ fn a_foreign_partition_is_refused() {
     world.foreign_partition();
     let error = "vm 100: cpu 3 is in the cpuset partition of cgroup system.slice";
     assert_refused(&world, error);
+    // What ends the partition leaves the list.
+    let partition = "/sys/fs/cgroup/system.slice/cpuset.cpus.partition";
+    world.sim.poke(partition, "member").unwrap();
+    let error = "vm 100: cpu 3 is in cpuset.cpus.exclusive of cgroup system.slice";
+    assert_refused(&world, error);
+    let account = world.phase(Phase::PreStart, 100);
+    let help = "empty it (echo > /sys/fs/cgroup/system.slice/cpuset.cpus.exclusive), or give vm 100 \
+                other cpus in its table (cpus = \"...\")";
+    assert_says(&account, help);
+    world.end_worker();
+    let exclusive = "/sys/fs/cgroup/system.slice/cpuset.cpus.exclusive";
+    world.sim.poke(exclusive, "\n").unwrap();
+    done(world.phase(Phase::PreStart, 100));
 }
 
 #[test]
