@@ -10,7 +10,7 @@ mod outcome;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub use self::outcome::stuck_in;
+pub use self::outcome::{fixed_irq, stuck_in};
 use self::outcome::{irq_of, is_out_of_vectors};
 use super::journal::Journal;
 use super::observe::{effective_cpus, live_values, observe, shared_cpus};

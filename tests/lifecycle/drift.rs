@@ -161,8 +161,8 @@ fn managed_interrupts_are_tried_once_and_not_given_back() {
     let account = done(world.phase(Phase::PostStart, 100));
     assert_says(
         &account,
-        "nvme0: 2 interrupts that the kernel manages stay on cpus 2-3; the kernel parameter \
-         isolcpus=managed_irq,2-3 keeps them off",
+        "nvme0: 2 interrupts cannot be moved off cpus 2-3; at the next boot \
+         isolcpus=managed_irq,2-3 can help where a queue is shared with other cpus",
     );
     assert_eq!(tried(&world), [1, 1]);
     world.end_worker();
