@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::advice::help_for;
-use super::nothing::Nothing;
+use super::nothing::absent;
 use super::room::{Asked, Room, state_now};
 use super::yields::{self, YieldFault};
 use crate::config::ct_conf::parse_ct_conf;
@@ -15,6 +15,7 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
 use crate::domain::memory::{self, MemoryWishes, Pool};
+use crate::domain::nothing::Nothing;
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
 use crate::domain::refusal::{Bystander, Exclusive, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
@@ -127,14 +128,14 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     let files = &*host.files;
     match pve::guest_kind(files, vmid, migrated_from)? {
         GuestKind::Container => return Ok(Found::Nothing(Nothing::Container(vmid))),
-        GuestKind::Absent => return Ok(Found::Nothing(Nothing::Absent(vmid))),
+        GuestKind::Absent => return Ok(Found::Nothing(absent(files, vmid))),
         GuestKind::Vm => {}
     }
     let Some(table) = read_table(files, vmid)? else {
         return Ok(Found::Nothing(Nothing::NoTable(vmid)));
     };
     let Some(config) = pve::vm_config(files, vmid, migrated_from)? else {
-        return Ok(Found::Nothing(Nothing::Absent(vmid)));
+        return Ok(Found::Nothing(absent(files, vmid)));
     };
     let guest = parse_vm_conf(&config.text).guest();
     if guest.template {

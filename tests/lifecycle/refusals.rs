@@ -248,22 +248,25 @@ fn a_guest_without_anything_to_do_is_a_notice_for_pve_and_an_error_by_hand() {
     world
         .sim
         .put("/etc/pve/nodes/pve1/lxc/200.conf", "cores: 1\n");
+    let elsewhere = "/etc/pve/nodes/pve2/qemu-server/106.conf";
+    world.sim.put(elsewhere, CONF);
     let unhooked = "vm 101 has no table in /etc/pin-hook or /etc/pve/pin-hook";
     for (vmid, fact, help) in [
         (101, unhooked, "pin-hook init 101 --write writes one"),
         (
             102,
-            "vm 102 is a template",
+            "vm 102 is a template, which runs for backups only",
             "make a table for each vm that is cloned from it",
         ),
         (
             105,
-            "this node has no vm 105",
+            "there is no vm 105",
             "qm list shows the vms of this node",
         ),
+        (106, "vm 106 is on node pve2", "run it on pve2"),
         (
             200,
-            "200 is a container",
+            "200 is a container, and only a vm can own its cpus",
             "containers are kept off owned cpus without a table",
         ),
     ] {
