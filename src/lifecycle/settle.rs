@@ -396,7 +396,7 @@ impl Answer {
     pub fn describe(self) -> &'static str {
         match self {
             Answer::Reassert => "set again",
-            Answer::GiveUp => "left as it is, it came back too often",
+            Answer::GiveUp => "set again three times, now left to somebody else",
             Answer::Leave => "left as it is",
         }
     }
