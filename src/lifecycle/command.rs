@@ -82,7 +82,7 @@ impl Run<'_> {
                 let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
                 if report.is_unfinished {
                     let text = format!("{whose}: not everything was given back in time");
-                    let help = "the units finish it; pin-hook status shows what is left";
+                    let help = "pin-hook-reconcile goes on within 15 s; pin-hook status shows what is left";
                     account.fail(Exit::Incomplete, text, help);
                     return Ok(());
                 }

@@ -377,7 +377,7 @@ fn what_a_refusal_does(vmid: Vmid, policy: OnRefusal) -> String {
         OnRefusal::Abort => format!("vm {vmid} would not start, nothing would change"),
         OnRefusal::Warn => format!("vm {vmid} would start without cpus of its own"),
         OnRefusal::Auto => format!(
-            "vm {vmid} would not start (at host boot, by HA or as a migration: would start \
+            "vm {vmid} would not start (at host boot, by ha or as a migration: would start \
              without cpus of its own)"
         ),
     }

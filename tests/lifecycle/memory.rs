@@ -239,6 +239,8 @@ fn without_enough_memory_the_start_is_refused_and_nothing_stays() {
             false => "hugepages = { compact = true } below [memory]",
         };
         assert_says(&account, help);
+        let parameters = "(hugepagesz=2M hugepages=0:64 on the kernel's command line";
+        assert_says(&account, parameters);
         assert_eq!(number(&world, 0, "nr"), 0);
         assert!(read_state(&*world.host.files).unwrap().claims.is_empty());
     }
