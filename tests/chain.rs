@@ -103,7 +103,8 @@ fn when_the_other_hook_refuses_a_start_nothing_of_ours_is_done() {
         told,
         [
             "vm 100: local:snippets/gpu.sh ended with exit status 42",
-            "it is the hookscript that vm 100 had before pin-hook enable",
+            "its own output is above; vm 100 had it before pin-hook enable, remove \
+             /etc/pve/pin-hook/100.chain to do without it",
         ]
     );
 }
@@ -138,12 +139,16 @@ fn a_hook_that_cannot_be_called_refuses_the_start_as_pve_would() {
         [
             "the hookscript local:snippets/gpu.sh of vm 100 cannot be called: \
              /var/lib/vz/snippets/gpu.sh does not exist",
-            "put it back, or remove /etc/pve/pin-hook/100.chain to do without it",
+            "put /var/lib/vz/snippets/gpu.sh back, or remove /etc/pve/pin-hook/100.chain to do without it",
         ]
     );
     node.put("/var/lib/vz/snippets/gpu.sh", "#!/bin/sh\n");
     let (_, _, told) = run_phase(&node, "pre-start", Exit::Done);
     assert!(told[0].ends_with("gpu.sh is not executable"), "{told:?}");
+    assert!(
+        told[1].starts_with("chmod +x /var/lib/vz/snippets/gpu.sh, or"),
+        "{told:?}"
+    );
     for record in [
         "local:snippets/pin-hook\n",
         "/etc/passwd\n",
@@ -156,6 +161,11 @@ fn a_hook_that_cannot_be_called_refuses_the_start_as_pve_would() {
         assert!(
             told[0].ends_with("names no snippet of another hook"),
             "{told:?}"
+        );
+        assert_eq!(
+            told[1],
+            "write the volume of the hookscript into it that the vm had before, or remove \
+             /etc/pve/pin-hook/100.chain to do without it"
         );
     }
 }

@@ -121,6 +121,21 @@ fn a_captured_host_cannot_be_changed() {
 }
 
 #[test]
+fn a_root_is_not_in_the_help_of_commands_that_always_refuse_it() {
+    for (command, shows) in [
+        ("apply", false),
+        ("release", false),
+        ("reconcile", false),
+        ("boot", false),
+        ("plan", true),
+        ("enable", true),
+    ] {
+        let help = text(&run(&[command, "--help"]));
+        assert_eq!(help.contains("--root"), shows, "{command}: {help}");
+    }
+}
+
+#[test]
 fn a_root_that_is_no_host_is_an_error() {
     let dir = TempDir::new().unwrap();
     let root = dir.path().to_str().unwrap();

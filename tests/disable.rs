@@ -56,7 +56,7 @@ fn a_former_hook_that_is_gone_does_not_keep_a_vm_enabled() {
         [
             "vm 100 does not get its hookscript local:snippets/gpu.sh back: \
              /var/lib/vz/snippets/gpu.sh does not exist",
-            "once it is there: qm set 100 --hookscript local:snippets/gpu.sh",
+            "put /var/lib/vz/snippets/gpu.sh back, then qm set 100 --hookscript local:snippets/gpu.sh",
             "ran qm set 100 --delete hookscript",
         ]
     );
@@ -135,10 +135,64 @@ fn the_snippet_stays_while_a_container_names_it() {
     let disabled = node.disable(100);
     assert!(
         lines(&disabled)
-            .contains(&"kept the snippet local:snippets/pin-hook: the config of 104 names it"),
+            .contains(&"kept the snippet local:snippets/pin-hook: container 104 names it"),
         "{disabled:?}"
     );
     assert!(node.has("/var/lib/vz/snippets/pin-hook"));
+}
+
+#[test]
+fn the_snippet_stays_while_a_snapshot_of_the_vm_itself_names_it() {
+    let node = node();
+    node.vm(
+        "pve1",
+        100,
+        &format!("cores: 4\n{HOOK}\n\n[snap]\n{HOOK}\n"),
+    );
+    node.enable(100);
+    let would = "would keep the snippet local:snippets/pin-hook: a snapshot of vm 100 names it";
+    let shown = node.dry_disable(100);
+    assert!(lines(&shown).contains(&would), "{shown:?}");
+    let kept = "kept the snippet local:snippets/pin-hook: a snapshot of vm 100 names it";
+    let disabled = node.disable(100);
+    assert!(lines(&disabled).contains(&kept), "{disabled:?}");
+}
+
+#[test]
+fn a_vm_whose_snippet_went_with_its_storage_is_disabled_and_enabled_again() {
+    let node = node();
+    node.vm("pve1", 100, "hookscript: nas:snippets/pin-hook\n");
+    assert_eq!(
+        refusal(&node.enable(100)),
+        "there is no storage nas, where the hookscript of vm 100 is; add storage nas again, or \
+         pin-hook disable 100, then pin-hook enable 100"
+    );
+    let disabled = node.disable(100);
+    assert_eq!(
+        lines(&disabled),
+        ["ran qm set 100 --delete hookscript", "vm 100 is disabled"]
+    );
+    assert_eq!(node.enable(100).exit, Exit::Done);
+    assert!(node.config(100).contains(HOOK));
+}
+
+#[test]
+fn other_nodes_that_could_not_be_told_are_a_warning_with_the_remedy() {
+    let node = node();
+    // A directory in the place of the file.
+    node.put("/etc/pve/pin-hook/nodes/pve1/x", "");
+    let warning = "the other nodes do not know which snippets this node has: cannot write \
+                   /etc/pve/pin-hook/nodes/pve1";
+    let remedy = "systemctl restart pin-hook-boot.service tells them";
+    for account in [node.enable(100), node.disable(100)] {
+        assert_eq!(account.exit, Exit::Done, "{account:?}");
+        let lines = lines(&account);
+        assert!(
+            lines.iter().any(|line| line.starts_with(warning)),
+            "{lines:?}"
+        );
+        assert!(lines.contains(&remedy), "{lines:?}");
+    }
 }
 
 #[test]

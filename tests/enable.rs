@@ -165,7 +165,7 @@ fn the_snippet_stays_while_another_vm_or_a_snapshot_names_it() {
     let disabled = node.disable(100);
     assert!(
         lines(&disabled)
-            .contains(&"kept the snippet local:snippets/pin-hook: the config of 101 names it"),
+            .contains(&"kept the snippet local:snippets/pin-hook: a snapshot of vm 101 names it"),
         "{disabled:?}"
     );
     assert!(
@@ -220,7 +220,7 @@ fn a_running_vm_is_told_apart() {
     let enabled = node.enable(100);
     assert_eq!(
         lines(&enabled).last(),
-        Some(&"vm 100 is enabled, from its next start on; now by: pin-hook apply 100")
+        Some(&"vm 100 is enabled, from its next start on; pin-hook apply 100 does it now")
     );
 }
 
@@ -245,13 +245,13 @@ fn every_refusal_has_fact_and_remedy_and_changes_nothing() {
         ),
         (
             102,
-            "vm 102 is a template, which never runs; enable the vms that are cloned from it",
+            "vm 102 is a template, which runs for backups only; enable the vms that are cloned from it",
         ),
         (103, "vm 103 is on node pve2; run it on pve2"),
         (
             104,
             "104 is a container, and only a vm can own its cpus; containers are kept off owned \
-               cpus without being enabled",
+               cpus without a table",
         ),
         (
             105,
@@ -299,8 +299,17 @@ fn a_storage_or_hook_that_cannot_be_used_is_refused_with_the_remedy() {
     assert_eq!(
         told(&broken, 100),
         "the hookscript local:snippets/lost.pl of vm 100 cannot be called: \
-         /var/lib/vz/snippets/lost.pl does not exist; put it back, or give it up: qm set 100 \
-         --delete hookscript"
+         /var/lib/vz/snippets/lost.pl does not exist; put /var/lib/vz/snippets/lost.pl back, or give \
+         it up: qm set 100 --delete hookscript"
+    );
+    let forbidden = node();
+    forbidden.vm("pve1", 100, "hookscript: local:snippets/lost.pl\n");
+    forbidden.put("/var/lib/vz/snippets/lost.pl", "#!/bin/sh\n");
+    assert_eq!(
+        told(&forbidden, 100),
+        "the hookscript local:snippets/lost.pl of vm 100 cannot be called: \
+         /var/lib/vz/snippets/lost.pl is not executable; chmod +x /var/lib/vz/snippets/lost.pl, \
+         or give it up: qm set 100 --delete hookscript"
     );
 }
 

@@ -75,6 +75,30 @@ fn a_table_is_written_whole_and_never_over_another_one() {
     assert_eq!(files.read(path).ok(), first.table);
 }
 
+#[test]
+fn a_table_of_the_cluster_is_said_to_be_hidden_and_not_replaced() {
+    let case = cases("init")
+        .into_iter()
+        .find(|case| case.ends_with("5900x-12.conf"));
+    let case = case.unwrap();
+    let root = root_of(&case, &fs::read_to_string(&case).unwrap());
+    let files = RootFiles::new(root.path());
+    let cluster = "/etc/pve/pin-hook/100.toml";
+    files.make_dir("/etc/pve/pin-hook", 0o755).unwrap();
+    files.replace(cluster, "cpus = \"2\"\n", 0o644).unwrap();
+    let host = proposing(&files);
+    let mut proposed = propose(&host, "100".parse().unwrap()).unwrap();
+    write(&host, &mut proposed, false).unwrap();
+    assert_eq!(
+        proposed.error.take().unwrap().help.unwrap(),
+        "pin-hook init 100 --write --force writes /etc/pin-hook/100.toml, which hides it on this \
+         node; for all nodes put the proposal into /etc/pve/pin-hook/100.toml"
+    );
+    write(&host, &mut proposed, true).unwrap();
+    assert_eq!(proposed.written.as_deref(), Some("/etc/pin-hook/100.toml"));
+    assert_eq!(files.read(cluster).unwrap(), "cpus = \"2\"\n");
+}
+
 /// What `init` prints is a table: `plan` takes it, and nobody's CPUs are in it.
 #[test]
 fn a_proposed_table_can_be_used() {

@@ -33,6 +33,12 @@ fn is_message(text: &str) -> bool {
     text.trim().contains(' ') && words.split_whitespace().any(|word| is_word(&word))
 }
 
+/// Tells whether code ends where an attribute says why a lint is allowed, as `#[expect(.., reason =`.
+fn is_reason_of_lint(before: &str) -> bool {
+    let before = before.trim_end().strip_suffix("reason =");
+    before.is_some_and(|attribute| attribute.trim_end().ends_with(','))
+}
+
 /// Returns the messages of each source, in its order; what only tests and lints see is left out.
 fn messages() -> BTreeMap<String, Vec<String>> {
     let mut messages: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -40,10 +46,10 @@ fn messages() -> BTreeMap<String, Vec<String>> {
         if path.ends_with("tests.rs") {
             continue;
         }
-        let code = text.split("#[cfg(test)]").next().unwrap();
+        // A module in a file of its own may be declared at the top.
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         for (before, text) in texts(code) {
-            let is_reason = before.trim_end().ends_with("reason =");
-            if !is_reason && is_message(&text) {
+            if !is_reason_of_lint(&before) && is_message(&text) {
                 messages.entry(path.clone()).or_default().push(text);
             }
         }

@@ -16,9 +16,10 @@ use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::desired::{Wish, desired};
 use pin_hook::domain::gate::Backend;
+use pin_hook::domain::knob::Knob;
 use pin_hook::domain::state::{Held, Record, State};
 use pin_hook::domain::table::{HostKnobs, Power};
-use pin_hook::domain::target::{Stage, Target, Value};
+use pin_hook::domain::target::{Place, Stage, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
@@ -341,6 +342,25 @@ fn status_fails_when_a_claim_has_failed() {
     };
     node.settle(&claim(state));
     node.check("status-failed", &["status"]);
+}
+
+#[test]
+fn status_says_where_the_answer_is_to_what_the_kernel_refused() {
+    let node = settled();
+    let cpus = |list: &str| Value::Cpus(list.parse().unwrap());
+    let held = Held {
+        refused: 2,
+        ..Held::new(cpus("0-23"), cpus("0-10"))
+    };
+    let target = Target::Knob(Knob::WatchdogCpus, Place::Host);
+    let record = Record::Intend(vec![(target, held)]);
+    let log = fs::read_to_string(node.dir.path().join("run/pin-hook/journal")).unwrap();
+    let record = serde_json::to_string(&record).unwrap();
+    node.put("/run/pin-hook/journal", &format!("{log}{record}\n"));
+    let (shown, _) = node.shown(&["status"]);
+    let told = "pin-hook: warning: /proc/sys/kernel/watchdog_cpumask: the kernel refused \"0-10\" 2 \
+                times\npin-hook: help: journalctl -t pin-hook shows its answer\n";
+    assert!(shown.contains(told), "{shown}");
 }
 
 #[test]

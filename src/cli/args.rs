@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ColorChoice, Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::domain::vm::Vmid;
 use crate::lifecycle::phase::Phase;
@@ -55,7 +55,7 @@ pub enum Command {
     Plan {
         /// VM to plan for
         vmid: Vmid,
-        /// Print JSON (docs/json.md describes it)
+        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
         #[arg(long)]
         json: bool,
     },
@@ -63,13 +63,13 @@ pub enum Command {
     Init {
         /// VM to propose a table for
         vmid: Vmid,
-        /// Also write it to /etc/pin-hook
+        /// Also write it to /etc/pin-hook, for this node
         #[arg(long)]
         write: bool,
-        /// Replace the table that the VM has
+        /// Write it although the VM has a table already
         #[arg(long, requires = "write")]
         force: bool,
-        /// Print JSON (docs/json.md describes it)
+        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
         #[arg(long)]
         json: bool,
     },
@@ -107,13 +107,13 @@ pub enum Command {
     Status {
         /// Only this VM
         vmid: Option<Vmid>,
-        /// Print JSON (docs/json.md describes it)
+        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
         #[arg(long)]
         json: bool,
     },
     /// Show every table of this node
     List {
-        /// Print JSON (docs/json.md describes it)
+        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
         #[arg(long)]
         json: bool,
     },
@@ -122,7 +122,7 @@ pub enum Command {
         /// Table to check, wherever it is
         #[arg(long, value_name = "FILE")]
         table: PathBuf,
-        /// Print JSON (docs/json.md describes it)
+        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
         #[arg(long)]
         json: bool,
     },
@@ -197,6 +197,30 @@ impl Command {
     }
 }
 
+/// Commands that change the host however they are called: `--root` is refused with them.
+const CHANGING: [&str; 4] = ["apply", "release", "reconcile", "boot"];
+
+/// Returns the grammar; what a command always refuses is not in its help.
+pub fn grammar() -> clap::Command {
+    let grammar = Args::command();
+    let root = grammar.get_arguments().find(|one| one.get_id() == "root");
+    let root = root.cloned().map(|root| root.global(false).hide(true));
+    grammar.mut_subcommands(|command| match CHANGING.contains(&command.get_name()) {
+        true => command.args(root.clone()),
+        false => command,
+    })
+}
+
+/// Parses the arguments, in PVE's order too.
+///
+/// # Errors
+/// They are wrong, or the help is asked for.
+pub fn parse(arguments: Vec<OsString>) -> Result<Args, clap::Error> {
+    let mut grammar = grammar();
+    let matches = grammar.try_get_matches_from_mut(in_order_of_commands(arguments))?;
+    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut grammar))
+}
+
 fn parse_phase(text: &str) -> Result<Phase, String> {
     text.parse().map_err(|()| format!("\"{text}\" is no phase"))
 }
@@ -205,7 +229,7 @@ fn parse_phase(text: &str) -> Result<Phase, String> {
 /// `pre-start 100` both become `phase pre-start 100`.
 ///
 /// In PVE's order a word that is no phase comes from a newer PVE and is no error.
-pub fn in_order_of_commands(arguments: Vec<OsString>) -> Vec<OsString> {
+fn in_order_of_commands(arguments: Vec<OsString>) -> Vec<OsString> {
     let [program, first, second] = arguments.as_slice() else {
         return arguments;
     };
@@ -234,9 +258,7 @@ mod tests {
 
     fn command(words: &[&str]) -> Command {
         let words = words.iter().map(OsString::from).collect();
-        Args::try_parse_from(in_order_of_commands(words))
-            .unwrap()
-            .command
+        parse(words).unwrap().command
     }
 
     #[test]
@@ -271,7 +293,7 @@ mod tests {
             ["pin-hook", "apply", "99"],
         ] {
             let words = words.iter().map(OsString::from).collect();
-            assert!(Args::try_parse_from(in_order_of_commands(words)).is_err());
+            assert!(parse(words).is_err());
         }
     }
 }

@@ -45,7 +45,11 @@ fn print(proposed: &Proposed, output: &Output) {
     output.print(proposed.table.as_deref().unwrap_or_default());
     if let Some(path) = &proposed.written {
         let vmid = proposed.vmid;
-        let text = format!("wrote {path}; pin-hook plan {vmid} shows what a start would change");
+        let hidden = proposed.existing.as_ref().filter(|other| *other != path);
+        let hides = hidden.map(|other| format!(", which hides {other} on this node"));
+        let hides = hides.unwrap_or_default();
+        let text =
+            format!("wrote {path}{hides}; pin-hook plan {vmid} shows what a start would change");
         output.say(Level::Info, &text);
     }
 }

@@ -18,7 +18,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::clock::KernelClock;
@@ -34,18 +33,18 @@ use crate::lifecycle::boot;
 use crate::lifecycle::chain;
 use crate::lifecycle::enable::Hooking;
 use crate::lifecycle::phase::{Caller, PATIENT_TIME, PHASE_TIME, Run};
-use args::{Args, Call, Command};
+use args::{Call, Command};
 use output::Output;
 
 /// Returns the grammar of the command line, for the completions of shells.
 pub fn grammar() -> clap::Command {
-    Args::command()
+    args::grammar()
 }
 
 /// Does what the arguments ask for and returns the exit status.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let started = Instant::now();
-    let args = match Args::try_parse_from(args::in_order_of_commands(arguments)) {
+    let args = match args::parse(arguments) {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };

@@ -9,6 +9,7 @@ use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
 use crate::lifecycle::account::{Exit, Level};
+use crate::lifecycle::advice::help_without_cpus;
 use crate::lifecycle::settings::SettingStatus;
 use crate::lifecycle::status::{
     ClaimStatus, DebtStatus, Drifted, Moved, Refused, Status, ThreadStatus, status,
@@ -69,6 +70,9 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
         let times = count(usize::from(*attempts), "time");
         let text = format!("{target}: the kernel refused \"{wanted}\" {times}");
         output.say(Level::Warning, &text);
+    }
+    if !status.refused.is_empty() {
+        output.say(Level::Help, "journalctl -t pin-hook shows its answer");
     }
     for text in &status.left_out {
         output.say(Level::Info, text);
@@ -146,8 +150,7 @@ fn complain(claim: &ClaimStatus, output: &Output) {
     let vmid = claim.vmid;
     if let Some(failure) = &claim.failure {
         output.say(Level::Error, &format!("vm {vmid}: {failure}"));
-        let help = format!("mend that, then pin-hook apply {vmid}");
-        output.say(Level::Help, &help);
+        output.say(Level::Help, &help_without_cpus(vmid));
     }
     if claim.over {
         let text = format!("vm {vmid}: this run is over, and the host not given back yet");

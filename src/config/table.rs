@@ -111,10 +111,7 @@ fn values_of<T: DeserializeOwned>(tree: &DeTable<'_>, keys: &[Key]) -> Result<T,
         let span = error.span().unwrap_or(0..0);
         let (path, help) = match tree::key_at(tree, &span, keys) {
             Some(key) => (format!("{}: ", key.path), key.help()),
-            None => (
-                String::new(),
-                "see the example in the documentation".to_owned(),
-            ),
+            None => (String::new(), "man pin-hook.toml, EVERY KEY".to_owned()),
         };
         Problem {
             span,

@@ -200,7 +200,10 @@ impl NoYield {
     pub fn help(&self, vmid: Vmid) -> String {
         match self {
             NoYield::Ha(other) => {
-                format!("ha-manager set vm:{other} --state stopped, then start vm {vmid}")
+                format!(
+                    "ha-manager set vm:{other} --state stopped, then start vm {vmid}; afterwards \
+                     --state started, pin-hook does not start it again"
+                )
             }
             NoYield::Locked { vmid: other, .. } => {
                 format!("start vm {vmid} when that has ended; qm config {other} shows the lock")

@@ -1,31 +1,23 @@
 //! Enabling a VM: why it is refused, and what is to be known where the VM may go.
 
+use super::nothing::Nothing;
 use super::storage::Snippet;
 use super::vm::Vmid;
 
 /// Reason not to enable or disable a VM; nothing has been changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnableRefusal {
-    /// No node of the cluster has such a VM.
-    #[error("there is no vm {0}")]
-    NoVm(Vmid),
-    /// Another node has the VM.
-    #[error("vm {vmid} is on node {node}")]
-    Elsewhere {
+    /// There is nothing to do for the guest.
+    #[error(transparent)]
+    Nothing(#[from] Nothing),
+    /// The storage of the VM's own snippet is unknown.
+    #[error("there is no storage {storage}, where the hookscript of vm {vmid} is")]
+    LostStorage {
         /// Which VM.
         vmid: Vmid,
-        /// Where it is.
-        node: String,
+        /// Which storage.
+        storage: String,
     },
-    /// The id is that of a container.
-    #[error("{0} is a container, and only a vm can own its cpus")]
-    Container(Vmid),
-    /// The VM is never started but for a backup.
-    #[error("vm {0} is a template, which never runs")]
-    Template(Vmid),
-    /// There is nothing that says which CPUs.
-    #[error("vm {0} has no table in /etc/pin-hook or /etc/pve/pin-hook")]
-    NoTable(Vmid),
     /// There is no place for the snippet.
     #[error("no storage of this node has snippets enabled")]
     NoSnippets {
@@ -87,13 +79,14 @@ impl EnableRefusal {
     /// Returns what can be done about it.
     pub fn help(&self) -> String {
         match self {
-            Self::NoVm(_) => "qm list shows the vms of this node".to_owned(),
-            Self::Elsewhere { node, .. } => format!("run it on {node}"),
-            Self::Container(_) => {
-                "containers are kept off owned cpus without being enabled".to_owned()
+            Self::Nothing(Nothing::Template(_)) => {
+                "enable the vms that are cloned from it".to_owned()
             }
-            Self::Template(_) => "enable the vms that are cloned from it".to_owned(),
-            Self::NoTable(vmid) => format!("pin-hook init {vmid} --write writes one"),
+            Self::Nothing(why) => why.help(),
+            Self::LostStorage { vmid, storage } => format!(
+                "add storage {storage} again, or pin-hook disable {vmid}, then pin-hook enable \
+                 {vmid}"
+            ),
             Self::NoSnippets { remedy: Some(text) } => text.clone(),
             Self::NoSnippets { remedy: None } => {
                 "add a storage of type dir with content snippets (pvesm add dir ...)".to_owned()
@@ -106,8 +99,9 @@ impl EnableRefusal {
                 format!("install pin-hook there{}", own.unwrap_or_default())
             }
             Self::Foreign(path) => format!("rename {path}, and the hookscript of vms that use it"),
-            Self::BrokenHook { vmid, .. } => {
-                format!("put it back, or give it up: qm set {vmid} --delete hookscript")
+            Self::BrokenHook { vmid, fault, .. } => {
+                let mend = fault.help();
+                format!("{mend}, or give it up: qm set {vmid} --delete hookscript")
             }
             Self::NotSet { vmid, .. } => format!(
                 "somebody else may have changed it: look at qm config {vmid}, then try again"
@@ -132,6 +126,18 @@ pub enum HookFault {
     /// Its file cannot be executed.
     #[error("{0} is not executable")]
     NotExecutable(String),
+}
+
+impl HookFault {
+    /// Returns what makes it work again.
+    pub fn help(&self) -> String {
+        match self {
+            Self::NoSnippet => "name a snippet (<storage>:snippets/<file>)".to_owned(),
+            Self::NoStorage(storage) => format!("add storage {storage} again"),
+            Self::Missing(path) => format!("put {path} back"),
+            Self::NotExecutable(path) => format!("chmod +x {path}"),
+        }
+    }
 }
 
 /// Node that a VM may go to by itself.

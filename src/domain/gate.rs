@@ -45,7 +45,8 @@ const STALLS_ORDERED_WORKQUEUES: &[Range<KernelRelease>] = &[
 const KEEPS_RESCUERS_NARROW: &[Range<KernelRelease>] = &[release(0, 0, 0)..release(6, 9, 0)];
 
 /// What the operator must know who insists on it there.
-const RESCUERS_STAY: &str = "this kernel leaves rescuers of workqueues on fewer cpus until reboot";
+const RESCUERS_STAY: &str = "this kernel leaves rescuers of workqueues on fewer cpus until \
+                             reboot; workqueues = \"auto\" avoids it";
 
 /// Version of a kernel: the three numbers at the beginning of `/proc/sys/kernel/osrelease`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

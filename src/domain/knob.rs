@@ -261,7 +261,7 @@ pub const ROWS: &[Row] = &[
         path: "/sys/fs/cgroup/{}/cpuset.cpus",
         grammar: Grammar::CpuList,
         stage: Stage::Slices,
-        doc: "what systemd makes of AllowedCPUs=",
+        doc: "has the cgroup of a unit follow its AllowedCPUs=",
     },
     Row {
         knob: Knob::OutsideCpus,
@@ -310,7 +310,7 @@ pub const ROWS: &[Row] = &[
         path: "/sys/fs/cgroup/{}/cpuset.mems",
         grammar: Grammar::CpuList,
         stage: Stage::Partition,
-        doc: "what systemd makes of the vm's nodes",
+        doc: "has the cgroup of the vm follow its nodes",
     },
     Row {
         knob: Knob::ResetMethod,

@@ -89,7 +89,7 @@ pub enum MemoryFault {
         others: BTreeSet<u32>,
     },
     /// No node of the owned CPUs has any.
-    #[error("no node of {} has memory", cpus.in_words())]
+    #[error("the numa nodes of {} have no memory", cpus.in_words())]
     NoneNear {
         /// The CPUs.
         cpus: CpuSet,
@@ -150,14 +150,28 @@ impl MemoryFault {
                 "add {node} to memory.nodes, or bind the guest's node \
                  (qm set {vmid} --numa{number} cpus=...,hostnodes=...,memory=...,policy=bind)"
             ),
-            MemoryFault::Short { compacts, .. } => match compacts {
-                true => "give the vm less memory, stop other guests, or reserve hugepages at boot \
-                         (hugepages= on the kernel's command line)"
-                    .to_owned(),
-                false => "compact = true in memory.hugepages has the kernel make room; or reserve \
-                          hugepages at boot (hugepages= on the kernel's command line)"
-                    .to_owned(),
-            },
+            MemoryFault::Short {
+                pool,
+                needed,
+                compacts,
+                ..
+            } => {
+                let rest = match compacts {
+                    true => {
+                        "give the vm less memory, stop other guests, raise \
+                             memory.hugepages.timeout"
+                    }
+                    false => {
+                        "have the kernel make room (hugepages = { compact = true } below \
+                              [memory] in its table)"
+                    }
+                };
+                let parameters = pool.boot_parameters(*needed);
+                format!(
+                    "{rest}, or reserve hugepages at boot ({parameters} on the kernel's command \
+                     line, with the pages of other guests added)"
+                )
+            }
         }
     }
 }
@@ -170,6 +184,15 @@ impl Pool {
             kib if kib % MIB == 0 => format!("{} MiB", kib / MIB),
             kib => format!("{kib} KiB"),
         }
+    }
+
+    /// Returns what reserves pages in the pool when it is on the kernel's command line.
+    ///
+    /// The size has to be named: `hugepages=` alone is about the default one.
+    fn boot_parameters(&self, pages: u64) -> String {
+        let size = self.size().replace(' ', "");
+        let size = size.trim_end_matches("iB");
+        format!("hugepagesz={size} hugepages={}:{pages}", self.node)
     }
 }
 

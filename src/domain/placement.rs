@@ -83,10 +83,10 @@ pub enum PlacementError {
     #[error("{} {} offline", .0.in_words(), .0.is_or_are())]
     Offline(CpuSet),
     /// CPUs that are to have a vCPU and none at once.
-    #[error("{} {} in cpus and in also", .0.in_words(), .0.is_or_are())]
+    #[error("isolate.also has cpus {0}, which are in cpus already")]
     AlsoOverlaps(CpuSet),
     /// CPUs of an explicit list that the VM does not own.
-    #[error("vcpus names cpus {cpus}, which are not in cpus = \"{owned}\"")]
+    #[error("pin.vcpus names cpus {cpus}, which are not in cpus = \"{owned}\"")]
     Outside {
         /// The CPUs.
         cpus: CpuSet,
@@ -94,7 +94,7 @@ pub enum PlacementError {
         owned: CpuSet,
     },
     /// A CPU that an explicit list names twice.
-    #[error("vcpus names cpu {0} twice")]
+    #[error("pin.vcpus names cpu {0} twice")]
     Twice(CpuId),
     /// More vCPUs than CPUs.
     #[error("the vm has {n_vcpus} vcpus, the table has {n_cpus} cpus for them")]
@@ -111,7 +111,9 @@ impl PlacementError {
     pub fn help(&self) -> String {
         match self {
             Self::NoCpus => "name the cpus of the vm, such as cpus = \"2-3\"".to_owned(),
-            Self::Absent { .. } => "correct the cpus in the vm's table".to_owned(),
+            Self::Absent { cpus, .. } => format!(
+                "name other cpus than {cpus} in the vm's table (cpus, isolate.also or pin.vcpus)"
+            ),
             Self::Offline(cpus) => match cpus.first() {
                 Some(cpu) if cpus.len() == 1 => {
                     format!("write 1 to /sys/devices/system/cpu/cpu{cpu}/online, or leave it out")
@@ -119,8 +121,10 @@ impl PlacementError {
                 _ => "write 1 to their /sys/devices/system/cpu/cpuN/online, or leave them out"
                     .to_owned(),
             },
-            Self::AlsoOverlaps(_) => "leave them in one of the two".to_owned(),
-            Self::Outside { .. } => "add them to cpus, or take them out of vcpus".to_owned(),
+            Self::AlsoOverlaps(_) => {
+                "isolate.also is for cpus without a vcpu; leave them in one of the two".to_owned()
+            }
+            Self::Outside { .. } => "add them to cpus, or take them out of pin.vcpus".to_owned(),
             Self::Twice(_) => "give each vcpu a cpu of its own".to_owned(),
             Self::TooFew { n_vcpus, .. } => {
                 format!("name {n_vcpus} cpus in the table, or give the vm fewer vcpus")

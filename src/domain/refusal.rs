@@ -29,17 +29,8 @@ pub enum Refusal {
         owner: Vmid,
     },
     /// Somebody else's cgroup owns some of them.
-    #[error(
-        "{} {} in the cpuset partition of cgroup {group}",
-        cpus.in_words(),
-        cpus.is_or_are()
-    )]
-    ForeignPartition {
-        /// The CPUs in question.
-        cpus: CpuSet,
-        /// Path of the cgroup.
-        group: String,
-    },
+    #[error("{} {} in {} of cgroup {}", .0.cpus.in_words(), .0.cpus.is_or_are(), .0.what(), .0.group)]
+    Foreign(Exclusive),
     /// The host would be left with too little.
     #[error("{0}")]
     TooLittleLeft(TooLittleLeft),
@@ -106,6 +97,45 @@ pub enum Refusal {
     Memory(#[from] MemoryFault),
 }
 
+/// CPUs that a cgroup of somebody else keeps to itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Exclusive {
+    /// Path of the cgroup below the root of the hierarchy.
+    pub group: String,
+    /// The CPUs.
+    pub cpus: CpuSet,
+    /// Whether it is a partition, and not only a list of what may become one.
+    pub is_partition: bool,
+}
+
+impl Exclusive {
+    fn what(&self) -> &'static str {
+        match self.is_partition {
+            true => "the cpuset partition",
+            false => "cpuset.cpus.exclusive",
+        }
+    }
+
+    /// Returns what can be done about it, or instead of it.
+    fn help(&self, other_cpus: &str) -> String {
+        let group = &self.group;
+        let end = match self.is_partition {
+            true => format!("end it (echo member > /sys/fs/cgroup/{group}/cpuset.cpus.partition)"),
+            false => format!("empty it (echo > /sys/fs/cgroup/{group}/cpuset.cpus.exclusive)"),
+        };
+        // Of other cgroups nobody knows whether pin-hook has made them.
+        let is_of_vms = group.starts_with("qemu.slice");
+        let lost = match is_of_vms {
+            true => {
+                "; if it is left over from a lost state, pin-hook release --all ends it (every vm \
+                 loses its cpus until pin-hook apply)"
+            }
+            false => "",
+        };
+        format!("{end}, or {other_cpus}{lost}")
+    }
+}
+
 /// Affinity that somebody of this node was given and that a partition would cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bystander {
@@ -120,8 +150,8 @@ pub struct Bystander {
 /// What of the host bears on a refusal.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
-    /// Partitions and exclusive sets of others: the cgroup's path and its CPUs.
-    pub partitions: Vec<(String, CpuSet)>,
+    /// Partitions and exclusive sets of others.
+    pub partitions: Vec<Exclusive>,
     /// Guests and units with an affinity of their own.
     pub bystanders: Vec<Bystander>,
     /// What must stay with the host, as `host.toml` says.
@@ -144,19 +174,17 @@ pub fn check(
     if !is_exclusive(wishes) {
         return Ok(Vec::new());
     }
-    for (group, cpus) in &around.partitions {
-        let cpus = cpus.intersection(&wishes.cpus);
+    for foreign in &around.partitions {
+        let cpus = foreign.cpus.intersection(&wishes.cpus);
         if !cpus.is_empty() {
-            return Err(Refusal::ForeignPartition {
-                cpus,
-                group: group.clone(),
-            });
+            let foreign = foreign.clone();
+            return Err(Refusal::Foreign(Exclusive { cpus, ..foreign }));
         }
     }
     let foreign: CpuSet = around
         .partitions
         .iter()
-        .flat_map(|(_, cpus)| cpus.iter())
+        .flat_map(|foreign| foreign.cpus.iter())
         .collect();
     let claimed = owned_by_others(claims, vmid).union(&wishes.cpus);
     let left = housekeeping(topology, &claimed, &foreign);
@@ -266,10 +294,7 @@ impl Refusal {
         let other_cpus = format!("give vm {vmid} other cpus in its table (cpus = \"...\")");
         match self {
             Refusal::Claimed { owner, .. } => format!("stop vm {owner}, or {other_cpus}"),
-            Refusal::ForeignPartition { .. } => format!(
-                "end that partition, or {other_cpus}; if it is left over from a lost state, \
-                 pin-hook release --all ends it"
-            ),
+            Refusal::Foreign(foreign) => foreign.help(&other_cpus),
             Refusal::TooLittleLeft(error) => error.help(),
             Refusal::Placement(error) => error.help(),
             Refusal::NoRoom { source, taken } => help_for_room(vmid, source.fitting(), taken),
@@ -294,7 +319,11 @@ fn help_for_room(vmid: Vmid, fitting: usize, taken: &[(String, CpuSet)]) -> Stri
     let taken: Vec<String> = taken.collect();
     let others = match taken.is_empty() {
         true => None,
-        false => Some(format!("free cpus of others ({})", taken.join("; "))),
+        false => Some(format!(
+            "let others own fewer cpus ({}); pin-hook list shows their tables, which count while \
+             a vm is off too",
+            taken.join("; ")
+        )),
     };
     let remedies: Vec<String> = fewer.into_iter().chain(others).collect();
     match remedies.is_empty() {

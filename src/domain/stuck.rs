@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::cpuset::CpuSet;
+use super::words;
 
 /// Interrupts of one device that stay on owned CPUs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -16,21 +17,33 @@ pub struct Stuck {
     pub count: usize,
     /// Owned CPUs that they are delivered to.
     pub cpus: CpuSet,
+    /// Whether the kernel has chosen their CPUs (managed interrupts, such as those of NVMe queues).
+    pub managed: bool,
+}
+
+/// Interrupt that nobody can move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed<'i> {
+    /// Names of what handles it.
+    pub actions: &'i str,
+    /// Owned CPUs that it is delivered to.
+    pub cpus: CpuSet,
+    /// Whether the kernel has chosen its CPUs.
+    pub managed: bool,
 }
 
 impl Stuck {
-    /// Returns what is to be told of interrupts, given the names of what handles each and the
-    /// owned CPUs that it is delivered to; one that is on none of them disturbs nobody.
-    pub fn by_device<'i>(irqs: impl IntoIterator<Item = (&'i str, CpuSet)>) -> Vec<Self> {
-        let mut devices: BTreeMap<&str, Vec<CpuSet>> = BTreeMap::new();
-        let on_owned = irqs.into_iter().filter(|(_, cpus)| !cpus.is_empty());
-        for (actions, cpus) in on_owned {
-            devices.entry(device_of(actions)).or_default().push(cpus);
+    /// Returns what is to be told of interrupts; one that is on no owned CPU disturbs nobody.
+    pub fn by_device<'i>(irqs: impl IntoIterator<Item = Fixed<'i>>) -> Vec<Self> {
+        let mut devices: BTreeMap<&str, Vec<Fixed<'_>>> = BTreeMap::new();
+        for irq in irqs.into_iter().filter(|irq| !irq.cpus.is_empty()) {
+            devices.entry(device_of(irq.actions)).or_default().push(irq);
         }
-        let stuck = devices.into_iter().map(|(device, sets)| Stuck {
+        let stuck = devices.into_iter().map(|(device, irqs)| Stuck {
             device: device.to_owned(),
-            count: sets.len(),
-            cpus: sets.iter().flat_map(CpuSet::iter).collect(),
+            count: irqs.len(),
+            cpus: irqs.iter().flat_map(|irq| irq.cpus.iter()).collect(),
+            managed: irqs.iter().any(|irq| irq.managed),
         });
         stuck.collect()
     }
@@ -42,17 +55,20 @@ impl fmt::Display for Stuck {
             device,
             count,
             cpus,
+            managed,
         } = self;
-        let (noun, verb) = match count {
-            1 => ("interrupt", "stays"),
-            _ => ("interrupts", "stay"),
-        };
-        write!(
-            f,
-            "{device}: {count} {noun} that the kernel manages {verb} on {}; the kernel parameter \
-             isolcpus=managed_irq,{cpus} keeps them off",
-            cpus.in_words()
-        )
+        let n = words::count(*count, "interrupt");
+        let owned = cpus.in_words();
+        write!(f, "{device}: {n} cannot be moved off {owned}")?;
+        // Best effort of the kernel: it keeps a queue off only if other CPUs are in its mask.
+        match managed {
+            true => write!(
+                f,
+                "; at the next boot isolcpus=managed_irq,{cpus} can help where a queue is shared \
+                 with other cpus"
+            ),
+            false => Ok(()),
+        }
     }
 }
 
@@ -91,11 +107,16 @@ mod tests {
     fn a_device_is_told_once() {
         let on = |list: &str| list.parse::<CpuSet>().unwrap();
         let irqs = [
-            ("nvme0q3", on("2")),
-            ("nvme0q4", on("3")),
-            ("nvme0q5", on("")),
-            ("timer", on("4")),
+            ("nvme0q3", on("2"), true),
+            ("nvme0q4", on("3"), true),
+            ("nvme0q5", on(""), true),
+            ("timer", on("4"), false),
         ];
+        let irqs = irqs.map(|(actions, cpus, managed)| Fixed {
+            actions,
+            cpus,
+            managed,
+        });
         let lines: Vec<String> = Stuck::by_device(irqs)
             .iter()
             .map(Stuck::to_string)
@@ -103,10 +124,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "nvme0: 2 interrupts that the kernel manages stay on cpus 2-3; the kernel \
-                 parameter isolcpus=managed_irq,2-3 keeps them off",
-                "timer: 1 interrupt that the kernel manages stays on cpu 4; the kernel parameter \
-                 isolcpus=managed_irq,4 keeps them off",
+                "nvme0: 2 interrupts cannot be moved off cpus 2-3; at the next boot \
+                 isolcpus=managed_irq,2-3 can help where a queue is shared with other cpus",
+                "timer: 1 interrupt cannot be moved off cpu 4",
             ]
         );
     }

@@ -216,7 +216,7 @@ impl Target {
             Target::Membership(_) => "puts threads of the vm into their cgroup",
             Target::Affinity(_) => "keeps threads of the vm on their cpus",
             Target::KernelThread(_) => "keeps kernel threads off the owned cpus",
-            Target::DropIn(_) => "what systemd writes down for AllowedCPUs=",
+            Target::DropIn(_) => "has systemd remember AllowedCPUs= of a unit",
             Target::AllowedCpus(_) => "keeps units off the owned cpus",
             Target::Class(_) => "gives vcpu threads their scheduling class",
         }

@@ -72,6 +72,14 @@ pub fn nodes(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
         .collect()
 }
 
+/// Tells of an interrupt that nobody can move whether it is a managed one, for which the kernel has
+/// chosen the CPUs: only those that a PCI device raises by message are.
+pub fn is_managed(files: &dyn Files, number: u32) -> bool {
+    let chip = files.read(&format!("/sys/kernel/irq/{number}/chip_name"));
+    // "PCI-MSI", "PCI-MSIX-0000:01:00.0", with interrupt remapping "IR-" before it.
+    chip.is_ok_and(|name| name.contains("PCI-MSI"))
+}
+
 fn read_irq(files: &dyn Files, number: u32) -> io::Result<Irq> {
     let dir = format!("{IRQ_DIR}/{number}");
     let mut actions = files.list(&dir)?;

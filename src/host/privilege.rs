@@ -47,7 +47,7 @@ impl MissingCapability {
             let Self { capability, .. } = self;
             format!("allow {capability} in what starts pin-hook (systemd: CapabilityBoundingSet=)")
         } else {
-            "run it as root; plan, list, check, --dry-run and --root only have to read what they show".to_owned()
+            "run it as root".to_owned()
         }
     }
 }

@@ -14,6 +14,7 @@ use super::files::Files;
 use super::pve::read_if_there;
 use super::table::{CLUSTER_TABLES, check_cluster};
 use super::trouble::cannot;
+use crate::domain::advice::Advised;
 use crate::domain::storage::Snippet;
 use crate::domain::vm::Vmid;
 
@@ -66,7 +67,10 @@ pub fn former(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Snippet>> 
     check_cluster(files, &record.path)?;
     match record.text.trim().parse::<Snippet>() {
         Ok(hook) if !hook.is_ours() => Ok(Some(hook)),
-        _ => bail!("{} names no snippet of another hook", record.path),
+        _ => bail!(Advised::new(
+            format!("{} names no snippet of another hook", record.path),
+            "write the volume of the hookscript into it that the vm had before",
+        )),
     }
 }
 

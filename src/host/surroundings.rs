@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::files::Files;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{Features, KernelRelease};
-use crate::domain::refusal::Bystander;
+use crate::domain::refusal::{Bystander, Exclusive};
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
@@ -22,9 +22,8 @@ const UNIT_DIRS: [&str; 4] = [
 /// Most cgroups that are walked; a host with more has them in one subtree of no interest.
 const MAX_GROUPS: usize = 20_000;
 
-/// Returns the cpuset partitions and exclusive sets in cgroups other than `ours`: path below the
-/// root of the hierarchy and CPUs.
-pub fn partitions(files: &dyn Files, ours: &BTreeSet<String>) -> Vec<(String, CpuSet)> {
+/// Returns the cpuset partitions and exclusive sets in cgroups other than `ours`.
+pub fn partitions(files: &dyn Files, ours: &BTreeSet<String>) -> Vec<Exclusive> {
     let mut found = Vec::new();
     let mut open = vec![String::new()];
     let mut n_seen = 0;
@@ -34,7 +33,7 @@ pub fn partitions(files: &dyn Files, ours: &BTreeSet<String>) -> Vec<(String, Cp
         let names = files.list(&dir).unwrap_or_default();
         let has_cpuset = names.iter().any(|name| name == "cpuset.cpus.partition");
         if has_cpuset && !ours.contains(&group) {
-            found.extend(owned_cpus(files, &dir).map(|cpus| (group.clone(), cpus)));
+            found.extend(exclusive(files, &group, &dir));
         }
         let below = names.iter().filter(|name| !is_control_file(name));
         open.extend(below.map(|name| join(&group, name).trim_start_matches('/').to_owned()));
@@ -55,7 +54,7 @@ fn is_control_file(name: &str) -> bool {
         && !UNITS.iter().any(|unit| name.ends_with(unit))
 }
 
-fn owned_cpus(files: &dyn Files, dir: &str) -> Option<CpuSet> {
+fn exclusive(files: &dyn Files, group: &str, dir: &str) -> Option<Exclusive> {
     let read =
         |file: &str| -> Option<CpuSet> { files.read(&format!("{dir}/{file}")).ok()?.parse().ok() };
     let kind = files.read(&format!("{dir}/cpuset.cpus.partition")).ok()?;
@@ -65,7 +64,11 @@ fn owned_cpus(files: &dyn Files, dir: &str) -> Option<CpuSet> {
         true => read("cpuset.cpus.effective")?.union(&exclusive),
         false => exclusive,
     };
-    (!cpus.is_empty()).then_some(cpus)
+    (!cpus.is_empty()).then(|| Exclusive {
+        group: group.to_owned(),
+        cpus,
+        is_partition,
+    })
 }
 
 /// Returns the services that have an affinity of their own (`CPUAffinity=`).

@@ -78,6 +78,11 @@ pub fn path_of_table(files: &dyn Files, vmid: Vmid) -> Option<String> {
     paths.find(|path| files.exists(path))
 }
 
+/// Returns where the table of a VM of this node alone is.
+pub fn local_path(vmid: Vmid) -> String {
+    format!("{LOCAL_TABLES}/{vmid}.toml")
+}
+
 /// Writes the table of a VM on this node, whole or not at all, and returns where it is.
 ///
 /// # Errors
@@ -87,7 +92,7 @@ pub fn write_table(files: &dyn Files, vmid: Vmid, text: &str) -> anyhow::Result<
         let made = files.make_dir(LOCAL_TABLES, 0o755);
         made.map_err(cannot("make the directory", LOCAL_TABLES))?;
     }
-    let path = format!("{LOCAL_TABLES}/{vmid}.toml");
+    let path = local_path(vmid);
     let written = files.replace(&path, text, 0o644);
     written.map_err(cannot("write", &path))?;
     Ok(path)

@@ -1,5 +1,7 @@
 //! The account of a run: what the task log, the journal and the caller are told.
 
+use std::collections::BTreeSet;
+
 use super::advice::help_for;
 use super::report::Report;
 use crate::domain::diff as drift;
@@ -77,27 +79,7 @@ impl Account {
             .warnings
             .iter()
             .for_each(|warning| self.warn(warning.clone()));
-        for drift in &report.drift {
-            let drift::Drift {
-                target,
-                live,
-                ours,
-                answer,
-            } = drift;
-            let suspects = target.writers().iter();
-            let suspects = suspects.filter(|name| report.suspects.contains(*name));
-            let suspects: Vec<&str> = suspects.copied().collect();
-            let by = match (answer, suspects.as_slice()) {
-                (drift::Answer::GiveUp, [_, ..]) => {
-                    format!(", probably by {}", suspects.join(" or "))
-                }
-                _ => String::new(),
-            };
-            let answer = answer.describe();
-            self.warn(format!(
-                "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}{by}"
-            ));
-        }
+        self.tell_drift(report);
         let new = report.problems.iter().filter(|problem| !problem.is_known);
         new.for_each(|problem| self.warn(problem.to_string()));
         report
@@ -116,6 +98,44 @@ impl Account {
                 "interrupts that move only when they occur next: {n}"
             ));
         }
+    }
+
+    /// Adds values of somebody else that were met, and once for each of those who are known to write
+    /// them what keeps them from it.
+    fn tell_drift(&mut self, report: &Report) {
+        let mut remedies = BTreeSet::new();
+        for drift in &report.drift {
+            let drift::Drift {
+                target,
+                live,
+                ours,
+                answer,
+            } = drift;
+            let suspects = target.writers().iter();
+            let suspects = suspects.filter(|name| report.suspects.contains(*name));
+            let suspects: Vec<&str> = suspects.copied().collect();
+            let by = match (answer, suspects.as_slice()) {
+                (drift::Answer::GiveUp, []) => {
+                    remedies.insert(keep_off(""));
+                    String::new()
+                }
+                (drift::Answer::GiveUp, [one]) => {
+                    remedies.insert(keep_off(one));
+                    format!(" ({one} runs)")
+                }
+                (drift::Answer::GiveUp, _) => {
+                    remedies.extend(suspects.iter().map(|one| keep_off(one)));
+                    format!(" ({} run)", suspects.join(" and "))
+                }
+                _ => String::new(),
+            };
+            let answer = answer.describe();
+            self.warn(format!(
+                "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}{by}"
+            ));
+        }
+        let remedies = remedies.into_iter();
+        remedies.for_each(|remedy| self.say(Level::Help, remedy));
     }
 
     /// Adds an error and what can be done about it; the run counts as `exit`.
@@ -139,6 +159,18 @@ impl Account {
     /// empty.
     pub fn fail_by(&mut self, whose: &str, error: &anyhow::Error) {
         self.fail(Exit::Refused, format!("{whose}{error:#}"), help_for(error));
+    }
+}
+
+/// Returns what keeps a service from writing what pin-hook writes as well.
+fn keep_off(service: &str) -> &'static str {
+    match service {
+        "irqbalance" => {
+            "ban the vm's cpus in /etc/default/irqbalance (IRQBALANCE_BANNED_CPULIST=), or stop it"
+        }
+        "tuned" => "choose a profile of tuned that leaves it alone, or stop tuned",
+        "ksmtuned" => "stop ksmtuned, or leave host.ksm out of the table",
+        _ => "stop what writes it; 10 minutes later pin-hook sets it again",
     }
 }
 

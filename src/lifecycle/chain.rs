@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::account::{Account, Exit};
+use super::advice::known_help;
 use super::phase::Phase;
 use super::snippet;
 use crate::domain::enabling::EnableRefusal;
@@ -74,13 +75,25 @@ impl Hook<'_> {
         let status = match self.try_call(phase, &mut account) {
             Ok(status) => status,
             Err(error) => {
-                let record = record::former_path(self.vmid);
-                let help = format!("put it back, or remove {record} to do without it");
-                account.fail(Exit::Refused, format!("{error:#}"), help);
+                account.fail(Exit::Refused, format!("{error:#}"), self.help(&error));
                 Exit::Refused.code()
             }
         };
         (account, status)
+    }
+
+    /// Returns what can be done about a hookscript that cannot be called.
+    fn help(&self, error: &anyhow::Error) -> String {
+        let mend = match error.downcast_ref() {
+            Some(EnableRefusal::BrokenHook { fault, .. }) => fault.help(),
+            _ => known_help(error).unwrap_or_else(|| "mend it".to_owned()),
+        };
+        format!("{mend}, or {}", self.do_without())
+    }
+
+    fn do_without(&self) -> String {
+        let record = record::former_path(self.vmid);
+        format!("remove {record} to do without it")
     }
 
     fn try_call(&self, phase: &str, account: &mut Account) -> anyhow::Result<u8> {
@@ -117,7 +130,10 @@ impl Hook<'_> {
                 format!("was ended: it took more than {HOOK_WAIT:?}"),
             ),
         };
-        let help = format!("it is the hookscript that vm {vmid} had before pin-hook enable");
+        let help = format!(
+            "its own output is above; vm {vmid} had it before pin-hook enable, {}",
+            self.do_without()
+        );
         let text = format!("vm {vmid}: {volume} {how}");
         account.fail(Exit::Refused, text, help);
         Ok(status)

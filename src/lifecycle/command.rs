@@ -91,7 +91,7 @@ impl Run<'_> {
                 let is_away = left.any(|claim| is_meant(claim) && !claim.away().is_empty());
                 if report.is_unfinished || is_away {
                     let text = format!("{whose}: not everything was given back in time");
-                    let help = "the units finish it; pin-hook status shows what is left";
+                    let help = "pin-hook-reconcile goes on within 15 s; pin-hook status shows what is left";
                     account.fail(Exit::Incomplete, text, help);
                     return Ok(());
                 }

@@ -3,10 +3,11 @@
 use super::account::{Account, Exit, Level};
 use super::enable::{Hooking, HookingError, our_snippet};
 use super::journal::read_state;
+use super::nothing::absent;
 use super::phase::{Caller, PATIENT_TIME, Run};
-use super::snippet;
+use super::snippet::{self, User};
 use super::step::{Step, hook_of};
-use crate::domain::enabling::EnableRefusal;
+use crate::domain::nothing::Nothing;
 use crate::domain::storage::Snippet;
 use crate::domain::target::{Target, Value};
 use crate::host::deadline::Deadline;
@@ -58,7 +59,7 @@ impl Hooking<'_> {
             self.step(&Step::Forget(vmid), account)?;
         }
         if !is_here && account.lines.is_empty() {
-            return Err(EnableRefusal::NoVm(vmid).into());
+            return Err(Nothing::NoVm(vmid).into());
         }
         account.info(match (self.is_dry, is_here && ours.is_none()) {
             (true, _) => format!("vm {vmid}: nothing was changed"),
@@ -82,7 +83,8 @@ impl Hooking<'_> {
                 account.warn(format!(
                     "vm {vmid} does not get its hookscript {hook} back: {fault}"
                 ));
-                let help = format!("once it is there: qm set {vmid} --hookscript {hook}");
+                let mend = fault.help();
+                let help = format!("{mend}, then qm set {vmid} --hookscript {hook}");
                 account.say(Level::Help, help);
                 Ok(None)
             }
@@ -94,10 +96,10 @@ impl Hooking<'_> {
         let vmid = self.vmid;
         match self.kind()? {
             GuestKind::Vm => Ok(true),
-            GuestKind::Container => Err(EnableRefusal::Container(vmid).into()),
-            GuestKind::Absent => match pve::node_of_vm(&*self.host.files, vmid) {
-                Some(node) => Err(EnableRefusal::Elsewhere { vmid, node }.into()),
-                None => Ok(false),
+            GuestKind::Container => Err(Nothing::Container(vmid).into()),
+            GuestKind::Absent => match absent(&*self.host.files, vmid) {
+                Nothing::NoVm(_) => Ok(false),
+                elsewhere => Err(elsewhere.into()),
             },
         }
     }
@@ -144,9 +146,16 @@ impl Hooking<'_> {
     fn remove_snippet(&self, snippet: &Snippet, account: &mut Account) -> anyhow::Result<()> {
         let files = &*self.host.files;
         let storages = cluster::storages(files)?;
+        if snippet.file(&storages).is_none() {
+            // It went with its storage.
+            return Ok(());
+        }
         if self.is_dry {
             let mut users = snippet::users(files, snippet)?;
-            users.retain(|vmid| *vmid != self.vmid);
+            users.retain_mut(|user| {
+                user.is_now &= user.vmid != self.vmid;
+                user.is_now || user.in_snapshot
+            });
             let text = match users.is_empty() {
                 true => format!("would remove the snippet {snippet}"),
                 false => format!("would keep the snippet {snippet}: {}", in_use(&users)),
@@ -155,21 +164,22 @@ impl Hooking<'_> {
             return Ok(());
         }
         let users = snippet::users(files, snippet)?;
-        snippet::remove_unused(files, &storages, snippet, self.vmid)?;
+        snippet::remove_unused(files, &storages, snippet)?;
         account.info(match users.is_empty() {
             true => format!("removed the snippet {snippet}"),
             false => format!("kept the snippet {snippet}: {}", in_use(&users)),
         });
         let node = pve::node_name(files)?;
         if let Err(error) = snippet::prepare_node(files, &node) {
-            account.warn(format!("the other nodes are not told: {error:#}"));
+            snippet::warn_of_untold(account, &error);
         }
         Ok(())
     }
 }
 
 /// Says who names a snippet still; the VM itself when one of its snapshots does.
-fn in_use(users: &[crate::domain::vm::Vmid]) -> String {
+fn in_use(users: &[User]) -> String {
     let names: Vec<String> = users.iter().map(ToString::to_string).collect();
-    format!("the config of {} names it", names.join(", "))
+    let verb = if names.len() == 1 { "names" } else { "name" };
+    format!("{} {verb} it", names.join(" and "))
 }

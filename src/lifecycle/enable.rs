@@ -5,12 +5,14 @@
 
 use super::account::{Account, Exit};
 use super::advice::help_for;
+use super::nothing::absent;
 use super::resolve::{CaseError, Found, read_case};
 use super::snippet;
 use super::step::{Step, hook_of};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::EnableRefusal;
 use crate::domain::guest::Guest;
+use crate::domain::nothing::Nothing;
 use crate::domain::storage::{Snippet, Storage, choose, suggest};
 use crate::domain::target::{Target, Value};
 use crate::domain::vm::Vmid;
@@ -87,6 +89,12 @@ impl From<anyhow::Error> for HookingError {
     }
 }
 
+impl From<Nothing> for HookingError {
+    fn from(why: Nothing) -> Self {
+        HookingError::Refused(why.into())
+    }
+}
+
 impl HookingError {
     /// Adds the error and what can be done about it to the account.
     pub fn tell(&self, account: &mut Account) {
@@ -136,7 +144,7 @@ impl Hooking<'_> {
         if !self.is_dry {
             let node = pve::node_name(&*self.host.files)?;
             if let Err(error) = snippet::prepare_node(&*self.host.files, &node) {
-                account.warn(format!("the other nodes are not told: {error:#}"));
+                snippet::warn_of_untold(account, &error);
             }
         }
         self.conclude(&plan, account)
@@ -212,8 +220,14 @@ impl Hooking<'_> {
             Some(snippet) => storages.iter().find(|one| one.id == snippet.storage),
             None => choose(storages, &node),
         };
-        let storage = storage.ok_or_else(|| EnableRefusal::NoSnippets {
-            remedy: suggest(storages, &node).map(Storage::remedy),
+        let storage = storage.ok_or_else(|| match ours {
+            Some(snippet) => EnableRefusal::LostStorage {
+                vmid: self.vmid,
+                storage: snippet.storage.clone(),
+            },
+            None => EnableRefusal::NoSnippets {
+                remedy: suggest(storages, &node).map(Storage::remedy),
+            },
         })?;
         self.check_shared(storage, storages, &node)?;
         Ok(storage)
@@ -223,20 +237,16 @@ impl Hooking<'_> {
     fn guest(&self) -> Result<(Guest, String), HookingError> {
         let vmid = self.vmid;
         let config = match self.kind()? {
-            GuestKind::Container => return Err(EnableRefusal::Container(vmid).into()),
+            GuestKind::Container => return Err(Nothing::Container(vmid).into()),
             GuestKind::Vm => pve::vm_config(&*self.host.files, vmid, "")?,
             GuestKind::Absent => None,
         };
         let Some(config) = config else {
-            return Err(match pve::node_of_vm(&*self.host.files, vmid) {
-                Some(node) => EnableRefusal::Elsewhere { vmid, node },
-                None => EnableRefusal::NoVm(vmid),
-            }
-            .into());
+            return Err(absent(&*self.host.files, vmid).into());
         };
         let guest = parse_vm_conf(&config.text).guest();
         match guest.template {
-            true => Err(EnableRefusal::Template(vmid).into()),
+            true => Err(Nothing::Template(vmid).into()),
             false => Ok((guest, config.text)),
         }
     }
@@ -255,7 +265,7 @@ impl Hooking<'_> {
     fn table(&self) -> Result<String, HookingError> {
         match read_case(self.host, self.vmid, "") {
             Ok(Found::Case(case)) => Ok(case.table_path),
-            Ok(Found::Nothing(_)) => Err(EnableRefusal::NoTable(self.vmid).into()),
+            Ok(Found::Nothing(why)) => Err(why.into()),
             Err(error) => Err(HookingError::Case(self.vmid, error)),
         }
     }
@@ -349,7 +359,7 @@ impl Hooking<'_> {
         let is_put = done.iter().any(|step| matches!(step, Step::Put(_)));
         if is_put && plan.found == snippet::Found::Nothing {
             let storages = std::slice::from_ref(&plan.storage);
-            snippet::remove_unused(files, storages, &plan.storage.snippet(), self.vmid)?;
+            snippet::remove_unused(files, storages, &plan.storage.snippet())?;
         }
         Ok(())
     }
@@ -367,7 +377,7 @@ impl Hooking<'_> {
         let runs = pve::running(&*self.host.files, vmid)?.is_some();
         account.info(match runs {
             true => format!(
-                "vm {vmid} is enabled, from its next start on; now by: pin-hook apply {vmid}"
+                "vm {vmid} is enabled, from its next start on; pin-hook apply {vmid} does it now"
             ),
             false => format!("vm {vmid} is enabled, from its next start on"),
         });

@@ -4,6 +4,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::look::known_state;
+use super::nothing::absent;
 use super::plan::Complaint;
 use super::resolve::read_settings;
 use super::room::{Asked, Room, live_state};
@@ -11,6 +12,7 @@ use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
+use crate::domain::nothing::Nothing;
 use crate::domain::placement::{Choice, Remark, Search, remarks};
 use crate::domain::proposal::{Command, Proposal, fit};
 use crate::domain::refusal::Refusal;
@@ -18,7 +20,7 @@ use crate::domain::state::State;
 use crate::domain::table::HostSettings;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
-use crate::host::table::{path_of_table, write_table};
+use crate::host::table::{local_path, path_of_table, write_table};
 use crate::host::topology::{is_amd, read_topology};
 use crate::host::{Host, pve};
 
@@ -116,7 +118,7 @@ pub fn write(host: &Host, proposed: &mut Proposed, force: bool) -> anyhow::Resul
         Some(path) if !force => {
             proposed.error = Some(Complaint {
                 message: format!("vm {vmid} has a table already ({path}), nothing is written"),
-                help: Some(format!("pin-hook init {vmid} --write --force replaces it")),
+                help: Some(help_for_existing(vmid, path)),
                 file: Some(path.clone()),
                 ..Complaint::default()
             });
@@ -126,27 +128,34 @@ pub fn write(host: &Host, proposed: &mut Proposed, force: bool) -> anyhow::Resul
     Ok(())
 }
 
+/// A table of the cluster is never written: this node's own hides it.
+fn help_for_existing(vmid: Vmid, path: &str) -> String {
+    let force = format!("pin-hook init {vmid} --write --force");
+    match local_path(vmid) {
+        local if local == path => format!("{force} replaces it"),
+        local => format!(
+            "{force} writes {local}, which hides it on this node; for all nodes put the proposal \
+             into {path}"
+        ),
+    }
+}
+
 fn guest_of(host: &Host, vmid: Vmid) -> anyhow::Result<Result<Guest, Complaint>> {
-    let complaint = |message: String, help: &str| Complaint {
-        message,
-        help: Some(help.to_owned()),
+    let files = &*host.files;
+    let complaint = |why: Nothing| Complaint {
+        message: why.to_string(),
+        help: Some(why.help()),
         ..Complaint::default()
     };
-    let kind = pve::guest_kind(&*host.files, vmid, "")?;
-    if kind == pve::GuestKind::Container {
-        let help = "limit the container with its own cores, and keep it off by the tables of vms";
-        return Ok(Err(complaint(format!("{vmid} is a container"), help)));
+    if pve::guest_kind(files, vmid, "")? == pve::GuestKind::Container {
+        return Ok(Err(complaint(Nothing::Container(vmid))));
     }
-    let Some(config) = pve::vm_config(&*host.files, vmid, "")? else {
-        let help = "run it on the node of the vm";
-        return Ok(Err(complaint(format!("this node has no vm {vmid}"), help)));
+    let Some(config) = pve::vm_config(files, vmid, "")? else {
+        return Ok(Err(complaint(absent(files, vmid))));
     };
     let guest = parse_vm_conf(&config.text).guest();
     Ok(match guest.template {
-        true => {
-            let help = "make a table for each vm that is cloned from it";
-            Err(complaint(format!("vm {vmid} is a template"), help))
-        }
+        true => Err(complaint(Nothing::Template(vmid))),
         false => Ok(guest),
     })
 }

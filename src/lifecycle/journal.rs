@@ -192,8 +192,8 @@ fn unusable(error: anyhow::Error) -> anyhow::Error {
 /// Returns the error of a run that another one kept from the host.
 pub fn busy() -> anyhow::Error {
     anyhow::Error::new(Advised::new(
-        "another run of pin-hook keeps the host busy",
-        "try again; pin-hook status shows what is going on",
+        format!("another run of pin-hook has held {LOCK} for {LOCK_WAIT:?}"),
+        "try again; lslocks shows which",
     ))
 }
 

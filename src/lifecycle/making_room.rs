@@ -10,12 +10,13 @@ use anyhow::{Context, bail};
 
 use super::account::Account;
 use super::fate::Answers;
-use super::journal::read_state;
+use super::journal::{busy, read_state};
 use super::neighbours::{Neighbour, neighbours, without_neighbours};
 use super::phase::{Run, START_TIME};
 use super::resolve::{Case, foreign_partitions, look_around, resolve};
 use super::room::state_now;
 use super::work::{Worked, work};
+use crate::domain::advice::Advised;
 use crate::domain::debt::{Debt, NoYield, Owner, stopping_unit};
 use crate::domain::refusal::{self, Refusal};
 use crate::domain::state::{Record, State};
@@ -118,7 +119,11 @@ impl Run<'_> {
             run.ask_for_room(case, &new, account)?;
             asked.extend(new.iter().map(|one| (one.vmid, now)));
             if !task::alive(&*self.host.files, self.caller.process) {
-                bail!("whoever started it has given up");
+                let vmid = case.vmid;
+                bail!(Advised::new(
+                    format!("the task that started vm {vmid} has ended meanwhile"),
+                    format!("start vm {vmid} again"),
+                ));
             }
             let qemus = open.iter().filter_map(|one| one.qemu);
             let ends: Vec<TaskId> = qemus.chain([self.caller.process]).collect();
@@ -193,7 +198,7 @@ impl Run<'_> {
             Ok(Ok::<_, Refusal>(records.collect()))
         })?;
         match worked {
-            Worked::Busy => bail!("another run of pin-hook keeps the host busy"),
+            Worked::Busy => Err(busy()),
             Worked::Done(report, _) => {
                 account.tell(&report);
                 Ok(())

@@ -298,7 +298,7 @@ impl Filling<'_, '_> {
         if let Some(bytes) = hugepages::zfs_cache(&*self.run.host.files).filter(|n| *n >= GIB) {
             account.warn(format!(
                 "vm {}: the cache of zfs holds {} GiB, which it gives back slowly: lower \
-                 zfs_arc_max",
+                 /sys/module/zfs/parameters/zfs_arc_max",
                 self.vmid,
                 bytes / GIB
             ));

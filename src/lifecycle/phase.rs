@@ -11,7 +11,7 @@ use super::account::{Account, Level};
 use super::advice::help_for;
 use super::debts;
 use super::fate::Answers;
-use super::journal::read_state;
+use super::journal::{busy, read_state};
 use super::resolve::{Case, CaseError, Found, read_case};
 use super::units;
 use super::verdict::backend;
@@ -204,8 +204,8 @@ impl Run<'_> {
                 self.refuse(account, policy, &text, refusal.help(vmid));
             }
             Worked::Busy => {
-                let text = format!("vm {vmid}: another run of pin-hook keeps the host busy");
-                let help = "start the vm again; pin-hook status shows what is going on";
+                let text = format!("vm {vmid}: {}", busy());
+                let help = format!("start vm {vmid} again; lslocks shows which run it is");
                 self.refuse(account, policy, &text, help);
             }
         }

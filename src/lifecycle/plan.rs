@@ -19,6 +19,7 @@ use super::resolve::{
     Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
 };
 use super::settings;
+use super::settle::fixed_irq;
 use crate::domain::claim::{Claim, ClaimState, Claims};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{Facts, VmFacts};
@@ -292,10 +293,7 @@ impl Run<'_> {
             .irqs
             .iter()
             .filter(|irq| !irq.affinity.is_disjoint(owned) && irq::is_fixed(files, irq.number));
-        let irqs = fixed.map(|irq| {
-            let cpus = irq::delivered_to(files, irq.number).unwrap_or_default();
-            (irq.actions.as_str(), cpus.intersection(owned))
-        });
+        let irqs = fixed.map(|irq| fixed_irq(files, (irq.number, &irq.actions), owned));
         let stuck = Stuck::by_device(irqs);
         stuck.iter().map(Stuck::to_string).collect()
     }
@@ -379,7 +377,7 @@ fn what_a_refusal_does(vmid: Vmid, policy: OnRefusal) -> String {
         OnRefusal::Abort => format!("vm {vmid} would not start, nothing would change"),
         OnRefusal::Warn => format!("vm {vmid} would start without cpus of its own"),
         OnRefusal::Auto => format!(
-            "vm {vmid} would not start (at host boot, by HA or as a migration: would start \
+            "vm {vmid} would not start (at host boot, by ha or as a migration: would start \
              without cpus of its own)"
         ),
     }

@@ -1,6 +1,7 @@
 //! Reconcile: the loop over all claims, run by the units and after a death.
 
 use super::account::{Account, Exit};
+use super::advice::help_without_cpus;
 use super::debts;
 use super::fate;
 use super::journal::{read_state, take_spooled};
@@ -50,7 +51,7 @@ impl Run<'_> {
         for claim in state.claims.values() {
             if let ClaimState::Failed { reason, .. } = &claim.state {
                 let vmid = claim.vmid;
-                let help = format!("mend that, then pin-hook apply {vmid}");
+                let help = help_without_cpus(vmid);
                 account.fail(Exit::Refused, format!("vm {vmid}: {reason}"), help);
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::advice::help_for;
-use super::nothing::Nothing;
+use super::nothing::absent;
 use super::room::{Asked, Room, state_now};
 use super::yields::{self, YieldFault};
 use crate::config::ct_conf::parse_ct_conf;
@@ -15,8 +15,9 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
 use crate::domain::memory::{self, MemoryWishes, Pool};
+use crate::domain::nothing::Nothing;
 use crate::domain::placement::{Placement, Remark, Request, place, remarks};
-use crate::domain::refusal::{Bystander, Refusal, Surroundings, check_scheduler};
+use crate::domain::refusal::{Bystander, Exclusive, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, KernelGate, Table, Workqueues};
 use crate::domain::target::Target;
@@ -100,10 +101,6 @@ pub struct Resolved {
     ground: Ground,
 }
 
-/// What the operator should know of a table that wishes for hugepages in vain.
-const NO_POOLS: &str = "memory.hugepages: pve takes no hugepages for it before the start (hugepages \
-                        and numa in its config, without hotplug of memory)";
-
 /// What of the host a table is resolved against, apart from claims.
 #[derive(Debug, Clone)]
 struct Ground {
@@ -122,14 +119,14 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     let files = &*host.files;
     match pve::guest_kind(files, vmid, migrated_from)? {
         GuestKind::Container => return Ok(Found::Nothing(Nothing::Container(vmid))),
-        GuestKind::Absent => return Ok(Found::Nothing(Nothing::Absent(vmid))),
+        GuestKind::Absent => return Ok(Found::Nothing(absent(files, vmid))),
         GuestKind::Vm => {}
     }
     let Some(table) = read_table(files, vmid)? else {
         return Ok(Found::Nothing(Nothing::NoTable(vmid)));
     };
     let Some(config) = pve::vm_config(files, vmid, migrated_from)? else {
-        return Ok(Found::Nothing(Nothing::Absent(vmid)));
+        return Ok(Found::Nothing(absent(files, vmid)));
     };
     let guest = parse_vm_conf(&config.text).guest();
     if guest.template {
@@ -259,12 +256,13 @@ impl Ground {
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         warnings.extend(alarming.into_iter().map(|remark| remark.text));
         warnings.extend(choice.warning.clone().or(stall));
-        warnings.extend(
-            pools
-                .as_ref()
-                .filter(|pools| pools.is_empty())
-                .map(|_| NO_POOLS.to_owned()),
-        );
+        if pools.as_ref().is_some_and(Vec::is_empty) {
+            let vmid = case.vmid;
+            warnings.push(format!(
+                "memory.hugepages has no effect for vm {vmid}: it needs hugepages and numa: 1 in \
+                 its config, and no memory in hotplug"
+            ));
+        }
         Ok(Resolved {
             wishes: Wishes {
                 workqueues: moves_work,
@@ -405,7 +403,7 @@ pub fn bystanders(host: &Host) -> Vec<Bystander> {
 }
 
 /// Returns the partitions that are not ours.
-pub fn foreign_partitions(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
+pub fn foreign_partitions(host: &Host, state: &State) -> Vec<Exclusive> {
     let ours: BTreeSet<String> = state.held.keys().filter_map(cgroup_of).collect();
     surroundings::partitions(&*host.files, &ours)
 }

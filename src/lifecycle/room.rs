@@ -12,7 +12,7 @@ use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::{Guest, HostPci};
 use crate::domain::placement::{Choice, Device, NoRoom, Search, choose};
-use crate::domain::refusal::{Bystander, Refusal};
+use crate::domain::refusal::{Bystander, Exclusive, Refusal};
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, Reserve, Table};
 use crate::domain::topology::Topology;
@@ -28,8 +28,8 @@ pub struct Room {
     pub tables: BTreeMap<Vmid, CpuSet>,
     /// Other VMs whose table cannot be read, so that nobody knows what it names.
     pub unreadable: Vec<Vmid>,
-    /// Partitions and exclusive sets of others: cgroup and CPUs.
-    pub partitions: Vec<(String, CpuSet)>,
+    /// Partitions and exclusive sets of others.
+    pub partitions: Vec<Exclusive>,
     /// Guests and units that are set to run on some CPUs.
     pub bystanders: Vec<Bystander>,
     /// Devices that are passed through to the VM.
@@ -121,7 +121,8 @@ impl Room {
         let vms = by_vm.into_iter();
         let vms = vms.map(|(vmid, cpus)| (format!("vm {vmid}"), cpus));
         let groups = self.partitions.iter();
-        let groups = groups.map(|(group, cpus)| (format!("cgroup {group}"), cpus.clone()));
+        let groups =
+            groups.map(|foreign| (format!("cgroup {}", foreign.group), foreign.cpus.clone()));
         vms.chain(groups).collect()
     }
 

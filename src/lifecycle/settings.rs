@@ -125,7 +125,7 @@ fn consequences(wishes: &Wishes, facts: &Facts) -> Vec<String> {
     if !wishes.power.is_untouched() && !shared.is_empty() {
         let cpus = shared.in_words();
         remarks.push(format!(
-            "{cpus} of others have the same frequency as the owned ones"
+            "the frequency of {cpus}, which the vm does not own, changes with that of the owned ones"
         ));
     }
     remarks

@@ -10,7 +10,7 @@ mod outcome;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub use self::outcome::stuck_in;
+pub use self::outcome::{fixed_irq, stuck_in};
 use self::outcome::{irq_of, is_out_of_vectors};
 use super::journal::Journal;
 use super::observe::{effective_cpus, live_values, observe, shared_cpus};
@@ -396,7 +396,7 @@ impl Answer {
     pub fn describe(self) -> &'static str {
         match self {
             Answer::Reassert => "set again",
-            Answer::GiveUp => "left as it is, it came back too often",
+            Answer::GiveUp => "set again three times, now left to somebody else",
             Answer::Leave => "left as it is",
         }
     }

@@ -1,8 +1,10 @@
 //! pin-hook's own snippet in the storages of PVE, and the snippets of others that VMs name.
 
+use std::fmt;
 use std::io;
 
-use crate::config::vm_conf::parse_vm_conf;
+use super::account::{Account, Level};
+use crate::config::vm_conf::{Section, parse_vm_conf};
 use crate::domain::enabling::{EnableRefusal, HookFault};
 use crate::domain::storage::{Snippet, Storage};
 use crate::domain::vm::Vmid;
@@ -58,23 +60,56 @@ pub fn put(files: &dyn Files, path: &str) -> anyhow::Result<()> {
         .map_err(cannot("write", path))
 }
 
+/// Guest whose config names a snippet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Which guest.
+    pub vmid: Vmid,
+    /// Whether it is a container.
+    pub is_container: bool,
+    /// Whether it names it now, or when it is started next.
+    pub is_now: bool,
+    /// Whether a snapshot of it does.
+    pub in_snapshot: bool,
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_container { "container" } else { "vm" };
+        let snapshot = if self.is_now { "" } else { "a snapshot of " };
+        write!(f, "{snapshot}{kind} {}", self.vmid)
+    }
+}
+
 /// Returns the guests of the cluster whose config names a snippet, now or in a snapshot: a
 /// container that does needs it to start as well.
 ///
 /// # Errors
 /// A config cannot be read.
-pub fn users(files: &dyn Files, snippet: &Snippet) -> anyhow::Result<Vec<Vmid>> {
+pub fn users(files: &dyn Files, snippet: &Snippet) -> anyhow::Result<Vec<User>> {
     let volume = snippet.to_string();
     let mut users = Vec::new();
     for (vmid, config) in cluster::guest_configs(files)? {
         let conf = parse_vm_conf(&config.text);
-        let names_it = std::iter::once(&conf.active)
-            .chain(&conf.pending)
-            .chain(conf.snapshots.values())
-            .any(|section| section.value("hookscript") == Some(volume.as_str()));
-        users.extend(names_it.then_some(vmid));
+        let names_it = |section: &Section| section.value("hookscript") == Some(volume.as_str());
+        let user = User {
+            vmid,
+            is_container: config.path.contains("/lxc/"),
+            is_now: names_it(&conf.active) || conf.pending.as_ref().is_some_and(names_it),
+            in_snapshot: conf.snapshots.values().any(names_it),
+        };
+        users.extend(Some(user).filter(|user| user.is_now || user.in_snapshot));
     }
     Ok(users)
+}
+
+/// Warns that [`prepare_node`] could not tell the other nodes.
+pub fn warn_of_untold(account: &mut Account, error: &anyhow::Error) {
+    account.warn(format!(
+        "the other nodes do not know which snippets this node has: {error:#}"
+    ));
+    let help = "systemctl restart pin-hook-boot.service tells them";
+    account.say(Level::Help, help);
 }
 
 /// Returns the file of the hookscript that a VM names, if PVE could call it.
@@ -144,7 +179,7 @@ fn refresh(files: &dyn Files, storage: &Storage, mounts: &Mounts) -> anyhow::Res
     }
 }
 
-/// Removes the snippet of a storage unless somebody still names it; returns who does.
+/// Removes the snippet of a storage unless somebody still names it.
 ///
 /// # Errors
 /// It cannot be removed, or a config cannot be read.
@@ -152,11 +187,10 @@ pub fn remove_unused(
     files: &dyn Files,
     storages: &[Storage],
     snippet: &Snippet,
-    leaving: Vmid,
-) -> anyhow::Result<Vec<Vmid>> {
+) -> anyhow::Result<()> {
     let users = users(files, snippet)?;
     let Some(path) = snippet.file(storages).filter(|_| users.is_empty()) else {
-        return Ok(users.into_iter().filter(|vmid| *vmid != leaving).collect());
+        return Ok(());
     };
     match look(files, &path)? {
         Found::Current | Found::Old => {
@@ -165,7 +199,7 @@ pub fn remove_unused(
         }
         Found::Nothing | Found::Foreign => {}
     }
-    Ok(Vec::new())
+    Ok(())
 }
 
 /// Returns where the snippet of a storage is to be written, unless something else is there.

@@ -1,6 +1,7 @@
 //! What the operator is told at the end of a phase, and what PVE is told: go on, or abort.
 
 use super::account::{Account, Exit, Level};
+use super::advice::help_without_cpus;
 use super::journal;
 use super::phase::Run;
 use super::report::Report;
@@ -75,9 +76,7 @@ impl Run<'_> {
                 } else {
                     Exit::Refused
                 };
-                let help = format!(
-                    "the vm runs without cpus of its own; pin-hook apply {vmid} tries again"
-                );
+                let help = help_without_cpus(vmid);
                 let cpus = wishes.cpus.in_words();
                 let text = format!("vm {vmid}: cannot isolate {cpus}: {reason}");
                 account.fail(exit, text, help);

@@ -36,7 +36,7 @@ pub enum YieldFault {
     #[error("{0} is a container, and only vms can make room")]
     Container(Vmid),
     /// It never runs.
-    #[error("vm {0} is a template, which never runs")]
+    #[error("vm {0} is a template, which runs for backups only")]
     Template(Vmid),
 }
 

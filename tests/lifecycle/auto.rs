@@ -87,6 +87,9 @@ fn a_vm_with_auto_is_refused_when_there_is_no_room() {
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused);
     assert_says(&account, "vm 100: 2 vcpus leave too little: ");
-    assert_says(&account, "free cpus of others (vm 101 has 2-7)");
+    assert_says(
+        &account,
+        "let others own fewer cpus (vm 101 has 2-7); pin-hook list shows",
+    );
     assert_eq!(world.claim_state(100), "none");
 }

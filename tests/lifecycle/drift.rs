@@ -31,7 +31,11 @@ fn an_interrupt_that_somebody_moves_is_moved_back_three_times_and_then_left() {
     }
     world.sim.poke(IRQ, "2").unwrap();
     let account = done(world.reconcile());
-    assert_says(&account, "left as it is, it came back too often");
+    assert_says(
+        &account,
+        "set again three times, now left to somebody else (irqbalance runs)",
+    );
+    assert_says(&account, "(IRQBALANCE_BANNED_CPULIST=), or stop it");
     assert_eq!(world.sim.get(IRQ), "2\n");
     world.sim.advance(Duration::from_secs(600));
     assert_says(&done(world.reconcile()), "set again");
@@ -48,7 +52,9 @@ fn a_vcpu_that_somebody_moves_is_pinned_again() {
         world.assert_owns(100);
     }
     world.sim.state().set_affinity(tid, &cpus("3")).unwrap();
-    assert_says(&done(world.reconcile()), "left as it is");
+    let account = done(world.reconcile());
+    assert_says(&account, "set again three times, now left to somebody else");
+    assert_says(&account, "stop what writes it; 10 minutes later pin-hook");
     assert_eq!(mask(&world, tid), cpus("3"));
 }
 
@@ -161,8 +167,8 @@ fn managed_interrupts_are_tried_once_and_not_given_back() {
     let account = done(world.phase(Phase::PostStart, 100));
     assert_says(
         &account,
-        "nvme0: 2 interrupts that the kernel manages stay on cpus 2-3; the kernel parameter \
-         isolcpus=managed_irq,2-3 keeps them off",
+        "nvme0: 2 interrupts cannot be moved off cpus 2-3; at the next boot \
+         isolcpus=managed_irq,2-3 can help where a queue is shared with other cpus",
     );
     assert_eq!(tried(&world), [1, 1]);
     world.end_worker();

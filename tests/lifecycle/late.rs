@@ -98,7 +98,12 @@ fn a_pre_start_that_is_locked_out_refuses() {
     world.sim.lock_by_other(LOCK);
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused);
-    assert_says(&account, "another run of pin-hook keeps the host busy");
+    let fact = "vm 100: another run of pin-hook has held /run/pin-hook/lock for 3s";
+    assert_says(&account, fact);
+    assert_says(
+        &account,
+        "start vm 100 again; lslocks shows which run it is",
+    );
     world.end_worker();
     world.assert_as(&before);
 }

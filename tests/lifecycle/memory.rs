@@ -236,9 +236,11 @@ fn without_enough_memory_the_start_is_refused_and_nothing_stays() {
         );
         let help = match is_compacted {
             true => "give the vm less memory",
-            false => "compact = true in memory.hugepages",
+            false => "hugepages = { compact = true } below [memory]",
         };
         assert_says(&account, help);
+        let parameters = "(hugepagesz=2M hugepages=0:64 on the kernel's command line";
+        assert_says(&account, parameters);
         assert_eq!(number(&world, 0, "nr"), 0);
         assert!(read_state(&*world.host.files).unwrap().claims.is_empty());
     }
@@ -293,5 +295,8 @@ fn two_starts_at_once_have_pages_each() {
 fn a_table_that_wishes_for_hugepages_in_vain_says_so() {
     let world = World::lab().vm(100, CONF, PAGES);
     let account = done(world.phase(Phase::PreStart, 100));
-    assert_says(&account, "pve takes no hugepages for it before the start");
+    assert_says(
+        &account,
+        "memory.hugepages has no effect for vm 100: it needs hugepages and numa: 1",
+    );
 }

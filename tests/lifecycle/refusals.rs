@@ -53,6 +53,19 @@ fn a_foreign_partition_is_refused() {
     world.foreign_partition();
     let error = "vm 100: cpu 3 is in the cpuset partition of cgroup system.slice";
     assert_refused(&world, error);
+    // What ends the partition leaves the list.
+    let partition = "/sys/fs/cgroup/system.slice/cpuset.cpus.partition";
+    world.sim.poke(partition, "member").unwrap();
+    let error = "vm 100: cpu 3 is in cpuset.cpus.exclusive of cgroup system.slice";
+    assert_refused(&world, error);
+    let account = world.phase(Phase::PreStart, 100);
+    let help = "empty it (echo > /sys/fs/cgroup/system.slice/cpuset.cpus.exclusive), or give vm 100 \
+                other cpus in its table (cpus = \"...\")";
+    assert_says(&account, help);
+    world.end_worker();
+    let exclusive = "/sys/fs/cgroup/system.slice/cpuset.cpus.exclusive";
+    world.sim.poke(exclusive, "\n").unwrap();
+    done(world.phase(Phase::PreStart, 100));
 }
 
 #[test]
@@ -235,22 +248,25 @@ fn a_guest_without_anything_to_do_is_a_notice_for_pve_and_an_error_by_hand() {
     world
         .sim
         .put("/etc/pve/nodes/pve1/lxc/200.conf", "cores: 1\n");
+    let elsewhere = "/etc/pve/nodes/pve2/qemu-server/106.conf";
+    world.sim.put(elsewhere, CONF);
     let unhooked = "vm 101 has no table in /etc/pin-hook or /etc/pve/pin-hook";
     for (vmid, fact, help) in [
         (101, unhooked, "pin-hook init 101 --write writes one"),
         (
             102,
-            "vm 102 is a template",
+            "vm 102 is a template, which runs for backups only",
             "make a table for each vm that is cloned from it",
         ),
         (
             105,
-            "this node has no vm 105",
+            "there is no vm 105",
             "qm list shows the vms of this node",
         ),
+        (106, "vm 106 is on node pve2", "run it on pve2"),
         (
             200,
-            "200 is a container",
+            "200 is a container, and only a vm can own its cpus",
             "containers are kept off owned cpus without a table",
         ),
     ] {

@@ -269,7 +269,7 @@ fn who_moves_an_interrupt_again_and_again_is_named() {
         let given_up = account
             .lines
             .iter()
-            .any(|line| line.text.contains("too often"));
+            .any(|line| line.text.contains("left to somebody else"));
         assert_eq!(named, given_up, "{account:#?}");
     }
 }

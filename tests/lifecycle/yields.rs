@@ -300,7 +300,7 @@ fn tables_that_cannot_be_meant_are_refused() {
     let template = with("template: 1\n", "cpus = \"2-3\"\n");
     assert_refused(
         &template,
-        "vm 107 is a template, which never runs",
+        "vm 107 is a template, which runs for backups only",
         "take 107 out",
     );
     unknown.sim.put("/etc/pve/nodes/pve1/lxc/108.conf", "");

@@ -191,7 +191,7 @@ fn refuses_what_cannot_be_placed() {
         (
             request("6-9", 1, 1),
             "the host has no cpus 8-9, it has 0-7",
-            "correct",
+            "name other cpus than 8-9",
         ),
         (
             request("6-7", 1, 1),
@@ -208,10 +208,10 @@ fn refuses_what_cannot_be_placed() {
             "the vm has 2 vcpus, the table has 1 cpus for them",
             "name 2 cpus",
         ),
-        (with(&[2, 2]), "vcpus names cpu 2 twice", "of its own"),
+        (with(&[2, 2]), "pin.vcpus names cpu 2 twice", "of its own"),
         (
             with(&[2, 6]),
-            "vcpus names cpus 6, which are not in cpus = \"2-5\"",
+            "pin.vcpus names cpus 6, which are not in cpus = \"2-5\"",
             "add them",
         ),
         (
@@ -219,7 +219,7 @@ fn refuses_what_cannot_be_placed() {
                 also: set("5-6"),
                 ..request("2-5", 2, 1)
             },
-            "cpu 5 is in cpus and in also",
+            "isolate.also has cpus 5, which are in cpus already",
             "one of the two",
         ),
     ] {

@@ -72,7 +72,7 @@ impl Layout {
     ) -> Self {
         let (wishes, topology) = (&resolved.wishes, &resolved.topology);
         let foreign = around.partitions.iter();
-        let foreign: CpuSet = foreign.flat_map(|(_, cpus)| cpus.iter()).collect();
+        let foreign: CpuSet = foreign.flat_map(|foreign| foreign.cpus.iter()).collect();
         let mut claimed = owned_by_others(claims, case.vmid);
         if is_exclusive(wishes) {
             claimed.extend(wishes.cpus.iter());

@@ -13,9 +13,10 @@ use crate::domain::diff::{Answer, Change, Drift};
 use crate::domain::facts::Facts;
 use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record};
-use crate::domain::stuck::Stuck;
+use crate::domain::stuck::{Fixed, Stuck};
 use crate::domain::target::{Place, Target, Value};
 use crate::host::deadline::Deadline;
+use crate::host::files::Files;
 use crate::host::surroundings::is_service_running;
 use crate::host::{Host, irq, target};
 
@@ -155,9 +156,21 @@ pub fn stuck_in<'t>(
     targets: impl Iterator<Item = &'t Target>,
     owned: &CpuSet,
 ) -> Vec<Stuck> {
-    let irqs = targets.filter_map(irq_of).map(|(number, actions)| {
-        let cpus = irq::delivered_to(&*host.files, number).unwrap_or_default();
-        (actions, cpus.intersection(owned))
-    });
-    Stuck::by_device(irqs)
+    let irqs = targets.filter_map(irq_of);
+    Stuck::by_device(irqs.map(|irq| fixed_irq(&*host.files, irq, owned)))
+}
+
+/// Returns what is to be known of an interrupt that nobody can move, given by its number and the
+/// names of what handles it.
+pub fn fixed_irq<'i>(
+    files: &dyn Files,
+    (number, actions): (u32, &'i str),
+    owned: &CpuSet,
+) -> Fixed<'i> {
+    let cpus = irq::delivered_to(files, number).unwrap_or_default();
+    Fixed {
+        actions,
+        cpus: cpus.intersection(owned),
+        managed: irq::is_managed(files, number),
+    }
 }

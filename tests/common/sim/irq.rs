@@ -260,6 +260,11 @@ impl State {
             pending: false,
         };
         irq.settle(&self.cpus.online);
+        if kind == Kind::Managed {
+            // Only a PCI device can ask for one.
+            let chip = format!("/sys/kernel/irq/{number}/chip_name");
+            self.tree.put(&chip, "PCI-MSIX-0000:01:00.0\n", 0o444);
+        }
         self.irqs.by_number.insert(number, irq);
     }
 

@@ -90,7 +90,7 @@ for n in 1 2 3; do
     equal "a foreign value is set again ($n)" 120 "$(interval_after 3)"
 done
 equal 'the fourth time it is left' 3 "$(interval_after 3)"
-check 'and named' has "$work/drift" 'left as it is, it came back too often'
+check 'and named' has "$work/drift" 'set again three times, now left to somebody else'
 refuses 'status says that it has drifted' pin-hook status 100
 echo 120 > /proc/sys/vm/stat_interval
 systemd-run --quiet --unit=irqbalance sleep 1000
@@ -98,7 +98,7 @@ for n in 1 2 3 4; do
     echo 2-3 > "/proc/irq/$irq/smp_affinity_list"
     pin-hook reconcile > "$work/drift" 2>&1
 done
-check 'a service that moves interrupts back is named' has "$work/drift" 'it came back too often, probably by irqbalance'
+check 'a service that moves interrupts back is named' has "$work/drift" 'now left to somebody else (irqbalance runs)'
 systemctl stop irqbalance
 qm stop 100 > /dev/null
 echo "$mask" > "/proc/irq/$irq/smp_affinity_list"

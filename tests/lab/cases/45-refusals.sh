@@ -113,7 +113,7 @@ table 101 'cpus = "2-3"'
 table 100 'cpus = "4-5"'
 sed -i 's/^cores: 4/cores: 2/' "$(conf_path 100)" "$(conf_path 101)"
 qm start 101 > /dev/null
-as_root='run it as root; plan, list, check, --dry-run and --root only have to read what they show'
+as_root='run it as root'
 for command in '100 pre-start' '101 post-start' '101 post-stop' 'apply 101' 'release 101' 'release --all' 'enable 100' \
     'disable 101' 'init 100 --write --force' reconcile boot; do
     # shellcheck disable=SC2086

@@ -23,12 +23,12 @@ capture_after_equal 'the host is as before'
 
 vm_conf 100 'hookscript: local:snippets/pin-hook' 'template: 1'
 qm template-backup 100 > "$work/start" 2>&1
-check 'a backup of a template: nothing to do' has "$work/start" 'vm 100 is a template: nothing to do'
+check 'a backup of a template: nothing to do' has "$work/start" 'vm 100 is a template, which runs for backups only: nothing to do'
 lacks_changes() { lacks "$work/start" reserved && lacks "$work/start" owns; }
 check 'and nothing done' lacks_changes
 touch /etc/pve/nodes/pve1/lxc/200.conf
 pin-hook 200 pre-start > "$work/container"
 ok 'a container: exit status 0'
-check 'and a notice' has "$work/container" '200 is a container: nothing to do'
+check 'and a notice' has "$work/container" '200 is a container, and only a vm can own its cpus: nothing to do'
 check 'an unknown phase: exit status 0' pin-hook 100 pre-reboot
 capture_after_equal 'the host is as before'
