@@ -144,7 +144,7 @@ fn meaning(host: &Host, line: &str) -> String {
         text += "  keeps its driver\n";
     }
     let more = devices
-        .warnings()
+        .warnings("100".parse().unwrap())
         .into_iter()
         .chain(other_things(host, &guest));
     more.for_each(|line| text += &format!("  {line}\n"));
@@ -252,7 +252,7 @@ fn entries_may_vanish_under_our_feet() {
     let devices = read(&host, "hostpci0: 87:00.0");
     assert!(devices.bus.is_empty());
     assert_eq!(
-        devices.warnings(),
-        ["hostpci0: there is no pci device 0000:87:00.0"]
+        devices.warnings("100".parse().unwrap()),
+        ["hostpci0: there is no pci device 0000:87:00.0; pve will refuse the start"]
     );
 }

@@ -138,13 +138,13 @@ impl Devices {
     }
 
     /// Returns the same as advice: PVE would start the VM nevertheless.
-    pub fn warnings(&self) -> Vec<String> {
+    pub fn warnings(&self, vmid: Vmid) -> Vec<String> {
         let faults = self.asked.iter().filter_map(|asked| {
             let fault = asked.fault.as_ref()?;
-            Some(format!("{}: {fault}", asked.key))
+            Some(format!("{}: {fault}; pve will refuse the start", asked.key))
         });
         let objections = self.objections().into_iter();
-        faults.chain(objections.map(|o| o.to_string())).collect()
+        faults.chain(objections.map(|o| o.warning(vmid))).collect()
     }
 
     /// Returns which devices are far from the CPUs or the memory of the VM.
@@ -169,13 +169,13 @@ impl Devices {
             let Some((address, Some(node))) = places.find(|(_, node)| node.is_some()) else {
                 continue;
             };
-            let places = [("vcpus", &cpu_nodes), ("memory", &memory_nodes)];
+            let places = [("vcpus are", &cpu_nodes), ("memory is", &memory_nodes)];
             let elsewhere = places
                 .into_iter()
                 .filter(|(_, nodes)| !nodes.is_empty() && !nodes.contains(CpuId(node)));
             far.extend(elsewhere.map(|(what, nodes)| {
                 format!(
-                    "{key} ({address}) is attached to numa node {node}, {what} of the vm to {nodes}"
+                    "{key} ({address}) is attached to numa node {node}, the vm's {what} on {nodes}"
                 )
             }));
         }

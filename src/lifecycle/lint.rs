@@ -113,7 +113,7 @@ impl Lint {
             let devices = Devices::read(host, vmid, guest, &[]);
             let is_seen = !devices.bus.is_empty();
             self.warnings
-                .extend(devices.warnings().into_iter().filter(|_| is_seen));
+                .extend(devices.warnings(vmid).into_iter().filter(|_| is_seen));
         }
     }
 

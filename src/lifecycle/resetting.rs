@@ -89,7 +89,7 @@ impl Run<'_> {
             Ok(lock) => lock,
             Err(why) => {
                 self.announce(vmid, None, account)?;
-                return Ok(Err(no_reset(key, first, NoReset::Failed(why))));
+                return Ok(Err(no_reset(key, first, why)));
             }
         };
         let texts = resets.iter();
@@ -115,11 +115,11 @@ impl Run<'_> {
         }
     }
 
-    fn lock_devices(&self) -> Result<Box<dyn Held>, String> {
+    fn lock_devices(&self) -> Result<Box<dyn Held>, NoReset> {
         let wait = LOCK_WAIT.min(self.deadline.remaining());
         let lock = self.host.files.lock(LOCK, wait);
-        let lock = lock.map_err(|error| format!("{LOCK}: {error}"))?;
-        lock.ok_or_else(|| "another vm's devices are being reset".to_owned())
+        let lock = lock.map_err(|error| NoReset::Failed(format!("{LOCK}: {error}")))?;
+        lock.ok_or(NoReset::Busy)
     }
 
     /// Has the claim say what is being reset; `None` ends it.
@@ -212,11 +212,11 @@ impl Run<'_> {
                 Ok(function) => function,
                 Err(why) => return refuse(why),
             };
-            let failed = match &way.reset {
+            let unready = match &way.reset {
                 Reset::By(method) => match flr(&function) {
                     Err(why) => return refuse(why),
                     Ok(_) if function.reset_methods == [method.as_str()] => continue,
-                    Ok(_) => format!("method {method} cannot be chosen"),
+                    Ok(_) => format!("the kernel does not take method {method} alone"),
                 },
                 _ => match away(self.host, address, &function) {
                     Err(why) => return refuse(why),
@@ -224,7 +224,7 @@ impl Run<'_> {
                     Ok(_) => "drivers of the host cannot be kept off".to_owned(),
                 },
             };
-            return refuse(NoReset::Failed(failed));
+            return refuse(NoReset::Unready(unready));
         }
         Ok(())
     }
@@ -238,7 +238,7 @@ impl Run<'_> {
             found.map_err(|why| Halt::Refused(no_reset(key, address, why)))?;
             if !is_kept(self.host, address) {
                 let why = "drivers of the host cannot be kept off".to_owned();
-                return Err(Halt::Open(no_reset(key, address, NoReset::Failed(why))));
+                return Err(Halt::Open(no_reset(key, address, NoReset::Unready(why))));
             }
         }
         Ok(())

@@ -218,6 +218,17 @@ fn a_reset_that_fails_or_hangs_refuses_the_start() {
     assert_eq!(world.sim.get(&file("reset_method")), "flr bus\n");
 }
 
+#[test]
+fn while_others_are_reset_the_start_is_refused_and_may_be_tried_again() {
+    let world = flr_world();
+    let lock = "/run/pin-hook/pci.lock";
+    world.sim.put(lock, "");
+    world.sim.lock_by_other(lock);
+    assert_refused(&world, "is not reset: another vm's devices are being reset");
+    world.sim.unlock_by_other(lock);
+    done(world.phase(Phase::PreStart, 100));
+}
+
 /// A death at any moment of the reset: the next run has all methods allowed again.
 #[test]
 fn a_death_in_the_middle_leaves_no_method_behind() {

@@ -191,7 +191,7 @@ impl Rival {
         };
         format!(
             "{unload}keep it from being loaded (\"blacklist {module}\" in a file in \
-             /etc/modprobe.d), boot linux 6.19 or later, or leave pci.reset out"
+             /etc/modprobe.d), boot linux 6.19 or later, or take pci.reset out of the table"
         )
     }
 }

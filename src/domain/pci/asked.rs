@@ -58,6 +58,16 @@ pub enum Fault {
         /// Its name.
         name: String,
     },
+    /// The kernel groups no devices: it uses no IOMMU.
+    #[error("pci mapping {name}: {address} has no iommu group, expected {expected}")]
+    NoGroups {
+        /// Name of the mapping.
+        name: String,
+        /// Which function.
+        address: String,
+        /// What the mapping says of it.
+        expected: String,
+    },
     /// Another device is at the address now: devices are numbered anew when one comes or goes.
     #[error("pci mapping {name}: {address} is {actual}, expected {expected}")]
     Changed {
@@ -77,17 +87,25 @@ impl Fault {
     pub fn help(&self) -> String {
         match self {
             Fault::Missing { .. } => {
-                "lspci -D shows the devices of this host; if it was there before: echo 1 > \
-                 /sys/bus/pci/rescan, or switch the host off and on"
+                "lspci -Dnn shows where the device is now: correct the entry; if it is not there: \
+                 echo 1 > /sys/bus/pci/rescan, or switch the host off and on"
                     .to_owned()
             }
-            Fault::NoMapping { name } | Fault::NotHere { name } => {
+            Fault::NoMapping { name } => format!(
+                "create mapping {name} (datacenter, resource mappings), or correct the entry"
+            ),
+            Fault::NotHere { name } => {
                 format!("add this node's device to mapping {name} (datacenter, resource mappings)")
             }
-            Fault::Changed { name, .. } => format!(
-                "find the device by lspci -Dnn and correct mapping {name} (datacenter, resource \
-                 mappings)"
+            Fault::Changed { name, address, .. } => format!(
+                "lspci -Dnnvs {address} shows it: if it is the right device, save mapping {name} \
+                 anew (datacenter, resource mappings), else lspci -Dnn shows where that is now"
             ),
+            Fault::NoGroups { .. } => {
+                "enable the iommu in the firmware (vt-d or amd-vi), for intel also intel_iommu=on \
+                 on the kernel's command line"
+                    .to_owned()
+            }
         }
     }
 }
@@ -179,13 +197,24 @@ impl Mapped {
         ];
         for (expected, actual) in pairs {
             let Some(expected) = expected else { continue };
-            if actual.as_ref() != Some(&expected) {
-                return Err(Fault::Changed {
-                    name: name.to_owned(),
-                    address: address.clone(),
-                    actual: actual.unwrap_or_else(|| "without an iommu group".to_owned()),
-                    expected,
-                });
+            let (name, address) = (name.to_owned(), address.clone());
+            match actual {
+                Some(actual) if actual == expected => {}
+                Some(actual) => {
+                    return Err(Fault::Changed {
+                        name,
+                        address,
+                        actual,
+                        expected,
+                    });
+                }
+                None => {
+                    return Err(Fault::NoGroups {
+                        name,
+                        address,
+                        expected,
+                    });
+                }
             }
         }
         Ok(functions)

@@ -137,10 +137,13 @@ impl Objection {
     pub fn help(&self, vmid: Vmid) -> String {
         let (key, need) = match self {
             Objection::Needed { key, need, .. } => (key, need),
-            Objection::Shared { key, other, .. } => {
+            Objection::Shared {
+                key, other, need, ..
+            } => {
                 return format!(
-                    "put one of them into another slot, so that {other} gets a group of its own, \
-                     or take {key} out of vm {vmid}"
+                    "{}, put one of them into another slot, so that {other} gets a group of its \
+                     own, or take {key} out of vm {vmid} (qm set {vmid} --delete {key})",
+                    need.mend()
                 );
             }
             Objection::Used { disk, .. } => {
@@ -151,15 +154,40 @@ impl Objection {
             }
             Objection::Taken { disk, by } => {
                 let (key, other) = (&disk.key, by.vmid);
-                return format!("stop vm {other}, or take {key} out of vm {vmid}");
+                return format!(
+                    "stop vm {other}, or take {key} out of vm {vmid} (qm set {vmid} --delete {key})"
+                );
             }
         };
-        let mend = match need {
+        let mend = need.mend();
+        format!("{mend}, or take {key} out of vm {vmid} (qm set {vmid} --delete {key})")
+    }
+
+    /// Says what will come of it where nobody keeps the VM from starting.
+    pub fn warning(&self, vmid: Vmid) -> String {
+        match self {
+            Objection::Needed {
+                need: Need::Disk(..) | Need::Net(..) | Need::Console,
+                ..
+            } => format!("{self}, which the host loses when vm {vmid} starts"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl Need {
+    /// Returns what ends the need.
+    fn mend(&self) -> String {
+        match self {
             Need::Disk(disk, _) => format!("move what the host has on {disk} to another disk"),
             Need::Net(net, _) => format!("give the host another network card than {net}"),
-            Need::Representor(net, _) => format!("take {net} out of use"),
+            Need::Representor(net, _) => {
+                format!("take {net} out of its bridge or bond, and its routes away")
+            }
             Need::Console => {
-                "give the host another display, or have vfio-pci bind it at boot".to_owned()
+                "give the host another display, or have vfio-pci bind it at boot (options vfio-pci \
+                 ids=... in /etc/modprobe.d, then update-initramfs -u)"
+                    .to_owned()
             }
             Need::Mediated(_, Some(vmid)) => format!("stop vm {vmid}"),
             Need::Mediated(uuid, None) => {
@@ -169,8 +197,7 @@ impl Objection {
             Need::DiskOfVm(DiskOfVm { vmid, .. }) | Need::Usb(UsbOfVm { vmid, .. }) => {
                 format!("stop vm {vmid}")
             }
-        };
-        format!("{mend}, or take {key} out of vm {vmid} (qm set {vmid} --delete {key})")
+        }
     }
 }
 

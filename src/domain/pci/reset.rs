@@ -49,6 +49,10 @@ pub enum NoReset {
     Changed(String, String),
     /// It is not there any more.
     Gone,
+    /// Another run resets devices.
+    Busy,
+    /// The kernel does not let the reset be as it has to be.
+    Unready(String),
     /// The kernel refused.
     Failed(String),
 }
@@ -87,6 +91,8 @@ impl fmt::Display for NoReset {
                 write!(f, "it was {expected} a moment ago and is {actual} now")
             }
             NoReset::Gone => f.write_str("it is not there any more"),
+            NoReset::Busy => f.write_str("another vm's devices are being reset"),
+            NoReset::Unready(why) => f.write_str(why),
             NoReset::Failed(why) => write!(f, "the reset failed: {why}"),
         }
     }
@@ -98,24 +104,36 @@ impl NoReset {
         match self {
             NoReset::Bound(_) => format!(
                 "unbind it (echo {address} > /sys/bus/pci/devices/{address}/driver/unbind), have \
-                 vfio-pci bind it at boot, or leave pci.reset out: pve binds and resets by itself"
+                 vfio-pci bind it at boot (options vfio-pci ids=... in /etc/modprobe.d, then \
+                 update-initramfs -u), or take pci.reset out of the table: pve binds and resets by \
+                 itself"
             ),
             NoReset::Virtuals(_) => format!(
-                "remove them (echo 0 > /sys/bus/pci/devices/{address}/sriov_numvfs), or leave \
-                 pci.reset out"
+                "where nobody uses them, remove them (echo 0 > \
+                 /sys/bus/pci/devices/{address}/sriov_numvfs), or take pci.reset out of the table"
             ),
-            NoReset::Mediated(_) => "remove them first, or leave pci.reset out".to_owned(),
+            NoReset::Mediated(_) => "remove them (echo 1 > /sys/bus/mdev/devices/<uuid>/remove), \
+                                     or take pci.reset out of the table"
+                .to_owned(),
+            NoReset::NoFlr(methods) if methods.is_empty() => {
+                "pci.reset = \"remove-rescan\" is for such devices; without it the host may have to \
+                 be restarted between two starts"
+                    .to_owned()
+            }
             NoReset::NoFlr(_) => {
-                "leave pci.reset out: pve resets by what the device knows".to_owned()
+                "take pci.reset out of the table: pve resets by what the device knows".to_owned()
             }
             NoReset::Neither(_, why) => why.help(address),
             NoReset::Virtual(_) => {
-                "pci.reset = \"flr\" resets one, or leave pci.reset out".to_owned()
+                "pci.reset = \"flr\" resets one, or take pci.reset out of the table".to_owned()
             }
-            NoReset::Bridge => "take it out of hostpci, or leave pci.reset out".to_owned(),
+            NoReset::Bridge => {
+                "take it out of hostpci, or pci.reset out of the table".to_owned()
+            }
             NoReset::Rival(rival) => rival.help(),
             NoReset::Unknown(_) => {
-                "install the modules of the running kernel, or leave pci.reset out".to_owned()
+                "install the modules of the running kernel, or take pci.reset out of the table"
+                    .to_owned()
             }
             NoReset::NotBack(_) => format!(
                 "the units try once more; then echo 1 > /sys/class/pci_bus/{}/rescan may bring it \
@@ -123,15 +141,18 @@ impl NoReset {
                 bus_of(address)
             ),
             NoReset::Changed(..) => {
-                format!("lspci -nns {address} shows what is there; start again")
+                "lspci -Dnn shows where the device is now: correct the entry, then start the vm"
+                    .to_owned()
             }
+            NoReset::Busy => "start the vm again in a few seconds".to_owned(),
+            NoReset::Unready(_) => "take pci.reset out of the table: pve resets by itself".to_owned(),
             NoReset::Gone => {
-                "lspci -D shows what is there; echo 1 > /sys/bus/pci/rescan may bring \
+                "lspci -Dnn shows what is there; echo 1 > /sys/bus/pci/rescan may bring \
                               it back, switching the host off and on does"
                     .to_owned()
             }
-            NoReset::Failed(_) => "dmesg tells more; where nothing else helps, switching the host \
-                                   off and on does, or leave pci.reset out"
+            NoReset::Failed(_) => "take pci.reset out of the table, or look into dmesg; where \
+                                   nothing else helps, switching the host off and on does"
                 .to_owned(),
         }
     }

@@ -29,7 +29,7 @@ impl Run<'_> {
                 plan.notices.push(text);
             }
         }
-        plan.warnings.extend(devices.warnings());
+        plan.warnings.extend(devices.warnings(case.vmid));
         Ok(devices)
     }
 }
