@@ -21,6 +21,8 @@ unbind() { [ ! -e "$devices/$1/driver" ] || echo "$1" > "$devices/$1/driver/unbi
 nothing_left() { [ ! -s /run/pin-hook/journal ]; }
 is_free() { [ "$(cat $autoprobe) $(cat "$devices/$1/driver_override") $(driver_of "$1")" = '1 (null) none' ]; }
 case_cleanup() {
+    # It says that a device has not come back, until its next run.
+    systemctl reset-failed pin-hook-reconcile.service || true
     unhide
     rm -f /etc/modprobe.d/lab.conf
     echo 1 > $autoprobe
