@@ -55,6 +55,7 @@ are_at() {
 # come_to TEXT ADDRESS EXPECTED: on a busy machine a command may leave the end to the units.
 come_to() { wait_until 60 "$1" are_at "$2" "$3" && ok "$1"; }
 
+model_of() { sed 's/0x//' "$devices/$1/vendor" "$devices/$1/device" | paste -sd:; }
 forget_id() { sed 's/0x//' "$devices/$1/vendor" "$devices/$1/device" | paste -sd' ' > /sys/bus/pci/drivers/vfio-pci/remove_id; }
 echo 0 > "$devices/$pf/sriov_numvfs"
 virtual_functions
@@ -100,6 +101,10 @@ refuses 'another device than the mapping was made for is refused' qm start 100
 check 'with both ids' has "$work/refused" 'expected 8086:ffff'
 rm -r /etc/pve/mapping
 
+hostpci "$vf" '[pci]' 'reset = "remove-rescan"'
+refuses 'a virtual function is not removed' qm start 100
+check 'because only its physical one makes it' has "$work/refused" "it is a virtual function, which only $pf makes"
+
 hostpci "$vf" '[pci]' 'reset = "flr"' 'irqs = "vcpus"'
 methods=$(cat "$devices/$vf/reset_method")
 qm start 100 > "$work/start" 2>&1 || true
@@ -118,7 +123,32 @@ check 'with the VM' has "$work/refused" "hostpci0 ($vf) is in use by vm 100"
 sed -i "s/^hostpci0: .*/hostpci0: $pf/" "$(conf_path 101)"
 refuses 'nor may its physical function be taken' qm start 101
 check 'because of the virtual one' has "$work/refused" "the physical function of $vf, which is in use by vm 100"
+# chosen_by TEXT: of two alternatives VM 101 gets the one that VM 100 does not have.
+chosen_by() {
+    qm start 101 > "$work/start" 2>&1 || said "$work/start"
+    comes_to "$1: the VM has its CPUs" 'isolated 6-7: 6 7' 101
+    pin-hook status 101 > "$work/status" 2>&1 || true
+    check "$1: the alternative that was free is found" has "$work/status" "$vf2"
+    refuses "$1: and the other one is not named" has "$work/status" "$vf "
+    qm stop 101
+    wait_until 60 'the VM is gone' gone 101
+}
+vf2=$(basename "$(readlink "$devices/$pf/virtfn1")")
+mkdir -p /etc/pve/mapping
+printf 'nic\n\tmap id=%s,node=pve1,path=%s\n\tmap id=%s,node=pve1,path=%s\n' "$(model_of "$vf")" "$vf" "$(model_of "$vf2")" "$vf2" \
+    > /etc/pve/mapping/pci.cfg
+sed -i 's/^hostpci0: .*/hostpci0: mapping=nic/' "$(conf_path 101)"
+printf 'cpus = "6-7"\n' > /etc/pin-hook/101.toml
+pin-hook plan 101 > "$work/plan" 2>&1 || true
+check 'of two alternatives plan names the one that is free' has "$work/plan" "$vf2"
+chosen_by 'by QEMU'\''s command line'
+touch /run/qemu-server/by-sysfsdev
+chosen_by 'by PVE'\''s reservation'
+rm -r /run/qemu-server/by-sysfsdev /etc/pve/mapping
 rm "$(conf_path 101)" /etc/pin-hook/101.toml
+# Prepared for as long as the host runs; the capture is of a host that has not known this VM.
+rm -r /run/systemd/system/101.scope.d
+systemctl daemon-reload
 
 qm stop 100
 wait_until 60 'the VM is gone' gone 100

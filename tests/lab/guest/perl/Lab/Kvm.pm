@@ -52,7 +52,9 @@ sub hostpci_arguments {
     for my $key (sort grep { /^hostpci\d+$/ } keys %$conf) {
         my ($id) = $conf->{$key} =~ /^(?:host=)?([0-9a-f:.]+)/;
         $id = "0000:$id" if $id !~ /^[0-9a-f]{4}:/;
-        push @arguments, '-device', "vfio-pci,host=$id,id=$key";
+        # As for mediated devices: then QEMU's command line does not tell the function.
+        my $by = -e '/run/qemu-server/by-sysfsdev' ? "sysfsdev=/sys/bus/pci/devices/$id" : "host=$id";
+        push @arguments, '-device', "vfio-pci,$by,id=$key";
     }
     return @arguments;
 }

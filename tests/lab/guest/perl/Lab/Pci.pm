@@ -1,14 +1,66 @@
 package Lab::Pci;
 
-# PVE's prepare step for passed-through devices: bind to vfio-pci by new_id, then reset.
+# Passed-through devices as PVE treats them: mappings are resolved and functions reserved after pre-start, then
+# bound to vfio-pci by new_id and reset; the reservation ends before post-stop.
 
 use strict;
 use warnings;
 
 use Exporter 'import';
-our @EXPORT_OK = qw(prepare_devices);
+our @EXPORT_OK = qw(choose_devices reserve_devices free_devices prepare_devices);
 
-use Lab::Conf 'slurp';
+use Lab::Conf qw(slurp spew);
+
+my $reservations = '/run/qemu-server/pci-id-reservations';
+
+sub keys_of { my ($conf) = @_; return sort grep { /^hostpci\d+$/ } keys %$conf; }
+
+# The function of an entry without a mapping.
+sub id_of {
+    my ($entry) = @_;
+    my ($id) = $entry =~ /^(?:host=)?([0-9a-f:.]+)/ or return;
+    return $id =~ /^[0-9a-f]{4}:/ ? $id : "0000:$id";
+}
+
+# What this node has for a mapping, in the order of the file.
+sub alternatives {
+    my ($name) = @_;
+    my ($section) = slurp('/etc/pve/mapping/pci.cfg') =~ /^\Q$name\E\n((?:\s+\S.*\n)*)/m or die "no mapping '$name'\n";
+    my @maps = grep { /\bnode=pve1\b/ } $section =~ /^\s+map (.*)$/mg;
+    return map { /\bpath=([^,;]+)/ ? $1 : () } @maps;
+}
+
+sub reserved { return -e $reservations ? grep { /\S/ } split(/\n/, slurp($reservations)) : (); }
+
+# Puts the lines of a VM in place of those that it has.
+sub set_reserved {
+    my ($vmid, @lines) = @_;
+    my @all = ((grep { (split(' '))[1] != $vmid } reserved()), @lines);
+    return @all ? spew($reservations, join("\n", @all) . "\n") : unlink($reservations);
+}
+
+# Returns the configuration with functions in place of mappings: each the first one that nobody else has.
+sub choose_devices {
+    my ($vmid, $conf) = @_;
+    my %taken = map { (split(' '))[1] == $vmid ? () : ((split(' '))[0] => 1) } reserved();
+    my %chosen = %$conf;
+    for my $key (keys_of($conf)) {
+        my ($name) = $conf->{$key} =~ /^mapping=([^,]+)/ or next;
+        my ($id) = grep { !$taken{$_} } alternatives($name) or die "no free device for '$name'\n";
+        $taken{$id} = 1;
+        $chosen{$key} = $id;
+    }
+    reserve_devices($vmid, \%chosen, 'time:' . (time() + 125));
+    return \%chosen;
+}
+
+# until: "time:..." before QEMU runs, then "pid:...".
+sub reserve_devices {
+    my ($vmid, $conf, $until) = @_;
+    set_reserved($vmid, map { id_of($conf->{$_}) . " $vmid $until" } keys_of($conf));
+}
+
+sub free_devices { my ($vmid) = @_; set_reserved($vmid); }
 
 # One write without a newline; an error is only a warning, as in PVE.
 sub file_write {
@@ -34,10 +86,7 @@ sub prepare_device {
 
 sub prepare_devices {
     my ($conf) = @_;
-    for my $key (sort grep { /^hostpci\d+$/ } keys %$conf) {
-        my ($id) = $conf->{$key} =~ /^(?:host=)?([0-9a-f:.]+)/;
-        prepare_device($id =~ /^[0-9a-f]{4}:/ ? $id : "0000:$id");
-    }
+    prepare_device(id_of($conf->{$_})) for keys_of($conf);
 }
 
 1;

@@ -13,7 +13,7 @@ use Lab::Conf qw(load_config set_option apply_pending config_path run_file pid_o
 use Lab::Hook 'exec_hookscript';
 use Lab::Hugepages 'with_hugepages';
 use Lab::Kvm qw(kvm_command start_kvm);
-use Lab::Pci 'prepare_devices';
+use Lab::Pci qw(choose_devices reserve_devices free_devices prepare_devices);
 use Lab::Util qw(wait_for lock_config qmp wait_for_unit_removed);
 
 my $legacy_marker = '/run/qemu-server/force-legacy-cleanup';
@@ -48,13 +48,15 @@ sub vm_start_nolock {
     }
     $ENV{PVE_MIGRATED_FROM} = $options->{migratedfrom} // '';
     exec_hookscript($conf, $vmid, 'pre-start', 1);
-    my @command = kvm_command($vmid, $conf, $options);
-    prepare_devices($conf);
+    my $chosen = choose_devices($vmid, $conf);
+    my @command = kvm_command($vmid, $chosen, $options);
+    prepare_devices($chosen);
     system("systemctl reset-failed $vmid.scope > /dev/null 2>&1");
     system("systemctl stop $vmid.scope > /dev/null 2>&1");
     wait_for_unit_removed("$vmid.scope");
     with_hugepages($conf, sub { start_kvm($vmid, $conf, \@command, $options->{timeout} // 120) });
     qmp($vmid, 'query-version');
+    reserve_devices($vmid, $chosen, 'pid:' . pid_of($vmid));
     spew(run_file($vmid, 'cleanup'), time() . "\n");
     qmp($vmid, 'migrate-incoming', qq({"uri":"$options->{incoming}"})) if $options->{incoming};
     exec_hookscript($conf, $vmid, 'post-start') if !$options->{no_post_start};
@@ -107,6 +109,7 @@ sub stop_cleanup {
     my $flag = run_file($vmid, 'cleanup');
     return if !legacy() && !-e $flag;
     unlink(run_file($vmid, $_)) for qw(mon qmp pid vnc qga);
+    free_devices($vmid);
     if ($options->{pending}) {
         apply_pending($vmid);
         $conf = load_config($vmid);
