@@ -45,13 +45,18 @@ fn proposing(files: &RootFiles) -> Host {
     }
 }
 
-#[test]
-fn a_table_is_written_whole_and_never_over_another_one() {
+/// Returns the host and the guest of one of the cases.
+fn root_of_12() -> tempfile::TempDir {
     let case = cases("init")
         .into_iter()
         .find(|case| case.ends_with("5900x-12.conf"));
     let case = case.unwrap();
-    let root = root_of(&case, &fs::read_to_string(&case).unwrap());
+    root_of(&case, &fs::read_to_string(&case).unwrap())
+}
+
+#[test]
+fn a_table_is_written_whole_and_never_over_another_one() {
+    let root = root_of_12();
     let files = RootFiles::new(root.path());
     let host = proposing(&files);
     let vmid = "100".parse().unwrap();
@@ -77,11 +82,7 @@ fn a_table_is_written_whole_and_never_over_another_one() {
 
 #[test]
 fn a_table_of_the_cluster_is_said_to_be_hidden_and_not_replaced() {
-    let case = cases("init")
-        .into_iter()
-        .find(|case| case.ends_with("5900x-12.conf"));
-    let case = case.unwrap();
-    let root = root_of(&case, &fs::read_to_string(&case).unwrap());
+    let root = root_of_12();
     let files = RootFiles::new(root.path());
     let cluster = "/etc/pve/pin-hook/100.toml";
     files.make_dir("/etc/pve/pin-hook", 0o755).unwrap();

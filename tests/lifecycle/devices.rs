@@ -151,53 +151,32 @@ fn a_device_is_reset_by_flr_alone_and_may_be_reset_by_all_means_afterwards() {
     assert!(world.claim(100).unwrap().resets.is_empty());
 }
 
-/// Asserts that pre-start refuses and leaves the host as it was, the device too.
-#[track_caller]
-fn assert_refused(world: &World, error: &str) {
-    let before = world.capture();
-    let account = world.phase(Phase::PreStart, 100);
-    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
-    assert_says(&account, error);
-    world.end_worker();
-    world.assert_as(&before);
-    assert_eq!(world.claim_state(100), "none");
-}
-
 #[test]
 fn what_the_host_works_with_is_not_reset() {
     let world = flr_world();
     let driver = format!("/sys/devices/pci0000:00/{GPU}/driver");
     world.sim.state().tree.put_link(&driver, "drivers/nvme");
-    assert_refused(
-        &world,
-        "vm 100: hostpci0 (0000:01:00.0) is not reset: driver nvme of",
-    );
+    world.assert_refuses_start("vm 100: hostpci0 (0000:01:00.0) is not reset: driver nvme of");
 }
 
 #[test]
 fn a_device_of_a_running_vm_is_not_reset() {
     let world = flr_world().vm(101, CONF, "cpus = \"4-5\"\n");
     world.launch(101, &VmSpec::with_vcpus(2).device(GPU));
-    assert_refused(
-        &world,
-        "vm 100: hostpci0 (0000:01:00.0) is in use by vm 101",
-    );
+    world.assert_refuses_start("vm 100: hostpci0 (0000:01:00.0) is in use by vm 101");
 }
 
 #[test]
 fn a_device_that_is_not_there_is_named() {
     let world = World::lab().vm(100, CONF, FLR);
-    assert_refused(
-        &world,
-        "vm 100: hostpci0: there is no pci device 0000:01:00.0",
-    );
+    world.assert_refuses_start("vm 100: hostpci0: there is no pci device 0000:01:00.0");
 }
 
 #[test]
 fn a_device_that_knows_no_flr_is_named_with_what_it_knows() {
     let world = flr_world();
     world.sim.put(&file("reset_method"), "pm bus\n");
-    assert_refused(&world, "it knows no function level reset, only pm, bus");
+    world.assert_refuses_start("it knows no function level reset, only pm, bus");
 }
 
 #[test]
@@ -205,10 +184,7 @@ fn a_reset_that_fails_or_hangs_refuses_the_start() {
     let world = flr_world();
     let path = file("reset");
     world.sim.fail(&format!("write {path} 1"), libc::ENOTTY, 1);
-    assert_refused(
-        &world,
-        "is not reset: the reset failed: Inappropriate ioctl",
-    );
+    world.assert_refuses_start("is not reset: the reset failed: Inappropriate ioctl");
     let world = flr_world();
     world.sim.hang("/reset");
     world.allow(Duration::from_secs(2));
@@ -224,7 +200,7 @@ fn while_others_are_reset_the_start_is_refused_and_may_be_tried_again() {
     let lock = "/run/pin-hook/pci.lock";
     world.sim.put(lock, "");
     world.sim.lock_by_other(lock);
-    assert_refused(&world, "is not reset: another vm's devices are being reset");
+    world.assert_refuses_start("is not reset: another vm's devices are being reset");
     world.sim.unlock_by_other(lock);
     done(world.phase(Phase::PreStart, 100));
 }

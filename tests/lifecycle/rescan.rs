@@ -130,13 +130,7 @@ fn a_death_of_the_run_that_finishes_is_finished_as_well() {
     let start = died().capture();
     let begun = move || {
         let world = died();
-        world.sim.kill_child_after(1);
-        world.sim.die_at_op("remove /run/pin-hook/jobs/pci-100");
-        let life = world
-            .sim
-            .run_until_death(|| world.phase(Phase::PreStart, 100));
-        life.expect_err("the program to die");
-        world.end_worker();
+        die_while_away(&world);
         world
     };
     let mut n_ops = 0;
@@ -264,16 +258,15 @@ fn a_rescan_that_hangs_keeps_drivers_off_until_it_is_over() {
     assert_not_taken(&world);
 }
 
-/// Asserts that pre-start refuses and leaves the host as it was.
-#[track_caller]
-fn assert_refused(world: &World, error: &str) {
-    let before = world.capture();
-    let account = world.phase(Phase::PreStart, 100);
-    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
-    assert_says(&account, error);
+/// Starts the VM; run and child are killed when the function has just been removed.
+fn die_while_away(world: &World) {
+    world.sim.kill_child_after(1);
+    world.sim.die_at_op("remove /run/pin-hook/jobs/pci-100");
+    let life = world
+        .sim
+        .run_until_death(|| world.phase(Phase::PreStart, 100));
+    life.expect_err("the program to die");
     world.end_worker();
-    world.assert_as(&before);
-    assert_eq!(world.claim_state(100), "none");
 }
 
 /// A kernel that gives a function to whoever is there, and modules that `depmod` knows.
@@ -294,8 +287,7 @@ const NOUVEAU: &str = "# Aliases\nalias pci:v000010DEd*sv*sd*bc03sc*i* nvidia\n\
 #[test]
 fn a_kernel_that_asks_nobody_needs_a_host_without_a_driver_for_it() {
     let world = old_world(NOUVEAU);
-    assert_refused(
-        &world,
+    world.assert_refuses_start(
         "nouveau of the host would be loaded and take it when it comes back, and before linux 6.19",
     );
     let registered = "/sys/module/nouveau/drivers/pci:nouveau";
@@ -303,10 +295,7 @@ fn a_kernel_that_asks_nobody_needs_a_host_without_a_driver_for_it() {
     world
         .sim
         .put("/etc/modprobe.d/gpu.conf", "blacklist nouveau\n");
-    assert_refused(
-        &world,
-        "nouveau of the host, which is loaded, would take it",
-    );
+    world.assert_refuses_start("nouveau of the host, which is loaded, would take it");
     world.sim.state().tree.remove_all("/sys/module/nouveau");
     world.sim.state().pci = Default::default();
     done(world.phase(Phase::PreStart, 100));
@@ -317,10 +306,7 @@ fn a_kernel_that_asks_nobody_needs_a_host_without_a_driver_for_it() {
 #[test]
 fn a_host_whose_modules_are_unknown_is_refused_there() {
     let world = world_of(Kernel::V6_12, "remove-rescan");
-    assert_refused(
-        &world,
-        "which drivers would take it then cannot be told: /lib/modules",
-    );
+    world.assert_refuses_start("which drivers would take it then cannot be told: /lib/modules");
 }
 
 #[test]
@@ -346,8 +332,7 @@ fn auto_prefers_what_reaches_one_function_alone() {
         .state()
         .tree
         .put_link(&physical, "../0000:01:00.1");
-    assert_refused(
-        &world,
+    world.assert_refuses_start(
         "only pm, bus, and it is a virtual function, which only 0000:01:00.1 makes",
     );
 }
@@ -376,13 +361,7 @@ fn a_start_that_goes_on_gets_its_device_back() {
 fn a_second_start_brings_back_what_the_first_has_removed() {
     let world = world();
     let before = world.capture();
-    world.sim.kill_child_after(1);
-    world.sim.die_at_op("remove /run/pin-hook/jobs/pci-100");
-    let life = world
-        .sim
-        .run_until_death(|| world.phase(Phase::PreStart, 100));
-    life.expect_err("the program to die");
-    world.end_worker();
+    die_while_away(&world);
     let account = world.phase(Phase::PreStart, 100);
     assert_says(&account, "0000:01:00.0 (10de:2204) is back");
     assert_says(&account, "hostpci0 (0000:01:00.0) reset (remove-rescan)");

@@ -9,7 +9,7 @@ use pin_hook::domain::desired::has_partition;
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
 use pin_hook::host::deadline::Deadline;
-use pin_hook::lifecycle::account::Account;
+use pin_hook::lifecycle::account::{Account, Exit};
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::{Caller, PHASE_TIME, Phase, Run};
 use pin_hook::lifecycle::plan::Plan;
@@ -301,6 +301,18 @@ impl World {
     pub fn claim_state(&self, vmid: u32) -> String {
         self.claim(vmid)
             .map_or("none".to_owned(), |claim| claim.state.to_string())
+    }
+
+    /// Asserts that pre-start refuses and leaves the host as it was, its devices too.
+    #[track_caller]
+    pub fn assert_refuses_start(&self, error: &str) {
+        let before = self.capture();
+        let account = self.phase(Phase::PreStart, 100);
+        assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+        assert_says(&account, error);
+        self.end_worker();
+        self.assert_as(&before);
+        assert_eq!(self.claim_state(100), "none");
     }
 
     /// Asserts that a VM owns its CPUs, all of them and alone.
