@@ -7,6 +7,8 @@ mod common;
 
 #[path = "lifecycle/auto.rs"]
 mod auto;
+#[path = "lifecycle/bindings.rs"]
+mod bindings;
 #[path = "lifecycle/births.rs"]
 mod births;
 #[path = "lifecycle/containers.rs"]

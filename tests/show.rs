@@ -203,6 +203,7 @@ fn claim(state: ClaimState) -> Claim {
         iothreads: BTreeMap::new(),
         devices: BTreeMap::new(),
         resets: BTreeMap::new(),
+        bindings: BTreeMap::new(),
         is_unproven: false,
     }
 }

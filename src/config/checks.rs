@@ -21,6 +21,7 @@ pub(super) fn check(table: &Table, tree: &DeTable<'_>) -> Result<(), Problem> {
     check_owned(table, at)?;
     check_vcpus(table, at)?;
     check_threads(table, at)?;
+    check_devices(table, at)?;
     check_kernel_rules(table, at)?;
     check_words(table, at)?;
     check_power(table, at)?;
@@ -148,6 +149,19 @@ fn check_threads(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
         check_thread(table, at, &path, cpus)?;
     }
     Ok(())
+}
+
+fn check_devices(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
+    let is_key = |name: &str| numbered(name, "hostpci", 15) || name == "*";
+    let mut names = table.pci.bind.keys();
+    match names.find(|name| !is_key(name)) {
+        Some(name) => {
+            let help = "name devices as the vm's configuration does, such as hostpci0, or \"*\"";
+            let message = format!("no passed-through device is named {name:?}");
+            Err(at.name_problem(&["pci", "bind", name], message, help))
+        }
+        None => Ok(()),
+    }
 }
 
 fn numbered(name: &str, prefix: &str, max: u32) -> bool {

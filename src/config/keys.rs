@@ -149,6 +149,8 @@ pub const KEYS: &[Key] = &[
         "How passed-through devices are reset before the start; PVE resets by itself if not written."),
     key("pci.irqs", Shape::Word(&["vcpus", "housekeeping"]), "a place for interrupts", "\"vcpus\"",
         "Where the interrupts of passed-through devices go: vector n to the CPU of vCPU n, or to the host's."),
+    key("pci.bind", Shape::Texts, "\"stay\" or \"return\" for each device", "{ hostpci0 = \"return\", \"*\" = \"stay\" }",
+        "Devices that are bound to vfio-pci before PVE does it, and whether they go back to their driver."),
     key("start.on-refusal", ON_REFUSAL, "what to do", "\"auto\"",
         "What happens to the start when the wishes cannot be granted."),
     key("yield.stop", Shape::Numbers, "a list of vm ids", "[107]",

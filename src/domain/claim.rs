@@ -11,7 +11,7 @@ use super::gate::Backend;
 use super::memory::MemoryWishes;
 use super::pci::anew::{Before, Reset};
 use super::state::is_default;
-use super::table::{HostKnobs, PciIrqs, Power, Scheduler};
+use super::table::{AfterStop, HostKnobs, PciIrqs, Power, Scheduler};
 use super::vm::{TaskId, Vmid};
 
 /// Every claim of this node.
@@ -39,6 +39,9 @@ pub struct Claim {
     /// ([`Reset`](super::pci::anew::Reset) as text).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resets: BTreeMap<String, String>,
+    /// Functions that are bound to vfio-pci for the VM, and what becomes of them after its stop.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bindings: BTreeMap<String, AfterStop>,
     /// Whether the claim has come into force and its first settling has not come to its end: all
     /// of it is still to be taken back when the CPUs cannot be had.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -163,6 +166,12 @@ impl Claim {
             _ => None,
         });
         away.collect()
+    }
+
+    /// Tells whether a function is to be with vfio-pci for the VM, and with what it had afterwards.
+    pub fn binds(&self, address: &str) -> bool {
+        let after = self.bindings.get(address);
+        after.is_some_and(|after| self.qemu().is_none() || *after == AfterStop::Return)
     }
 
     /// Tells whether the claimed CPUs are lost to others.

@@ -92,6 +92,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
     view.work(claims, &mut wishes);
     view.interrupts(claims, &mut wishes);
     devices::resets(claims, &mut wishes);
+    view.drivers(claims, &mut wishes);
     knobs::wish(claims, facts, &mut wishes);
     wishes
 }

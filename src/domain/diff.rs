@@ -128,7 +128,7 @@ fn acquire(
         || held.is_some_and(|held| context.was_granted(target, live, held, &wish.value));
     let may_ask_otherwise = context.may_ask_otherwise(target, live, wish, held);
     next.expect(&wish.value);
-    let is_asked_elsewhere = matches!(target, Target::Knob(Knob::Hugepages, _));
+    let is_asked_elsewhere = matches!(target, Target::Knob(knob, _) if knob.is_asked_elsewhere());
     let is_done = is_there && !may_ask_otherwise || is_asked_elsewhere;
     if is_done || next.unchangeable || next.refused >= REFUSAL_LIMIT {
         if is_new {
@@ -175,7 +175,7 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
             answer: Answer::Leave,
         });
         diff.forget.push(target.clone());
-    } else {
+    } else if !matches!(target, Target::Knob(Knob::Driver, _)) {
         let mut next = held.clone();
         next.expect(&held.baseline);
         next.ours = held.baseline.clone();
@@ -381,6 +381,8 @@ impl Context<'_> {
             (Target::Knob(Knob::Hugepages, _), live, ours) => {
                 !is_between(live, &held.baseline, ours)
             }
+            // Without a driver it is on its way.
+            (Target::Knob(Knob::Driver, _), Value::Text(driver), _) => !driver.is_empty(),
             // PVE goes on balancing containers, which changes which CPUs and not how many.
             (Target::Knob(Knob::ContainerCpus, _), Value::Cpus(live), Value::Cpus(ours)) => {
                 live.len() != ours.len()

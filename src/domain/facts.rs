@@ -1,6 +1,6 @@
 //! What was observed of the host, as far as wishes depend on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::container::Container;
 use super::cpuset::CpuSet;
@@ -41,6 +41,8 @@ pub struct Facts {
     pub policies: BTreeMap<u32, CpuSet>,
     /// How frequencies above nominal are switched.
     pub boost: BoostBy,
+    /// Functions that VMs have or are being given. Looked at only where the driver of one is in hand.
+    pub functions_in_use: BTreeSet<String>,
     /// Whether there is memory enough to take apart what KSM has merged.
     pub ksm_may_unmerge: bool,
 }

@@ -78,6 +78,9 @@ pub enum Knob {
     DriversAutoprobe,
     /// The only driver that may take a function.
     DriverOverride,
+    /// Driver that a function is bound to. It is bound, and goes back to what it had, without the host
+    /// lock: only that is looked after like other knobs.
+    Driver,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -333,12 +336,24 @@ pub const ROWS: &[Row] = &[
         stage: Stage::Host,
         doc: "keeps drivers of the host off a device until pve has bound it",
     },
+    Row {
+        knob: Knob::Driver,
+        path: "/sys/bus/pci/devices/{}/driver",
+        grammar: Grammar::Name,
+        stage: Stage::Host,
+        doc: "gives a device back to the driver that it had",
+    },
 ];
 
 impl Knob {
     /// Tells whether it is the list of a cgroup that was there before and has tasks of others.
     pub fn is_list_of_others(self) -> bool {
         matches!(self, Knob::ListedCpus | Knob::OutsideCpus)
+    }
+
+    /// Tells whether it is written without the host lock, by whoever needs that, and not by settling.
+    pub fn is_asked_elsewhere(self) -> bool {
+        matches!(self, Knob::Hugepages | Knob::Driver)
     }
 
     /// Returns the row of the knob.

@@ -2,6 +2,7 @@
 
 pub mod anew;
 pub mod asked;
+pub mod binding;
 pub mod chosen;
 pub mod modules;
 pub mod objection;

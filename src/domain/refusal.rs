@@ -10,6 +10,7 @@ use super::desired::is_exclusive;
 use super::gate::{Backend, GateRefusal};
 use super::memory::MemoryFault;
 use super::pci::asked::Fault;
+use super::pci::binding::NoBinding;
 use super::pci::objection::Objection;
 use super::pci::reset::NoReset;
 use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
@@ -88,6 +89,16 @@ pub enum Refusal {
         address: String,
         /// Why not.
         why: NoReset,
+    },
+    /// A device cannot be bound as the table wishes, or must not be.
+    #[error("{key}{} is not bound to vfio-pci: {why}", in_brackets(address))]
+    NoBinding {
+        /// Key in the VM's configuration.
+        key: String,
+        /// Which function, if it is about one.
+        address: String,
+        /// Why not.
+        why: NoBinding,
     },
     /// A VM that is to make room does not.
     #[error("{0}")]
@@ -305,8 +316,16 @@ impl Refusal {
             Refusal::Memory(error) => error.help(Some(vmid)),
             Refusal::NoDevice { fault, .. } => fault.help(),
             Refusal::NoReset { address, why, .. } => why.help(address),
+            Refusal::NoBinding { key, address, why } => why.help(key, address),
             Refusal::Device(objection) => objection.help(vmid),
         }
+    }
+}
+
+fn in_brackets(address: &str) -> String {
+    match address {
+        "" => String::new(),
+        address => format!(" ({address})"),
     }
 }
 

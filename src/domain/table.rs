@@ -304,6 +304,26 @@ pub struct Pci {
     pub reset: PciReset,
     /// Where the interrupts of the devices go.
     pub irqs: Option<PciIrqs>,
+    /// Devices that are bound to vfio-pci before PVE does it, by their configuration key; `*` stands
+    /// for all others.
+    pub bind: BTreeMap<String, AfterStop>,
+}
+
+impl Pci {
+    /// Tells whether devices are touched before the start.
+    pub fn touches_devices(&self) -> bool {
+        self.reset != PciReset::None || !self.bind.is_empty()
+    }
+}
+
+/// What becomes of a device that was bound to vfio-pci for a VM, after its stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AfterStop {
+    /// It stays there, as PVE leaves it.
+    Stay,
+    /// It goes back to the driver that it had.
+    Return,
 }
 
 /// How passed-through devices are brought back to life before the start.

@@ -37,7 +37,7 @@ pub fn function(files: &dyn Files, address: &str) -> Option<Function> {
         model: pair("vendor", "device")?,
         subsystem: pair("subsystem_vendor", "subsystem_device").unwrap_or_default(),
         class: u32::from_str_radix(&hex("class")?, 16).unwrap_or_default(),
-        driver: linked("driver"),
+        driver: driver(files, address),
         group: linked("iommu_group").and_then(|group| group.parse().ok()),
         // Without a node the kernel prints -1.
         node: read("numa_node").and_then(|node| node.trim().parse().ok()),
@@ -51,6 +51,11 @@ pub fn function(files: &dyn Files, address: &str) -> Option<Function> {
             .map(str::to_owned)
             .collect(),
     })
+}
+
+/// Returns the driver that a function is bound to.
+pub fn driver(files: &dyn Files, address: &str) -> Option<String> {
+    last_of_link(files, &format!("{DEVICES}/{address}/driver"))
 }
 
 /// Returns what a function is like, to be put back when it was removed and found again.

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::Host;
 use super::cgroup::ROOT as CGROUP_ROOT;
 use super::deadline::Deadline;
+use super::pci;
 use super::slow;
 use super::task;
-use crate::domain::cpuset::CpuSet;
+use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::desired::knobs::UNMERGE;
 use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Target, Value};
@@ -72,14 +73,8 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
                 Value::Absent
             });
         }
-        // The file of a CPU on its way offline cannot be read before it is there.
-        Target::Knob(Knob::Online, Place::Cpu(cpu)) => {
-            let is_there = host.files.exists(&target.path());
-            online(host).map(|online| match (is_there, online.contains(*cpu)) {
-                (false, _) => Value::Absent,
-                (true, is_online) => Value::Text(u8::from(is_online).to_string()),
-            })
-        }
+        Target::Knob(Knob::Online, Place::Cpu(cpu)) => read_online(host, target, *cpu),
+        Target::Knob(Knob::Driver, Place::Function(address)) => Ok(read_driver(host, address)),
         Target::Knob(knob, _) => {
             let text = read_knob(host, *knob, &target.path());
             text.map(|text| Value::parse(knob.row().grammar, &text))
@@ -106,6 +101,22 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
     match value {
         Err(error) if is_gone(&error) => Ok(Value::Absent),
         value => value,
+    }
+}
+
+/// The file of a CPU on its way offline cannot be read before it is there.
+fn read_online(host: &Host, target: &Target, cpu: CpuId) -> io::Result<Value> {
+    let is_there = host.files.exists(&target.path());
+    online(host).map(|online| match (is_there, online.contains(cpu)) {
+        (false, _) => Value::Absent,
+        (true, is_online) => Value::Text(u8::from(is_online).to_string()),
+    })
+}
+
+fn read_driver(host: &Host, address: &str) -> Value {
+    match pci::function(&*host.files, address) {
+        Some(function) => Value::Text(function.driver.unwrap_or_default()),
+        None => Value::Absent,
     }
 }
 

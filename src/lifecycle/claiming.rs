@@ -15,6 +15,7 @@ use crate::domain::desired::has_partition;
 use crate::domain::pci::anew::Reset;
 use crate::domain::refusal::{self, Refusal};
 use crate::domain::state::{Record, State};
+use crate::domain::table::AfterStop;
 use crate::domain::vm::{TaskId, Vmid};
 
 impl Run<'_> {
@@ -101,6 +102,7 @@ impl Run<'_> {
                 iothreads,
                 devices,
                 resets: still_away(now.claims.get(&case.vmid)),
+                bindings: bindings_of(now.claims.get(&case.vmid)),
                 is_unproven: false,
             };
             Ok(Ok(records(now, claim, asks)))
@@ -186,6 +188,13 @@ fn still_away(claim: Option<&Claim>) -> BTreeMap<String, String> {
     let away = claim.map(Claim::away).unwrap_or_default().into_iter();
     let texts = away.map(|(address, before)| (address, Reset::Away(before).to_string()));
     texts.collect()
+}
+
+/// Returns the functions that are bound for the run of a claim: only its start can choose them.
+fn bindings_of(claim: Option<&Claim>) -> BTreeMap<String, AfterStop> {
+    claim
+        .map(|claim| claim.bindings.clone())
+        .unwrap_or_default()
 }
 
 /// Tells what the operator should know about a table that fits the host.

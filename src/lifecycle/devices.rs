@@ -6,7 +6,7 @@ mod rows;
 use std::collections::BTreeMap;
 
 use others::of_other_vms;
-pub use others::other_things;
+pub use others::{in_use, other_things};
 pub use rows::{DeviceRow, FunctionRow};
 
 use crate::config::mapping::pci_mapping;

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod advice;
+mod binding;
 pub mod boot;
 pub mod chain;
 mod claiming;
@@ -23,6 +24,7 @@ pub mod nothing;
 pub mod observe;
 pub mod phase;
 pub mod plan;
+mod preparing;
 pub mod reconcile;
 pub mod recover;
 pub mod report;

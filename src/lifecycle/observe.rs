@@ -5,6 +5,7 @@ use std::io;
 
 use anyhow::Context;
 
+use super::binding;
 use super::settings;
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::container::Container;
@@ -75,6 +76,9 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
         facts.nodes = irq::nodes(&*host.files);
         facts.default_irq_affinity = irq::default_affinity(&*host.files)?;
         facts.irqs = irq::interrupts(&*host.files)?;
+    }
+    if stages.contains(&Stage::Host) {
+        facts.functions_in_use = binding::kept(host, state, None);
     }
     if concerns(Stage::Power, |wishes| !wishes.power.is_untouched())
         || concerns(Stage::Host, |wishes| !wishes.host.is_untouched())

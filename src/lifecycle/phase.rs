@@ -172,9 +172,9 @@ impl Run<'_> {
         let starter = self.caller.process;
         let deadline = self.host.clock.since_boot() + START_TIME;
         let state = ClaimState::Reserved { starter, deadline };
-        let resets = self.bring_back_own(vmid, account)?;
-        let resets = match resets.and_then(|()| self.resets(case)) {
-            Ok(resets) => resets,
+        let is_back = self.bring_back_own(vmid, account)?;
+        let preparation = match is_back.and_then(|()| self.preparation(case)) {
+            Ok(preparation) => preparation,
             Err(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");
                 self.refuse(account, policy, &text, refusal.help(vmid));
@@ -185,7 +185,7 @@ impl Run<'_> {
             Worked::Done(report, state) => {
                 let claim = state.claims.get(&vmid);
                 account.tell(&report);
-                if let Err(refusal) = self.reset(vmid, &resets, account)? {
+                if let Err(refusal) = self.prepare(vmid, &preparation, account)? {
                     let text = format!("vm {vmid}: {refusal}");
                     self.refuse(account, policy, &text, refusal.help(vmid));
                     return Ok(());

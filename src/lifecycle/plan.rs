@@ -232,6 +232,7 @@ impl Run<'_> {
             devices: plan.taken(),
             wishes: resolved.wishes,
             resets: Default::default(),
+            bindings: Default::default(),
             is_unproven: false,
         };
         plan.warnings

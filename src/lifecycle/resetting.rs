@@ -13,15 +13,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use self::away::{
-    Away, PAUSE, await_udev, away, first_write, is_kept, is_probing_off, missing, return_writes,
-};
+use self::away::{Away, await_udev, away, first_write, is_probing_off, missing, return_writes};
+pub(super) use self::away::{PAUSE, is_kept};
 pub use self::wanted::{Resets, Way, wanted};
 use super::account::Account;
-use super::devices::Devices;
 use super::fate::Answers;
 use super::phase::Run;
-use super::resolve::Case;
 use super::units;
 use super::work::{Worked, work};
 use crate::domain::claim::Claim;
@@ -30,16 +27,15 @@ use crate::domain::pci::anew::Reset;
 use crate::domain::pci::reset::{NoReset, check, flr};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
-use crate::domain::table::PciReset;
 use crate::domain::vm::Vmid;
 use crate::host::files::Held;
 use crate::host::pci;
 use crate::host::slow::{self, Ended, Write};
 
 /// Held by whoever resets devices: the kernel does not survive two at once everywhere.
-const LOCK: &str = "/run/pin-hook/pci.lock";
+pub(super) const LOCK: &str = "/run/pin-hook/pci.lock";
 /// How long another run's reset is waited for.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(3);
 /// What of the time of a phase is left for telling what has not come back.
 const RESERVE: Duration = Duration::from_millis(1500);
 
@@ -62,42 +58,23 @@ fn name_of_return(vmid: Vmid) -> String {
 }
 
 impl Run<'_> {
-    /// Returns the functions that the start of a VM resets; see [`wanted`].
-    pub(super) fn resets(&self, case: &Case) -> Result<Resets, Refusal> {
-        match case.table.pci.reset {
-            PciReset::None => Ok(Resets::new()),
-            _ => {
-                let devices = Devices::read(self.host, case.vmid, &case.guest, &[]);
-                wanted(self.host, case, &devices)
-            }
-        }
-    }
-
-    /// Resets the functions of a VM that has just reserved its CPUs; when that fails the claim is
-    /// ended, because a refused start changes nothing. Where functions are away then, reconcile
-    /// brings them back before.
+    /// Resets the functions of a VM that is being started; the lock of the devices is held. When that
+    /// fails the claim is ended, unless functions are away.
     pub(super) fn reset(
         &self,
         vmid: Vmid,
         resets: &Resets,
         account: &mut Account,
     ) -> anyhow::Result<Result<(), Refusal>> {
-        let Some((first, Way { key, .. })) = resets.iter().next() else {
+        if resets.is_empty() {
             return Ok(Ok(()));
-        };
-        let _lock = match self.lock_devices() {
-            Ok(lock) => lock,
-            Err(why) => {
-                self.announce(vmid, None, account)?;
-                return Ok(Err(no_reset(key, first, why)));
-            }
-        };
+        }
         let texts = resets.iter();
         let texts = texts.map(|(address, way)| (address.clone(), way.reset.to_string()));
-        self.announce(vmid, Some(texts.collect()), account)?;
+        self.announce(vmid, texts.collect(), account)?;
         match self.reset_each(vmid, resets) {
             Ok(()) => {
-                self.announce(vmid, Some(returned(resets)), account)?;
+                self.announce(vmid, returned(resets), account)?;
                 for (address, way @ Way { key, .. }) in resets {
                     let way = way.in_words();
                     account.info(format!("vm {vmid}: {key} ({address}) reset ({way})"));
@@ -105,7 +82,7 @@ impl Run<'_> {
                 Ok(Ok(()))
             }
             Err(Halt::Refused(refusal)) => {
-                self.announce(vmid, None, account)?;
+                self.update_claim(vmid, account, |_| Record::End(vmid))?;
                 Ok(Err(refusal))
             }
             Err(Halt::Open(refusal)) => {
@@ -115,27 +92,34 @@ impl Run<'_> {
         }
     }
 
-    fn lock_devices(&self) -> Result<Box<dyn Held>, NoReset> {
+    /// Takes the lock of the devices; `None` when another run keeps it.
+    pub(super) fn lock_devices(&self) -> io::Result<Option<Box<dyn Held>>> {
         let wait = LOCK_WAIT.min(self.deadline.remaining());
-        let lock = self.host.files.lock(LOCK, wait);
-        let lock = lock.map_err(|error| NoReset::Failed(format!("{LOCK}: {error}")))?;
-        lock.ok_or(NoReset::Busy)
+        self.host.files.lock(LOCK, wait)
     }
 
-    /// Has the claim say what is being reset; `None` ends it.
+    /// Has the claim say what is being reset.
     fn announce(
         &self,
         vmid: Vmid,
-        resets: Option<BTreeMap<String, String>>,
+        resets: BTreeMap<String, String>,
         account: &mut Account,
     ) -> anyhow::Result<()> {
-        let changed = |claim: &Claim| match resets {
-            None => Record::End(vmid),
-            Some(resets) => Record::Claim(Box::new(Claim {
+        self.update_claim(vmid, account, |claim| {
+            Record::Claim(Box::new(Claim {
                 resets,
                 ..claim.clone()
-            })),
-        };
+            }))
+        })
+    }
+
+    /// Has the claim of a VM say something else, if there is one.
+    pub(super) fn update_claim(
+        &self,
+        vmid: Vmid,
+        account: &mut Account,
+        changed: impl FnOnce(&Claim) -> Record,
+    ) -> anyhow::Result<()> {
         let worked = work(self.host, self.deadline, &Answers::default(), |now| {
             let claim = now.claims.get(&vmid);
             Ok(Ok::<_, Refusal>(claim.map(changed).into_iter().collect()))
@@ -275,7 +259,7 @@ fn returned(resets: &Resets) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn no_reset(key: &str, address: &str, why: NoReset) -> Refusal {
+pub(super) fn no_reset(key: &str, address: &str, why: NoReset) -> Refusal {
     Refusal::NoReset {
         key: key.to_owned(),
         address: address.to_owned(),

@@ -1,6 +1,7 @@
 //! One piece of work on the host under the host lock, the same for every phase and command:
 //! update the claims, then settle.
 
+use super::binding;
 use super::debts;
 use super::fate::{self, Answers};
 use super::journal::Journal;
@@ -128,6 +129,7 @@ fn update_claims<R>(
             });
             let mut records = records.collect();
             memory::taken(journal.state(), &mut records);
+            binding::taken(journal.state(), &mut records);
             journal.append(records)?;
             Ok(Ok(()))
         }

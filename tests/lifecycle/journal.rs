@@ -10,7 +10,7 @@ use pin_hook::domain::gate::Backend;
 use pin_hook::domain::knob::{Knob, ROWS};
 use pin_hook::domain::memory::{MemoryWishes, Pool, Share};
 use pin_hook::domain::state::{Held, Record, State};
-use pin_hook::domain::table::{HostKnobs, PciIrqs, Power};
+use pin_hook::domain::table::{AfterStop, HostKnobs, PciIrqs, Power};
 use pin_hook::domain::target::{Place, Stage, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::lifecycle::journal::parse;
@@ -83,6 +83,7 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         iothreads,
         devices: BTreeMap::from([("0000:01:00.0".to_owned(), "10de:2204".to_owned())]),
         resets: BTreeMap::from([("0000:01:00.0".to_owned(), "flr".to_owned())]),
+        bindings: BTreeMap::from([("0000:01:00.0".to_owned(), AfterStop::Return)]),
         is_unproven: false,
     }))
 }

@@ -25,7 +25,7 @@ fn world_of(kernel: Kernel, way: &str) -> World {
     let table = format!("cpus = \"2-3\"\n[pci]\nreset = \"{way}\"\n");
     let world = World::of(&machine).vm(100, CONF, &table);
     world.sim.put_removable(GPU, "10de:2204");
-    world.sim.give_to_vfio(GPU);
+    world.sim.give_to(GPU, "vfio-pci");
     world.sim.poke(&file("power/control"), "auto").unwrap();
     world.sim.poke(&file("d3cold_allowed"), "0").unwrap();
     world.sim.load_driver("nouveau");

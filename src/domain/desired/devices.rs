@@ -1,11 +1,35 @@
-//! What a reset of devices needs while it is under way.
+//! What devices need that are reset or bound for a VM.
 
-use super::Desired;
+use super::{Desired, View};
 use crate::domain::claim::Claims;
 use crate::domain::knob::Knob;
-use crate::domain::pci::VFIO;
 use crate::domain::pci::anew::Reset;
+use crate::domain::pci::{VFIO, binding};
 use crate::domain::target::{Place, Target, Value};
+
+impl View<'_> {
+    /// Adds the drivers of functions that are bound for VMs. One that goes back stays with vfio-pci as
+    /// long as any VM has it; of one that does not, nothing is remembered once QEMU has it.
+    pub(super) fn drivers(&self, claims: &Claims, desired: &mut Desired) {
+        let vfio = || Value::Text(VFIO.to_owned()).into();
+        for claim in claims.values() {
+            for address in claim.bindings.keys() {
+                if claim.qemu().is_none() {
+                    let place = Place::Function(address.clone());
+                    desired.insert(Target::Knob(Knob::DriverOverride, place), vfio());
+                }
+                if claim.binds(address) {
+                    desired.insert(binding::target(address), vfio());
+                }
+            }
+        }
+        let in_use = &self.facts.functions_in_use;
+        let held = self.held.keys().filter(|target| {
+            binding::function_of(target).is_some_and(|address| in_use.contains(address))
+        });
+        desired.extend(held.map(|target| (target.clone(), vfio())));
+    }
+}
 
 /// Wishes for what resets need.
 ///

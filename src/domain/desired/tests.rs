@@ -53,6 +53,7 @@ fn claim() -> Claim {
         iothreads: BTreeMap::new(),
         devices: BTreeMap::new(),
         resets: BTreeMap::new(),
+        bindings: BTreeMap::new(),
         is_unproven: false,
     }
 }

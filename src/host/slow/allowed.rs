@@ -36,7 +36,19 @@ pub(super) fn is_allowed(path: &str, text: &str) -> bool {
         ["", "sys", "class", "pci_bus", bus, "rescan"] => {
             is_address(&format!("{bus}:00.0")) && text == "1"
         }
-        ["", "sys", "bus", "pci", "drivers", VFIO, "bind"] => is_address(text),
+        ["", "sys", "bus", "pci", "drivers", driver, "bind"] => {
+            is_driver(driver) && is_address(text)
+        }
+        [
+            "",
+            "sys",
+            "bus",
+            "pci",
+            "devices",
+            address,
+            "driver",
+            "unbind",
+        ] => is_address(address) && address == &text,
         ["", "sys", "bus", "pci", "devices", address, name @ ..] => {
             is_address(address) && is_allowed_of_function(&name.join("/"), text)
         }
@@ -51,6 +63,11 @@ fn is_allowed_of_function(name: &str, text: &str) -> bool {
         "driver_override" => text == VFIO,
         _ => ATTRIBUTES.iter().any(|(known, _)| *known == name) && text.bytes().all(is_plain),
     }
+}
+
+fn is_driver(name: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+    !name.is_empty() && name.bytes().all(is_plain)
 }
 
 fn is_number(text: &str) -> bool {
@@ -124,7 +141,23 @@ mod tests {
             ),
             ("/sys/bus/pci/devices/0000:01:00.0/config", "1", false),
             ("/sys/bus/pci/drivers/vfio-pci/bind", "0000:01:00.0", true),
-            ("/sys/bus/pci/drivers/nvme/bind", "0000:01:00.0", false),
+            (
+                "/sys/bus/pci/drivers/snd_hda_intel/bind",
+                "0000:01:00.0",
+                true,
+            ),
+            ("/sys/bus/pci/drivers/../bind", "0000:01:00.0", false),
+            ("/sys/bus/pci/drivers/nvme/bind", "nvme", false),
+            (
+                "/sys/bus/pci/devices/0000:01:00.0/driver/unbind",
+                "0000:01:00.0",
+                true,
+            ),
+            (
+                "/sys/bus/pci/devices/0000:01:00.0/driver/unbind",
+                "0000:02:00.0",
+                false,
+            ),
             ("/sys/class/pci_bus/0000:01/rescan", "1", true),
             ("/sys/class/pci_bus/../rescan", "1", false),
             ("/sys/bus/pci/rescan", "1", false),

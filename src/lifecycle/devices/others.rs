@@ -1,19 +1,38 @@
 //! What other VMs have, and what a VM takes besides PCI devices.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::RESERVATIONS;
 use crate::config::mapping::usb_mapping;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::guest::{Guest, UsbFrom};
 use crate::domain::pci::chosen::{Until, of_command_line, reservations};
 use crate::domain::pci::verdict::{DiskOfVm, Holder, Needs, UsbOfVm};
-use crate::domain::vm::Vmid;
+use crate::domain::vm::{TaskId, Vmid};
 use crate::host::files::Files;
-use crate::host::{Host, blocks, pve, usb};
+use crate::host::{Host, blocks, pci, pve, usb};
 
 const USB_MAPPINGS: &str = "/etc/pve/mapping/usb.cfg";
 
-/// Adds what other VMs of this node have: functions that they run with or that PVE has reserved for
-/// them, and USB devices and whole disks of those that run.
+/// Returns the functions that VMs of this node have, or are being given, with all that share an IOMMU
+/// group with one; the VM `own`, which is being started, has none before it runs.
+///
+/// As long as a VM has one of a group, the kernel gives no driver of the host another one of it.
+pub fn in_use(host: &Host, own: Option<Vmid>) -> BTreeSet<String> {
+    let files = &*host.files;
+    let running = pve::running_vms(files).unwrap_or_default();
+    let mut used = holders(host, &running);
+    used.retain(|_, holder| holder.runs || own != Some(holder.vmid));
+    let bus = pci::bus(files);
+    let group = |address: &String| bus.get(address)?.group;
+    let groups: BTreeSet<u32> = used.keys().filter_map(group).collect();
+    let is_of_group = |address: &String| group(address).is_some_and(|one| groups.contains(&one));
+    let shared = bus.keys().filter(|address| is_of_group(address));
+    shared.chain(used.keys()).cloned().collect()
+}
+
+/// Adds what other VMs of this node have: functions, and USB devices and whole disks of those that
+/// run.
 pub(super) fn of_other_vms(
     host: &Host,
     is_other: impl Fn(&Vmid) -> bool,
@@ -22,6 +41,27 @@ pub(super) fn of_other_vms(
 ) {
     let files = &*host.files;
     let running = pve::running_vms(files).unwrap_or_default();
+    let held = holders(host, &running).into_iter();
+    needs
+        .holders
+        .extend(held.filter(|(_, holder)| is_other(&holder.vmid)));
+    for (vmid, _) in running.iter().filter(|(vmid, _)| is_other(vmid)) {
+        if let Ok(Some(config)) = pve::vm_config(files, *vmid, "") {
+            of_guest(
+                files,
+                *vmid,
+                &parse_vm_conf(&config.text).guest(),
+                node,
+                needs,
+            );
+        }
+    }
+}
+
+/// Returns the functions that VMs run with or that PVE has reserved for them.
+fn holders(host: &Host, running: &[(Vmid, TaskId)]) -> BTreeMap<String, Holder> {
+    let files = &*host.files;
+    let mut holders = BTreeMap::new();
     let is_running = |vmid: Vmid| running.iter().any(|(other, _)| *other == vmid);
     let now = host.clock.since_epoch();
     let reserved = reservations(&files.read(RESERVATIONS).unwrap_or_default());
@@ -31,27 +71,19 @@ pub(super) fn of_other_vms(
             Until::Process(_) => runs,
             Until::Time(end) => runs || now < end,
         };
-        if is_valid && is_other(&one.vmid) {
+        if is_valid {
             let vmid = one.vmid;
-            needs.holders.insert(address, Holder { vmid, runs });
+            holders.insert(address, Holder { vmid, runs });
         }
     }
-    for (vmid, qemu) in running.iter().filter(|(vmid, _)| is_other(vmid)) {
+    for (vmid, qemu) in running {
         let (vmid, runs) = (*vmid, true);
         let command = files.read(&format!("/proc/{qemu}/cmdline"));
         for address in of_command_line(&command.unwrap_or_default()) {
-            needs.holders.insert(address, Holder { vmid, runs });
-        }
-        if let Ok(Some(config)) = pve::vm_config(files, vmid, "") {
-            of_guest(
-                files,
-                vmid,
-                &parse_vm_conf(&config.text).guest(),
-                node,
-                needs,
-            );
+            holders.insert(address, Holder { vmid, runs });
         }
     }
+    holders
 }
 
 fn of_guest(files: &dyn Files, vmid: Vmid, guest: &Guest, node: &str, needs: &mut Needs) {

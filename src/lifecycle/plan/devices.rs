@@ -6,7 +6,7 @@ use super::Plan;
 use crate::domain::refusal::Refusal;
 use crate::lifecycle::devices::{Devices, other_things};
 use crate::lifecycle::phase::Run;
-use crate::lifecycle::resetting::wanted;
+use crate::lifecycle::preparing::{Preparation, wanted};
 use crate::lifecycle::resolve::{Case, Resolved};
 
 impl Run<'_> {
@@ -23,7 +23,14 @@ impl Run<'_> {
             return Ok(Devices::default());
         }
         if !plan.running {
-            for (address, way) in wanted(self.host, case, &devices)? {
+            let Preparation { bindings, resets } = wanted(self.host, case, &devices)?;
+            for (address, binding) in bindings {
+                let (key, words) = (&binding.key, binding.in_words());
+                let text =
+                    format!("{key} ({address}) is bound to vfio-pci before the start{words}");
+                plan.notices.push(text);
+            }
+            for (address, way) in resets {
                 let (key, way) = (&way.key, way.in_words());
                 let text = format!("{key} ({address}) is reset before the start ({way})");
                 plan.notices.push(text);

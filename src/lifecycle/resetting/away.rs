@@ -21,7 +21,7 @@ const UDEV_QUEUE: &str = "/run/udev/queue";
 /// How long udev may take to load drivers for what has come back.
 const UDEV_WAIT: Duration = Duration::from_secs(3);
 /// How often it is looked whether something has happened.
-pub(super) const PAUSE: Duration = Duration::from_millis(100);
+pub(in crate::lifecycle) const PAUSE: Duration = Duration::from_millis(100);
 
 /// Functions that are away, or were, as they were before.
 pub(super) type Away = BTreeMap<String, Before>;
@@ -117,7 +117,7 @@ pub(super) fn is_probing_off(host: &Host) -> bool {
 }
 
 /// Tells whether only the driver for VMs may take a function.
-pub(super) fn is_kept(host: &Host, address: &str) -> bool {
+pub(in crate::lifecycle) fn is_kept(host: &Host, address: &str) -> bool {
     let text = host
         .files
         .read(&format!("{DEVICES}/{address}/driver_override"));

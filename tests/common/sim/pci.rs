@@ -13,6 +13,7 @@ use super::{Kernel, Sim, State, errno};
 
 const DEVICES: &str = "/sys/devices/pci0000:00/";
 const AUTOPROBE: &str = "/sys/bus/pci/drivers_autoprobe";
+const DRIVERS: &str = "/sys/bus/pci/drivers/";
 const VFIO: &str = "vfio-pci";
 
 /// What a removed function does at a rescan.
@@ -35,6 +36,8 @@ pub struct Pci {
     driver: Option<String>,
     /// Functions that it has taken.
     pub taken: Vec<String>,
+    /// Whether drivers of the host fail when they are given a function.
+    pub refuses: bool,
 }
 
 impl Default for Pci {
@@ -44,6 +47,7 @@ impl Default for Pci {
             comeback: Comeback::After(1),
             driver: None,
             taken: Vec::new(),
+            refuses: false,
         }
     }
 }
@@ -52,8 +56,17 @@ impl State {
     /// Does what a write to a file of a function or a bus does, if it is one of those.
     pub fn pci_write(&mut self, path: &str, text: &str) -> Option<io::Result<()>> {
         let text = text.trim();
-        if path == "/sys/bus/pci/drivers/vfio-pci/bind" {
-            return Some(self.bind_to_vfio(text));
+        if let Some(rest) = path.strip_prefix(DRIVERS)
+            && let Some((driver, act)) = rest.split_once('/')
+        {
+            if !self.exists(path) {
+                return None;
+            }
+            return match act {
+                "bind" => Some(self.bind(driver, text)),
+                "unbind" => Some(self.unbind(driver, text)),
+                _ => None,
+            };
         }
         if let Some(bus) = path.strip_prefix("/sys/class/pci_bus/") {
             let bus = bus.strip_suffix("/rescan")?.to_owned();
@@ -136,19 +149,61 @@ impl State {
         }
     }
 
-    fn bind_to_vfio(&mut self, address: &str) -> io::Result<()> {
+    /// A driver is given a function: one that somebody has, or that is kept from it, it does not take.
+    /// Which models a driver of the host knows is nothing that is asked here.
+    fn bind(&mut self, driver: &str, address: &str) -> io::Result<()> {
         let dir = format!("{DEVICES}{address}");
         let kept = self.read(&format!("{dir}/driver_override"))?;
         if self.tree.link(&format!("{dir}/driver")).is_ok() {
             return Err(errno(libc::EBUSY));
         }
-        if kept.trim() != VFIO {
+        let is_kept = kept.trim() != driver && (driver == VFIO || kept != "(null)\n");
+        if is_kept {
             return Err(errno(libc::ENODEV));
         }
-        let driver = format!("../../../bus/pci/drivers/{VFIO}");
-        self.tree.put_link(&format!("{dir}/driver"), &driver);
-        let control = format!("{dir}/power/control");
-        self.tree.put(&control, "auto\n", 0o644);
+        if driver != VFIO && self.is_group_of_vm(address) {
+            return Err(errno(libc::EBUSY));
+        }
+        if driver != VFIO && self.pci.refuses {
+            return Err(errno(libc::EIO));
+        }
+        let link = format!("../../../bus/pci/drivers/{driver}");
+        self.tree.put_link(&format!("{dir}/driver"), &link);
+        if driver == VFIO {
+            self.tree
+                .put(&format!("{dir}/power/control"), "auto\n", 0o644);
+        }
+        Ok(())
+    }
+
+    /// Tells whether a VM has a function of the same IOMMU group.
+    fn is_group_of_vm(&self, address: &str) -> bool {
+        let group = |address: &str| self.tree.link(&format!("{DEVICES}{address}/iommu_group"));
+        let Ok(own) = group(address) else {
+            return false;
+        };
+        let names = self.list("/sys/bus/pci/devices").unwrap_or_default();
+        let mates = names
+            .iter()
+            .filter(|name| group(name).is_ok_and(|group| group == own));
+        let qemus = self.vms.values().filter_map(|vm| self.tasks.get(vm.pid));
+        let words: Vec<&String> = qemus.flat_map(|qemu| &qemu.cmdline).collect();
+        let mut hosts = mates.map(|mate| format!("host={mate},"));
+        hosts.any(|host| words.iter().any(|word| word.contains(&host)))
+    }
+
+    /// A driver lets go of a function; nobody else is asked whether it would like to have it.
+    fn unbind(&mut self, driver: &str, address: &str) -> io::Result<()> {
+        let dir = format!("{DEVICES}{address}");
+        let link = self.tree.link(&format!("{dir}/driver"));
+        if !link.is_ok_and(|link| link.ends_with(&format!("/{driver}"))) {
+            return Err(errno(libc::ENODEV));
+        }
+        self.tree.remove_all(&format!("{dir}/driver"));
+        if driver == VFIO {
+            self.tree
+                .put(&format!("{dir}/power/control"), "on\n", 0o644);
+        }
         Ok(())
     }
 }
@@ -188,18 +243,27 @@ impl Sim {
         tree.put_command(&format!("{dir}/remove"));
         tree.put_command(&format!("{dir}/reset"));
         tree.put_command(&format!("/sys/class/pci_bus/{bus}/rescan"));
-        tree.put("/sys/bus/pci/drivers/vfio-pci/bind", "", 0o200);
         tree.put_choice(AUTOPROBE, "1", &["0", "1"]);
         let target = format!("../../../devices/pci0000:00/{address}");
         tree.put_link(&format!("/sys/bus/pci/devices/{address}"), &target);
+        drop(state);
+        self.put_driver(VFIO);
     }
 
-    /// Binds a function to vfio-pci, as PVE does.
-    pub fn give_to_vfio(&self, address: &str) {
-        let driver = format!("../../../bus/pci/drivers/{VFIO}");
-        let dir = format!("{DEVICES}{address}");
-        let mut state = self.state();
-        state.tree.put_link(&format!("{dir}/driver"), &driver);
+    /// Puts a driver that has been loaded.
+    pub fn put_driver(&self, name: &str) {
+        let tree = &mut self.state().tree;
+        for file in ["bind", "unbind"] {
+            tree.put_command(&format!("{DRIVERS}{name}/{file}"));
+        }
+    }
+
+    /// Binds a function to a driver that is loaded.
+    pub fn give_to(&self, address: &str, driver: &str) {
+        self.put_driver(driver);
+        let link = format!("../../../bus/pci/drivers/{driver}");
+        let path = format!("{DEVICES}{address}/driver");
+        self.state().tree.put_link(&path, &link);
     }
 
     /// Decides what removed functions do at a rescan.

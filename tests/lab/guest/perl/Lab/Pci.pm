@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use Fcntl qw(:flock);
 our @EXPORT_OK = qw(choose_devices reserve_devices free_devices prepare_devices);
 
 use Lab::Conf qw(slurp spew);
@@ -35,6 +36,8 @@ sub reserved { return -e $reservations ? grep { /\S/ } split(/\n/, slurp($reserv
 # Puts the lines of a VM in place of those that it has.
 sub set_reserved {
     my ($vmid, @lines) = @_;
+    open(my $lock, '>>', "$reservations.lock") or die "$reservations.lock: $!\n";
+    flock($lock, LOCK_EX);
     my @all = ((grep { (split(' '))[1] != $vmid } reserved()), @lines);
     return @all ? spew($reservations, join("\n", @all) . "\n") : unlink($reservations);
 }

@@ -1,0 +1,226 @@
+//! Binding the devices of a VM to vfio-pci before PVE does it, and giving them back to the driver
+//! that they had, where the table asks for that.
+//!
+//! The claim says what is bound, and for each function the journal remembers the driver that it had.
+//! Drivers come and go by children in units of their own, under the lock of the devices; the host
+//! lock is not held meanwhile. Settling writes none of it: it forgets what has gone back.
+
+mod back;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+pub use self::back::kept;
+use super::account::Account;
+use super::devices::Devices;
+use super::phase::Run;
+use super::resetting::{PAUSE, is_kept};
+use crate::domain::pci::binding::{NoBinding, check, target};
+use crate::domain::pci::{Bus, VFIO};
+use crate::domain::refusal::Refusal;
+use crate::domain::state::{Record, State};
+use crate::domain::table::{AfterStop, Table};
+use crate::domain::vm::Vmid;
+use crate::host::pci::{self, DEVICES};
+use crate::host::slow::{self, Ended, Write};
+use crate::host::systemd::Job;
+
+const DRIVERS: &str = "/sys/bus/pci/drivers";
+/// How long loading a module may take.
+const MODPROBE_WAIT: Duration = Duration::from_secs(3);
+/// How one function is bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// Key in the VM's configuration.
+    pub key: String,
+    /// What becomes of it after the stop.
+    pub after: AfterStop,
+    /// Driver that it has now.
+    pub driver: Option<String>,
+}
+
+impl Binding {
+    /// Returns what is going to happen to the function, in words.
+    pub fn in_words(&self) -> String {
+        let from = match self.driver.as_deref() {
+            Some(VFIO) | None => String::new(),
+            Some(driver) => format!(", taken from {driver}"),
+        };
+        let then = match (self.after, &self.driver) {
+            (AfterStop::Stay, _) => String::new(),
+            (AfterStop::Return, Some(driver)) => format!(", and back to {driver} after the stop"),
+            (AfterStop::Return, None) => ", and without a driver after the stop".to_owned(),
+        };
+        format!("{from}{then}")
+    }
+}
+
+/// Functions that are to be bound, by address.
+pub type Bindings = BTreeMap<String, Binding>;
+
+/// Returns the functions that the table of a VM wants bound: those of its entries, and whatever shares
+/// an IOMMU group with one, as PVE would bind that too.
+///
+/// # Errors
+/// One of them is needed by others or must not be bound, or the table names an entry that is not there.
+pub fn wanted(table: &Table, devices: &Devices) -> Result<Bindings, Refusal> {
+    let wishes = &table.pci.bind;
+    let mut bindings = Bindings::new();
+    if wishes.is_empty() {
+        return Ok(bindings);
+    }
+    let is_there = |key: &&String| *key == "*" || devices.asked.iter().any(|one| one.key == **key);
+    if let Some(key) = wishes.keys().find(|key| !is_there(key)) {
+        return Err(no_binding(key, "", NoBinding::NoEntry));
+    }
+    devices.check()?;
+    for (asked, functions) in devices.chosen() {
+        let own = wishes.get(&asked.key);
+        let Some(after) = own.or(wishes.get("*")).copied() else {
+            continue;
+        };
+        if asked.mdev.is_some() || asked.keeps_driver {
+            match own {
+                Some(_) => return Err(no_binding(&asked.key, "", NoBinding::Kept)),
+                None => continue,
+            }
+        }
+        for address in with_group(functions, &devices.bus) {
+            let function = &devices.bus[&address];
+            check(function, after).map_err(|why| no_binding(&asked.key, &address, why))?;
+            let (key, driver) = (asked.key.clone(), function.driver.clone());
+            let binding = Binding { key, after, driver };
+            bindings.entry(address).or_insert(binding);
+        }
+    }
+    Ok(bindings)
+}
+
+fn with_group(functions: &[String], bus: &Bus) -> BTreeSet<String> {
+    let groups = functions
+        .iter()
+        .filter_map(|address| bus.get(address)?.group);
+    let groups: BTreeSet<u32> = groups.collect();
+    let is_of_group = |group: Option<u32>| group.is_some_and(|group| groups.contains(&group));
+    let of_groups = bus.iter().filter(|(address, function)| {
+        functions.contains(address) || is_of_group(function.group) && !function.is_bridge()
+    });
+    of_groups.map(|(address, _)| address.clone()).collect()
+}
+
+pub(super) fn no_binding(key: &str, address: &str, why: NoBinding) -> Refusal {
+    Refusal::NoBinding {
+        key: key.to_owned(),
+        address: address.to_owned(),
+        why,
+    }
+}
+
+/// Returns the unit of the child that gives a function another driver.
+fn name_of(address: &str) -> String {
+    format!("driver-{}", address.replace(':', "-"))
+}
+
+/// Adds to `records` that nothing is remembered any more of functions that stay with vfio-pci, once
+/// QEMU has them.
+pub fn taken(state: &State, records: &mut Vec<Record>) {
+    let mut stay = Vec::new();
+    for record in records.iter() {
+        if let Record::Claim(claim) = record
+            && claim.qemu().is_some()
+        {
+            let addresses = claim.bindings.iter();
+            let staying = addresses.filter(|(_, after)| **after == AfterStop::Stay);
+            stay.extend(staying.map(|(address, _)| target(address)));
+        }
+    }
+    stay.retain(|target| state.held.contains_key(target));
+    if !stay.is_empty() {
+        records.push(Record::Forget(stay));
+    }
+}
+
+impl Run<'_> {
+    /// Binds the functions of a VM that is being started; the lock of the devices is held, and the
+    /// claim says what is bound.
+    pub(super) fn bind(
+        &self,
+        vmid: Vmid,
+        bindings: &Bindings,
+        account: &mut Account,
+    ) -> Result<(), Refusal> {
+        for (address, binding) in bindings {
+            let refused = |why| no_binding(&binding.key, address, why);
+            if pci::driver(&*self.host.files, address).as_deref() == Some(VFIO) {
+                continue;
+            }
+            self.load_vfio().map_err(refused)?;
+            if !is_kept(self.host, address) {
+                return Err(refused(NoBinding::Unready));
+            }
+            self.give_driver(address, VFIO, self.deadline.remaining())
+                .map_err(|error| refused(NoBinding::Failed(error.to_string())))?;
+            let (key, words) = (&binding.key, binding.in_words());
+            account.info(format!(
+                "vm {vmid}: {key} ({address}) bound to {VFIO}{words}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Has a unit load the driver for VMs, which PVE would do as well.
+    fn load_vfio(&self) -> Result<(), NoBinding> {
+        let is_there = || self.host.files.exists(&format!("{DRIVERS}/{VFIO}"));
+        if is_there() {
+            return Ok(());
+        }
+        let wait = MODPROBE_WAIT.min(self.deadline.remaining());
+        let job = Job {
+            unit: "pin-hook-modprobe.service".to_owned(),
+            description: "pin-hook: load the driver that devices of vms need".to_owned(),
+            path: "/sbin/modprobe".to_owned(),
+            arguments: vec![VFIO.to_owned()],
+            limit: Some(wait),
+        };
+        let (systemd, clock) = (&self.host.systemd, &self.host.clock);
+        let failed = |error: anyhow::Error| NoBinding::Failed(format!("{}: {error:#}", job.unit));
+        systemd.run(&job).map_err(failed)?;
+        let until = clock.since_boot() + wait;
+        while systemd.is_active(&job.unit).map_err(failed)? && clock.since_boot() < until {
+            clock.wait_for_end(&[], PAUSE);
+        }
+        match is_there() {
+            true => Ok(()),
+            false => Err(NoBinding::Failed(format!(
+                "modprobe {VFIO} has not loaded it"
+            ))),
+        }
+    }
+
+    /// Has a child take a function from the driver that it has, and give it to another one; `""` to
+    /// none.
+    fn give_driver(&self, address: &str, driver: &str, wait: Duration) -> io::Result<()> {
+        let text = || address.to_owned();
+        let unbind = Write {
+            path: format!("{DEVICES}/{address}/driver/unbind"),
+            text: text(),
+        };
+        let bind = Write {
+            path: format!("{DRIVERS}/{driver}/bind"),
+            text: text(),
+        };
+        let had = pci::driver(&*self.host.files, address);
+        let unbinds = had.map(|_| unbind).into_iter();
+        let binds = (!driver.is_empty()).then_some(bind).into_iter();
+        let writes: Vec<Write> = unbinds.chain(binds).collect();
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let name = name_of(address);
+        match slow::run(self.host, &name, &writes, wait)? {
+            Ended::Done(answers) => answers.into_iter().collect(),
+            Ended::Late => Err(slow::late(&name)),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What a start does to the devices of its VM before PVE takes them: they are bound, then reset.
+
+use std::io;
+
+use super::account::Account;
+use super::binding::{self, Bindings, no_binding};
+use super::devices::Devices;
+use super::phase::Run;
+use super::resetting::{self, Resets, no_reset};
+use super::resolve::Case;
+use crate::domain::claim::Claim;
+use crate::domain::pci::VFIO;
+use crate::domain::pci::binding::NoBinding;
+use crate::domain::pci::reset::NoReset;
+use crate::domain::refusal::Refusal;
+use crate::domain::state::Record;
+use crate::domain::vm::Vmid;
+use crate::host::Host;
+
+/// What is done to the devices of a VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preparation {
+    /// Functions that are bound to vfio-pci.
+    pub bindings: Bindings,
+    /// Functions that are reset after that.
+    pub resets: Resets,
+}
+
+/// Returns what the table of a VM wants done to its devices.
+///
+/// # Errors
+/// That must not be done, or cannot be.
+pub fn wanted(host: &Host, case: &Case, devices: &Devices) -> Result<Preparation, Refusal> {
+    let bindings = binding::wanted(&case.table, devices)?;
+    let mut bound = devices.clone();
+    for (address, function) in &mut bound.bus {
+        if bindings.contains_key(address) {
+            function.driver = Some(VFIO.to_owned());
+        }
+    }
+    let resets = resetting::wanted(host, case, &bound)?;
+    Ok(Preparation { bindings, resets })
+}
+
+impl Preparation {
+    /// Returns the refusal of a start that cannot have the lock of the devices.
+    fn refused(&self, error: Option<io::Error>) -> Option<Refusal> {
+        let why = error.map(|error| format!("{}: {error}", resetting::LOCK));
+        if let Some((address, way)) = self.resets.iter().next() {
+            let why = why.map_or(NoReset::Busy, NoReset::Failed);
+            return Some(no_reset(&way.key, address, why));
+        }
+        let (address, binding) = self.bindings.iter().next()?;
+        let why = why.map_or(NoBinding::Busy, NoBinding::Failed);
+        Some(no_binding(&binding.key, address, why))
+    }
+}
+
+impl Run<'_> {
+    /// Returns what the start of a VM does to its devices; see [`wanted`].
+    pub(super) fn preparation(&self, case: &Case) -> Result<Preparation, Refusal> {
+        if !case.table.pci.touches_devices() {
+            return Ok(Preparation::default());
+        }
+        let devices = Devices::read(self.host, case.vmid, &case.guest, &[]);
+        wanted(self.host, case, &devices)
+    }
+
+    /// Prepares the devices of a VM that has just reserved its CPUs; when that fails the claim is
+    /// ended, because a refused start changes nothing. Where functions are away then, reconcile
+    /// brings them back before.
+    pub(super) fn prepare(
+        &self,
+        vmid: Vmid,
+        preparation: &Preparation,
+        account: &mut Account,
+    ) -> anyhow::Result<Result<(), Refusal>> {
+        let Preparation { bindings, resets } = preparation;
+        if bindings.is_empty() && resets.is_empty() {
+            return Ok(Ok(()));
+        }
+        let lock = self.lock_devices();
+        let _lock = match lock {
+            Ok(Some(lock)) => lock,
+            busy => {
+                self.update_claim(vmid, account, |_| Record::End(vmid))?;
+                return Ok(preparation.refused(busy.err()).map_or(Ok(()), Err));
+            }
+        };
+        let done = match self.announce_and_bind(vmid, bindings, account)? {
+            Ok(()) => self.reset(vmid, resets, account)?,
+            Err(refusal) => {
+                self.update_claim(vmid, account, |_| Record::End(vmid))?;
+                Err(refusal)
+            }
+        };
+        if done.is_err() && !bindings.is_empty() {
+            self.drivers_back(Some(vmid), account)?;
+        }
+        Ok(done)
+    }
+
+    fn announce_and_bind(
+        &self,
+        vmid: Vmid,
+        bindings: &Bindings,
+        account: &mut Account,
+    ) -> anyhow::Result<Result<(), Refusal>> {
+        if bindings.is_empty() {
+            return Ok(Ok(()));
+        }
+        let all = bindings.iter();
+        let all = all.map(|(address, binding)| (address.clone(), binding.after));
+        self.update_claim(vmid, account, |claim| {
+            Record::Claim(Box::new(Claim {
+                bindings: all.collect(),
+                ..claim.clone()
+            }))
+        })?;
+        Ok(self.bind(vmid, bindings, account))
+    }
+}

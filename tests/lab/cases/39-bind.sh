@@ -1,0 +1,115 @@
+# Devices that are bound to vfio-pci before PVE does it, and go back to the driver that they had.
+. /usr/lib/lab/lib.sh
+
+pf=0000:01:00.0
+devices=/sys/bus/pci/devices
+nvme=$(readlink -f /sys/class/nvme/nvme0 | grep -o '[0-9a-f]*:[0-9a-f]*:[0-9a-f]*\.[0-9a-f]' | tail -n 1)
+root=$(readlink -f /sys/class/block/vda | grep -o '[0-9a-f]*:[0-9a-f]*:[0-9a-f]*\.[0-9a-f]' | tail -n 1)
+driver_of() { basename "$(readlink "$devices/$1/driver" || echo none)"; }
+hostpci() {
+    hooked_vm 100 'cpus = "2-5"' '[pci]' "bind = { $2 }"
+    echo "hostpci0: $1" >> "$(conf_path 100)"
+}
+nothing_left() { [ ! -s /run/pin-hook/journal ]; }
+is_at() { [ "$(driver_of "$1")" = "$2" ]; }
+# goes_back TEXT: the network card is the host's again, and nothing is remembered.
+goes_back() {
+    wait_until 60 "$1" is_at $pf igb && ok "$1"
+    wait_until 60 'nothing is remembered' nothing_left
+    udevadm settle
+}
+start() {
+    qm start 100 > "$work/start" 2>&1 || true
+    said "$work/start"
+}
+without_vm() { rm -f "$(conf_path 100)" /etc/pin-hook/100.toml; }
+case_cleanup() {
+    echo 0 > $devices/$pf/sriov_numvfs || true
+    is_at $pf igb || { echo $pf > $devices/$pf/driver/unbind || true; echo $pf > /sys/bus/pci/drivers/igb/bind; }
+}
+
+modprobe vfio-pci
+echo 0 > $devices/$pf/sriov_numvfs
+hooked_vm 100 'cpus = "2-5"'
+# Locks stay until the next boot.
+mkdir -p /run/pin-hook /run/qemu-server
+touch /run/pin-hook/pci.lock /run/qemu-server/pci-id-reservations.lock
+# The number of an interrupt line stays for ever once somebody has asked for it, as QEMU does.
+echo $pf > $devices/$pf/driver/unbind
+for enabled in 1 0; do echo $enabled > $devices/$pf/enable; done
+echo $pf > /sys/bus/pci/drivers/igb/bind
+udevadm settle
+capture_before
+
+hostpci "$root" 'hostpci0 = "stay"'
+refuses 'the controller of the root disk is refused' qm start 100
+check 'because of the disk' has "$work/refused" 'is the controller of disk vda (vda is mounted at /)'
+hostpci "$nvme" 'hostpci0 = "return"'
+refuses 'a controller of disks does not go back' qm start 100
+said "$work/refused"
+check 'with the reason' has "$work/refused" "hostpci0 ($nvme) is not bound to vfio-pci: it is a controller of disks"
+check 'and the remedy' has "$work/refused" 'write hostpci0 = "stay" in pci.bind'
+hostpci $pf '"hostpci7" = "stay"'
+refuses 'a device that the VM does not have is refused' qm start 100
+check 'by its key' has "$work/refused" 'hostpci7 is not bound to vfio-pci: the vm has no such device'
+
+hostpci $pf 'hostpci0 = "return"'
+pin-hook plan 100 > "$work/plan" 2>&1 || true
+check 'plan tells what is going to happen' \
+    has "$work/plan" "hostpci0 ($pf) is bound to vfio-pci before the start, taken from igb, and back to igb after the stop"
+start
+check 'a network card is taken from its driver' has "$work/start" "hostpci0 ($pf) bound to vfio-pci, taken from igb, and back to igb after the stop"
+comes_to 'the VM has its CPUs' 'isolated 2-5: 2 3 4 5' 100
+equal 'and the card' vfio-pci "$(driver_of $pf)"
+equal 'which nothing keeps from others any more' '(null)' "$(cat $devices/$pf/driver_override)"
+check 'QEMU was given it' grep -qa "host=$pf" "/proc/$(qemu_pid 100)/cmdline"
+pin-hook status > "$work/status" 2>&1 || true
+said "$work/status"
+pin-hook release 100
+equal 'without the claim the VM keeps it' vfio-pci "$(driver_of $pf)"
+qm stop 100
+goes_back 'it goes back to its driver after the stop'
+journalctl -q -u pin-hook-reconcile.service -g 'is back with driver igb' > "$work/journal" || true
+check 'as the units say' has "$work/journal" "$pf is back with driver igb"
+without_vm
+capture_after_equal 'the host is as before'
+
+hostpci $pf 'hostpci0 = "return"'
+start
+comes_to 'the VM has its CPUs' 'isolated 2-5: 2 3 4 5' 100
+kill -KILL "$(qemu_pid 100)"
+wait_until 60 'the VM is gone' gone 100
+goes_back 'it goes back when QEMU is killed'
+without_vm
+capture_after_equal 'the host is as before'
+
+for n in 8 10 12; do
+    hostpci $pf 'hostpci0 = "return"'
+    bash -c "strace -f -qq -o /dev/null -e trace=write -e inject=write:signal=KILL:when=$n pin-hook 100 pre-start; true" > "$work/killed" 2>&1 || true
+    said "$work/killed"
+    without_vm
+    pin-hook reconcile > "$work/reconcile" 2>&1 || true
+    said "$work/reconcile"
+    goes_back "killed at write $n of pre-start: the card is the host's"
+done
+capture_after_equal 'the host is as before'
+
+# Of two virtual functions of one model the VM gets one; vfio-pci is not told the model.
+echo 0 > $devices/$pf/sriov_drivers_autoprobe
+echo 2 > $devices/$pf/sriov_numvfs
+udevadm settle
+echo 1 > $devices/$pf/sriov_drivers_autoprobe
+vf=$(basename "$(readlink $devices/$pf/virtfn0)") vf2=$(basename "$(readlink $devices/$pf/virtfn1)")
+hostpci $pf 'hostpci0 = "stay"'
+refuses 'a physical function with virtual ones is refused' qm start 100
+check 'because they go with its driver' has "$work/refused" 'it has virtual functions (2), which go with its driver'
+hostpci "$vf" '"*" = "stay"'
+start
+comes_to 'a VM with a virtual function has its CPUs' 'isolated 2-5: 2 3 4 5' 100
+modprobe -r igbvf || true
+echo "$vf2" > /sys/bus/pci/drivers_probe || true
+equal 'the other one of its model is not taken' none "$(driver_of "$vf2")"
+qm stop 100
+wait_until 60 'nothing is remembered' nothing_left
+equal 'one that is to stay stays' vfio-pci "$(driver_of "$vf")"
+modprobe igbvf

@@ -1,0 +1,361 @@
+//! Devices that are bound to vfio-pci before PVE does it, and go back to the driver that they had.
+
+use std::time::Duration;
+
+use pin_hook::lifecycle::account::Exit;
+use pin_hook::lifecycle::phase::Phase;
+
+use super::scenario::{Scenario, Then, done};
+use super::world::{World, assert_says};
+use crate::common::sim::{Kernel, Machine, VmSpec};
+
+const GPU: &str = "0000:01:00.0";
+const SOUND: &str = "0000:01:00.1";
+const CONF: &str = "cores: 2\nmemory: 1024\nhookscript: local:snippets/pin-hook\n\
+                    hostpci0: 01:00.0\n";
+const RESERVATIONS: &str = "/run/qemu-server/pci-id-reservations";
+
+/// A host whose drivers have a display and the sound that shares its IOMMU group.
+fn world_of(bind: &str) -> World {
+    let machine = Machine {
+        kernel: Kernel::V7_3,
+        ..Machine::default()
+    };
+    let table = format!("cpus = \"2-3\"\n[pci]\n{bind}\n");
+    let world = World::of(&machine).vm(100, CONF, &table);
+    for (address, model, driver) in [
+        (GPU, "10de:2204", "nouveau"),
+        (SOUND, "10de:1aef", "snd_hda_intel"),
+    ] {
+        world.sim.put_removable(address, model);
+        world.sim.give_to(address, driver);
+        let link = format!("/sys/devices/pci0000:00/{address}/iommu_group");
+        let group = "../../../kernel/iommu_groups/7";
+        world.sim.state().tree.put_link(&link, group);
+    }
+    // Locks stay until the next boot.
+    for lock in ["/run/pin-hook/pci.lock", &format!("{RESERVATIONS}.lock")] {
+        world.sim.put(lock, "");
+    }
+    world
+}
+
+fn returning() -> World {
+    world_of("bind = { hostpci0 = \"return\" }")
+}
+
+fn staying() -> World {
+    world_of("bind = { \"*\" = \"stay\" }")
+}
+
+fn driver_of(world: &World, address: &str) -> String {
+    let link = format!("/sys/devices/pci0000:00/{address}/driver");
+    let link = world.sim.state().tree.link(&link).unwrap_or_default();
+    link.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+#[track_caller]
+fn assert_drivers(world: &World, gpu: &str, sound: &str) {
+    let found = [GPU, SOUND].map(|address| driver_of(world, address));
+    assert_eq!(found, [gpu, sound]);
+}
+
+fn spec() -> VmSpec {
+    VmSpec::with_vcpus(2).device(GPU)
+}
+
+fn file(address: &str, name: &str) -> String {
+    format!("/sys/bus/pci/devices/{address}/{name}")
+}
+
+#[test]
+fn devices_are_bound_for_the_run_and_go_back_after_it() {
+    let world = returning();
+    let before = world.capture();
+    let account = done(world.phase(Phase::PreStart, 100));
+    assert_says(
+        &account,
+        "hostpci0 (0000:01:00.0) bound to vfio-pci, taken from nouveau, and back to nouveau after \
+         the stop",
+    );
+    assert_says(
+        &account,
+        "hostpci0 (0000:01:00.1) bound to vfio-pci, taken from snd_hda_intel",
+    );
+    assert_drivers(&world, "vfio-pci", "vfio-pci");
+    // Until QEMU has it nobody else may.
+    assert_eq!(world.sim.get(&file(GPU, "driver_override")), "vfio-pci\n");
+    world.launch(100, &spec());
+    done(world.phase(Phase::PostStart, 100));
+    assert_eq!(world.sim.get(&file(GPU, "driver_override")), "(null)\n");
+    world.end_worker();
+    done(world.reconcile());
+    assert_drivers(&world, "vfio-pci", "vfio-pci");
+    world.end_qemu(100);
+    done(world.phase(Phase::PostStop, 100));
+    world.end_worker();
+    let account = done(world.reconcile());
+    assert_says(&account, "0000:01:00.0 is back with driver nouveau");
+    assert_says(&account, "0000:01:00.1 is back with driver snd_hda_intel");
+    world.assert_as(&before);
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_death_anywhere_leaves_nothing_behind() {
+    let scenario = Scenario::new("devices that go back", returning);
+    let scenario = scenario.start_as(100, spec()).owns(100);
+    let scenario = scenario.outside(|world| world.end_qemu(100));
+    let scenario = scenario.call("post-stop 100", Then::AtRest, |world| {
+        done(world.phase(Phase::PostStop, 100))
+    });
+    let scenario = scenario.outside(World::end_worker);
+    let reconcile = |world: &World| done(world.reconcile());
+    scenario.call("reconcile", Then::AtRest, reconcile).prove();
+}
+
+/// What stays is remembered until QEMU has it, so that a start which comes to nothing changes nothing.
+#[test]
+fn devices_that_stay_are_given_back_only_while_nothing_has_started() {
+    let world = staying();
+    let before = world.capture();
+    done(world.phase(Phase::PreStart, 100));
+    assert_drivers(&world, "vfio-pci", "vfio-pci");
+    let started = world.fork();
+    world.end_worker();
+    world.reconcile_until_quiet().unwrap();
+    world.assert_as(&before);
+    world.assert_at_rest();
+    started.launch(100, &spec());
+    done(started.phase(Phase::PostStart, 100));
+    started.end_worker();
+    started.end_qemu(100);
+    done(started.phase(Phase::PostStop, 100));
+    started.end_worker();
+    started.reconcile_until_quiet().unwrap();
+    assert_drivers(&started, "vfio-pci", "vfio-pci");
+    started.assert_at_rest();
+}
+
+#[test]
+fn a_start_that_dies_before_devices_stay_changes_nothing() {
+    let start = staying().capture();
+    for n in 1.. {
+        let world = staying();
+        world.sim.die_at_write(n);
+        let life = world
+            .sim
+            .run_until_death(|| world.phase(Phase::PreStart, 100));
+        world.end_worker();
+        world.reconcile_until_quiet().unwrap();
+        let left = super::world::changes(&start, &world.capture());
+        assert!(left.is_empty(), "died at write {n}:\n{left}");
+        world.assert_at_rest();
+        if life.is_ok() {
+            assert!(n > 10, "only {n} writes");
+            break;
+        }
+    }
+}
+
+/// A child that is killed after any of its writes.
+#[test]
+fn a_child_that_dies_leaves_nothing_behind() {
+    for n in 0..2 {
+        let world = returning();
+        let before = world.capture();
+        world.sim.kill_child_after(n);
+        let account = world.phase(Phase::PreStart, 100);
+        assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+        world.assert_as(&before);
+        world.end_worker();
+        world.reconcile_until_quiet().unwrap();
+        world.assert_as(&before);
+        world.assert_at_rest();
+    }
+}
+
+/// A driver that does not let go keeps its device; what the kernel does later is put right.
+#[test]
+fn a_driver_that_does_not_let_go_refuses_the_start() {
+    let world = returning();
+    let before = world.capture();
+    world.sim.hang("/unbind");
+    world.allow(Duration::from_secs(3));
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    assert_says(
+        &account,
+        "hostpci0 (0000:01:00.0) is not bound to vfio-pci: the kernel does not answer, \
+         pin-hook-write-driver-0000-01-00.0.service waits for it",
+    );
+    world.end_worker();
+    world.reconcile();
+    assert!(
+        world.sim.get("/run/pin-hook/journal").contains("nouveau"),
+        "what it had is remembered as long as the kernel is at it"
+    );
+    world.sim.unhang();
+    world.reconcile_until_quiet().unwrap();
+    world.assert_as(&before);
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_reset_comes_after_the_binding() {
+    let world = world_of("bind = { hostpci0 = \"return\" }\nreset = \"remove-rescan\"");
+    let before = world.capture();
+    let account = done(world.phase(Phase::PreStart, 100));
+    assert_says(&account, "hostpci0 (0000:01:00.0) reset (remove-rescan)");
+    world.launch(100, &spec());
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+    assert_drivers(&world, "vfio-pci", "vfio-pci");
+    world.end_qemu(100);
+    done(world.phase(Phase::PostStop, 100));
+    world.end_worker();
+    world.reconcile_until_quiet().unwrap();
+    world.assert_as(&before);
+}
+
+#[test]
+fn a_device_stays_as_long_as_any_vm_has_it() {
+    let world = returning();
+    let before = world.capture();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &spec());
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+    let account = world.release(Some(100));
+    assert_eq!(account.exit, Exit::Done, "{account:#?}");
+    world.reconcile_until_quiet().unwrap();
+    assert_drivers(&world, "vfio-pci", "vfio-pci");
+    world.end_qemu(100);
+    // PVE has reserved it for another VM, which has no table.
+    world
+        .sim
+        .put(RESERVATIONS, &format!("{GPU} 101 time:99999999999\n"));
+    done(world.phase(Phase::PostStop, 100));
+    world.end_worker();
+    world.reconcile_until_quiet().unwrap();
+    assert_drivers(&world, "vfio-pci", "vfio-pci");
+    world.sim.state().tree.remove_all(RESERVATIONS);
+    // As long as somebody works on the list nobody is taken anything away.
+    world.sim.lock_by_other(&format!("{RESERVATIONS}.lock"));
+    let account = world.reconcile();
+    assert_says(
+        &account,
+        "another process has /run/qemu-server/pci-id-reservations.lock",
+    );
+    assert_drivers(&world, "vfio-pci", "vfio-pci");
+    world.sim.unlock_by_other(&format!("{RESERVATIONS}.lock"));
+    world.reconcile_until_quiet().unwrap();
+    world.assert_as(&before);
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_driver_that_refuses_is_asked_three_times() {
+    let world = returning();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &spec());
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+    world.end_qemu(100);
+    world.sim.state().pci.refuses = true;
+    done(world.phase(Phase::PostStop, 100));
+    world.end_worker();
+    for _ in 0..2 {
+        let account = done(world.reconcile());
+        assert_says(&account, "0000:01:00.0 does not go back to driver nouveau");
+    }
+    let account = world.reconcile();
+    assert_eq!(account.exit, Exit::Incomplete, "{account:#?}");
+    assert_says(&account, "it is left as it is");
+    assert_says(
+        &account,
+        "echo 0000:01:00.0 > /sys/bus/pci/drivers/nouveau/bind",
+    );
+    world.reconcile_until_quiet().unwrap();
+    world.assert_at_rest();
+}
+
+#[test]
+fn what_somebody_has_bound_meanwhile_is_left() {
+    let world = returning();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &spec());
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+    world.end_qemu(100);
+    world.sim.give_to(GPU, "nvidia");
+    done(world.phase(Phase::PostStop, 100));
+    world.end_worker();
+    world.reconcile_until_quiet().unwrap();
+    assert_drivers(&world, "nvidia", "snd_hda_intel");
+    world.assert_at_rest();
+}
+
+#[test]
+fn what_must_not_be_bound_refuses_the_start() {
+    let world = returning();
+    world.sim.put(&file(SOUND, "class"), "0x010601\n");
+    world.assert_refuses_start(
+        "hostpci0 (0000:01:00.1) is not bound to vfio-pci: it is a controller of disks, and back \
+         with the host its lvm, md or zfs would take the disks of the vm",
+    );
+    world.assert_refuses_start("write hostpci0 = \"stay\" in pci.bind");
+    let virtual_function = format!("/sys/devices/pci0000:00/{GPU}/virtfn0");
+    let world = staying();
+    let mut state = world.sim.state();
+    state.tree.put_link(&virtual_function, "../0000:01:10.0");
+    drop(state);
+    world.assert_refuses_start("it has virtual functions (1), which go with its driver");
+    let world = world_of("bind = { hostpci3 = \"stay\" }");
+    world.assert_refuses_start("hostpci3 is not bound to vfio-pci: the vm has no such device");
+    let world = staying();
+    world.sim.lock_by_other("/run/pin-hook/pci.lock");
+    world.assert_refuses_start("another vm's devices are being worked on");
+    assert_drivers(&world, "nouveau", "snd_hda_intel");
+    let entry = CONF.replace("01:00.0", "01:00.0,driver=keep");
+    for (bind, refused) in [("hostpci0", true), ("\"*\"", false)] {
+        let table = format!("cpus = \"2-3\"\n[pci]\nbind = {{ {bind} = \"stay\" }}\n");
+        let world = World::of(&Machine::default()).vm(100, &entry, &table);
+        world.sim.put_removable(GPU, "10de:2204");
+        world.sim.give_to(GPU, "nouveau");
+        match refused {
+            true => world.assert_refuses_start("it stays with its driver (mdev, or driver=keep)"),
+            false => drop(done(world.phase(Phase::PreStart, 100))),
+        }
+        assert_eq!(driver_of(&world, GPU), "nouveau");
+    }
+}
+
+/// The driver for VMs is loaded by a unit, as PVE would load it.
+#[test]
+fn a_driver_for_vms_that_is_not_loaded_is_loaded() {
+    let world = returning();
+    world
+        .sim
+        .state()
+        .tree
+        .remove_all("/sys/bus/pci/drivers/vfio-pci");
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    assert_says(&account, "modprobe vfio-pci has not loaded it");
+    let state = world.sim.state();
+    let job = state.systemd.jobs.last().unwrap();
+    let words = [vec![job.path.clone()], job.arguments.clone()].concat();
+    assert_eq!(words, ["/sbin/modprobe", "vfio-pci"]);
+    drop(state);
+    assert_drivers(&world, "nouveau", "snd_hda_intel");
+}
+
+#[test]
+fn a_plan_says_what_is_bound() {
+    let plan = returning().plan(100);
+    let said = plan.notices.join("\n");
+    let expected = "hostpci0 (0000:01:00.0) is bound to vfio-pci before the start, taken from \
+                    nouveau, and back to nouveau after the stop";
+    assert!(said.contains(expected), "{said}");
+}
