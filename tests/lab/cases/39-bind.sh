@@ -30,15 +30,19 @@ case_cleanup() {
 
 modprobe vfio-pci
 echo 0 > $devices/$pf/sriov_numvfs
-hooked_vm 100 'cpus = "2-5"'
 # Locks stay until the next boot.
 mkdir -p /run/pin-hook /run/qemu-server
 touch /run/pin-hook/pci.lock /run/qemu-server/pci-id-reservations.lock
 # The number of an interrupt line stays for ever once somebody has asked for it, as QEMU does.
+vm_conf 100 "hostpci0: $pf"
+qm start 100
+qm stop 100
+wait_until 60 'the VM is gone' gone 100
+sed 's/0x//' $devices/$pf/vendor $devices/$pf/device | paste -sd' ' > /sys/bus/pci/drivers/vfio-pci/remove_id
 echo $pf > $devices/$pf/driver/unbind
-for enabled in 1 0; do echo $enabled > $devices/$pf/enable; done
 echo $pf > /sys/bus/pci/drivers/igb/bind
 udevadm settle
+hooked_vm 100 'cpus = "2-5"'
 capture_before
 
 hostpci "$root" 'hostpci0 = "stay"'
