@@ -16,6 +16,7 @@ use crate::domain::diff;
 use crate::domain::facts::VmFacts;
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
+use crate::domain::pci::binding::{self, Lent};
 use crate::domain::state::State;
 use crate::domain::stuck::Stuck;
 use crate::domain::target::{Place, Stage, Target, Value};
@@ -32,6 +33,8 @@ pub struct Status {
     pub claims: Vec<ClaimStatus>,
     /// VMs that were shut down to make room, and are to be started again.
     pub debts: Vec<DebtStatus>,
+    /// Functions that go back to the driver that they had, once no VM has them.
+    pub lent: Vec<Lent>,
     /// CPUs that everything outside of partitions may use, where the kernel tells.
     pub root_effective: Option<CpuSet>,
     /// Interrupts of the host.
@@ -170,6 +173,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         ok: drift.is_empty() && claims.iter().all(ClaimStatus::is_ok),
         claims,
         debts: debts(host, &state, is_shown),
+        lent: binding::lent(&state),
         root_effective: read_cpus(host, "/sys/fs/cgroup/cpuset.cpus.effective")?,
         interrupts: moved(&state, Stage::Interrupts),
         kernel_threads: moved(&state, Stage::KernelThreads),
@@ -349,7 +353,11 @@ fn stuck(host: &Host, state: &State) -> Vec<Stuck> {
 }
 
 fn refused(state: &State) -> Vec<Refused> {
-    let held = state.held.iter().filter(|(_, held)| held.refused > 0);
+    // A driver refuses what is given back to it.
+    let held = state
+        .held
+        .iter()
+        .filter(|(target, held)| held.refused > 0 && binding::function_of(target).is_none());
     let refused = held.map(|(target, held)| Refused {
         target: target.to_string(),
         wanted: held.ours.to_string(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::status::status;
 
 use super::scenario::{Scenario, Then, done};
 use super::world::{World, assert_says};
@@ -228,6 +229,9 @@ fn a_device_stays_as_long_as_any_vm_has_it() {
     world.end_worker();
     let account = world.release(Some(100));
     assert_eq!(account.exit, Exit::Done, "{account:#?}");
+    let lent = status(&world.host, None).unwrap().lent;
+    let lent: Vec<_> = lent.iter().map(|one| one.driver.as_str()).collect();
+    assert_eq!(lent, ["nouveau", "snd_hda_intel"]);
     world.reconcile_until_quiet().unwrap();
     assert_drivers(&world, "vfio-pci", "vfio-pci");
     world.end_qemu(100);

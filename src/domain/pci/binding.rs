@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use serde::Serialize;
+
 use super::{Function, VFIO};
 use crate::domain::knob::Knob;
 use crate::domain::state::State;
@@ -104,8 +106,8 @@ pub fn check(function: &Function, after: AfterStop) -> Result<(), NoBinding> {
 }
 
 /// Function that goes back to the driver that it had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Returning {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lent {
     /// Where it is.
     pub address: String,
     /// The driver; empty if it had none.
@@ -125,26 +127,29 @@ pub fn function_of(target: &Target) -> Option<&str> {
     }
 }
 
-/// Returns the functions that go back now: those in hand that are bound for no claim and that nobody
-/// has.
-pub fn returning(state: &State, in_use: &BTreeSet<String>) -> Vec<Returning> {
-    let is_bound = |address: &str| {
-        let mut claims = state.claims.values();
-        claims.any(|claim| claim.binds(address))
-    };
+/// Returns the functions that go back some time.
+pub fn lent(state: &State) -> Vec<Lent> {
     let held = state.held.iter().filter_map(|(target, held)| {
-        let address = function_of(target)?;
-        let driver = match &held.baseline {
-            Value::Text(driver) if driver != VFIO => driver.clone(),
-            _ => return None,
-        };
-        let is_free = !is_bound(address) && !in_use.contains(address);
-        is_free.then(|| Returning {
-            address: address.to_owned(),
-            driver,
-        })
+        let address = function_of(target)?.to_owned();
+        match &held.baseline {
+            Value::Text(driver) if driver != VFIO => Some(Lent {
+                address,
+                driver: driver.clone(),
+            }),
+            _ => None,
+        }
     });
     held.collect()
+}
+
+/// Returns those that go back now: they are bound for no claim and nobody has them.
+pub fn returning(state: &State, in_use: &BTreeSet<String>) -> Vec<Lent> {
+    let mut lent = lent(state);
+    lent.retain(|Lent { address, .. }| {
+        let mut claims = state.claims.values();
+        !claims.any(|claim| claim.binds(address)) && !in_use.contains(address)
+    });
+    lent
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{DRIVERS, name_of};
 use crate::domain::pci::VFIO;
-use crate::domain::pci::binding::{Returning, function_of, returning, target};
+use crate::domain::pci::binding::{Lent, function_of, returning, target};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::{Held, Record, State};
 use crate::domain::vm::Vmid;
@@ -97,8 +97,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn driver_back(&self, one: &Returning, own: Option<Vmid>) -> io::Result<()> {
-        let Returning { address, driver } = one;
+    fn driver_back(&self, one: &Lent, own: Option<Vmid>) -> io::Result<()> {
+        let Lent { address, driver } = one;
         let had = pci::driver(&*self.host.files, address);
         if had.as_deref() == Some(VFIO) {
             // Nobody can be given it while it leaves: QEMU would be asked to let go of it.
@@ -127,8 +127,8 @@ impl Run<'_> {
 }
 
 /// Returns what is remembered of a function that could not go back; after some tries it is left.
-fn counted(one: &Returning, held: &Held, why: &io::Error, account: &mut Account) -> Record {
-    let Returning { address, driver } = one;
+fn counted(one: &Lent, held: &Held, why: &io::Error, account: &mut Account) -> Record {
+    let Lent { address, driver } = one;
     let refused = held.refused + 1;
     let text = format!("{address} does not go back to driver {driver}: {why}");
     let bind =
@@ -149,8 +149,8 @@ fn counted(one: &Returning, held: &Held, why: &io::Error, account: &mut Account)
     Record::Forget(vec![target(address)])
 }
 
-fn tell_if_back(one: &Returning, after: &State, account: &mut Account) {
-    let Returning { address, driver } = one;
+fn tell_if_back(one: &Lent, after: &State, account: &mut Account) {
+    let Lent { address, driver } = one;
     if !after.held.contains_key(&target(address)) {
         account.info(match driver.is_empty() {
             true => format!("{address} is without a driver again"),

@@ -67,9 +67,9 @@ comes_to 'the VM has its CPUs' 'isolated 2-5: 2 3 4 5' 100
 equal 'and the card' vfio-pci "$(driver_of $pf)"
 equal 'which nothing keeps from others any more' '(null)' "$(cat $devices/$pf/driver_override)"
 check 'QEMU was given it' grep -qa "host=$pf" "/proc/$(qemu_pid 100)/cmdline"
-pin-hook status > "$work/status" 2>&1 || true
-said "$work/status"
 pin-hook release 100
+pin-hook status > "$work/status" 2>&1 || true
+check 'status says what is still to go back' has "$work/status" "$pf goes back to driver igb once no vm has it"
 equal 'without the claim the VM keeps it' vfio-pci "$(driver_of $pf)"
 qm stop 100
 goes_back 'it goes back to its driver after the stop'
