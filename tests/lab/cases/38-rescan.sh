@@ -8,7 +8,7 @@ autoprobe=/sys/bus/pci/drivers_autoprobe
 nvme=$(readlink -f /sys/class/nvme/nvme0 | grep -o '[0-9a-f]*:[0-9a-f]*:[0-9a-f]*\.[0-9a-f]' | tail -n 1)
 driver_of() { basename "$(readlink "$devices/$1/driver" || echo none)"; }
 # The kernel leaves what appears to nobody while drivers are not probed for.
-is_old() { [ "$(printf '%s\n' 6.19 "$(uname -r)" | sort -V | head -n 1)" != 6.19 ]; }
+is_old() { is_before 6.19; }
 hostpci() {
     hooked_vm 100 'cpus = "2-5"' '[pci]' "reset = \"$2\""
     echo "hostpci0: $1" >> "$(conf_path 100)"

@@ -30,9 +30,9 @@ case_cleanup() {
 
 modprobe vfio-pci
 echo 0 > $devices/$pf/sriov_numvfs
-# Locks stay until the next boot.
-mkdir -p /run/pin-hook /run/qemu-server
-touch /run/pin-hook/pci.lock /run/qemu-server/pci-id-reservations.lock
+# A lock of the program stays until the next boot.
+mkdir -p /run/pin-hook
+touch /run/pin-hook/pci.lock
 # The number of an interrupt line stays for ever once somebody has asked for it, as QEMU does.
 vm_conf 100 "hostpci0: $pf"
 qm start 100

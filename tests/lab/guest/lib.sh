@@ -54,6 +54,9 @@ wait_until() {
     done
 }
 
+# is_before VERSION: whether the kernel that runs is older.
+is_before() { [ "$(printf '%s\n' "$1" "$(uname -r)" | sort -V | head -n 1)" != "$1" ]; }
+
 # --- VMs -------------------------------------------------------------------------------------
 
 conf_path() { echo "/etc/pve/qemu-server/$1.conf"; }
