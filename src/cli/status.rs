@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::columns::{Columns, or_dash, paragraph, wrapped};
 use super::json;
 use super::output::Output;
-use crate::domain::pci::binding::Lent;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
@@ -50,7 +49,7 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
         output.say(Level::Info, &debt_text(debt));
     }
     for lent in &status.lent {
-        output.say(Level::Info, &lent_text(lent));
+        output.say(Level::Info, &lent.to_string());
     }
     for Drifted {
         target,
@@ -80,13 +79,6 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     }
     for text in &status.left_out {
         output.say(Level::Info, text);
-    }
-}
-
-fn lent_text(Lent { address, driver }: &Lent) -> String {
-    match driver.as_str() {
-        "" => format!("{address} is without a driver again once no vm has it"),
-        driver => format!("{address} goes back to driver {driver} once no vm has it"),
     }
 }
 

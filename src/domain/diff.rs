@@ -123,7 +123,8 @@ fn acquire(
     let mut next = held
         .cloned()
         .unwrap_or_else(|| Held::new(baseline(), wish.value.clone()));
-    let is_new = held.is_none() || next.ours != wish.value;
+    let was_due = next.due.take().is_some();
+    let is_new = held.is_none() || next.ours != wish.value || was_due;
     let is_there = context.same(target, live, &wish.value)
         || held.is_some_and(|held| context.was_granted(target, live, held, &wish.value));
     let may_ask_otherwise = context.may_ask_otherwise(target, live, wish, held);
@@ -233,6 +234,7 @@ impl Held {
             reasserted: Vec::new(),
             unchangeable: false,
             refused: 0,
+            due: None,
         }
     }
 

@@ -47,9 +47,9 @@ impl Function {
         self.class >> 16 == 0x06
     }
 
-    /// Tells whether it is a controller of disks.
+    /// Tells whether it is a controller of disks, Fibre Channel among them.
     pub fn is_storage(&self) -> bool {
-        self.class >> 16 == 0x01
+        self.class >> 16 == 0x01 || self.class >> 8 == 0x0c_04
     }
 
     /// Tells whether the host does nothing with it: no driver, or the one for VMs.

@@ -50,6 +50,9 @@ pub struct Held {
     /// How often in a row the kernel refused it the value `ours`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub refused: u8,
+    /// Time since boot from which on a function goes back to its driver; `None` while it is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Duration>,
 }
 
 /// Tells whether a field need not be written, because it is read as this when it is not there.

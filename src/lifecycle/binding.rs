@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-pub use self::back::kept;
+pub use self::back::{kept, tell_lent};
 use super::account::Account;
 use super::devices::Devices;
 use super::phase::Run;
 use super::resetting::{PAUSE, is_kept};
-use crate::domain::pci::binding::{NoBinding, check, target};
+use crate::domain::pci::binding::{Lent, NoBinding, check, target};
 use crate::domain::pci::{Bus, VFIO};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};
@@ -36,7 +36,7 @@ pub struct Binding {
     pub key: String,
     /// What becomes of it after the stop.
     pub after: AfterStop,
-    /// Driver that it has now.
+    /// Driver that it had before it was first bound for a VM.
     pub driver: Option<String>,
 }
 
@@ -54,50 +54,88 @@ impl Binding {
         };
         format!("{from}{then}")
     }
+
+    /// Returns why the function does not go back although that is wished for.
+    pub fn in_vain(&self, address: &str) -> Option<String> {
+        let is_in_vain = self.after == AfterStop::Return && self.driver.as_deref() == Some(VFIO);
+        let key = &self.key;
+        is_in_vain.then(|| {
+            format!(
+                "{key} ({address}) stays with vfio-pci after the stop, because it has that already: \
+                 bind it to its driver of the host once, before the vm is started"
+            )
+        })
+    }
 }
 
 /// Functions that are to be bound, by address.
 pub type Bindings = BTreeMap<String, Binding>;
 
-/// Returns the functions that the table of a VM wants bound: those of its entries, and whatever shares
-/// an IOMMU group with one, as PVE would bind that too.
+/// Returns the functions that the table of a VM wants bound: those of its entries, and then whatever
+/// shares an IOMMU group with one, as PVE would bind that too. `lent` are those that go back already.
 ///
 /// # Errors
-/// One of them is needed by others or must not be bound, or the table names an entry that is not there.
-pub fn wanted(table: &Table, devices: &Devices) -> Result<Bindings, Refusal> {
+/// One of them must not be bound, or the table names an entry that is not there or stays as it is.
+pub fn wanted(table: &Table, devices: &Devices, lent: &[Lent]) -> Result<Bindings, Refusal> {
     let wishes = &table.pci.bind;
-    let mut bindings = Bindings::new();
-    if wishes.is_empty() {
-        return Ok(bindings);
-    }
     let is_there = |key: &&String| *key == "*" || devices.asked.iter().any(|one| one.key == **key);
     if let Some(key) = wishes.keys().find(|key| !is_there(key)) {
         return Err(no_binding(key, "", NoBinding::NoEntry));
     }
-    devices.check()?;
+    let mut named = Vec::new();
     for (asked, functions) in devices.chosen() {
         let own = wishes.get(&asked.key);
-        let Some(after) = own.or(wishes.get("*")).copied() else {
-            continue;
-        };
-        if asked.mdev.is_some() || asked.keeps_driver {
-            match own {
-                Some(_) => return Err(no_binding(&asked.key, "", NoBinding::Kept)),
-                None => continue,
+        let stays = asked.mdev.is_some() || asked.keeps_driver;
+        match own.or(wishes.get("*")) {
+            Some(_) if stays && own.is_some() => {
+                return Err(no_binding(&asked.key, "", NoBinding::Kept));
             }
+            Some(after) if !stays => named.push((&asked.key, *after, functions)),
+            _ => {}
         }
-        for address in with_group(functions, &devices.bus) {
-            let function = &devices.bus[&address];
-            check(function, after).map_err(|why| no_binding(&asked.key, &address, why))?;
-            let (key, driver) = (asked.key.clone(), function.driver.clone());
-            let binding = Binding { key, after, driver };
-            bindings.entry(address).or_insert(binding);
+    }
+    let mut bindings = Bindings::new();
+    let own = named.iter().map(|(.., functions)| functions.to_vec());
+    let own: Vec<Vec<String>> = own.collect();
+    let groups = named
+        .iter()
+        .map(|(.., functions)| with_group(functions, &devices.bus));
+    for all in [own, groups.collect()] {
+        for ((key, after, _), functions) in named.iter().zip(all) {
+            for address in functions {
+                add(&mut bindings, key, *after, address, devices, lent)?;
+            }
         }
     }
     Ok(bindings)
 }
 
-fn with_group(functions: &[String], bus: &Bus) -> BTreeSet<String> {
+/// Adds a function, unless another entry has it already.
+fn add(
+    bindings: &mut Bindings,
+    key: &str,
+    after: AfterStop,
+    address: String,
+    devices: &Devices,
+    lent: &[Lent],
+) -> Result<(), Refusal> {
+    let Some(function) = devices.bus.get(&address) else {
+        return Ok(());
+    };
+    if bindings.contains_key(&address) {
+        return Ok(());
+    }
+    check(function, after).map_err(|why| no_binding(key, &address, why))?;
+    let driver = match lent.iter().find(|one| one.address == address) {
+        Some(Lent { driver, .. }) => Some(driver.clone()).filter(|driver| !driver.is_empty()),
+        None => function.driver.clone(),
+    };
+    let key = key.to_owned();
+    bindings.insert(address, Binding { key, after, driver });
+    Ok(())
+}
+
+fn with_group(functions: &[String], bus: &Bus) -> Vec<String> {
     let groups = functions
         .iter()
         .filter_map(|address| bus.get(address)?.group);
@@ -114,6 +152,13 @@ pub(super) fn no_binding(key: &str, address: &str, why: NoBinding) -> Refusal {
         key: key.to_owned(),
         address: address.to_owned(),
         why,
+    }
+}
+
+fn failure(error: &io::Error) -> NoBinding {
+    match error.kind() {
+        io::ErrorKind::TimedOut => NoBinding::Late(error.to_string()),
+        _ => NoBinding::Failed(error.to_string()),
     }
 }
 
@@ -152,6 +197,9 @@ impl Run<'_> {
     ) -> Result<(), Refusal> {
         for (address, binding) in bindings {
             let refused = |why| no_binding(&binding.key, address, why);
+            if let Some(text) = binding.in_vain(address) {
+                account.warn(format!("vm {vmid}: {text}"));
+            }
             if pci::driver(&*self.host.files, address).as_deref() == Some(VFIO) {
                 continue;
             }
@@ -160,7 +208,7 @@ impl Run<'_> {
                 return Err(refused(NoBinding::Unready));
             }
             self.give_driver(address, VFIO, self.deadline.remaining())
-                .map_err(|error| refused(NoBinding::Failed(error.to_string())))?;
+                .map_err(|error| refused(failure(&error)))?;
             let (key, words) = (&binding.key, binding.in_words());
             account.info(format!(
                 "vm {vmid}: {key} ({address}) bound to {VFIO}{words}"
@@ -184,7 +232,7 @@ impl Run<'_> {
             limit: Some(wait),
         };
         let (systemd, clock) = (&self.host.systemd, &self.host.clock);
-        let failed = |error: anyhow::Error| NoBinding::Failed(format!("{}: {error:#}", job.unit));
+        let failed = |error: anyhow::Error| NoBinding::NoDriver(format!("{}: {error:#}", job.unit));
         systemd.run(&job).map_err(failed)?;
         let until = clock.since_boot() + wait;
         while systemd.is_active(&job.unit).map_err(failed)? && clock.since_boot() < until {
@@ -192,7 +240,7 @@ impl Run<'_> {
         }
         match is_there() {
             true => Ok(()),
-            false => Err(NoBinding::Failed(format!(
+            false => Err(NoBinding::NoDriver(format!(
                 "modprobe {VFIO} has not loaded it"
             ))),
         }

@@ -1,6 +1,7 @@
 //! What an operator asks for by hand: apply a table now, let go now.
 
 use super::account::{Account, Exit};
+use super::binding;
 use super::debts;
 use super::journal::busy;
 use super::phase::Run;
@@ -103,6 +104,7 @@ impl Run<'_> {
                 }
                 let changes = count(report.n_changes, "change");
                 account.info(format!("{whose} let go, {changes}"));
+                binding::tell_lent(&state, account);
             }
             Worked::Busy => account.fail_by("", &busy()),
             Worked::Refused(_) => {}

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::advice::help_for;
+use super::binding;
 use super::devices::Devices;
 use super::plan::Complaint;
 use super::resolve::{CaseError, read_settings};
@@ -64,7 +65,7 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
         Cpus::Auto => None,
     };
     let guest = lint.guest(host);
-    lint.judge_devices(host, guest.as_ref());
+    lint.judge_devices(host, guest.as_ref(), &table);
     match read_topology(&*host.files) {
         Ok(topology) => lint.fits(&table, &settings, guest.as_ref(), &topology),
         Err(error) => {
@@ -107,13 +108,19 @@ impl Lint {
         Some(parse_vm_conf(&config.text).guest())
     }
 
-    /// Says who else needs the devices of the VM; where none can be seen, nothing.
-    fn judge_devices(&mut self, host: &Host, guest: Option<&Guest>) {
-        if let Some((vmid, guest)) = self.vmid.zip(guest) {
-            let devices = Devices::read(host, vmid, guest, &[]);
-            let is_seen = !devices.bus.is_empty();
-            self.warnings
-                .extend(devices.warnings(vmid).into_iter().filter(|_| is_seen));
+    /// Says who else needs the devices of the VM, and whether they can be bound as the table wishes;
+    /// where none can be seen, nothing.
+    fn judge_devices(&mut self, host: &Host, guest: Option<&Guest>, table: &Table) {
+        let Some((vmid, guest)) = self.vmid.zip(guest) else {
+            return;
+        };
+        let devices = Devices::read(host, vmid, guest, &[]);
+        if devices.bus.is_empty() && !guest.hostpci.is_empty() {
+            return;
+        }
+        self.warnings.extend(devices.warnings(vmid));
+        if let Err(refusal) = binding::wanted(table, &devices, &[]) {
+            self.refuse(&refusal.to_string(), refusal.help(vmid));
         }
     }
 

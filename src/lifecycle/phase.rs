@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::account::{Account, Level};
 use super::advice::help_for;
+use super::binding;
 use super::debts;
 use super::fate::Answers;
 use super::journal::{busy, read_state};
@@ -268,6 +269,7 @@ impl Run<'_> {
                     count(report.n_changes, "change")
                 ));
                 debts::announce(self.host, state, account);
+                binding::tell_lent(state, account);
             }
             Worked::Refused(_) => {}
             Worked::Busy => units::wake_reconcile(self.host),

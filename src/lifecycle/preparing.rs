@@ -5,12 +5,13 @@ use std::io;
 use super::account::Account;
 use super::binding::{self, Bindings, no_binding};
 use super::devices::Devices;
+use super::journal::read_state;
 use super::phase::Run;
 use super::resetting::{self, Resets, no_reset};
 use super::resolve::Case;
 use crate::domain::claim::Claim;
 use crate::domain::pci::VFIO;
-use crate::domain::pci::binding::NoBinding;
+use crate::domain::pci::binding::{NoBinding, lent};
 use crate::domain::pci::reset::NoReset;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
@@ -31,7 +32,11 @@ pub struct Preparation {
 /// # Errors
 /// That must not be done, or cannot be.
 pub fn wanted(host: &Host, case: &Case, devices: &Devices) -> Result<Preparation, Refusal> {
-    let bindings = binding::wanted(&case.table, devices)?;
+    if case.table.pci.touches_devices() {
+        devices.check()?;
+    }
+    let state = read_state(&*host.files).unwrap_or_default();
+    let bindings = binding::wanted(&case.table, devices, &lent(&state))?;
     let mut bound = devices.clone();
     for (address, function) in &mut bound.bus {
         if bindings.contains_key(address) {
@@ -95,7 +100,7 @@ impl Run<'_> {
             }
         };
         if done.is_err() && !bindings.is_empty() {
-            self.drivers_back(Some(vmid), account)?;
+            self.give_bound_back(vmid, bindings, account)?;
         }
         Ok(done)
     }

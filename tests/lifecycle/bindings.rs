@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pin_hook::domain::table::AfterStop;
 use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
 use pin_hook::lifecycle::status::status;
@@ -93,8 +94,13 @@ fn devices_are_bound_for_the_run_and_go_back_after_it() {
     done(world.reconcile());
     assert_drivers(&world, "vfio-pci", "vfio-pci");
     world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
+    let account = done(world.phase(Phase::PostStop, 100));
+    assert_says(
+        &account,
+        "0000:01:00.0 goes back to driver nouveau once no vm has it",
+    );
     world.end_worker();
+    done(world.reconcile());
     let account = done(world.reconcile());
     assert_says(&account, "0000:01:00.0 is back with driver nouveau");
     assert_says(&account, "0000:01:00.1 is back with driver snd_hda_intel");
@@ -112,6 +118,7 @@ fn a_death_anywhere_leaves_nothing_behind() {
     });
     let scenario = scenario.outside(World::end_worker);
     let reconcile = |world: &World| done(world.reconcile());
+    let scenario = scenario.call("reconcile", Then::AtRest, reconcile);
     scenario.call("reconcile", Then::AtRest, reconcile).prove();
 }
 
@@ -245,7 +252,11 @@ fn a_device_stays_as_long_as_any_vm_has_it() {
     assert_drivers(&world, "vfio-pci", "vfio-pci");
     world.sim.state().tree.remove_all(RESERVATIONS);
     // As long as somebody works on the list nobody is taken anything away.
+    done(world.reconcile());
     world.sim.lock_by_other(&format!("{RESERVATIONS}.lock"));
+    for _ in 0..3 {
+        world.reconcile();
+    }
     let account = world.reconcile();
     assert_says(
         &account,
@@ -256,6 +267,69 @@ fn a_device_stays_as_long_as_any_vm_has_it() {
     world.reconcile_until_quiet().unwrap();
     world.assert_as(&before);
     world.assert_at_rest();
+}
+
+/// The second half of a reboot by PVE, or whoever starts the VM again right after its stop.
+#[test]
+fn a_start_right_after_the_stop_takes_the_devices_over() {
+    let world = returning();
+    let before = world.capture();
+    for n in 0..3 {
+        done(world.phase(Phase::PreStart, 100));
+        if n > 0 {
+            let said = status(&world.host, None).unwrap().lent;
+            assert_eq!(said.len(), 2, "they still go back: {said:?}");
+        }
+        world.launch(100, &spec());
+        done(world.phase(Phase::PostStart, 100));
+        world.end_worker();
+        world.reconcile_until_quiet().unwrap();
+        world.end_qemu(100);
+        done(world.phase(Phase::PostStop, 100));
+        world.end_worker();
+        // The units are woken by the end of QEMU.
+        world.reconcile();
+        assert_drivers(&world, "vfio-pci", "vfio-pci");
+    }
+    world.reconcile_until_quiet().unwrap();
+    world.assert_as(&before);
+    world.assert_at_rest();
+}
+
+/// What PVE has left with vfio-pci before has nowhere to go.
+#[test]
+fn a_device_that_had_no_driver_of_the_host_stays_and_that_is_said() {
+    let world = returning();
+    world.sim.give_to(GPU, "vfio-pci");
+    let said = "hostpci0 (0000:01:00.0) stays with vfio-pci after the stop, because it has that";
+    assert!(world.plan(100).warnings.join("\n").contains(said));
+    assert_says(&done(world.phase(Phase::PreStart, 100)), said);
+    world.launch(100, &spec());
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+    world.end_qemu(100);
+    done(world.phase(Phase::PostStop, 100));
+    world.end_worker();
+    world.reconcile_until_quiet().unwrap();
+    assert_drivers(&world, "vfio-pci", "snd_hda_intel");
+    world.assert_at_rest();
+}
+
+/// Each function follows its own entry, also where another one shares its IOMMU group.
+#[test]
+fn entries_of_one_group_are_told_apart() {
+    for bind in [
+        "bind = { hostpci0 = \"return\", hostpci1 = \"stay\" }",
+        "bind = { hostpci0 = \"return\", \"*\" = \"stay\" }",
+    ] {
+        let world = world_of(bind);
+        let conf = format!("{CONF}hostpci1: 01:00.1\n");
+        world.sim.put("/etc/pve/qemu-server/100.conf", &conf);
+        done(world.phase(Phase::PreStart, 100));
+        let bindings = world.claim(100).unwrap().bindings;
+        let after: Vec<_> = bindings.into_values().collect();
+        assert_eq!(after, [AfterStop::Return, AfterStop::Stay], "{bind}");
+    }
 }
 
 #[test]
@@ -269,6 +343,7 @@ fn a_driver_that_refuses_is_asked_three_times() {
     world.sim.state().pci.refuses = true;
     done(world.phase(Phase::PostStop, 100));
     world.end_worker();
+    done(world.reconcile());
     for _ in 0..2 {
         let account = done(world.reconcile());
         assert_says(&account, "0000:01:00.0 does not go back to driver nouveau");
@@ -278,7 +353,8 @@ fn a_driver_that_refuses_is_asked_three_times() {
     assert_says(&account, "it is left as it is");
     assert_says(
         &account,
-        "echo 0000:01:00.0 > /sys/bus/pci/drivers/nouveau/bind",
+        "then modprobe $(cat /sys/bus/pci/devices/0000:01:00.0/modalias) and echo 0000:01:00.0 > \
+         /sys/bus/pci/drivers/nouveau/bind",
     );
     world.reconcile_until_quiet().unwrap();
     world.assert_at_rest();
@@ -319,7 +395,7 @@ fn what_must_not_be_bound_refuses_the_start() {
     world.assert_refuses_start("hostpci3 is not bound to vfio-pci: the vm has no such device");
     let world = staying();
     world.sim.lock_by_other("/run/pin-hook/pci.lock");
-    world.assert_refuses_start("another vm's devices are being worked on");
+    world.assert_refuses_start("another run of pin-hook works on devices");
     assert_drivers(&world, "nouveau", "snd_hda_intel");
     let entry = CONF.replace("01:00.0", "01:00.0,driver=keep");
     for (bind, refused) in [("hostpci0", true), ("\"*\"", false)] {
@@ -347,6 +423,7 @@ fn a_driver_for_vms_that_is_not_loaded_is_loaded() {
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused, "{account:#?}");
     assert_says(&account, "modprobe vfio-pci has not loaded it");
+    assert_says(&account, "modprobe -v vfio-pci shows why");
     let state = world.sim.state();
     let job = state.systemd.jobs.last().unwrap();
     let words = [vec![job.path.clone()], job.arguments.clone()].concat();

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -31,6 +32,10 @@ pub enum NoBinding {
     Busy,
     /// The kernel does not let only vfio-pci have it.
     Unready,
+    /// A driver does not let go of it.
+    Late(String),
+    /// The driver for VMs is not there.
+    NoDriver(String),
     /// The kernel refused.
     Failed(String),
 }
@@ -51,9 +56,11 @@ impl fmt::Display for NoBinding {
                 )
             }
             NoBinding::Mediated(n) => write!(f, "it carries mediated devices ({n})"),
-            NoBinding::Busy => f.write_str("another vm's devices are being worked on"),
+            NoBinding::Busy => f.write_str("another run of pin-hook works on devices"),
             NoBinding::Unready => f.write_str("its driver_override cannot be set"),
-            NoBinding::Failed(why) => f.write_str(why),
+            NoBinding::Late(why) | NoBinding::NoDriver(why) | NoBinding::Failed(why) => {
+                f.write_str(why)
+            }
         }
     }
 }
@@ -76,6 +83,13 @@ impl NoBinding {
                  pci.bind"
             ),
             NoBinding::Busy => "start the vm again in a few seconds".to_owned(),
+            NoBinding::Late(_) => format!(
+                "end what uses the device (fuser -v /dev/dri/* /dev/nvidia* names who has a display \
+                 card open), then start the vm: without {key} in pci.bind pve would wait for the same"
+            ),
+            NoBinding::NoDriver(_) => {
+                "modprobe -v vfio-pci shows why; pve needs it as well".to_owned()
+            }
             NoBinding::Unready | NoBinding::Failed(_) => format!(
                 "see dmesg and what uses the device, or take pci.bind out of the table: pve binds \
                  {address} by itself"
@@ -105,6 +119,10 @@ pub fn check(function: &Function, after: AfterStop) -> Result<(), NoBinding> {
     }
 }
 
+/// How long nothing goes back after the last VM that had it has ended: its next start, the second half
+/// of a reboot for example, takes it over.
+pub const GRACE: Duration = Duration::from_secs(10);
+
 /// Function that goes back to the driver that it had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lent {
@@ -112,6 +130,19 @@ pub struct Lent {
     pub address: String,
     /// The driver; empty if it had none.
     pub driver: String,
+}
+
+impl fmt::Display for Lent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lent { address, driver } = self;
+        match driver.as_str() {
+            "" => write!(f, "{address} is without a driver again once no vm has it"),
+            _ => write!(
+                f,
+                "{address} goes back to driver {driver} once no vm has it"
+            ),
+        }
+    }
 }
 
 /// Returns the target that remembers the driver of a function.
@@ -142,8 +173,8 @@ pub fn lent(state: &State) -> Vec<Lent> {
     held.collect()
 }
 
-/// Returns those that go back now: they are bound for no claim and nobody has them.
-pub fn returning(state: &State, in_use: &BTreeSet<String>) -> Vec<Lent> {
+/// Returns those that nobody needs: they are bound for no claim, and nobody has them.
+pub fn unneeded(state: &State, in_use: &BTreeSet<String>) -> Vec<Lent> {
     let mut lent = lent(state);
     lent.retain(|Lent { address, .. }| {
         let mut claims = state.claims.values();
@@ -175,6 +206,13 @@ mod tests {
                 Err(NoBinding::Storage),
             ),
             (0x01_08_02, "", AfterStop::Return, Err(NoBinding::Storage)),
+            (
+                0x0c_04_00,
+                "qla2xxx",
+                AfterStop::Return,
+                Err(NoBinding::Storage),
+            ),
+            (0x0c_03_30, "xhci_hcd", AfterStop::Return, Ok(())),
             (0x01_07_00, "mpt3sas", AfterStop::Stay, Ok(())),
             (0x03_00_00, "nouveau", AfterStop::Return, Ok(())),
         ] {
@@ -209,7 +247,7 @@ mod tests {
         ]));
         let addresses = |in_use: &[&str]| {
             let in_use = in_use.iter().map(|one| (*one).to_owned()).collect();
-            let found = returning(&state, &in_use).into_iter();
+            let found = unneeded(&state, &in_use).into_iter();
             found
                 .map(|one| (one.address, one.driver))
                 .collect::<Vec<_>>()

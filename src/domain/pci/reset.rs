@@ -91,7 +91,7 @@ impl fmt::Display for NoReset {
                 write!(f, "it was {expected} a moment ago and is {actual} now")
             }
             NoReset::Gone => f.write_str("it is not there any more"),
-            NoReset::Busy => f.write_str("another vm's devices are being reset"),
+            NoReset::Busy => f.write_str("another run of pin-hook works on devices"),
             NoReset::Unready(why) => f.write_str(why),
             NoReset::Failed(why) => write!(f, "the reset failed: {why}"),
         }
@@ -103,10 +103,10 @@ impl NoReset {
     pub fn help(&self, address: &str) -> String {
         match self {
             NoReset::Bound(_) => format!(
-                "unbind it (echo {address} > /sys/bus/pci/devices/{address}/driver/unbind), have \
-                 vfio-pci bind it at boot (options vfio-pci ids=... in /etc/modprobe.d, then \
-                 update-initramfs -u), or take pci.reset out of the table: pve binds and resets by \
-                 itself"
+                "name it in pci.bind, have vfio-pci bind it at boot (options vfio-pci ids=... in \
+                 /etc/modprobe.d, then update-initramfs -u), unbind it (echo {address} > \
+                 /sys/bus/pci/devices/{address}/driver/unbind), or take pci.reset out of the table: \
+                 pve binds and resets by itself"
             ),
             NoReset::Virtuals(_) => format!(
                 "where nobody uses them, remove them (echo 0 > \

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-use super::{DRIVERS, name_of};
+use super::{Bindings, DRIVERS, name_of};
 use crate::domain::pci::VFIO;
-use crate::domain::pci::binding::{Lent, function_of, returning, target};
+use crate::domain::pci::binding::{GRACE, Lent, function_of, lent, target, unneeded};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::{Held, Record, State};
 use crate::domain::vm::Vmid;
+use crate::host::pci::DEVICES;
 use crate::host::{Host, files, pci, slow};
 use crate::lifecycle::account::{Account, Exit};
 use crate::lifecycle::devices::in_use;
@@ -43,47 +44,66 @@ pub fn kept(host: &Host, state: &State, own: Option<Vmid>) -> BTreeSet<String> {
 }
 
 impl Run<'_> {
-    /// Gives functions that nobody has any more back to the driver that they had.
+    /// Gives functions that nobody needs any more back to the driver that they had, some time after
+    /// that was first seen.
     ///
-    /// Only reconcile comes here, because a driver may take its time: with a reboot by PVE the VM
-    /// mostly has them again before.
+    /// Only reconcile comes here, because a driver may take its time.
     pub(in crate::lifecycle) fn give_drivers_back(
         &self,
         account: &mut Account,
     ) -> anyhow::Result<()> {
         let state = read_state(&*self.host.files)?;
-        if !state
-            .held
-            .keys()
-            .any(|target| function_of(target).is_some())
-        {
+        if lent(&state).is_empty() {
             return Ok(());
         }
         let wait = LOCK_WAIT.min(self.deadline.remaining());
-        match self.host.files.lock(LOCK, wait)? {
-            Some(_lock) => self.drivers_back(None, account),
-            None => Ok(()),
+        let Some(_lock) = self.host.files.lock(LOCK, wait)? else {
+            return Ok(());
+        };
+        let state = read_state(&*self.host.files)?;
+        let now = self.host.clock.since_boot();
+        let (mut going, mut records) = (Vec::new(), Vec::new());
+        for one in unneeded(&state, &kept(self.host, &state, None)) {
+            match state.held.get(&target(&one.address)) {
+                Some(held) if held.due.is_some_and(|due| due <= now) => going.push(one),
+                Some(held) if held.due.is_none() => records.push(due(&one, held, now + GRACE)),
+                _ => {}
+            }
         }
+        self.drivers_back(&state, &going, records, None, account)
     }
 
-    /// The same with the lock of the devices held, for a start of the VM `own` that comes to nothing.
-    pub(in crate::lifecycle) fn drivers_back(
+    /// Gives the functions of a start that comes to nothing back; the lock of the devices is held.
+    pub(in crate::lifecycle) fn give_bound_back(
         &self,
-        own: Option<Vmid>,
+        vmid: Vmid,
+        bindings: &Bindings,
         account: &mut Account,
     ) -> anyhow::Result<()> {
         let state = read_state(&*self.host.files)?;
-        let going = returning(&state, &kept(self.host, &state, own));
-        if going.is_empty() {
-            return Ok(());
-        }
-        let (mut done, mut records) = (Vec::new(), Vec::new());
-        for one in &going {
+        let mut going = unneeded(&state, &kept(self.host, &state, Some(vmid)));
+        going.retain(|one| bindings.contains_key(&one.address));
+        self.drivers_back(&state, &going, Vec::new(), Some(vmid), account)
+    }
+
+    fn drivers_back(
+        &self,
+        state: &State,
+        going: &[Lent],
+        mut records: Vec<Record>,
+        own: Option<Vmid>,
+        account: &mut Account,
+    ) -> anyhow::Result<()> {
+        let mut done = Vec::new();
+        for one in going {
             let held = state.held.get(&target(&one.address));
             match (self.driver_back(one, own), held) {
-                (Err(error), Some(held)) => records.push(counted(one, held, &error, account)),
+                (Err(error), Some(held)) => records.extend(refused(one, held, &error, account)),
                 _ => done.push(one),
             }
+        }
+        if done.is_empty() && records.is_empty() {
+            return Ok(());
         }
         let worked = work(self.host, self.deadline, &Answers::default(), |_| {
             Ok(Ok::<_, Refusal>(records))
@@ -126,27 +146,54 @@ impl Run<'_> {
     }
 }
 
-/// Returns what is remembered of a function that could not go back; after some tries it is left.
-fn counted(one: &Lent, held: &Held, why: &io::Error, account: &mut Account) -> Record {
+/// Returns that a function goes back at a time.
+fn due(one: &Lent, held: &Held, due: Duration) -> Record {
+    let next = Held {
+        due: Some(due),
+        ..held.clone()
+    };
+    Record::Intend(vec![(target(&one.address), next)])
+}
+
+/// Tells that a function could not go back, and returns what is remembered of that: one that the
+/// kernel refuses again and again is left as it is.
+fn refused(one: &Lent, held: &Held, why: &io::Error, account: &mut Account) -> Option<Record> {
     let Lent { address, driver } = one;
-    let refused = held.refused + 1;
-    let text = format!("{address} does not go back to driver {driver}: {why}");
-    let bind =
-        format!("echo {address} > {DRIVERS}/{driver}/bind, once modprobe {driver} has loaded it");
+    let text = match driver.as_str() {
+        "" => format!("{address} does not leave {VFIO}: {why}"),
+        _ => format!("{address} does not go back to driver {driver}: {why}"),
+    };
+    let refused = held.refused + u8::from(why.raw_os_error().is_some());
     if refused < REFUSAL_LIMIT {
         account.warn(text);
         let next = Held {
             refused,
             ..held.clone()
         };
-        return Record::Intend(vec![(target(address), next)]);
+        return (next != *held).then(|| Record::Intend(vec![(target(address), next)]));
     }
-    account.fail(
-        Exit::Incomplete,
-        format!("{text}; it is left as it is"),
-        bind,
-    );
-    Record::Forget(vec![target(address)])
+    let text = format!("{text}; it is left as it is");
+    account.fail(Exit::Incomplete, text, by_hand(one));
+    Some(Record::Forget(vec![target(address)]))
+}
+
+/// Returns how a function is given back by hand.
+fn by_hand(Lent { address, driver }: &Lent) -> String {
+    let unbind = format!("echo {address} > {DEVICES}/{address}/driver/unbind, if it has one");
+    match driver.as_str() {
+        "" => unbind,
+        _ => format!(
+            "{unbind}; then modprobe $(cat {DEVICES}/{address}/modalias) and echo {address} > \
+             {DRIVERS}/{driver}/bind"
+        ),
+    }
+}
+
+/// Tells which functions are still to go back.
+pub fn tell_lent(state: &State, account: &mut Account) {
+    for one in lent(state) {
+        account.info(one.to_string());
+    }
 }
 
 fn tell_if_back(one: &Lent, after: &State, account: &mut Account) {

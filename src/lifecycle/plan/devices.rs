@@ -26,9 +26,12 @@ impl Run<'_> {
             let Preparation { bindings, resets } = wanted(self.host, case, &devices)?;
             for (address, binding) in bindings {
                 let (key, words) = (&binding.key, binding.in_words());
-                let text =
-                    format!("{key} ({address}) is bound to vfio-pci before the start{words}");
-                plan.notices.push(text);
+                match binding.in_vain(&address) {
+                    Some(text) => plan.warnings.push(text),
+                    None => plan.notices.push(format!(
+                        "{key} ({address}) is bound to vfio-pci before the start{words}"
+                    )),
+                }
             }
             for (address, way) in resets {
                 let (key, way) = (&way.key, way.in_words());

@@ -46,7 +46,6 @@ pub fn wanted(host: &Host, case: &Case, devices: &Devices) -> Result<Resets, Ref
     if wish == PciReset::None {
         return Ok(Resets::new());
     }
-    devices.check()?;
     let mut resets = Resets::new();
     for (asked, functions) in devices.chosen() {
         // The parent of a mediated device stays with the host, and so does what keeps its driver.
