@@ -280,3 +280,17 @@ fn the_child_refuses_what_no_parent_asks_for() {
     }
     assert_eq!(fs::read_to_string(switch(dir.path(), 3)).unwrap(), "1");
 }
+
+/// A child that systemd starts when its parent has given up does nothing.
+#[test]
+fn a_child_that_nobody_waits_for_writes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let file = "sys/kernel/mm/ksm/run";
+    fs::create_dir_all(root.path().join("sys/kernel/mm/ksm")).unwrap();
+    fs::create_dir_all(root.path().join("run/pin-hook/jobs")).unwrap();
+    fs::write(root.path().join(file), "0").unwrap();
+    let words = [format!("/{file}"), "1".to_owned()];
+    let error = serve(&RootFiles::new(root.path()), "late", &words).unwrap_err();
+    assert!(error.to_string().contains("nobody waits"), "{error:#}");
+    assert_eq!(fs::read_to_string(root.path().join(file)).unwrap(), "0");
+}

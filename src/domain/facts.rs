@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::container::Container;
 use super::cpuset::CpuSet;
-use super::target::Target;
+use super::target::{Place, Target};
 use super::thread::Thread;
 use super::vm::{TaskId, Vmid};
 
@@ -43,8 +43,21 @@ pub struct Facts {
     pub boost: BoostBy,
     /// Functions that VMs have or are being given. Looked at only where the driver of one is in hand.
     pub functions_in_use: BTreeSet<String>,
+    /// Functions that a child gives another driver right now: the kernel lets nobody look at some of
+    /// their files before that is over.
+    pub functions_at_work: BTreeSet<String>,
     /// Whether there is memory enough to take apart what KSM has merged.
     pub ksm_may_unmerge: bool,
+}
+
+impl Facts {
+    /// Tells whether a target is of a function that a child gives another driver right now.
+    pub fn is_at_work(&self, target: &Target) -> bool {
+        match target {
+            Target::Knob(_, Place::Function(address)) => self.functions_at_work.contains(address),
+            _ => false,
+        }
+    }
 }
 
 /// Which file switches frequencies above nominal on and off; drivers differ.

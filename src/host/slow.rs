@@ -29,6 +29,10 @@ const INSTALLED: &str = "/usr/sbin/pin-hook";
 /// How often it is asked whether a child that does not answer is still there.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
+/// How long the unit of a child that has answered may take to end, and how often it is asked.
+const END_WAIT: Duration = Duration::from_millis(500);
+const END_PERIOD: Duration = Duration::from_millis(10);
+
 /// One write: where, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
@@ -95,7 +99,19 @@ pub fn run(host: &Host, name: &str, writes: &[Write], wait: Duration) -> io::Res
         .and_then(|()| answers(host, name, writes.len(), wait));
     // Whoever is late answers nobody.
     let _ = files.remove(&answer);
+    if let Ok(Ended::Done(_)) = ended {
+        await_end(host, name);
+    }
     ended
+}
+
+/// Waits until systemd knows that a child which has answered has ended: the next one may be called the
+/// same.
+fn await_end(host: &Host, name: &str) {
+    let until = host.clock.since_boot() + END_WAIT;
+    while is_at_work(host, name).unwrap_or_default() && host.clock.since_boot() < until {
+        host.clock.wait_for_end(&[], END_PERIOD);
+    }
 }
 
 /// Waits for the child of a run that died before it was answered; tells whether it is late.
@@ -133,6 +149,9 @@ pub fn serve(files: &dyn Files, name: &str, words: &[String]) -> anyhow::Result<
     };
     if let Some([path, text]) = pairs.iter().find(|[path, text]| !is_allowed(path, text)) {
         bail!("\"{text}\" is not written to {path} by this command");
+    }
+    if !files.exists(&answer_path(name)) {
+        bail!("nobody waits for the answer any more");
     }
     let mut answer = String::new();
     for [path, text] in pairs {

@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-pub use self::back::{kept, tell_lent};
+pub use self::back::{at_work, kept, tell_lent};
 use super::account::Account;
 use super::devices::Devices;
+use super::journal::read_state;
 use super::phase::Run;
-use super::resetting::{PAUSE, is_kept};
+use super::resetting::{PAUSE, RESERVE, is_kept};
 use crate::domain::pci::binding::{Lent, NoBinding, check, target};
 use crate::domain::pci::{Bus, VFIO};
 use crate::domain::refusal::Refusal;
@@ -195,8 +196,13 @@ impl Run<'_> {
         bindings: &Bindings,
         account: &mut Account,
     ) -> Result<(), Refusal> {
+        let state = read_state(&*self.host.files).unwrap_or_default();
         for (address, binding) in bindings {
             let refused = |why| no_binding(&binding.key, address, why);
+            // Without that nobody would know what it had.
+            if !state.held.contains_key(&target(address)) {
+                return Err(refused(NoBinding::Busy));
+            }
             if let Some(text) = binding.in_vain(address) {
                 account.warn(format!("vm {vmid}: {text}"));
             }
@@ -207,7 +213,8 @@ impl Run<'_> {
             if !is_kept(self.host, address) {
                 return Err(refused(NoBinding::Unready));
             }
-            self.give_driver(address, VFIO, self.deadline.remaining())
+            let wait = self.deadline.remaining().saturating_sub(RESERVE);
+            self.give_driver(address, VFIO, wait)
                 .map_err(|error| refused(failure(&error)))?;
             let (key, words) = (&binding.key, binding.in_words());
             account.info(format!(
@@ -215,6 +222,14 @@ impl Run<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// Returns the refusal of a start whose functions a child of an earlier run is at work on.
+    pub(super) fn unready(&self, bindings: &Bindings) -> Option<Refusal> {
+        let mut bindings = bindings.iter();
+        let (address, binding) = bindings.find(|(one, _)| back::is_at_work(self.host, one))?;
+        let late = slow::late(&name_of(address)).to_string();
+        Some(no_binding(&binding.key, address, NoBinding::Late(late)))
     }
 
     /// Has a unit load the driver for VMs, which PVE would do as well.
@@ -231,11 +246,11 @@ impl Run<'_> {
             arguments: vec![VFIO.to_owned()],
             limit: Some(wait),
         };
-        let (systemd, clock) = (&self.host.systemd, &self.host.clock);
+        let clock = &self.host.clock;
         let failed = |error: anyhow::Error| NoBinding::NoDriver(format!("{}: {error:#}", job.unit));
-        systemd.run(&job).map_err(failed)?;
+        self.host.systemd.run(&job).map_err(failed)?;
         let until = clock.since_boot() + wait;
-        while systemd.is_active(&job.unit).map_err(failed)? && clock.since_boot() < until {
+        while !is_there() && clock.since_boot() < until {
             clock.wait_for_end(&[], PAUSE);
         }
         match is_there() {

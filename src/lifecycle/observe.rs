@@ -78,6 +78,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
         facts.irqs = irq::interrupts(&*host.files)?;
     }
     if stages.contains(&Stage::Host) {
+        facts.functions_at_work = binding::at_work(host, state);
         facts.functions_in_use = binding::kept(host, state, None);
     }
     if concerns(Stage::Power, |wishes| !wishes.power.is_untouched())

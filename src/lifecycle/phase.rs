@@ -199,6 +199,7 @@ impl Run<'_> {
                     ));
                 }
                 self.fill_pools(case, account)?;
+                self.undo_preparation(vmid, &preparation, account)?;
             }
             Worked::Refused(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");

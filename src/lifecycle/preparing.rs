@@ -99,10 +99,28 @@ impl Run<'_> {
                 Err(refusal)
             }
         };
-        if done.is_err() && !bindings.is_empty() {
+        if done.is_err() {
             self.give_bound_back(vmid, bindings, account)?;
         }
         Ok(done)
+    }
+
+    /// Gives back what was bound for a start that was refused after that.
+    pub(super) fn undo_preparation(
+        &self,
+        vmid: Vmid,
+        preparation: &Preparation,
+        account: &mut Account,
+    ) -> anyhow::Result<()> {
+        let bindings = &preparation.bindings;
+        let is_over = !read_state(&*self.host.files)?.claims.contains_key(&vmid);
+        if !is_over || bindings.is_empty() {
+            return Ok(());
+        }
+        match self.lock_devices()? {
+            Some(_lock) => self.give_bound_back(vmid, bindings, account),
+            None => Ok(()),
+        }
     }
 
     fn announce_and_bind(
@@ -113,6 +131,9 @@ impl Run<'_> {
     ) -> anyhow::Result<Result<(), Refusal>> {
         if bindings.is_empty() {
             return Ok(Ok(()));
+        }
+        if let Some(refusal) = self.unready(bindings) {
+            return Ok(Err(refusal));
         }
         let all = bindings.iter();
         let all = all.map(|(address, binding)| (address.clone(), binding.after));

@@ -37,7 +37,7 @@ pub(super) const LOCK: &str = "/run/pin-hook/pci.lock";
 /// How long another run's reset is waited for.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(3);
 /// What of the time of a phase is left for telling what has not come back.
-const RESERVE: Duration = Duration::from_millis(1500);
+pub(super) const RESERVE: Duration = Duration::from_millis(1500);
 
 /// Why a reset came to no good end.
 enum Halt {
@@ -92,9 +92,9 @@ impl Run<'_> {
         }
     }
 
-    /// Takes the lock of the devices; `None` when another run keeps it.
+    /// Takes the lock of the devices; `None` when another run keeps it: a driver may take its time.
     pub(super) fn lock_devices(&self) -> io::Result<Option<Box<dyn Held>>> {
-        let wait = LOCK_WAIT.min(self.deadline.remaining());
+        let wait = self.deadline.remaining().saturating_sub(RESERVE);
         self.host.files.lock(LOCK, wait)
     }
 

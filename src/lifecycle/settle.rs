@@ -236,6 +236,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             .map(|(target, _)| target)
             .chain(wished.map(|(target, _)| target))
             .filter(|target| target.stage() == stage && !self.report.has_problem(target))
+            .filter(|target| !facts.is_at_work(target))
             .collect();
         let effective = effective_cpus(self.host, facts, targets.iter().copied());
         let live = live_values(self.host, facts, targets)?;

@@ -198,7 +198,14 @@ fn a_driver_that_does_not_let_go_refuses_the_start() {
          pin-hook-write-driver-0000-01-00.0.service waits for it",
     );
     world.end_worker();
+    // It is PVE's next try.
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    assert_says(&account, "end what uses the device (fuser -v /dev/dri/*");
+    world.end_worker();
     world.reconcile();
+    world.reconcile();
+    assert_drivers(&world, "", "snd_hda_intel");
     assert!(
         world.sim.get("/run/pin-hook/journal").contains("nouveau"),
         "what it had is remembered as long as the kernel is at it"

@@ -177,8 +177,14 @@ pub fn lent(state: &State) -> Vec<Lent> {
 pub fn unneeded(state: &State, in_use: &BTreeSet<String>) -> Vec<Lent> {
     let mut lent = lent(state);
     lent.retain(|Lent { address, .. }| {
+        // As long as only vfio-pci may have it, its driver cannot.
+        let place = Place::Function(address.clone());
+        let is_kept = state
+            .held
+            .contains_key(&Target::Knob(Knob::DriverOverride, place));
         let mut claims = state.claims.values();
-        !claims.any(|claim| claim.binds(address)) && !in_use.contains(address)
+        let is_bound = claims.any(|claim| claim.binds(address));
+        !is_bound && !is_kept && !in_use.contains(address)
     });
     lent
 }

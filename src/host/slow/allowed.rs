@@ -66,8 +66,9 @@ fn is_allowed_of_function(name: &str, text: &str) -> bool {
 }
 
 fn is_driver(name: &str) -> bool {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
-    !name.is_empty() && name.bytes().all(is_plain)
+    // There are some with blanks.
+    let is_plain = |b: u8| b.is_ascii_graphic() || b == b' ';
+    ![".", ".."].contains(&name) && !name.is_empty() && name.bytes().all(is_plain)
 }
 
 fn is_number(text: &str) -> bool {
@@ -146,6 +147,7 @@ mod tests {
                 "0000:01:00.0",
                 true,
             ),
+            ("/sys/bus/pci/drivers/budget dvb/bind", "0000:01:00.0", true),
             ("/sys/bus/pci/drivers/../bind", "0000:01:00.0", false),
             ("/sys/bus/pci/drivers/nvme/bind", "nvme", false),
             (

@@ -9,6 +9,7 @@ use crate::domain::pci::VFIO;
 use crate::domain::pci::binding::{GRACE, Lent, function_of, lent, target, unneeded};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::{Held, Record, State};
+use crate::domain::target::{Place, Target};
 use crate::domain::vm::Vmid;
 use crate::host::pci::DEVICES;
 use crate::host::{Host, files, pci, slow};
@@ -27,20 +28,43 @@ const RESERVATION_WAIT: Duration = Duration::from_secs(1);
 /// How often a driver may refuse a function that goes back to it.
 const REFUSAL_LIMIT: u8 = 3;
 
-/// Returns the functions that keep the driver for VMs: some VM has them or is being given them, or a
-/// child is still at work on them. The VM `own` is the one that is being started.
+/// Returns the functions in hand that a child is at work on; where that cannot be told, all of them.
+pub fn at_work(host: &Host, state: &State) -> BTreeSet<String> {
+    let held = state.held.keys().filter_map(|target| match target {
+        Target::Knob(_, Place::Function(address)) => Some(address.clone()),
+        _ => None,
+    });
+    let held: BTreeSet<String> = held.collect();
+    let at_work = held.into_iter();
+    at_work
+        .filter(|address| is_at_work(host, address))
+        .collect()
+}
+
+pub(super) fn is_at_work(host: &Host, address: &str) -> bool {
+    slow::is_at_work(host, &name_of(address)).unwrap_or(true)
+}
+
+/// Returns the functions that keep the driver for VMs: some VM has them or is being given them, a
+/// child is still at work on them, or they have virtual functions, which would go. The VM `own` is the
+/// one that is being started. Where it cannot be told who has them, all of them.
 pub fn kept(host: &Host, state: &State, own: Option<Vmid>) -> BTreeSet<String> {
     let held = state.held.keys().filter_map(function_of);
-    let held: Vec<String> = held.map(str::to_owned).collect();
+    let held: BTreeSet<String> = held.map(str::to_owned).collect();
     if held.is_empty() {
-        return BTreeSet::new();
+        return held;
     }
-    let used = in_use(host, own);
-    // What cannot be told is not touched.
-    let is_at_work = |address: &str| slow::is_at_work(host, &name_of(address)).unwrap_or(true);
-    let kept = held.into_iter();
-    kept.filter(|address| used.contains(address) || is_at_work(address))
-        .collect()
+    let Ok(used) = in_use(host, own) else {
+        return held;
+    };
+    let has_virtuals = |address: &str| {
+        let function = pci::function(&*host.files, address);
+        function.is_some_and(|function| !function.virtuals.is_empty())
+    };
+    let kept = held.into_iter().filter(|address| {
+        used.contains(address) || is_at_work(host, address) || has_virtuals(address)
+    });
+    kept.collect()
 }
 
 impl Run<'_> {
@@ -56,11 +80,6 @@ impl Run<'_> {
         if lent(&state).is_empty() {
             return Ok(());
         }
-        let wait = LOCK_WAIT.min(self.deadline.remaining());
-        let Some(_lock) = self.host.files.lock(LOCK, wait)? else {
-            return Ok(());
-        };
-        let state = read_state(&*self.host.files)?;
         let now = self.host.clock.since_boot();
         let (mut going, mut records) = (Vec::new(), Vec::new());
         for one in unneeded(&state, &kept(self.host, &state, None)) {
@@ -70,7 +89,16 @@ impl Run<'_> {
                 _ => {}
             }
         }
-        self.drivers_back(&state, &going, records, None, account)
+        self.write_down(&state, records, account)?;
+        for one in going {
+            // Whoever waits for the lock comes in between two functions.
+            let wait = LOCK_WAIT.min(self.deadline.remaining());
+            match self.host.files.lock(LOCK, wait)? {
+                Some(_lock) => self.drivers_back(&state, &[one], None, account)?,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// Gives the functions of a start that comes to nothing back; the lock of the devices is held.
@@ -80,21 +108,23 @@ impl Run<'_> {
         bindings: &Bindings,
         account: &mut Account,
     ) -> anyhow::Result<()> {
+        if bindings.is_empty() {
+            return Ok(());
+        }
         let state = read_state(&*self.host.files)?;
         let mut going = unneeded(&state, &kept(self.host, &state, Some(vmid)));
         going.retain(|one| bindings.contains_key(&one.address));
-        self.drivers_back(&state, &going, Vec::new(), Some(vmid), account)
+        self.drivers_back(&state, &going, Some(vmid), account)
     }
 
     fn drivers_back(
         &self,
         state: &State,
         going: &[Lent],
-        mut records: Vec<Record>,
         own: Option<Vmid>,
         account: &mut Account,
     ) -> anyhow::Result<()> {
-        let mut done = Vec::new();
+        let (mut done, mut records) = (Vec::new(), Vec::new());
         for one in going {
             let held = state.held.get(&target(&one.address));
             match (self.driver_back(one, own), held) {
@@ -105,32 +135,54 @@ impl Run<'_> {
         if done.is_empty() && records.is_empty() {
             return Ok(());
         }
-        let worked = work(self.host, self.deadline, &Answers::default(), |_| {
-            Ok(Ok::<_, Refusal>(records))
-        })?;
-        if let Worked::Done(report, after) = &worked {
-            account.tell(report);
+        if let Some(after) = self.write_down(state, records, account)? {
             for one in done {
-                tell_if_back(one, after, account);
+                tell_if_back(one, &after, account);
             }
         }
         Ok(())
     }
 
+    /// Writes records of functions down, unless somebody else has worked on these since `known` was
+    /// read, and settles: what has gone back is forgotten by that.
+    fn write_down(
+        &self,
+        known: &State,
+        mut records: Vec<Record>,
+        account: &mut Account,
+    ) -> anyhow::Result<Option<State>> {
+        let worked = work(self.host, self.deadline, &Answers::default(), |now| {
+            let is_as_known = |target: &Target| known.held.get(target) == now.held.get(target);
+            records.retain(|record| match record {
+                Record::Intend(targets) => targets.iter().all(|(target, _)| is_as_known(target)),
+                Record::Forget(targets) => targets.iter().all(is_as_known),
+                _ => true,
+            });
+            Ok(Ok::<_, Refusal>(records))
+        })?;
+        match worked {
+            Worked::Done(report, after) => {
+                account.tell(&report);
+                Ok(Some(after))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn driver_back(&self, one: &Lent, own: Option<Vmid>) -> io::Result<()> {
         let Lent { address, driver } = one;
-        let had = pci::driver(&*self.host.files, address);
-        if had.as_deref() == Some(VFIO) {
+        {
             // Nobody can be given it while it leaves: QEMU would be asked to let go of it.
             let _lock = self.lock_reservations()?;
-            if in_use(self.host, own).contains(address) {
+            let used = in_use(self.host, own).map_err(io::Error::other)?;
+            let had = pci::driver(&*self.host.files, address);
+            if used.contains(address) || had.as_deref().is_some_and(|had| had != VFIO) {
                 return Ok(());
             }
-            let wait = RESERVATION_WAIT.min(self.deadline.remaining());
-            self.give_driver(address, "", wait)?;
-        } else if had.is_some() {
-            // Somebody else has given it that one.
-            return Ok(());
+            if had.is_some() {
+                let wait = RESERVATION_WAIT.min(self.deadline.remaining());
+                self.give_driver(address, "", wait)?;
+            }
         }
         match driver.is_empty() {
             true => Ok(()),
@@ -141,7 +193,10 @@ impl Run<'_> {
     fn lock_reservations(&self) -> io::Result<Box<dyn files::Held>> {
         let wait = RESERVATION_WAIT.min(self.deadline.remaining());
         let lock = self.host.files.lock(RESERVATION_LOCK, wait)?;
-        let busy = || io::Error::other(format!("another process has {RESERVATION_LOCK}"));
+        let busy = || {
+            let text = format!("another process has {RESERVATION_LOCK}");
+            io::Error::new(io::ErrorKind::WouldBlock, text)
+        };
         lock.ok_or_else(busy)
     }
 }
@@ -163,7 +218,8 @@ fn refused(one: &Lent, held: &Held, why: &io::Error, account: &mut Account) -> O
         "" => format!("{address} does not leave {VFIO}: {why}"),
         _ => format!("{address} does not go back to driver {driver}: {why}"),
     };
-    let refused = held.refused + u8::from(why.raw_os_error().is_some());
+    let is_other = why.kind() == io::ErrorKind::WouldBlock;
+    let refused = held.refused + u8::from(!is_other);
     if refused < REFUSAL_LIMIT {
         account.warn(text);
         let next = Held {

@@ -18,9 +18,12 @@ const USB_MAPPINGS: &str = "/etc/pve/mapping/usb.cfg";
 /// group with one; the VM `own`, which is being started, has none before it runs.
 ///
 /// As long as a VM has one of a group, the kernel gives no driver of the host another one of it.
-pub fn in_use(host: &Host, own: Option<Vmid>) -> BTreeSet<String> {
+///
+/// # Errors
+/// It cannot be told which VMs run.
+pub fn in_use(host: &Host, own: Option<Vmid>) -> anyhow::Result<BTreeSet<String>> {
     let files = &*host.files;
-    let running = pve::running_vms(files).unwrap_or_default();
+    let running = pve::running_vms(files)?;
     let mut used = holders(host, &running);
     used.retain(|_, holder| holder.runs || own != Some(holder.vmid));
     let bus = pci::bus(files);
@@ -28,7 +31,7 @@ pub fn in_use(host: &Host, own: Option<Vmid>) -> BTreeSet<String> {
     let groups: BTreeSet<u32> = used.keys().filter_map(group).collect();
     let is_of_group = |address: &String| group(address).is_some_and(|one| groups.contains(&one));
     let shared = bus.keys().filter(|address| is_of_group(address));
-    shared.chain(used.keys()).cloned().collect()
+    Ok(shared.chain(used.keys()).cloned().collect())
 }
 
 /// Adds what other VMs of this node have: functions, and USB devices and whole disks of those that

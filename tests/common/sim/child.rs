@@ -12,6 +12,8 @@ pub struct Children {
     hung: Option<String>,
     /// Writes after which a child is killed.
     lives: Option<usize>,
+    /// Directories of functions that a driver is letting go of.
+    leaving: Vec<String>,
 }
 
 impl State {
@@ -35,6 +37,7 @@ impl State {
                 .is_some_and(|part| path.contains(part))
             {
                 self.systemd.active.insert(job.unit.clone());
+                self.begin_to_unbind(path);
                 return;
             }
             if let Some(left) = &mut self.children.lives {
@@ -56,6 +59,27 @@ impl State {
     }
 }
 
+impl State {
+    /// A driver that does not let go of a function is none of its any more: the link is the first to go
+    /// (`__device_release_driver()` in `drivers/base/dd.c`).
+    fn begin_to_unbind(&mut self, path: &str) {
+        if let Some(link) = path.strip_suffix("/unbind") {
+            let (dir, name) = link.rsplit_once('/').expect("a link in a directory");
+            let dir = self.tree.resolve(dir);
+            self.tree.remove_all(&format!("{dir}/{name}"));
+            self.children.leaving.push(dir);
+        }
+    }
+
+    /// Whoever asks for it while a driver lets go sleeps until that is over (before Linux 7.1,
+    /// `driver_override_show()` takes the lock of the device).
+    pub fn assert_not_asleep(&self, path: &str) {
+        let dir = path.strip_suffix("/driver_override");
+        let is_leaving = dir.is_some_and(|dir| self.children.leaving.iter().any(|one| one == dir));
+        assert!(!is_leaving, "{path} never answers");
+    }
+}
+
 impl Sim {
     /// Lets every write of a child to a file with this in its path never come to an end.
     pub fn hang(&self, part: &str) {
@@ -66,6 +90,7 @@ impl Sim {
     pub fn unhang(&self) {
         let mut state = self.state();
         state.children.hung = None;
+        state.children.leaving.clear();
         let is_child = |unit: &String| unit.starts_with("pin-hook-write-");
         state.systemd.active.retain(|unit| !is_child(unit));
     }

@@ -30,6 +30,7 @@ impl State {
         if is_irq_path(&path) {
             return self.irq_read(&path);
         }
+        self.assert_not_asleep(&path);
         self.vet_policy(&path)?;
         let computed = self.cpu_read(&path).or_else(|| self.workqueue_read(&path));
         computed.map_or_else(|| self.tree.read(&path), Ok)
@@ -38,6 +39,7 @@ impl State {
     /// Does one `write(2)` to a file that exists.
     pub fn write(&mut self, path: &str, text: &str) -> io::Result<()> {
         let path = self.tree.resolve(path);
+        self.assert_not_asleep(&path);
         if let Some(rest) = below_mount(&path) {
             return self.cgroup_write(rest, text);
         }
@@ -371,6 +373,10 @@ impl Systemd for Sim {
                 state.systemd.begun.insert(job.unit.clone(), now);
                 state.systemd.jobs.push(job.clone());
                 state.run_child(job);
+                // Who has answered has not ended yet.
+                if job.unit.starts_with("pin-hook-write-") {
+                    state.systemd.lingering.insert(job.unit.clone());
+                }
             }
             Ok(())
         })?)
@@ -378,7 +384,8 @@ impl Systemd for Sim {
 
     fn is_active(&self, unit: &str) -> anyhow::Result<bool> {
         Ok(self.ask(&format!("is_active {unit}"), |state| {
-            Ok(state.systemd.active.contains(unit))
+            let lingers = state.systemd.lingering.remove(unit);
+            Ok(lingers || state.systemd.active.contains(unit))
         })?)
     }
 

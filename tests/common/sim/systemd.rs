@@ -40,6 +40,8 @@ pub struct Manager {
     /// `AllowedCPUs=` of units by the path of their group.
     allowed_cpus: BTreeMap<String, CpuSet>,
     pub active: BTreeSet<String>,
+    /// Units whose process has ended and that are still active when they are asked for once more.
+    pub lingering: BTreeSet<String>,
     /// Programs that were started in transient services, in order; nothing executes them.
     pub jobs: Vec<Job>,
     /// When the unit of each job was started last.
