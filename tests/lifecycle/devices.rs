@@ -200,7 +200,7 @@ fn while_others_are_reset_the_start_is_refused_and_may_be_tried_again() {
     let lock = "/run/pin-hook/pci.lock";
     world.sim.put(lock, "");
     world.sim.lock_by_other(lock);
-    world.assert_refuses_start("is not reset: another vm's devices are being reset");
+    world.assert_refuses_start("is not reset: another run of pin-hook works on devices");
     world.sim.unlock_by_other(lock);
     done(world.phase(Phase::PreStart, 100));
 }

@@ -43,7 +43,6 @@ check 'a device that PVE has left with vfio-pci has no driver to go back to' \
     has "$work/plan" "hostpci0 ($pf) stays with vfio-pci after the stop, because it has that already"
 echo $pf > $devices/$pf/driver/unbind
 echo $pf > /sys/bus/pci/drivers/igb/bind
-modprobe -r vfio-pci
 udevadm settle
 hooked_vm 100 'cpus = "2-5"'
 capture_before
@@ -127,4 +126,14 @@ equal 'the other one of its model is not taken' none "$(driver_of "$vf2")"
 qm stop 100
 wait_until 60 'nothing is remembered' nothing_left
 equal 'one that is to stay stays' vfio-pci "$(driver_of "$vf")"
+echo "$vf" > "$devices/$vf/driver/unbind"
+modprobe -r vfio-pci
+check 'vfio-pci is not loaded' test ! -e /sys/bus/pci/drivers/vfio-pci
+hostpci "$vf" 'hostpci0 = "stay"'
+bash -c 'pin-hook 100 pre-start' > "$work/start" 2>&1 || true
+said "$work/start"
+check 'a start loads it' has "$work/start" "hostpci0 ($vf) bound to vfio-pci"
+without_vm
+wait_until 90 'what was bound for nothing is given back' nothing_left && ok 'what was bound for nothing is given back'
+equal 'also what was to stay' none "$(driver_of "$vf")"
 modprobe igbvf
