@@ -221,6 +221,38 @@ fn a_check_of_the_table_gives_the_same_advice() {
     assert!(warnings.iter().any(|text| text == expected), "{warnings:?}");
 }
 
+/// What a start would refuse to bind is wrong with the table.
+#[test]
+fn a_check_of_the_table_judges_what_is_to_be_bound() {
+    let (dir, host) = host(&TREES);
+    let conf = dir.path().join("etc/pve/qemu-server/100.conf");
+    fs::write(
+        conf,
+        "cores: 2\nhostpci0: 01:00.0\nhostpci1: 87:00.0,driver=keep\n",
+    )
+    .unwrap();
+    for (bind, expected) in [
+        (
+            "hostpci7 = \"stay\"",
+            "hostpci7 is not bound to vfio-pci: the vm has no such device",
+        ),
+        (
+            "hostpci1 = \"stay\"",
+            "hostpci1 is not bound to vfio-pci: it stays with its driver",
+        ),
+        ("\"*\" = \"stay\"", ""),
+    ] {
+        let file = TextFile {
+            path: "100.toml".to_owned(),
+            text: format!("cpus = \"8-9\"\n[pci]\nbind = {{ {bind} }}\n"),
+        };
+        let error = lint(&host, &file).error.map(|error| error.message);
+        let error = error.unwrap_or_default();
+        assert_eq!(error.is_empty(), expected.is_empty(), "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
 /// What docs/json.md says of the devices of a plan.
 #[test]
 fn programs_are_told_what_people_are() {

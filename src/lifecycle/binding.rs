@@ -56,6 +56,19 @@ impl Binding {
         format!("{from}{then}")
     }
 
+    /// Returns how the host is kept from it for good, where the function does not go back.
+    pub fn at_boot(&self, address: &str, model: &str) -> Option<String> {
+        let driver = self.driver.as_deref().filter(|driver| *driver != VFIO)?;
+        let key = &self.key;
+        (self.after == AfterStop::Stay).then(|| {
+            format!(
+                "{key} ({address}): if the host never needs it, have vfio-pci take it before {driver} \
+                 at boot (options vfio-pci ids={model} and softdep {driver} pre: vfio-pci in \
+                 /etc/modprobe.d, then update-initramfs -u)"
+            )
+        })
+    }
+
     /// Returns why the function does not go back although that is wished for.
     pub fn in_vain(&self, address: &str) -> Option<String> {
         let is_in_vain = self.after == AfterStop::Return && self.driver.as_deref() == Some(VFIO);

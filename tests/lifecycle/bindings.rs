@@ -446,4 +446,9 @@ fn a_plan_says_what_is_bound() {
     let expected = "hostpci0 (0000:01:00.0) is bound to vfio-pci before the start, taken from \
                     nouveau, and back to nouveau after the stop";
     assert!(said.contains(expected), "{said}");
+    assert!(!said.contains("at boot"), "{said}");
+    let said = staying().plan(100).notices.join("\n");
+    let expected = "hostpci0 (0000:01:00.0): if the host never needs it, have vfio-pci take it before \
+                    nouveau at boot (options vfio-pci ids=10de:2204 and softdep nouveau pre: vfio-pci";
+    assert!(said.contains(expected), "{said}");
 }

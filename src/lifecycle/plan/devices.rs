@@ -26,12 +26,15 @@ impl Run<'_> {
             let Preparation { bindings, resets } = wanted(self.host, case, &devices)?;
             for (address, binding) in bindings {
                 let (key, words) = (&binding.key, binding.in_words());
+                let model = devices.bus.get(&address).map_or("", |one| &one.model);
+                let advice = binding.at_boot(&address, model);
                 match binding.in_vain(&address) {
                     Some(text) => plan.warnings.push(text),
                     None => plan.notices.push(format!(
                         "{key} ({address}) is bound to vfio-pci before the start{words}"
                     )),
                 }
+                plan.notices.extend(advice);
             }
             for (address, way) in resets {
                 let (key, way) = (&way.key, way.in_words());
