@@ -84,8 +84,7 @@ impl Run<'_> {
         if bindings.is_empty() && resets.is_empty() {
             return Ok(Ok(()));
         }
-        let lock = self.lock_devices();
-        let _lock = match lock {
+        let _lock = match self.lock_devices() {
             Ok(Some(lock)) => lock,
             busy => {
                 self.update_claim(vmid, account, |_| Record::End(vmid))?;

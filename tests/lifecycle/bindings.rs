@@ -9,6 +9,7 @@ use pin_hook::lifecycle::status::status;
 
 use super::scenario::{Scenario, Then, done};
 use super::world::{World, assert_says};
+use crate::common::sim::hugepages::Room;
 use crate::common::sim::{Kernel, Machine, VmSpec};
 
 const GPU: &str = "0000:01:00.0";
@@ -416,6 +417,27 @@ fn what_must_not_be_bound_refuses_the_start() {
         }
         assert_eq!(driver_of(&world, GPU), "nouveau");
     }
+}
+
+/// What is refused after the devices were bound gives them back at once as well.
+#[test]
+fn a_start_without_memory_gives_the_devices_back() {
+    let world = world_of(
+        "bind = { hostpci0 = \"stay\" }\n[memory]\nhugepages = { compact = true, timeout = \"3s\" }",
+    );
+    let conf = CONF.replace("memory: 1024", "memory: 128\nnuma: 1\nhugepages: 2");
+    world.sim.put("/etc/pve/qemu-server/100.conf", &conf);
+    let room = Room {
+        found: 10,
+        ..Room::default()
+    };
+    world.sim.room(0, room);
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    assert_says(&account, "hostpci0 (0000:01:00.0) bound to vfio-pci");
+    assert_says(&account, "of the 64 hugepages of 2 MiB");
+    assert_drivers(&world, "nouveau", "snd_hda_intel");
+    assert_eq!(world.claim_state(100), "none");
 }
 
 /// The driver for VMs is loaded by a unit, as PVE would load it.
