@@ -6,7 +6,7 @@
 //! has; which of several CPUs an interrupt goes to (the kernel's choice follows its free vectors);
 //! pages that compacting a node finds while a growing pool does not: the lab's kernels put all pieces
 //! together while the pool grows, as recorded, however memory was filled before; and devices that are
-//! removed and found again (case 38-rescan does it).
+//! removed and found again (case 38-rescan does it) or change their driver (39-bind).
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 mod common;

@@ -1,9 +1,10 @@
-//! PCI functions that are removed and found again, and drivers that take what appears.
+//! PCI functions that are removed and found again or change their driver, and drivers that take what
+//! appears.
 //!
-//! What is claimed here was measured in the lab on 6.12 and 7.3, and case 38-rescan shows it: a
-//! function comes back without driver, override and settings; before 6.19 a driver of the host takes
-//! it also while `drivers_autoprobe` is off; binding to vfio-pci lets it be suspended
-//! (`power/control`).
+//! What is claimed here was measured in the lab on 6.12 and 7.3, and cases 38-rescan and 39-bind show
+//! it: a function comes back without driver, override and settings; before 6.19 a driver of the host
+//! takes it also while `drivers_autoprobe` is off; binding to vfio-pci lets it be suspended
+//! (`power/control`), and leaving that ends it; a driver that lets go is followed by nobody.
 
 use std::collections::BTreeMap;
 use std::io;
