@@ -85,7 +85,7 @@ sum_up() {
 
 # Sets the counts of this measurement: of userland, of device interrupts and of kernel threads beyond what the
 # beginning and the end of a trace bring by themselves, compared name by name; and of the work among those that
-# the kernel's pressure accounting (PSI) does, which nothing but psi=0 at boot ends on some kernels.
+# the kernel's pressure accounting (PSI) does, which nothing but psi=0 at boot ends.
 count() {
     awk 'FILENAME == ARGV[1] { own[substr($0, length($1) + 2)] = $1; next }
         { what = substr($0, length($1) + 2); n = $1 }
@@ -170,8 +170,6 @@ for scheduler in other fifo:1; do
     column "${scheduler/other/isolated}" isolated 'isolated 2-5: 2 3 4 5' "pin.scheduler = \"$scheduler\""
     equal "isolated, $scheduler: no program in 8 s" 0 "$userland"
     equal "isolated, $scheduler: no interrupt of a device" 0 "$irqs"
-    # On 6.12 an owned CPU that is never idle expires the timers of idle ones, those of pressure accounting too.
-    is_before 7 || psi=0
     check "isolated, $scheduler: at most 4 switches to kernel threads, the measurement's own and $psi for psi_avgs_work apart" \
         test $((foreign - psi)) -le 4
 done
