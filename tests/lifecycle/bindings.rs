@@ -67,6 +67,26 @@ fn spec() -> VmSpec {
     VmSpec::with_vcpus(2).device(GPU)
 }
 
+/// PVE starts the VM.
+fn start(world: &World) {
+    done(world.phase(Phase::PreStart, 100));
+    launch(world);
+}
+
+/// The same from the end of pre-start on.
+fn launch(world: &World) {
+    world.launch(100, &spec());
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+}
+
+/// PVE stops the VM.
+fn stop(world: &World) {
+    world.end_qemu(100);
+    done(world.phase(Phase::PostStop, 100));
+    world.end_worker();
+}
+
 fn file(address: &str, name: &str) -> String {
     format!("/sys/bus/pci/devices/{address}/{name}")
 }
@@ -135,12 +155,8 @@ fn devices_that_stay_are_given_back_only_while_nothing_has_started() {
     world.reconcile_until_quiet().unwrap();
     world.assert_as(&before);
     world.assert_at_rest();
-    started.launch(100, &spec());
-    done(started.phase(Phase::PostStart, 100));
-    started.end_worker();
-    started.end_qemu(100);
-    done(started.phase(Phase::PostStop, 100));
-    started.end_worker();
+    launch(&started);
+    stop(&started);
     started.reconcile_until_quiet().unwrap();
     assert_drivers(&started, "vfio-pci", "vfio-pci");
     started.assert_at_rest();
@@ -223,13 +239,9 @@ fn a_reset_comes_after_the_binding() {
     let before = world.capture();
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(&account, "hostpci0 (0000:01:00.0) reset (remove-rescan)");
-    world.launch(100, &spec());
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
+    launch(&world);
     assert_drivers(&world, "vfio-pci", "vfio-pci");
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    stop(&world);
     world.reconcile_until_quiet().unwrap();
     world.assert_as(&before);
 }
@@ -238,10 +250,7 @@ fn a_reset_comes_after_the_binding() {
 fn a_device_stays_as_long_as_any_vm_has_it() {
     let world = returning();
     let before = world.capture();
-    done(world.phase(Phase::PreStart, 100));
-    world.launch(100, &spec());
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
+    start(&world);
     let account = world.release(Some(100));
     assert_eq!(account.exit, Exit::Done, "{account:#?}");
     let lent = status(&world.host, None).unwrap().lent;
@@ -288,13 +297,9 @@ fn a_start_right_after_the_stop_takes_the_devices_over() {
             let said = status(&world.host, None).unwrap().lent;
             assert_eq!(said.len(), 2, "they still go back: {said:?}");
         }
-        world.launch(100, &spec());
-        done(world.phase(Phase::PostStart, 100));
-        world.end_worker();
+        launch(&world);
         world.reconcile_until_quiet().unwrap();
-        world.end_qemu(100);
-        done(world.phase(Phase::PostStop, 100));
-        world.end_worker();
+        stop(&world);
         // The units are woken by the end of QEMU.
         world.reconcile();
         assert_drivers(&world, "vfio-pci", "vfio-pci");
@@ -312,12 +317,8 @@ fn a_device_that_had_no_driver_of_the_host_stays_and_that_is_said() {
     let said = "hostpci0 (0000:01:00.0) stays with vfio-pci after the stop, because it has that";
     assert!(world.plan(100).warnings.join("\n").contains(said));
     assert_says(&done(world.phase(Phase::PreStart, 100)), said);
-    world.launch(100, &spec());
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    launch(&world);
+    stop(&world);
     world.reconcile_until_quiet().unwrap();
     assert_drivers(&world, "vfio-pci", "snd_hda_intel");
     world.assert_at_rest();
@@ -343,10 +344,7 @@ fn entries_of_one_group_are_told_apart() {
 #[test]
 fn a_driver_that_refuses_is_asked_three_times() {
     let world = returning();
-    done(world.phase(Phase::PreStart, 100));
-    world.launch(100, &spec());
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
+    start(&world);
     world.end_qemu(100);
     world.sim.state().pci.refuses = true;
     done(world.phase(Phase::PostStop, 100));
@@ -371,10 +369,7 @@ fn a_driver_that_refuses_is_asked_three_times() {
 #[test]
 fn what_somebody_has_bound_meanwhile_is_left() {
     let world = returning();
-    done(world.phase(Phase::PreStart, 100));
-    world.launch(100, &spec());
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
+    start(&world);
     world.end_qemu(100);
     world.sim.give_to(GPU, "nvidia");
     done(world.phase(Phase::PostStop, 100));
