@@ -48,12 +48,8 @@ impl Settling<'_, '_> {
                 .warnings
                 .push(uncleared(&cpus, &error.to_string())),
         }
-        let stages = [Stage::Hotplug, Stage::KernelThreads, Stage::Interrupts];
-        let facts = observe(self.host, self.journal.state(), &stages)?;
-        if self.pass(Pass::Release, &claims, &stages, facts)?.is_none() {
-            return Ok(None);
-        }
-        observe(self.host, self.journal.state(), &Stage::ACQUIRE).map(Some)
+        let facts = observe(self.host, self.journal.state(), &Stage::ACQUIRE)?;
+        self.pass(Pass::Release, &claims, &Stage::RELEASE, facts)
     }
 
     /// Lets the child of a run that died come to its end, because it would take CPUs offline that

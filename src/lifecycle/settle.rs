@@ -7,7 +7,7 @@
 
 mod outcome;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use self::outcome::{fixed_irq, stuck_in};
@@ -182,6 +182,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         if pass == Pass::Release {
             diff.changes.reverse();
         }
+        let n_unchangeable = self.unchangeable.len();
         for change in &diff.changes {
             if self.deadline.passed() {
                 self.report.is_unfinished = true;
@@ -203,7 +204,9 @@ impl<'s, 'h> Settling<'s, 'h> {
             }
         }
         self.forget(diff.forget)?;
-        Ok(Some(diff.changes.len()))
+        // Those have changed nothing that would have to be looked at again.
+        let n_unchangeable = self.unchangeable.len() - n_unchangeable;
+        Ok(Some(diff.changes.len() - n_unchangeable))
     }
 
     /// Tells whether a VM does not own its CPUs without a target: one of those that have just come
@@ -348,28 +351,40 @@ impl<'s, 'h> Settling<'s, 'h> {
 
     /// Reads a target back: the kernel may have taken the write and done something else.
     fn verify(&self, change: &Change, facts: &Facts) -> Option<Problem> {
-        let now = self.host.clock.since_boot();
-        // Partitions may have come and gone since the round began.
-        let shared = shared_cpus(self.host).ok()?;
-        let context = diff::Context {
-            online: &facts.online,
-            shared: shared.as_ref().unwrap_or(&facts.shared),
-            effective: &effective_cpus(self.host, facts, [&change.target]),
-            written: &self.written,
-            now,
-        };
-        let Change { target, after, .. } = change;
-        let is_well = |live: &Value| {
-            let as_wished =
-                context.same(target, live, after) || context.granted(target, live, after);
-            as_wished || *live == Value::Absent
-        };
+        let target = &change.target;
         let mut live = target::read(self.host, target).ok()?;
         let patience = Deadline::after(APPLY_WAIT.min(self.deadline.remaining()));
-        while !is_well(&live) && is_applied_later(target) && !patience.passed() {
+        while !self.is_well(change, &live, facts) && is_applied_later(target) && !patience.passed()
+        {
             live = target::read(self.host, target).ok()?;
         }
-        (!is_well(&live)).then(|| Problem::differs(change, &live))
+        (!self.is_well(change, &live, facts)).then(|| Problem::differs(change, &live))
+    }
+
+    /// Tells whether a target has what was written, or what its cpuset leaves of that.
+    fn is_well(&self, change: &Change, live: &Value, facts: &Facts) -> bool {
+        let Change { target, after, .. } = change;
+        let nothing = BTreeMap::new();
+        let context = diff::Context {
+            online: &facts.online,
+            shared: &facts.shared,
+            effective: &nothing,
+            written: &self.written,
+            now: self.host.clock.since_boot(),
+        };
+        if *live == Value::Absent || context.same(target, live, after) {
+            return true;
+        }
+        // Partitions may have come and gone since the round began.
+        let Ok(shared) = shared_cpus(self.host) else {
+            return true;
+        };
+        let context = diff::Context {
+            shared: shared.as_ref().unwrap_or(&facts.shared),
+            effective: &effective_cpus(self.host, facts, [target]),
+            ..context
+        };
+        context.granted(target, live, after)
     }
 }
 

@@ -20,7 +20,7 @@ share_fill() {
     rm -rf "$share/lab" "$share/systemd" "$share/hooks" "$share/pin-hook" "$share/package"
     mkdir -p "$share/lab"
     cp -rp "$lab_source/guest" "$lab_source/cases" "$share/lab/"
-    cp "$vm/kernel" "$share/kernel"
+    cp "$vm/kernel" "$vm/boot" "$share/"
     assemble_guests "$share/lab/guest"
     [ ! -d "$repo/systemd" ] || cp -rp "$repo/systemd" "$share/"
     [ ! -d "$repo/hooks" ] || cp -rp "$repo/hooks" "$share/"
@@ -51,7 +51,7 @@ exec_qemu() {
 # 2 packages x 2 cores x 2 threads, 2 nodes, IOMMU, SR-IOV, NVMe, frequencies.
 # thread=single: with one thread per CPU one boot in five hangs on lost timer interrupts.
 start_qemu() {
-    local kernel=$1 system=$2
+    local kernel=$1 system=$2 append=$3
     exec_qemu -name "lab-$(basename "$vm")" -machine q35 -accel tcg,thread=single,tb-size=512 -cpu max,-la57 -m 4096 \
         -smp 8,sockets=2,cores=2,threads=2 \
         -object memory-backend-ram,id=m0,size=2048M -object memory-backend-ram,id=m1,size=2048M \
@@ -63,14 +63,14 @@ start_qemu() {
         -device virtio-rng-pci \
         -virtfs "local,path=$vm/share,mount_tag=job,security_model=none" \
         -kernel "$system/kernel-$kernel" -initrd "$system/initrd-$kernel" \
-        -append "root=/dev/vda rw console=ttyS0 quiet no_timer_check intel_iommu=on mitigations=off panic=-1 systemd.show_status=no ${LAB_APPEND:-}" \
+        -append "root=/dev/vda rw console=ttyS0 quiet no_timer_check intel_iommu=on mitigations=off panic=-1 systemd.show_status=no $append" \
         -display none -nodefaults -serial "file:$vm/console.log" -chardev "pipe,id=control,path=$vm/control" \
         -device isa-serial,chardev=control -no-reboot > "$vm/qemu.log" 2>&1 < /dev/null 9>&- &
     echo $! > "$vm/qemu.pid"
     disown
 }
 
-# Boots kernel $1 and waits for the agent; false when it does not come up in time.
+# Boots kernel $1 with parameters $2 and waits for the agent; false when it does not come up in time.
 boot_once() {
     machine_alive && fail "machine $(basename "$vm") is running already (tests/lab/stop ends it)"
     rm -rf "$vm/share" "$vm"/control.*
@@ -79,8 +79,9 @@ boot_once() {
     truncate -s 64M "$vm/nvme.img"
     : > "$vm/console.log"
     echo "$1" > "$vm/kernel"
+    echo "$2" > "$vm/boot"
     share_fill
-    start_qemu "$1" "$(image_with "$1")"
+    start_qemu "$1" "$(image_with "$1")" "$2 ${LAB_APPEND:-}"
     exec 8<> "$vm/control.out" # keeps QEMU's open from blocking; nobody answers there
     local end=$((SECONDS + boot_deadline))
     until [ -e "$vm/share/ready" ]; do
@@ -92,16 +93,16 @@ boot_once() {
     done
 }
 
-# Boots; a boot that hangs or dies is repeated once, the second failure is final.
+# machine_boot KERNEL [PARAMETERS]: a boot that hangs or dies is repeated once, the second failure is final.
 machine_boot() {
     local begin=$SECONDS
-    if ! boot_once "$1"; then
+    if ! boot_once "$1" "${2:-}"; then
         say "boot of kernel $1 failed after $((SECONDS - begin)) s, once more"
         tail -n 15 "$vm/console.log" "$vm/qemu.log" >&2
         begin=$SECONDS
-        boot_once "$1" || { tail -n 40 "$vm/console.log" "$vm/qemu.log" >&2; fail "kernel $1 does not boot"; }
+        boot_once "$1" "${2:-}" || { tail -n 40 "$vm/console.log" "$vm/qemu.log" >&2; fail "kernel $1 does not boot"; }
     fi
-    say "kernel $1 booted in $((SECONDS - begin)) s ($(cat "$vm/share/ready"))"
+    say "kernel $1${2:+ with $2} booted in $((SECONDS - begin)) s ($(cat "$vm/share/ready"))"
 }
 
 # Prints what was added to file $1 since byte $offset.

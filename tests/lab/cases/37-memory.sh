@@ -29,9 +29,11 @@ qm stop 100 > /dev/null
 capture_after_equal 'stopped: the host is as before'
 
 qm start 100 > /dev/null
+kill -STOP "$(qemu_pid 100)" # what it takes later may come from any node
 check 'release' pin-hook release 100
 check 'released: the drop-in is gone' [ ! -e $drop_in ]
 equal 'released: the memory stays where it is' 0 "$(private_on 100 0)"
+kill -CONT "$(qemu_pid 100)"
 released=$(scope 100 cpuset.mems)
 equal 'released: all nodes may serve again' 0-1 "${released:-0-1}"
 qm stop 100 > /dev/null

@@ -1,147 +1,8 @@
 # Who runs on a VM's CPUs, with every knob on, under stress-ng on all CPUs and with a guest that spins: a
 # table of the means of isolation, of none, and of what a shell can do.
 . /usr/lib/lab/lib.sh
+. /usr/lib/lab/quiet.sh
 
-tracing=/sys/kernel/tracing
-trace=$tracing/instances/case
-seconds=8
-
-case_cleanup() {
-    end_load
-    knobs_in_use 0
-    [ ! -d $trace ] || wait_until 20 'the trace ends' rmdir $trace
-}
-end_load() { pkill -KILL '^stress-ng' || true; }
-
-# While the load runs, the case itself starts no program: each would take seconds.
-
-# Sets delay: the time in ns that the vCPUs have waited for their CPUs.
-read_delay() {
-    local tid waited
-    delay=0
-    for tid in "${tids[@]}"; do
-        read -r _ waited _ < "/proc/$tid/schedstat"
-        delay=$((delay + waited))
-    done
-}
-
-# Tells whether stress-ng has started its workers.
-load_is_there() {
-    local workers
-    read -ra workers < "/proc/$load/task/$load/children" || true # no newline at its end
-    [ ${#workers[@]} -ge 12 ]
-}
-
-kernel_threads() { ps -e -o pid=,ppid= | awk '$2 == 2 || $1 == 2 { print $1 }'; }
-
-# Prepares a trace of what happens on the CPUs 2-5: switches, but to idle and the vCPUs, and interrupts of devices.
-prepare_trace() {
-    mkdir $trace
-    echo 8192 > $trace/buffer_size_kb
-    echo 0 > $trace/tracing_on
-    echo 3c > $trace/tracing_cpumask
-    printf 'next_pid != 0%s' "$(printf ' && next_pid != %s' "${tids[@]}")" > $trace/events/sched/sched_switch/filter
-    echo 1 > $trace/events/sched/sched_switch/enable
-    echo 1 > $trace/events/irq/irq_handler_entry/enable
-    echo 1 > $trace/events/workqueue/workqueue_execute_start/enable
-    kernel_threads > "$work/kernel"
-}
-
-# trace_for SECONDS FILE
-trace_for() {
-    echo > $trace/trace
-    echo 1 > $trace/tracing_on
-    [ "$1" -eq 0 ] || read -rt "$1" -u 7 || true
-    echo 0 > $trace/tracing_on
-}
-
-# Loads the host, traces, and sets delay to what that brought.
-trace_under_load() {
-    local before
-    stress-ng --cpu 8 --timer 1 --hdd 1 --sock 1 --fork 1 --temp-path "$work" --quiet > "$work/stress" 2>&1 &
-    load=$!
-    disown
-    wait_until 60 'the load is there' load_is_there
-    read_delay; before=$delay
-    trace_for $seconds
-    read_delay; delay=$(((delay - before) / 1000000))
-    end_load
-}
-
-# sum_up FILE: the trace as lines "N WHAT", WHAT being "device interrupts", "userland switches" or the name
-# of a kernel thread without its numbers.
-sum_up() {
-    kernel_threads >> "$work/kernel"
-    sed -n -e 's/.*next_comm=\(.*\) next_pid=\([0-9]*\) .*/\2 \1/p' -e 's/.* irq_handler_entry: .*/irq/p' \
-        -e 's/.* workqueue_execute_start: .* function \([^ ]*\).*/work \1/p' $trace/trace > "$work/events"
-    awk 'FILENAME == ARGV[1] { kernel[$1]; next }
-        $1 == "work" { n["~ work " $2]++; next }
-        $1 == "irq" { n["device interrupts"]++; next }
-        { name = $2; gsub(/[0-9]+/, "N", name) }
-        $1 in kernel || name ~ /^kworker/ { n["  " name]++; next }
-        { n["userland switches"]++ }
-        END { for (what in n) print n[what], what }' "$work/kernel" "$work/events" > "$1"
-}
-
-# Sets the counts of this measurement: of userland, of device interrupts and of kernel threads beyond what the
-# beginning and the end of a trace bring by themselves, compared name by name; and of the work among those that
-# the kernel's pressure accounting (PSI) does, which nothing but psi=0 at boot ends.
-count() {
-    awk 'FILENAME == ARGV[1] { own[substr($0, length($1) + 2)] = $1; next }
-        { what = substr($0, length($1) + 2); n = $1 }
-        what ~ /^  / { n -= own[what]; if (n > 0) foreign += n; next }
-        what == "~ work psi_avgs_work" { psi = n }
-        what ~ /^dev/ { irqs = n } what ~ /^user/ { userland = n }
-        END { print userland + 0, irqs + 0, foreign + 0, psi + 0 }' "$work/own" "$work/loaded" > "$work/counts"
-    read -r userland irqs foreign psi < "$work/counts"
-}
-
-# measure NAME [STANDING]: loads the host while the VM runs, traces, and ends the VM.
-measure() {
-    local tids delay load
-    if [ -n "${2:-}" ]; then
-        comes_to "$1: the VM stands" "$2" 100
-        # On a busy machine a phase leaves the rest to the units.
-        wait_until 60 "$1: every knob is set" pin-hook status 100 || true
-    fi
-    mapfile -t tids < <(vcpu_tids 100)
-    prepare_trace
-    trace_for 0
-    sum_up "$work/own"
-    trace_under_load
-    sum_up "$work/loaded"
-    count
-    sed "s/^/$1 /" "$work/loaded" >> "$work/all"
-    printf '%s %s\n' "$1 $foreign" 'kernel switches but own' "$1 $delay" 'run delay, ms' >> "$work/all"
-    [ -s "$work/own" ] && { echo "#   the measurement's own:"; said "$work/own"; }
-    rmdir $trace
-    qm stop 100 > "$work/stop" 2>&1 || said "$work/stop"
-}
-
-start() { qm start 100 > "$work/start" 2>&1 || said "$work/start"; }
-
-# The table: a column for each setup, a row for each kind of event; the digit before a row is its place.
-table_of_all() {
-    awk 'function row(place, what,  line, i) {
-            line = sprintf("%d#   %-24s", place, what)
-            for (i = 1; i <= setups; i++) line = line sprintf("%9s", place ? n[name[i], what] + 0 : name[i])
-            print line
-        }
-        !($1 in seen) { seen[$1]; name[++setups] = $1 }
-        { what = substr($0, length($1) + length($2) + 3); n[$1, what] = $2; if (what ~ /^  /) kernel[what]; if (what ~ /^~/) does[what] }
-        END {
-            row(0, "8 s under load"); row(1, "userland switches"); row(2, "device interrupts")
-            row(3, "kernel switches but own")
-            for (what in kernel) row(4, what)
-            for (what in does) row(5, what)
-            row(6, "run delay, ms")
-        }' "$work/all" | sort | cut -c 2-
-}
-
-# Nobody writes to it: a read waits without a program.
-mkfifo "$work/nobody"
-exec 7<> "$work/nobody"
-spin='args: -bios /usr/share/lab/spin.bin'
 knobs_in_use 1
 
 vm_conf 100 "$spin"
@@ -153,23 +14,11 @@ start
 measure affinity
 check 'with PVE'\''s affinity it does too' test "$userland" -gt 0
 
-# column NAME BACKEND STANDING [TABLE-LINE]
-column() {
-    local knobs
-    mapfile -t knobs < <(all_knobs "$2")
-    hooked_vm 100 'cpus = "2-5"' ${4:+"$4"} "${knobs[@]}"
-    vm_conf 100 "$spin" 'hookscript: local:snippets/pin-hook'
-    pin-hook boot > "$work/boot"
-    start
-    measure "$1" "$3"
-}
 column slices slices 'none: 2 3 4 5'
 column root root 'root 2-5: 2 3 4 5'
 equal 'root: no program in 8 s' 0 "$userland"
 for scheduler in other fifo:1; do
-    column "${scheduler/other/isolated}" isolated 'isolated 2-5: 2 3 4 5' "pin.scheduler = \"$scheduler\""
-    equal "isolated, $scheduler: no program in 8 s" 0 "$userland"
-    equal "isolated, $scheduler: no interrupt of a device" 0 "$irqs"
+    isolated $scheduler
     check "isolated, $scheduler: at most 4 switches to kernel threads, the measurement's own and $psi for psi_avgs_work apart" \
         test $((foreign - psi)) -le 4
 done
