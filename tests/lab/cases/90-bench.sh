@@ -1,5 +1,5 @@
 # Prints how long post-start and post-stop take with every knob on, next to the same writes by a program that
-# does nothing else, and to a hookscript in shell.
+# does nothing else, to what reading them back and looking at the host take, and to a hookscript in shell.
 . /usr/lib/lab/lib.sh
 
 rounds=3 failed=0 n_take=0 n_give=0
@@ -23,10 +23,11 @@ keep() { [ -n "${times[$1]:-}" ] && [ "${times[$1]}" -le "$2" ] || times[$1]=$2;
 
 # replayed NAME WAY [CPU ...]
 replayed() {
-    local name=$1 time
+    local name=$1 time read
     shift
-    read -r "n_$name" failed time < <("$lab/replay" "$work/journal" "$@")
+    read -r "n_$name" failed time read < <("$lab/replay" "$work/journal" "$@")
     keep "$name" "$time"
+    keep "$name-read" $((time + read))
 }
 
 qemu_up() {
@@ -48,9 +49,11 @@ round() {
     stands 100 "$isolated" || comes_to 'pin-hook isolates the VM' "$isolated" 100
     cp "$work/timed" "$work/post-start"
     cp /run/pin-hook/journal "$work/journal"
+    timed look-start pin-hook 100 post-start
     qemu_down
     timed stop pin-hook 100 post-stop
     cp "$work/timed" "$work/post-stop"
+    timed look-stop pin-hook 100 post-stop
 
     qemu_up
     pin-hook 100 post-start > "$work/second"
@@ -73,8 +76,11 @@ measured() {
     row "$1" post-start post-stop
     row 'pin-hook' "$(ms "${times[start]}")" "$(ms "${times[stop]}")"
     row "its $n_take and $n_give writes alone" "$(ms "${times[take]}")" "$(ms "${times[give]}")"
+    row 'these writes, each read back' "$(ms "${times[take-read]}")" "$(ms "${times[give-read]}")"
+    row 'pin-hook again, with nothing to write' "$(ms "${times[look-start]}")" "$(ms "${times[look-stop]}")"
     row 'a hookscript in shell' "$(ms "${times[shell-start]}")" "$(ms "${times[shell-stop]}")"
     row 'pin-hook / its writes' "$(ratio "${times[start]}" "${times[take]}")" "$(ratio "${times[stop]}" "${times[give]}")"
+    row 'shell / its writes' "$(ratio "${times[shell-start]}" "${times[take]}")" "$(ratio "${times[shell-stop]}" "${times[give]}")"
     row 'shell / pin-hook' "$(ratio "${times[shell-start]}" "${times[start]}")" "$(ratio "${times[shell-stop]}" "${times[stop]}")"
 }
 
