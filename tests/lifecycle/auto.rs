@@ -3,8 +3,8 @@
 use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, World, assert_says};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF, World, assert_says, done};
 use crate::common::sim::VmSpec;
 
 const AUTO: &str = "cpus = \"auto\"\n";
@@ -17,10 +17,7 @@ fn cpus_of(world: &World, vmid: u32) -> String {
 }
 
 fn start(world: &World, vmid: u32) {
-    done(world.phase(Phase::PreStart, vmid));
-    world.launch(vmid, &VmSpec::with_vcpus(2));
-    done(world.phase(Phase::PostStart, vmid));
-    world.end_worker();
+    world.start(vmid);
     world.assert_owns(vmid);
 }
 

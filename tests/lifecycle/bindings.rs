@@ -7,8 +7,8 @@ use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
 use pin_hook::lifecycle::status::status;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{World, assert_says};
+use super::scenario::{Scenario, Then};
+use super::world::{World, assert_says, done};
 use crate::common::sim::hugepages::Room;
 use crate::common::sim::{Kernel, Machine, VmSpec};
 
@@ -69,21 +69,13 @@ fn spec() -> VmSpec {
 
 /// PVE starts the VM.
 fn start(world: &World) {
-    done(world.phase(Phase::PreStart, 100));
-    launch(world);
+    world.start_as(100, &spec());
 }
 
 /// The same from the end of pre-start on.
 fn launch(world: &World) {
     world.launch(100, &spec());
     done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
-}
-
-/// PVE stops the VM.
-fn stop(world: &World) {
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
     world.end_worker();
 }
 
@@ -156,7 +148,7 @@ fn devices_that_stay_are_given_back_only_while_nothing_has_started() {
     world.assert_as(&before);
     world.assert_at_rest();
     launch(&started);
-    stop(&started);
+    started.stop(100);
     started.reconcile_until_quiet().unwrap();
     assert_drivers(&started, "vfio-pci", "vfio-pci");
     started.assert_at_rest();
@@ -241,7 +233,7 @@ fn a_reset_comes_after_the_binding() {
     assert_says(&account, "hostpci0 (0000:01:00.0) reset (remove-rescan)");
     launch(&world);
     assert_drivers(&world, "vfio-pci", "vfio-pci");
-    stop(&world);
+    world.stop(100);
     world.reconcile_until_quiet().unwrap();
     world.assert_as(&before);
 }
@@ -299,7 +291,7 @@ fn a_start_right_after_the_stop_takes_the_devices_over() {
         }
         launch(&world);
         world.reconcile_until_quiet().unwrap();
-        stop(&world);
+        world.stop(100);
         // The units are woken by the end of QEMU.
         world.reconcile();
         assert_drivers(&world, "vfio-pci", "vfio-pci");
@@ -318,7 +310,7 @@ fn a_device_that_had_no_driver_of_the_host_stays_and_that_is_said() {
     assert!(world.plan(100).warnings.join("\n").contains(said));
     assert_says(&done(world.phase(Phase::PreStart, 100)), said);
     launch(&world);
-    stop(&world);
+    world.stop(100);
     world.reconcile_until_quiet().unwrap();
     assert_drivers(&world, "vfio-pci", "snd_hda_intel");
     world.assert_at_rest();

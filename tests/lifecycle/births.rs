@@ -2,8 +2,8 @@
 
 use pin_hook::domain::cpuset::CpuSet;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, CONF_WITHOUT_HOOK, World, mask};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF, CONF_WITHOUT_HOOK, World, done, mask};
 use crate::common::sim::{TaskSpec, VmSpec, cpus};
 
 /// A kernel thread is born: it has the CPUs of kthreadd.

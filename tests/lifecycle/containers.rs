@@ -3,8 +3,8 @@
 
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, World};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF, World, done};
 use crate::common::sim::VmSpec;
 use crate::common::sim::fate::Death;
 
@@ -100,19 +100,6 @@ fn what_pve_balances_meanwhile_is_followed_and_given_back() {
         .prove();
 }
 
-fn start(world: &World) {
-    done(world.phase(Phase::PreStart, 100));
-    world.launch(100, &VmSpec::with_vcpus(2));
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
-}
-
-fn stop(world: &World) {
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
-}
-
 /// Lets the program die in a phase before it writes the first list of a container.
 fn die_before_lists(world: &World, phase: Phase) {
     let fork = world.fork();
@@ -131,7 +118,7 @@ fn die_before_lists(world: &World, phase: Phase) {
 fn what_pve_does_between_the_end_of_the_partition_and_the_lists_is_no_harm() {
     let world = world();
     let before = world.capture();
-    start(&world);
+    world.start(100);
     world.end_qemu(100);
     die_before_lists(&world, Phase::PostStop);
     assert_eq!(world.sim.pvestatd(), [203]);
@@ -152,7 +139,7 @@ fn what_pve_cuts_between_the_partition_and_the_lists_is_made_whole() {
     world.reconcile_until_quiet().unwrap();
     world.assert_owns(100);
     assert_eq!(lists(&world, [201, 203]), ["6-7", "0-1,4-7"]);
-    stop(&world);
+    world.stop(100);
     world.assert_as(&before);
 }
 
@@ -192,25 +179,25 @@ fn containers_that_are_born_beside_a_vm_have_afterwards_what_pve_would_have_give
 #[test]
 fn a_container_that_ends_meanwhile_is_forgotten() {
     let world = world();
-    start(&world);
+    world.start(100);
     world.sim.stop_container(202);
     done(world.reconcile());
     // A new run of it, on CPUs that PVE chose.
     world.sim.start_container(202, "cores: 2\n", "6-7");
     done(world.reconcile());
     assert_quiet(&world);
-    stop(&world);
+    world.stop(100);
     assert_eq!(lists(&world, [202]), ["6-7"]);
 }
 
 #[test]
 fn a_container_that_is_started_again_at_once_is_another_one() {
     let world = world();
-    start(&world);
+    world.start(100);
     world.sim.stop_container(201);
     let pinned = "lxc.cgroup2.cpuset.cpus: 6\n";
     world.sim.start_container(201, pinned, "6");
-    stop(&world);
+    world.stop(100);
     assert_eq!(world.sim.container_cpus(201), ["6", ""]);
     world.assert_at_rest();
 }
@@ -235,7 +222,7 @@ fn containers_make_room_for_two_vms_in_every_order() {
 #[test]
 fn a_lost_journal_makes_containers_whole() {
     let world = world();
-    start(&world);
+    world.start(100);
     world
         .sim
         .state()

@@ -5,8 +5,7 @@ use std::time::Duration;
 use pin_hook::lifecycle::account::Account;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::done;
-use super::world::{CONF, CONF_WITHOUT_HOOK, World, assert_says};
+use super::world::{CONF, CONF_WITHOUT_HOOK, World, assert_says, done};
 use super::yields::{asked, debt, later, occupied, start, stop};
 use crate::common::sim::fate::Death;
 use crate::common::sim::{TaskSpec, VmSpec};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, done};
-use super::world::{World, assert_says};
+use super::scenario::Scenario;
+use super::world::{World, assert_says, done};
 use crate::common::sim::VmSpec;
 
 const GPU: &str = "0000:01:00.0";
@@ -43,10 +43,7 @@ fn world(irqs: &str) -> World {
 }
 
 fn start(world: &World) {
-    done(world.phase(Phase::PreStart, 100));
-    world.launch(100, &VmSpec::with_vcpus(2).device(GPU));
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
+    world.start_as(100, &VmSpec::with_vcpus(2).device(GPU));
 }
 
 fn places(world: &World) -> Vec<String> {
@@ -77,9 +74,7 @@ fn vectors_go_to_the_cpus_of_the_vcpus_and_late_ones_follow() {
     assert_eq!(places(&world), ["2", "3", "2", "3", "0-1,4-7"]);
     world.reconcile_until_quiet().unwrap();
     (900..905).for_each(|number| world.sim.remove_irq(number));
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    world.stop(100);
     world.assert_as(&before);
     world.assert_at_rest();
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, done};
-use super::world::{World, assert_says, mask};
+use super::scenario::Scenario;
+use super::world::{World, assert_says, done, mask};
 use crate::common::sim::{VmSpec, cpus};
 
 const PARTITION: &str = "/sys/fs/cgroup/qemu.slice/100.scope/vcpu/cpuset.cpus.partition";
@@ -13,10 +13,7 @@ const IRQ: &str = "/proc/irq/31/smp_affinity_list";
 
 fn running() -> World {
     let world = World::with_vm();
-    done(world.phase(Phase::PreStart, 100));
-    world.launch(100, &VmSpec::with_vcpus(2));
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
+    world.start(100);
     world
 }
 

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF_WITHOUT_HOOK, World, assert_says};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF_WITHOUT_HOOK, World, assert_says, done};
 use crate::common::sim::VmSpec;
 use crate::common::sim::capture::Capture;
 
@@ -304,10 +304,7 @@ fn a_journal_of_a_newer_version_is_not_thrown_away() {
 fn what_cannot_be_given_back_is_told_with_what_goes_on_with_it() {
     let world = World::with_vm();
     let before = world.capture();
-    done(world.phase(Phase::PreStart, 100));
-    world.launch(100, &VmSpec::with_vcpus(2));
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
+    world.start(100);
     world.sim.fail("remove_dir*100.scope/vcpu", libc::EBUSY, 1);
     let account = world.release(Some(100));
     assert_eq!(account.exit, Exit::Incomplete, "{account:#?}");
@@ -322,10 +319,7 @@ fn what_cannot_be_given_back_is_told_with_what_goes_on_with_it() {
 #[test]
 fn a_watching_unit_that_systemd_did_not_stop_is_stopped_by_the_timer() {
     let world = World::with_vm();
-    done(world.phase(Phase::PreStart, 100));
-    world.launch(100, &VmSpec::with_vcpus(2));
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
+    world.start(100);
     world.end_qemu(100);
     world.sim.fail("stop pin-hook-reconcile.path", libc::EIO, 1);
     let _ = world.phase(Phase::PostStop, 100);

@@ -7,8 +7,7 @@ use pin_hook::lifecycle::account::{Account, Exit, Level};
 use pin_hook::lifecycle::phase::{PHASE_TIME, Phase};
 use pin_hook::lifecycle::status::status;
 
-use super::scenario::done;
-use super::world::{World, assert_says, changes};
+use super::world::{World, assert_says, changes, done};
 use crate::common::sim::capture::Capture;
 use crate::common::sim::fate::SHORT_WRITE;
 use crate::common::sim::{VmSpec, cpus};
@@ -57,9 +56,7 @@ fn assert_taken_back(world: &World, before: &Capture, what: &str) {
     assert_eq!(account.exit, Exit::Refused, "{what}: {account:#?}");
     let writes = world.writes();
     assert!(writes.is_empty(), "{what}: reconcile writes {writes:#?}");
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    world.stop(100);
     world.assert_at_rest();
 }
 
@@ -112,9 +109,7 @@ fn warnings(account: &Account) -> Vec<String> {
 /// Ends the VM and asserts that the host is as before its start.
 fn assert_all_given_back(world: &World, rest: &Capture, what: &str) {
     world.end_worker();
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    world.stop(100);
     // What is written at the end may be what was planted.
     world.reconcile_until_quiet().unwrap();
     let left = changes(rest, &world.capture());
@@ -172,9 +167,7 @@ fn any_error_at_any_tuning_is_told_once_tried_thrice_and_nothing_is_lost() {
 fn tuned_rest() -> Capture {
     let world = tuned();
     world.end_worker();
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    world.stop(100);
     world.capture()
 }
 

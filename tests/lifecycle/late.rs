@@ -6,8 +6,8 @@ use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::boot::boot;
 use pin_hook::lifecycle::phase::{PHASE_TIME, Phase};
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, World, assert_says};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF, World, assert_says, done};
 use crate::common::sim::VmSpec;
 
 const LOCK: &str = "/run/pin-hook/lock";
@@ -197,9 +197,7 @@ fn a_systemd_that_does_not_answer_costs_a_warning_and_reconcile_goes_on() {
     world.end_worker();
     world.reconcile_until_quiet().unwrap();
     world.assert_owns(100);
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    world.stop(100);
     world.assert_as(&before);
 }
 

@@ -7,8 +7,8 @@ use pin_hook::lifecycle::account::{Account, Exit};
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, World, assert_says, id};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF, World, assert_says, done, id};
 use crate::common::sim::hugepages::Room;
 use crate::common::sim::{Kernel, Machine, VmSpec};
 

@@ -3,8 +3,7 @@
 use pin_hook::lifecycle::account::{Account, Exit, Level};
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::done;
-use super::world::{CONF, World, assert_says};
+use super::world::{CONF, World, assert_says, done};
 use crate::common::sim::{Machine, VmSpec};
 
 /// Asserts that VM 100 is refused with one error, one line of help and no change of the host.
@@ -27,10 +26,7 @@ fn cpus_of_another_vm_are_refused_and_the_vm_is_named() {
     let world = World::with_two_vms().vm(100, CONF, "cpus = \"3-4\"\n");
     done(world.phase(Phase::PreStart, 101));
     assert_refused(&world, "vm 100: cpu 4 is claimed by vm 101");
-    done(world.phase(Phase::PreStart, 101));
-    world.launch(101, &VmSpec::with_vcpus(2));
-    done(world.phase(Phase::PostStart, 101));
-    world.end_worker();
+    world.start(101);
     assert_refused(&world, "vm 100: cpu 4 is claimed by vm 101");
     world.assert_owns(101);
 }
@@ -197,10 +193,7 @@ fn threads_that_another_vm_would_starve_are_refused_in_both_orders() {
         world.vm(101, CONF, "cpus = \"4-5\"\n")
     };
     let world_of_101 = world();
-    done(world_of_101.phase(Phase::PreStart, 101));
-    world_of_101.launch(101, &VmSpec::with_vcpus(2));
-    done(world_of_101.phase(Phase::PostStart, 101));
-    world_of_101.end_worker();
+    world_of_101.start(101);
     assert_refused(&world_of_101, &format!("vm 100: {error}"));
     let world = world();
     done(world.phase(Phase::PreStart, 100));

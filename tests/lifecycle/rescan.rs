@@ -6,8 +6,8 @@ use std::time::Duration;
 use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{World, assert_says};
+use super::scenario::{Scenario, Then};
+use super::world::{World, assert_says, done};
 use crate::common::sim::pci::Comeback;
 use crate::common::sim::{Kernel, Machine, VmSpec};
 
@@ -88,9 +88,7 @@ fn a_device_is_removed_and_comes_back_as_it_was() {
     done(world.phase(Phase::PostStart, 100));
     assert_eq!(world.sim.get(&file("driver_override")), "(null)\n");
     world.end_worker();
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    world.stop(100);
     world.assert_as(&before);
     world.assert_at_rest();
     assert_not_taken(&world);
@@ -345,10 +343,7 @@ fn a_start_that_goes_on_gets_its_device_back() {
         "cpus = \"2-3\"\n[pci]\nreset = \"remove-rescan\"\n[start]\non-refusal = \"warn\"\n";
     world.sim.table(100, table);
     world.sim.kill_child_after(1);
-    done(world.phase(Phase::PreStart, 100));
-    world.launch(100, &spec());
-    done(world.phase(Phase::PostStart, 100));
-    world.end_worker();
+    world.start_as(100, &spec());
     world.reconcile_until_quiet().unwrap();
     assert_eq!(world.sim.get(AUTOPROBE), "1\n");
     assert_eq!(world.sim.get(&file("driver_override")), "(null)\n");

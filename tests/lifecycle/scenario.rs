@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use pin_hook::lifecycle::account::{Account, Exit};
+use pin_hook::lifecycle::account::Account;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::world::{World, changes};
+use super::world::{World, changes, done};
 use crate::common::sim::VmSpec;
 use crate::common::sim::capture::Capture;
 use crate::common::sim::fate::Death;
@@ -155,9 +155,7 @@ impl Scenario {
     /// PVE stops a VM; the deaths of that are known from other scenarios.
     pub fn stopped(self, vmid: u32) -> Self {
         self.outside(move |world| {
-            world.end_qemu(vmid);
-            done(world.phase(Phase::PostStop, vmid));
-            world.end_worker();
+            world.stop(vmid);
         })
     }
 
@@ -323,11 +321,4 @@ fn end_all(world: &World) {
         world.phase(Phase::PostStop, vmid);
         world.end_worker();
     }
-}
-
-/// Returns an account after asserting that the call did what it is for.
-#[track_caller]
-pub fn done(account: Account) -> Account {
-    assert_eq!(account.exit, Exit::Done, "{account:#?}");
-    account
 }

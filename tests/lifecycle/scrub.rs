@@ -8,8 +8,8 @@ use pin_hook::domain::target::Target;
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, done};
-use super::world::{CONF, World, assert_says, mask};
+use super::scenario::Scenario;
+use super::world::{CONF, World, assert_says, done, mask};
 use crate::common::sim::{TaskSpec, VmSpec, cpus};
 
 const TABLE: &str = "cpus = \"2-3\"\nisolate.hotplug = true\n";
@@ -55,9 +55,7 @@ fn assert_finished(world: &World) {
     world.reconcile_until_quiet().unwrap();
     assert_eq!(world.sim.get(ONLINE), "0-7\n");
     world.assert_owns(100);
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    world.stop(100);
     world.assert_at_rest();
 }
 

@@ -3,8 +3,8 @@
 use pin_hook::lifecycle::phase::Phase;
 use pin_hook::lifecycle::status::status;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, World, assert_says, id};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF, World, assert_says, done, id};
 use crate::common::sim::{Machine, VmSpec};
 
 const POLICY: &str = "/sys/devices/system/cpu/cpufreq/policy2";
@@ -74,19 +74,6 @@ fn values(world: &World) -> String {
     values.collect::<Vec<_>>().join(", ")
 }
 
-fn start(world: &World, vmid: u32) {
-    done(world.phase(Phase::PreStart, vmid));
-    world.launch(vmid, &VmSpec::with_vcpus(2));
-    done(world.phase(Phase::PostStart, vmid));
-    world.end_worker();
-}
-
-fn stop(world: &World, vmid: u32) {
-    world.end_qemu(vmid);
-    done(world.phase(Phase::PostStop, vmid));
-    world.end_worker();
-}
-
 /// Taking merged pages apart takes its time, and so may whatever is written there meanwhile.
 #[test]
 fn pages_are_taken_apart_by_a_child() {
@@ -153,19 +140,19 @@ fn of_two_wishes_the_same_one_holds_whoever_comes_or_goes_first() {
         for last in order {
             let world = with_two_vms();
             let before = world.capture();
-            order.iter().for_each(|vmid| start(&world, *vmid));
+            order.iter().for_each(|vmid| world.start(*vmid));
             let pages = match order[0] {
                 100 => "always madvise [never]",
                 _ => "always [madvise] never",
             };
             assert_eq!(values(&world), format!("performance, 120, {pages}"));
-            stop(&world, if last == 100 { 101 } else { 100 });
+            world.stop(if last == 100 { 101 } else { 100 });
             let alone = match last {
                 100 => "performance, 120, always madvise [never]",
                 _ => "powersave, 10, always [madvise] never",
             };
             assert_eq!(values(&world), alone, "{order:?}, {last} is left");
-            stop(&world, last);
+            world.stop(last);
             world.assert_as(&before);
         }
     }
@@ -174,8 +161,8 @@ fn of_two_wishes_the_same_one_holds_whoever_comes_or_goes_first() {
 #[test]
 fn status_tells_who_wishes_for_what_and_who_decides() {
     let world = with_two_vms();
-    start(&world, 100);
-    start(&world, 101);
+    world.start(100);
+    world.start(101);
     let status = status(&world.host, Some(id(101))).unwrap();
     assert!(status.ok, "{status:#?}");
     let mut settings = status.settings.iter();
@@ -234,14 +221,14 @@ fn a_setting_that_this_host_does_not_have_is_left_out_and_named() {
         .any(|line| line.text.contains("left out"));
     assert!(!told, "said before already: {account:#?}");
     world.end_worker();
-    stop(&world, 100);
+    world.stop(100);
     world.assert_as(&before);
 }
 
 #[test]
 fn a_setting_that_somebody_changes_is_set_again_and_left_when_letting_go() {
     let world = with_vm();
-    start(&world, 100);
+    world.start(100);
     world.sim.poke(STAT_INTERVAL, "7").unwrap();
     assert_says(
         &done(world.reconcile()),

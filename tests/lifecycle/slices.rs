@@ -2,8 +2,8 @@
 
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, CONF_WITHOUT_HOOK, World, assert_says, mask};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF, CONF_WITHOUT_HOOK, World, assert_says, done, mask};
 use crate::common::sim::{Kernel, Machine, TaskSpec, VmSpec, cpus};
 
 const TABLE: &str = "cpus = \"2-3\"\n[isolate]\nbackend = \"slices\"\n";
@@ -133,9 +133,7 @@ fn containers_are_kept_off_by_their_common_group() {
         world.assert_owns(100);
         assert_eq!(mask(&world, container), cpus("0-1,4-7"));
         world.end_worker();
-        world.end_qemu(100);
-        done(world.phase(Phase::PostStop, 100));
-        world.end_worker();
+        world.stop(100);
         assert_eq!(mask(&world, container), cpus("0-7"));
         world.assert_at_rest();
         if kernel == Kernel::V7_3 {
@@ -208,9 +206,7 @@ fn a_group_outside_systemd_is_given_back_before_the_controller_goes() {
         world.assert_owns(100);
         assert_eq!(mask(&world, task), cpus("0-1,4-7"));
         world.end_worker();
-        world.end_qemu(100);
-        done(world.phase(Phase::PostStop, 100));
-        world.end_worker();
+        world.stop(100);
         world.assert_as(&before);
     }
 }

@@ -4,8 +4,8 @@ use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, World, assert_says, mask};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF, World, assert_says, done, mask};
 use crate::common::sim::{Machine, VmSpec, cpus};
 
 #[test]
@@ -55,9 +55,7 @@ fn nobody_may_use_the_cpus_of_a_running_vm() {
         assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
     }
     world.end_worker();
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    world.stop(100);
     world.assert_as(&before);
 }
 

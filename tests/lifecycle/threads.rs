@@ -2,8 +2,8 @@
 
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, done};
-use super::world::{CONF, World, assert_says, mask};
+use super::scenario::Scenario;
+use super::world::{CONF, World, assert_says, done, mask};
 use crate::common::sim::{Kernel, Machine, VmSpec, cpus};
 
 const SCOPE: &str = "/qemu.slice/100.scope";

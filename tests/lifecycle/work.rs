@@ -3,8 +3,8 @@
 use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::{Scenario, Then, done};
-use super::world::{CONF, World, assert_says};
+use super::scenario::{Scenario, Then};
+use super::world::{CONF, World, assert_says, done};
 use crate::common::sim::{Kernel, Machine, TaskSpec, VmSpec};
 
 const QUEUES: &str = "/sys/devices/virtual/workqueue";
@@ -13,15 +13,8 @@ const ROOT: &str = "cpus = \"2-3\"\n[isolate]\nbackend = \"root\"\n";
 
 fn running(table: &str) -> World {
     let world = World::lab().vm(100, CONF, table);
-    start(&world, 100);
+    world.start(100);
     world
-}
-
-fn start(world: &World, vmid: u32) {
-    done(world.phase(Phase::PreStart, vmid));
-    world.launch(vmid, &VmSpec::with_vcpus(2));
-    done(world.phase(Phase::PostStart, vmid));
-    world.end_worker();
 }
 
 fn masks(world: &World) -> Vec<String> {
@@ -175,7 +168,7 @@ fn work_is_not_moved_on_kernels_that_it_can_stall() {
         ..Machine::default()
     };
     let world = World::of(&machine).vm(100, CONF, "cpus = \"2-3\"\n");
-    start(&world, 100);
+    world.start(100);
     assert_eq!(masks(&world), ["ff", "ff", "ff"]);
     let table = "cpus = \"2-3\"\n[isolate]\nworkqueues = true\n";
     let world = World::of(&machine).vm(100, CONF, table);
@@ -247,9 +240,7 @@ fn an_interrupt_without_a_free_vector_goes_to_other_cpus_of_the_host_and_stays_t
     world.writes();
     assert_eq!(done(world.reconcile()).lines, []);
     assert_eq!(world.writes(), Vec::<String>::new());
-    world.end_qemu(100);
-    done(world.phase(Phase::PostStop, 100));
-    world.end_worker();
+    world.stop(100);
     world.assert_as(&before);
 }
 

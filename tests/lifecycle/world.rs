@@ -245,6 +245,29 @@ impl World {
             .expect("nothing refuses this VM");
     }
 
+    /// PVE starts a VM with two vCPUs.
+    #[track_caller]
+    pub fn start(&self, vmid: u32) {
+        self.start_as(vmid, &VmSpec::with_vcpus(2));
+    }
+
+    /// PVE starts a VM whose hook is set.
+    #[track_caller]
+    pub fn start_as(&self, vmid: u32, spec: &VmSpec) {
+        done(self.phase(Phase::PreStart, vmid));
+        self.launch(vmid, spec);
+        done(self.phase(Phase::PostStart, vmid));
+        self.end_worker();
+    }
+
+    /// PVE stops a VM.
+    #[track_caller]
+    pub fn stop(&self, vmid: u32) {
+        self.end_qemu(vmid);
+        done(self.phase(Phase::PostStop, vmid));
+        self.end_worker();
+    }
+
     /// QEMU ends, and PVE removes what a kill leaves behind.
     pub fn end_qemu(&self, vmid: u32) {
         self.sim.end_qemu(vmid);
@@ -448,6 +471,13 @@ pub fn id(vmid: u32) -> Vmid {
 /// Returns the mask of a task as a set.
 pub fn mask(world: &World, tid: i32) -> CpuSet {
     cpus(&world.sim.mask(tid))
+}
+
+/// Returns an account after asserting that the call did what it is for.
+#[track_caller]
+pub fn done(account: Account) -> Account {
+    assert_eq!(account.exit, Exit::Done, "{account:#?}");
+    account
 }
 
 /// Asserts that an account has a line with this text.

@@ -7,8 +7,7 @@ use pin_hook::lifecycle::account::{Account, Exit};
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::Phase;
 
-use super::scenario::done;
-use super::world::{CONF, World, assert_says, id};
+use super::world::{CONF, World, assert_says, done, id};
 use crate::common::sim::VmSpec;
 use crate::common::sim::qm::Guest;
 
