@@ -241,6 +241,11 @@ fn check_power(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
         return Err(at.problem(&["power", "min-frequency"], None, message, help));
     }
     let preference = power.energy_preference.as_deref();
+    if preference == Some("default") {
+        let message = "energy preference default means another one on each host".to_owned();
+        let help = "write the one that the host shows, such as \"balance_performance\"";
+        return Err(at.problem(&["power", "energy-preference"], None, message, help));
+    }
     let contradicts = preference.is_some_and(|preference| preference != "performance");
     if contradicts && power.governor.as_deref() == Some("performance") {
         let message = "governor performance accepts no other energy preference".to_owned();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::container::Container;
 use super::cpuset::CpuSet;
+use super::knob::Knob;
 use super::target::{Place, Target};
 use super::thread::Thread;
 use super::vm::{TaskId, Vmid};
@@ -46,15 +47,19 @@ pub struct Facts {
     /// Functions that a child gives another driver right now: the kernel lets nobody look at some of
     /// their files before that is over.
     pub functions_at_work: BTreeSet<String>,
+    /// Whether a child takes CPUs offline and back right now: what is online says little meanwhile.
+    pub cpus_at_work: bool,
     /// Whether there is memory enough to take apart what KSM has merged.
     pub ksm_may_unmerge: bool,
 }
 
 impl Facts {
-    /// Tells whether a target is of a function that a child gives another driver right now.
+    /// Tells whether a child changes a target right now: it gives a function another driver, or takes
+    /// CPUs offline and back.
     pub fn is_at_work(&self, target: &Target) -> bool {
         match target {
             Target::Knob(_, Place::Function(address)) => self.functions_at_work.contains(address),
+            Target::Knob(Knob::Online, _) => self.cpus_at_work,
             _ => false,
         }
     }

@@ -40,8 +40,7 @@ pub enum Knob {
     NoTurbo,
     /// Preference between performance and energy of a policy, where the hardware governs.
     EnergyPreference,
-    /// Governor of a cpufreq policy. It comes after the preference, which cannot be written while
-    /// the governor is `performance` (`intel_pstate`, `amd-pstate`).
+    /// Governor of a cpufreq policy.
     Governor,
     /// Longest time that waking up a CPU from an idle state may take, in microseconds.
     IdleLatency,
@@ -345,6 +344,9 @@ pub const ROWS: &[Row] = &[
     },
 ];
 
+/// The place of what does not depend on the others of its stage.
+pub const LAST_RANK: u8 = 4;
+
 impl Knob {
     /// Tells whether it is the list of a cgroup that was there before and has tasks of others.
     pub fn is_list_of_others(self) -> bool {
@@ -354,6 +356,20 @@ impl Knob {
     /// Tells whether it is written without the host lock, by whoever needs that, and not by settling.
     pub fn is_asked_elsewhere(self) -> bool {
         matches!(self, Knob::Hugepages | Knob::Driver)
+    }
+
+    /// Returns its place among those of its stage when they are taken; what is given back goes backwards
+    /// in the order of [`Knob`]. Either way boost is switched before the frequencies that it allows, and
+    /// the governor before the preference: `performance` refuses every other one (EBUSY in
+    /// `intel_pstate.c` and `amd-pstate.c`).
+    pub fn rank(self) -> u8 {
+        match self {
+            Knob::PolicyBoost | Knob::Boost | Knob::NoTurbo => 0,
+            Knob::MaxFrequency | Knob::MinFrequency => 1,
+            Knob::Governor => 2,
+            Knob::EnergyPreference => 3,
+            _ => LAST_RANK,
+        }
     }
 
     /// Returns the row of the knob.

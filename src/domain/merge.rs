@@ -43,7 +43,6 @@ const GOVERNORS: &[&str] = &[
 const PREFERENCES: &[&str] = &[
     "performance",
     "balance_performance",
-    "default",
     "balance_power",
     "power",
 ];

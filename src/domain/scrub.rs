@@ -12,7 +12,7 @@ use super::facts::Facts;
 use super::knob::Knob;
 use super::state::Held;
 use super::target::{Place, Target, Value};
-use super::vm::Vmid;
+use super::vm::{TaskId, Vmid};
 
 /// The CPU that the kernel starts on; on x86 it does not go offline.
 const BOOT_CPU: CpuId = CpuId(0);
@@ -33,8 +33,14 @@ pub fn scrubbed(claims: &Claims, new: &[Vmid], facts: &Facts) -> CpuSet {
 }
 
 /// Returns what has to be put right when CPUs have gone offline one by one, wherever that is
-/// interrupted: the CPUs themselves, and what was on one of them alone.
-pub fn debts(cpus: &CpuSet, held: &BTreeMap<Target, Held>, facts: &Facts) -> Vec<(Target, Held)> {
+/// interrupted: the CPUs themselves, and what was on one of them alone; `pinned` are the threads of
+/// programs that are.
+pub fn debts(
+    cpus: &CpuSet,
+    held: &BTreeMap<Target, Held>,
+    facts: &Facts,
+    pinned: &[(TaskId, CpuSet)],
+) -> Vec<(Target, Held)> {
     let switch = |is_online: bool| Value::Text(u8::from(is_online).to_string());
     let debt = |target: Target, live: Value, meanwhile: Value| {
         let baseline = held.get(&target).map(|held| held.baseline.clone());
@@ -49,7 +55,7 @@ pub fn debts(cpus: &CpuSet, held: &BTreeMap<Target, Held>, facts: &Facts) -> Vec
         debt(target, switch(true), switch(false))
     });
     // The kernel gives an interrupt without an online CPU all of them (`migrate_one_irq()`), and
-    // a kernel thread all that there may be (`select_fallback_rq()`).
+    // a thread that runs all that there may be (`select_fallback_rq()`).
     let irqs = facts.irqs.iter().filter_map(|irq| {
         let cpu = only(&irq.affinity.intersection(&facts.online), cpus)?;
         let place = Place::Irq(irq.number, irq.actions.clone());
@@ -64,13 +70,26 @@ pub fn debts(cpus: &CpuSet, held: &BTreeMap<Target, Held>, facts: &Facts) -> Vec
         .filter(|thread| !thread.bound && !thread.follows_irq());
     let threads = threads.filter_map(|thread| {
         only(&thread.affinity, cpus)?;
-        let live = Value::Cpus(thread.affinity.clone());
+        Some((Target::KernelThread(thread.id), &thread.affinity))
+    });
+    let pinned = pinned
+        .iter()
+        .map(|(id, affinity)| (Target::Affinity(*id), affinity));
+    let threads = threads.chain(pinned).map(|(target, affinity)| {
         let all = Value::Cpus(facts.possible.clone());
-        Some(debt(Target::KernelThread(thread.id), live, all))
+        debt(target, Value::Cpus(affinity.clone()), all)
     });
     let is_movable = |target: &Target| held.get(target).is_none_or(|held| !held.unchangeable);
     let all = switches.chain(irqs).chain(threads);
     all.filter(|(target, _)| is_movable(target)).collect()
+}
+
+/// Tells whether a target that is held cannot be given back yet: its CPUs are all away, one of them by us.
+pub fn waits_for_cpus(held: &BTreeMap<Target, Held>, target: &Target, online: &CpuSet) -> bool {
+    let is_away = |cpu| held.contains_key(&Target::Knob(Knob::Online, Place::Cpu(cpu)));
+    let baseline = held.get(target).and_then(|held| held.baseline.cpus());
+    matches!(target, Target::KernelThread(_) | Target::Affinity(_))
+        && baseline.is_some_and(|cpus| cpus.is_disjoint(online) && cpus.iter().any(is_away))
 }
 
 /// Returns the only CPU of a set, if it is one of `cpus`.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
-use super::knob::{Grammar, Knob};
+use super::knob::{Grammar, Knob, LAST_RANK};
 use super::memory::Pool;
 use super::vm::{TaskId, Vmid};
 
@@ -172,6 +172,14 @@ pub enum Target {
 pub const KTHREADD: i32 = 2;
 
 impl Target {
+    /// Returns its place among those of its stage when it is taken; see [`Knob::rank`].
+    pub fn rank(&self) -> u8 {
+        match self {
+            Target::Knob(knob, _) => knob.rank(),
+            _ => LAST_RANK,
+        }
+    }
+
     /// Returns the stage in which the target is written.
     pub fn stage(&self) -> Stage {
         match self {

@@ -89,6 +89,21 @@ pub fn kernel_threads(files: &dyn Files) -> io::Result<Vec<Task>> {
     Ok(tasks)
 }
 
+/// Returns the numbers of all threads, those of the kernel among them.
+///
+/// # Errors
+/// The kernel's, except those of a process that is gone.
+pub fn threads(files: &dyn Files) -> io::Result<Vec<i32>> {
+    let mut tids = Vec::new();
+    for pid in numbers(&files.list("/proc")?) {
+        match files.list(&format!("/proc/{pid}/task")) {
+            Err(error) if is_gone(&error) => {}
+            names => tids.extend(numbers(&names?)),
+        }
+    }
+    Ok(tids)
+}
+
 /// Tells whether the task of this identity still runs; a number that was given to another task
 /// and a task that is dead do not count.
 pub fn alive(files: &dyn Files, id: TaskId) -> bool {

@@ -6,6 +6,7 @@ use std::io;
 use anyhow::Context;
 
 use super::binding;
+use super::scrub;
 use super::settings;
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::container::Container;
@@ -77,6 +78,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
         facts.default_irq_affinity = irq::default_affinity(&*host.files)?;
         facts.irqs = irq::interrupts(&*host.files)?;
     }
+    facts.cpus_at_work = concerns(Stage::Hotplug, |_| false) && scrub::is_at_work(host);
     if stages.contains(&Stage::Host) {
         facts.functions_at_work = binding::at_work(host, state);
         facts.functions_in_use = binding::kept(host, state, None);

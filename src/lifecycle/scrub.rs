@@ -3,24 +3,40 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use anyhow::Context;
+
 use super::observe::{kernel_threads, observe};
 use super::settle::{Pass, Settling};
+use crate::domain::claim::Claims;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::Facts;
 use crate::domain::knob::Knob;
 use crate::domain::scrub::{debts, scrubbed};
 use crate::domain::state::Record;
 use crate::domain::target::{Place, Stage, Target};
-use crate::domain::vm::Vmid;
-use crate::host::{irq, slow};
+use crate::domain::vm::{TaskId, Vmid};
+use crate::host::{Host, irq, slow, task};
 
 /// Name of the unit that does it; there is one at a time, under the host lock.
 const SCRUB: &str = "scrub";
 
+/// Tells whether a child may still be taking CPUs offline and back: also a late one whose unit was told
+/// to end does when the kernel lets go of it.
+pub(super) fn is_at_work(host: &Host) -> bool {
+    slow::is_at_work(host, SCRUB).unwrap_or(true)
+}
+
 impl Settling<'_, '_> {
     /// Scrubs the CPUs of claims that this run has brought into force, if they wish for it; a run
-    /// that finishes another's does not begin again. Returns what was observed afterwards, or `None` when the kernel does not come to an end with it.
-    pub(super) fn scrub(&mut self, begun: &[Vmid], facts: Facts) -> anyhow::Result<Option<Facts>> {
+    /// that finishes another's does not begin again. What it leaves undone is put right for the claims
+    /// in force before. Returns what was observed afterwards, or `None` when the kernel does not come
+    /// to an end with it.
+    pub(super) fn scrub(
+        &mut self,
+        staying: &Claims,
+        begun: &[Vmid],
+        facts: Facts,
+    ) -> anyhow::Result<Option<Facts>> {
         let claims = self.journal.state().claims.clone();
         let cpus: CpuSet = scrubbed(&claims, begun, &facts)
             .iter()
@@ -34,7 +50,8 @@ impl Settling<'_, '_> {
             kernel_threads: kernel_threads(self.host)?,
             ..facts
         };
-        let debts = debts(&cpus, &self.journal.state().held, &facts);
+        let pinned = pinned(self.host, &cpus)?;
+        let debts = debts(&cpus, &self.journal.state().held, &facts, &pinned);
         self.journal.append(vec![Record::Intend(debts)])?;
         let wait = self.deadline.remaining();
         match slow::run(self.host, SCRUB, &off_and_on(&cpus), wait) {
@@ -49,7 +66,7 @@ impl Settling<'_, '_> {
                 .push(uncleared(&cpus, &error.to_string())),
         }
         let facts = observe(self.host, self.journal.state(), &Stage::ACQUIRE)?;
-        self.pass(Pass::Release, &claims, &Stage::RELEASE, facts)
+        self.pass(Pass::Release, staying, &Stage::RELEASE, facts)
     }
 
     /// Lets the child of a run that died come to its end, because it would take CPUs offline that
@@ -76,6 +93,18 @@ impl Settling<'_, '_> {
         self.report.warnings.push(text);
         self.report.is_unfinished = true;
     }
+}
+
+/// Returns the threads of programs that may run on one of these CPUs alone, with that.
+fn pinned(host: &Host, cpus: &CpuSet) -> anyhow::Result<Vec<(TaskId, CpuSet)>> {
+    let tids = task::threads(&*host.files).context("failed to list threads")?;
+    let pinned = tids.into_iter().filter_map(|tid| {
+        let affinity = host.sched.affinity(tid).ok()?;
+        let is_one = affinity.len() == 1 && affinity.is_subset(cpus);
+        let task = is_one.then(|| task::read_task(&*host.files, tid, tid).ok())??;
+        (!task.is_kernel_thread()).then_some((task.id, affinity))
+    });
+    Ok(pinned.collect())
 }
 
 fn switch(cpu: CpuId) -> Target {

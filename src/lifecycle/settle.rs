@@ -20,6 +20,7 @@ use crate::domain::desired::{Desired, Wish, desired};
 use crate::domain::diff::{self, Answer, Change, Diff, diff};
 use crate::domain::facts::Facts;
 use crate::domain::knob::Knob;
+use crate::domain::scrub::waits_for_cpus;
 use crate::domain::state::Record;
 use crate::domain::target::{Stage, Target, Value};
 use crate::domain::vm::Vmid;
@@ -90,7 +91,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         let Some(facts) = self.pass(Pass::Release, staying, &Stage::RELEASE, facts)? else {
             return Ok(false);
         };
-        let Some(facts) = self.scrub(begun, facts)? else {
+        let Some(facts) = self.scrub(staying, begun, facts)? else {
             return Ok(false);
         };
         let end = self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE, facts)?;
@@ -128,6 +129,10 @@ impl<'s, 'h> Settling<'s, 'h> {
                 match self.stage(pass, *stage, &wishes, &facts)? {
                     Some(n_changes) => is_quiet &= n_changes == 0,
                     None => return Ok(None),
+                }
+                // What belongs to a CPU that has come back can only be judged with it.
+                if *stage == Stage::Hotplug && !is_quiet {
+                    break;
                 }
             }
             if is_quiet {
@@ -179,8 +184,9 @@ impl<'s, 'h> Settling<'s, 'h> {
         self.suspect(&diff.drift);
         self.report.drift.append(&mut diff.drift);
         self.announce(stage, &diff)?;
-        if pass == Pass::Release {
-            diff.changes.reverse();
+        match pass {
+            Pass::Release => diff.changes.reverse(),
+            Pass::Acquire => diff.changes.sort_by_key(|change| change.target.rank()),
         }
         let n_unchangeable = self.unchangeable.len();
         for change in &diff.changes {
@@ -244,7 +250,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         let effective = effective_cpus(self.host, facts, targets.iter().copied());
         let live = live_values(self.host, facts, targets)?;
         let now = self.host.clock.since_boot();
-        Ok(diff(
+        let mut diff = diff(
             wishes,
             &state.held,
             &live,
@@ -255,7 +261,10 @@ impl<'s, 'h> Settling<'s, 'h> {
                 written: &self.written,
                 now,
             },
-        ))
+        );
+        let is_kept = |target: &Target| waits_for_cpus(&state.held, target, &facts.online);
+        diff.forget.retain(|target| !is_kept(target));
+        Ok(diff)
     }
 
     fn announce(&mut self, stage: Stage, diff: &Diff) -> anyhow::Result<()> {

@@ -95,6 +95,10 @@ fn what_was_on_one_of_them_alone_gets_back_what_it_had() {
                 .sim
                 .poke("/proc/irq/30/smp_affinity_list", "3")
                 .unwrap();
+            for cpu in ["2", "3"] {
+                let spin = world.sim.spawn(TaskSpec::named("spin").spinning());
+                world.host.sched.set_affinity(spin, &cpus(cpu)).unwrap();
+            }
             world
         };
         Scenario::new("bound to a scrubbed cpu", node)
@@ -189,7 +193,9 @@ fn a_cpu_that_never_goes_offline_costs_the_deadline_and_not_the_phase() {
     world.end_worker();
     world.reconcile();
     world.assert_owns(100);
+    // When it does, the child is dead before it has brought the CPU back.
     world.sim.unhang();
+    assert_eq!(world.sim.get(ONLINE), "0-2,4-7\n");
     assert_finished(&world);
 }
 
@@ -241,6 +247,27 @@ fn release_brings_cpus_back_online() {
     assert_eq!(world.sim.get(ONLINE), "0-1,3-7\n");
     done(world.release(None));
     assert_eq!(world.sim.get(ONLINE), "0-7\n");
+}
+
+/// Also where nothing else keeps it off the VM's CPUs, and the CPU comes back in the same run.
+#[test]
+fn a_kernel_thread_waits_for_its_cpu() {
+    let table = format!("{TABLE}isolate.kthreads = false\n");
+    let world = World::lab().vm(100, CONF, &table);
+    let own = TaskSpec::named("own").kthread(false).spinning();
+    let tid = world.sim.spawn(own.on_cpus(cpus("2")));
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world.sim.kill_child_after(1);
+    world.sim.fail("run pin-hook-write-cpu-", libc::EIO, 1);
+    let _ = world.phase(Phase::PostStart, 100);
+    assert_eq!(world.sim.get(ONLINE), "0-1,3-7\n");
+    assert_ne!(mask(&world, tid), cpus("2"));
+    world.end_worker();
+    world.reconcile_until_quiet().unwrap();
+    world.stop(100);
+    assert_eq!(mask(&world, tid), cpus("2"));
+    world.assert_at_rest();
 }
 
 #[test]

@@ -47,6 +47,21 @@ fn node() -> World {
     world
 }
 
+/// The same with another governor, which refuses preferences, and without boost.
+fn with_host_governor(governor: &str) -> World {
+    let world = node();
+    let preference = format!("{POLICY}/energy_performance_preference");
+    world.sim.put(&preference, "performance\n");
+    world
+        .sim
+        .poke(&format!("{POLICY}/scaling_governor"), governor)
+        .unwrap();
+    world
+        .sim
+        .put("/sys/devices/system/cpu/cpufreq/boost", "0\n");
+    world
+}
+
 fn table(cpus: &str, wishes: &str) -> String {
     format!("cpus = \"{cpus}\"\n{wishes}")
 }
@@ -94,6 +109,24 @@ fn pages_are_taken_apart_by_a_child() {
         })
         .stop(100)
         .prove();
+}
+
+/// Under the governor of the host only one preference is accepted, and its boost is off.
+#[test]
+fn the_governor_comes_before_the_preference_and_boost_before_frequencies() {
+    let wishes = "[power]\ngovernor = \"powersave\"\nenergy-preference = \"balance_power\"\n\
+                  boost = true\nmin-frequency = \"2200MHz\"\n";
+    let world = with_host_governor("performance").vm(100, CONF, &table("2-3", wishes));
+    let before = world.capture();
+    world.sim.take_log();
+    world.start(100);
+    let log = world.sim.take_log();
+    let at = |part: &str| log.iter().position(|op| op.contains(part)).unwrap();
+    assert!(at("scaling_governor powersave") < at("preference balance_power"));
+    assert!(at("boost 1") < at("scaling_min_freq 2200000"));
+    world.assert_owns(100);
+    world.stop(100);
+    world.assert_as(&before);
 }
 
 #[test]

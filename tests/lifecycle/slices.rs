@@ -1,5 +1,6 @@
 //! Backend `slices`: without a partition, everything else is kept off by its unit.
 
+use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::phase::Phase;
 
 use super::scenario::{Scenario, Then};
@@ -43,6 +44,22 @@ fn a_vm_owns_its_cpus_from_its_start_to_its_stop() {
             .stop(100)
             .prove();
     }
+}
+
+/// Giving back after a scrub is no time to take anything: what fails there would not be tried again.
+#[test]
+fn a_unit_that_stays_on_the_cpus_of_a_second_vm_fails_that_vm_also_after_a_scrub() {
+    let world = on(Kernel::V6_12);
+    world.sim.table(101, &format!("{SECOND}hotplug = true\n"));
+    world.start(100);
+    done(world.phase(Phase::PreStart, 101));
+    world.launch(101, &VmSpec::with_vcpus(2));
+    world
+        .sim
+        .fail("set_allowed_cpus system.slice", libc::EIO, 1);
+    let account = world.phase(Phase::PostStart, 101);
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    world.assert_owns(100);
 }
 
 #[test]

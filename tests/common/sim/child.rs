@@ -10,6 +10,8 @@ use super::{Sim, State};
 pub struct Children {
     /// Files whose writes never come to an end.
     hung: Option<String>,
+    /// Writes that have not come to an end.
+    pending: Vec<(String, String)>,
     /// Writes after which a child is killed.
     lives: Option<usize>,
     /// Directories of functions that a driver is letting go of.
@@ -38,6 +40,7 @@ impl State {
             {
                 self.systemd.active.insert(job.unit.clone());
                 self.begin_to_unbind(path);
+                self.children.pending.push((path.clone(), text.clone()));
                 return;
             }
             if let Some(left) = &mut self.children.lives {
@@ -86,10 +89,16 @@ impl Sim {
         self.state().children.hung = Some(part.to_owned());
     }
 
-    /// Lets go of the children that hang; systemd has killed them meanwhile.
+    /// Lets go of the children that hang: their CPUs go offline, and then they end, because systemd has
+    /// killed them meanwhile.
     pub fn unhang(&self) {
         let mut state = self.state();
         state.children.hung = None;
+        for (path, text) in std::mem::take(&mut state.children.pending) {
+            if path.ends_with("/online") {
+                let _ = state.write(&path, &text);
+            }
+        }
         state.children.leaving.clear();
         let is_child = |unit: &String| unit.starts_with("pin-hook-write-");
         state.systemd.active.retain(|unit| !is_child(unit));

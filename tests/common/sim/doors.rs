@@ -47,6 +47,7 @@ impl State {
             return self.irq_write(&path, text);
         }
         self.vet_policy(&path)?;
+        self.vet_preference(&path, text)?;
         if text.is_empty() {
             // A write of no byte changes nothing.
             return self.read(&path).map(drop);

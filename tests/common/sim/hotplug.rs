@@ -4,6 +4,7 @@ use std::io;
 
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 
+use super::task::Task;
 use super::{Kernel, Sim, State, errno};
 
 const DIR: &str = "/sys/devices/system/cpu/";
@@ -107,6 +108,22 @@ impl State {
         }
     }
 
+    /// Refuses preferences other than its own under the governor `performance`
+    /// (`store_energy_performance_preference()` in `intel_pstate.c`).
+    pub fn vet_preference(&self, path: &str, text: &str) -> io::Result<()> {
+        let Some((dir, "energy_performance_preference")) = path.rsplit_once('/') else {
+            return Ok(());
+        };
+        let governor = self
+            .tree
+            .read(&format!("{dir}/scaling_governor"))
+            .unwrap_or_default();
+        match governor.trim() == "performance" && text.trim() != "performance" {
+            true => Err(errno(libc::EBUSY)),
+            false => Ok(()),
+        }
+    }
+
     /// The kernel loads the module of a governor when it is written; from then on it is listed.
     pub fn load_governor(&mut self, path: &str, text: &str) {
         let Some((dir, "scaling_governor")) = path.rsplit_once('/') else {
@@ -133,11 +150,19 @@ impl State {
         }
         self.cpus.online = self.cpus.online.difference(&CpuSet::of(cpu));
         self.after_hotplug();
+        let is_lost = |task: &&Task| task.spins && task.mask.is_disjoint(&self.cpus.online);
+        let lost: Vec<i32> = self
+            .tasks
+            .iter()
+            .filter(is_lost)
+            .map(|task| task.tid)
+            .collect();
+        self.forget_affinity_of(&lost);
         Ok(())
     }
 
-    /// Tasks of the root keep their masks: only one that wakes up without an online CPU would be
-    /// given others, and tasks sleep here.
+    /// Tasks keep their masks: only one that runs or wakes up without an online CPU is given others
+    /// (6.12: pinned to CPU 4, it may run on 0-7 afterwards).
     fn after_hotplug(&mut self) {
         self.cpusets_after_hotplug();
         self.irqs_after_hotplug();

@@ -38,6 +38,8 @@ pub struct Task {
     pub rt_priority: u32,
     /// What it makes later has the ordinary class (`SCHED_RESET_ON_FORK`).
     pub resets_class: bool,
+    /// It never sleeps.
+    pub spins: bool,
 }
 
 /// What a new task is like; the rest is inherited.
@@ -50,6 +52,7 @@ pub struct TaskSpec {
     pub tid: Option<i32>,
     pub ppid: i32,
     pub mask: Option<CpuSet>,
+    pub spins: bool,
 }
 
 impl TaskSpec {
@@ -76,6 +79,12 @@ impl TaskSpec {
 
     pub fn on_cpus(mut self, mask: CpuSet) -> Self {
         self.mask = Some(mask);
+        self
+    }
+
+    /// It never sleeps.
+    pub fn spinning(mut self) -> Self {
+        self.spins = true;
         self
     }
 
@@ -167,6 +176,7 @@ impl State {
             policy: 0,
             rt_priority: 0,
             resets_class: false,
+            spins: spec.spins,
         };
         self.tasks.by_tid.insert(tid, task);
         tid
