@@ -3,7 +3,10 @@
 //! Only what the table itself can tell: whether the CPUs exist, are free or are enough for the
 //! guest is for placement to say, which knows the host.
 
+mod sysctls;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -12,7 +15,7 @@ use super::error::Problem;
 use super::tree;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::gate::{Backend, BackendWish};
-use crate::domain::table::{Cpus, Scheduler, Table, Workqueues};
+use crate::domain::table::{Cpus, Table, Workqueues};
 use crate::domain::vm::Vmid;
 
 /// Checks everything that a table can tell by itself.
@@ -25,7 +28,7 @@ pub(super) fn check(table: &Table, tree: &DeTable<'_>) -> Result<(), Problem> {
     check_kernel_rules(table, at)?;
     check_words(table, at)?;
     check_power(table, at)?;
-    check_sysctls(table, at)?;
+    sysctls::check(table, at)?;
     check_yield(table, at)
 }
 
@@ -192,15 +195,6 @@ fn check_thread(
 
 /// Checks combinations that the kernel makes impossible or deadly.
 fn check_kernel_rules(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
-    let limit = table.host.sysctl.get("kernel.sched_rt_runtime_us");
-    let unlimited = limit.is_some_and(|value| value.as_str().trim() == "-1");
-    let scheduler = table.pin.scheduler;
-    if scheduler != Scheduler::Other && unlimited {
-        let message =
-            format!("scheduler {scheduler} without the real-time limit can stop the host");
-        let help = "leave kernel.sched_rt_runtime_us out of host.sysctl, or write \"other\"";
-        return Err(at.problem(&["pin", "scheduler"], None, message, help));
-    }
     if table.isolate.backend == BackendWish::Only(Backend::Isolated)
         && table.isolate.workqueues == Workqueues::Off
     {
@@ -255,49 +249,8 @@ fn check_power(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Names below `/proc/sys` that do something when they are written, and keep no value.
-const COMMANDS: [&str; 6] = [
-    "net.ipv4.route.flush",
-    "net.ipv6.route.flush",
-    "vm.compact_memory",
-    "vm.drop_caches",
-    "vm.stat_refresh",
-    "kernel.ns_last_pid",
-];
-
-/// Sysctl with a key of its own: two keys for one file would contradict each other.
-const WATCHDOG: &str = "kernel.watchdog_cpumask";
-
-/// Checks that sysctl names stay below `/proc/sys`, and that they can be given back.
-fn check_sysctls(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
-    let letter = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
-    // A slash stands for a dot that belongs to a name, such as that of a VLAN interface.
-    let part = |part: &str| {
-        let part = part.split('/');
-        part.into_iter()
-            .all(|p| !p.is_empty() && p.bytes().all(letter))
-    };
-    let valid = |name: &str| name.contains('.') && name.split('.').all(part);
-    let mut names = table.host.sysctl.keys();
-    if let Some(name) = names.clone().find(|name| COMMANDS.contains(&name.as_str())) {
-        let message = format!("{name} is a command and no setting: nothing could be given back");
-        let help = "take it out; what it does cannot be undone when the vm ends";
-        return Err(at.name_problem(&["host", "sysctl", name], message, help));
-    }
-    if names.clone().any(|name| name == WATCHDOG) {
-        let message = format!("{WATCHDOG} is kept off the owned cpus by isolate.watchdog");
-        let help = "take it out, or see isolate.watchdog for what it does";
-        return Err(at.name_problem(&["host", "sysctl", WATCHDOG], message, help));
-    }
-    match names.find(|name| !valid(name)) {
-        Some(name) => {
-            let message = format!("{name:?} is not the name of a sysctl");
-            let help = "names are quoted, with dots, such as \"vm.stat_interval\"";
-            Err(at.name_problem(&["host", "sysctl", name], message, help))
-        }
-        None => Ok(()),
-    }
-}
+/// The shortest time in which a VM can be asked to shut down.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn check_yield(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     let mut seen = BTreeSet::new();
@@ -310,6 +263,12 @@ fn check_yield(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
         };
         let help = "yield.stop takes a list of vm ids, for example stop = [107]";
         return Err(at.problem(&["yield", "stop"], Some(n), message, help));
+    }
+    let timeout = table.yields.timeout;
+    if timeout.duration() < SHORTEST_TIMEOUT {
+        let message = "yield.timeout is less than 1s, and no vm shuts down in that".to_owned();
+        let help = "write more; a guest takes about half a minute";
+        return Err(at.problem(&["yield", "timeout"], None, message, help));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 use super::knob::Knob;
 use super::target::{Place, Target, Value};
 use super::vm::Vmid;
+use super::words::path_of_sysctl;
 
 /// Which of several wishes holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +92,12 @@ pub fn rule(target: &Target) -> Rule {
         }
         _ => Rule::First,
     }
+}
+
+/// Tells whether a sysctl, by its name with dots, is a number of which the highest or lowest holds.
+pub fn is_number(name: &str) -> bool {
+    let path = path_of_sysctl(name);
+    SYSCTLS.iter().any(|(known, _)| *known == path)
 }
 
 /// Returns the wish that holds; values that a rule does not know are left to the first VM.

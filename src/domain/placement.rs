@@ -14,6 +14,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
+use super::table::Pin;
 use super::topology::Topology;
 
 pub use choose::{Choice, NoRoom, Packing, Search, choose};
@@ -112,7 +113,7 @@ impl PlacementError {
         match self {
             Self::NoCpus => "name the cpus of the vm, such as cpus = \"2-3\"".to_owned(),
             Self::Absent { cpus, .. } => format!(
-                "name other cpus than {cpus} in the vm's table (cpus, isolate.also or pin.vcpus)"
+                "name other cpus than {cpus} in the vm's table (cpus, isolate.also or a key of pin)"
             ),
             Self::Offline(cpus) => match cpus.first() {
                 Some(cpu) if cpus.len() == 1 => {
@@ -207,5 +208,27 @@ fn check_counts(request: &Request) -> Result<usize, PlacementError> {
     match request.n_vcpus {
         n_vcpus if n_vcpus > n_cpus => Err(PlacementError::TooFew { n_vcpus, n_cpus }),
         _ => Ok(n_cpus),
+    }
+}
+
+/// Checks the CPUs of threads that are no vCPUs.
+///
+/// # Errors
+/// Some are not there, or offline.
+pub fn threads_fit(pin: &Pin, topology: &Topology) -> Result<(), PlacementError> {
+    let named = pin.iothreads.values().chain(pin.vhost.values());
+    let cpus: CpuSet = named.chain(&pin.emulator).flat_map(CpuSet::iter).collect();
+    let sets = topology.sets();
+    let (absent, offline) = (
+        cpus.difference(&sets.present),
+        cpus.intersection(&sets.offline()),
+    );
+    match (absent.is_empty(), offline.is_empty()) {
+        (false, _) => Err(PlacementError::Absent {
+            cpus: absent,
+            present: sets.present.clone(),
+        }),
+        (true, false) => Err(PlacementError::Offline(offline)),
+        (true, true) => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
 use crate::domain::memory;
-use crate::domain::placement::{PlacementError, Request, check_reserve, housekeeping, place};
+use crate::domain::placement::{Request, check_reserve, housekeeping, place, threads_fit};
 use crate::domain::table::{Cpus, HostSettings, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
@@ -131,7 +131,7 @@ impl Lint {
         guest: Option<&Guest>,
         topology: &Topology,
     ) {
-        if let Err(error) = threads_fit(table, topology) {
+        if let Err(error) = threads_fit(&table.pin, topology) {
             self.refuse(&error.to_string(), error.help());
         }
         let Cpus::Set(cpus) = &table.cpus else {
@@ -173,26 +173,6 @@ impl Lint {
 fn vmid_of(path: &str) -> Option<Vmid> {
     let name = path.rsplit('/').next()?;
     name.strip_suffix(".toml")?.parse().ok()
-}
-
-/// Checks the CPUs of threads that are no vCPUs.
-fn threads_fit(table: &Table, topology: &Topology) -> Result<(), PlacementError> {
-    let pin = &table.pin;
-    let named = pin.iothreads.values().chain(pin.vhost.values());
-    let cpus: CpuSet = named.chain(&pin.emulator).flat_map(CpuSet::iter).collect();
-    let sets = topology.sets();
-    let (absent, offline) = (
-        cpus.difference(&sets.present),
-        cpus.intersection(&sets.offline()),
-    );
-    match (absent.is_empty(), offline.is_empty()) {
-        (false, _) => Err(PlacementError::Absent {
-            cpus: absent,
-            present: sets.present.clone(),
-        }),
-        (true, false) => Err(PlacementError::Offline(offline)),
-        (true, true) => Ok(()),
-    }
 }
 
 /// Returns what would be asked of placement; without a guest, as many vCPUs as fit.

@@ -16,7 +16,7 @@ use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
 use crate::domain::memory::{self, MemoryWishes, Pool};
 use crate::domain::nothing::Nothing;
-use crate::domain::placement::{Placement, Remark, Request, place, remarks};
+use crate::domain::placement::{Placement, Remark, Request, place, remarks, threads_fit};
 use crate::domain::refusal::{Bystander, Exclusive, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, KernelGate, Table, Workqueues};
@@ -236,6 +236,7 @@ impl Ground {
             Cpus::Set(cpus) => (request(case, cpus.clone(), CpuSet::new()), Vec::new()),
             Cpus::Auto => self.chosen(case, claims)?,
         };
+        threads_fit(&case.table.pin, &self.topology).map_err(Refusal::Placement)?;
         let placement = place(&request, &self.topology).map_err(Refusal::Placement)?;
         let facts = GateFacts {
             isolcpus_overlap: !placement.isolcpus.is_empty(),

@@ -14,6 +14,7 @@ use crate::domain::state::State;
 use crate::domain::table::Ksm;
 use crate::domain::target::{Place, Target};
 use crate::domain::vm::Vmid;
+use crate::domain::words::path_of_sysctl;
 use crate::host::{Host, cpufreq, ksm};
 
 /// Observes what wishes for settings depend on.
@@ -239,7 +240,7 @@ fn key_of(target: &Target, wishes: &Wishes) -> Option<String> {
         Knob::Sysctl => {
             return Some(format!(
                 "host.sysctl {}",
-                place.to_string().replace('/', ".")
+                path_of_sysctl(&place.to_string())
             ));
         }
         _ => return None,

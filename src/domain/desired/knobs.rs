@@ -12,6 +12,7 @@ use crate::domain::knob::Knob;
 use crate::domain::merge::{self, Asked};
 use crate::domain::table::{Ksm, Power};
 use crate::domain::target::{Place, Target, Value};
+use crate::domain::words::path_of_sysctl;
 
 /// Every setting that a running claim wishes for, with all who do.
 pub type Settings = BTreeMap<Target, Vec<Asked>>;
@@ -146,29 +147,4 @@ fn of_host(wishes: &Wishes, facts: &Facts) -> Vec<(Target, Value)> {
         )
     });
     knobs.chain(sysctls).collect()
-}
-
-/// Returns the path of a sysctl below `/proc/sys`: dots separate, and a slash stands for a dot
-/// that belongs to a name, as in sysctl(8).
-fn path_of_sysctl(name: &str) -> String {
-    let swapped = name.chars().map(|c| match c {
-        '.' => '/',
-        '/' => '.',
-        c => c,
-    });
-    swapped.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_sysctls_are_paths() {
-        assert_eq!(path_of_sysctl("vm.stat_interval"), "vm/stat_interval");
-        assert_eq!(
-            path_of_sysctl("net.ipv4.conf.eno1/100.rp_filter"),
-            "net/ipv4/conf/eno1.100/rp_filter"
-        );
-    }
 }
