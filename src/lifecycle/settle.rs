@@ -32,8 +32,10 @@ use crate::host::target::{self, Outcome};
 /// and threads are born meanwhile.
 const MAX_ROUNDS: usize = 4;
 
-/// How long the kernel may take to apply what it has taken.
+/// How long the kernel may take to apply what it has taken: for one target, and in all. What it never
+/// applies, such as a frequency beyond the hardware's, must not use up the time of a phase.
 const APPLY_WAIT: Duration = Duration::from_millis(500);
+const APPLY_WAIT_IN_ALL: Duration = Duration::from_secs(2);
 
 /// One settling of the host.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct Settling<'s, 'h> {
     written: BTreeSet<Target>,
     /// Targets that the kernel turned out to let nobody change.
     unchangeable: BTreeSet<Target>,
+    /// What is left of the time for waiting until the kernel applies what it has taken.
+    patience: Duration,
 }
 
 /// Direction of a pass.
@@ -74,6 +78,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             new,
             written: BTreeSet::new(),
             unchangeable: BTreeSet::new(),
+            patience: APPLY_WAIT_IN_ALL,
         }
     }
 
@@ -359,15 +364,20 @@ impl<'s, 'h> Settling<'s, 'h> {
     }
 
     /// Reads a target back: the kernel may have taken the write and done something else.
-    fn verify(&self, change: &Change, facts: &Facts) -> Option<Problem> {
+    fn verify(&mut self, change: &Change, facts: &Facts) -> Option<Problem> {
         let target = &change.target;
         let mut live = target::read(self.host, target).ok()?;
-        let patience = Deadline::after(APPLY_WAIT.min(self.deadline.remaining()));
-        while !self.is_well(change, &live, facts) && is_applied_later(target) && !patience.passed()
-        {
-            live = target::read(self.host, target).ok()?;
+        let mut is_well = self.is_well(change, &live, facts);
+        if !is_well && is_applied_later(target) {
+            let wait = self.patience.min(APPLY_WAIT).min(self.deadline.remaining());
+            let until = Deadline::after(wait);
+            while !is_well && !until.passed() {
+                live = target::read(self.host, target).ok()?;
+                is_well = self.is_well(change, &live, facts);
+            }
+            self.patience -= wait.saturating_sub(until.remaining());
         }
-        (!self.is_well(change, &live, facts)).then(|| Problem::differs(change, &live))
+        (!is_well).then(|| Problem::differs(change, &live))
     }
 
     /// Tells whether a target has what was written, or what its cpuset leaves of that.

@@ -1,5 +1,7 @@
 //! Speed and sleep of the owned CPUs, and settings of the host.
 
+use std::time::Duration;
+
 use pin_hook::lifecycle::phase::Phase;
 use pin_hook::lifecycle::status::status;
 
@@ -125,6 +127,39 @@ fn the_governor_comes_before_the_preference_and_boost_before_frequencies() {
     assert!(at("scaling_governor powersave") < at("preference balance_power"));
     assert!(at("boost 1") < at("scaling_min_freq 2200000"));
     world.assert_owns(100);
+    world.stop(100);
+    world.assert_as(&before);
+}
+
+/// The kernel applies limits later, so they are waited for, but not each for its own time.
+#[test]
+fn frequencies_beyond_the_hardware_do_not_use_up_the_phase() {
+    let wishes = "power = { min-frequency = \"9GHz\", max-frequency = \"9GHz\" }\n";
+    let conf = CONF.replace("cores: 2", "cores: 6");
+    let world = World::lab().vm(100, &conf, &table("2-7", wishes));
+    for cpu in 2..8 {
+        let policy = format!("/sys/devices/system/cpu/cpufreq/policy{cpu}");
+        for (file, text) in [
+            ("cpuinfo_max_freq", "4000000\n"),
+            ("scaling_max_freq", "3000000\n"),
+            ("scaling_min_freq", "1200000\n"),
+        ] {
+            world.sim.put(&format!("{policy}/{file}"), text);
+        }
+    }
+    let before = world.capture();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(6));
+    world.allow(Duration::from_secs(4));
+    let account = done(world.phase(Phase::PostStart, 100));
+    assert_says(&account, "the kernel reports \"4000000\"");
+    assert!(
+        !account
+            .lines
+            .iter()
+            .any(|line| line.text.contains("not everything was done"))
+    );
+    world.end_worker();
     world.stop(100);
     world.assert_as(&before);
 }

@@ -66,6 +66,7 @@ impl State {
         }
         self.tree.write(&path, text)?;
         self.load_governor(&path, text);
+        self.clamp_frequency(&path);
         Ok(())
     }
 
