@@ -314,6 +314,9 @@ impl<'s, 'h> Settling<'s, 'h> {
             before,
             after,
         } = change;
+        if pass == Pass::Acquire && self.is_of_nobody(target, facts) {
+            return Ok(None);
+        }
         match target::write_until(self.host, target, before, after, self.deadline) {
             Ok(Outcome::Taken) => {
                 self.report.n_changes += 1;

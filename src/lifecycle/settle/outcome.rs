@@ -10,7 +10,7 @@ use super::Settling;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::{kept_off, other_irq_cpus};
 use crate::domain::diff::{Answer, Change, Drift};
-use crate::domain::facts::Facts;
+use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record};
 use crate::domain::stuck::{Fixed, Stuck};
@@ -18,7 +18,7 @@ use crate::domain::target::{Place, Target, Value};
 use crate::host::deadline::Deadline;
 use crate::host::files::Files;
 use crate::host::surroundings::is_service_running;
-use crate::host::{Host, irq, target};
+use crate::host::{Host, cgroup, irq, target};
 
 /// How long the moves of all interrupts are waited for together. Without interrupt remapping an
 /// interrupt moves when it occurs next, which may be never.
@@ -93,6 +93,20 @@ impl Settling<'_, '_> {
     fn remember(&mut self, target: &Target, held: Held) -> anyhow::Result<()> {
         let record = Record::Intend(vec![(target.clone(), held)]);
         self.journal.append(vec![record])
+    }
+
+    /// Tells whether a cgroup passes controller and CPUs on to no VM any more: systemd takes the controller
+    /// away with the last scope, and would not see that it is back.
+    pub(super) fn is_of_nobody(&self, target: &Target, facts: &Facts) -> bool {
+        let is_there = |vm: &VmFacts| {
+            let file = cgroup::file(&vm.scope, "cgroup.procs");
+            self.host.files.exists(&file)
+        };
+        let is_passed_on = matches!(
+            target,
+            Target::Knob(Knob::CpusetForChildren | Knob::CpusExclusive, _)
+        );
+        is_passed_on && !facts.vms.values().any(is_there)
     }
 
     /// Reports what has yet to move and what never will.
