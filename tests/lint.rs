@@ -85,6 +85,17 @@ fn a_table_is_held_against_itself_and_the_host() {
 }
 
 #[test]
+fn what_the_host_has_no_file_for_is_told() {
+    let host = hosts::unpack(&hosts::entries("synthetic-5900x"));
+    let table = "cpus = \"6,18\"\nhost.sysctl = { \"vm.nope\" = 1 }\n";
+    let (text, status) = checked(host.path(), "t.toml", table, &[]);
+    let expected =
+        "pin-hook: warning: host.sysctl vm.nope is left out: this host has no /proc/sys/vm/nope";
+    assert!(text.starts_with(expected), "{text}");
+    assert_eq!(status, 0);
+}
+
+#[test]
 fn nodes_without_memory_are_errors() {
     let host = hosts::unpack(&hosts::entries("synthetic-5900x"));
     let table = "cpus = \"6,18\"\nmemory.nodes = \"3\"\n";

@@ -57,7 +57,7 @@ impl Run<'_> {
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
         let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
-        let remarks = settings::remarks(self.host, &resolved.wishes).into_iter();
+        let remarks = settings::remarks(self.host, resolved.wishes.tuning()).into_iter();
         remarks.for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
         let devices = self.devices_of(case, &state);
         let mut around = look_around(self.host, case);

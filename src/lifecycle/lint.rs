@@ -7,10 +7,12 @@ use super::binding;
 use super::devices::Devices;
 use super::plan::Complaint;
 use super::resolve::{CaseError, read_settings};
+use super::settings;
 use super::yields;
 use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
+use crate::domain::desired::knobs::Tuning;
 use crate::domain::guest::Guest;
 use crate::domain::memory;
 use crate::domain::placement::{Request, check_reserve, housekeeping, place, threads_fit};
@@ -66,6 +68,7 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
     };
     let guest = lint.guest(host);
     lint.judge_devices(host, guest.as_ref(), &table);
+    lint.judge_settings(host, &table);
     match read_topology(&*host.files) {
         Ok(topology) => lint.fits(&table, &settings, guest.as_ref(), &topology),
         Err(error) => {
@@ -121,6 +124,18 @@ impl Lint {
         self.warnings.extend(devices.warnings(vmid));
         if let Err(refusal) = binding::wanted(table, &devices, &[]) {
             self.refuse(&refusal.to_string(), refusal.help(vmid));
+        }
+    }
+
+    /// Says what this host has no file for, and what else a wish brings with it.
+    fn judge_settings(&mut self, host: &Host, table: &Table) {
+        if let Some(cpus) = &self.cpus {
+            let tuning = Tuning {
+                cpus,
+                power: &table.power,
+                host: &table.host,
+            };
+            self.warnings.extend(settings::remarks(host, tuning));
         }
     }
 

@@ -236,7 +236,7 @@ impl Run<'_> {
             is_unproven: false,
         };
         plan.warnings
-            .extend(settings::remarks(self.host, &claim.wishes));
+            .extend(settings::remarks(self.host, claim.wishes.tuning()));
         state.claims.insert(vmid, claim);
         plan.notices
             .extend(settings::contested(self.host, &state.claims, vmid));

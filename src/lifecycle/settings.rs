@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::domain::claim::{Claims, Wishes};
+use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::desired::knobs::{of_wishes, settings};
+use crate::domain::desired::knobs::{Tuning, of_tuning, settings};
 use crate::domain::facts::Facts;
 use crate::domain::knob::Knob;
 use crate::domain::merge;
@@ -30,13 +30,9 @@ fn observed(host: &Host) -> Facts {
     facts
 }
 
-fn has_any(wishes: &Wishes) -> bool {
-    !wishes.power.is_untouched() || !wishes.host.is_untouched()
-}
-
 /// Returns what an operator should know of a VM's wishes on this host, before they are written.
-pub fn remarks(host: &Host, wishes: &Wishes) -> Vec<String> {
-    if !has_any(wishes) {
+pub fn remarks(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
+    if wishes.is_nothing() {
         return Vec::new();
     }
     let facts = observed(host);
@@ -47,7 +43,7 @@ pub fn remarks(host: &Host, wishes: &Wishes) -> Vec<String> {
 }
 
 /// Names each key of the table once that this host has no file for.
-fn lacks(host: &Host, wishes: &Wishes, facts: &Facts) -> Vec<String> {
+fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
     let mut remarks = Vec::new();
     let frequency = [
         ("power.governor", wishes.power.governor.is_some()),
@@ -73,7 +69,7 @@ fn lacks(host: &Host, wishes: &Wishes, facts: &Facts) -> Vec<String> {
         remarks.push("power.boost is left out: this host has no switch for it".to_owned());
     }
     let mut seen = BTreeSet::new();
-    for (target, _) in of_wishes(wishes, facts) {
+    for (target, _) in of_tuning(wishes, facts) {
         let Some(key) = key_of(&target, wishes) else {
             continue;
         };
@@ -88,8 +84,8 @@ fn lacks(host: &Host, wishes: &Wishes, facts: &Facts) -> Vec<String> {
 }
 
 /// Names words that the driver of a policy does not know.
-fn unavailable(host: &Host, wishes: &Wishes, facts: &Facts) -> BTreeSet<String> {
-    let wished = of_wishes(wishes, facts).into_iter();
+fn unavailable(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> BTreeSet<String> {
+    let wished = of_tuning(wishes, facts).into_iter();
     let unknown = wished.filter_map(|(target, value)| {
         let Target::Knob(knob, Place::Policy(policy)) = &target else {
             return None;
@@ -104,7 +100,7 @@ fn unavailable(host: &Host, wishes: &Wishes, facts: &Facts) -> BTreeSet<String> 
 }
 
 /// Tells what a wish brings with it.
-fn consequences(wishes: &Wishes, facts: &Facts) -> Vec<String> {
+fn consequences(wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
     let mut remarks = Vec::new();
     let latency = wishes.power.max_idle_latency;
     if latency.is_some_and(|latency| latency.duration().is_zero()) {
@@ -119,9 +115,9 @@ fn consequences(wishes: &Wishes, facts: &Facts) -> Vec<String> {
     let governed = facts
         .policies
         .values()
-        .filter(|cpus| !cpus.is_disjoint(&wishes.cpus));
+        .filter(|cpus| !cpus.is_disjoint(wishes.cpus));
     let shared: CpuSet = governed
-        .flat_map(|cpus| cpus.difference(&wishes.cpus).iter().collect::<Vec<_>>())
+        .flat_map(|cpus| cpus.difference(wishes.cpus).iter().collect::<Vec<_>>())
         .collect();
     if !wishes.power.is_untouched() && !shared.is_empty() {
         let cpus = shared.in_words();
@@ -134,9 +130,9 @@ fn consequences(wishes: &Wishes, facts: &Facts) -> Vec<String> {
 
 /// Tells where VMs wish for different values of one setting, one line for each of a VM's wishes.
 pub fn contested(host: &Host, claims: &Claims, vmid: Vmid) -> Vec<String> {
-    if !claims
+    if claims
         .get(&vmid)
-        .is_some_and(|claim| has_any(&claim.wishes))
+        .is_none_or(|claim| claim.wishes.tuning().is_nothing())
     {
         return Vec::new();
     }
@@ -148,7 +144,7 @@ pub fn contested(host: &Host, claims: &Claims, vmid: Vmid) -> Vec<String> {
             let winner = merge::winner(rule, &asked)?;
             let other = asked.iter().find(|asked| asked.value != own.value)?;
             let wishes = &claims.get(&vmid)?.wishes;
-            let key = key_of(&target, wishes)?;
+            let key = key_of(&target, wishes.tuning())?;
             Some(format!(
                 "{key}: \"{}\" is wished for here and \"{}\" by vm {}; \"{}\" holds ({})",
                 own.value,
@@ -205,7 +201,7 @@ pub fn in_hand(state: &State, facts: &Facts, only: Option<Vmid>) -> Vec<SettingS
             target: target.to_string(),
             key: claims
                 .into_iter()
-                .find_map(|claim| key_of(&target, &claim.wishes)),
+                .find_map(|claim| key_of(&target, claim.wishes.tuning())),
             wanted: held.ours.to_string(),
             before: held.baseline.to_string(),
             rule: is_contested.then(|| merge::rule(&target).in_words()),
@@ -222,7 +218,7 @@ pub fn in_hand(state: &State, facts: &Facts, only: Option<Vmid>) -> Vec<SettingS
 }
 
 /// Returns the key of the table that a setting comes from; none for what only goes with another.
-fn key_of(target: &Target, wishes: &Wishes) -> Option<String> {
+fn key_of(target: &Target, wishes: Tuning<'_>) -> Option<String> {
     let Target::Knob(knob, place) = target else {
         return None;
     };

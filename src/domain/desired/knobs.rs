@@ -7,12 +7,42 @@ use std::collections::BTreeMap;
 
 use super::{Desired, Wish};
 use crate::domain::claim::{Claims, Wishes};
+use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{BoostBy, Facts};
 use crate::domain::knob::Knob;
 use crate::domain::merge::{self, Asked};
-use crate::domain::table::{Ksm, Power};
+use crate::domain::table::{HostKnobs, Ksm, Power};
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::words::path_of_sysctl;
+
+/// What one VM wishes of the speed of its CPUs, and of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning<'w> {
+    /// The CPUs that it owns.
+    pub cpus: &'w CpuSet,
+    /// Their speed and sleep.
+    pub power: &'w Power,
+    /// Settings of the whole host.
+    pub host: &'w HostKnobs,
+}
+
+impl Tuning<'_> {
+    /// Tells whether nothing is wished for.
+    pub fn is_nothing(&self) -> bool {
+        self.power.is_untouched() && self.host.is_untouched()
+    }
+}
+
+impl Wishes {
+    /// Returns what of it is about settings.
+    pub fn tuning(&self) -> Tuning<'_> {
+        Tuning {
+            cpus: &self.cpus,
+            power: &self.power,
+            host: &self.host,
+        }
+    }
+}
 
 /// Every setting that a running claim wishes for, with all who do.
 pub type Settings = BTreeMap<Target, Vec<Asked>>;
@@ -28,7 +58,7 @@ pub const UNMERGE: &str = "2";
 pub fn settings(claims: &Claims, facts: &Facts) -> Settings {
     let mut settings = Settings::new();
     for claim in claims.values().filter(|claim| claim.is_running()) {
-        for (target, value) in of_wishes(&claim.wishes, facts) {
+        for (target, value) in of_tuning(claim.wishes.tuning(), facts) {
             let asked = Asked {
                 vmid: claim.vmid,
                 // A VM that is only planned for has no process yet and comes after all others.
@@ -54,13 +84,13 @@ pub(super) fn wish(claims: &Claims, facts: &Facts, desired: &mut Desired) {
 }
 
 /// Returns what one VM wishes for.
-pub fn of_wishes(wishes: &Wishes, facts: &Facts) -> Vec<(Target, Value)> {
-    let power = &wishes.power;
+pub fn of_tuning(wishes: Tuning<'_>, facts: &Facts) -> Vec<(Target, Value)> {
+    let power = wishes.power;
     let mut wished = of_host(wishes, facts);
     let policies = facts
         .policies
         .iter()
-        .filter(|(_, cpus)| !cpus.is_disjoint(&wishes.cpus));
+        .filter(|(_, cpus)| !cpus.is_disjoint(wishes.cpus));
     for (number, _) in policies {
         let place = Place::Policy(*number);
         let of_policy = of_policy(power, facts.boost).into_iter();
@@ -106,8 +136,8 @@ fn of_policy(power: &Power, boost: BoostBy) -> Vec<(Knob, Value)> {
         .collect()
 }
 
-fn of_host(wishes: &Wishes, facts: &Facts) -> Vec<(Target, Value)> {
-    let host = &wishes.host;
+fn of_host(wishes: Tuning<'_>, facts: &Facts) -> Vec<(Target, Value)> {
+    let host = wishes.host;
     let boost = wishes.power.boost;
     let ksm = host.ksm.map(|ksm| match ksm {
         Ksm::Unmerge if facts.ksm_may_unmerge => UNMERGE,
