@@ -27,6 +27,8 @@ mod failures;
 mod journal;
 #[path = "lifecycle/late.rs"]
 mod late;
+#[path = "lifecycle/meanwhile.rs"]
+mod meanwhile;
 #[path = "lifecycle/memory.rs"]
 mod memory;
 #[path = "lifecycle/refusals.rs"]

@@ -17,18 +17,24 @@ const HELPERS: [&str; 4] = [".mount", ".swap", ".socket", ".automount"];
 
 /// Returns the paths of these groups below the root of the hierarchy.
 pub fn outer_groups(files: &dyn Files) -> Vec<String> {
-    let below = |group: &str| -> Vec<String> {
-        let names = files.list(&join(ROOT, group)).unwrap_or_default();
-        let names = names.into_iter().map(|name| match group {
-            "" => name,
-            _ => format!("{group}/{name}"),
-        });
-        names.filter(|path| is_group(files, path)).collect()
-    };
-    let mut groups = below("");
+    let mut groups = below(files, "");
     groups.retain(|group| group != QEMU_SLICE);
-    groups.extend(below(QEMU_SLICE));
+    groups.extend(below(files, QEMU_SLICE));
     groups
+}
+
+/// Tells whether there is no group in a group.
+pub fn is_empty(files: &dyn Files, path: &str) -> bool {
+    below(files, path).is_empty()
+}
+
+fn below(files: &dyn Files, group: &str) -> Vec<String> {
+    let names = files.list(&join(ROOT, group)).unwrap_or_default();
+    let names = names.into_iter().map(|name| match group {
+        "" => name,
+        _ => format!("{group}/{name}"),
+    });
+    names.filter(|path| is_group(files, path)).collect()
 }
 
 /// Returns the unit that a group belongs to, by its name.

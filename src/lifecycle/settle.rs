@@ -214,6 +214,7 @@ impl<'s, 'h> Settling<'s, 'h> {
                 }
             }
         }
+        self.take_from_nobody(&diff.forget);
         self.forget(diff.forget)?;
         // Those have changed nothing that would have to be looked at again.
         let n_unchangeable = self.unchangeable.len() - n_unchangeable;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::Settling;
+use super::{Problem, Settling};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::{kept_off, other_irq_cpus};
 use crate::domain::diff::{Answer, Change, Drift};
@@ -107,6 +107,30 @@ impl Settling<'_, '_> {
             Target::Knob(Knob::CpusetForChildren | Knob::CpusExclusive, _)
         );
         is_passed_on && !facts.vms.values().any(is_there)
+    }
+
+    /// Takes the controller away that a cgroup passes on although there is none below it any more. systemd
+    /// has done that with the last scope, and does not see that a run which took the VM for alive has
+    /// passed it on again in the meantime.
+    pub(super) fn take_from_nobody(&mut self, forgotten: &[Target]) {
+        for target in forgotten {
+            let Target::Knob(Knob::CpusetForChildren, Place::Group(group)) = target else {
+                continue;
+            };
+            let is_passed_on = matches!(target::read(self.host, target), Ok(Value::Present));
+            if !is_passed_on || !cgroup::is_empty(&*self.host.files, group) {
+                continue;
+            }
+            let change = Change {
+                target: target.clone(),
+                before: Value::Present,
+                after: Value::Absent,
+            };
+            match target::write(self.host, target, &change.before, &change.after) {
+                Ok(_) => self.report.n_changes += 1,
+                Err(error) => self.report.problems.push(Problem::refused(&change, &error)),
+            }
+        }
     }
 
     /// Reports what has yet to move and what never will.

@@ -172,6 +172,7 @@ fn half(text: &str) -> &str {
 impl Sim {
     /// Asks something that changes nothing; fails when a test planted an error for it.
     fn ask<T>(&self, op: &str, answer: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        self.let_happen();
         let mut state = self.state();
         match state.fate.failure(op) {
             Some(error) => Err(error),
@@ -201,6 +202,7 @@ impl Files for Sim {
     }
 
     fn exists(&self, path: &str) -> bool {
+        self.let_happen();
         self.state().exists(path)
     }
 

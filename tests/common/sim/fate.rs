@@ -32,6 +32,8 @@ pub struct Fate {
     dead: bool,
     death_op: Option<String>,
     failures: Vec<Failure>,
+    /// In how many operations a VM ends, and which.
+    ending: Option<(usize, u32)>,
     pub next_guard: u64,
 }
 
@@ -82,6 +84,15 @@ impl Fate {
         verdict
     }
 
+    /// Counts an operation; returns the VM that ends before it.
+    fn ends_now(&mut self) -> Option<u32> {
+        let (left, vmid) = self.ending.as_mut()?;
+        *left -= 1;
+        let vmid = (*left == 0).then_some(*vmid)?;
+        self.ending = None;
+        Some(vmid)
+    }
+
     /// Returns the error that a test planted for `op`.
     pub fn failure(&mut self, op: &str) -> Option<io::Error> {
         let failures = &mut self.failures;
@@ -130,6 +141,7 @@ impl Sim {
         op: &str,
         act: impl FnOnce(&mut super::State, bool) -> io::Result<T>,
     ) -> io::Result<T> {
+        self.let_happen();
         let verdict = self.state().fate.judge(op);
         match verdict {
             Verdict::Proceed => act(&mut self.state(), false),
@@ -197,6 +209,25 @@ impl Sim {
             errno,
             times,
         });
+    }
+
+    /// Ends a VM before the `n`-th operation from now on, of which those count that only look too.
+    pub fn end_vm_at(&self, n: usize, vmid: u32) {
+        assert!(n > 0, "operations are counted from 1");
+        self.state().fate.ending = Some((n, vmid));
+    }
+
+    /// Calls that end off; tells whether it had yet to come.
+    pub fn call_end_off(&self) -> bool {
+        self.state().fate.ending.take().is_some()
+    }
+
+    /// Lets happen what was to happen before the operation that follows.
+    pub(super) fn let_happen(&self) {
+        let mut state = self.state();
+        if let Some(vmid) = state.fate.ends_now() {
+            state.end_vm(vmid);
+        }
     }
 
     /// Returns the number of changing operations so far.

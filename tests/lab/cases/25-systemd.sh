@@ -28,3 +28,27 @@ rm -rf /run/systemd/system.control/qemu.slice.d
 systemctl daemon-reload
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'
+
+# A run that takes a VM for alive which has just ended would pass the controller on again. Where that comes between
+# systemd's write to the slice and the one to the root, systemd leaves it in both.
+controllers() { cat $cg/cgroup.subtree_control $cg/qemu.slice/cgroup.subtree_control; }
+case_cleanup() {
+    [ ! -d $cg/lab/inner ] || rmdir $cg/lab/inner $cg/lab
+    systemctl start qmeventd
+}
+qm start 100 > /dev/null
+comes_to 'the VM is isolated again' 'isolated 2-5: 2 3 4 5' 100
+systemctl stop qmeventd pin-hook-reconcile.timer pin-hook-reconcile.path pin-hook-reconcile.service
+mkdir -p $cg/lab/inner
+echo +cpuset > $cg/lab/cgroup.subtree_control
+kill -KILL "$(qemu_pid 100)"
+wait_until 20 'systemd takes the controller from the slice' lacks $cg/qemu.slice/cgroup.subtree_control cpuset
+check 'and not from the root, of which another group has it' has $cg/cgroup.subtree_control cpuset
+echo +cpuset > $cg/qemu.slice/cgroup.subtree_control
+rmdir $cg/lab/inner $cg/lab
+systemd-run --quiet --wait true
+equal 'systemd does not see that the slice has it again' 2 "$(controllers | grep -c cpuset)"
+pin-hook 100 post-stop > "$work/post-stop"
+rm -f /run/qemu-server/100.*
+systemctl start qmeventd
+capture_after_equal 'post-stop takes it from the slice, and systemd from the root'
