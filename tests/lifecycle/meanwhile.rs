@@ -4,35 +4,38 @@ use std::collections::BTreeMap;
 
 use pin_hook::lifecycle::phase::Phase;
 
-use super::world::{World, changes, done};
+use super::world::{CONF, World, changes, done};
 use crate::common::sim::VmSpec;
 
-/// Lets VM 100 end before every operation of a call, those that only look too; afterwards PVE calls
-/// post-stop, and the host has to be what it was without the VM.
+const ISOLATED: &str = "cpus = \"2-3\"\n";
+const SLICES: &str = "cpus = \"2-3\"\n[isolate]\nbackend = \"slices\"\n";
+const NEXT_TO_IT: &str = "cpus = \"4-5\"\n[isolate]\nbackend = \"slices\"\n";
+const EVERY_KNOB: &str = "cpus = \"2-3\"\n[isolate]\nhotplug = true\n[power]\ngovernor = \"performance\"\n\
+                          max-idle-latency = \"2us\"\n[host]\ntransparent-hugepages = \"never\"\n\
+                          sysctl = { \"vm.stat_interval\" = 120 }\n";
+
+/// Lets VM 100 end before every `step`-th operation of a call, those that only look too; afterwards
+/// PVE calls post-stop, and the host has to be what it was without the VM.
 #[track_caller]
-fn may_end_during(ready: &World, expected: &World, call: impl Fn(&World)) {
-    let expected = expected.capture();
+fn may_end_during(ready: &World, without: &World, step: usize, call: impl Fn(&World)) {
+    let without = without.capture();
     let mut wrong: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for n in 1.. {
+    for n in (1..).step_by(step) {
         let world = ready.fork();
         world.sim.end_vm_at(n, 100);
         world.sim.take_log();
         call(&world);
-        let passed_on = "qemu.slice/cgroup.subtree_control +cpuset";
         let log = world.sim.take_log();
-        assert!(
-            !log.iter().any(|op| op.ends_with(passed_on)),
-            "{n}: {log:#?}"
-        );
         if world.sim.call_end_off() {
             assert!(n > 100, "only {n} operations");
             break;
         }
+        assert_nothing_is_passed_on(&world, &log);
         world.end_worker();
         world.phase(Phase::PostStop, 100);
         world.end_worker();
         let mut left = world.reconcile_until_quiet().err().unwrap_or_default();
-        left.push_str(&changes(&expected, &world.capture()));
+        left.push_str(&changes(&without, &world.capture()));
         if !left.is_empty() {
             wrong.entry(left).or_default().push(n);
         }
@@ -40,38 +43,66 @@ fn may_end_during(ready: &World, expected: &World, call: impl Fn(&World)) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Returns a host on which QEMU has just been started, and the one without it.
-fn launched(world: World) -> (World, World) {
-    let before = world.fork();
-    world.phase(Phase::PreStart, 100);
-    world.launch(100, &VmSpec::with_vcpus(2));
-    (world, before)
+/// Asserts that a slice was not told again to pass the controller on when its VM had gone: systemd,
+/// which had just told it not to, does not see that.
+fn assert_nothing_is_passed_on(world: &World, log: &[String]) {
+    let is_passed_on = |op: &String| op.ends_with("qemu.slice/cgroup.subtree_control +cpuset");
+    let is_beside_another = world.claim(101).is_some();
+    assert!(
+        is_beside_another || !log.iter().any(is_passed_on),
+        "{log:#?}"
+    );
 }
 
-#[test]
-fn a_vm_ends_during_post_start() {
-    let (ready, before) = launched(World::with_vm());
-    may_end_during(&ready, &before, |world| {
+fn may_end_during_post_start(without: &World, step: usize) {
+    let ready = without.fork();
+    done(ready.phase(Phase::PreStart, 100));
+    ready.launch(100, &VmSpec::with_vcpus(2));
+    may_end_during(&ready, without, step, |world| {
         world.phase(Phase::PostStart, 100);
     });
 }
 
 #[test]
+fn a_vm_ends_during_post_start() {
+    may_end_during_post_start(&World::with_vm(), 1);
+}
+
+#[test]
+fn a_vm_ends_during_post_start_with_every_knob() {
+    may_end_during_post_start(&World::lab().vm(100, CONF, EVERY_KNOB), 7);
+}
+
+#[test]
+fn a_vm_ends_during_post_start_with_slices() {
+    may_end_during_post_start(&World::lab().vm(100, CONF, SLICES), 7);
+}
+
+#[test]
+fn a_vm_ends_during_post_start_while_another_has_its_cpus_by_slices() {
+    for table in [ISOLATED, SLICES, EVERY_KNOB] {
+        let world = World::lab().vm(100, CONF, table).vm(101, CONF, NEXT_TO_IT);
+        world.start(101);
+        may_end_during_post_start(&world, 23);
+    }
+}
+
+#[test]
 fn a_vm_ends_during_the_run_that_looks_after_it() {
-    let before = World::with_vm();
-    let ready = before.fork();
+    let without = World::with_vm();
+    let ready = without.fork();
     ready.start(100);
-    may_end_during(&ready, &before, |world| {
+    may_end_during(&ready, &without, 1, |world| {
         world.reconcile();
     });
 }
 
 #[test]
 fn a_vm_ends_during_its_release() {
-    let before = World::with_vm();
-    let ready = before.fork();
+    let without = World::with_vm();
+    let ready = without.fork();
     ready.start(100);
-    may_end_during(&ready, &before, |world| {
+    may_end_during(&ready, &without, 1, |world| {
         world.release(Some(100));
     });
 }

@@ -8,13 +8,14 @@ use anyhow::Context;
 
 use super::{Problem, Settling};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::desired::{kept_off, other_irq_cpus};
+use crate::domain::desired::{has_partition, kept_off, other_irq_cpus};
 use crate::domain::diff::{Answer, Change, Drift};
 use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record};
 use crate::domain::stuck::{Fixed, Stuck};
 use crate::domain::target::{Place, Target, Value};
+use crate::domain::vm::Vmid;
 use crate::host::deadline::Deadline;
 use crate::host::files::Files;
 use crate::host::surroundings::is_service_running;
@@ -98,15 +99,17 @@ impl Settling<'_, '_> {
     /// Tells whether a cgroup passes controller and CPUs on to no VM any more: systemd takes the controller
     /// away with the last scope, and would not see that it is back.
     pub(super) fn is_of_nobody(&self, target: &Target, facts: &Facts) -> bool {
-        let is_there = |vm: &VmFacts| {
+        let claims = &self.journal.state().claims;
+        let is_passed_to = |(vmid, vm): (&Vmid, &VmFacts)| {
+            let claim = claims.get(vmid);
             let file = cgroup::file(&vm.scope, "cgroup.procs");
-            self.host.files.exists(&file)
+            claim.is_some_and(|claim| has_partition(&claim.wishes)) && self.host.files.exists(&file)
         };
         let is_passed_on = matches!(
             target,
             Target::Knob(Knob::CpusetForChildren | Knob::CpusExclusive, _)
         );
-        is_passed_on && !facts.vms.values().any(is_there)
+        is_passed_on && !facts.vms.iter().any(is_passed_to)
     }
 
     /// Takes the controller away that a cgroup passes on although there is none below it any more. systemd
