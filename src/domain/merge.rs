@@ -55,7 +55,6 @@ const SYSCTLS: &[(&str, Rule)] = &[
     ("kernel/nmi_watchdog", Rule::Lowest),
     ("kernel/numa_balancing", Rule::Lowest),
     ("kernel/soft_watchdog", Rule::Lowest),
-    ("kernel/watchdog", Rule::Lowest),
     ("kernel/watchdog_thresh", Rule::Highest),
     ("vm/stat_interval", Rule::Highest),
 ];

@@ -35,6 +35,10 @@ const COUPLED: [(&str, &str); 6] = [
     ("vm.overcommit_ratio", "vm.overcommit_kbytes"),
 ];
 
+/// The switch of both watchdogs. They read as 0 while it is 0, and it reads as 0 while both are, so that one
+/// VM's wish would be taken for what another one found (`kernel/watchdog.c`).
+const BOTH_WATCHDOGS: &str = "kernel.watchdog";
+
 /// Sysctl with a key of its own: two keys for one file would contradict each other.
 const WATCHDOG: &str = "kernel.watchdog_cpumask";
 
@@ -67,6 +71,10 @@ fn of_name(name: &str) -> Option<(String, &'static str)> {
     } else if let Some((_, other)) = coupled {
         let message = format!("{name} cannot be given back: it sets {other} to 0");
         Some((message, FOR_GOOD))
+    } else if name == BOTH_WATCHDOGS {
+        let message = format!("{name} cannot be given back: the watchdogs read as 0 while it is 0");
+        let help = "name kernel.soft_watchdog and kernel.nmi_watchdog, or one of them";
+        Some((message, help))
     } else if name == WATCHDOG {
         let message = format!("{name} is kept off the owned cpus by isolate.watchdog");
         Some((
