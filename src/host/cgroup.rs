@@ -4,6 +4,7 @@
 //! is below them is cut with them. Mounts and swaps are left out: nothing runs there.
 
 use super::files::Files;
+use crate::domain::vm::Vmid;
 
 /// Path of the root of the hierarchy.
 pub const ROOT: &str = "/sys/fs/cgroup";
@@ -23,9 +24,16 @@ pub fn outer_groups(files: &dyn Files) -> Vec<String> {
     groups
 }
 
-/// Tells whether there is no group in a group.
+/// Tells whether a group can be seen to have no group in it.
 pub fn is_empty(files: &dyn Files, path: &str) -> bool {
-    below(files, path).is_empty()
+    files.list(&join(ROOT, path)).is_ok() && below(files, path).is_empty()
+}
+
+/// Tells whether a process is in a group or below it, also one that has yet to let go of its memory and
+/// devices before it has ended.
+pub fn is_populated(files: &dyn Files, path: &str) -> bool {
+    let events = files.read(&file(path, "cgroup.events"));
+    events.is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
 }
 
 fn below(files: &dyn Files, group: &str) -> Vec<String> {
@@ -35,6 +43,11 @@ fn below(files: &dyn Files, group: &str) -> Vec<String> {
         _ => format!("{group}/{name}"),
     });
     names.filter(|path| is_group(files, path)).collect()
+}
+
+/// Returns the path of the scope that PVE starts a VM in.
+pub fn scope_of(vmid: Vmid) -> String {
+    format!("{QEMU_SLICE}/{vmid}.scope")
 }
 
 /// Returns the unit that a group belongs to, by its name.

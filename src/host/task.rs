@@ -111,6 +111,15 @@ pub fn alive(files: &dyn Files, id: TaskId) -> bool {
     read_task(files, id.tid, id.tid).is_ok_and(|task| task.id == id && !task.is_dead())
 }
 
+/// Tells whether the process with this first thread has not ended yet. The first thread of a process that is
+/// killed is dead at once, while another one may have to let go of its memory and devices first: that of
+/// a VM takes its time, and the process is there until then (`kernel/exit.c`).
+pub fn is_process(files: &dyn Files, id: TaskId) -> bool {
+    let first = read_task(files, id.tid, id.tid);
+    first.is_ok_and(|task| task.id == id)
+        && tasks_of(files, id.tid).is_ok_and(|tasks| tasks.iter().any(|task| !task.is_dead()))
+}
+
 /// Returns the cgroup of a thread as a path below the cgroup file system's root.
 ///
 /// # Errors
@@ -297,6 +306,20 @@ mod tests {
         assert!(!alive(10, 6));
         assert!(!alive(11, 5));
         assert!(!alive(12, 5));
+    }
+
+    #[test]
+    fn a_process_has_ended_with_the_last_of_its_threads() {
+        let proc = Proc::new();
+        let first = TaskId { tid: 10, start: 5 };
+        proc.put_task(10, 10, &stat(10, "kvm", 'Z', 0, 5));
+        proc.put_task(10, 12, &stat(12, "CPU 0/KVM", 'D', 0, 6));
+        assert!(is_process(&proc.files, first) && !alive(&proc.files, first));
+        assert!(!is_process(&proc.files, TaskId { start: 4, ..first }));
+        proc.put_task(10, 12, &stat(12, "CPU 0/KVM", 'Z', 0, 6));
+        assert!(!is_process(&proc.files, first));
+        proc.put_task(10, 10, &stat(10, "kvm", 'S', 0, 5));
+        assert!(is_process(&proc.files, first));
     }
 
     #[test]

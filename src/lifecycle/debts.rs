@@ -46,7 +46,7 @@ pub fn updates(host: &Host, state: &State) -> anyhow::Result<Vec<Record>> {
 /// Returns how far a VM is that needs the room, or `None` when it has ended.
 fn next_owner(host: &Host, vmid: Vmid, owner: Owner) -> Option<Owner> {
     match owner {
-        Owner::Running { qemu } => task::alive(&*host.files, qemu).then_some(owner),
+        Owner::Running { qemu } => task::is_process(&*host.files, qemu).then_some(owner),
         Owner::Starting { starter, deadline } => {
             if let Ok(Some(qemu)) = pve::running(&*host.files, vmid) {
                 return Some(Owner::Running { qemu });

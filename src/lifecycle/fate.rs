@@ -98,11 +98,11 @@ fn next_state(host: &Host, claim: &Claim, answers: &Answers) -> anyhow::Result<O
             let qemu = pve::running(&*host.files, claim.vmid)?;
             qemu.map(|qemu| state_of(qemu, guest_runs))
         }
-        ClaimState::Waiting { qemu } if task::alive(&*host.files, *qemu) => {
+        ClaimState::Waiting { qemu } if task::is_process(&*host.files, *qemu) => {
             Some(state_of(*qemu, guest_runs))
         }
         ClaimState::Running { qemu } | ClaimState::Failed { qemu, .. }
-            if task::alive(&*host.files, *qemu) =>
+            if task::is_process(&*host.files, *qemu) =>
         {
             Some(claim.state.clone())
         }

@@ -103,7 +103,8 @@ impl Run<'_> {
                 let (vmid, timeout) = (first.vmid, timeout.to_string());
                 return refused(NoYield::Late { vmid, timeout });
             }
-            if let Some(one) = open.iter().find(|one| failed.contains(&one.vmid)) {
+            let has_failed = |one: &&Neighbour| one.qemu.is_some() && failed.contains(&one.vmid);
+            if let Some(one) = open.iter().find(has_failed) {
                 return refused(NoYield::Failed(one.vmid));
             }
             let new = open.iter().filter(|one| !asked.contains_key(&one.vmid));

@@ -9,14 +9,14 @@ use crate::domain::debt::{NoYield, starting_unit};
 use crate::domain::guest::Guest;
 use crate::domain::state::State;
 use crate::domain::vm::{TaskId, Vmid};
-use crate::host::{Host, cluster, pve};
+use crate::host::{Host, cgroup, cluster, pve};
 
 /// A VM that is to make room and has not yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
     /// Which VM.
     pub vmid: Vmid,
-    /// Its QEMU process; `None`: it is being started again for us right now.
+    /// Its QEMU process; `None`: it is being started again for us right now, or has yet to end.
     pub qemu: Option<TaskId>,
     /// Why it cannot make room, if it cannot.
     pub obstacle: Option<NoYield>,
@@ -34,8 +34,10 @@ pub fn neighbours(host: &Host, case: &Case) -> anyhow::Result<Vec<Neighbour>> {
                 .is_active(&starting_unit(*vmid))
                 .unwrap_or(false)
         };
+        // PVE takes a process for ended while it still lets go of its memory and devices.
+        let is_there = || cgroup::is_populated(&*host.files, &cgroup::scope_of(*vmid));
         let qemu = pve::running(&*host.files, *vmid)?;
-        if qemu.is_some() || is_starting() {
+        if qemu.is_some() || is_there() || is_starting() {
             found.push(Neighbour {
                 vmid: *vmid,
                 qemu,

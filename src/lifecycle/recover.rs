@@ -89,7 +89,7 @@ impl Traces<'_> {
     }
 
     fn scope(&mut self, vmid: Vmid) -> anyhow::Result<()> {
-        let scope = format!("{SLICE}/{vmid}.scope");
+        let scope = cgroup::scope_of(vmid);
         let groups = ["vcpu", "io"].map(|name| format!("{scope}/{name}"));
         let ours = groups.into_iter().filter(|group| self.is_group(group));
         let ours: Vec<String> = ours.collect();
@@ -240,7 +240,7 @@ impl Traces<'_> {
         }
         vmids
             .iter()
-            .try_for_each(|vmid| self.threads(*vmid, &format!("{SLICE}/{vmid}.scope"), &[]))
+            .try_for_each(|vmid| self.threads(*vmid, &cgroup::scope_of(*vmid), &[]))
     }
 
     /// Holds a list of which nothing is known but that it is cut: it was empty.

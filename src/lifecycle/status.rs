@@ -222,7 +222,7 @@ fn claim_status(host: &Host, claim: &Claim, seen: &Look) -> ClaimStatus {
         failure,
         over: claim
             .qemu()
-            .is_some_and(|qemu| !task::alive(&*host.files, qemu)),
+            .is_some_and(|qemu| !task::is_process(&*host.files, qemu)),
         cpus: claim.wishes.cpus.clone(),
         backend: claim.wishes.backend,
         reason: claim.wishes.reason.clone(),

@@ -8,8 +8,8 @@ use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::Phase;
 
 use super::world::{CONF, World, assert_says, done, id};
-use crate::common::sim::VmSpec;
 use crate::common::sim::qm::Guest;
+use crate::common::sim::{TaskSpec, VmSpec};
 
 const TABLE: &str = "cpus = \"2-3\"\n[yield]\nstop = [107]\n";
 
@@ -144,6 +144,24 @@ fn a_vm_that_stays_refuses_the_start_and_runs_on() {
     assert_eq!(asked(&world), ["shutdown 107"]);
     assert_eq!(debt(&world), None);
     world.assert_owns(107);
+}
+
+/// PVE takes a VM for ended whose first thread has ended; its devices may not be free before the last one.
+#[test]
+fn a_vm_that_has_yet_to_let_go_of_its_devices_is_waited_for() {
+    let world = occupied();
+    let last = TaskSpec::named("CPU 0/KVM").in_cgroup("/qemu.slice/107.scope");
+    let last = world.sim.spawn(last);
+    stop(&world, 107);
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Refused);
+    let error = "vm 100: vm 107 is to make room, and it has not shut down within 1min";
+    assert_says(&account, error);
+    world.end_worker();
+    world.sim.kill(last);
+    start(&world, 100);
+    world.assert_owns(100);
+    assert_eq!(asked(&world), Vec::<String>::new());
 }
 
 #[test]

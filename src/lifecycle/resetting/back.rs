@@ -184,8 +184,8 @@ fn tell(claim: &Claim, lost: &Away, missing: &Away, account: &mut Account) {
 
 /// Returns what becomes of a claim whose functions have come back: that of a run which is over ends.
 fn brought_back(host: &Host, claim: &Claim) -> Record {
-    let is_alive = |qemu| task::alive(&*host.files, qemu);
-    match claim.qemu().is_some_and(is_alive) {
+    let is_there = |qemu| task::is_process(&*host.files, qemu);
+    match claim.qemu().is_some_and(is_there) {
         true => Record::Claim(Box::new(Claim {
             resets: Default::default(),
             ..claim.clone()
