@@ -79,6 +79,8 @@ pub struct Context<'a> {
     pub shared: &'a CpuSet,
     /// What their cpusets leave to threads, where that was looked at.
     pub effective: &'a BTreeMap<TaskId, CpuSet>,
+    /// What interrupts get that are set up now, where that was looked at.
+    pub births: &'a BTreeMap<Target, CpuSet>,
     /// Targets that were written in this run.
     pub written: &'a BTreeSet<Target>,
     /// Time since boot.
@@ -138,7 +140,8 @@ fn acquire(
         }
         return;
     }
-    if held.is_some_and(|held| context.is_foreign(target, live, held)) {
+    let is_foreign = |held: &Held| context.is_foreign(target, live, held);
+    if held.is_some_and(|held| is_foreign(held) || held.was_set_back(target, live)) {
         let answer = next.reassert(context.now);
         let ours = next.ours.clone();
         diff.drift.push(Drift {
@@ -243,6 +246,23 @@ impl Held {
     fn is_given_up(&self, target: &Target) -> bool {
         let was_tried = self.refused >= REFUSAL_LIMIT || matches!(target, Target::Knob(..));
         self.unchangeable && was_tried
+    }
+
+    /// Tells whether somebody has given a setting of ours the value again that it had before: the kernel
+    /// does not do that to these by itself.
+    fn was_set_back(&self, target: &Target, live: &Value) -> bool {
+        let is_kept = matches!(
+            target,
+            Target::Knob(
+                Knob::Governor
+                    | Knob::Sysctl
+                    | Knob::KsmRun
+                    | Knob::TransparentHugepages
+                    | Knob::HaltPoll,
+                _
+            )
+        );
+        is_kept && self.before.is_none() && self.baseline == *live && self.ours != *live
     }
 
     /// Forgets that the kernel refused something else than what is to be written now.
@@ -372,6 +392,12 @@ impl Context<'_> {
             // Announced and not yet asked for: a move in between changes what it shows.
             (Target::Affinity(_), ..) if held.before.is_some() => false,
             (Target::KernelThread(_), Value::Cpus(live), _) if live == self.shared => false,
+            // Its driver gave it back and has set it up again.
+            (Target::Knob(Knob::IrqAffinity, _), Value::Cpus(live), _)
+                if self.births.get(target) == Some(live) =>
+            {
+                false
+            }
             // Kernels before 6.2 forget an affinity when the cpuset changes.
             (Target::Affinity(id), Value::Cpus(live), _)
                 if self.effective.get(id) == Some(live) =>

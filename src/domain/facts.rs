@@ -54,6 +54,12 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Tells whether a thread is one of a VM that runs.
+    pub fn is_of_vm(&self, id: TaskId) -> bool {
+        let mut threads = self.vms.values().flat_map(|vm| &vm.threads);
+        threads.any(|thread| thread.id == id)
+    }
+
     /// Tells whether a child changes a target right now: it gives a function another driver, or takes
     /// CPUs offline and back.
     pub fn is_at_work(&self, target: &Target) -> bool {
@@ -151,6 +157,16 @@ impl Irq {
 }
 
 impl Facts {
+    /// Returns what each interrupt would get that is set up now.
+    pub fn births(&self) -> BTreeMap<Target, CpuSet> {
+        let births = self.irqs.iter().map(|irq| {
+            let place = Place::Irq(irq.number, irq.actions.clone());
+            let cpus = irq.affinity_at_birth(&self.default_irq_affinity, &self.nodes);
+            (Target::Knob(Knob::IrqAffinity, place), cpus)
+        });
+        births.collect()
+    }
+
     /// Returns the CPUs left to the host when `owned` are taken.
     pub fn housekeeping(&self, owned: &CpuSet) -> CpuSet {
         self.online.difference(owned).difference(&self.reserved)

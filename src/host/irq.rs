@@ -80,11 +80,21 @@ pub fn is_managed(files: &dyn Files, number: u32) -> bool {
     chip.is_ok_and(|name| name.contains("PCI-MSI"))
 }
 
+/// Tells whether an interrupt is still that of the same device: its number is given to another one as soon as
+/// it is free.
+pub fn is_of(files: &dyn Files, number: u32, actions: &str) -> bool {
+    actions_of(files, number).is_ok_and(|found| found == actions)
+}
+
+fn actions_of(files: &dyn Files, number: u32) -> io::Result<String> {
+    let mut actions = files.list(&format!("{IRQ_DIR}/{number}"))?;
+    actions.retain(|name| !FILES.contains(&name.as_str()));
+    Ok(actions.join(" "))
+}
+
 fn read_irq(files: &dyn Files, number: u32) -> io::Result<Irq> {
     let dir = format!("{IRQ_DIR}/{number}");
-    let mut actions = files.list(&dir)?;
-    actions.retain(|name| !FILES.contains(&name.as_str()));
-    let actions = actions.join(" ");
+    let actions = actions_of(files, number)?;
     let affinity = read_knob(files, Knob::IrqAffinity, Place::Irq(number, String::new()))?;
     // The kernel prints -1 where it knows no node.
     let node = files.read(&format!("{dir}/node")).ok();

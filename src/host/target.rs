@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Host;
 use super::cgroup::ROOT as CGROUP_ROOT;
 use super::deadline::Deadline;
+use super::irq;
 use super::pci;
 use super::slow;
 use super::task;
@@ -189,6 +190,11 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
         (Target::Group(_), _) => {
             empty_group(host, &path);
             host.files.remove_dir(&path)
+        }
+        (Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)), _)
+            if !irq::is_of(&*host.files, *number, actions) =>
+        {
+            Err(io::ErrorKind::NotFound.into())
         }
         (Target::Knob(knob, _), value) => write_knob(host, *knob, &path, before, value),
         (Target::Membership(id), Value::Text(group)) => {

@@ -48,11 +48,12 @@ pub fn look(
     let wishes = desired(&state.claims, &state.held, &facts);
     let targets: BTreeSet<&Target> = wishes.keys().chain(state.held.keys()).collect();
     let effective = effective_cpus(host, &facts, targets.iter().copied());
-    let live = live_values(host, &facts, targets)?;
+    let live = live_values(host, &facts, targets).live;
     let context = diff::Context {
         online: &facts.online,
         shared: &facts.shared,
         effective: &effective,
+        births: &facts.births(),
         written: &BTreeSet::new(),
         now: host.clock.since_boot(),
     };

@@ -146,33 +146,57 @@ fn boot_isolated(host: &Host) -> anyhow::Result<CpuSet> {
     Ok(isolated.union(&nohz_full))
 }
 
+/// Live values of targets, and those that the kernel lets nobody read.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// What could be read.
+    pub live: Live,
+    /// What could not, and why: the files of a cpufreq policy without an online CPU answer EBUSY, for
+    /// example (`drivers/cpufreq/cpufreq.c`).
+    pub unread: Vec<(Target, io::Error)>,
+}
+
 /// Returns the live values of `targets`.
 ///
 /// Interrupts and containers are taken from the facts: their numbers are reused, so their file
 /// alone does not tell whose value it holds.
-pub fn live_values(host: &Host, facts: &Facts, targets: BTreeSet<&Target>) -> anyhow::Result<Live> {
-    let values = targets.into_iter().map(|target| {
-        let value = match target {
-            Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)) => {
-                let mut irqs = facts.irqs.iter();
-                let irq = irqs.find(|irq| irq.number == *number && irq.actions == *actions);
-                irq.map_or(Value::Absent, |irq| Value::Cpus(irq.affinity.clone()))
+pub fn live_values(host: &Host, facts: &Facts, targets: BTreeSet<&Target>) -> Seen {
+    let mut seen = Seen::default();
+    for target in targets {
+        match live_value(host, facts, target) {
+            Ok(value) => {
+                seen.live.insert(target.clone(), value);
             }
-            Target::Knob(Knob::ContainerCpus, place) => {
-                let mut lists = facts.containers.iter().flat_map(Container::lists);
-                let list = lists.find(|(of, _)| of == place);
-                list.map_or(Value::Absent, |(_, cpus)| Value::Cpus(cpus.clone()))
+            Err(error) => seen.unread.push((target.clone(), error)),
+        }
+    }
+    seen
+}
+
+fn live_value(host: &Host, facts: &Facts, target: &Target) -> io::Result<Value> {
+    let value = match target {
+        Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)) => {
+            let mut irqs = facts.irqs.iter();
+            let irq = irqs.find(|irq| irq.number == *number && irq.actions == *actions);
+            irq.map(|irq| irq.affinity.clone())
+        }
+        Target::Knob(Knob::ContainerCpus, place) => {
+            let mut lists = facts.containers.iter().flat_map(Container::lists);
+            let list = lists.find(|(of, _)| of == place);
+            list.map(|(_, cpus)| cpus.clone())
+        }
+        Target::KernelThread(id) => {
+            let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);
+            match thread {
+                Some(thread) => Some(thread.affinity.clone()),
+                None if facts.is_of_vm(*id) => None,
+                // The list may miss one while others end.
+                None => return target::read(host, target),
             }
-            Target::KernelThread(id) => {
-                let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);
-                thread.map_or(Value::Absent, |thread| Value::Cpus(thread.affinity.clone()))
-            }
-            _ => target::read(host, target)
-                .with_context(|| format!("failed to read {}", target.path()))?,
-        };
-        Ok((target.clone(), value))
-    });
-    values.collect()
+        }
+        _ => return target::read(host, target),
+    };
+    Ok(value.map_or(Value::Absent, Value::Cpus))
 }
 
 /// Tells whether a stage has wishes or targets, so that what it is about has to be observed.
@@ -215,7 +239,7 @@ fn hand_over_threads_of_vms(host: &Host, facts: &mut Facts) {
 /// Returns what there is to know of the VM of a claim, or `None` when its QEMU is gone.
 fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
     let qemu = claim.qemu()?;
-    if !task::alive(&*host.files, qemu) {
+    if !task::is_process(&*host.files, qemu) {
         return None;
     }
     let scope = task::cgroup_of(&*host.files, qemu.tid, qemu.tid).ok()?;

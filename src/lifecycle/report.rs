@@ -6,7 +6,7 @@ use std::io;
 
 use crate::domain::diff::{Change, Drift};
 use crate::domain::stuck::Stuck;
-use crate::domain::target::Target;
+use crate::domain::target::{Target, Value};
 use crate::domain::vm::Vmid;
 
 /// What came of a run.
@@ -38,7 +38,7 @@ pub struct Report {
     pub is_incomplete: bool,
 }
 
-/// A write that failed, or did not do what it said.
+/// A target that could not be read or written, or a write that did not do what it said.
 #[derive(Debug)]
 pub struct Problem {
     /// What was written.
@@ -49,35 +49,43 @@ pub struct Problem {
     pub is_essential: bool,
     /// Whether it was told of in an earlier run.
     pub is_known: bool,
+    /// Whether it could not be read, so that nothing was written.
+    pub is_of_reading: bool,
     message: String,
 }
 
 impl Problem {
     /// Returns the problem of a write that the kernel refused.
     pub fn refused(change: &Change, error: &io::Error) -> Self {
-        let message = format!(
-            "{}: writing \"{}\" failed: {error}",
-            change.target, change.after
-        );
-        Problem {
-            target: change.target.clone(),
-            whose: None,
-            is_essential: false,
-            is_known: false,
-            message,
-        }
+        let Change { target, after, .. } = change;
+        Self::of(target, format!("writing \"{after}\" failed: {error}"))
     }
 
     /// Returns the problem of a write that was taken but reads back as something else.
-    pub fn differs(change: &Change, live: &crate::domain::target::Value) -> Self {
+    pub fn differs(change: &Change, live: &Value) -> Self {
         let Change { target, after, .. } = change;
-        let message = format!("{target}: wrote \"{after}\", the kernel reports \"{live}\"");
+        Self::of(
+            target,
+            format!("wrote \"{after}\", the kernel reports \"{live}\""),
+        )
+    }
+
+    /// Returns the problem of a target that the kernel lets nobody read.
+    pub fn unread(target: &Target, error: &io::Error) -> Self {
+        Problem {
+            is_of_reading: true,
+            ..Self::of(target, format!("reading it failed: {error}"))
+        }
+    }
+
+    fn of(target: &Target, what: String) -> Self {
         Problem {
             target: target.clone(),
             whose: None,
             is_essential: false,
             is_known: false,
-            message,
+            is_of_reading: false,
+            message: format!("{target}: {what}"),
         }
     }
 }

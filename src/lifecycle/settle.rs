@@ -169,7 +169,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         facts: &Facts,
     ) -> anyhow::Result<()> {
         for stage in [Stage::KernelThreads, Stage::Threads, Stage::Containers] {
-            let mut diff = self.compare(Pass::Acquire, stage, wishes, facts)?;
+            let (mut diff, _) = self.compare(Pass::Acquire, stage, wishes, facts);
             let held = &self.journal.state().held;
             diff.intend.retain(|(target, _)| !held.contains_key(target));
             self.announce(stage, &diff)?;
@@ -185,7 +185,12 @@ impl<'s, 'h> Settling<'s, 'h> {
         wishes: &Desired,
         facts: &Facts,
     ) -> anyhow::Result<Option<usize>> {
-        let mut diff = self.compare(pass, stage, wishes, facts)?;
+        let (mut diff, unread) = self.compare(pass, stage, wishes, facts);
+        for problem in unread {
+            if self.meet(pass, problem, facts)? {
+                return Ok(None);
+            }
+        }
         self.suspect(&diff.drift);
         self.report.drift.append(&mut diff.drift);
         self.announce(stage, &diff)?;
@@ -199,19 +204,10 @@ impl<'s, 'h> Settling<'s, 'h> {
                 self.report.is_unfinished = true;
                 return Ok(None);
             }
-            let problem = self.write(pass, change, facts)?;
-            if let Some(mut problem) = problem {
-                problem.whose = whose(&change.target, facts);
-                problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
-                // A CPU that does not come back is told as long as it is away.
-                if !stage.is_essential() && stage != Stage::Hotplug {
-                    problem.is_known = self.count_refusal(&change.target)?;
-                }
-                let ends = problem.is_essential && !self.new.is_empty();
-                self.report.problems.push(problem);
-                if ends {
-                    return Ok(None);
-                }
+            if let Some(problem) = self.write(pass, change, facts)?
+                && self.meet(pass, problem, facts)?
+            {
+                return Ok(None);
             }
         }
         self.take_from_nobody(&diff.forget);
@@ -219,6 +215,20 @@ impl<'s, 'h> Settling<'s, 'h> {
         // Those have changed nothing that would have to be looked at again.
         let n_unchangeable = self.unchangeable.len() - n_unchangeable;
         Ok(Some(diff.changes.len() - n_unchangeable))
+    }
+
+    /// Takes note of a problem; returns whether it ends the pass.
+    fn meet(&mut self, pass: Pass, mut problem: Problem, facts: &Facts) -> anyhow::Result<bool> {
+        let target = problem.target.clone();
+        problem.whose = whose(&target, facts);
+        problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
+        // A CPU that does not come back is told as long as it is away.
+        if !target.stage().is_essential() && target.stage() != Stage::Hotplug {
+            problem.is_known = self.count_refusal(&target, problem.is_of_reading)?;
+        }
+        let ends = problem.is_essential && !self.new.is_empty();
+        self.report.problems.push(problem);
+        Ok(ends)
     }
 
     /// Tells whether a VM does not own its CPUs without a target: one of those that have just come
@@ -235,7 +245,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         stage: Stage,
         wishes: &Desired,
         facts: &Facts,
-    ) -> anyhow::Result<Diff> {
+    ) -> (Diff, Vec<Problem>) {
         let state = self.journal.state();
         let held = state.held.iter().filter(|(target, held)| {
             let wish = wishes.get(target);
@@ -254,23 +264,33 @@ impl<'s, 'h> Settling<'s, 'h> {
             .filter(|target| !facts.is_at_work(target))
             .collect();
         let effective = effective_cpus(self.host, facts, targets.iter().copied());
-        let live = live_values(self.host, facts, targets)?;
+        let seen = live_values(self.host, facts, targets);
+        let births = match stage {
+            Stage::Interrupts => facts.births(),
+            _ => BTreeMap::new(),
+        };
         let now = self.host.clock.since_boot();
         let mut diff = diff(
             wishes,
             &state.held,
-            &live,
+            &seen.live,
             diff::Context {
                 online: &facts.online,
                 shared: &facts.shared,
                 effective: &effective,
+                births: &births,
                 written: &self.written,
                 now,
             },
         );
         let is_kept = |target: &Target| waits_for_cpus(&state.held, target, &facts.online);
         diff.forget.retain(|target| !is_kept(target));
-        Ok(diff)
+        // What was never touched is left alone.
+        let unread = seen.unread.iter();
+        let unread = unread
+            .filter(|(target, _)| state.held.contains_key(target) || target.stage().is_essential());
+        let unread = unread.map(|(target, error)| Problem::unread(target, error));
+        (diff, unread.collect())
     }
 
     fn announce(&mut self, stage: Stage, diff: &Diff) -> anyhow::Result<()> {
@@ -392,6 +412,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             online: &facts.online,
             shared: &facts.shared,
             effective: &nothing,
+            births: &BTreeMap::new(),
             written: &self.written,
             now: self.host.clock.since_boot(),
         };

@@ -1,6 +1,10 @@
 //! What is born while a VM owns CPUs has afterwards what it would have had without the VM.
 
 use pin_hook::domain::cpuset::CpuSet;
+use pin_hook::domain::knob::Knob;
+use pin_hook::domain::target::{Place, Target, Value};
+use pin_hook::host::target::{self, Outcome};
+use pin_hook::lifecycle::phase::Phase;
 
 use super::scenario::{Scenario, Then};
 use super::world::{CONF, CONF_WITHOUT_HOOK, World, done, mask};
@@ -53,6 +57,36 @@ fn an_interrupt_and_a_kernel_thread_that_are_born_under_a_claim_are_freed_with_i
         })
         .at_last(end_births)
         .prove();
+}
+
+#[test]
+fn a_number_that_another_interrupt_has_got_is_not_written() {
+    let world = World::lab();
+    let before = irq(&world, 30);
+    let (gone, cpus) = (Place::Irq(30, "gone".to_owned()), Value::Cpus(cpus("1")));
+    let target = Target::Knob(Knob::IrqAffinity, gone);
+    let outcome = target::write(&world.host, &target, &Value::Absent, &cpus).unwrap();
+    assert!(matches!(outcome, Outcome::Gone), "{outcome:?}");
+    assert_eq!(irq(&world, 30), before);
+}
+
+/// The list of kernel threads leaves one out when another one ends while it is read.
+#[test]
+fn a_kernel_thread_that_a_list_leaves_out_is_not_forgotten() {
+    let world = World::with_vm();
+    let before = world.capture();
+    let near = world.sim.find_task("kswapd0").tid;
+    for n_looks in 1..4 {
+        world.start(100);
+        assert_ne!(world.sim.mask(near), "0-3");
+        world.end_qemu(100);
+        let stat = format!("read /proc/{near}/task/{near}/stat");
+        world.sim.fail(&stat, libc::ESRCH, n_looks);
+        done(world.phase(Phase::PostStop, 100));
+        world.end_worker();
+        world.reconcile_until_quiet().unwrap();
+        world.assert_as(&before);
+    }
 }
 
 #[test]

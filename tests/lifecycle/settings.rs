@@ -309,3 +309,35 @@ fn a_setting_that_somebody_changes_is_set_again_and_left_when_letting_go() {
     assert_says(&account, "is \"8\", expected \"120\" (ours): left as it is");
     assert_eq!(world.sim.get(STAT_INTERVAL), "8\n");
 }
+
+/// The kernel lets nobody read the files of a policy without an online CPU.
+#[test]
+fn a_policy_without_a_cpu_keeps_nothing_else_from_being_given_back() {
+    let world = World::lab().vm(
+        100,
+        CONF,
+        &table("2-3", "power.governor = \"performance\"\n"),
+    );
+    world.start(100);
+    world.sim.set_online(3, false).unwrap();
+    assert_says(
+        &done(world.reconcile()),
+        "policy3/scaling_governor: reading it failed",
+    );
+    done(world.reconcile());
+    world.stop(100);
+    assert_eq!(world.claim_state(100), "none");
+    assert_eq!(
+        world.sim.get(&format!("{POLICY}/scaling_governor")),
+        "schedutil\n"
+    );
+    for _ in 0..5 {
+        let account = done(world.reconcile());
+        assert!(account.lines.is_empty(), "{account:#?}");
+    }
+    world.sim.set_online(3, true).unwrap();
+    world.reconcile_until_quiet().unwrap();
+    let governor = "/sys/devices/system/cpu/cpufreq/policy3/scaling_governor";
+    assert_eq!(world.sim.get(governor), "schedutil\n");
+    world.assert_at_rest();
+}

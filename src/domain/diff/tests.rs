@@ -39,6 +39,7 @@ fn compare(target: &Target, wish: Option<&str>, held: Option<Held>, live: &str) 
         online: &"0-7".parse().unwrap(),
         shared: &"0-1,4-7".parse().unwrap(),
         effective: &BTreeMap::new(),
+        births: &BTreeMap::new(),
         written: &BTreeSet::new(),
         now: NOW,
     };
@@ -202,6 +203,7 @@ fn what_lives_in_a_cgroup_goes_with_it() {
             online,
             shared,
             effective: &BTreeMap::new(),
+            births: &BTreeMap::new(),
             written,
             now: NOW,
         };
@@ -233,6 +235,7 @@ fn an_invalid_partition_is_the_kernels_verdict_and_no_drift() {
             online,
             shared,
             effective: &BTreeMap::new(),
+            births: &BTreeMap::new(),
             written,
             now: NOW,
         };
@@ -264,6 +267,7 @@ fn a_thread_is_asked_again_where_it_may_ask_for_something_else_than_it_shows() {
             online: &"0-7".parse().unwrap(),
             shared: &shown.parse().unwrap(),
             effective: &BTreeMap::new(),
+            births: &BTreeMap::new(),
             written: &BTreeSet::new(),
             now: NOW,
         };
@@ -292,10 +296,78 @@ fn a_drop_in_whose_making_or_removal_was_interrupted_is_taken_away_again() {
             online: &all,
             shared: &all,
             effective: &BTreeMap::new(),
+            births: &BTreeMap::new(),
             written: &written,
             now: NOW,
         };
         let found = diff(&Desired::new(), &held, &live, context);
         assert_eq!(verdict(&found), expected, "{held:?}");
     }
+}
+
+#[test]
+fn an_interrupt_that_was_set_up_again_is_not_somebody_elses() {
+    let (all, written) = ("0-7".parse().unwrap(), BTreeSet::new());
+    let births = BTreeMap::from([(irq(), "0-1,4-7".parse().unwrap())]);
+    let held = BTreeMap::from([(irq(), held("0-7", "2", None))]);
+    let live = Live::from([(irq(), cpus("0-1,4-7"))]);
+    let wished: Desired = [(irq(), Wish::from(cpus("2")))].into_iter().collect();
+    for (wishes, births, expected) in [
+        (&wished, &births, "intend, write"),
+        (&Desired::new(), &births, "intend, write"),
+        (&wished, &BTreeMap::new(), "reassert, intend, write"),
+        (&Desired::new(), &BTreeMap::new(), "leave, forget"),
+    ] {
+        let context = Context {
+            online: &all,
+            shared: &all,
+            effective: &BTreeMap::new(),
+            births,
+            written: &written,
+            now: NOW,
+        };
+        assert_eq!(verdict(&diff(wishes, &held, &live, context)), expected);
+    }
+}
+
+#[test]
+fn a_setting_that_somebody_sets_back_is_his_after_three_times() {
+    let target = Target::Knob(Knob::KsmRun, Place::Host);
+    let text = |text: &str| Value::Text(text.to_owned());
+    let (all, written) = ("0-7".parse().unwrap(), BTreeSet::new());
+    let context = Context {
+        online: &all,
+        shared: &all,
+        effective: &BTreeMap::new(),
+        births: &BTreeMap::new(),
+        written: &written,
+        now: NOW,
+    };
+    let wishes: Desired = [(target.clone(), Wish::from(text("0")))]
+        .into_iter()
+        .collect();
+    let live = Live::from([(target.clone(), text("1"))]);
+    let found = |held: Held| {
+        let held = BTreeMap::from([(target.clone(), held)]);
+        diff(&wishes, &held, &live, context)
+    };
+    let mut held = Held::new(text("1"), text("0"));
+    for _ in 0..3 {
+        let found = found(held.clone());
+        assert_eq!(verdict(&found), "reassert, intend, write");
+        let [(_, next)] = found.intend.as_slice() else {
+            panic!("{found:#?}");
+        };
+        held = Held {
+            before: None,
+            ..next.clone()
+        };
+    }
+    assert_eq!(verdict(&found(held.clone())), "give up");
+    // A run that died before its write has not been answered by anybody.
+    let begun = Held {
+        before: Some(text("1")),
+        ..held
+    };
+    assert_eq!(verdict(&found(begun)), "intend, write");
 }

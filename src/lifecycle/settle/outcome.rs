@@ -26,11 +26,18 @@ use crate::host::{Host, cgroup, irq, target};
 const MOVE_WAIT: Duration = Duration::from_millis(50);
 
 impl Settling<'_, '_> {
-    /// Remembers that the kernel refused a target what it was to have, and what it has instead.
-    /// Returns whether it had done so before.
-    pub(super) fn count_refusal(&mut self, target: &Target) -> anyhow::Result<bool> {
+    /// Remembers that the kernel refused a target what it was to have, and what it has instead; once that
+    /// it could not be read. Returns whether it had done so before.
+    pub(super) fn count_refusal(
+        &mut self,
+        target: &Target,
+        is_of_reading: bool,
+    ) -> anyhow::Result<bool> {
         let held = self.held(target)?;
         let is_known = held.refused > 0;
+        if is_known && is_of_reading {
+            return Ok(true);
+        }
         let live = target::read(self.host, target).ok();
         self.remember(
             target,
@@ -114,8 +121,11 @@ impl Settling<'_, '_> {
 
     /// Takes the controller away that a cgroup passes on although there is none below it any more. systemd
     /// has done that with the last scope, and does not see that a run which took the VM for alive has
-    /// passed it on again in the meantime.
+    /// passed it on again in the meantime. While another VM is on its way it is left to that one.
     pub(super) fn take_from_nobody(&mut self, forgotten: &[Target]) {
+        if !self.journal.state().claims.is_empty() {
+            return;
+        }
         for target in forgotten {
             let Target::Knob(Knob::CpusetForChildren, Place::Group(group)) = target else {
                 continue;

@@ -104,6 +104,21 @@ qm stop 100 > /dev/null
 echo "$mask" > "/proc/irq/$irq/smp_affinity_list"
 capture_after_equal 'as before after that' 60
 
+# A file that nobody can read keeps nothing else from being given back.
+start 100
+echo 0 > /sys/devices/system/cpu/cpu3/online
+refuses 'the kernel lets nobody read a policy without a CPU' cat $cpufreq/policy3/scaling_governor
+pin-hook reconcile > "$work/reconcile" 2>&1 || true
+said "$work/reconcile"
+check 'which is told' has "$work/reconcile" 'policy3/scaling_governor: reading it failed: Device or resource busy'
+qm stop 100 > /dev/null
+no_partition() { [ -z "$(< $cg/cpuset.cpus.isolated)" ]; }
+wait_until 60 'the partition is given back all the same' no_partition && ok 'the partition is given back all the same'
+has_own_governor() { [ "$(< $cpufreq/policy2/scaling_governor)" = schedutil ]; }
+wait_until 60 'and the governor of another policy' has_own_governor && ok 'and the governor of another policy'
+echo 1 > /sys/devices/system/cpu/cpu3/online
+capture_after_equal 'as before when its CPU is back' 60
+
 # A profile is nothing else than its keys.
 hooked_vm 100 'cpus = "2-5"' 'profile = "low-latency"'
 start_profile() { qm start 100 > "$work/start" 2>&1; }

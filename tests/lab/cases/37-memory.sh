@@ -28,7 +28,8 @@ equal 'merged pages are taken apart' 2 "$(< $ksm)"
 qm stop 100 > /dev/null
 capture_after_equal 'stopped: the host is as before'
 
-qm start 100 > /dev/null
+qm start 100 > "$work/start" 2>&1
+said "$work/start"
 kill -STOP "$(qemu_pid 100)" # what it takes later may come from any node
 check 'release' pin-hook release 100
 check 'released: the drop-in is gone' [ ! -e $drop_in ]
