@@ -117,6 +117,9 @@ wait_until 60 'the partition is given back all the same' no_partition && ok 'the
 has_own_governor() { [ "$(< $cpufreq/policy2/scaling_governor)" = schedutil ]; }
 wait_until 60 'and the governor of another policy' has_own_governor && ok 'and the governor of another policy'
 echo 1 > /sys/devices/system/cpu/cpu3/online
+# The kernel leaves programs without a CPU that was away when the controller went, until it comes and goes again.
+start 100
+qm stop 100 > /dev/null
 capture_after_equal 'as before when its CPU is back' 60
 
 # A profile is nothing else than its keys.
