@@ -78,7 +78,7 @@ measured() {
     row "its $n_take and $n_give writes alone" "$(ms "${times[take]}")" "$(ms "${times[give]}")"
     row 'these writes, each read back' "$(ms "${times[take-read]}")" "$(ms "${times[give-read]}")"
     row 'pin-hook again, with nothing to write' "$(ms "${times[look-start]}")" "$(ms "${times[look-stop]}")"
-    row 'a hookscript in shell' "$(ms "${times[shell-start]}")" "$(ms "${times[shell-stop]}")"
+    row 'a hookscript in shell, once' "$(ms "${times[shell-start]}")" "$(ms "${times[shell-stop]}")"
     row 'pin-hook / its writes' "$(ratio "${times[start]}" "${times[take]}")" "$(ratio "${times[stop]}" "${times[give]}")"
     row 'shell / its writes' "$(ratio "${times[shell-start]}" "${times[take]}")" "$(ratio "${times[shell-stop]}" "${times[give]}")"
     row 'shell / pin-hook' "$(ratio "${times[shell-start]}" "${times[start]}")" "$(ratio "${times[shell-stop]}" "${times[stop]}")"
