@@ -30,19 +30,29 @@ fn held(baseline: &str, ours: &str, before: Option<&str>) -> Held {
     }
 }
 
+static NO_CPUSETS: BTreeMap<TaskId, CpuSet> = BTreeMap::new();
+static NO_BIRTHS: BTreeMap<Target, CpuSet> = BTreeMap::new();
+static NOTHING: BTreeSet<Target> = BTreeSet::new();
+
+/// Returns what is known of a host in a run that has written nothing yet.
+fn context<'a>(online: &'a CpuSet, shared: &'a CpuSet) -> Context<'a> {
+    Context {
+        online,
+        shared,
+        effective: &NO_CPUSETS,
+        births: &NO_BIRTHS,
+        written: &NOTHING,
+        now: NOW,
+    }
+}
+
 /// Compares one target on a host with CPUs 0 to 7, of which partitions have taken 2 and 3.
 fn compare(target: &Target, wish: Option<&str>, held: Option<Held>, live: &str) -> Diff {
     let wish = wish.map(|wish| (target.clone(), Wish::from(cpus(wish))));
     let held = held.map(|held| (target.clone(), held));
     let live = Live::from([(target.clone(), cpus(live))]);
-    let context = Context {
-        online: &"0-7".parse().unwrap(),
-        shared: &"0-1,4-7".parse().unwrap(),
-        effective: &BTreeMap::new(),
-        births: &BTreeMap::new(),
-        written: &BTreeSet::new(),
-        now: NOW,
-    };
+    let (online, shared) = ("0-7".parse().unwrap(), "0-1,4-7".parse().unwrap());
+    let context = context(&online, &shared);
     let (wishes, held) = (wish.into_iter().collect(), held.into_iter().collect());
     diff(&wishes, &held, &live, context)
 }
@@ -198,15 +208,7 @@ fn what_lives_in_a_cgroup_goes_with_it() {
         let held = BTreeMap::from([(target.clone(), held)]);
         let live = Live::from([(target.clone(), Value::Present)]);
         let all = "0-7".parse().unwrap();
-        let (online, shared, written) = (&all, &all, &BTreeSet::new());
-        let context = Context {
-            online,
-            shared,
-            effective: &BTreeMap::new(),
-            births: &BTreeMap::new(),
-            written,
-            now: NOW,
-        };
+        let context = context(&all, &all);
         let found = diff(&Desired::new(), &held, &live, context);
         assert_eq!(verdict(&found), expected, "{target}");
     }
@@ -221,7 +223,6 @@ fn an_invalid_partition_is_the_kernels_verdict_and_no_drift() {
     let held = Held::new(Value::Absent, text("isolated"));
     let held = BTreeMap::from([(target.clone(), held)]);
     let all = "0-7".parse().unwrap();
-    let (online, shared, written) = (&all, &all, &BTreeSet::new());
     for (live, expected) in [
         ("isolated", ""),
         (
@@ -231,14 +232,7 @@ fn an_invalid_partition_is_the_kernels_verdict_and_no_drift() {
         ("member", "reassert, intend, write"),
     ] {
         let live = Live::from([(target.clone(), text(live))]);
-        let context = Context {
-            online,
-            shared,
-            effective: &BTreeMap::new(),
-            births: &BTreeMap::new(),
-            written,
-            now: NOW,
-        };
+        let context = context(&all, &all);
         assert_eq!(
             verdict(&diff(&wishes, &held, &live, context)),
             expected,
@@ -263,14 +257,8 @@ fn a_thread_is_asked_again_where_it_may_ask_for_something_else_than_it_shows() {
         let wishes = Desired::from([(thread(), wish)]);
         let held: BTreeMap<_, _> = held.map(|held| (thread(), held)).into_iter().collect();
         let live = Live::from([(thread(), cpus(shown))]);
-        let context = Context {
-            online: &"0-7".parse().unwrap(),
-            shared: &shown.parse().unwrap(),
-            effective: &BTreeMap::new(),
-            births: &BTreeMap::new(),
-            written: &BTreeSet::new(),
-            now: NOW,
-        };
+        let (online, shared) = ("0-7".parse().unwrap(), shown.parse().unwrap());
+        let context = context(&online, &shared);
         let found = diff(&wishes, &held, &live, context);
         assert_eq!(verdict(&found), expected, "{held:?}");
     }
@@ -293,12 +281,8 @@ fn a_drop_in_whose_making_or_removal_was_interrupted_is_taken_away_again() {
         let held = BTreeMap::from([(target.clone(), held)]);
         let written = BTreeSet::from_iter(is_written.then(|| target.clone()));
         let context = Context {
-            online: &all,
-            shared: &all,
-            effective: &BTreeMap::new(),
-            births: &BTreeMap::new(),
             written: &written,
-            now: NOW,
+            ..context(&all, &all)
         };
         let found = diff(&Desired::new(), &held, &live, context);
         assert_eq!(verdict(&found), expected, "{held:?}");
@@ -307,7 +291,7 @@ fn a_drop_in_whose_making_or_removal_was_interrupted_is_taken_away_again() {
 
 #[test]
 fn an_interrupt_that_was_set_up_again_is_not_somebody_elses() {
-    let (all, written) = ("0-7".parse().unwrap(), BTreeSet::new());
+    let all = "0-7".parse().unwrap();
     let births = BTreeMap::from([(irq(), "0-1,4-7".parse().unwrap())]);
     let held = BTreeMap::from([(irq(), held("0-7", "2", None))]);
     let live = Live::from([(irq(), cpus("0-1,4-7"))]);
@@ -319,12 +303,8 @@ fn an_interrupt_that_was_set_up_again_is_not_somebody_elses() {
         (&Desired::new(), &BTreeMap::new(), "leave, forget"),
     ] {
         let context = Context {
-            online: &all,
-            shared: &all,
-            effective: &BTreeMap::new(),
             births,
-            written: &written,
-            now: NOW,
+            ..context(&all, &all)
         };
         assert_eq!(verdict(&diff(wishes, &held, &live, context)), expected);
     }
@@ -334,15 +314,8 @@ fn an_interrupt_that_was_set_up_again_is_not_somebody_elses() {
 fn a_setting_that_somebody_sets_back_is_his_after_three_times() {
     let target = Target::Knob(Knob::KsmRun, Place::Host);
     let text = |text: &str| Value::Text(text.to_owned());
-    let (all, written) = ("0-7".parse().unwrap(), BTreeSet::new());
-    let context = Context {
-        online: &all,
-        shared: &all,
-        effective: &BTreeMap::new(),
-        births: &BTreeMap::new(),
-        written: &written,
-        now: NOW,
-    };
+    let all = "0-7".parse().unwrap();
+    let context = context(&all, &all);
     let wishes: Desired = [(target.clone(), Wish::from(text("0")))]
         .into_iter()
         .collect();
