@@ -12,7 +12,7 @@ expect() {
     shift 2
     "$@" > "$work/out" 2>&1 || true
     wait_until 30 "$text" logged "$phases" || { cat $log/100 "$work/out"; return 0; }
-    wait_until 30 "$text: no command is left" unlocked
+    wait_until 30 "$text: no command is left" cleaned_up
     equal "$text" "$phases" "$(phases)"
     : > $log/100
 }

@@ -143,6 +143,21 @@ shell_hook_gone() {
     systemctl daemon-reload
 }
 
+# cleaned_up: qmeventd has no connection of a VM that has ended, and none of its "qm cleanup" runs.
+cleaned_up() {
+    local daemon connections
+    daemon=$(pgrep -xo qmeventd) || return 0
+    connections=$(find "/proc/$daemon/fd" -lname 'socket:*' ! -name '[012]' | tail -n +2 | wc -l)
+    [ "$connections" -le "$(pgrep -cx kvm)" ] && ! pgrep -P "$daemon"
+}
+
+# qm: a start waits until PVE has done with the run before. "qm cleanup" that comes late finds the VM running,
+# holds its lock for 30 s and refuses every stop meanwhile; nobody but a case starts that soon after a stop.
+qm() {
+    [ "$1" != start ] || wait_until 20 'PVE has cleaned up' cleaned_up > /dev/null || true
+    command qm "$@"
+}
+
 running() { [ "$(qm status "$1")" = 'status: running' ]; }
 qemu_pid() { cat "/run/qemu-server/$1.pid"; }
 qemu_alive() { [ -e "/run/qemu-server/$1.pid" ] && kill -0 "$(qemu_pid "$1")" 2> /dev/null; }
