@@ -18,7 +18,7 @@ masks_of_others() { local tid; for tid in $(other_tids "$1"); do allowed "$tid";
 
 hooked_vm 100 'cpus = "2-5"'
 hooked_vm 101 'cpus = "6-7"'
-vm_conf 101 'hookscript: local:snippets/pin-hook' 'cores: 2'
+vm_conf 101 "$hooked" 'cores: 2'
 sed -i '/^cores: 4/d' "$(conf_path 101)"
 mkdir -p $other
 sleep 1000 &

@@ -2,42 +2,17 @@
 # calls no phase, the units see to it.
 . /usr/lib/lab/lib.sh
 
-isolated='isolated 2-5: 2 3 4 5'
-hooked='hookscript: local:snippets/pin-hook'
+owned='isolated 2-5: 2 3 4 5'
 
 case_cleanup() { births_undone; }
 
-start() {
-    qm start 100 > "$work/start" 2>&1 || said "$work/start"
-    comes_to "isolated before: $1" "$isolated" 100
-}
-
-# ends_with TEXT COMMAND...: starts the VM, has something born, ends the VM, and compares.
-ends_with() {
-    local text=$1
-    shift
-    start "$text"
-    births
-    "$@" > "$work/end" 2>&1 || { not_ok "$text: $*"; said "$work/end"; }
-    wait_until 40 "$text: QEMU ends" gone 100
-    as_before "$text"
-}
-
-unhook_and_stop() { vm_conf 100; qm stop 100; vm_conf 100 "$hooked"; }
 migrate_away() { qm migrate-away 100; mv /etc/pve/nodes/pve2/qemu-server/100.conf "$(conf_path 100)"; vm_conf 100 "$hooked"; }
 
-rebooted() { qemu_alive 100 && [ "$(qemu_pid 100)" != "$first" ] && stands 100 "$isolated"; }
+rebooted() { qemu_alive 100 && [ "$(qemu_pid 100)" != "$first" ] && stands 100 "$owned"; }
 reboot_and_stop() {
     first=$(qemu_pid 100)
     qm reboot 100
     check 'isolated again after a reboot' wait_until 60 'a new QEMU is isolated' rebooted >&3
-    qm stop 100
-}
-
-release_and_stop() {
-    pin-hook release 100
-    equal 'release leaves the VM running as any other' 'none: 0-7 0-7 0-7 0-7' "$(standing 100)" >&3
-    equal 'and the host has all CPUs' 0-7 "$(housekeeping)" >&3
     qm stop 100
 }
 
@@ -49,7 +24,6 @@ lose_all_and_stop() {
     qm stop 100
 }
 
-exec 3>&1
 births_possible
 mapfile -t knobs < <(all_knobs isolated)
 hooked_vm 100 'cpus = "2-5"' 'pin.emulator = "0-1"' 'pin.scheduler = "fifo:1"' "${knobs[@]}"

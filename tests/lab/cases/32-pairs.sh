@@ -2,7 +2,6 @@
 # order: each has its own meanwhile, and afterwards the host is as before, with what was born in between.
 . /usr/lib/lab/lib.sh
 
-hooked='hookscript: local:snippets/pin-hook'
 
 case_cleanup() { births_undone; }
 

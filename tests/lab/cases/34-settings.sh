@@ -18,10 +18,10 @@ knobs=('[power]' 'governor = "performance"' 'min-frequency = "2200MHz"' 'max-idl
     '[host]' 'sysctl = { "vm.stat_interval" = 120, "kernel.timer_migration" = 0, "kernel.numa_balancing" = 0, "kernel.sched_rt_runtime_us" = 900000 }'
     'ksm = "stop"' 'transparent-hugepages = "never"')
 
-wishes_100() { hooked_vm 100 'cpus = "2-4"' "${knobs[@]}"; vm_conf 100 'cores: 3' 'hookscript: local:snippets/pin-hook'; }
+wishes_100() { hooked_vm 100 'cpus = "2-4"' "${knobs[@]}"; vm_conf 100 'cores: 3' "$hooked"; }
 wishes_101() {
     hooked_vm 101 'cpus = "5,7"' '[power]' 'governor = "powersave"' '[host]' 'sysctl = { "vm.stat_interval" = 30 }'
-    vm_conf 101 'cores: 2' 'hookscript: local:snippets/pin-hook'
+    vm_conf 101 'cores: 2' "$hooked"
 }
 start() {
     qm start "$1" > "$work/start" 2>&1 || cat "$work/start"
@@ -32,8 +32,22 @@ start() {
 }
 # governed POLICY GOVERNOR INTERVAL
 governed() { [ "$(cat "$cpufreq/policy$1/scaling_governor") $(sysctl_of vm.stat_interval)" = "$2 $3" ]; }
-# A value of somebody else, and what reconcile makes of it.
-interval_after() { echo "$1" > /proc/sys/vm/stat_interval; pin-hook reconcile > "$work/drift" 2>&1; sysctl_of vm.stat_interval; }
+thp=/sys/kernel/mm/transparent_hugepage/enabled
+# Somebody else's values: foreign ones, and two that are what was there before the VM.
+foreign() {
+    echo "$1" > /proc/sys/vm/stat_interval
+    echo "$2" > $cpufreq/policy2/scaling_governor
+    echo "$3" > $cpufreq/policy3/scaling_governor
+    echo "$4" > /sys/kernel/mm/ksm/run
+    echo "$5" > $thp
+}
+values() { echo "$(sysctl_of vm.stat_interval) $(cat $cpufreq/policy{2,3}/scaling_governor /sys/kernel/mm/ksm/run | paste -sd' ') $(sed 's/.*\[\(.*\)\].*/\1/' $thp)"; }
+# What reconcile makes of them.
+after_foreign() {
+    foreign 3 powersave schedutil 1 madvise
+    pin-hook reconcile > "$work/drift" 2>&1
+    values
+}
 
 irq=$(sed -n 's/^ *\([0-9]*\):.*ahci.*/\1/p' /proc/interrupts | head -n 1)
 mask=$(< "/proc/irq/$irq/smp_affinity_list")
@@ -87,12 +101,14 @@ capture_after_equal 'as before after 101, 100, -101, release' 60
 # Somebody else's values.
 start 100
 for n in 1 2 3; do
-    equal "a foreign value is set again ($n)" 120 "$(interval_after 3)"
+    equal "foreign values are set again ($n)" '120 performance performance 0 never' "$(after_foreign)"
 done
-equal 'the fourth time it is left' 3 "$(interval_after 3)"
-check 'and named' has "$work/drift" 'set again three times, now left to somebody else'
+equal 'the fourth time they are left' '3 powersave schedutil 1 madvise' "$(after_foreign)"
+for name in vm/stat_interval policy2/scaling_governor policy3/scaling_governor ksm/run transparent_hugepage/enabled; do
+    check "and named: $name" grep -q "$name.*set again three times, now left to somebody else" "$work/drift"
+done
 refuses 'status says that it has drifted' pin-hook status 100
-echo 120 > /proc/sys/vm/stat_interval
+foreign 120 performance performance 0 never
 systemd-run --quiet --unit=irqbalance sleep 1000
 for n in 1 2 3 4; do
     echo 2-3 > "/proc/irq/$irq/smp_affinity_list"

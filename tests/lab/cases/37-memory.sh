@@ -43,7 +43,7 @@ capture_after_equal 'released and stopped: the host is as before'
 # PVE leaves its lock file behind.
 touch /var/lock/hugepages.lck
 # 64 MiB are 32 pages of node 0.
-vm_conf 100 'hookscript: local:snippets/pin-hook' 'numa: 1' 'hugepages: 2'
+vm_conf 100 "$hooked" 'numa: 1' 'hugepages: 2'
 sed -i 's/^memory: .*/memory: 64/' "$(conf_path 100)"
 table 100 'cpus = "2-5"' '[memory]' 'hugepages = { compact = true, timeout = "20s" }'
 capture_before

@@ -91,7 +91,7 @@ refused 'a broken table' '/etc/pin-hook/100.toml:2:1'
 
 overlap='cpus 2-5 are claimed by vm 101'
 table 101 'cpus = "2-5"'
-vm_conf 101 'hookscript: local:snippets/pin-hook'
+vm_conf 101 "$hooked"
 pin-hook 101 pre-start > /dev/null
 for policy in auto abort warn; do
     table 100 'cpus = "2-5"' '[start]' "on-refusal = \"$policy\""

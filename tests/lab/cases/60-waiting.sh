@@ -21,7 +21,7 @@ check 'and has its CPUs when it has arrived' wait_until 60 'isolated' stands 100
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'
 
-vm_conf 100 'hookscript: local:snippets/pin-hook' 'template: 1'
+vm_conf 100 "$hooked" 'template: 1'
 qm template-backup 100 > "$work/start" 2>&1
 check 'a backup of a template: nothing to do' has "$work/start" 'vm 100 is a template, which runs for backups only: nothing to do'
 lacks_changes() { lacks "$work/start" reserved && lacks "$work/start" owns; }

@@ -59,6 +59,8 @@ is_before() { [ "$(printf '%s\n' "$1" "$(uname -r)" | sort -V | head -n 1)" != "
 
 # --- VMs -------------------------------------------------------------------------------------
 
+hooked='hookscript: local:snippets/pin-hook'
+
 conf_path() { echo "/etc/pve/qemu-server/$1.conf"; }
 
 # vm_conf ID [LINE...]: a VM of 4 vCPUs with the lines added; a "cores:" line replaces the 4.
@@ -74,7 +76,7 @@ vm_conf() {
 hooked_vm() {
     local id=$1
     shift
-    vm_conf "$id" 'hookscript: local:snippets/pin-hook'
+    vm_conf "$id" "$hooked"
     table "$id" "$@"
 }
 
@@ -94,7 +96,8 @@ all_knobs() {
         'min-frequency = "2200MHz"' 'max-frequency = "2200MHz"' 'boost = true' \
         '[host]' 'ksm = "stop"' 'transparent-hugepages = "never"' 'halt-poll = "100us"' \
         "sysctl = { $(printf '"%s" = %s, ' vm.stat_interval 120 kernel.timer_migration 0 \
-            kernel.numa_balancing 0 kernel.sched_rt_runtime_us 900000 kernel.watchdog_thresh 30) }"
+            kernel.numa_balancing 0 kernel.sched_rt_runtime_us 900000 kernel.watchdog_thresh 30 \
+            kernel.soft_watchdog 0 vm.compaction_proactiveness 0 net.core.busy_read 50) }"
 }
 
 # Has the host use what all_knobs takes from it, as far as the lab can.
@@ -128,6 +131,28 @@ as_before() {
     capture_after_equal "as before after: $1" 60
     modprobe -r jfs
 }
+
+# ends_with TEXT COMMAND...: starts VM 100, which then has to stand as $owned, has something born, ends the VM,
+# and compares. What the command has to say for the reader goes to 3.
+ends_with() {
+    local text=$1
+    shift
+    qm start 100 > "$work/start" 2>&1 || said "$work/start"
+    comes_to "has its CPUs before: $text" "${owned:?}" 100
+    births
+    "$@" 3>&1 > "$work/end" 2>&1 || { not_ok "$text: $*"; said "$work/end"; }
+    wait_until 40 "$text: QEMU ends" gone 100
+    as_before "$text"
+}
+
+release_and_stop() {
+    pin-hook release 100
+    equal 'release leaves the VM running as any other' 'none: 0-7 0-7 0-7 0-7' "$(standing 100)" >&3
+    equal 'and the host has all CPUs' 0-7 "$(housekeeping)" >&3
+    qm stop 100
+}
+
+unhook_and_stop() { vm_conf 100; qm stop 100; vm_conf 100 "$hooked"; }
 
 births_undone() {
     modprobe -r jfs

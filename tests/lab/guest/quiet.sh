@@ -146,7 +146,7 @@ column() {
     local knobs
     mapfile -t knobs < <(all_knobs "$2")
     hooked_vm 100 'cpus = "2-5"' ${4:+"$4"} "${knobs[@]}"
-    vm_conf 100 "$spin" 'hookscript: local:snippets/pin-hook'
+    vm_conf 100 "$spin" "$hooked"
     pin-hook boot > "$work/boot"
     start
     measure "$1" "$3"
