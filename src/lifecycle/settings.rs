@@ -12,10 +12,10 @@ use crate::domain::knob::Knob;
 use crate::domain::merge;
 use crate::domain::state::State;
 use crate::domain::table::Ksm;
-use crate::domain::target::{Place, Target};
+use crate::domain::target::{Place, Target, Value};
 use crate::domain::vm::Vmid;
 use crate::domain::words::path_of_sysctl;
-use crate::host::{Host, cpufreq, ksm};
+use crate::host::{Host, cpufreq, ksm, target};
 
 /// Observes what wishes for settings depend on.
 pub fn observe(host: &Host, facts: &mut Facts) {
@@ -42,7 +42,7 @@ pub fn remarks(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
     remarks
 }
 
-/// Names each key of the table once that this host has no file for.
+/// Names each key of the table once that this host has no file for, or one that nobody can read.
 fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
     let mut remarks = Vec::new();
     let frequency = [
@@ -73,11 +73,14 @@ fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
         let Some(key) = key_of(&target, wishes) else {
             continue;
         };
-        if !host.files.exists(&target.path()) && seen.insert(key.clone()) {
-            remarks.push(format!(
-                "{key} is left out: this host has no {}",
-                target.path()
-            ));
+        let path = target.path();
+        let lack = match target::read(host, &target) {
+            Ok(Value::Absent) => format!("this host has no {path}"),
+            Ok(_) => continue,
+            Err(error) => format!("{path} cannot be read: {error}"),
+        };
+        if seen.insert(key.clone()) {
+            remarks.push(format!("{key} is left out: {lack}"));
         }
     }
     remarks

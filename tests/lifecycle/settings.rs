@@ -294,6 +294,28 @@ fn a_setting_that_this_host_does_not_have_is_left_out_and_named() {
 }
 
 #[test]
+fn a_setting_that_nobody_can_read_is_left_out_and_named() {
+    let world = with_vm();
+    let before = world.capture();
+    world
+        .sim
+        .fail(&format!("=read {STAT_INTERVAL}"), libc::EIO, u32::MAX);
+    let account = done(world.phase(Phase::PreStart, 100));
+    assert_says(
+        &account,
+        &format!(
+            "host.sysctl vm.stat_interval is left out: {STAT_INTERVAL} cannot be read: Input/output"
+        ),
+    );
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    world.end_worker();
+    world.sim.fail_no_more();
+    world.stop(100);
+    world.assert_as(&before);
+}
+
+#[test]
 fn a_setting_that_somebody_changes_is_set_again_and_left_when_letting_go() {
     let world = with_vm();
     world.start(100);

@@ -211,6 +211,11 @@ impl Sim {
         });
     }
 
+    /// Ends all errors that were planted.
+    pub fn fail_no_more(&self) {
+        self.state().fate.failures.clear();
+    }
+
     /// Ends a VM before the `n`-th operation from now on, of which those count that only look too.
     pub fn end_vm_at(&self, n: usize, vmid: u32) {
         assert!(n > 0, "operations are counted from 1");
