@@ -33,6 +33,8 @@ mod meanwhile;
 mod memory;
 #[path = "lifecycle/refusals.rs"]
 mod refusals;
+#[path = "lifecycle/refused_targets.rs"]
+mod refused_targets;
 #[path = "lifecycle/rescan.rs"]
 mod rescan;
 #[path = "lifecycle/scenario.rs"]

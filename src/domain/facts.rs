@@ -32,8 +32,8 @@ pub struct Facts {
     pub groups: BTreeMap<String, GroupFacts>,
     /// Kernel threads.
     pub kernel_threads: Vec<KernelThread>,
-    /// CPUs that interrupts are given when they are set up.
-    pub default_irq_affinity: CpuSet,
+    /// CPUs that interrupts are given when they are set up; none when that cannot be read.
+    pub default_irq_affinity: Option<CpuSet>,
     /// Interrupts.
     pub irqs: Vec<Irq>,
     /// CPUs that other work of the kernel may run on: that of unbound workqueues, and the watchdog.
@@ -159,10 +159,11 @@ impl Irq {
 impl Facts {
     /// Returns what each interrupt would get that is set up now.
     pub fn births(&self) -> BTreeMap<Target, CpuSet> {
-        let births = self.irqs.iter().map(|irq| {
+        let births = self.irqs.iter().filter_map(|irq| {
             let place = Place::Irq(irq.number, irq.actions.clone());
-            let cpus = irq.affinity_at_birth(&self.default_irq_affinity, &self.nodes);
-            (Target::Knob(Knob::IrqAffinity, place), cpus)
+            let default = self.default_irq_affinity.as_ref()?;
+            let cpus = irq.affinity_at_birth(default, &self.nodes);
+            Some((Target::Knob(Knob::IrqAffinity, place), cpus))
         });
         births.collect()
     }

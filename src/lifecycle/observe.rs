@@ -75,7 +75,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     let is_sent = |wishes: &Wishes| wishes.interrupts || wishes.device_interrupts.is_some();
     if concerns(Stage::Interrupts, is_sent) {
         facts.nodes = irq::nodes(&*host.files);
-        facts.default_irq_affinity = irq::default_affinity(&*host.files)?;
+        facts.default_irq_affinity = irq::default_affinity(&*host.files).ok();
         facts.irqs = irq::interrupts(&*host.files)?;
     }
     facts.cpus_at_work = concerns(Stage::Hotplug, |_| false) && scrub::is_at_work(host);
@@ -174,16 +174,22 @@ pub fn live_values(host: &Host, facts: &Facts, targets: BTreeSet<&Target>) -> Se
 }
 
 fn live_value(host: &Host, facts: &Facts, target: &Target) -> io::Result<Value> {
+    // What is not among the facts has gone, or cannot be read.
+    let gone_or_unread = || target::read(host, target).map(|_| Value::Absent);
     let value = match target {
         Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)) => {
             let mut irqs = facts.irqs.iter();
-            let irq = irqs.find(|irq| irq.number == *number && irq.actions == *actions);
-            irq.map(|irq| irq.affinity.clone())
+            match irqs.find(|irq| irq.number == *number && irq.actions == *actions) {
+                Some(irq) => Some(irq.affinity.clone()),
+                None => return gone_or_unread(),
+            }
         }
         Target::Knob(Knob::ContainerCpus, place) => {
             let mut lists = facts.containers.iter().flat_map(Container::lists);
-            let list = lists.find(|(of, _)| of == place);
-            list.map(|(_, cpus)| cpus.clone())
+            match lists.find(|(of, _)| of == place) {
+                Some((_, cpus)) => Some(cpus.clone()),
+                None => return gone_or_unread(),
+            }
         }
         Target::KernelThread(id) => {
             let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);

@@ -70,7 +70,7 @@ fn facts() -> Facts {
         online: set("0-7"),
         shared: set("0-7"),
         nodes: BTreeMap::from([(0, set("0-3")), (1, set("4-7"))]),
-        default_irq_affinity: set("0-7"),
+        default_irq_affinity: Some(set("0-7")),
         vms: BTreeMap::from([(
             id(100),
             VmFacts {
