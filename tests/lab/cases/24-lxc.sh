@@ -122,3 +122,27 @@ end_container 204
 three_rounds
 check 'PVE finds nothing to correct' lacks "$rounds" lxc/
 capture_after_equal 'the host is as before'
+
+# The other backends: a partition whose CPUs the kernel balances, and none. Without a partition PVE knows of all
+# CPUs, and gives them; the group around the containers has only those that are left.
+for backend in root slices; do
+    standing='root 2-5: 2 3 4 5' list='0-1,6-7 0-1,6-7'
+    [ $backend = root ] || { standing='none: 2 3 4 5' list='0-7 0-7'; lists_may_stay; }
+    hooked_vm 100 'cpus = "2-5"' '[isolate]' "backend = \"$backend\""
+    capture_before
+    qm start 100 > /dev/null
+    comes_to "$backend: the VM stands" "$standing" 100
+    check "$backend: a container that had its CPUs has as many others" wait_until 60 'two others' two_others
+    lists_come_to "$backend: one that had all has all that PVE knows of" "$list" 202
+    equal "$backend: and runs off the VM's" 0-1,6-7 "$(inside 202)"
+    : > "$rounds"
+    three_rounds
+    check "$backend: PVE finds nothing to correct" lacks "$rounds" lxc/
+    check "$backend: status finds nothing" pin-hook status
+    qm stop 100 > /dev/null
+    lists_come_to "$backend: the container has its CPUs again" '2-3 2-3' 201
+    : > "$rounds"
+    three_rounds
+    check "$backend: PVE finds nothing to correct afterwards" lacks "$rounds" lxc/
+    capture_after_equal "$backend: the host is as before" 60
+done

@@ -6,6 +6,7 @@ owned='isolated 2-5: 2 3 4 5'
 
 case_cleanup() { births_undone; }
 
+crash() { kill -SEGV "$(qemu_pid 100)"; }
 migrate_away() { qm migrate-away 100; mv /etc/pve/nodes/pve2/qemu-server/100.conf "$(conf_path 100)"; vm_conf 100 "$hooked"; }
 
 rebooted() { qemu_alive 100 && [ "$(qemu_pid 100)" != "$first" ] && stands 100 "$owned"; }
@@ -34,6 +35,7 @@ said "$work/start"
 ends_with 'qm shutdown' qm shutdown 100
 ends_with 'power-off by the guest' qm guest-poweroff 100
 ends_with 'kill -9 of QEMU' qm kill9 100
+ends_with 'a crash of QEMU' crash
 ends_with 'reboot and stop' reboot_and_stop
 ends_with 'migration to another node' migrate_away
 ends_with 'a stop without the hookscript' unhook_and_stop

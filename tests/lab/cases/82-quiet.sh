@@ -9,6 +9,7 @@ vm_conf 100 "$spin"
 start
 measure nothing
 check 'without anything the load runs on the VM'\''s CPUs' test "$userland" -gt 0
+check 'and interrupts of devices come to them' test "$irqs" -gt 0
 vm_conf 100 "$spin" 'affinity: 2-5'
 start
 measure affinity

@@ -99,6 +99,9 @@ count() {
     read -r userland irqs foreign psi < "$work/counts"
 }
 
+# Tells how many events of the CPUs 2-5 found no room.
+n_lost() { awk '/^(overrun|commit overrun|dropped events):/ { n += $NF } END { print n }' $trace/per_cpu/cpu[2-5]/stats; }
+
 # measure NAME [STANDING]: loads the host while the VM runs, traces, and ends the VM.
 measure() {
     local tids delay load
@@ -114,6 +117,7 @@ measure() {
     trace_under_load
     sum_up "$work/loaded"
     count
+    equal "$1: no event is lost" 0 "$(n_lost)"
     sed "s/^/$1 /" "$work/loaded" >> "$work/all"
     printf '%s %s\n' "$1 $foreign" 'kernel switches but own' "$1 $delay" 'run delay, ms' >> "$work/all"
     [ -s "$work/own" ] && { echo "#   the measurement's own:"; said "$work/own"; }
