@@ -1,11 +1,13 @@
-//! A VM may end at any moment of a run that is about it.
+//! A VM, and what is narrowed for it, may end at any moment of a run.
 
 use std::collections::BTreeMap;
 
 use pin_hook::lifecycle::phase::Phase;
 
+use super::refused_targets::{running, tuned, warnings};
 use super::world::{CONF, World, changes, done};
 use crate::common::sim::VmSpec;
+use crate::common::sim::fate::End;
 
 const ISOLATED: &str = "cpus = \"2-3\"\n";
 const SLICES: &str = "cpus = \"2-3\"\n[isolate]\nbackend = \"slices\"\n";
@@ -22,7 +24,7 @@ fn may_end_during(ready: &World, without: &World, step: usize, call: impl Fn(&Wo
     let mut wrong: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for n in (1..).step_by(step) {
         let world = ready.fork();
-        world.sim.end_vm_at(n, 100);
+        world.sim.end_at(n, End::Vm(100));
         world.sim.take_log();
         call(&world);
         let log = world.sim.take_log();
@@ -124,4 +126,64 @@ fn a_controller_that_was_passed_on_too_late_is_taken_away() {
     assert!(!passed_on.contains("cpuset"), "{passed_on}");
     world.systemd_looks_at_a_unit();
     world.assert_as(&before);
+}
+
+/// A kernel thread, one that belongs to a NUMA node, an interrupt, one of a disk's queue, and a container.
+const OTHERS: [End; 5] = [
+    End::Task(5),
+    End::Task(43),
+    End::Irq(30),
+    End::Irq(24),
+    End::Container(201),
+];
+
+/// Lets something end before every fifth operation of a phase, those that only look too: nobody is told, and
+/// the host is what it would be had it ended before.
+fn others_may_end_during(phase: Phase, ready: fn() -> World) {
+    let ready = ready();
+    for other in OTHERS {
+        let without = ready.fork();
+        without.sim.end(other);
+        let usual = warnings(&done(without.phase(phase, 100)));
+        end(&without, phase);
+        let without = without.capture();
+        for n in (1..).step_by(5) {
+            let world = ready.fork();
+            world.sim.end_at(n, other);
+            let mut told = warnings(&done(world.phase(phase, 100)));
+            if world.sim.call_end_off() {
+                assert!(n > 100, "{other:?}: only {n} operations");
+                break;
+            }
+            told.retain(|text| !usual.contains(text));
+            assert!(told.is_empty(), "{other:?} before {n}: {told:#?}");
+            end(&world, phase);
+            world.reconcile_until_quiet().unwrap();
+            let left = changes(&without, &world.capture());
+            assert!(left.is_empty(), "{other:?} before {n}:\n{left}");
+            world.assert_at_rest();
+        }
+    }
+}
+
+/// Ends what a phase leaves running.
+fn end(world: &World, phase: Phase) {
+    world.end_worker();
+    if phase == Phase::PostStart {
+        world.stop(100);
+    }
+}
+
+#[test]
+fn what_is_narrowed_ends_during_post_start() {
+    others_may_end_during(Phase::PostStart, tuned);
+}
+
+#[test]
+fn what_is_narrowed_ends_while_it_is_given_back() {
+    others_may_end_during(Phase::PostStop, || {
+        let world = running();
+        world.end_qemu(100);
+        world
+    });
 }

@@ -12,7 +12,7 @@ use crate::common::sim::capture::Capture;
 use crate::common::sim::fate::SHORT_WRITE;
 
 /// A VM that wishes for all tuning there is, up and waiting for its post-start.
-fn tuned() -> World {
+pub fn tuned() -> World {
     let table = "cpus = \"2-3\"\npin.scheduler = \"fifo:1\"\n[power]\ngovernor = \"performance\"\n\
                  energy-preference = \"performance\"\nmin-frequency = \"2200MHz\"\n\
                  max-frequency = \"2200MHz\"\nboost = false\nmax-idle-latency = \"2us\"\n[host]\nksm = \"stop\"\n\
@@ -60,7 +60,7 @@ fn is_tuning(op: &str) -> bool {
         || op.starts_with("set_affinity ") && !is_essential(op)
 }
 
-fn warnings(account: &Account) -> Vec<String> {
+pub fn warnings(account: &Account) -> Vec<String> {
     let lines = account.lines.iter();
     let warnings = lines.filter(|line| line.level == Level::Warning);
     warnings.map(|line| line.text.clone()).collect()
@@ -255,7 +255,7 @@ fn question_of(op: &str) -> String {
 }
 
 /// A VM that runs with all its tuning.
-fn running() -> World {
+pub fn running() -> World {
     let world = tuned();
     done(world.phase(Phase::PostStart, 100));
     world.end_worker();

@@ -19,6 +19,19 @@ pub enum Death {
     Torn,
 }
 
+/// What may end beside the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A VM.
+    Vm(u32),
+    /// A task, by its id.
+    Task(i32),
+    /// An interrupt, by its number.
+    Irq(u32),
+    /// A container.
+    Container(u32),
+}
+
 /// Payload of the panic that stands for `SIGKILL`; carries the operation it happened at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Died(pub String);
@@ -32,8 +45,8 @@ pub struct Fate {
     dead: bool,
     death_op: Option<String>,
     failures: Vec<Failure>,
-    /// In how many operations a VM ends, and which.
-    ending: Option<(usize, u32)>,
+    /// In how many operations something ends, and what.
+    ending: Option<(usize, End)>,
     pub next_guard: u64,
 }
 
@@ -84,13 +97,13 @@ impl Fate {
         verdict
     }
 
-    /// Counts an operation; returns the VM that ends before it.
-    fn ends_now(&mut self) -> Option<u32> {
-        let (left, vmid) = self.ending.as_mut()?;
+    /// Counts an operation; returns what ends before it.
+    fn ends_now(&mut self) -> Option<End> {
+        let (left, end) = self.ending.as_mut()?;
         *left -= 1;
-        let vmid = (*left == 0).then_some(*vmid)?;
+        let end = (*left == 0).then_some(*end)?;
         self.ending = None;
-        Some(vmid)
+        Some(end)
     }
 
     /// Returns the error that a test planted for `op`.
@@ -216,10 +229,10 @@ impl Sim {
         self.state().fate.failures.clear();
     }
 
-    /// Ends a VM before the `n`-th operation from now on, of which those count that only look too.
-    pub fn end_vm_at(&self, n: usize, vmid: u32) {
+    /// Ends something before the `n`-th operation from now on, of which those count that only look too.
+    pub fn end_at(&self, n: usize, end: End) {
         assert!(n > 0, "operations are counted from 1");
-        self.state().fate.ending = Some((n, vmid));
+        self.state().fate.ending = Some((n, end));
     }
 
     /// Calls that end off; tells whether it had yet to come.
@@ -229,9 +242,19 @@ impl Sim {
 
     /// Lets happen what was to happen before the operation that follows.
     pub(super) fn let_happen(&self) {
-        let mut state = self.state();
-        if let Some(vmid) = state.fate.ends_now() {
-            state.end_vm(vmid);
+        let end = self.state().fate.ends_now();
+        if let Some(end) = end {
+            self.end(end);
+        }
+    }
+
+    /// Ends something now.
+    pub fn end(&self, end: End) {
+        match end {
+            End::Vm(vmid) => self.state().end_vm(vmid),
+            End::Task(tid) => self.kill(tid),
+            End::Irq(number) => self.remove_irq(number),
+            End::Container(ctid) => self.stop_container(ctid),
         }
     }
 
