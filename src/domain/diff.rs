@@ -255,6 +255,14 @@ impl Held {
             target,
             Target::Knob(
                 Knob::Governor
+                    | Knob::EnergyPreference
+                    | Knob::MinFrequency
+                    | Knob::MaxFrequency
+                    | Knob::Boost
+                    | Knob::NoTurbo
+                    | Knob::PolicyBoost
+                    | Knob::IdleLatency
+                    | Knob::WatchdogCpus
                     | Knob::Sysctl
                     | Knob::KsmRun
                     | Knob::TransparentHugepages

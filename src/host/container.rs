@@ -38,18 +38,23 @@ fn read(files: &dyn Files, ctid: Vmid) -> Option<Container> {
     let config = pve::container_config(files, ctid).ok().flatten();
     Some(Container {
         ctid,
-        run: run(files, ctid).unwrap_or_default(),
+        run: run(files, ctid).ok()?,
         cpus: cpus(format!("{GROUPS}/{ctid}"))?,
         inner: cpus(format!("{GROUPS}/{ctid}/ns")),
         config: config.map(|config| parse_ct_conf(&config.text)),
     })
 }
 
-/// Returns the start time of the process that made a container.
-fn run(files: &dyn Files, ctid: Vmid) -> Option<u64> {
-    let tasks = files
-        .read(&format!("{MONITORS}/{ctid}/cgroup.procs"))
-        .ok()?;
-    let monitor = tasks.lines().next()?.parse().ok()?;
-    Some(task::read_task(files, monitor, monitor).ok()?.id.start)
+/// Returns the start time of the process that made a container; zero when it has ended.
+///
+/// # Errors
+/// Nobody can read which process that is.
+pub fn run(files: &dyn Files, ctid: Vmid) -> io::Result<u64> {
+    let tasks = match files.read(&format!("{MONITORS}/{ctid}/cgroup.procs")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        tasks => tasks?,
+    };
+    let monitor = tasks.lines().next().and_then(|tid| tid.parse().ok());
+    let monitor = monitor.and_then(|tid| task::read_task(files, tid, tid).ok());
+    Ok(monitor.map_or(0, |task| task.id.start))
 }

@@ -82,8 +82,11 @@ pub fn is_managed(files: &dyn Files, number: u32) -> bool {
 
 /// Tells whether an interrupt is still that of the same device: its number is given to another one as soon as
 /// it is free.
-pub fn is_of(files: &dyn Files, number: u32, actions: &str) -> bool {
-    actions_of(files, number).is_ok_and(|found| found == actions)
+///
+/// # Errors
+/// Its directory cannot be listed, also when there is no such interrupt any more.
+pub fn is_of(files: &dyn Files, number: u32, actions: &str) -> io::Result<bool> {
+    Ok(actions_of(files, number)? == actions)
 }
 
 fn actions_of(files: &dyn Files, number: u32) -> io::Result<String> {

@@ -192,7 +192,7 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             host.files.remove_dir(&path)
         }
         (Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)), _)
-            if !irq::is_of(&*host.files, *number, actions) =>
+            if !irq::is_of(&*host.files, *number, actions).unwrap_or(false) =>
         {
             Err(io::ErrorKind::NotFound.into())
         }
@@ -337,7 +337,8 @@ fn alive(host: &Host, id: TaskId) -> io::Result<()> {
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+/// Tells whether an error says that an object does not exist any more.
+pub fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::ENOENT | libc::ESRCH | libc::ENODEV)

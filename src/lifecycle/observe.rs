@@ -174,21 +174,29 @@ pub fn live_values(host: &Host, facts: &Facts, targets: BTreeSet<&Target>) -> Se
 }
 
 fn live_value(host: &Host, facts: &Facts, target: &Target) -> io::Result<Value> {
-    // What is not among the facts has gone, or cannot be read.
-    let gone_or_unread = || target::read(host, target).map(|_| Value::Absent);
+    let files = &*host.files;
+    // A list may leave out what could not be read.
+    let left_out = |is_same: io::Result<bool>| match is_same {
+        Ok(true) => target::read(host, target),
+        Err(error) if !target::is_gone(&error) => Err(error),
+        _ => Ok(Value::Absent),
+    };
     let value = match target {
         Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)) => {
             let mut irqs = facts.irqs.iter();
             match irqs.find(|irq| irq.number == *number && irq.actions == *actions) {
                 Some(irq) => Some(irq.affinity.clone()),
-                None => return gone_or_unread(),
+                None => return left_out(irq::is_of(files, *number, actions)),
             }
         }
-        Target::Knob(Knob::ContainerCpus, place) => {
+        Target::Knob(
+            Knob::ContainerCpus,
+            place @ (Place::Container(ctid, run) | Place::ContainerInside(ctid, run)),
+        ) => {
             let mut lists = facts.containers.iter().flat_map(Container::lists);
             match lists.find(|(of, _)| of == place) {
                 Some((_, cpus)) => Some(cpus.clone()),
-                None => return gone_or_unread(),
+                None => return left_out(container::run(files, *ctid).map(|now| now == *run)),
             }
         }
         Target::KernelThread(id) => {

@@ -223,7 +223,8 @@ impl<'s, 'h> Settling<'s, 'h> {
         problem.whose = whose(&target, facts);
         problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
         // A CPU that does not come back is told as long as it is away.
-        if !target.stage().is_essential() && target.stage() != Stage::Hotplug {
+        let is_held = self.journal.state().held.contains_key(&target);
+        if is_held && !target.stage().is_essential() && target.stage() != Stage::Hotplug {
             problem.is_known = self.count_refusal(&target, problem.is_of_reading)?;
         }
         let ends = problem.is_essential && !self.new.is_empty();
@@ -285,10 +286,14 @@ impl<'s, 'h> Settling<'s, 'h> {
         );
         let is_kept = |target: &Target| waits_for_cpus(&state.held, target, &facts.online);
         diff.forget.retain(|target| !is_kept(target));
-        // What was never touched is left alone.
+        // What was never touched is left alone, and told when a VM gets its CPUs; of settings the start told.
+        let is_told = |target: &Target| match state.held.contains_key(target) {
+            true => true,
+            false if target.stage().is_setting() => false,
+            false => target.stage().is_essential() || !self.new.is_empty(),
+        };
         let unread = seen.unread.iter();
-        let unread = unread
-            .filter(|(target, _)| state.held.contains_key(target) || target.stage().is_essential());
+        let unread = unread.filter(|(target, _)| is_told(target));
         let unread = unread.map(|(target, error)| Problem::unread(target, error));
         (diff, unread.collect())
     }
@@ -324,6 +329,12 @@ impl<'s, 'h> Settling<'s, 'h> {
         pass == Pass::Release && held.is_some_and(|held| held.baseline == change.after)
     }
 
+    /// Tells whether a change is of an interrupt that has been moved: its mask is not what it had.
+    fn was_moved(&self, change: &Change) -> bool {
+        let held = self.journal.state().held.get(&change.target);
+        irq_of(&change.target).is_some() && held.is_some_and(|held| held.baseline != change.before)
+    }
+
     fn write(
         &mut self,
         pass: Pass,
@@ -350,7 +361,9 @@ impl<'s, 'h> Settling<'s, 'h> {
             }
             Ok(Outcome::Gone) if pass == Pass::Acquire => Ok(self.missing(change)),
             Ok(Outcome::Gone) => Ok(None),
-            Ok(Outcome::Unchangeable(error)) if self.gives_back(pass, change) => {
+            Ok(Outcome::Unchangeable(error))
+                if self.gives_back(pass, change) || self.was_moved(change) =>
+            {
                 // An interrupt that was moved before can be moved back.
                 if irq_of(target).is_none() {
                     self.mark_unchangeable(target)?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pin_hook::lifecycle::phase::Phase;
 
+use super::refused_targets::running as tuned;
 use super::scenario::Scenario;
 use super::world::{World, assert_says, done, mask};
 use crate::common::sim::{VmSpec, cpus};
@@ -190,4 +191,40 @@ fn an_interrupt_whose_file_is_read_only_is_one_that_cannot_be_moved() {
         .fail("write /proc/irq/30/", libc::EACCES, u32::MAX);
     done(world.phase(Phase::PostStart, 100));
     assert_eq!(done(world.reconcile()).lines, []);
+}
+
+/// Who sets a setting back to what it was before the VM is the likeliest to do so again.
+#[test]
+fn every_setting_that_somebody_sets_back_is_left_after_three_times() {
+    let reference = tuned();
+    reference.end_qemu(100);
+    done(reference.phase(Phase::PostStop, 100));
+    let ops = reference.writes().into_iter();
+    let settings = [
+        "/proc/sys/",
+        "/sys/devices/system/cpu/",
+        "/sys/kernel/mm/",
+        "/sys/module/",
+    ];
+    let ops: Vec<String> = ops
+        .filter(|op| settings.iter().any(|place| op.contains(place)))
+        // Under the governor of the VM the kernel takes no preference from anybody.
+        .filter(|op| !op.contains("energy_performance_preference"))
+        .collect();
+    assert!(ops.len() > 8, "{ops:#?}");
+    for op in ops {
+        let [_, path, before] = op.splitn(3, ' ').collect::<Vec<_>>().try_into().unwrap();
+        let world = tuned();
+        let ours = world.sim.get(path);
+        for _ in 0..3 {
+            world.sim.poke(path, before).unwrap();
+            done(world.reconcile());
+            assert_eq!(world.sim.get(path), ours, "{path}");
+        }
+        world.sim.poke(path, before).unwrap();
+        let theirs = world.sim.get(path);
+        let account = done(world.reconcile());
+        assert_says(&account, "set again three times, now left to somebody else");
+        assert_eq!(world.sim.get(path), theirs, "{path}");
+    }
 }

@@ -114,9 +114,10 @@ impl View<'_> {
         let owned = kept_off(claims, |wishes| wishes.interrupts);
         let default = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
         let parent = self.held.get(&default).and_then(Inherited::of);
-        let live = parent.map(|parent| parent.baseline);
-        let live = live.or(self.facts.default_irq_affinity.as_ref());
-        if let Some(live) = live.filter(|_| !owned.is_empty()) {
+        if !owned.is_empty() {
+            let live = parent.map(|parent| parent.baseline);
+            let live = live.or(self.facts.default_irq_affinity.as_ref());
+            let live = live.unwrap_or(&self.facts.online);
             let value = self.irq_cpus(live, &owned, None, 0);
             desired.insert(default, Value::Cpus(value).into());
         }
