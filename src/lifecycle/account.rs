@@ -68,9 +68,13 @@ impl Account {
         self.say(Level::Info, text);
     }
 
-    /// Adds a warning.
+    /// Adds a warning; what is tried again in the same run is told once.
     pub fn warn(&mut self, text: impl Into<String>) {
-        self.say(Level::Warning, text);
+        let text = text.into();
+        let is_told = |line: &Line| line.level == Level::Warning && line.text == text;
+        if !self.lines.iter().any(is_told) {
+            self.say(Level::Warning, text);
+        }
     }
 
     /// Adds what a piece of work met besides what it was for.
