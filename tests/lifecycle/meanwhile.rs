@@ -137,7 +137,7 @@ const OTHERS: [End; 5] = [
     End::Container(201),
 ];
 
-/// Lets something end before every fifth operation of a phase, those that only look too: nobody is told, and
+/// Lets something end before every eleventh operation of a phase, those that only look too: nobody is told, and
 /// the host is what it would be had it ended before.
 fn others_may_end_during(phase: Phase, ready: fn() -> World) {
     let ready = ready();
@@ -147,7 +147,7 @@ fn others_may_end_during(phase: Phase, ready: fn() -> World) {
         let usual = warnings(&done(without.phase(phase, 100)));
         end(&without, phase);
         let without = without.capture();
-        for n in (1..).step_by(5) {
+        for n in (1..).step_by(11) {
             let world = ready.fork();
             world.sim.end_at(n, other);
             let mut told = warnings(&done(world.phase(phase, 100)));

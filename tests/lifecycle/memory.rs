@@ -1,5 +1,6 @@
 //! Where a guest's memory comes from: NUMA nodes for the scope, hugepages for the start.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pin_hook::domain::target::Target;
@@ -7,8 +8,9 @@ use pin_hook::lifecycle::account::{Account, Exit};
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::Phase;
 
+use super::refused_targets::{REFUSALS, warnings};
 use super::scenario::{Scenario, Then};
-use super::world::{CONF, World, assert_says, done, id};
+use super::world::{CONF, World, assert_says, changes, done, id};
 use crate::common::sim::hugepages::Room;
 use crate::common::sim::{Kernel, Machine, VmSpec};
 
@@ -299,4 +301,33 @@ fn a_table_that_wishes_for_hugepages_in_vain_says_so() {
         &account,
         "memory.hugepages has no effect for vm 100: it needs hugepages and numa: 1",
     );
+}
+
+/// Every operation of a start that has memory of its own fails in every way: it is told once, and nothing is left.
+#[test]
+fn an_error_at_any_operation_for_memory_is_told_once_and_nothing_is_left() {
+    let nodes = || World::lab().vm(100, CONF, "cpus = \"2-3\"\nmemory.nodes = \"0\"\n");
+    let pages = || node(PAGES);
+    for node in [nodes as fn() -> World, pages] {
+        let rest = node().capture();
+        let reference = node();
+        done(reference.phase(Phase::PreStart, 100));
+        let ops = reference.writes().into_iter();
+        let ops: Vec<String> = ops.filter(|op| !op.contains(" /run/pin-hook/")).collect();
+        assert!(ops.len() > 3, "{ops:#?}");
+        for (op, error) in ops.iter().flat_map(|op| REFUSALS.map(|error| (op, error))) {
+            let (world, what) = (node(), format!("error {error} at \"{op}\""));
+            world.sim.fail(&format!("={op}"), error, 9);
+            let account = world.phase(Phase::PreStart, 100);
+            let told = warnings(&account);
+            let different: BTreeSet<&String> = told.iter().collect();
+            assert!(!told.is_empty(), "{what} is not told: {account:#?}");
+            assert_eq!(different.len(), told.len(), "{what}: {told:#?}");
+            world.end_worker();
+            world.sim.fail_no_more();
+            world.reconcile_until_quiet().unwrap();
+            let left = changes(&rest, &world.capture());
+            assert!(left.is_empty(), "{what}: left:\n{left}");
+        }
+    }
 }
