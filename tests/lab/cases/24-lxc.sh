@@ -141,6 +141,7 @@ for backend in root slices; do
     check "$backend: status finds nothing" pin-hook status
     qm stop 100 > /dev/null
     lists_come_to "$backend: the container has its CPUs again" '2-3 2-3' 201
+    lists_come_to "$backend: and the other one all" '0-7 0-7' 202
     : > "$rounds"
     three_rounds
     check "$backend: PVE finds nothing to correct afterwards" lacks "$rounds" lxc/

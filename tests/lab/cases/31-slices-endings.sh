@@ -1,18 +1,27 @@
 # kernels: stable backports bookworm
-# With backend slices and every knob on the host is as before too, whether a phase or the units see to it.
+# With backend slices and every knob on the host is as before too, however a VM ends, and when two come and go.
 . /usr/lib/lab/lib.sh
+. /usr/lib/lab/endings.sh
 
 owned='none: 2 3 4 5'
-
-case_cleanup() { births_undone; }
+stand() {
+    case $1 in
+        100) comes_to "$2: vm 100 stands" 'none: 2 3 4' 100 ;;
+        101) comes_to "$2: vm 101 stands" 'none: 5 7' 101 ;;
+    esac
+}
 
 births_possible
 mapfile -t knobs < <(all_knobs slices)
 hooked_vm 100 'cpus = "2-5"' 'pin.emulator = "0-1"' "${knobs[@]}"
 capture_before
-ends_with 'qm stop' qm stop 100
-said "$work/start"
-ends_with 'power-off by the guest' qm guest-poweroff 100
-ends_with 'kill -9 of QEMU' qm kill9 100
-ends_with 'a stop without the hookscript' unhook_and_stop
-ends_with 'release of the running VM, and stop' release_and_stop
+# Each of them where slices are what a VM gets by itself.
+if is_before 6.12; then endings; else endings_in_brief; fi
+
+hooked_vm 100 'cpus = "2-4"' "${knobs[@]}"
+vm_conf 100 'cores: 3' "$hooked"
+hooked_vm 101 'cpus = "5,7"' "${knobs[@]}"
+vm_conf 101 'cores: 2' "$hooked"
+capture_before
+pair '100 101 100 101'
+pair '101 100 101 100'

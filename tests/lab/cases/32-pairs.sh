@@ -1,11 +1,8 @@
 # Two VMs with common policies and settings and different wishes, with every knob on, come and go in every
 # order: each has its own meanwhile, and afterwards the host is as before, with what was born in between.
 . /usr/lib/lab/lib.sh
+. /usr/lib/lab/endings.sh
 
-
-case_cleanup() { births_undone; }
-
-start() { qm start "$1" > "$work/start" 2>&1 || said "$work/start"; }
 stand() {
     case $1 in
         100) comes_to "$2: vm 100 stands" 'isolated 2-4,6: 2 3 4' 100 ;;
@@ -23,17 +20,7 @@ mapfile -t knobs < <(all_knobs root | sed 's/"2200MHz"/"1200MHz"/; s/"performanc
 hooked_vm 101 'cpus = "5,7"' "${knobs[@]}"
 vm_conf 101 'cores: 2' "$hooked"
 capture_before
-for order in '100 101 100 101' '100 101 101 100' '101 100 100 101' '101 100 101 100'; do
-    read -r one two three four <<< "$order"
-    text="start $one, $two, stop $three, $four"
-    start "$one"
-    stand "$one" "$text"
-    births
-    start "$two"
-    stand "$two" "$text"
-    stand "$one" "$text"
-    qm stop "$three" > /dev/null
-    stand "$four" "$text"
-    qm stop "$four" > /dev/null
-    as_before "$text"
-done
+pair '100 101 100 101'
+pair '100 101 101 100'
+pair '101 100 100 101'
+pair '101 100 101 100'

@@ -7,7 +7,12 @@ knobs_in_use 1
 
 vm_conf 100 "$spin"
 start
+# Who reads a disk on one of these CPUs has interrupts come to it.
+while taskset -c 3 dd if=/dev/nvme0n1 of=/dev/null bs=4k iflag=direct; do :; done 2> "$work/dd" &
+reader=$!
 measure nothing
+kill $reader
+wait $reader || true
 check 'without anything the load runs on the VM'\''s CPUs' test "$userland" -gt 0
 check 'and interrupts of devices come to them' test "$irqs" -gt 0
 vm_conf 100 "$spin" 'affinity: 2-5'

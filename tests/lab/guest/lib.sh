@@ -106,60 +106,6 @@ knobs_in_use() {
     echo "$1" > /sys/kernel/mm/ksm/run
 }
 
-# births_possible: before a capture; interrupts that are born have the same numbers from then on.
-births_possible() {
-    nvme=$(basename "$(readlink -f /sys/class/nvme/nvme0/device)")
-    knobs_in_use 1
-    rebind_nvme
-}
-
-rebind_nvme() {
-    echo "$nvme" > /sys/bus/pci/drivers/nvme/unbind
-    echo "$nvme" > /sys/bus/pci/drivers/nvme/bind
-    wait_until 20 'the disk is back' test -b /dev/nvme0n1
-    udevadm settle
-}
-
-# Has interrupts and kernel threads born; as_before compares them with a capture, and ends the threads.
-births() {
-    rebind_nvme
-    modprobe jfs
-}
-
-# as_before TEXT
-as_before() {
-    capture_after_equal "as before after: $1" 60
-    modprobe -r jfs
-}
-
-# ends_with TEXT COMMAND...: starts VM 100, which then has to stand as $owned, has something born, ends the VM,
-# and compares. What the command has to say for the reader goes to 3.
-ends_with() {
-    local text=$1
-    shift
-    qm start 100 > "$work/start" 2>&1 || said "$work/start"
-    comes_to "has its CPUs before: $text" "${owned:?}" 100
-    births
-    "$@" 3>&1 > "$work/end" 2>&1 || { not_ok "$text: $*"; said "$work/end"; }
-    wait_until 40 "$text: QEMU ends" gone 100
-    as_before "$text"
-}
-
-release_and_stop() {
-    pin-hook release 100
-    equal 'release leaves the VM running as any other' 'none: 0-7 0-7 0-7 0-7' "$(standing 100)" >&3
-    equal 'and the host has all CPUs' 0-7 "$(housekeeping)" >&3
-    qm stop 100
-}
-
-unhook_and_stop() { vm_conf 100; qm stop 100; vm_conf 100 "$hooked"; }
-
-births_undone() {
-    modprobe -r jfs
-    [ -e "/sys/bus/pci/drivers/nvme/$nvme" ] || echo "$nvme" > /sys/bus/pci/drivers/nvme/bind
-    knobs_in_use 0
-} 2> /dev/null
-
 # What the hookscript in shell (shell-hook) leaves behind.
 shell_hook_gone() {
     wait_until 20 'the cgroup of shell-hook is empty' rmdir $cg/qemu-aside.slice/100.scope

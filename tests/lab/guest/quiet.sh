@@ -18,13 +18,13 @@ end_load() { pkill -KILL '^stress-ng' || true; }
 
 # While the load runs, the case itself starts no program: each would take seconds.
 
-# Sets delay: the time in ns that the vCPUs have waited for their CPUs.
-read_delay() {
-    local tid waited
-    delay=0
+# Sets ran and delay: the time in ns that the vCPUs have run and have waited for their CPUs.
+read_times() {
+    local tid run waited
+    ran=0 delay=0
     for tid in "${tids[@]}"; do
-        read -r _ waited _ < "/proc/$tid/schedstat"
-        delay=$((delay + waited))
+        read -r run waited _ < "/proc/$tid/schedstat"
+        ran=$((ran + run)) delay=$((delay + waited))
     done
 }
 
@@ -58,16 +58,17 @@ trace_for() {
     echo 0 > $trace/tracing_on
 }
 
-# Loads the host, traces, and sets delay to what that brought.
+# Loads the host, traces, and sets ran and delay to what that brought, in ms.
 trace_under_load() {
-    local before
+    local ran_before delay_before
     stress-ng --cpu 8 --timer 1 --hdd 1 --sock 1 --fork 1 --temp-path "$work" --quiet > "$work/stress" 2>&1 &
     load=$!
     disown
     wait_until 60 'the load is there' load_is_there
-    read_delay; before=$delay
+    read_times; ran_before=$ran delay_before=$delay
     trace_for $seconds
-    read_delay; delay=$(((delay - before) / 1000000))
+    read_times; ran=$(((ran - ran_before) / 1000000)) delay=$(((delay - delay_before) / 1000000))
+    load_is_there || not_ok 'the load stays'
     end_load
 }
 
@@ -156,9 +157,10 @@ column() {
     measure "$1" "$3"
 }
 
-# isolated SCHEDULER: the column of the default, and what has to be nothing in it.
+# isolated SCHEDULER: the column of the default, the guest spinning, and what has to be nothing in it.
 isolated() {
     column "${1/other/isolated}" isolated 'isolated 2-5: 2 3 4 5' "pin.scheduler = \"$1\""
+    check "isolated, $1: the guest spins" test "$ran" -gt $((seconds * 4 * 1000 * 9 / 10))
     equal "isolated, $1: no program in 8 s" 0 "$userland"
     equal "isolated, $1: no interrupt of a device" 0 "$irqs"
 }
