@@ -363,3 +363,53 @@ fn a_policy_without_a_cpu_keeps_nothing_else_from_being_given_back() {
     assert_eq!(world.sim.get(governor), "schedutil\n");
     world.assert_at_rest();
 }
+
+/// Boost has a switch for each policy (amd-pstate), or one for the host that says the opposite (intel_pstate).
+#[test]
+fn boost_is_switched_where_the_driver_has_its_switch() {
+    let of_policy = "/sys/devices/system/cpu/cpufreq/policy2/boost";
+    let no_turbo = "/sys/devices/system/cpu/intel_pstate/no_turbo";
+    for (switch, off, on) in [(of_policy, "0\n", "1\n"), (no_turbo, "1\n", "0\n")] {
+        let world = World::lab().vm(100, CONF, &table("2-3", "power.boost = true\n"));
+        let cpus = (0..8).map(|cpu| switch.replace("policy2", &format!("policy{cpu}")));
+        let others = cpus.filter(|path| world.host.files.exists(path.rsplit_once('/').unwrap().0));
+        others.for_each(|path| world.sim.put(&path, off));
+        world.sim.put(switch, off);
+        let before = world.capture();
+        world.start(100);
+        assert_eq!(world.sim.get(switch), on, "{switch}");
+        world.stop(100);
+        world.assert_as(&before);
+    }
+}
+
+/// Zero means "no constraint" to the kernel; "n/a" means none at all (`drivers/base/power/sysfs.c`).
+#[test]
+fn no_idle_latency_at_all_is_asked_for_in_the_words_of_the_kernel() {
+    let wish = "power.max-idle-latency = \"0us\"\n";
+    let world = World::lab().vm(100, CONF, &table("2-3", wish));
+    let before = world.capture();
+    world.start(100);
+    let latency = "/sys/devices/system/cpu/cpu3/power/pm_qos_resume_latency_us";
+    assert_eq!(world.sim.get(latency), "n/a\n");
+    world.stop(100);
+    world.assert_as(&before);
+}
+
+/// The kernel does not refuse what there is no memory for: it kills.
+#[test]
+fn merged_pages_stay_merged_where_memory_is_too_short_to_take_them_apart() {
+    let world = node().vm(100, CONF, &table("2-3", "[host]\nksm = \"unmerge\"\n"));
+    // 1000 pages of 4 kB, and half as much again.
+    world
+        .sim
+        .put("/proc/meminfo", "MemAvailable:       6000 kB\n");
+    let account = done(world.phase(Phase::PreStart, 100));
+    assert_says(
+        &account,
+        "too little memory to take merged pages apart, they stay merged",
+    );
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    assert_eq!(world.sim.get(KSM), "0\n");
+}
