@@ -79,6 +79,8 @@ pub struct Context<'a> {
     pub shared: &'a CpuSet,
     /// What their cpusets leave to threads, where that was looked at.
     pub effective: &'a BTreeMap<TaskId, CpuSet>,
+    /// CPUs of each NUMA node, where that was looked at: some kernel threads belong to one.
+    pub nodes: &'a BTreeMap<u32, CpuSet>,
     /// What interrupts get that are set up now, where that was looked at.
     pub births: &'a BTreeMap<Target, CpuSet>,
     /// Targets that were written in this run.
@@ -378,6 +380,17 @@ impl Context<'_> {
         is_ours && was_written && self.granted(target, live, value)
     }
 
+    /// Tells whether a kernel thread has what the kernel gives those of a NUMA node, whatever they had: when one
+    /// of its CPUs comes online, or when a partition comes or goes (`mm/compaction.c`, `kernel/kthread.c`).
+    fn is_of_node(&self, live: &CpuSet, ours: &CpuSet) -> bool {
+        let limits = [self.online, self.shared, ours];
+        let mut given = self
+            .nodes
+            .values()
+            .flat_map(|node| limits.map(|cpus| node.intersection(cpus)));
+        given.any(|given| given == *live)
+    }
+
     /// Tells whether an observed value is neither ours nor the baseline.
     ///
     /// A partition that the kernel found invalid is its verdict on ours, not a foreign value, and
@@ -400,6 +413,11 @@ impl Context<'_> {
             // Announced and not yet asked for: a move in between changes what it shows.
             (Target::Affinity(_), ..) if held.before.is_some() => false,
             (Target::KernelThread(_), Value::Cpus(live), _) if live == self.shared => false,
+            (Target::KernelThread(_), Value::Cpus(live), Value::Cpus(ours))
+                if self.is_of_node(live, ours) =>
+            {
+                false
+            }
             // Its driver gave it back and has set it up again.
             (Target::Knob(Knob::IrqAffinity, _), Value::Cpus(live), _)
                 if self.births.get(target) == Some(live) =>

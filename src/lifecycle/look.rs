@@ -53,6 +53,7 @@ pub fn look(
         online: &facts.online,
         shared: &facts.shared,
         effective: &effective,
+        nodes: &facts.nodes,
         births: &facts.births(),
         written: &BTreeSet::new(),
         now: host.clock.since_boot(),

@@ -65,6 +65,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     }
     let is_moved = |wishes: &Wishes| wishes.kernel_threads || has_partition(wishes);
     if concerns(Stage::KernelThreads, is_moved) {
+        facts.nodes = irq::nodes(&*host.files);
         facts.kernel_threads = kernel_threads(host)?;
         hand_over_threads_of_vms(host, &mut facts);
     }

@@ -31,6 +31,7 @@ fn held(baseline: &str, ours: &str, before: Option<&str>) -> Held {
 }
 
 static NO_CPUSETS: BTreeMap<TaskId, CpuSet> = BTreeMap::new();
+static NO_NODES: BTreeMap<u32, CpuSet> = BTreeMap::new();
 static NO_BIRTHS: BTreeMap<Target, CpuSet> = BTreeMap::new();
 static NOTHING: BTreeSet<Target> = BTreeSet::new();
 
@@ -40,6 +41,7 @@ fn context<'a>(online: &'a CpuSet, shared: &'a CpuSet) -> Context<'a> {
         online,
         shared,
         effective: &NO_CPUSETS,
+        nodes: &NO_NODES,
         births: &NO_BIRTHS,
         written: &NOTHING,
         now: NOW,
@@ -343,4 +345,29 @@ fn a_setting_that_somebody_sets_back_is_his_after_three_times() {
         ..held
     };
     assert_eq!(verdict(&found(begun)), "intend, write");
+}
+
+/// An administrator's mask of a thread that the kernel moves to its node whenever a partition comes or goes.
+#[test]
+fn a_kernel_thread_that_the_kernel_sent_to_its_node_is_given_back() {
+    let set = |list: &str| list.parse::<CpuSet>().unwrap();
+    let nodes = BTreeMap::from([(0, set("0-3")), (1, set("4-7"))]);
+    let (online, shared) = (set("0-7"), set("0-1,5-7"));
+    for (live, expected) in [
+        ("0-1", "intend, write"),
+        ("0-3", "intend, write"),
+        ("5-7", "intend, write"),
+        ("0", "leave, forget"),
+        ("1,6", "leave, forget"),
+    ] {
+        let context = Context {
+            nodes: &nodes,
+            ..context(&online, &shared)
+        };
+        let target = kernel_thread();
+        let held = BTreeMap::from([(target.clone(), held("0-7", "0-1,5-7", None))]);
+        let seen = Live::from([(target, cpus(live))]);
+        let found = verdict(&diff(&Desired::default(), &held, &seen, context));
+        assert_eq!(found, expected, "{live}");
+    }
 }

@@ -4,7 +4,14 @@
 queues=/sys/devices/virtual/workqueue
 watchdog=/proc/sys/kernel/watchdog_cpumask
 
-case_cleanup() { sysctl -q kernel.sched_rt_runtime_us=950000; modprobe -r jfs 2> /dev/null; }
+kswapd=$(pgrep -x kswapd0)
+kswapd_cpus=$(allowed "$kswapd")
+
+case_cleanup() {
+    sysctl -q kernel.sched_rt_runtime_us=950000
+    modprobe -r jfs 2> /dev/null
+    taskset -pc "$kswapd_cpus" "$kswapd" > /dev/null
+}
 
 # Masks of unbound workqueues that have CPUs 2-5 in them, by name.
 queues_on_them() {
@@ -34,6 +41,8 @@ movable_threads() {
 }
 
 hooked_vm 100 'cpus = "2-5"' 'pin.scheduler = "fifo:1"'
+# Not what the kernel gives it, which moves it to its node when a partition comes or goes.
+taskset -pc 0-6 "$kswapd" > /dev/null
 capture_before
 qm start 100 > "$work/start"
 comes_to 'a VM with real-time vCPUs is isolated' 'isolated 2-5: 2 3 4 5' 100
