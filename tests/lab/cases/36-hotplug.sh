@@ -42,6 +42,31 @@ equal 'all are back' 0-7 "$(< $cpus/online)"
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'
 
+# Kills the child that takes CPUs offline, and who waits for it, as soon as a CPU is on its way; no program is
+# started meanwhile, it would come too late.
+kill_when_offline() {
+    local online=0-7 pid='' end=$((SECONDS + 60))
+    while [ "$online" = 0-7 ] && [ $SECONDS -lt $end ]; do
+        read -r online < $cpus/online
+        read -r pid < $cg/system.slice/$scrub/cgroup.procs || pid=''
+    done 2> /dev/null
+    kill -KILL "$pid" "$1"
+    read -r online < $cpus/online
+    echo "$online"
+}
+vm_conf 100
+qm start 100 > /dev/null
+capture_before
+pin-hook apply 100 > "$work/killed" 2>&1 &
+hook=$!
+left=$(kill_when_offline $hook)
+wait $hook 2> /dev/null || true
+check "killed as the first CPU goes: it stays away ($left)" test "$left" != 0-7
+check 'killed as the first CPU goes: it comes back' wait_until 60 'all CPUs are online' all_online
+comes_to 'killed as the first CPU goes: the units isolate the VM' "$isolated" 100
+let_go 'killed as the first CPU goes'
+capture_after_equal 'killed as the first CPU goes: the host is as before, with the VM running'
+
 # A file system that is frozen lets no write come to an end, and no signal end the writer: CPU 4 has
 # its switch there.
 frozen=$work/frozen
@@ -64,8 +89,6 @@ thaw() {
 child() { pgrep -f 'pin-hook write scrub'; }
 child_sleeps() { [ "$(ps -o stat= -p "$(child)" | cut -c1)" = D ]; }
 
-vm_conf 100
-qm start 100 > /dev/null
 capture_before
 freeze
 pin-hook apply 100 > "$work/killed" 2>&1 &
