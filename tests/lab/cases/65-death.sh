@@ -5,7 +5,7 @@ isolated='isolated 2-5: 2 3 4 5'
 
 hooked_vm 100 'cpus = "2-5"'
 vm_conf 100
-pin-hook boot > "$work/boot"
+prepared
 qm start 100 > /dev/null
 capture_before
 for n in 2 9 16 40; do

@@ -25,7 +25,7 @@ by_hand() {
 
 hooked_vm 100 'cpus = "2-5"'
 vm_conf 100
-pin-hook boot > /dev/null
+prepared
 qm start 100 > /dev/null
 mapfile -t tids < <(vcpu_tids 100)
 bash -c 'pin-hook 100 pre-start; true' > /dev/null

@@ -90,7 +90,7 @@ knobs_in_use 1
 mapfile -t knobs < <(all_knobs isolated)
 hooked_vm 100 'cpus = "2-5"' 'pin.scheduler = "fifo:1"' "${knobs[@]}"
 vm_conf 100
-pin-hook boot > /dev/null
+prepared
 # No captures are compared: the bare writes give back nothing that was born meanwhile.
 for ((n = 0; n < rounds; n++)); do round; done
 said "$work/post-start"

@@ -1,6 +1,6 @@
 # For the lab's cases; a case begins with ". /usr/lib/lab/lib.sh". See tests/lab/README.md.
 # shellcheck shell=bash
-set -eu
+set -eEu
 shopt -s nullglob
 
 lab=/usr/lib/lab
@@ -105,6 +105,10 @@ knobs_in_use() {
     modprobe kvm
     echo "$1" > /sys/kernel/mm/ksm/run
 }
+
+# prepared: the scopes of VMs with a table have what the boot of a node gives them. A reload of systemd, or the lock
+# of a phase, may be late on a busy machine; the next try finds it done.
+prepared() { wait_until 120 'the scopes are prepared' pin-hook boot; }
 
 # What the hookscript in shell (shell-hook) leaves behind.
 shell_hook_gone() {
@@ -213,10 +217,7 @@ flag_regime() { rm -f /run/qemu-server/force-legacy-cleanup; }
 
 # The Delegate drop-ins of VMs with a table stay until reboot; the boot unit makes them.
 capture_before() {
-    # A reload of systemd may be late on a busy machine; the next try finds it done.
-    if [ -x /usr/sbin/pin-hook ]; then
-        wait_until 120 'the scopes are prepared' pin-hook boot && ok 'the scopes are prepared'
-    fi
+    if [ -x /usr/sbin/pin-hook ]; then prepared && ok 'the scopes are prepared'; fi
     "$lab/capture" "$work/before"
 }
 
@@ -294,7 +295,7 @@ finish() {
 }
 
 last_command=
-trap 'last_command=$BASH_COMMAND' ERR
+trap 'last_command="$BASH_COMMAND (${BASH_SOURCE##*/}:$LINENO)"' ERR
 trap finish EXIT
 if [ -n "$(leftovers)" ]; then
     leftovers > "$work/left"

@@ -152,7 +152,7 @@ column() {
     mapfile -t knobs < <(all_knobs "$2")
     hooked_vm 100 'cpus = "2-5"' ${4:+"$4"} "${knobs[@]}"
     vm_conf 100 "$spin" "$hooked"
-    pin-hook boot > "$work/boot"
+    prepared
     start
     measure "$1" "$3"
 }
