@@ -128,13 +128,15 @@ fn a_controller_that_was_passed_on_too_late_is_taken_away() {
     world.assert_as(&before);
 }
 
-/// A kernel thread, one that belongs to a NUMA node, an interrupt, one of a disk's queue, and a container.
-const OTHERS: [End; 5] = [
+/// A kernel thread, one that belongs to a NUMA node, an interrupt, one of a disk's queue, a container, and
+/// the policy of the VM's CPUs.
+const OTHERS: [End; 6] = [
     End::Task(5),
     End::Task(43),
     End::Irq(30),
     End::Irq(24),
     End::Container(201),
+    End::Policy(2),
 ];
 
 /// Lets something end before every eleventh operation of a phase, those that only look too: nobody is told, and

@@ -77,7 +77,7 @@ fn assert_all_given_back(world: &World, rest: &Capture, what: &str) {
     world.assert_at_rest();
 }
 
-const ERRORS: [i32; 8] = [
+pub const ERRORS: [i32; 8] = [
     libc::EIO,
     libc::EINVAL,
     libc::EBUSY,

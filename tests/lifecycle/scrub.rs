@@ -8,6 +8,7 @@ use pin_hook::domain::target::Target;
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::Phase;
 
+use super::refused_targets::{ERRORS, warnings};
 use super::scenario::Scenario;
 use super::world::{CONF, World, assert_says, done, mask};
 use crate::common::sim::{TaskSpec, VmSpec, cpus};
@@ -151,6 +152,36 @@ fn a_cpu_that_the_kernel_keeps_is_told_with_the_reason() {
             &format!("cpus 3 were not taken offline and back: {why}"),
         );
         assert_finished(&world);
+    }
+}
+
+/// The kernel refuses a switch time and again: it is told once, the rest is done, and nothing is lost.
+#[test]
+fn any_error_at_any_switch_is_told_once_and_leaves_no_cpu_offline() {
+    let launched = launched();
+    let usual = warnings(&done(launched.fork().phase(Phase::PostStart, 100)));
+    for error in ERRORS {
+        for (cpu, to, times) in [(2, 0, 1), (3, 0, 1), (2, 1, 3), (3, 1, 3)] {
+            let world = launched.fork();
+            let switch = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+            world
+                .sim
+                .fail(&format!("=write {switch} {to}"), error, times);
+            let mut told = warnings(&done(world.phase(Phase::PostStart, 100)));
+            // Which interrupts of a disk's queues are left on a CPU depends on those online.
+            told.retain(|text| !usual.contains(text) && !text.starts_with("nvme0: "));
+            let what = format!("error {error} at {to} of cpu {cpu}: {told:#?}");
+            // A CPU without its switch has been taken out of the machine.
+            let is_gone = to == 1 && [libc::ENOENT, libc::ESRCH].contains(&error);
+            assert_eq!(told.len(), usize::from(!is_gone), "{what}");
+            let about = if to == 0 {
+                format!("cpus {cpu} were not")
+            } else {
+                switch
+            };
+            assert!(told.iter().all(|text| text.contains(&about)), "{what}");
+            assert_finished(&world);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Children of the program in units of their own: `pin-hook write`, which does what the kernel may
 //! take its time for.
 
+use std::io;
+
 use pin_hook::host::systemd::Job;
 
 use super::{Sim, State};
@@ -52,8 +54,8 @@ impl State {
             }
             let planned = self.fate.failure(&format!("write {path} {text}"));
             let done = planned.map_or_else(|| self.write(path, text), Err);
-            let number = done.err().and_then(|error| error.raw_os_error());
-            answer.push_str(&format!("{} ", number.unwrap_or(0)));
+            let number = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+            answer.push_str(&format!("{} ", done.err().map_or(0, number)));
             let path = format!("/run/pin-hook/jobs/{name}");
             if self.tree.write(&path, &answer).is_err() {
                 return;

@@ -30,6 +30,8 @@ pub enum End {
     Irq(u32),
     /// A container.
     Container(u32),
+    /// A cpufreq policy, by its number: its driver is unloaded.
+    Policy(u32),
 }
 
 /// Payload of the panic that stands for `SIGKILL`; carries the operation it happened at.
@@ -255,6 +257,7 @@ impl Sim {
             End::Task(tid) => self.kill(tid),
             End::Irq(number) => self.remove_irq(number),
             End::Container(ctid) => self.stop_container(ctid),
+            End::Policy(number) => self.remove_policy(number),
         }
     }
 

@@ -290,6 +290,11 @@ impl State {
 }
 
 impl Sim {
+    /// Removes a cpufreq policy.
+    pub fn remove_policy(&self, number: u32) {
+        self.state().tree.remove_all(&format!("{POLICY}{number}"));
+    }
+
     /// Takes a CPU offline or online as an administrator would.
     pub fn set_online(&self, cpu: u32, online: bool) -> io::Result<()> {
         let text = if online { "1" } else { "0" };
