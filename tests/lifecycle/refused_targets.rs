@@ -13,12 +13,18 @@ use crate::common::sim::fate::SHORT_WRITE;
 
 /// A VM that wishes for all tuning there is, up and waiting for its post-start.
 pub fn tuned() -> World {
+    tuned_by("isolated")
+}
+
+/// The same by a backend.
+fn tuned_by(backend: &str) -> World {
     let table = "cpus = \"2-3\"\npin.scheduler = \"fifo:1\"\n[power]\ngovernor = \"performance\"\n\
                  energy-preference = \"performance\"\nmin-frequency = \"2200MHz\"\n\
                  max-frequency = \"2200MHz\"\nboost = false\nmax-idle-latency = \"2us\"\n[host]\nksm = \"stop\"\n\
                  transparent-hugepages = \"never\"\nhalt-poll = \"0us\"\n\
                  sysctl = { \"vm.stat_interval\" = 120 }\n";
-    let world = World::lab().vm(100, CONF, table);
+    let table = format!("{table}[isolate]\nbackend = \"{backend}\"\n");
+    let world = World::lab().vm(100, CONF, &table);
     for (path, text) in [
         (
             "/sys/devices/system/cpu/cpufreq/policy2/scaling_min_freq",
@@ -101,13 +107,7 @@ pub const REFUSALS: [i32; 6] = [
 /// The kernel refuses a single target time and again: more often than it is tried.
 #[test]
 fn any_error_at_any_tuning_is_told_once_tried_thrice_and_nothing_is_lost() {
-    let rest = tuned_rest();
-    let (launched, reference) = (tuned(), tuned());
-    let usual = warnings(&done(reference.phase(Phase::PostStart, 100)));
-    let ops = reference.writes().into_iter();
-    // The kernel refuses the interrupts of the disk's queues in any case.
-    let is_queue = |op: &String| ["/irq/55/", "/irq/56/"].iter().any(|irq| op.contains(irq));
-    let ops: Vec<String> = ops.filter(|op| is_tuning(op) && !is_queue(op)).collect();
+    let ops = tuning_of(&tuned());
     assert!(ops.len() > 20, "{ops:#?}");
     for knob in [
         "scaling_governor",
@@ -124,8 +124,36 @@ fn any_error_at_any_tuning_is_told_once_tried_thrice_and_nothing_is_lost() {
     ] {
         assert!(ops.iter().any(|op| op.contains(knob)), "{knob}: {ops:#?}");
     }
+    any_error_is_told_once(tuned, &ops);
+}
+
+/// What only `root` writes: the mask of unbound work, which the other kind of partition narrows by itself.
+#[test]
+fn any_error_at_the_work_of_a_root_partition_is_told_once_and_nothing_is_lost() {
+    let by_root = || tuned_by("root");
+    let mut ops = tuning_of(&by_root());
+    ops.retain(|op| op.contains("/virtual/workqueue/cpumask "));
+    assert_eq!(ops.len(), 1, "{ops:#?}");
+    any_error_is_told_once(by_root, &ops);
+}
+
+/// Returns what a post-start writes and a VM does without.
+fn tuning_of(launched: &World) -> Vec<String> {
+    let world = launched.fork();
+    done(world.phase(Phase::PostStart, 100));
+    // The kernel refuses the interrupts of the disk's queues in any case.
+    let is_queue = |op: &String| ["/irq/55/", "/irq/56/"].iter().any(|irq| op.contains(irq));
+    let ops = world.writes().into_iter();
+    ops.filter(|op| is_tuning(op) && !is_queue(op)).collect()
+}
+
+/// Has each of these operations of a post-start fail in every way.
+fn any_error_is_told_once(node: impl Fn() -> World, ops: &[String]) {
+    let (launched, reference) = (node(), node());
+    let rest = rest_of(node());
+    let usual = warnings(&done(reference.phase(Phase::PostStart, 100)));
     let whole = reference.capture();
-    for op in &ops {
+    for op in ops {
         for error in ERRORS {
             let (world, what) = (launched.fork(), format!("error {error} at \"{op}\""));
             world.sim.fail(&format!("={op}"), error, 3);
@@ -193,7 +221,11 @@ fn place_of(op: &str) -> String {
 }
 
 fn tuned_rest() -> Capture {
-    let world = tuned();
+    rest_of(tuned())
+}
+
+/// Returns the node after a VM that waited for its post-start.
+fn rest_of(world: World) -> Capture {
     world.end_worker();
     world.stop(100);
     world.capture()
