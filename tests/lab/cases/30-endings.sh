@@ -3,7 +3,7 @@
 . /usr/lib/lab/lib.sh
 . /usr/lib/lab/endings.sh
 
-owned='isolated 2-5: 2 3 4 5'
+owned='isolated 2-5: 2 3 4 5' memory_on=0
 
 lose_all_and_stop() {
     systemctl stop pin-hook-reconcile.timer pin-hook-reconcile.path
@@ -15,7 +15,8 @@ lose_all_and_stop() {
 
 births_possible
 mapfile -t knobs < <(all_knobs isolated)
-hooked_vm 100 'cpus = "2-5"' 'pin.emulator = "0-1"' 'pin.scheduler = "fifo:1"' "${knobs[@]}"
+hooked_vm 100 'cpus = "2-5"' 'pin.emulator = "0-1"' 'pin.scheduler = "fifo:1"' "${knobs[@]}" \
+    '[memory]' "nodes = \"$memory_on\""
 capture_before
 endings
 

@@ -4,12 +4,7 @@
 . /usr/lib/lab/endings.sh
 
 owned='none: 2 3 4 5'
-stand() {
-    case $1 in
-        100) comes_to "$2: vm 100 stands" 'none: 2 3 4' 100 ;;
-        101) comes_to "$2: vm 101 stands" 'none: 5 7' 101 ;;
-    esac
-}
+standings=([100]='none: 2 3 4' [101]='none: 5 7')
 
 births_possible
 mapfile -t knobs < <(all_knobs slices)

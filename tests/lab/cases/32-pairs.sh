@@ -3,12 +3,20 @@
 . /usr/lib/lab/lib.sh
 . /usr/lib/lab/endings.sh
 
-stand() {
-    case $1 in
-        100) comes_to "$2: vm 100 stands" 'isolated 2-4,6: 2 3 4' 100 ;;
-        101) comes_to "$2: vm 101 stands" 'root 5,7: 5 7' 101 ;;
-    esac
+standings=([100]='isolated 2-4,6: 2 3 4' [101]='root 5,7: 5 7')
+# Governor and frequency of CPU 2, of 4 and 5, which change it together, and of 7; latencies of 2 and 5; KSM;
+# vm.stat_interval.
+settings() {
+    local dir=/sys/devices/system/cpu
+    cat $dir/cpufreq/policy{2,4,7}/scaling_{governor,max_freq} $dir/cpu{2,5}/power/pm_qos_resume_latency_us \
+        /sys/kernel/mm/ksm/run /proc/sys/vm/stat_interval | paste -sd' '
 }
+usual=$(cat /sys/devices/system/cpu/cpufreq/policy2/scaling_{governor,max_freq} | paste -sd' ')
+merged=(
+    [100]="performance 2200000 performance 2200000 $usual 2 0 0 120"
+    [101]="$usual powersave 1200000 powersave 1200000 0 n/a 2 30"
+    [both]='performance 2200000 performance 2200000 powersave 1200000 2 n/a 2 120'
+)
 
 births_possible
 equal 'two CPUs of the lab change their frequency together' '4 5' "$(cat /sys/devices/system/cpu/cpufreq/policy4/affected_cpus)"

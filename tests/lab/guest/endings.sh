@@ -1,5 +1,6 @@
 # VMs that come and go with every knob on, and what is born meanwhile: for the cases that compare the host
-# afterwards, after lib.sh. Such a case sets owned, how VM 100 has to stand while it runs.
+# afterwards, after lib.sh. Such a case sets owned, how VM 100 has to stand while it runs, and memory_on, its
+# NUMA node, if it has one.
 # shellcheck shell=bash disable=SC2154
 
 case_cleanup() { births_undone; }
@@ -61,11 +62,11 @@ knob_values() {
     sed 's/.*\[\(.*\)\].*/\1/' $mm/transparent_hugepage/enabled
 }
 knobs_set='performance 2200000 2200000 2 0 100000 120 0 0 0 900000 30 0 50 never'
-every_knob_is_set() { [ "$(knob_values | paste -sd' ')" = "$knobs_set" ]; }
+knob_values_in_line() { knob_values | paste -sd' '; }
 
 see_knobs_and_stop() {
-    wait_until 60 'every knob is set' every_knob_is_set >&3 || true
-    equal 'every knob is set' "$knobs_set" "$(knob_values | paste -sd' ')" >&3
+    comes_to_print 'every knob is set' "$knobs_set" knob_values_in_line >&3
+    [ -z "${memory_on:-}" ] || equal 'its memory is bound' "$memory_on" "$(scope 100 cpuset.mems.effective)" >&3
     qm stop 100
 }
 
@@ -112,7 +113,19 @@ endings() {
 
 # --- pairs of VMs ----------------------------------------------------------------------------
 
-# pair ORDER: two ids in the order of their starts and two in that of their stops; stand ID TEXT is the case's.
+# How the VMs of a case stand, by their ids; what "settings", a function of the case, prints when one of them
+# runs, by its id, or both, where it looks at that.
+declare -A standings merged
+
+# stand ID TEXT
+stand() {
+    local who=$1
+    comes_to "$2: vm $1 stands" "${standings[$1]}" "$1"
+    ! { qemu_alive 100 && qemu_alive 101; } || who=both
+    [ -z "${merged[$who]:-}" ] || comes_to_print "$2: settings of $who" "${merged[$who]}" settings
+}
+
+# pair ORDER: two ids in the order of their starts and two in that of their stops.
 pair() {
     local one two three four text
     read -r one two three four <<< "$1"

@@ -167,11 +167,19 @@ standing() {
 stands() { [ "$(standing "$1")" = "$2" ]; }
 
 # comes_to TEXT STANDING ID: as "equal", but on a busy machine a phase may leave the end to the units.
-comes_to() {
-    local end=$((SECONDS + 60))
-    stands "$3" "$2" || echo "#   $1: left to the units"
-    until stands "$3" "$2" || [ $SECONDS -ge $end ]; do sleep 0.1; done
-    equal "$1" "$2" "$(standing "$3")"
+comes_to() { comes_to_print "$1" "$2" standing "$3"; }
+
+# comes_to_print TEXT EXPECTED COMMAND...: the same of what a command prints.
+comes_to_print() {
+    local text=$1 expected=$2 end=$((SECONDS + 60)) actual
+    shift 2
+    actual=$("$@") || true
+    [ "$actual" = "$expected" ] || echo "#   $text: left to the units"
+    until [ "$actual" = "$expected" ] || [ $SECONDS -ge $end ]; do
+        sleep 0.1
+        actual=$("$@") || true
+    done
+    equal "$text" "$expected" "$actual"
 }
 housekeeping() { cat "$cg/cpuset.cpus.effective"; }
 
