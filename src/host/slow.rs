@@ -201,11 +201,11 @@ fn job(files: &dyn Files, name: &str, writes: &[Write], limit: Duration) -> Job 
 fn answers(host: &Host, name: &str, n_writes: usize, wait: Duration) -> io::Result<Ended> {
     let path = answer_path(name);
     let is_complete = |text: &str| text.split_whitespace().count() >= n_writes;
-    let mut left = wait;
+    let until = host.clock.since_boot() + wait;
     loop {
+        let left = until.saturating_sub(host.clock.since_boot());
         let period = left.min(LOOK_PERIOD);
         let answer = host.files.await_text(&path, period, &is_complete)?;
-        left -= period;
         let is_gone = answer.is_none() && !is_at_work(host, name)?;
         // It may have answered right before it ended.
         let answer = answer.map_or_else(

@@ -20,7 +20,9 @@ use crate::domain::advice::Advised;
 pub const CALL_WAIT: Duration = Duration::from_secs(3);
 /// How long systemd may take to read its unit files again: it asks every generator first.
 pub const RELOAD_WAIT: Duration = Duration::from_secs(6);
-/// How long a reload may take when nothing of PVE waits for the run.
+/// How long a call may take when nothing of PVE waits for the run.
+pub const PATIENT_CALL_WAIT: Duration = Duration::from_secs(10);
+/// How long a reload may take then.
 pub const PATIENT_RELOAD_WAIT: Duration = Duration::from_secs(30);
 
 /// Where the system bus listens; its environment variable is not believed.
@@ -119,9 +121,9 @@ impl Default for Bus {
 }
 
 impl Bus {
-    /// Returns the system bus for a run that is no phase, which gives a reload more time.
+    /// Returns the system bus for a run that is no phase, which gives systemd more time.
     pub fn patient() -> Self {
-        Self::at(SYSTEM_BUS, CALL_WAIT, PATIENT_RELOAD_WAIT)
+        Self::at(SYSTEM_BUS, PATIENT_CALL_WAIT, PATIENT_RELOAD_WAIT)
     }
 
     /// Returns the bus at a D-Bus address, with the deadlines for a call and for a reload.

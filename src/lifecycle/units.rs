@@ -27,8 +27,10 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
         told = tell(host, true);
     }
     if let Err(error) = told {
-        let text = format!("nothing looks after the claims: {error:#}");
-        report.warnings.push(text);
+        report.warnings.push(match is_needed {
+            true => format!("nothing looks after the claims: {error:#}"),
+            false => format!("the units look on though nothing is claimed: {error:#}"),
+        });
     }
 }
 

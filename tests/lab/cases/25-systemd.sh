@@ -29,6 +29,18 @@ systemctl daemon-reload
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'
 
+# A run that fails is seen while the VM has its CPUs, and leaves no failed unit when all is given back.
+qm start 100 > /dev/null
+comes_to 'the VM is isolated once more' 'isolated 2-5: 2 3 4 5' 100
+systemctl stop pin-hook-reconcile.path
+mount --bind /bin/false /usr/sbin/pin-hook
+refuses 'a run of the units fails' systemctl start pin-hook-reconcile.service
+umount /usr/sbin/pin-hook
+check 'which is seen' systemctl is-failed pin-hook-reconcile.service
+released 100
+qm stop 100 > /dev/null
+capture_after_equal 'and the host is as before, without a failed unit'
+
 # A run that takes a VM for alive which has just ended would pass the controller on again. Where that comes between
 # systemd's write to the slice and the one to the root, systemd leaves it in both.
 controllers() { cat $cg/cgroup.subtree_control $cg/qemu.slice/cgroup.subtree_control; }
@@ -42,7 +54,7 @@ systemctl stop qmeventd pin-hook-reconcile.timer pin-hook-reconcile.path pin-hoo
 mkdir -p $cg/lab/inner
 echo +cpuset > $cg/lab/cgroup.subtree_control
 kill -KILL "$(qemu_pid 100)"
-wait_until 20 'systemd takes the controller from the slice' lacks $cg/qemu.slice/cgroup.subtree_control cpuset
+wait_until 60 'systemd takes the controller from the slice' lacks $cg/qemu.slice/cgroup.subtree_control cpuset
 check 'and not from the root, of which another group has it' has $cg/cgroup.subtree_control cpuset
 echo +cpuset > $cg/qemu.slice/cgroup.subtree_control
 rmdir $cg/lab/inner $cg/lab
