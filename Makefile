@@ -32,7 +32,7 @@ check:
 	@tests/check $(CASES)
 
 lab: build deb
-	@echo "== lab (about 45 minutes, both kernels side by side; the first time 2 more)"
+	@echo "== lab (about 60 minutes, both kernels side by side; the first time 2 more)"
 	tests/lab/run --kernel all $(CASES)
 
 demo:

@@ -74,7 +74,7 @@ qm kill9 100
 capture_after_equal 'after a kill -9 the host is as before' 60
 
 qm start 100 > /dev/null
-pin-hook release 100 > "$work/release"
+released 100
 comes_to 'released, the VM may run everywhere' 'none: 0-7 0-7 0-7 0-7' 100
 equal 'and so may all others' 0-7 "$(masks_of_others 102)"
 qm stop 100 > /dev/null

@@ -58,7 +58,7 @@ check 'and by status' has "$work/status" 'isolcpus=managed_irq'
 modprobe jfs
 pin-hook reconcile > /dev/null
 equal 'kernel threads that come later are off them' '' "$(movable_threads)"
-pin-hook release 100 > /dev/null
+released 100
 equal 'released, the vCPUs have the ordinary class' 'SCHED_OTHER 0' "$(classes 100)"
 equal 'the watchdog is everywhere' 0-7 "$(cat $watchdog)"
 qm stop 100 > /dev/null

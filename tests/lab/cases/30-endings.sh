@@ -6,7 +6,7 @@
 owned='isolated 2-5: 2 3 4 5' memory_on=0
 
 lose_all_and_stop() {
-    systemctl stop pin-hook-reconcile.timer pin-hook-reconcile.path
+    systemctl stop pin-hook-reconcile.{timer,path,service}
     rm -rf /run/pin-hook /etc/pin-hook/100.toml
     pin-hook release --all
     equal 'release --all without state ends the partition' 'none: 0-7 0-7 0-7 0-7' "$(standing 100)" >&3

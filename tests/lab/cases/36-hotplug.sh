@@ -9,7 +9,7 @@ scrub=pin-hook-write-scrub.service
 all_online() { [ "$(< $cpus/online)" = 0-7 ]; }
 went_offline() { dmesg | sed -n 's/.*smpboot: CPU \([0-9]*\) is now offline.*/\1/p' | sort -n | paste -sd' '; }
 let_go() {
-    check "$1: release" pin-hook release 100
+    check "$1: release" released 100
     comes_to "$1: the VM is let go" 'none: 0-7 0-7 0-7 0-7' 100
 }
 
@@ -54,13 +54,20 @@ kill_when_offline() {
     read -r online < $cpus/online
     echo "$online"
 }
+modprobe loop
 vm_conf 100
+capture_before
+cp "$work/before" "$work/without"
 qm start 100 > /dev/null
 capture_before
-pin-hook apply 100 > "$work/killed" 2>&1 &
-hook=$!
-left=$(kill_when_offline $hook)
-wait $hook 2> /dev/null || true
+for _ in 1 2 3 4 5; do
+    pin-hook apply 100 > "$work/killed" 2>&1 &
+    hook=$!
+    left=$(kill_when_offline $hook)
+    wait $hook 2> /dev/null || true
+    [ "$left" = 0-7 ] || break
+    released 100 # the CPU was on its way back
+done
 check "killed as the first CPU goes: it stays away ($left)" test "$left" != 0-7
 check 'killed as the first CPU goes: it comes back' wait_until 60 'all CPUs are online' all_online
 comes_to 'killed as the first CPU goes: the units isolate the VM' "$isolated" 100
@@ -83,8 +90,17 @@ freeze() {
 unit_gone() { ! systemctl is-active --quiet $scrub && [ -z "$(child)" ]; }
 thaw() {
     fsfreeze -u "$frozen"
-    check "$1" wait_until 30 'the unit is gone' unit_gone
+    check "$1" wait_until 60 'the unit is gone' unit_gone
     umount $cpus/cpu4/online
+}
+# phase_ends PHASE: with a pipe as PVE gives it one, which the child must not keep open.
+phase_ends() {
+    local begin=$EPOCHREALTIME ms
+    { pin-hook 100 "$1" 2>&1 || echo "exit status $?"; } | cat > "$work/hung"
+    ms=$(((${EPOCHREALTIME/./} - ${begin/./}) / 1000))
+    check "a write that never ends: $1 ends, after $ms ms" lacks "$work/hung" 'exit status'
+    check "$1 ends in time" test $ms -lt 15000
+    refuses "no process of $1 is left" pgrep -f "pin-hook 100 $1"
 }
 child() { pgrep -f 'pin-hook write scrub'; }
 child_sleeps() { [ "$(ps -o stat= -p "$(child)" | cut -c1)" = D ]; }
@@ -93,7 +109,7 @@ capture_before
 freeze
 pin-hook apply 100 > "$work/killed" 2>&1 &
 hook=$!
-check 'the child sleeps in the kernel' wait_until 30 'it sleeps' child_sleeps
+check 'the child sleeps in the kernel' wait_until 60 'it sleeps' child_sleeps
 echo 0 > $cpus/cpu3/online # as if it was killed between its two writes
 { kill -KILL $hook && wait $hook; } 2> /dev/null || true
 systemctl kill --signal=KILL $scrub || said "$work/killed"
@@ -105,21 +121,18 @@ let_go 'killed in the middle'
 freeze
 dmesg -C
 bash -c 'pin-hook 100 pre-start; true' > /dev/null
-begin=$EPOCHREALTIME status=0
-pin-hook 100 post-start > "$work/hung" 2>&1 || status=$?
-ms=$(((${EPOCHREALTIME/./} - ${begin/./}) / 1000))
-equal "a write that never ends: post-start ends after $ms ms" 0 $status
-check 'and in time' test $ms -lt 15000
+phase_ends post-start
 check 'it names the unit' has "$work/hung" "the kernel does not answer, $scrub waits for it"
 said "$work/hung"
 check 'the child still sleeps' child_sleeps
 check 'the units isolate the VM nevertheless' wait_until 90 'isolated' stands 100 "$isolated"
+qm stop 100 > /dev/null
+phase_ends post-stop
 check 'and the child still sleeps' child_sleeps
 thaw 'the child ends when the kernel lets go of it'
 equal 'and has taken no CPU offline any more' '2 3' "$(went_offline)"
-let_go 'a write that never ends'
 umount "$frozen"
 frozen=''
 rmdir "$work/frozen"
-capture_after_equal 'the host is as before, with the VM running'
-qm stop 100 > /dev/null
+cp "$work/without" "$work/before"
+capture_after_equal 'the host is as before'

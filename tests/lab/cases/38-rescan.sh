@@ -71,7 +71,7 @@ identity() { cat "$devices/$nvme"/{modalias,resource,subsystem_vendor,subsystem_
 before=$(identity)
 stdbuf -oL udevadm monitor --kernel --property > "$work/events" 2>&1 &
 monitor=$!
-wait_until 20 'events are watched' has "$work/events" KERNEL
+wait_until 60 'events are watched' has "$work/events" KERNEL
 qm start 100 > "$work/start" 2>&1 || true
 said "$work/start"
 check 'an NVMe is removed and found again' has "$work/start" "hostpci0 ($nvme) reset (remove-rescan)"
@@ -99,7 +99,11 @@ capture_after_equal 'the host is as before'
 # Killed while the device is away: the units bring it back.
 hostpci $pf remove-rescan
 hide
-bash -c 'timeout -s KILL 4 pin-hook 100 pre-start; true' > "$work/killed" 2>&1 || true
+bash -c 'pin-hook 100 pre-start; true' > "$work/killed" 2>&1 &
+starter=$!
+wait_until 60 'the device is away' test ! -e $devices/$pf
+pkill -KILL -f 'pin-hook 100 pre-start'
+wait $starter 2> /dev/null || true
 equal 'a run is killed while the device is away' '' "$(ls -d $devices/$pf 2> /dev/null || true)"
 equal 'and no driver is probed for' 0 "$(cat $autoprobe)"
 unhide
@@ -116,21 +120,23 @@ for n in 8 10 12 14 16; do
     rm -f "$(conf_path 100)" /etc/pin-hook/100.toml
     pin-hook reconcile > "$work/reconcile" 2>&1 || true
     said "$work/reconcile"
-    wait_until 30 "killed at write $n: nothing is claimed" nothing_left || true
+    wait_until 120 "killed at write $n: nothing is claimed" nothing_left || true
     check "killed at write $n: the device is there and free" is_free "$nvme"
 done
 capture_after_equal 'the host is as before'
 
 hostpci $pf remove-rescan
 hide
+wait_until 60 'PVE has cleaned up' cleaned_up
 begin=$SECONDS
-refuses 'a device that does not come back refuses the start' qm start 100
+refuses 'a device that does not come back refuses the start' command qm start 100
 said "$work/refused"
 check 'in time' test $((SECONDS - begin)) -lt 25
 check 'with the device' has "$work/refused" "hostpci0 ($pf) is not reset: it (8086:10c9) was removed and has not come back in time"
 check 'and how it may come back' has "$work/refused" 'echo 1 > /sys/class/pci_bus/0000:01/rescan'
 wait_until 120 'the units give up' nothing_left && ok 'the units give up'
 equal 'drivers are probed for again' 1 "$(cat $autoprobe)"
+units_rest
 journalctl -q -u pin-hook-reconcile.service -g 'does not come back' > "$work/journal" || true
 said "$work/journal"
 check 'and say so' has "$work/journal" "$pf"

@@ -81,12 +81,13 @@ is_another() { qemu_alive 100 && [ "$(qemu_pid 100)" != "$qemu" ]; }
 wait_until 90 'the VM is rebooted' is_another && ok 'the VM is rebooted'
 comes_to 'and has its CPUs again' 'isolated 2-5: 2 3 4 5' 100
 equal 'meanwhile its driver has not had the card' "$(grep -c "igb $pf" "$work/dmesg")" "$(dmesg | grep -c "igb $pf")"
-pin-hook release 100
+released 100
 pin-hook status > "$work/status" 2>&1 || true
 check 'status says what is still to go back' has "$work/status" "$pf goes back to driver igb once no vm has it"
 equal 'without the claim the VM keeps it' vfio-pci "$(driver_of $pf)"
 qm stop 100
 goes_back 'it goes back to its driver after the stop'
+units_rest
 journalctl -q -u pin-hook-reconcile.service -g 'is back with driver igb' > "$work/journal" || true
 check 'as the units say' has "$work/journal" "$pf is back with driver igb"
 without_vm

@@ -105,7 +105,7 @@ for policy in auto abort warn; do
         [ $expected = 1 ] || check 'as a warning' has "$work/out" 'it starts without cpus of its own'
     done
 done
-pin-hook release 101 > /dev/null
+released 101
 capture_after_equal 'the host is as before'
 
 # Without privileges: what changes says which one is missing; what only looks works as far as it can.

@@ -33,10 +33,11 @@ by_hand() { sed -n '/^Without the program/,/^The masks/s/^    //p' /run/lab/shar
 case_cleanup() { [ ! -e "$work/program" ] || mv "$work/program" /usr/sbin/pin-hook; }
 pin-hook apply 100 > "$work/apply"
 comes_to 'adopted once more' "$isolated" 100
+systemctl stop pin-hook-reconcile.{timer,path,service}
 mv /usr/sbin/pin-hook "$work/program"
 check 'it is let go by hand' bash -ec "$(by_hand)"
 equal 'and runs on all CPUs' 'none: 0-7 0-7 0-7 0-7' "$(standing 100)"
 equal 'as the host does' 0-7 "$(housekeeping)"
 mv "$work/program" /usr/sbin/pin-hook
-pin-hook release 100 > "$work/release"
+released 100
 qm stop 100 > /dev/null

@@ -16,12 +16,12 @@ for n in 2 9 16 40; do
     equal "killed at write $n" 137 $status
     [ $status = 137 ] || said "$work/killed"
     check "killed at write $n: the units finish it" wait_until 60 'isolated' stands 100 "$isolated"
-    check "killed at write $n: release" pin-hook release 100
+    check "killed at write $n: release" released 100
     comes_to "killed at write $n: and it can be let go" 'none: 0-7 0-7 0-7 0-7' 100
 done
 capture_after_equal 'the host is as before, with the VM running'
 pin-hook post-start 100 > /dev/null
 qm kill9 100
 all_cpus() { [ "$(housekeeping)" = 0-7 ]; }
-check 'the units see the end' wait_until 40 'all CPUs are back' all_cpus
+check 'the units see the end' wait_until 60 'all CPUs are back' all_cpus
 refuses 'no partition is left' grep -q . $cg/cpuset.cpus.isolated

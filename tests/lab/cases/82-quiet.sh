@@ -33,7 +33,7 @@ done
 rm /etc/pin-hook/100.toml
 vm_conf 100 "$spin"
 start
-"$lab/shell-hook" 100 post-start > "$work/shell" 2>&1
+"$lab/shell-hook" 100 post-start > "$work/shell" 2>&1 || said "$work/shell"
 measure shell
 "$lab/shell-hook" 100 post-stop > "$work/shell" 2>&1
 shell_hook_gone

@@ -34,7 +34,7 @@ pin-hook 100 post-start > "$work/post-start"
 ours=$(($(now) - begin))
 said "$work/post-start"
 comes_to 'pin-hook isolates the VM' 'isolated 2-5: 2 3 4 5' 100
-pin-hook release 100 > /dev/null
+released 100
 comes_to 'and lets it go' 'none: 0-7 0-7 0-7 0-7' 100
 begin=$(now)
 by_hand "${tids[@]}"

@@ -58,7 +58,7 @@ round() {
     qemu_up
     pin-hook 100 post-start > "$work/second"
     cp /run/pin-hook/journal "$work/journal"
-    pin-hook release 100 > "$work/release"
+    released 100
     # shellcheck disable=SC2086
     replayed take take $scrubbed
     equal "the bare writes isolate the VM too, $failed of $n_take failed" "$isolated" "$(standing 100)"

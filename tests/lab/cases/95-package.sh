@@ -54,7 +54,7 @@ equal 'there is one package to install' 1 ${#packages[@]}
 [ ${#packages[@]} -eq 1 ] || exit 1
 
 # What the lab has installed by itself is no package's.
-pin-hook release --all > /dev/null
+released --all
 systemctl disable --quiet --now pin-hook-boot.service
 rm -rf /usr/sbin/pin-hook /var/lib/vz/snippets/pin-hook /usr/lib/systemd/system/pin-hook-* /etc/pve/pin-hook /run/pin-hook
 systemctl daemon-reload

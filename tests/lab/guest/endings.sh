@@ -15,7 +15,7 @@ births_possible() {
 rebind_nvme() {
     echo "$nvme" > /sys/bus/pci/drivers/nvme/unbind
     echo "$nvme" > /sys/bus/pci/drivers/nvme/bind
-    wait_until 20 'the disk is back' test -b /dev/nvme0n1
+    wait_until 60 'the disk is back' test -b /dev/nvme0n1
     udevadm settle
 }
 
@@ -48,7 +48,7 @@ ends_with() {
     comes_to "has its CPUs before: $text" "${owned:?}" 100
     births
     "$@" 3>&1 > "$work/end" 2>&1 || { not_ok "$text: $*"; said "$work/end"; }
-    wait_until 40 "$text: QEMU ends" gone 100
+    wait_until 60 "$text: QEMU ends" gone 100
     as_before "$text"
 }
 
@@ -74,7 +74,7 @@ crash() { kill -SEGV "$(qemu_pid 100)"; }
 migrate_away() { qm migrate-away 100; mv /etc/pve/nodes/pve2/qemu-server/100.conf "$(conf_path 100)"; vm_conf 100 "$hooked"; }
 unhook_and_stop() { vm_conf 100; qm stop 100; vm_conf 100 "$hooked"; }
 
-rebooted() { qemu_alive 100 && [ "$(qemu_pid 100)" != "$first" ] && stands 100 "$owned"; }
+rebooted() { qemu_alive 100 && [ "$(qemu_pid 100)" != "$first" ] && stands 100 "$owned" && cleaned_up; }
 reboot_and_stop() {
     first=$(qemu_pid 100)
     qm reboot 100
@@ -83,7 +83,7 @@ reboot_and_stop() {
 }
 
 release_and_stop() {
-    pin-hook release 100
+    released 100
     equal 'release leaves the VM running as any other' 'none: 0-7 0-7 0-7 0-7' "$(standing 100)" >&3
     equal 'and the host has all CPUs' 0-7 "$(housekeeping)" >&3
     qm stop 100

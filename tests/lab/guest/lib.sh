@@ -112,7 +112,7 @@ prepared() { wait_until 120 'the scopes are prepared' pin-hook boot; }
 
 # What the hookscript in shell (shell-hook) leaves behind.
 shell_hook_gone() {
-    wait_until 20 'the cgroup of shell-hook is empty' rmdir $cg/qemu-aside.slice/100.scope
+    wait_until 60 'the cgroup of shell-hook is empty' rmdir $cg/qemu-aside.slice/100.scope
     rmdir $cg/qemu-aside.slice
     rm -rf /run/systemd/system.control/*.d/50-AllowedCPUs.conf
     systemctl daemon-reload
@@ -128,10 +128,24 @@ cleaned_up() {
 
 # qm: a start waits until PVE has done with the run before. "qm cleanup" that comes late finds the VM running,
 # holds its lock for 30 s and refuses every stop meanwhile; nobody but a case starts that soon after a stop.
+# Afterwards the units, which see a VM come or go too, have done what a phase may have left to them.
 qm() {
-    [ "$1" != start ] || wait_until 20 'PVE has cleaned up' cleaned_up > /dev/null || true
-    command qm "$@"
+    local status=0
+    [ "$1" != start ] || wait_until 60 'PVE has cleaned up' cleaned_up > /dev/null || true
+    command qm "$@" || status=$?
+    case $1 in start | stop) units_rest ;; esac
+    return $status
 }
+
+# units_rest: waits until no run of the units is under way.
+is_no_run() { [ ! -e $cg/system.slice/pin-hook-reconcile.service ]; }
+units_rest() { wait_until 60 'the units rest' is_no_run > /dev/null || true; }
+
+# at_rest: whether nothing is left to be written.
+at_rest() { [ "$(pin-hook status --json | jq .pending)" = 0 ]; }
+
+# released ID, or --all: a phase or the units may have the lock for longer than a command waits for it.
+released() { wait_until 90 "release $1" pin-hook release "$1"; }
 
 running() { [ "$(qm status "$1")" = 'status: running' ]; }
 qemu_pid() { cat "/run/qemu-server/$1.pid"; }
@@ -167,7 +181,7 @@ standing() {
 stands() { [ "$(standing "$1")" = "$2" ]; }
 
 # comes_to TEXT STANDING ID: as "equal", but on a busy machine a phase may leave the end to the units.
-comes_to() { comes_to_print "$1" "$2" standing "$3"; }
+comes_to() { comes_to_print "$1" "$2" standing "$3"; units_rest; }
 
 # comes_to_print TEXT EXPECTED COMMAND...: the same of what a command prints.
 comes_to_print() {
@@ -241,9 +255,10 @@ capture_differs() {
 
 # capture_after_equal TEXT [SECONDS]: within that time the host is as it was at capture_before.
 capture_after_equal() {
-    local end=$((SECONDS + ${2:-30}))
+    local end=$((SECONDS + 120))
     # A capture takes seconds; none is worth it while claims are left.
     while [ -s /run/pin-hook/journal ] && [ $SECONDS -lt $end ]; do sleep 0.1; done
+    end=$((SECONDS + ${2:-30}))
     while capture_differs; do
         if [ $SECONDS -ge $end ]; then
             not_ok "$1"
@@ -283,8 +298,8 @@ scopes_gone() { local scopes=("$cg"/qemu.slice/*.scope); [ ${#scopes[@]} -eq 0 ]
 # Ends every VM and removes configs and tables; runs after each case, also after a failed one.
 clean() {
     local pid
-    for pid in $(pgrep -x kvm); do kill -KILL "$pid"; done
-    wait_until 20 'scopes end' scopes_gone || true
+    for pid in $(pgrep -x kvm); do kill -KILL "$pid" 2> /dev/null || true; done
+    wait_until 60 'scopes end' scopes_gone || true
     for pid in $(pgrep '^stress-ng'); do kill -KILL "$pid" 2> /dev/null || true; done
     rm -f /run/qemu-server/*.* /etc/pve/nodes/*/*/*.conf /etc/pin-hook/*.toml
     flag_regime
