@@ -4,6 +4,7 @@
 //! runs in a thread that is abandoned when its deadline passes.
 
 use std::fmt::Debug;
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -367,7 +368,23 @@ fn is_absent(error: &zbus::Error) -> bool {
 /// Returns the error of a service manager that does not answer in time.
 fn hung(fact: String) -> anyhow::Error {
     let help = "try again; systemctl list-jobs shows what keeps systemd busy";
-    anyhow::Error::new(Advised::new(fact, help))
+    let late = io::Error::new(io::ErrorKind::TimedOut, Advised::new(fact, help));
+    anyhow::Error::new(late)
+}
+
+/// Tells whether an error says that systemd did not answer in time.
+pub fn is_late(error: &anyhow::Error) -> bool {
+    let io = error.root_cause().downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// Returns an error of systemd as that of a write or read; one that is late has the kind `TimedOut`.
+pub fn as_io(error: &anyhow::Error) -> io::Error {
+    let kind = match is_late(error) {
+        true => io::ErrorKind::TimedOut,
+        false => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, format!("{error:#}"))
 }
 
 /// Turns an error of the bus into one line: its name says less than its text.

@@ -12,6 +12,7 @@ use super::deadline::Deadline;
 use super::irq;
 use super::pci;
 use super::slow;
+use super::systemd;
 use super::task;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::desired::knobs::UNMERGE;
@@ -88,7 +89,7 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
             .map(Value::Cpus),
         Target::DropIn(_) => host.files.read(&target.path()).map(Value::Text),
         Target::AllowedCpus(unit) => host.systemd.allowed_cpus(unit).map_or_else(
-            |error| Err(io::Error::other(format!("{error:#}"))),
+            |error| Err(systemd::as_io(&error)),
             |bytes| {
                 Ok(bytes.map_or(Value::Absent, |bytes| {
                     Value::Cpus(CpuSet::from_bytes(&bytes))
@@ -234,7 +235,7 @@ fn allow_cpus(host: &Host, unit: &str, before: &Value, cpus: &CpuSet) -> io::Res
     let set = |cpus: &CpuSet| match host.systemd.set_allowed_cpus(unit, &cpus.to_bytes()) {
         Ok(true) => Ok(()),
         Ok(false) => Err(io::ErrorKind::NotFound.into()),
-        Err(error) => Err(io::Error::other(format!("{error:#}"))),
+        Err(error) => Err(systemd::as_io(&error)),
     };
     if *before == Value::Absent {
         return Err(io::ErrorKind::NotFound.into());

@@ -1,5 +1,7 @@
 //! What the operator can do about an error, whatever it is.
 
+use std::io;
+
 use super::look::{Hidden, is_denied};
 use crate::domain::advice::Advised;
 use crate::domain::enabling::EnableRefusal;
@@ -14,7 +16,8 @@ pub fn help_for(error: &anyhow::Error) -> String {
 
 /// Returns what an error knows that can be done about it.
 pub fn known_help(error: &anyhow::Error) -> Option<String> {
-    let advised = error.downcast_ref::<Advised>();
+    let of_io = || error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
+    let advised = error.downcast_ref::<Advised>().or_else(of_io);
     let refused = error.downcast_ref::<EnableRefusal>();
     let untrusted = error.downcast_ref::<Untrusted>();
     let hidden = error.downcast_ref::<Hidden>();

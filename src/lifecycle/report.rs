@@ -51,6 +51,8 @@ pub struct Problem {
     pub is_known: bool,
     /// Whether it could not be read, so that nothing was written.
     pub is_of_reading: bool,
+    /// Whether systemd did not answer in time: no refusal.
+    pub is_late: bool,
     message: String,
 }
 
@@ -58,7 +60,10 @@ impl Problem {
     /// Returns the problem of a write that the kernel refused.
     pub fn refused(change: &Change, error: &io::Error) -> Self {
         let Change { target, after, .. } = change;
-        Self::of(target, format!("writing \"{after}\" failed: {error}"))
+        Problem {
+            is_late: is_late(error),
+            ..Self::of(target, format!("writing \"{after}\" failed: {error}"))
+        }
     }
 
     /// Returns the problem of a write that was taken but reads back as something else.
@@ -74,6 +79,7 @@ impl Problem {
     pub fn unread(target: &Target, error: &io::Error) -> Self {
         Problem {
             is_of_reading: true,
+            is_late: is_late(error),
             ..Self::of(target, format!("reading it failed: {error}"))
         }
     }
@@ -85,9 +91,14 @@ impl Problem {
             is_essential: false,
             is_known: false,
             is_of_reading: false,
+            is_late: false,
             message: format!("{target}: {what}"),
         }
     }
+}
+
+fn is_late(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut
 }
 
 impl fmt::Display for Problem {

@@ -5,7 +5,7 @@ use std::io;
 
 use anyhow::Context;
 
-use super::observe::{kernel_threads, observe};
+use super::observe::kernel_threads;
 use super::settle::{Pass, Settling};
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::{CpuId, CpuSet};
@@ -65,8 +65,10 @@ impl Settling<'_, '_> {
                 .warnings
                 .push(uncleared(&cpus, &error.to_string())),
         }
-        let facts = observe(self.host, self.journal.state(), &Stage::ACQUIRE)?;
-        self.pass(Pass::Release, staying, &Stage::RELEASE, facts)
+        match self.observed(&Stage::ACQUIRE)? {
+            Some(facts) => self.pass(Pass::Release, staying, &Stage::RELEASE, facts),
+            None => Ok(None),
+        }
     }
 
     /// Lets the child of a run that died come to its end, because it would take CPUs offline that
@@ -89,9 +91,9 @@ impl Settling<'_, '_> {
 
     fn end_late(&mut self, cpus: &CpuSet) {
         let why = slow::late(SCRUB);
-        let text = format!("cpus {cpus} are still being taken offline and back: {why}");
-        self.report.warnings.push(text);
-        self.report.is_unfinished = true;
+        self.leave_to_reconcile(format!(
+            "cpus {cpus} are still being taken offline and back: {why}"
+        ));
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub use self::outcome::{fixed_irq, stuck_in};
 use self::outcome::{irq_of, is_out_of_vectors};
 use super::journal::Journal;
-use super::observe::{effective_cpus, live_values, observe, shared_cpus};
+use super::observe::{effective_cpus, live_values, shared_cpus};
 use super::report::{Problem, Report};
 use crate::domain::claim::Claims;
 use crate::domain::desired::{Desired, Wish, desired};
@@ -92,7 +92,9 @@ impl<'s, 'h> Settling<'s, 'h> {
             return Ok(false);
         }
         let claims = self.journal.state().claims.clone();
-        let facts = observe(self.host, self.journal.state(), &Stage::ACQUIRE)?;
+        let Some(facts) = self.observed(&Stage::ACQUIRE)? else {
+            return Ok(false);
+        };
         let Some(facts) = self.pass(Pass::Release, staying, &Stage::RELEASE, facts)? else {
             return Ok(false);
         };
@@ -108,7 +110,9 @@ impl<'s, 'h> Settling<'s, 'h> {
     pub fn settle_units(&mut self) -> anyhow::Result<bool> {
         let claims = self.journal.state().claims.clone();
         let stages = [Stage::Unit];
-        let facts = observe(self.host, self.journal.state(), &stages)?;
+        let Some(facts) = self.observed(&stages)? else {
+            return Ok(false);
+        };
         Ok(self.pass(Pass::Acquire, &claims, &stages, facts)?.is_some())
     }
 
@@ -143,7 +147,10 @@ impl<'s, 'h> Settling<'s, 'h> {
             if is_quiet {
                 break;
             }
-            facts = observe(self.host, self.journal.state(), stages)?;
+            match self.observed(stages)? {
+                Some(now) => facts = now,
+                None => return Ok(None),
+            }
         }
         Ok(Some(facts))
     }
@@ -222,6 +229,10 @@ impl<'s, 'h> Settling<'s, 'h> {
         let target = problem.target.clone();
         problem.whose = whose(&target, facts);
         problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
+        if problem.is_essential && problem.is_late {
+            self.leave_to_reconcile(problem.to_string());
+            return Ok(true);
+        }
         // A CPU that does not come back is told as long as it is away.
         let is_held = self.journal.state().held.contains_key(&target);
         if is_held && !target.stage().is_essential() && target.stage() != Stage::Hotplug {

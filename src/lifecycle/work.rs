@@ -204,7 +204,7 @@ fn take_back<'h>(
     let mut settling = Settling::new(host, journal, never, &mut undo, &[]);
     settling.settle(&others, &[])?;
     report.n_taken_back = undo.n_changes;
-    report.is_incomplete = !undo.problems.is_empty();
+    report.is_incomplete = !undo.is_settled();
     report.problems.extend(undo.problems);
     Ok(())
 }

@@ -62,6 +62,37 @@ fn a_unit_that_stays_on_the_cpus_of_a_second_vm_fails_that_vm_also_after_a_scrub
     world.assert_owns(100);
 }
 
+/// It is late with one call, and from then on with all of the same run.
+#[test]
+fn a_systemd_that_is_late_is_no_failure() {
+    let launched = on(Kernel::V6_12);
+    let rest = launched.capture();
+    done(launched.phase(Phase::PreStart, 100));
+    launched.launch(100, &VmSpec::with_vcpus(2));
+    for late in [
+        "allowed_cpus ",
+        "=allowed_cpus init.scope",
+        "set_allowed_cpus ",
+    ] {
+        let world = launched.fork();
+        world.sim.fail(late, libc::ETIMEDOUT, u32::MAX);
+        let account = done(world.phase(Phase::PostStart, 100));
+        assert_says(
+            &account,
+            "not everything was done in time, reconcile finishes it",
+        );
+        assert_eq!(world.claim_state(100), "running", "{late}");
+        world.end_worker();
+        let account = done(world.reconcile());
+        assert_eq!(account.exit, Exit::Done, "{late}: {account:#?}");
+        world.sim.fail_no_more();
+        done(world.reconcile());
+        world.assert_owns(100);
+        world.stop(100);
+        world.assert_as(&rest);
+    }
+}
+
 #[test]
 fn a_vm_that_runs_beside_or_starts_later_is_kept_off() {
     for kernel in KERNELS {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::super::observe::observe;
 use super::{Problem, Settling};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::{has_partition, kept_off, other_irq_cpus};
@@ -14,18 +15,39 @@ use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record};
 use crate::domain::stuck::{Fixed, Stuck};
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::vm::Vmid;
 use crate::host::deadline::Deadline;
 use crate::host::files::Files;
 use crate::host::surroundings::is_service_running;
-use crate::host::{Host, cgroup, irq, target};
+use crate::host::{Host, cgroup, irq, systemd, target};
 
 /// How long the moves of all interrupts are waited for together. Without interrupt remapping an
 /// interrupt moves when it occurs next, which may be never.
 const MOVE_WAIT: Duration = Duration::from_millis(50);
 
 impl Settling<'_, '_> {
+    /// Observes what these stages depend on; `None` where systemd does not answer in time, which is no
+    /// failure: reconcile finishes what was begun.
+    pub(in crate::lifecycle) fn observed(
+        &mut self,
+        stages: &[Stage],
+    ) -> anyhow::Result<Option<Facts>> {
+        match observe(self.host, self.journal.state(), stages) {
+            Err(error) if systemd::is_late(&error) => {
+                self.leave_to_reconcile(format!("{error:#}"));
+                Ok(None)
+            }
+            facts => facts.map(Some),
+        }
+    }
+
+    /// Tells why this run does not come to its end.
+    pub(in crate::lifecycle) fn leave_to_reconcile(&mut self, why: String) {
+        self.report.warnings.push(why);
+        self.report.is_unfinished = true;
+    }
+
     /// Remembers that the kernel refused a target what it was to have, and what it has instead; once that
     /// it could not be read. Returns whether it had done so before.
     pub(super) fn count_refusal(

@@ -37,6 +37,15 @@ pkill -CONT -x dbus-daemon
 check 'the units do what is left' wait_until 60 'isolated' stands 100 "$isolated"
 let_go
 
+table 100 'cpus = "2-5"' '[isolate]' 'backend = "slices"'
+bash -c 'pin-hook 100 pre-start; true' > /dev/null
+pkill -STOP -x dbus-daemon
+in_time 'post-start by slices with a bus that hangs' 20 pin-hook 100 post-start
+pkill -CONT -x dbus-daemon
+check 'the units do what is left of that too' wait_until 60 'pinned' stands 100 'none: 2 3 4 5'
+let_go
+table 100 'cpus = "2-5"'
+
 bash -c 'pin-hook 100 pre-start; true' > /dev/null
 socat -u UNIX-CONNECT:/run/qemu-server/100.qmp "CREATE:$work/client" &
 client=$!
