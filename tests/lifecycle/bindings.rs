@@ -9,6 +9,7 @@ use pin_hook::lifecycle::status::status;
 
 use super::scenario::{Scenario, Then};
 use super::world::{World, assert_says, done};
+use crate::common::sim::fate::End;
 use crate::common::sim::hugepages::Room;
 use crate::common::sim::{Kernel, Machine, VmSpec};
 
@@ -136,6 +137,36 @@ fn a_death_anywhere_leaves_nothing_behind() {
 }
 
 /// What stays is remembered until QEMU has it, so that a start which comes to nothing changes nothing.
+/// As a virtual function does when its physical one is told to have none.
+#[test]
+fn a_device_that_vanishes_while_it_goes_back_is_forgotten() {
+    let lent = returning();
+    start(&lent);
+    lent.end_qemu(100);
+    let end = |world: &World| {
+        done(world.phase(Phase::PostStop, 100));
+        world.end_worker();
+        world.reconcile_until_quiet().unwrap();
+        assert_eq!(driver_of(world, SOUND), "snd_hda_intel");
+        world.assert_at_rest();
+    };
+    let without = lent.fork();
+    without.sim.end(End::Function(GPU));
+    end(&without);
+    let without = without.capture();
+    for n in (1..).step_by(5) {
+        let world = lent.fork();
+        world.sim.end_at(n, End::Function(GPU));
+        end(&world);
+        if world.sim.call_end_off() {
+            assert!(n > 100, "only {n} operations");
+            break;
+        }
+        let left = super::world::changes(&without, &world.capture());
+        assert!(left.is_empty(), "before {n}:\n{left}");
+    }
+}
+
 #[test]
 fn devices_that_stay_are_given_back_only_while_nothing_has_started() {
     let world = staying();

@@ -32,6 +32,8 @@ pub enum End {
     Container(u32),
     /// A cpufreq policy, by its number: its driver is unloaded.
     Policy(u32),
+    /// A PCI function, by its address.
+    Function(&'static str),
 }
 
 /// Payload of the panic that stands for `SIGKILL`; carries the operation it happened at.
@@ -258,6 +260,7 @@ impl Sim {
             End::Irq(number) => self.remove_irq(number),
             End::Container(ctid) => self.stop_container(ctid),
             End::Policy(number) => self.remove_policy(number),
+            End::Function(address) => self.state().remove_function(address),
         }
     }
 

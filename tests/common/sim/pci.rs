@@ -89,7 +89,8 @@ impl State {
         Some(Ok(()))
     }
 
-    fn remove_function(&mut self, address: &str) {
+    /// Removes a function from the machine, until a rescan.
+    pub fn remove_function(&mut self, address: &str) {
         let nodes = self.tree.take_all(&format!("{DEVICES}{address}"));
         let link = format!("/sys/bus/pci/devices/{address}");
         let links = self.tree.take_all(&link);
