@@ -140,11 +140,24 @@ impl Run<'_> {
                 return self.refuse(account, OnRefusal::Auto, &error.to_string(), error.help());
             }
         };
+        if self.runs_already(vmid) {
+            let text = format!("vm {vmid}: runs already, its claim stays as it is");
+            return account.info(text);
+        }
         if let Err(error) = self.reserve_with_room(&case, account) {
             let text = format!("vm {vmid}: {error:#}");
             let help = help_for(&error);
             self.refuse(account, case.table.start.on_refusal, &text, help);
         }
+    }
+
+    /// Tells whether the VM runs, as PVE sees it, with what its claim is about: then PVE does not start it.
+    /// Somebody who calls the phase by hand would take its CPUs from it.
+    fn runs_already(&self, vmid: Vmid) -> bool {
+        let files = &*self.host.files;
+        let running = pve::running(files, vmid).ok().flatten();
+        let state = read_state(files).unwrap_or_default();
+        running.is_some() && running == state.claims.get(&vmid).and_then(Claim::qemu)
     }
 
     /// Reserves the CPUs when the VMs have gone that are to make room.

@@ -298,6 +298,23 @@ fn a_phase_that_is_run_twice_writes_nothing_the_second_time() {
     twice(Phase::PostStop);
 }
 
+/// PVE never does that.
+#[test]
+fn a_pre_start_by_hand_takes_nothing_from_a_vm_that_runs() {
+    let world = World::with_vm();
+    let before = world.capture();
+    world.start(100);
+    world.sim.take_log();
+    let account = done(world.phase(Phase::PreStart, 100));
+    assert_says(&account, "vm 100: runs already, its claim stays as it is");
+    assert_eq!(world.writes(), Vec::<String>::new());
+    world.end_worker();
+    done(world.reconcile());
+    world.assert_owns(100);
+    world.stop(100);
+    world.assert_as(&before);
+}
+
 #[test]
 fn what_is_no_vm_with_a_table_is_left_alone() {
     let world = World::with_vm().vm(102, "cores: 2\ntemplate: 1\n", "cpus = \"2-3\"\n");

@@ -42,6 +42,9 @@ equal 'a cgroup outside systemd is off them' 0-1,6-7 "$(allowed $sleeper)"
 check 'the summary tells what was done' has "$work/start" 'vm 100: owns cpus 2-5, isolated'
 pin-hook 100 post-start > "$work/again"
 check 'post-start once more writes nothing' has "$work/again" ' 0 changes'
+pin-hook 100 pre-start > "$work/again"
+check 'a pre-start by hand finds that the VM runs' has "$work/again" 'vm 100: runs already, its claim stays as it is'
+equal 'and takes nothing from it' 'isolated 2-5: 2 3 4 5' "$(standing 100)"
 
 qm start 101 > /dev/null
 comes_to 'a second VM is isolated too' 'isolated 6-7: 6 7' 101
