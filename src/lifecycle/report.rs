@@ -51,7 +51,7 @@ pub struct Problem {
     pub is_known: bool,
     /// Whether it could not be read, so that nothing was written.
     pub is_of_reading: bool,
-    /// Whether systemd did not answer in time: no refusal.
+    /// Whether nobody answered in time, which is no refusal: of essential targets systemd alone.
     pub is_late: bool,
     message: String,
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::super::observe::observe;
 use super::{Problem, Settling};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::{has_partition, kept_off, other_irq_cpus};
@@ -21,6 +20,7 @@ use crate::host::deadline::Deadline;
 use crate::host::files::Files;
 use crate::host::surroundings::is_service_running;
 use crate::host::{Host, cgroup, irq, systemd, target};
+use crate::lifecycle::observe::observe;
 
 /// How long the moves of all interrupts are waited for together. Without interrupt remapping an
 /// interrupt moves when it occurs next, which may be never.
