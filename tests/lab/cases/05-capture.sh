@@ -62,7 +62,7 @@ workqueue=$(< /sys/devices/virtual/workqueue/cpumask)
 ksm=$(< /sys/kernel/mm/ksm/sleep_millisecs)
 
 capture_before
-capture_after_equal 'nothing happened: no difference'
+capture_after_equal 'nothing happened: no difference' 0
 plant
 if capture_differs; then ok 'planted changes make a difference'; else not_ok 'planted changes make a difference'; fi
 sees sysctl 'sysctl .*/vm/stat_interval$'

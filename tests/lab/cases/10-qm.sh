@@ -11,8 +11,8 @@ expect() {
     local text=$1 phases=$2
     shift 2
     "$@" > "$work/out" 2>&1 || true
-    wait_until 60 "$text" logged "$phases" || { cat $log/100 "$work/out"; return 0; }
-    wait_until 60 "$text: no command is left" cleaned_up
+    wait_until 30 "$text" logged "$phases" || { cat $log/100 "$work/out"; return 0; }
+    wait_until 30 "$text: no command is left" cleaned_up
     equal "$text" "$phases" "$(phases)"
     : > $log/100
 }
@@ -42,7 +42,7 @@ expect 'power-off by the guest: no pre-stop' 'post-stop' then_do guest-poweroff 
 expect 'kill -9 of QEMU: no pre-stop' 'post-stop' then_do kill9 100
 expect 'reboot' 'pre-stop post-stop pre-start post-start' then_do reboot 100
 expect 'migration away: nothing' '' qm migrate-away 100
-check 'and the VM is gone' wait_until 60 'no QEMU' gone 100
+check 'and the VM is gone' wait_until 20 'no QEMU' gone 100
 move_back
 expect 'backup of a stopped VM' 'pre-start post-start' qm backup-start 100
 expect 'and its end' 'pre-stop post-stop' qm backup-end 100
@@ -61,7 +61,7 @@ rm $log/refuse-pre-start
 
 touch $log/hold-post-start
 task qm start 100
-wait_until 60 'the hook has ended' test -s $log/child
+wait_until 30 'the hook has ended' test -s $log/child
 check 'a child that keeps the pipe keeps the start' kill -0 "$task_pid"
 refuses 'and the VM'\''s lock' unlocked
 kill "$(cat $log/child)"

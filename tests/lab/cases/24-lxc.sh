@@ -28,7 +28,7 @@ end_container() {
     local groups=("$cg/lxc/$1/ns" "$cg/lxc/$1" "$cg/lxc.monitor/$1") group pid
     for group in "${groups[@]}"; do
         for pid in $(cat "$group/cgroup.procs"); do kill -KILL "$pid"; done
-        wait_until 60 "the processes of container $1 end" empty "$group/cgroup.procs"
+        wait_until 20 "the processes of container $1 end" empty "$group/cgroup.procs"
         rmdir "$group"
     done
     rm "/etc/pve/lxc/$1.conf"
@@ -112,7 +112,7 @@ three_rounds
 pin-hook reconcile
 
 qm stop 100 > /dev/null
-wait_until 60 'the VM is gone' gone 100
+wait_until 30 'the VM is gone' gone 100
 lists_come_to 'the container has its CPUs again' '2-3 2-3' 201
 lists_come_to 'the other one has all again' '0-7 0-7' 202
 lists_come_to 'one that was born has what it would have had' '0-7 0-7' 204

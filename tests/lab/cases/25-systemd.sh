@@ -54,7 +54,7 @@ systemctl stop qmeventd pin-hook-reconcile.timer pin-hook-reconcile.path pin-hoo
 mkdir -p $cg/lab/inner
 echo +cpuset > $cg/lab/cgroup.subtree_control
 kill -KILL "$(qemu_pid 100)"
-wait_until 60 'systemd takes the controller from the slice' lacks $cg/qemu.slice/cgroup.subtree_control cpuset
+wait_until 20 'systemd takes the controller from the slice' lacks $cg/qemu.slice/cgroup.subtree_control cpuset
 check 'and not from the root, of which another group has it' has $cg/cgroup.subtree_control cpuset
 echo +cpuset > $cg/qemu.slice/cgroup.subtree_control
 rmdir $cg/lab/inner $cg/lab

@@ -81,11 +81,11 @@ equal 'of two wishes for a policy the stronger holds' performance "$(cat $cpufre
 equal 'a policy of its own has what the VM wishes' powersave "$(cat $cpufreq/policy7/scaling_governor)"
 equal 'the higher interval holds' 120 "$(sysctl_of vm.stat_interval)"
 qm stop 100 > /dev/null
-check 'when it has gone, the other wish holds' wait_until 60 'given back' governed 4 powersave 30
+check 'when it has gone, the other wish holds' wait_until 40 'given back' governed 4 powersave 30
 start 100
 qm kill9 101
 own=$(tr ' ' '\n' <<< "$before" | sed -n 's/^7://p')
-check 'killed, its own policy is as before' wait_until 60 'given back' governed 7 "$own" 120
+check 'killed, its own policy is as before' wait_until 40 'given back' governed 7 "$own" 120
 qm stop 100 > /dev/null
 capture_after_equal 'as before after 100, 101, -100, 100, -101, -100' 60
 

@@ -9,7 +9,7 @@ case_cleanup() { modprobe -r jfs 2> /dev/null; [ -e $driver/"$nvme" ] || echo "$
 rebind() {
     echo "$nvme" > $driver/unbind
     echo "$nvme" > $driver/bind
-    wait_until 60 'the disk is back' test -b /dev/nvme0n1
+    wait_until 20 'the disk is back' test -b /dev/nvme0n1
     udevadm settle
 }
 

@@ -90,7 +90,7 @@ freeze() {
 unit_gone() { ! systemctl is-active --quiet $scrub && [ -z "$(child)" ]; }
 thaw() {
     fsfreeze -u "$frozen"
-    check "$1" wait_until 60 'the unit is gone' unit_gone
+    check "$1" wait_until 30 'the unit is gone' unit_gone
     umount $cpus/cpu4/online
 }
 # phase_ends PHASE: with a pipe as PVE gives it one, which the child must not keep open.
@@ -109,7 +109,7 @@ capture_before
 freeze
 pin-hook apply 100 > "$work/killed" 2>&1 &
 hook=$!
-check 'the child sleeps in the kernel' wait_until 60 'it sleeps' child_sleeps
+check 'the child sleeps in the kernel' wait_until 30 'it sleeps' child_sleeps
 echo 0 > $cpus/cpu3/online # as if it was killed between its two writes
 { kill -KILL $hook && wait $hook; } 2> /dev/null || true
 systemctl kill --signal=KILL $scrub || said "$work/killed"

@@ -71,7 +71,7 @@ identity() { cat "$devices/$nvme"/{modalias,resource,subsystem_vendor,subsystem_
 before=$(identity)
 stdbuf -oL udevadm monitor --kernel --property > "$work/events" 2>&1 &
 monitor=$!
-wait_until 60 'events are watched' has "$work/events" KERNEL
+wait_until 20 'events are watched' has "$work/events" KERNEL
 qm start 100 > "$work/start" 2>&1 || true
 said "$work/start"
 check 'an NVMe is removed and found again' has "$work/start" "hostpci0 ($nvme) reset (remove-rescan)"
@@ -120,7 +120,7 @@ for n in 8 10 12 14 16; do
     rm -f "$(conf_path 100)" /etc/pin-hook/100.toml
     pin-hook reconcile > "$work/reconcile" 2>&1 || true
     said "$work/reconcile"
-    wait_until 120 "killed at write $n: nothing is claimed" nothing_left || true
+    wait_until 60 "killed at write $n: nothing is claimed" nothing_left || true
     check "killed at write $n: the device is there and free" is_free "$nvme"
 done
 capture_after_equal 'the host is as before'

@@ -16,7 +16,6 @@ hold_qemu() {
 }
 
 let_qemu_go() { echo > $gate; ln -sfn qemu-system-x86_64 /usr/bin/kvm; }
-owns() { has <(standing "$1") isolated; }
 scope_exists() { [ -d "$(scope "$1")" ]; }
 
 hooked_vm 100 'cpus = "2-5"'
@@ -34,7 +33,7 @@ qm stop 100 > /dev/null
 wait_until 60 'PVE has cleaned up' cleaned_up
 hold_qemu
 task qm start 100
-wait_until 60 'QEMU is about to start' scope_exists 100
+wait_until 30 'QEMU is about to start' scope_exists 100
 kept=0
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     pin-hook reconcile > "$work/reconcile" 2>&1
@@ -48,7 +47,8 @@ refuses 'a rival is refused meanwhile' pin-hook 101 pre-start
 check 'because of the reservation' has "$work/refused" 'cpus 4-5 are claimed by vm 100'
 let_qemu_go
 check 'the slow start succeeds' wait "$task_pid"
-comes_to 'and the VM is isolated' "$isolated" 100
+units_rest
+equal 'and the VM is isolated' "$isolated" "$(standing 100)"
 qm stop 100 > /dev/null
 
 qm start 100 > "$work/out-100" 2>&1 &
@@ -61,6 +61,6 @@ if wait $second; then started=$((started + 1)) winner=101; fi
 equal 'of two overlapping VMs started at once one starts' 1 $started
 loser=$((201 - winner))
 check 'the other is told why' has "$work/out-$loser" "cpus 4-5 are claimed by vm $winner"
-check 'the winner is isolated' wait_until 60 'isolated' owns $winner
+check 'the winner is isolated' has <(standing $winner) isolated
 qm stop $winner > /dev/null
 capture_after_equal 'the host is as before'

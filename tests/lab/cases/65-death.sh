@@ -23,5 +23,5 @@ capture_after_equal 'the host is as before, with the VM running'
 pin-hook post-start 100 > /dev/null
 qm kill9 100
 all_cpus() { [ "$(housekeeping)" = 0-7 ]; }
-check 'the units see the end' wait_until 60 'all CPUs are back' all_cpus
+check 'the units see the end' wait_until 40 'all CPUs are back' all_cpus
 refuses 'no partition is left' grep -q . $cg/cpuset.cpus.isolated

@@ -22,34 +22,33 @@ let_go() {
     comes_to 'the VM is let go' 'none: 0-7 0-7 0-7 0-7' 100
 }
 
+# bus_hangs TEXT STANDING
+bus_hangs() {
+    bash -c 'pin-hook 100 pre-start; true' > /dev/null
+    pkill -STOP -x dbus-daemon
+    in_time "$1" 20 pin-hook 100 post-start
+    pkill -CONT -x dbus-daemon
+    check "$1: the units do what is left" wait_until 60 'it stands' stands 100 "$2"
+    let_go
+}
+
 hooked_vm 100 'cpus = "2-5"'
 capture_before
 pkill -STOP -x systemd-journal
-in_time 'start with a journald that hangs' 40 qm start 100
+in_time 'start with a journald that hangs' 40 command qm start 100
 equal 'the VM is isolated' "$isolated" "$(standing 100)"
 pkill -CONT -x systemd-journal
 let_go
 
-bash -c 'pin-hook 100 pre-start; true' > /dev/null
-pkill -STOP -x dbus-daemon
-in_time 'post-start with a bus that hangs' 20 pin-hook 100 post-start
-pkill -CONT -x dbus-daemon
-check 'the units do what is left' wait_until 60 'isolated' stands 100 "$isolated"
-let_go
-
+bus_hangs 'post-start with a bus that hangs' "$isolated"
 table 100 'cpus = "2-5"' '[isolate]' 'backend = "slices"'
-bash -c 'pin-hook 100 pre-start; true' > /dev/null
-pkill -STOP -x dbus-daemon
-in_time 'post-start by slices with a bus that hangs' 20 pin-hook 100 post-start
-pkill -CONT -x dbus-daemon
-check 'the units do what is left of that too' wait_until 60 'pinned' stands 100 'none: 2 3 4 5'
-let_go
+bus_hangs 'post-start by slices with a bus that hangs' 'none: 2 3 4 5'
 table 100 'cpus = "2-5"'
 
 bash -c 'pin-hook 100 pre-start; true' > /dev/null
 socat -u UNIX-CONNECT:/run/qemu-server/100.qmp "CREATE:$work/client" &
 client=$!
-wait_until 60 'the client has the monitor' test -s "$work/client"
+wait_until 10 'the client has the monitor' test -s "$work/client"
 in_time 'post-start with a monitor that hangs' 20 pin-hook 100 post-start
 check 'it says so' has "$work/in-time" 'its monitor does not answer, taken as running'
 equal 'the VM is isolated' "$isolated" "$(standing 100)"

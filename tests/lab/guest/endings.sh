@@ -15,7 +15,7 @@ births_possible() {
 rebind_nvme() {
     echo "$nvme" > /sys/bus/pci/drivers/nvme/unbind
     echo "$nvme" > /sys/bus/pci/drivers/nvme/bind
-    wait_until 60 'the disk is back' test -b /dev/nvme0n1
+    wait_until 20 'the disk is back' test -b /dev/nvme0n1
     udevadm settle
 }
 
@@ -48,7 +48,7 @@ ends_with() {
     comes_to "has its CPUs before: $text" "${owned:?}" 100
     births
     "$@" 3>&1 > "$work/end" 2>&1 || { not_ok "$text: $*"; said "$work/end"; }
-    wait_until 60 "$text: QEMU ends" gone 100
+    wait_until 40 "$text: QEMU ends" gone 100
     as_before "$text"
 }
 

@@ -112,7 +112,7 @@ prepared() { wait_until 120 'the scopes are prepared' pin-hook boot; }
 
 # What the hookscript in shell (shell-hook) leaves behind.
 shell_hook_gone() {
-    wait_until 60 'the cgroup of shell-hook is empty' rmdir $cg/qemu-aside.slice/100.scope
+    wait_until 20 'the cgroup of shell-hook is empty' rmdir $cg/qemu-aside.slice/100.scope
     rmdir $cg/qemu-aside.slice
     rm -rf /run/systemd/system.control/*.d/50-AllowedCPUs.conf
     systemctl daemon-reload
@@ -144,8 +144,8 @@ units_rest() { wait_until 60 'the units rest' is_no_run > /dev/null || true; }
 # at_rest: whether nothing is left to be written.
 at_rest() { [ "$(pin-hook status --json | jq .pending)" = 0 ]; }
 
-# released ID, or --all: a phase or the units may have the lock for longer than a command waits for it.
-released() { wait_until 90 "release $1" pin-hook release "$1"; }
+# released ID, or --all: at once, but not while the units have the lock for longer than a command waits for it.
+released() { units_rest; pin-hook release "$1" > "$work/release" 2>&1 || { said "$work/release"; return 1; }; }
 
 running() { [ "$(qm status "$1")" = 'status: running' ]; }
 qemu_pid() { cat "/run/qemu-server/$1.pid"; }
@@ -255,10 +255,9 @@ capture_differs() {
 
 # capture_after_equal TEXT [SECONDS]: within that time the host is as it was at capture_before.
 capture_after_equal() {
-    local end=$((SECONDS + 120))
+    local end=$((SECONDS + ${2:-30}))
     # A capture takes seconds; none is worth it while claims are left.
     while [ -s /run/pin-hook/journal ] && [ $SECONDS -lt $end ]; do sleep 0.1; done
-    end=$((SECONDS + ${2:-30}))
     while capture_differs; do
         if [ $SECONDS -ge $end ]; then
             not_ok "$1"
@@ -299,7 +298,7 @@ scopes_gone() { local scopes=("$cg"/qemu.slice/*.scope); [ ${#scopes[@]} -eq 0 ]
 clean() {
     local pid
     for pid in $(pgrep -x kvm); do kill -KILL "$pid" 2> /dev/null || true; done
-    wait_until 60 'scopes end' scopes_gone || true
+    wait_until 20 'scopes end' scopes_gone || true
     for pid in $(pgrep '^stress-ng'); do kill -KILL "$pid" 2> /dev/null || true; done
     rm -f /run/qemu-server/*.* /etc/pve/nodes/*/*/*.conf /etc/pin-hook/*.toml
     flag_regime

@@ -12,7 +12,7 @@ exec 7<> "$work/nobody"
 case_cleanup() {
     end_load
     knobs_in_use 0
-    [ ! -d $trace ] || wait_until 60 'the trace ends' rmdir $trace
+    [ ! -d $trace ] || wait_until 20 'the trace ends' rmdir $trace
 }
 end_load() { pkill -KILL '^stress-ng' || true; }
 
@@ -64,7 +64,7 @@ trace_under_load() {
     stress-ng --cpu 8 --timer 1 --hdd 1 --sock 1 --fork 1 --temp-path "$work" --quiet > "$work/stress" 2>&1 &
     load=$!
     disown
-    wait_until 120 'the load is there' load_is_there
+    wait_until 60 'the load is there' load_is_there
     read_times; ran_before=$ran delay_before=$delay
     trace_for $seconds
     read_times; ran=$(((ran - ran_before) / 1000000)) delay=$(((delay - delay_before) / 1000000))
@@ -109,7 +109,7 @@ measure() {
     if [ -n "${2:-}" ]; then
         comes_to "$1: the VM stands" "$2" 100
         # On a busy machine a phase leaves the rest to the units.
-        wait_until 180 "$1: every knob is set" at_rest || true
+        wait_until 60 "$1: every knob is set" at_rest || true
     fi
     mapfile -t tids < <(vcpu_tids 100)
     prepare_trace

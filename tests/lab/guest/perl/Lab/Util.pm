@@ -71,7 +71,7 @@ sub qmp_handshake {
 # One QMP command on a fresh connection, as PVE's short-lived clients do; QEMU serves one at a time.
 sub qmp {
     my ($vmid, $command, $arguments, $timeout) = @_;
-    $timeout //= $command eq 'quit' ? 60 : 30;
+    $timeout //= $command eq 'quit' ? 60 : 5;
     my $path = run_file($vmid, 'qmp');
     socket(my $socket, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!\n";
     connect($socket, pack_sockaddr_un($path))
