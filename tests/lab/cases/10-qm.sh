@@ -1,3 +1,4 @@
+# kernels: stable
 # The stand-in qm calls the phases that PVE calls, in its order, for every way a VM comes and goes.
 . /usr/lib/lab/lib.sh
 

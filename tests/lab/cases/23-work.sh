@@ -1,3 +1,4 @@
+# kernels: backports
 # Kernel work, the watchdog, real-time vCPUs and interrupts that the kernel manages.
 . /usr/lib/lab/lib.sh
 

@@ -1,3 +1,4 @@
+# kernels: stable
 # What systemd and PVE do to the units of a running VM does not end its isolation.
 . /usr/lib/lab/lib.sh
 

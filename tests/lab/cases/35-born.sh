@@ -1,3 +1,4 @@
+# kernels: stable
 # What is born while a VM owns CPUs has afterwards what it would have had without it.
 . /usr/lib/lab/lib.sh
 

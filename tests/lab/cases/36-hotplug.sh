@@ -1,3 +1,4 @@
+# kernels: backports
 # CPUs are taken offline and back before they are isolated. Whatever kills that, they come back; a
 # write that the kernel never ends costs a deadline, not the phase.
 . /usr/lib/lab/lib.sh

@@ -1,3 +1,4 @@
+# kernels: stable
 # Where a guest's memory comes from: NUMA nodes for the scope, hugepages for the start, and pages that
 # KSM has merged.
 . /usr/lib/lab/lib.sh

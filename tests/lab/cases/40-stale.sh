@@ -1,3 +1,4 @@
+# kernels: stable
 # Phases and reconcile that come at the wrong time do no harm, and one of two rivals wins.
 . /usr/lib/lab/lib.sh
 

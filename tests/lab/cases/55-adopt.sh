@@ -1,3 +1,4 @@
+# kernels: stable
 # A VM that runs without the hook is adopted by hand, and let go again, while it runs.
 . /usr/lib/lab/lib.sh
 

@@ -1,3 +1,4 @@
+# kernels: backports
 # A VM whose guest does not run yet waits for its CPUs; the units notice when it runs.
 . /usr/lib/lab/lib.sh
 

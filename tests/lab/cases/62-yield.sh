@@ -1,3 +1,4 @@
+# kernels: backports
 # A VM makes room for another one: shut down before its start, started again after its end.
 . /usr/lib/lab/lib.sh
 

@@ -1,3 +1,4 @@
+# kernels: backports
 # A journald, bus or monitor that hangs costs its deadline, not the start; the units do what is left.
 . /usr/lib/lab/lib.sh
 

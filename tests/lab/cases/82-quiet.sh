@@ -1,3 +1,4 @@
+# kernels: backports
 # Who runs on a VM's CPUs, with every knob on, under stress-ng on all CPUs and with a guest that spins: a
 # table of the means of isolation, of none, and of what a shell can do.
 . /usr/lib/lab/lib.sh

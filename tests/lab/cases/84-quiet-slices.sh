@@ -1,4 +1,4 @@
-# kernels: bookworm
+# kernels: bookworm only
 # Who runs on the CPUs of a VM with slices where the kernel has no partitions, as 82-quiet tells for the others.
 . /usr/lib/lab/lib.sh
 . /usr/lib/lab/quiet.sh
