@@ -26,6 +26,7 @@ use crate::host::files::RootFiles;
 use crate::host::programs::{Children, NoPrograms, Programs, close_inherited};
 use crate::host::qmp::QmpSockets;
 use crate::host::sched::{CapturedSched, KernelSched, Sched};
+use crate::host::starter::starter;
 use crate::host::systemd::Bus;
 use crate::host::{Host, privilege, slow, task};
 use crate::lifecycle::account::{Account, Exit};
@@ -162,7 +163,7 @@ impl Desk<'_> {
             vmid,
         };
         let ours = || match phase.parse() {
-            Ok(known) => self.run_within(PHASE_TIME).phase(known, vmid),
+            Ok(known) => self.in_phase(vmid).phase(known, vmid),
             Err(()) => {
                 let mut account = Account::default();
                 account.info(format!(
@@ -191,6 +192,21 @@ impl Desk<'_> {
             caller: caller(self.host),
             deadline: Deadline::after(time),
         }
+    }
+
+    /// Returns a run for PVE, which calls by somebody's hookscript perhaps.
+    fn in_phase(&self, vmid: Vmid) -> Run<'_> {
+        let run = self.run_within(PHASE_TIME);
+        let Some(starter) = starter(&*self.host.files, vmid) else {
+            return run;
+        };
+        let group = task::cgroup_of(&*self.host.files, starter.tid, starter.tid);
+        let caller = Caller {
+            process: starter,
+            group: group.unwrap_or(run.caller.group),
+            ..run.caller
+        };
+        Run { caller, ..run }
     }
 
     fn hooking(&self, vmid: Vmid, is_dry: bool) -> Hooking<'_> {

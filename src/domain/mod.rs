@@ -20,6 +20,7 @@ pub mod placement;
 pub mod proposal;
 pub mod refusal;
 pub mod scrub;
+pub mod start;
 pub mod state;
 pub mod storage;
 pub mod stuck;

@@ -27,6 +27,7 @@ pub mod qmp;
 pub mod record;
 pub mod sched;
 pub mod slow;
+pub mod starter;
 pub mod surroundings;
 pub mod systemd;
 pub mod table;
