@@ -402,6 +402,7 @@ fn a_program_gets_a_unit_of_its_own() {
         path: "/usr/bin/env".to_owned(),
         arguments: vec!["true".to_owned()],
         limit: Some(SHORT),
+        spares: true,
     };
     bus.run(&job).unwrap();
     assert!(bus.is_active("pin-hook-a.service").unwrap());
@@ -409,7 +410,7 @@ fn a_program_gets_a_unit_of_its_own() {
     assert!(bus.is_stopping().unwrap());
     drop(server.join().unwrap());
     let asked: Vec<String> = asked.try_iter().collect();
-    let expected = "run pin-hook-a.service fail Description CollectMode ExecStart RuntimeMaxUSec \
+    let expected = "run pin-hook-a.service fail Description CollectMode ExecStart RuntimeMaxUSec KillMode \
                     Some(\"[(\\\"/usr/bin/env\\\", [\\\"/usr/bin/env\\\", \\\"true\\\"], false)]\")";
     assert_eq!(asked, [expected]);
 }

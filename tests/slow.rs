@@ -81,6 +81,10 @@ impl Systemd for Threads {
             .any(|active| active == unit))
     }
 
+    fn is_any_active(&self, _: &str) -> anyhow::Result<bool> {
+        unreachable!()
+    }
+
     fn is_stopping(&self) -> anyhow::Result<bool> {
         Ok(false)
     }
@@ -232,6 +236,7 @@ fn the_child_of_a_run_that_died_is_waited_for() {
         path: "/usr/sbin/pin-hook".to_owned(),
         arguments: arguments.collect(),
         limit: Some(PATIENT),
+        spares: false,
     };
     host.systemd.run(&job).unwrap();
     let reader = thread::spawn(move || fs::read_to_string(pipe).unwrap());

@@ -209,8 +209,8 @@ impl NoYield {
                 format!("start vm {vmid} when that has ended; qm config {other} shows the lock")
             }
             NoYield::Failed(other) => {
-                let unit = stopping_unit(*other);
-                format!("see why in journalctl -u {unit}, or shut vm {other} down by hand")
+                let units = stopping_units(*other);
+                format!("see why in journalctl -u '{units}', or shut vm {other} down by hand")
             }
             NoYield::Late { vmid: other, .. } => format!(
                 "shut vm {other} down in its guest or by qm stop {other}, then start vm {vmid}; or \
@@ -220,14 +220,25 @@ impl NoYield {
     }
 }
 
-/// Returns the unit in which a VM is shut down.
-pub fn stopping_unit(vmid: Vmid) -> String {
-    format!("pin-hook-yield-{vmid}.service")
+/// Returns the unit in which a VM is shut down, `now` being the time since boot: what a hook of the
+/// VM has left in the background keeps the unit of an earlier time loaded.
+pub fn stopping_unit(vmid: Vmid, now: Duration) -> String {
+    format!("pin-hook-yield-{vmid}-{}.service", now.as_millis())
 }
 
-/// Returns the unit in which a VM is started again.
-pub fn starting_unit(vmid: Vmid) -> String {
-    format!("pin-hook-start-{vmid}.service")
+/// Returns the pattern of all such units.
+pub fn stopping_units(vmid: Vmid) -> String {
+    format!("pin-hook-yield-{vmid}-*.service")
+}
+
+/// Returns the unit in which a VM is started again; `now` as in [`stopping_unit`].
+pub fn starting_unit(vmid: Vmid, now: Duration) -> String {
+    format!("pin-hook-start-{vmid}-{}.service", now.as_millis())
+}
+
+/// Returns the pattern of all such units.
+pub fn starting_units(vmid: Vmid) -> String {
+    format!("pin-hook-start-{vmid}-*.service")
 }
 
 #[cfg(test)]

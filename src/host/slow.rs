@@ -194,6 +194,7 @@ fn job(files: &dyn Files, name: &str, writes: &[Write], limit: Duration) -> Job 
         },
         arguments,
         limit: Some(limit),
+        spares: false,
     }
 }
 

@@ -58,6 +58,9 @@ pub struct Job {
     pub arguments: Vec<String>,
     /// How long it may run before systemd ends it; `None`: as long as it takes.
     pub limit: Option<Duration>,
+    /// Whether processes that it leaves in the background live on when it has ended. They keep the
+    /// unit's name from being used again.
+    pub spares: bool,
 }
 
 /// What the program asks of systemd. Every call has a deadline of its own; a bus that hangs
@@ -77,6 +80,9 @@ pub trait Systemd: Debug {
     fn run(&self, job: &Job) -> anyhow::Result<()>;
     /// Tells whether a unit is loaded and neither inactive nor failed (`Unit.ActiveState`).
     fn is_active(&self, unit: &str) -> anyhow::Result<bool>;
+    /// Tells whether that is so of any unit whose name fits a pattern, as in a shell
+    /// (`Manager.ListUnitsByPatterns`).
+    fn is_any_active(&self, pattern: &str) -> anyhow::Result<bool>;
     /// Tells whether the host is going down (`Manager.SystemState` is `stopping`), which begins when
     /// that is queued.
     fn is_stopping(&self) -> anyhow::Result<bool>;
@@ -224,8 +230,18 @@ impl Systemd for Bus {
         self.ask(&what, self.call_wait, move |bus| {
             match property::<String>(bus, &name, UNIT, "ActiveState") {
                 Err(error) if is_absent(&error) => Ok(false),
-                state => state.map(|state| !matches!(state.as_str(), "inactive" | "failed")),
+                state => state.map(|state| is_at_work(&state)),
             }
+        })
+    }
+
+    fn is_any_active(&self, pattern: &str) -> anyhow::Result<bool> {
+        let names = pattern.to_owned();
+        let what = format!("Manager.ListUnitsByPatterns of {pattern}");
+        self.ask(&what, self.call_wait, move |bus| {
+            let (states, patterns): (Vec<&str>, _) = (Vec::new(), vec![names.as_str()]);
+            let units: Vec<Listed> = manager(bus, "ListUnitsByPatterns", &(states, patterns))?;
+            Ok(units.iter().any(|unit| is_at_work(&unit.3)))
         })
     }
 
@@ -281,6 +297,26 @@ impl Systemd for Bus {
             }
         })
     }
+}
+
+/// A unit as systemd lists it: name, description, load state, active state, sub state, whom it
+/// follows, object; then the job that is queued for it.
+type Listed = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
+    u32,
+    String,
+    OwnedObjectPath,
+);
+
+/// Tells whether a unit in this state (`Unit.ActiveState`) is neither inactive nor failed.
+fn is_at_work(state: &str) -> bool {
+    !matches!(state, "inactive" | "failed")
 }
 
 /// Returns the interface that has the properties of a unit's cgroup.
@@ -355,6 +391,9 @@ fn start_job(bus: &Connection, job: &Job) -> zbus::Result<()> {
     if let Some(limit) = job.limit {
         let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
         properties.push(("RuntimeMaxUSec", micros.into()));
+    }
+    if job.spares {
+        properties.push(("KillMode", "process".into()));
     }
     let others: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
     let body = (job.unit.as_str(), "fail", properties, others);

@@ -258,6 +258,7 @@ impl Run<'_> {
             path: "/sbin/modprobe".to_owned(),
             arguments: vec![VFIO.to_owned()],
             limit: Some(wait),
+            spares: false,
         };
         let clock = &self.host.clock;
         let failed = |error: anyhow::Error| NoBinding::NoDriver(format!("{}: {error:#}", job.unit));

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::account::Account;
 use crate::config::vm_conf::parse_vm_conf;
-use crate::domain::debt::{Debt, GRACE, Owner, Seen, Verdict, starting_unit, stopping_unit};
+use crate::domain::debt::{
+    Debt, GRACE, Owner, Seen, Verdict, starting_unit, starting_units, stopping_units,
+};
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::host::systemd::Job;
@@ -83,8 +85,8 @@ pub fn ask(host: &Host, state: &State) -> Asked {
     let Ok(is_stopping) = host.systemd.is_stopping() else {
         return Asked::default();
     };
-    let is_active = |unit: String| host.systemd.is_active(&unit).unwrap_or(true);
-    let at_work = |vmid| is_active(stopping_unit(vmid)) || is_active(starting_unit(vmid));
+    let is_active = |units: String| host.systemd.is_any_active(&units).unwrap_or(true);
+    let at_work = |vmid| is_active(stopping_units(vmid)) || is_active(starting_units(vmid));
     Asked {
         is_stopping,
         at_work: due
@@ -119,7 +121,7 @@ pub fn pay(
             Verdict::Cancel(why) => {
                 account.info(format!("vm {vmid} is not started again: {why}"));
             }
-            Verdict::Pay => match host.systemd.run(&job(*vmid)) {
+            Verdict::Pay => match host.systemd.run(&job(*vmid, now)) {
                 Ok(()) => account.info(format!("vm {vmid} is started again")),
                 Err(error) => {
                     account.warn(format!("vm {vmid} cannot be started again: {error:#}"));
@@ -146,13 +148,14 @@ fn see(host: &Host, vmid: Vmid, is_at_work: bool) -> anyhow::Result<Seen> {
     })
 }
 
-fn job(vmid: Vmid) -> Job {
+fn job(vmid: Vmid, now: Duration) -> Job {
     Job {
-        unit: starting_unit(vmid),
+        unit: starting_unit(vmid, now),
         description: format!("start vm {vmid} again, which made room for another one"),
         path: pve::QM.to_owned(),
         arguments: vec!["start".to_owned(), vmid.to_string()],
         limit: None,
+        spares: true,
     }
 }
 

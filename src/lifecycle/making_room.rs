@@ -17,8 +17,9 @@ use super::resolve::{Case, foreign_partitions, look_around, resolve};
 use super::room::state_now;
 use super::work::{Worked, work};
 use crate::domain::advice::Advised;
-use crate::domain::debt::{Debt, NoYield, Owner, stopping_unit};
+use crate::domain::debt::{Debt, NoYield, Owner, stopping_unit, stopping_units};
 use crate::domain::refusal::{self, Refusal};
+use crate::domain::start::Purpose;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::deadline::Deadline;
@@ -57,7 +58,7 @@ impl Run<'_> {
     /// Tells whether the guest is going to run: not when it is started for a backup or comes from
     /// another node. What was stopped for it before stays so nevertheless.
     fn needs_room(&self, case: &Case) -> bool {
-        self.caller.migrated_from.is_empty() && case.guest.lock.as_deref() != Some("backup")
+        Purpose::of_guest(&case.guest, &self.caller.migrated_from) == Purpose::Run
     }
 
     /// Finds what would keep the VM from its CPUs once the others are gone: then they stay.
@@ -138,7 +139,7 @@ impl Run<'_> {
     fn ended_in_vain(&self, asked: &BTreeMap<Vmid, Duration>) -> Vec<Vmid> {
         let now = self.host.clock.since_boot();
         let is_over = |vmid: &Vmid| {
-            let active = self.host.systemd.is_active(&stopping_unit(*vmid));
+            let active = self.host.systemd.is_any_active(&stopping_units(*vmid));
             active.is_ok_and(|active| !active)
         };
         let begun = asked.iter().filter(|(_, at)| now >= **at + BEGIN_WAIT);
@@ -157,12 +158,13 @@ impl Run<'_> {
         }
         let running = new.iter().filter_map(|one| Some((one.vmid, one.qemu?)));
         self.remember(case, &running.collect::<Vec<_>>(), account)?;
+        let now = self.host.clock.since_boot();
         for Neighbour { vmid, .. } in new {
-            let unit = stopping_unit(*vmid);
+            let units = stopping_units(*vmid);
             // Of an earlier start that did not wait for it long enough.
-            let is_asked = self.host.systemd.is_active(&unit).unwrap_or(false);
+            let is_asked = self.host.systemd.is_any_active(&units).unwrap_or(false);
             if !is_asked {
-                let asked = self.host.systemd.run(&job(*vmid, case));
+                let asked = self.host.systemd.run(&job(*vmid, case, now));
                 asked.with_context(|| format!("cannot have vm {vmid} shut down"))?;
             }
             let own = case.vmid;
@@ -215,7 +217,7 @@ fn taken_over<'s>(state: &'s State, case: &'s Case) -> impl Iterator<Item = &'s 
     stop.filter_map(|vmid| state.debts.get(vmid))
 }
 
-fn job(vmid: Vmid, case: &Case) -> Job {
+fn job(vmid: Vmid, case: &Case, now: Duration) -> Job {
     let seconds = case.table.yields.timeout.duration().as_secs().max(1);
     let words = [
         "shutdown",
@@ -224,10 +226,11 @@ fn job(vmid: Vmid, case: &Case) -> Job {
         &seconds.to_string(),
     ];
     Job {
-        unit: stopping_unit(vmid),
+        unit: stopping_unit(vmid, now),
         description: format!("shut down vm {vmid} to make room for vm {}", case.vmid),
         path: pve::QM.to_owned(),
         arguments: words.map(str::to_owned).to_vec(),
         limit: None,
+        spares: true,
     }
 }

@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::look::is_denied;
 use super::resolve::Case;
 use crate::config::vm_conf::parse_vm_conf;
-use crate::domain::debt::{NoYield, starting_unit};
+use crate::domain::debt::{NoYield, starting_units};
 use crate::domain::guest::Guest;
+use crate::domain::start::Purpose;
 use crate::domain::state::State;
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::{Host, cgroup, cluster, pve};
@@ -30,13 +31,15 @@ pub fn neighbours(host: &Host, case: &Case) -> anyhow::Result<Vec<Neighbour>> {
     let mut found = Vec::new();
     for vmid in &case.table.yields.stop {
         let is_starting = || {
-            host.systemd
-                .is_active(&starting_unit(*vmid))
-                .unwrap_or(false)
+            let units = starting_units(*vmid);
+            host.systemd.is_any_active(&units).unwrap_or(false)
         };
         // PVE takes a process for ended while it still lets go of its memory and devices.
         let is_there = || cgroup::is_populated(&*host.files, &cgroup::scope_of(*vmid));
         let qemu = pve::running(&*host.files, *vmid)?;
+        if qemu.is_some() && is_only_read(host, *vmid)? {
+            continue;
+        }
         if qemu.is_some() || is_there() || is_starting() {
             found.push(Neighbour {
                 vmid: *vmid,
@@ -81,7 +84,13 @@ pub fn yielding(host: &Host, case: &Case, runs: bool) -> anyhow::Result<Vec<Yiel
             Err(error) if is_denied(&error) => None,
             qemu => Some(qemu?.is_some()),
         };
+        let is_read = is_up == Some(true) && is_only_read(host, *vmid)?;
+        let is_up = is_up.map(|is_up| is_up && !is_read);
         let (summary, obstacle) = match (runs, is_up) {
+            (false, Some(false)) if is_read => (
+                format!("vm {vmid} is only backed up, nothing to shut down"),
+                None,
+            ),
             (false, None) => (
                 format!("vm {vmid} is shut down first if it runs, which can be read by root only"),
                 None,
@@ -114,10 +123,26 @@ pub fn yielding(host: &Host, case: &Case, runs: bool) -> anyhow::Result<Vec<Yiel
     Ok(found)
 }
 
-fn obstacle(host: &Host, vmid: Vmid) -> anyhow::Result<Option<NoYield>> {
+/// Tells whether QEMU is there for a backup and the guest does not run: it has no CPUs that anybody
+/// could need.
+fn is_only_read(host: &Host, vmid: Vmid) -> anyhow::Result<bool> {
+    let is_for_backup = Purpose::of(lock_of(host, vmid)?.as_deref(), "") == Purpose::Backup;
+    let waits = || {
+        host.qmp
+            .run_state(vmid)
+            .is_ok_and(|state| state == "prelaunch")
+    };
+    Ok(is_for_backup && waits())
+}
+
+fn lock_of(host: &Host, vmid: Vmid) -> anyhow::Result<Option<String>> {
     let config = pve::vm_config(&*host.files, vmid, "")?;
     let guest: Option<Guest> = config.map(|config| parse_vm_conf(&config.text).guest());
-    Ok(match guest.and_then(|guest| guest.lock) {
+    Ok(guest.and_then(|guest| guest.lock))
+}
+
+fn obstacle(host: &Host, vmid: Vmid) -> anyhow::Result<Option<NoYield>> {
+    Ok(match lock_of(host, vmid)? {
         Some(lock) => Some(NoYield::Locked { vmid, lock }),
         None if cluster::is_ha(&*host.files, vmid)? => Some(NoYield::Ha(vmid)),
         None => None,

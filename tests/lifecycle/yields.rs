@@ -199,7 +199,7 @@ fn a_shutdown_that_fails_at_once_is_not_waited_for() {
         &account,
         "vm 107 is to make room, and shutting it down failed",
     );
-    assert_says(&account, "journalctl -u pin-hook-yield-107.service");
+    assert_says(&account, "journalctl -u 'pin-hook-yield-107-*.service'");
     assert!(world.sim.state().since_boot - before < Duration::from_secs(6));
 }
 
@@ -230,7 +230,7 @@ fn a_start_that_comes_while_the_vm_is_started_again_waits_for_that() {
     world.reconcile();
     world.sim.advance(Duration::from_secs(15));
     world.reconcile();
-    assert!(world.sim.is_active("pin-hook-start-107.service"));
+    assert!(world.sim.is_any_active("pin-hook-start-107-"));
     let account = world.phase(Phase::PreStart, 100);
     assert_says(
         &account,
@@ -258,6 +258,43 @@ fn a_start_for_a_backup_or_a_migration_shuts_nothing_down() {
     done(world.phase(Phase::PreStart, 100));
     world.end_worker();
     assert_eq!(asked(&world), Vec::<String>::new());
+}
+
+/// What a hook of VM 107 leaves in the background goes on, and its unit stays loaded.
+#[test]
+fn a_unit_of_qm_spares_what_hooks_leave_behind_and_has_a_name_of_its_own() {
+    let world = occupied();
+    for _ in 0..2 {
+        start(&world, 100);
+        stop(&world, 100);
+        later(&world);
+        assert!(world.sim.runs(107));
+    }
+    let jobs = world.sim.state().systemd.jobs.clone();
+    assert_eq!(jobs.len(), 4);
+    assert!(jobs.iter().all(|job| job.spares), "{jobs:#?}");
+    let units: std::collections::BTreeSet<&String> = jobs.iter().map(|job| &job.unit).collect();
+    assert_eq!(units.len(), jobs.len(), "{jobs:#?}");
+}
+
+#[test]
+fn a_vm_that_is_only_backed_up_is_not_in_the_way() {
+    let world = node();
+    world.sim.vm_conf(107, &format!("{CONF}lock: backup\n"));
+    world.launch(107, &VmSpec::with_vcpus(2).run_state("prelaunch"));
+    assert_says_room(&world, "vm 107 is only backed up, nothing to shut down");
+    start(&world, 100);
+    world.assert_owns(100);
+    assert_eq!(asked(&world), Vec::<String>::new());
+    stop(&world, 100);
+    world.sim.set_run_state(107, "running");
+    let error = "vm 100: vm 107 is to make room, and it is locked (backup)";
+    assert_refused(&world, error, "start vm 100 when that has ended");
+}
+
+fn assert_says_room(world: &World, text: &str) {
+    let plan = world.plan(100);
+    assert_eq!(plan.yields[0].summary, text);
 }
 
 #[test]

@@ -305,6 +305,10 @@ impl Systemd for Agreeing {
         Ok(false)
     }
 
+    fn is_any_active(&self, _: &str) -> anyhow::Result<bool> {
+        Ok(false)
+    }
+
     fn is_stopping(&self) -> anyhow::Result<bool> {
         Ok(false)
     }

@@ -393,6 +393,14 @@ impl Systemd for Sim {
         })?)
     }
 
+    fn is_any_active(&self, pattern: &str) -> anyhow::Result<bool> {
+        Ok(self.ask(&format!("is_any_active {pattern}"), |state| {
+            let (start, end) = pattern.split_once('*').expect("a pattern with one star");
+            let fits = |unit: &String| unit.starts_with(start) && unit.ends_with(end);
+            Ok(state.systemd.active.iter().any(fits))
+        })?)
+    }
+
     fn is_stopping(&self) -> anyhow::Result<bool> {
         Ok(self.ask("is_stopping", |state| Ok(state.systemd.is_stopping))?)
     }

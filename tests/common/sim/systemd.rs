@@ -306,4 +306,11 @@ impl Sim {
     pub fn is_active(&self, unit: &str) -> bool {
         self.state().systemd.active.contains(unit)
     }
+
+    /// Tells that of any unit whose name begins so.
+    pub fn is_any_active(&self, start: &str) -> bool {
+        let state = self.state();
+        let mut active = state.systemd.active.iter();
+        active.any(|unit| unit.starts_with(start))
+    }
 }
