@@ -7,6 +7,8 @@ mod common;
 
 #[path = "lifecycle/auto.rs"]
 mod auto;
+#[path = "lifecycle/backups.rs"]
+mod backups;
 #[path = "lifecycle/bindings.rs"]
 mod bindings;
 #[path = "lifecycle/births.rs"]

@@ -205,6 +205,7 @@ fn claim(state: ClaimState) -> Claim {
         resets: BTreeMap::new(),
         bindings: BTreeMap::new(),
         is_unproven: false,
+        standby: None,
     }
 }
 

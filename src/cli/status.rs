@@ -103,8 +103,18 @@ fn claim_text(claim: &ClaimStatus) -> String {
         reason,
         ..
     } = claim;
-    let mut text = wrapped(&format!("vm {vmid}: {state}, {}", cpus.in_words()), "");
-    text += &paragraph(&format!("backend {backend} ({reason})"));
+    let summary = match state.as_str() {
+        "standby" if cpus.is_empty() => format!("vm {vmid}: standby, started for a backup"),
+        "standby" => format!(
+            "vm {vmid}: standby, started for a backup, would have {}",
+            cpus.in_words()
+        ),
+        _ => format!("vm {vmid}: {state}, {}", cpus.in_words()),
+    };
+    let mut text = wrapped(&summary, "");
+    if !cpus.is_empty() {
+        text += &paragraph(&format!("backend {backend} ({reason})"));
+    }
     for partition in &claim.partitions {
         let wanted = &partition.wanted;
         let actual = partition.actual.as_deref().unwrap_or("absent");

@@ -46,6 +46,19 @@ pub struct Claim {
     /// of it is still to be taken back when the CPUs cannot be had.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_unproven: bool,
+    /// Set as long as the claim stands by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Standby>,
+}
+
+/// A claim that stands by keeps nobody from its CPUs: QEMU was started for a backup, and its guest
+/// runs only if somebody starts the VM meanwhile. Then it is given what is free by that time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Standby {
+    /// Why the guest, which runs, has no CPUs of its own, as it was reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }
 
 /// How far a claimed run has come.
@@ -176,11 +189,58 @@ impl Claim {
 
     /// Tells whether the claimed CPUs are lost to others.
     pub fn owns(&self) -> bool {
+        self.counts() && self.standby.is_none()
+    }
+
+    /// Tells whether anything is done for the claim: what concerns the VM alone is also done for one
+    /// that stands by.
+    pub fn counts(&self) -> bool {
         !matches!(self.state, ClaimState::Failed { .. })
+    }
+
+    /// Returns the name of the claim's state.
+    pub fn name(&self) -> String {
+        match self.standby {
+            Some(_) => "standby".to_owned(),
+            None => self.state.to_string(),
+        }
+    }
+
+    /// Returns why a guest that runs has no CPUs of its own.
+    pub fn obstacle(&self) -> Option<&str> {
+        match &self.state {
+            ClaimState::Failed { reason, .. } => Some(reason),
+            _ => self.standby.as_ref()?.obstacle.as_deref(),
+        }
     }
 }
 
 impl Wishes {
+    /// Returns the wishes of a VM whose table cannot be fulfilled for now.
+    pub fn none() -> Self {
+        Wishes {
+            cpus: CpuSet::new(),
+            vcpus: Vec::new(),
+            emulator: None,
+            iothreads: BTreeMap::new(),
+            vhost: Vec::new(),
+            backend: Backend::Affinity,
+            reason: "nothing can be isolated for now".to_owned(),
+            kernel_threads: false,
+            interrupts: false,
+            power: Power::default(),
+            host: HostKnobs::default(),
+            workqueues: false,
+            watchdog: false,
+            scheduler: Scheduler::default(),
+            device_interrupts: None,
+            affinity: None,
+            stays_delegated: false,
+            memory: MemoryWishes::default(),
+            hotplug: false,
+        }
+    }
+
     /// Returns the cgroups for threads below the VM's scope, each with its CPUs: `vcpu`, and
     /// `io` when other threads of the VM have owned CPUs of their own.
     pub fn groups(&self) -> Vec<(&'static str, CpuSet)> {

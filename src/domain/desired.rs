@@ -68,7 +68,7 @@ pub fn desired(claims: &Claims, held: &BTreeMap<Target, Held>, facts: &Facts) ->
     let mut wishes = Desired::new();
     for claim in claims
         .values()
-        .filter(|claim| claim.owns() && has_partition(&claim.wishes))
+        .filter(|claim| claim.counts() && has_partition(&claim.wishes))
     {
         // Of a VM that is adopted it goes again, unless it was there before.
         let stays = claim.wishes.stays_delegated;

@@ -9,11 +9,12 @@ use super::memory;
 use super::phase::Run;
 use super::resolve::{Case, Resolved, foreign_partitions, look_around, resolve, state_for};
 use super::settings;
+use super::standby::{is_for_backup, stands_by};
 use super::work::{Worked, work};
-use crate::domain::claim::{Claim, ClaimState, Wishes};
+use crate::domain::claim::{Claim, ClaimState, Standby, Wishes};
 use crate::domain::desired::has_partition;
 use crate::domain::pci::anew::Reset;
-use crate::domain::refusal::{self, Refusal};
+use crate::domain::refusal::{self, Refusal, Surroundings};
 use crate::domain::state::{Record, State};
 use crate::domain::table::AfterStop;
 use crate::domain::vm::{TaskId, Vmid};
@@ -27,12 +28,14 @@ impl Run<'_> {
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
         let resolved = match resolve(self.host, case, &state_for(self.host, case)?)? {
-            Ok(resolved) => resolved,
-            Err(refusal) => return Ok(Worked::Refused(refusal)),
+            Err(refusal) if !is_for_backup(case) => return Ok(Worked::Refused(refusal)),
+            resolved => resolved,
         };
-        let answers = self.ask(case.vmid, &resolved.wishes, account);
+        let none = Wishes::none();
+        let wishes = resolved.as_ref().map_or(&none, |found| &found.wishes);
+        let answers = self.ask(case.vmid, wishes, account);
         let state = self.state_of(case.vmid, qemu, &answers);
-        self.claim_resolved(case, resolved, state, &answers, account)
+        self.claim_as(case, resolved, state, &answers, account)
     }
 
     pub(super) fn claim(
@@ -42,8 +45,21 @@ impl Run<'_> {
         answers: &Answers,
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
-        match resolve(self.host, case, &state_for(self.host, case)?)? {
+        let resolved = resolve(self.host, case, &state_for(self.host, case)?)?;
+        self.claim_as(case, resolved, state, answers, account)
+    }
+
+    fn claim_as(
+        &self,
+        case: &Case,
+        resolved: Result<Resolved, Refusal>,
+        state: ClaimState,
+        answers: &Answers,
+        account: &mut Account,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        match resolved {
             Ok(resolved) => self.claim_resolved(case, resolved, state, answers, account),
+            Err(_) if stands_by(case, &state) => self.stand_by_without(case, state),
             Err(refusal) => Ok(Worked::Refused(refusal)),
         }
     }
@@ -57,56 +73,73 @@ impl Run<'_> {
         account: &mut Account,
     ) -> anyhow::Result<Worked<Refusal>> {
         let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
-        let remarks = settings::remarks(self.host, resolved.wishes.tuning()).into_iter();
-        remarks.for_each(|text| account.warn(format!("vm {}: {text}", case.vmid)));
         let devices = self.devices_of(case, &state);
+        let standby = stands_by(case, &state).then(Standby::default);
         let mut around = look_around(self.host, case);
         work(self.host, self.deadline, answers, |now| {
-            let resolved = match resolved.among(case, &now.claims) {
-                Ok(resolved) => resolved,
+            let wishes = match &standby {
+                Some(_) => resolved.among(case, &now.claims).map(|found| {
+                    let memory = memory::for_claim(self.host, case.vmid, &found, &state, now);
+                    memory.map(|memory| Wishes {
+                        memory,
+                        ..found.wishes
+                    })
+                }),
+                None => self.fit(case, resolved, &state, &mut around, now, account),
+            };
+            let wishes = match wishes {
+                Ok(wishes) => wishes?,
+                Err(_) if standby.is_some() => Wishes::none(),
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            tell(case.vmid, &resolved, account);
-            around.partitions = foreign_partitions(self.host, now);
-            let checked = refusal::check(
-                case.vmid,
-                &resolved.wishes,
-                &now.claims,
-                &resolved.topology,
-                &around,
-            );
-            let warnings = match checked {
-                Ok(warnings) => warnings,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            warnings.iter().for_each(|text| account.warn(text.clone()));
-            let iothreads = answers
-                .iothreads
-                .get(&case.vmid)
-                .cloned()
-                .unwrap_or_default();
-            let memory = memory::for_claim(self.host, case.vmid, &resolved, &state, now)?;
-            if memory.nodes != resolved.wishes.memory.nodes {
-                account.warn(format!(
-                    "vm {}: memory.nodes takes effect at its next start",
-                    case.vmid
-                ));
-            }
+            let iothreads = answers.iothreads.get(&case.vmid).cloned();
             let claim = Claim {
                 vmid: case.vmid,
                 state,
-                wishes: Wishes {
-                    memory,
-                    ..resolved.wishes
-                },
-                iothreads,
+                wishes,
+                iothreads: iothreads.unwrap_or_default(),
                 devices,
                 resets: still_away(now.claims.get(&case.vmid)),
                 bindings: bindings_of(now.claims.get(&case.vmid)),
                 is_unproven: false,
+                standby,
             };
             Ok(Ok(records(now, claim, asks)))
         })
+    }
+
+    /// Finds out whether a VM can be given what its table says; the inner error is the host's.
+    fn fit(
+        &self,
+        case: &Case,
+        resolved: Resolved,
+        state: &ClaimState,
+        around: &mut Surroundings,
+        now: &State,
+        account: &mut Account,
+    ) -> Result<anyhow::Result<Wishes>, Refusal> {
+        let vmid = case.vmid;
+        let resolved = resolved.among(case, &now.claims)?;
+        let remarks = settings::remarks(self.host, resolved.wishes.tuning()).into_iter();
+        remarks.for_each(|text| account.warn(format!("vm {vmid}: {text}")));
+        tell(vmid, &resolved, account);
+        around.partitions = foreign_partitions(self.host, now);
+        let (wishes, topology) = (&resolved.wishes, &resolved.topology);
+        let warnings = refusal::check(vmid, wishes, &now.claims, topology, around)?;
+        warnings.iter().for_each(|text| account.warn(text.clone()));
+        let memory = match memory::for_claim(self.host, vmid, &resolved, state, now) {
+            Ok(memory) => memory,
+            Err(error) => return Ok(Err(error)),
+        };
+        if memory.nodes != resolved.wishes.memory.nodes {
+            account.warn(format!(
+                "vm {vmid}: memory.nodes takes effect at its next start"
+            ));
+        }
+        Ok(Ok(Wishes {
+            memory,
+            ..resolved.wishes
+        }))
     }
 
     /// Returns the functions that the VM has, or would have if it started now.
@@ -144,7 +177,10 @@ impl Run<'_> {
         let next = if failed { claim.clone() } else { next };
         work(self.host, self.deadline, answers, |now| {
             // Somebody may have released it meanwhile, and given the CPUs to another VM.
-            let checked = refusal::check_claims(vmid, &next.wishes, &now.claims);
+            let checked = match next.owns() {
+                true => refusal::check_claims(vmid, &next.wishes, &now.claims),
+                false => Ok(()),
+            };
             Ok(checked.map(|()| records(now, next, asks)))
         })
     }

@@ -88,10 +88,9 @@ pub fn updates(host: &Host, state: &State, answers: &Answers) -> anyhow::Result<
 
 /// Returns the state that a claim has from now on, or `None` when its run is over.
 fn next_state(host: &Host, claim: &Claim, answers: &Answers) -> anyhow::Result<Option<ClaimState>> {
-    let guest_runs = answers
-        .run_states
-        .get(&claim.vmid)
-        .is_some_and(|state| state == GUEST_RUNS);
+    let run_state = answers.run_states.get(&claim.vmid);
+    // One that stands by is given its CPUs by an adoption: others may have them by now.
+    let guest_runs = claim.standby.is_none() && run_state.is_some_and(|state| state == GUEST_RUNS);
     let next = match &claim.state {
         ClaimState::Reserved { .. } if is_starting(host, claim) => Some(claim.state.clone()),
         ClaimState::Reserved { .. } => {

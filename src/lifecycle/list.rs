@@ -157,7 +157,7 @@ impl Listing {
             Some(guest) if has_table => {
                 let mut entry = self.entry(host, vmid, &guest, settings);
                 if let Some(claim) = claims.get(&vmid) {
-                    entry.state = Some(claim.state.to_string());
+                    entry.state = Some(claim.name());
                     let chosen = Some(&claim.wishes.cpus).filter(|_| entry.auto && claim.owns());
                     entry.cpus = chosen.cloned().or(entry.cpus);
                 }

@@ -149,7 +149,7 @@ impl Run<'_> {
     ) -> anyhow::Result<()> {
         let vmid = case.vmid;
         let text = format!("vm {vmid}: {fault}");
-        if !self.aborts(case.table.start.on_refusal) {
+        if !self.aborts(vmid, case.table.start.on_refusal) {
             account.warn(format!("{text}; pve tries to find the others"));
             account.say(Level::Help, fault.help(Some(vmid)));
             return Ok(());

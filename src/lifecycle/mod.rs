@@ -35,6 +35,7 @@ mod scrub;
 pub mod settings;
 pub mod settle;
 pub mod snippet;
+mod standby;
 pub mod status;
 pub mod step;
 pub mod units;

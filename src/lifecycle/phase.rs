@@ -77,7 +77,7 @@ impl fmt::Display for Phase {
 /// Who calls, as far as it matters.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Process that called; PVE's worker that starts the VM.
+    /// Process that called; in a phase PVE's worker that starts or stops the VM.
     pub process: TaskId,
     /// Path of the caller's cgroup.
     pub group: String,
@@ -87,8 +87,7 @@ pub struct Caller {
 
 impl Caller {
     /// Tells whether nobody is there to read a refusal: at host boot, for HA, for a backup job, at
-    /// the second half of a reboot, when it is started again after it made room, and while a VM
-    /// migrates to this node.
+    /// the second half of a reboot, and when it is started again after it made room.
     pub(super) fn is_unattended(&self) -> bool {
         let services = [
             "pve-guests.service",
@@ -97,7 +96,7 @@ impl Caller {
             "pvescheduler.service",
             "qmeventd.service",
         ];
-        !self.migrated_from.is_empty() || services.iter().any(|name| self.group.contains(name))
+        services.iter().any(|name| self.group.contains(name))
     }
 }
 
@@ -137,7 +136,8 @@ impl Run<'_> {
             Ok(Some(case)) => case,
             Ok(None) => return,
             Err(error) => {
-                return self.refuse(account, OnRefusal::Auto, &error.to_string(), error.help());
+                let policy = self.about_cpus(vmid, OnRefusal::Auto);
+                return self.refuse(vmid, account, policy, &error.to_string(), error.help());
             }
         };
         if self.runs_already(vmid) {
@@ -147,7 +147,8 @@ impl Run<'_> {
         if let Err(error) = self.reserve_with_room(&case, account) {
             let text = format!("vm {vmid}: {error:#}");
             let help = help_for(&error);
-            self.refuse(account, case.table.start.on_refusal, &text, help);
+            let policy = self.about_cpus(vmid, case.table.start.on_refusal);
+            self.refuse(vmid, account, policy, &text, help);
         }
     }
 
@@ -175,7 +176,7 @@ impl Run<'_> {
             Err(refusal) => {
                 let text = format!("vm {}: {refusal}", case.vmid);
                 let help = refusal.help(case.vmid);
-                self.refuse(account, case.table.start.on_refusal, &text, help);
+                self.refuse(case.vmid, account, case.table.start.on_refusal, &text, help);
                 Ok(())
             }
         }
@@ -191,7 +192,7 @@ impl Run<'_> {
             Ok(preparation) => preparation,
             Err(refusal) => {
                 let text = format!("vm {vmid}: {refusal}");
-                self.refuse(account, policy, &text, refusal.help(vmid));
+                self.refuse(vmid, account, policy, &text, refusal.help(vmid));
                 return Ok(());
             }
         };
@@ -201,27 +202,33 @@ impl Run<'_> {
                 account.tell(&report);
                 if let Err(refusal) = self.prepare(vmid, &preparation, account)? {
                     let text = format!("vm {vmid}: {refusal}");
-                    self.refuse(account, policy, &text, refusal.help(vmid));
+                    self.refuse(vmid, account, policy, &text, refusal.help(vmid));
                     return Ok(());
                 }
-                if let Some(Claim { wishes, .. }) = claim {
-                    account.info(format!(
+                match claim {
+                    None => {}
+                    Some(claim) if claim.standby.is_some() => account.info(format!(
+                        "vm {vmid}: started for a backup, no cpus are reserved"
+                    )),
+                    Some(Claim { wishes, .. }) => account.info(format!(
                         "vm {vmid}: {} reserved, {}",
                         wishes.cpus.in_words(),
                         backend(wishes)
-                    ));
+                    )),
                 }
                 self.fill_pools(case, account)?;
                 self.undo_preparation(vmid, &preparation, account)?;
             }
             Worked::Refused(refusal) => {
+                let policy = self.about_cpus(vmid, policy);
                 let text = format!("vm {vmid}: {refusal}");
-                self.refuse(account, policy, &text, refusal.help(vmid));
+                self.refuse(vmid, account, policy, &text, refusal.help(vmid));
             }
             Worked::Busy => {
                 let text = format!("vm {vmid}: {}", busy());
                 let help = format!("start vm {vmid} again; lslocks shows which run it is");
-                self.refuse(account, policy, &text, help);
+                let policy = self.about_cpus(vmid, policy);
+                self.refuse(vmid, account, policy, &text, help);
             }
         }
         Ok(())
@@ -242,6 +249,9 @@ impl Run<'_> {
             Some(claim) => {
                 let answers = self.ask(vmid, &claim.wishes, account);
                 let state = self.state_of(vmid, qemu, &answers);
+                if claim.standby.is_some() && matches!(state, ClaimState::Running { .. }) {
+                    return self.adopt_standby(&claim, qemu, account);
+                }
                 self.promote(&claim, state, &answers)?
             }
             None => {
@@ -249,7 +259,7 @@ impl Run<'_> {
                     return Ok(());
                 };
                 match self.adopt(&case, qemu, account)? {
-                    Worked::Refused(refusal) if !self.aborts(case.table.start.on_refusal) => {
+                    Worked::Refused(refusal) if !self.aborts(vmid, case.table.start.on_refusal) => {
                         account.warn(format!(
                             "vm {vmid}: {refusal}; it runs without cpus of its own"
                         ));

@@ -234,6 +234,7 @@ impl Run<'_> {
             resets: Default::default(),
             bindings: Default::default(),
             is_unproven: false,
+            standby: None,
         };
         plan.warnings
             .extend(settings::remarks(self.host, claim.wishes.tuning()));

@@ -41,6 +41,7 @@ impl Run<'_> {
         };
         account.tell(&report);
         self.bring_back(&state, account)?;
+        self.adopt_started(&state, &answers, account)?;
         self.give_drivers_back(account)?;
         if report.n_changes > 0 {
             let changes = count(report.n_changes, "change");

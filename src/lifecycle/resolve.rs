@@ -122,7 +122,8 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
         GuestKind::Absent => return Ok(Found::Nothing(absent(files, vmid))),
         GuestKind::Vm => {}
     }
-    let Some(table) = read_table(files, vmid)? else {
+    // What is wrong with the table of a template bothers nobody.
+    let Some(table) = read_table(files, vmid).transpose() else {
         return Ok(Found::Nothing(Nothing::NoTable(vmid)));
     };
     let Some(config) = pve::vm_config(files, vmid, migrated_from)? else {
@@ -132,6 +133,7 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     if guest.template {
         return Ok(Found::Nothing(Nothing::Template(vmid)));
     }
+    let table = table?;
     let settings = read_settings(host)?;
     let table_path = table.path.clone();
     let table = understand(host, &table, &settings)?;

@@ -8,7 +8,7 @@ use super::look::{Look, known_state, look};
 use super::observe::read_cpus;
 use super::settings::{self, SettingStatus};
 use super::settle::stuck_in;
-use crate::domain::claim::{Claim, ClaimState};
+use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::debt::Debt;
 use crate::domain::desired::{has_partition, kept_off};
@@ -60,13 +60,13 @@ pub struct Status {
 pub struct ClaimStatus {
     /// Which VM.
     pub vmid: Vmid,
-    /// How far its run has come: `reserved`, `waiting`, `running` or `failed`.
+    /// How far its run has come: `reserved`, `waiting`, `standby`, `running` or `failed`.
     pub state: String,
-    /// Why the claim failed.
+    /// Why the VM, which runs, has no CPUs of its own.
     pub failure: Option<String>,
     /// Whether the claimed run is over, and the host not given back yet.
     pub over: bool,
-    /// CPUs that it owns.
+    /// CPUs that it owns, or would like to as long as it stands by.
     pub cpus: CpuSet,
     /// How they are taken.
     pub backend: Backend,
@@ -212,13 +212,10 @@ impl ClaimStatus {
 fn claim_status(host: &Host, claim: &Claim, seen: &Look) -> ClaimStatus {
     let vm = seen.facts.vms.get(&claim.vmid);
     let threads = vm.iter().flat_map(|vm| &vm.threads);
-    let failure = match &claim.state {
-        ClaimState::Failed { reason, .. } => Some(reason.clone()),
-        _ => None,
-    };
+    let failure = claim.obstacle().map(str::to_owned);
     ClaimStatus {
         vmid: claim.vmid,
-        state: claim.state.to_string(),
+        state: claim.name(),
         failure,
         over: claim
             .qemu()

@@ -7,13 +7,16 @@ use super::phase::Run;
 use super::report::Report;
 use super::units;
 use super::work::Worked;
+use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::{Claim, ClaimState, Wishes};
 use crate::domain::gate::Backend;
 use crate::domain::refusal::Refusal;
+use crate::domain::start::Purpose;
 use crate::domain::state::State;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
+use crate::host::pve;
 
 /// What backend `slices` cannot do: units that do not exist yet have no property to set.
 const GAP: &str = "a vm or container that starts later may run on these cpus until reconcile sees \
@@ -58,6 +61,9 @@ impl Run<'_> {
                     count(report.n_changes, "change")
                 ));
             }
+            ClaimState::Waiting { .. } if claim.standby.is_some() => account.info(format!(
+                "vm {vmid}: started for a backup, it gets its cpus when its guest runs, if they are free then"
+            )),
             ClaimState::Waiting { .. } => {
                 let wait = if wishes.cpus.len() == 1 {
                     "waits"
@@ -87,12 +93,13 @@ impl Run<'_> {
     /// Reports why a start is refused, and aborts it or not as the policy says.
     pub(super) fn refuse(
         &self,
+        vmid: Vmid,
         account: &mut Account,
         policy: OnRefusal,
         text: &str,
         help: impl Into<String>,
     ) {
-        if self.aborts(policy) {
+        if self.aborts(vmid, policy) {
             account.fail(Exit::Refused, text, help);
         } else {
             account.warn(format!("{text}; it starts without cpus of its own"));
@@ -101,12 +108,30 @@ impl Run<'_> {
     }
 
     /// Tells whether a policy aborts the start that this caller asks for.
-    pub(super) fn aborts(&self, policy: OnRefusal) -> bool {
+    pub(super) fn aborts(&self, vmid: Vmid, policy: OnRefusal) -> bool {
         match policy {
             OnRefusal::Abort => true,
             OnRefusal::Warn => false,
-            OnRefusal::Auto => !self.caller.is_unattended(),
+            OnRefusal::Auto => {
+                !self.caller.is_unattended() && self.purpose(vmid) != Purpose::Arrive
+            }
         }
+    }
+
+    /// Returns the policy for a start that cannot have its CPUs: a backup does not need them.
+    pub(super) fn about_cpus(&self, vmid: Vmid, policy: OnRefusal) -> OnRefusal {
+        match self.purpose(vmid) {
+            Purpose::Backup => OnRefusal::Warn,
+            _ => policy,
+        }
+    }
+
+    /// Returns what the start of a VM is for; without a config that can be read, to run.
+    fn purpose(&self, vmid: Vmid) -> Purpose {
+        let from = &self.caller.migrated_from;
+        let config = pve::vm_config(&*self.host.files, vmid, from).ok().flatten();
+        let lock = config.and_then(|config| parse_vm_conf(&config.text).guest().lock);
+        Purpose::of(lock.as_deref(), from)
     }
 }
 

@@ -85,6 +85,7 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         resets: BTreeMap::from([("0000:01:00.0".to_owned(), "flr".to_owned())]),
         bindings: BTreeMap::from([("0000:01:00.0".to_owned(), AfterStop::Return)]),
         is_unproven: false,
+        standby: None,
     }))
 }
 

@@ -184,6 +184,23 @@ fn nobody_is_there_to_read_the_refusal_of_an_incoming_migration() {
     assert_eq!(world.claim_state(100), "none");
 }
 
+/// A migration from another cluster: PVE says so by the lock alone.
+#[test]
+fn nobody_is_there_to_read_the_refusal_of_a_remote_migration() {
+    let conf = format!("{CONF}lock: migrate\n");
+    let world = World::lab().vm(100, &conf, "cpus = \"7-8\"\n");
+    let account = done(world.phase(Phase::PreStart, 100));
+    assert_says(&account, "it starts without cpus of its own");
+    let arriving = VmSpec::with_vcpus(2).run_state("inmigrate");
+    world.launch(100, &arriving);
+    let account = done(world.phase(Phase::PostStart, 100));
+    assert_says(&account, "it runs without cpus of its own");
+    world
+        .sim
+        .table(100, "cpus = \"7-8\"\nstart.on-refusal = \"abort\"\n");
+    assert_eq!(world.phase(Phase::PreStart, 100).exit, Exit::Refused);
+}
+
 #[test]
 fn threads_that_another_vm_would_starve_are_refused_in_both_orders() {
     let error = "pin.emulator of vm 100 may run on cpus 4-5 only, which would leave it no cpu";

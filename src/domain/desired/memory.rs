@@ -26,7 +26,7 @@ impl View<'_> {
     /// The nodes are in force before QEMU allocates, and stay as long as the claim. The pools are
     /// those of starts: what QEMU has taken is none of ours any more.
     pub(super) fn memory(&self, claims: &Claims, desired: &mut Desired) {
-        for claim in claims.values().filter(|claim| claim.owns()) {
+        for claim in claims.values().filter(|claim| claim.counts()) {
             let memory = &claim.wishes.memory;
             if !memory.nodes.is_empty() {
                 let wish = Wish {

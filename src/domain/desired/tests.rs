@@ -55,6 +55,7 @@ fn claim() -> Claim {
         resets: BTreeMap::new(),
         bindings: BTreeMap::new(),
         is_unproven: false,
+        standby: None,
     }
 }
 
