@@ -19,7 +19,7 @@ configs := /etc/pve/nodes/*/qemu-server/*.conf /etc/pve/nodes/*/lxc/*.conf
 # In a package nothing is started; on a running system systemd is told.
 is_live := $(if $(DESTDIR),,$(wildcard /run/systemd/system))
 
-.PHONY: build check check-all lab demo bench man completions deb deb-tools install uninstall clean
+.PHONY: build check check-all torture lab demo bench man completions deb deb-tools install uninstall clean
 .DEFAULT_GOAL := build
 
 build:
@@ -34,6 +34,10 @@ check:
 # Every case of the lab on every kernel that it is for.
 check-all:
 	@tests/check --all $(CASES)
+
+# Random inputs, schedules and kills, for TORTURE_MINUTES.
+torture:
+	@tests/torture
 
 lab: build deb
 	@echo "== lab (about 20 minutes, the kernels side by side; the first time 4 more)"

@@ -41,6 +41,8 @@ mod refused_targets;
 mod rescan;
 #[path = "lifecycle/scenario.rs"]
 mod scenario;
+#[path = "lifecycle/schedules.rs"]
+mod schedules;
 #[path = "lifecycle/scrub.rs"]
 mod scrub;
 #[path = "lifecycle/settings.rs"]

@@ -52,7 +52,9 @@ exec_qemu() {
 # thread=single: with one thread per CPU one boot in five hangs on lost timer interrupts.
 start_qemu() {
     local kernel=$1 system=$2 append=$3
-    exec_qemu -name "lab-$(basename "$vm")" -machine q35 -accel tcg,thread=single,tb-size=512 -cpu max,-la57 -m 4096 \
+    # Its copy of what the guest writes to the disk stays beside the rest.
+    TMPDIR=$vm exec_qemu -name "lab-$(basename "$vm")" -machine q35 -accel tcg,thread=single,tb-size=512 \
+        -cpu max,-la57 -m 4096 \
         -smp 8,sockets=2,cores=2,threads=2 \
         -object memory-backend-ram,id=m0,size=2048M -object memory-backend-ram,id=m1,size=2048M \
         -numa node,nodeid=0,memdev=m0,cpus=0-3 -numa node,nodeid=1,memdev=m1,cpus=4-7 \
@@ -76,6 +78,7 @@ boot_once() {
     rm -rf "$vm/share" "$vm"/control.*
     mkdir -p "$vm/share/jobs"
     mkfifo "$vm/control.in" "$vm/control.out"
+    need_space "$vm" 800 "a machine"
     truncate -s 64M "$vm/nvme.img"
     : > "$vm/console.log"
     echo "$1" > "$vm/kernel"
@@ -100,7 +103,7 @@ machine_boot() {
         say "boot of kernel $1 failed after $((SECONDS - begin)) s, once more"
         tail -n 15 "$vm/console.log" "$vm/qemu.log" >&2
         begin=$SECONDS
-        boot_once "$1" "${2:-}" || { tail -n 40 "$vm/console.log" "$vm/qemu.log" >&2; fail "kernel $1 does not boot"; }
+        boot_once "$1" "${2:-}" || { tail -n 40 "$vm/console.log" "$vm/qemu.log" >&2; fail "kernel $1 does not boot within $boot_deadline s, twice: it hangs, or this machine is too slow"; }
     fi
     say "kernel $1${2:+ with $2} booted in $((SECONDS - begin)) s ($(cat "$vm/share/ready"))"
 }
@@ -114,6 +117,13 @@ print_new() {
     offset=$size
 }
 
+# Tells, looking every 10 s, whether what the guest writes soon finds no room: QEMU would stop the machine then.
+disk_full() {
+    [ $SECONDS -ge "${disk_looked:-0}" ] || return 1
+    disk_looked=$((SECONDS + 10))
+    [ "$(free_mb "$vm")" -lt 100 ]
+}
+
 # Runs the script file $1 in the guest, output to stdout as it comes; returns its exit status,
 # 124 after $2 seconds, 125 when the machine died.
 machine_job() {
@@ -125,15 +135,20 @@ machine_job() {
     cp "$1" "$dir/script"
     : > "$dir/out"
     end=$((SECONDS + $2))
-    echo "run $number" > "$vm/control.in"
+    echo "run $number" 1<> "$vm/control.in" # does not wait for a reader
     until [ -e "$dir/rc" ]; do
         print_new "$dir/out"
         machine_alive || { print_new "$dir/out"; say "the machine died"; tail -n 30 "$vm/console.log" >&2; return 125; }
+        if disk_full; then
+            print_new "$dir/out"
+            say "disk full: $vm has $(free_mb "$vm") MB left"
+            return 125
+        fi
         if [ $SECONDS -ge $end ]; then
             print_new "$dir/out"
-            say "job not finished after $2 s"
+            say "job not finished after $2 s: it hangs, or this machine is too slow"
             tail -n 5 "$vm/console.log" >&2
-            echo kill > "$vm/control.in"
+            echo kill 1<> "$vm/control.in"
             return 124
         fi
         sleep 0.2

@@ -6,6 +6,7 @@
 
 knobs_in_use 1
 
+seconds=2
 vm_conf 100 "$spin"
 start
 # Who reads a disk on one of these CPUs has interrupts come to it.
@@ -22,6 +23,7 @@ measure affinity
 check 'with PVE'\''s affinity it does too' test "$userland" -gt 0
 
 column slices slices 'none: 2 3 4 5'
+seconds=8
 column root root 'root 2-5: 2 3 4 5'
 equal 'root: no program in 8 s' 0 "$userland"
 for scheduler in other fifo:1; do
@@ -31,6 +33,7 @@ for scheduler in other fifo:1; do
 done
 
 # Last, because it puts back what it thinks was there.
+seconds=2
 rm /etc/pin-hook/100.toml
 vm_conf 100 "$spin"
 start

@@ -118,13 +118,17 @@ shell_hook_gone() {
     systemctl daemon-reload
 }
 
-# cleaned_up: qmeventd has no connection of a VM that has ended, and none of its "qm cleanup" runs.
+# cleaned_up: qmeventd has no connection of a VM that has ended, and none of its "qm cleanup" runs. Asked again and
+# again, so without a program: its children are in its cgroup, and who is QEMU says the name of a process.
 cleaned_up() {
-    local daemon connections
-    daemon=$(pgrep -xo qmeventd) || return 0
-    connections=$(find "/proc/$daemon/fd" -lname 'socket:*' ! -name '[012]' | tail -n +2 | wc -l)
-    [ "$connections" -le "$(pgrep -cx kvm)" ] && ! pgrep -P "$daemon"
-}
+    local daemon fd connections=0
+    mapfile -t daemon < $cg/system.slice/qmeventd.service/cgroup.procs || return 0
+    [ ${#daemon[@]} -le 1 ] || return 1
+    [ ${#daemon[@]} -eq 1 ] || return 0
+    for fd in "/proc/${daemon[0]}/fd/"*; do [[ ${fd##*/} -le 2 || ! -S $fd ]] || connections=$((connections + 1)); done
+    # One is what it listens at.
+    [ "$connections" -le 1 ] || [ $((connections - 1)) -le "$(pgrep -cx kvm)" ]
+} 2> /dev/null
 
 # qm: a start waits until PVE has done with the run before. "qm cleanup" that comes late finds the VM running,
 # holds its lock for 30 s and refuses every stop meanwhile; nobody but a case starts that soon after a stop.
@@ -154,18 +158,26 @@ gone() { ! qemu_alive "$1"; }
 
 # vcpu_tids ID: thread ids in the order of the vCPUs.
 vcpu_tids() {
-    local task pid
+    local task pid name tids=()
     pid=$(qemu_pid "$1")
     for task in "/proc/$pid/task/"*; do
-        echo "$(< "$task/comm") ${task##*/}"
-    done | sed -n 's/^CPU \([0-9]*\)\/[A-Z]* \([0-9]*\)$/\1 \2/p' | sort -n | cut -d' ' -f2
+        read -r name < "$task/comm" || continue
+        [[ ! $name =~ ^CPU\ ([0-9]+)/[A-Z]*$ ]] || tids[BASH_REMATCH[1]]=${task##*/}
+    done
+    [ ${#tids[@]} -eq 0 ] || printf '%s\n' "${tids[@]}"
 }
 
 vcpu_tid() { vcpu_tids "$1" | sed -n "$(($2 + 1))p"; }
 other_tids() { comm -23 <(ls "/proc/$(qemu_pid "$1")/task" | sort) <(vcpu_tids "$1" | sort); }
 
 # allowed TID: the requested and granted CPUs of a thread, as the kernel lists them.
-allowed() { sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "/proc/$1/status"; }
+allowed() {
+    local line lines
+    mapfile -t lines < "/proc/$1/status"
+    for line in "${lines[@]}"; do
+        [[ $line != Cpus_allowed_list:* ]] || echo "${line##*[[:space:]]}"
+    done
+}
 vcpu_masks() { local tid; for tid in $(vcpu_tids "$1"); do allowed "$tid"; done | paste -sd' '; }
 
 # standing ID: how the VM stands, "isolated 2-5: 2 3 4 5" (type and CPUs of its partition, masks of

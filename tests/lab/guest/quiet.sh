@@ -3,6 +3,7 @@
 
 tracing=/sys/kernel/tracing
 trace=$tracing/instances/case
+# How long a measurement takes: 8 s show that nothing happens, 2 are enough where a lot does.
 seconds=8
 spin='args: -bios /usr/share/lab/spin.bin'
 # Nobody writes to it: a read waits without a program.
@@ -120,7 +121,7 @@ measure() {
     count
     equal "$1: no event is lost" 0 "$(n_lost)"
     sed "s/^/$1 /" "$work/loaded" >> "$work/all"
-    printf '%s %s\n' "$1 $foreign" 'kernel switches but own' "$1 $delay" 'run delay, ms' >> "$work/all"
+    printf '%s %s\n' "$1 $seconds" seconds "$1 $foreign" 'kernel switches but own' "$1 $delay" 'run delay, ms' >> "$work/all"
     [ -s "$work/own" ] && { echo "#   the measurement's own:"; said "$work/own"; }
     rmdir $trace
     qm stop 100 > "$work/stop" 2>&1 || said "$work/stop"
@@ -138,7 +139,7 @@ table_of_all() {
         !($1 in seen) { seen[$1]; name[++setups] = $1 }
         { what = substr($0, length($1) + length($2) + 3); n[$1, what] = $2; if (what ~ /^  /) kernel[what]; if (what ~ /^~/) does[what] }
         END {
-            row(0, "8 s under load"); row(1, "userland switches"); row(2, "device interrupts")
+            row(0, "under load"); row(1, "seconds"); row(1, "userland switches"); row(2, "device interrupts")
             row(3, "kernel switches but own")
             for (what in kernel) row(4, what)
             for (what in does) row(5, what)
