@@ -1,24 +1,28 @@
 # kernels: backports
-# A VM whose guest does not run yet waits for its CPUs; the units notice when it runs.
+# A VM whose guest does not run yet waits for its CPUs; the units notice when it runs. Backups: 61-backup.
 . /usr/lib/lab/lib.sh
 
 isolated='isolated 2-5: 2 3 4 5'
 
 hooked_vm 100 'cpus = "2-5"'
 capture_before
-qm backup-start 100 > "$work/start"
-check 'a start for a backup waits' has "$work/start" 'its guest does not run yet, cpus 2-5 wait'
-check 'without a partition' has <(standing 100) none
-equal 'and takes no CPUs' 0-7 "$(housekeeping)"
-qmp 100 cont > /dev/null
-check 'a guest that runs gets its CPUs by the units' wait_until 60 'isolated' stands 100 "$isolated"
-qm backup-end 100 > /dev/null
-capture_after_equal 'the host is as before'
-
 mv "$(conf_path 100)" /etc/pve/nodes/pve2/qemu-server/
 qm migrate-in 100 > "$work/start" 2>&1
 check 'an incoming migration waits' has "$work/start" 'its guest does not run yet, cpus 2-5 wait'
 check 'and has its CPUs when it has arrived' wait_until 60 'isolated' stands 100 "$isolated"
+qm stop 100 > /dev/null
+capture_after_equal 'the host is as before'
+
+table 100 'cpus = "2-5,9"'
+qm remote-migrate-in 100 > "$work/start" 2>&1
+ok 'a VM from another cluster arrives although its CPUs cannot be had'
+check 'with a warning' has "$work/start" 'it starts without cpus of its own'
+qm stop 100 > /dev/null
+wait_until 60 'PVE has cleaned up' cleaned_up
+table 100 'cpus = "2-5"'
+qm remote-migrate-in 100 > "$work/start" 2>&1
+check 'one whose CPUs can be had waits for them' has "$work/start" 'its guest does not run yet, cpus 2-5 wait'
+check 'and has them when it has arrived' wait_until 60 'isolated' stands 100 "$isolated"
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'
 

@@ -6,7 +6,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-our @EXPORT_OK = qw(migrate_in);
+our @EXPORT_OK = qw(migrate_in remote_migrate_in);
 
 use Lab::Conf qw(node load_config set_option move_config run_file);
 use Lab::Kvm 'kvm_command';
@@ -26,20 +26,33 @@ sub start_source {
     return $as;
 }
 
-# The config is on the other node during the start and comes here when the memory has arrived.
-sub migrate_in {
-    my ($vmid) = @_;
-    my $conf = load_config($vmid, $other);
+sub transfer {
+    my ($vmid, $conf, $options) = @_;
     my $uri = 'unix:' . run_file($vmid, 'migrate');
     my $source = start_source($vmid, $conf);
-    vm_start($vmid, { migratedfrom => $other, incoming => $uri });
+    vm_start($vmid, { %$options, incoming => $uri });
     qmp($source, 'migrate', qq({"uri":"$uri"}));
     wait_for(60, sub { qmp($source, 'query-migrate') =~ /"status": "completed"/ })
         or die "migration did not complete\n";
     qmp($source, 'quit');
+}
+
+# The config is on the other node during the start and comes here when the memory has arrived.
+sub migrate_in {
+    my ($vmid) = @_;
+    transfer($vmid, load_config($vmid, $other), { migratedfrom => $other });
     move_config($vmid, $other, node());
     set_option($vmid, 'lock', undef);
     vm_resume($vmid);
+}
+
+# From another cluster: the config is here and locked before the start, which nothing else gives away.
+sub remote_migrate_in {
+    my ($vmid) = @_;
+    set_option($vmid, 'lock', 'migrate');
+    transfer($vmid, load_config($vmid), { remote => 1, skiplock => 1 });
+    vm_resume($vmid);
+    set_option($vmid, 'lock', undef);
 }
 
 1;

@@ -25,12 +25,12 @@ sub check_lock {
     die "VM is locked ($conf->{lock})\n" if $conf->{lock} && !$options->{skiplock};
 }
 
-# options: paused, incoming (URI), migratedfrom, skiplock, timeout, no_post_start
+# options: paused, incoming (URI), migratedfrom, remote (from another cluster), skiplock, timeout, no_post_start
 sub vm_start {
     my ($vmid, $options) = @_;
     lock_config($vmid, 10, sub {
         my $conf = load_config($vmid, $options->{migratedfrom});
-        if (($conf->{lock} // '') eq 'backup' && pid_of($vmid) && !$options->{skiplock}) {
+        if (($conf->{lock} // '') eq 'backup' && pid_of($vmid)) {
             qmp($vmid, 'cont');
             return;
         }
@@ -46,7 +46,7 @@ sub vm_start_nolock {
         apply_pending($vmid);
         $conf = load_config($vmid);
     }
-    $ENV{PVE_MIGRATED_FROM} = $options->{migratedfrom} // '';
+    $ENV{PVE_MIGRATED_FROM} = $options->{migratedfrom} // '' if !$options->{remote};
     exec_hookscript($conf, $vmid, 'pre-start', 1);
     my $chosen = choose_devices($vmid, $conf);
     my @command = kvm_command($vmid, $chosen, $options);
