@@ -23,7 +23,7 @@ use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::CapturedSched;
 use pin_hook::host::systemd::Bus;
 use pin_hook::host::table::read_table;
-use pin_hook::lifecycle::init::{propose, write};
+use pin_hook::lifecycle::init::{Intent, propose, write};
 
 #[test]
 fn tables_are_proposed_as_expected() {
@@ -61,13 +61,13 @@ fn a_table_is_written_whole_and_never_over_another_one() {
     let host = proposing(&files);
     let vmid = "100".parse().unwrap();
     let path = "/etc/pin-hook/100.toml";
-    let mut first = propose(&host, vmid).unwrap();
+    let mut first = propose(&host, vmid, Intent::default()).unwrap();
     write(&host, &mut first, false).unwrap();
     assert_eq!(first.written.as_deref(), Some(path));
     assert_eq!(files.read(path).ok(), first.table);
     assert_eq!(files.owner(path).unwrap().mode, 0o644);
     files.replace(path, "cpus = \"2\"\n", 0o644).unwrap();
-    let mut second = propose(&host, vmid).unwrap();
+    let mut second = propose(&host, vmid, Intent::default()).unwrap();
     write(&host, &mut second, false).unwrap();
     let message = second.error.as_ref().unwrap().message.clone();
     assert!(
@@ -88,7 +88,7 @@ fn a_table_of_the_cluster_is_said_to_be_hidden_and_not_replaced() {
     files.make_dir("/etc/pve/pin-hook", 0o755).unwrap();
     files.replace(cluster, "cpus = \"2\"\n", 0o644).unwrap();
     let host = proposing(&files);
-    let mut proposed = propose(&host, "100".parse().unwrap()).unwrap();
+    let mut proposed = propose(&host, "100".parse().unwrap(), Intent::default()).unwrap();
     write(&host, &mut proposed, false).unwrap();
     assert_eq!(
         proposed.error.take().unwrap().help.unwrap(),

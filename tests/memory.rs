@@ -31,6 +31,7 @@ fn nodes_for(wished: &str, conf: &str) -> Result<BTreeSet<u32>, MemoryFault> {
         id,
         cpus: cpus.parse().unwrap(),
         has_memory: true,
+        ..Node::default()
     };
     let topology = Topology::new(Parts {
         nodes: vec![node(0, "0-3"), node(1, "4-7")],

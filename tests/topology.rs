@@ -12,7 +12,7 @@ use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::gate::KernelRelease;
 use pin_hook::domain::placement::{Request, check_reserve, housekeeping, place};
 use pin_hook::domain::topology::Topology;
-use pin_hook::host::files::RootFiles;
+use pin_hook::host::files::{Files, RootFiles};
 use pin_hook::host::topology::read_topology;
 
 /// Every host, unpacked and read once.
@@ -268,4 +268,18 @@ fn hosts_have_what_a_plan_reads() {
             assert!(files.contains_key(path), "{name}: {path}");
         }
     }
+}
+
+/// sysfs-nul: a dump of Linux 5.15 on ARM has a NUL behind the newline of `core_cpus_list`.
+#[test]
+fn text_of_sysfs_ends_at_a_nul() {
+    let mut entries = hosts::entries("synthetic-arm");
+    let path = "/sys/devices/system/cpu/cpu0/topology/core_cpus_list";
+    entries.insert(path.to_owned(), "0\n\0".to_owned());
+    entries.insert("/proc/7/cmdline".to_owned(), "a\0b".to_owned());
+    let dir = hosts::unpack(&entries);
+    let files = RootFiles::new(dir.path());
+    let topology = read_topology(&files).unwrap();
+    assert_eq!(topology.cores()[0].cpus.to_string(), "0");
+    assert_eq!(files.read("/proc/7/cmdline").unwrap(), "a\0b");
 }

@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::domain::table::{Prefer, Smt};
 use crate::domain::vm::Vmid;
 use crate::lifecycle::phase::Phase;
 
@@ -63,6 +65,12 @@ pub enum Command {
     Init {
         /// VM to propose a table for
         vmid: Vmid,
+        /// What counts besides few NUMA nodes and L3 domains
+        #[arg(long, value_name = "WHAT", value_parser = prefer_parser())]
+        prefer: Option<Prefer>,
+        /// Whether two vCPUs share a core (pairs), or each has one whose sibling stays idle
+        #[arg(long, value_name = "HOW", value_parser = smt_parser())]
+        smt: Option<Smt>,
         /// Also write it to /etc/pin-hook, for this node
         #[arg(long)]
         write: bool,
@@ -250,6 +258,18 @@ fn in_order_of_commands(arguments: Vec<OsString>) -> Vec<OsString> {
         return arguments;
     };
     std::iter::once(program.clone()).chain(words).collect()
+}
+
+fn prefer_parser() -> impl TypedValueParser<Value = Prefer> {
+    let of_name = |name: String| Prefer::ALL.into_iter().find(|one| one.name() == name);
+    let names = PossibleValuesParser::new(Prefer::ALL.map(Prefer::name));
+    names.try_map(move |name| of_name(name).ok_or("not a preference"))
+}
+
+fn smt_parser() -> impl TypedValueParser<Value = Smt> {
+    let of_name = |name: String| Smt::ALL.into_iter().find(|one| one.name() == name);
+    let names = PossibleValuesParser::new(Smt::ALL.map(Smt::name));
+    names.try_map(move |name| of_name(name).ok_or("not a use of smt siblings"))
 }
 
 #[cfg(test)]

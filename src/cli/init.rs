@@ -5,7 +5,7 @@ use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::lifecycle::account::{Exit, Level};
-use crate::lifecycle::init::{Proposed, propose, write};
+use crate::lifecycle::init::{Intent, Proposed, propose, write};
 
 /// What to do with the table.
 #[derive(Debug, Clone, Copy)]
@@ -16,11 +16,13 @@ pub struct Wish {
     pub force: bool,
     /// Whether JSON is printed.
     pub json: bool,
+    /// What the CPUs are for.
+    pub intent: Intent,
 }
 
 /// Shows, and writes if asked to, a table for a VM; fails when there is no room for it.
 pub fn show(host: &Host, vmid: Vmid, wish: Wish, output: &Output) -> anyhow::Result<Exit> {
-    let mut proposed = propose(host, vmid)?;
+    let mut proposed = propose(host, vmid, wish.intent)?;
     if wish.write {
         write(host, &mut proposed, wish.force)?;
     }

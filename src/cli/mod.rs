@@ -33,6 +33,7 @@ use crate::lifecycle::account::{Account, Exit};
 use crate::lifecycle::boot;
 use crate::lifecycle::chain;
 use crate::lifecycle::enable::Hooking;
+use crate::lifecycle::init::Intent;
 use crate::lifecycle::phase::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use args::{Call, Command};
 use output::Output;
@@ -137,11 +138,15 @@ impl Desk<'_> {
             }
             Command::Init {
                 vmid,
+                prefer,
+                smt,
                 write,
                 force,
                 json,
             } => {
+                let (prefer, smt) = (*prefer, *smt);
                 let wish = init::Wish {
+                    intent: Intent { prefer, smt },
                     write: *write,
                     force: *force,
                     json: *json,

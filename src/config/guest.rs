@@ -175,7 +175,8 @@ impl<'a> Typed<'a> {
         let per_socket = |n: u32| {
             let first = n.saturating_mul(cores);
             GuestNode {
-                vcpus: (first..first.saturating_add(cores.min(8192))).collect(),
+                // No host has more CPUs than that.
+                vcpus: (first..first.saturating_add(cores).min(8192)).collect(),
                 memory_mib: memory_mib / sockets,
                 host_nodes: Vec::new(),
                 policy: None,

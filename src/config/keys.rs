@@ -93,6 +93,10 @@ const ON_REFUSAL: Shape = Shape::Word(&["auto", "abort", "warn"]);
 pub const KEYS: &[Key] = &[
     key("cpus", Shape::Text, "a cpulist or \"auto\"", "\"6-11,18-23\"",
         "CPUs that the VM owns while it runs, one vCPU each; this line alone isolates and pins."),
+    key("prefer", Shape::Word(&["cache", "frequency", "performance", "efficiency"]), "what counts", "\"cache\"",
+        "What counts when the CPUs are chosen (cpus = \"auto\")."),
+    key("smt", Shape::Word(&["pairs", "idle-sibling"]), "what becomes of smt siblings", "\"idle-sibling\"",
+        "Whether two vCPUs share a core, or each has one whose sibling is owned and idle."),
     key("profile", Shape::Word(&["low-latency"]), "the name of a profile", "\"low-latency\"",
         "Documented bundle of settings for keys that are not written."),
     key("pin.vcpus", Shape::Numbers, "a list of cpu numbers", "[6, 18, 7, 19]",

@@ -14,6 +14,7 @@ pub mod guest;
 pub mod knob;
 pub mod memory;
 pub mod merge;
+pub mod notes;
 pub mod nothing;
 pub mod pci;
 pub mod placement;

@@ -4,6 +4,8 @@
 //! on the same host always gets the same placement, because a running VM is compared with it.
 
 mod choose;
+pub mod doubts;
+mod home;
 mod notice;
 mod order;
 mod reasons;
@@ -14,10 +16,11 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
-use super::table::Pin;
+use super::table::{Cpus, Pin, Smt, Table};
 use super::topology::Topology;
 
-pub use choose::{Choice, NoRoom, Packing, Search, choose};
+pub use choose::{Choice, NoRoom, Packing, Search, Speeds, choose};
+pub use home::{Home, homes};
 pub use notice::Notice;
 pub use reasons::{Device, Remark, remarks};
 pub use reserve::{TooLittleLeft, check_reserve, default_reserve, housekeeping};
@@ -37,6 +40,40 @@ pub struct Request {
     pub max_vcpus: usize,
     /// SMT siblings per guest core (`-smp threads=`); 1 (or 0) when the guest has no SMT.
     pub guest_smt: usize,
+    /// What becomes of SMT siblings, where the table says so.
+    pub smt: Option<Smt>,
+    /// vCPUs whose memory is bound to nodes of the host.
+    pub homes: Vec<Home>,
+}
+
+impl Request {
+    /// Returns the CPUs that vCPUs may run on: one for each core where its siblings stay idle.
+    fn for_vcpus(&self, topology: &Topology) -> CpuSet {
+        match self.smt {
+            Some(Smt::IdleSibling) => topology.first_of_cores(&self.cpus),
+            Some(Smt::Pairs) | None => self.cpus.clone(),
+        }
+    }
+}
+
+/// Returns every CPU that is owned with CPUs for vCPUs, `also` and what becomes of siblings.
+pub fn owned(cpus: &CpuSet, also: &CpuSet, smt: Option<Smt>, topology: &Topology) -> CpuSet {
+    let mut owned = cpus.union(also);
+    if smt == Some(Smt::IdleSibling) {
+        owned.extend(cpus.iter().flat_map(|cpu| {
+            let siblings = topology.siblings(cpu);
+            siblings.iter().collect::<Vec<_>>()
+        }));
+    }
+    owned
+}
+
+/// Returns every CPU that a VM owns by its table; nothing where the choice is left to the start.
+pub fn owned_by_table(table: &Table, topology: &Topology) -> Option<CpuSet> {
+    match &table.cpus {
+        Cpus::Set(cpus) => Some(owned(cpus, &table.isolate.also, table.smt, topology)),
+        Cpus::Auto => None,
+    }
 }
 
 /// Where the vCPUs of a VM run.
@@ -105,6 +142,17 @@ pub enum PlacementError {
         /// CPUs in `vcpus`, else in `cpus`.
         n_cpus: usize,
     },
+    /// Two CPUs of one core in an explicit list, where each vCPU is to have a core.
+    #[error("pin.vcpus names cpus {0} of one core, which is for one vcpu (smt = \"idle-sibling\")")]
+    SharedCore(CpuSet),
+    /// More vCPUs than cores, where each is to have one.
+    #[error("the vm has {n_vcpus} vcpus, the table has {n_cores} cores for them")]
+    TooFewCores {
+        /// vCPUs that the VM starts with.
+        n_vcpus: usize,
+        /// Cores with a CPU in `cpus`.
+        n_cores: usize,
+    },
 }
 
 impl PlacementError {
@@ -130,6 +178,10 @@ impl PlacementError {
             Self::TooFew { n_vcpus, .. } => {
                 format!("name {n_vcpus} cpus in the table, or give the vm fewer vcpus")
             }
+            Self::SharedCore(_) => "name one cpu of each core, or leave smt out".to_owned(),
+            Self::TooFewCores { n_vcpus, .. } => format!(
+                "name cpus of {n_vcpus} cores in the table, or leave smt = \"idle-sibling\" out"
+            ),
         }
     }
 }
@@ -146,13 +198,15 @@ impl PlacementError {
 /// starts with; [`PlacementError::help`] says what to do.
 pub fn place(request: &Request, topology: &Topology) -> Result<Placement, PlacementError> {
     check_cpus(request, topology)?;
-    let n_cpus = check_counts(request)?;
+    let cpus = request.for_vcpus(topology);
+    let n_cpus = check_counts(request, &cpus)?;
+    check_cores(request, topology)?;
     let n_placed = request.max_vcpus.max(request.n_vcpus).min(n_cpus);
     let vcpus = match &request.vcpus {
         Some(list) => list[..n_placed].to_vec(),
-        None => order::default_order(&request.cpus, n_placed, request.guest_smt, topology),
+        None => order::default_order(request, &cpus, n_placed, topology),
     };
-    let owned = request.cpus.union(&request.also);
+    let owned = owned(&request.cpus, &request.also, request.smt, topology);
     Ok(Placement {
         idle: owned.difference(&vcpus.iter().copied().collect()),
         isolcpus: owned.intersection(&topology.sets().isolcpus),
@@ -186,8 +240,8 @@ fn check_cpus(request: &Request, topology: &Topology) -> Result<(), PlacementErr
 }
 
 /// Checks the explicit list, if there is one, and returns for how many vCPUs there are CPUs.
-fn check_counts(request: &Request) -> Result<usize, PlacementError> {
-    let mut n_cpus = request.cpus.len();
+fn check_counts(request: &Request, cpus: &CpuSet) -> Result<usize, PlacementError> {
+    let mut n_cpus = cpus.len();
     if let Some(list) = &request.vcpus {
         let mut seen = CpuSet::new();
         for &cpu in list {
@@ -206,8 +260,26 @@ fn check_counts(request: &Request) -> Result<usize, PlacementError> {
         n_cpus = list.len();
     }
     match request.n_vcpus {
+        n_vcpus if n_vcpus > n_cpus && n_cpus < request.cpus.len() && request.vcpus.is_none() => {
+            let n_cores = n_cpus;
+            Err(PlacementError::TooFewCores { n_vcpus, n_cores })
+        }
         n_vcpus if n_vcpus > n_cpus => Err(PlacementError::TooFew { n_vcpus, n_cpus }),
         _ => Ok(n_cpus),
+    }
+}
+
+/// Checks that an explicit list has one CPU of each core, where siblings are to be idle.
+fn check_cores(request: &Request, topology: &Topology) -> Result<(), PlacementError> {
+    let listed: CpuSet = request.vcpus.iter().flatten().copied().collect();
+    let second = listed.difference(&topology.first_of_cores(&listed));
+    match second.first() {
+        Some(cpu) if request.smt == Some(Smt::IdleSibling) => {
+            let mut both = topology.siblings(cpu).intersection(&listed);
+            both.insert(cpu);
+            Err(PlacementError::SharedCore(both))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -308,6 +308,10 @@ impl Refusal {
             Refusal::Foreign(foreign) => foreign.help(&other_cpus),
             Refusal::TooLittleLeft(error) => error.help(),
             Refusal::Placement(error) => error.help(),
+            Refusal::NoRoom {
+                source: NoRoom::OneCore(error),
+                ..
+            } => error.help(),
             Refusal::NoRoom { source, taken } => help_for_room(vmid, source.fitting(), taken),
             Refusal::Gate(error) => error.help(),
             Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),

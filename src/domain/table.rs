@@ -5,6 +5,7 @@
 //! `/run`. What needs the host or the guest (are these CPUs online, are there enough of them) is
 //! not decided here.
 
+mod intent;
 mod profile;
 mod text;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use intent::{Prefer, Smt};
 pub use text::ParseWishError;
 use text::Scalar;
 
@@ -26,6 +28,12 @@ use super::vm::Vmid;
 pub struct Table {
     /// CPUs that the VM owns while it runs, one vCPU each.
     pub cpus: Cpus,
+    /// What counts when the CPUs are chosen.
+    #[serde(default)]
+    pub prefer: Option<Prefer>,
+    /// What becomes of SMT siblings.
+    #[serde(default)]
+    pub smt: Option<Smt>,
     /// Which thread runs where.
     #[serde(default)]
     pub pin: Pin,
@@ -60,6 +68,8 @@ impl Table {
     pub fn of(cpus: Cpus) -> Self {
         Self {
             cpus,
+            prefer: None,
+            smt: None,
             pin: Pin::default(),
             isolate: Isolate::default(),
             profile: None,

@@ -52,8 +52,13 @@ pub struct L3Domain {
     pub kib: Option<u64>,
 }
 
+/// Farthest distance from which memory is as good as a node's own. L3 domains that the firmware shows
+/// as nodes are 11 or 12 from each other; dies with a memory controller each are 16, packages 20 and
+/// more (ACPI SLIT; a node is 10 from itself).
+const NEAR: u32 = 12;
+
 /// NUMA node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
     /// Number, as in `/sys/devices/system/node/nodeN`.
     pub id: u32,
@@ -61,6 +66,10 @@ pub struct Node {
     pub cpus: CpuSet,
     /// Whether the node has memory.
     pub has_memory: bool,
+    /// How much (`MemTotal`), in KiB; `None` where the kernel does not tell.
+    pub memory_kib: Option<u64>,
+    /// Distance of other nodes by their number; empty where the kernel does not tell.
+    pub distances: BTreeMap<u32, u32>,
 }
 
 /// What a [`Topology`] is made of; no CPU is in two cores, two L3 domains or two nodes.
@@ -86,6 +95,7 @@ pub struct Topology {
     core_index: BTreeMap<CpuId, usize>,
     l3_index: BTreeMap<CpuId, usize>,
     node_index: BTreeMap<CpuId, usize>,
+    low_power: CpuSet,
 }
 
 impl Topology {
@@ -94,9 +104,12 @@ impl Topology {
         parts.cores.sort_by_key(|core| core.cpus.first());
         parts.l3_domains.sort_by_key(|domain| domain.cpus.first());
         parts.nodes.sort_by_key(|node| node.id);
+        let l3_index = index(parts.l3_domains.iter().map(|domain| &domain.cpus));
+        let has_none = |cpu: &CpuId| !l3_index.is_empty() && !l3_index.contains_key(cpu);
         Self {
             core_index: index(parts.cores.iter().map(|core| &core.cpus)),
-            l3_index: index(parts.l3_domains.iter().map(|domain| &domain.cpus)),
+            low_power: parts.efficient.iter().filter(has_none).collect(),
+            l3_index,
             node_index: index(parts.nodes.iter().map(|node| &node.cpus)),
             parts,
         }
@@ -125,6 +138,12 @@ impl Topology {
     /// Returns the CPUs of slower cores, on hosts that have two kinds.
     pub fn efficient(&self) -> &CpuSet {
         &self.parts.efficient
+    }
+
+    /// Returns the CPUs of those slower cores that have no L3 cache on a host where others have one:
+    /// low power cores on the SoC tile of a Core Ultra (LP-E), slower still than E-cores.
+    pub fn low_power(&self) -> &CpuSet {
+        &self.low_power
     }
 
     /// Returns the NUMA nodes in ascending order of their number.
@@ -157,6 +176,24 @@ impl Topology {
     /// Returns the NUMA node of an online CPU.
     pub fn node_of(&self, cpu: CpuId) -> Option<&Node> {
         self.node_index.get(&cpu).map(|&n| &self.parts.nodes[n])
+    }
+
+    /// Returns the NUMA node of this number.
+    pub fn node(&self, id: u32) -> Option<&Node> {
+        self.parts.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// Returns the node whose memory is the node's own: itself, or where it has none, the nearest
+    /// one that is as near as another L3 domain of the same memory controller.
+    pub fn memory_of<'t>(&'t self, node: &'t Node) -> Option<&'t Node> {
+        if node.has_memory {
+            return Some(node);
+        }
+        let with_memory = self.parts.nodes.iter().filter(|other| other.has_memory);
+        let near = with_memory.filter_map(|other| Some((node.distances.get(&other.id)?, other)));
+        let near = near.filter(|(distance, _)| **distance <= NEAR);
+        near.min_by_key(|(distance, _)| **distance)
+            .map(|(_, other)| other)
     }
 
     /// Returns the `physical_package_id` of an online CPU.
@@ -218,6 +255,7 @@ pub(crate) mod tests {
                     id,
                     cpus: block(id * l3s * cores, l3s * cores),
                     has_memory: true,
+                    ..Node::default()
                 })
                 .collect(),
         })

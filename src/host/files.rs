@@ -96,6 +96,9 @@ impl Files for RootFiles {
         // Files of the kernel have no size: a bare file would be asked for it, each time.
         let file = File::open(self.at(path))?;
         file.take(u64::MAX).read_to_end(&mut bytes)?;
+        if path.starts_with("/sys/") {
+            cut_at_nul(&mut bytes);
+        }
         Ok(String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
@@ -203,6 +206,13 @@ impl Files for RootFiles {
 }
 
 impl Held for Flock<File> {}
+
+/// Cuts a text of sysfs where it ends: some files of Linux 5.15 count the NUL behind the newline in
+/// (lists of CPUs on ARM). Elsewhere, as in `/proc/<pid>/cmdline`, it has a meaning.
+fn cut_at_nul(bytes: &mut Vec<u8>) {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    bytes.truncate(end.unwrap_or(bytes.len()));
+}
 
 /// Waits for a lock in a thread of its own, because `flock(2)` knows no deadline.
 ///

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 
 use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::placement::Speeds;
 use crate::domain::topology::{Core, CpuSets, L3Domain, Node, Parts, Topology};
 
 use super::files::Files;
@@ -35,6 +36,26 @@ pub fn read_topology(files: &dyn Files) -> Result<Topology> {
         nodes: read_nodes(files)?,
         sets,
     }))
+}
+
+/// Reads how fast each core is. What not every core tells is left out; the rank is the capacity that
+/// the scheduler uses on ARM, else that of CPPC (favoured cores have a higher one), else the frequency.
+pub fn read_speeds(files: &dyn Files, topology: &Topology) -> Speeds {
+    let read = |name: &str| {
+        let speeds = read_speeds_of(files, name, topology.cores()).unwrap_or_default();
+        let by_cpu = speeds.into_iter();
+        let by_cpu = by_cpu.filter_map(|(speed, cpus)| Some((cpus.first()?, speed)));
+        by_cpu.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let ranks = ["cpu_capacity", "acpi_cppc/highest_perf"]
+        .into_iter()
+        .map(read);
+    let max_khz = read("cpufreq/cpuinfo_max_freq");
+    let rank = ranks.into_iter().find(|rank| !rank.is_empty());
+    Speeds {
+        performance: rank.unwrap_or_else(|| max_khz.clone()),
+        max_khz,
+    }
 }
 
 /// Tells whether the CPUs are made by AMD; their guests are told of SMT in another way.
@@ -92,7 +113,7 @@ fn read_efficient(files: &dyn Files, online: &CpuSet, cores: &[Core]) -> Result<
         return Ok(online.difference(&fast));
     }
     for name in ["cpu_capacity", "cpufreq/cpuinfo_max_freq"] {
-        let speeds = read_speeds(files, name, cores)?;
+        let speeds = read_speeds_of(files, name, cores)?;
         if !speeds.is_empty() {
             let fastest = speeds.iter().map(|(speed, _)| *speed).max().unwrap_or(0);
             let slower = speeds.into_iter().filter(|(speed, _)| {
@@ -105,7 +126,7 @@ fn read_efficient(files: &dyn Files, online: &CpuSet, cores: &[Core]) -> Result<
 }
 
 /// Reads one number at the lowest CPU of each core; empty as soon as one lacks it.
-fn read_speeds<'c>(
+fn read_speeds_of<'c>(
     files: &dyn Files,
     name: &str,
     cores: &'c [Core],
@@ -179,16 +200,30 @@ fn read_nodes(files: &dyn Files) -> Result<Vec<Node>> {
         return Ok(Vec::new());
     };
     let with_memory = read_list_if_there(files, &format!("{NODES}/has_memory"))?;
+    let ids: Vec<u32> = numbers.iter().map(|number| number.0).collect();
     let read_node = |number: CpuId| {
+        let dir = format!("{NODES}/node{number}");
+        let distances = files.read(&format!("{dir}/distance")).unwrap_or_default();
+        let distances = distances.split_whitespace().map_while(|n| n.parse().ok());
         Ok(Node {
             id: number.0,
             cpus: read_list(files, &format!("{NODES}/node{number}/cpulist"))?,
             has_memory: with_memory
                 .as_ref()
                 .is_none_or(|some| some.contains(number)),
+            memory_kib: mem_total(&files.read(&format!("{dir}/meminfo")).unwrap_or_default()),
+            // One number for each node that is online, in their order.
+            distances: ids.iter().copied().zip(distances).collect(),
         })
     };
     numbers.iter().map(read_node).collect()
+}
+
+/// Returns `MemTotal` of a node: `Node 0 MemTotal:       65536 kB`.
+fn mem_total(meminfo: &str) -> Option<u64> {
+    let mut lines = meminfo.lines();
+    let line = lines.find_map(|line| line.split_once("MemTotal:"))?;
+    line.1.split_whitespace().next()?.parse().ok()
 }
 
 fn read(files: &dyn Files, path: &str) -> Result<String> {

@@ -20,6 +20,7 @@ use crate::domain::pci::verdict::{Needs, choice, disk_objections, objections};
 use crate::domain::refusal::Refusal;
 use crate::domain::topology::Topology;
 use crate::domain::vm::{TaskId, Vmid};
+use crate::domain::words::count;
 use crate::host::files::Files;
 use crate::host::{Host, blocks, device, nets, pci, pve};
 
@@ -144,7 +145,36 @@ impl Devices {
             Some(format!("{}: {fault}; pve will refuse the start", asked.key))
         });
         let objections = self.objections().into_iter();
-        faults.chain(objections.map(|o| o.warning(vmid))).collect()
+        let objections = objections.map(|o| o.warning(vmid));
+        faults
+            .chain(objections)
+            .chain(self.lost_functions(vmid))
+            .collect()
+    }
+
+    /// Says which virtual functions vanish with the driver that made them, because the VM takes the
+    /// physical one.
+    fn lost_functions(&self, vmid: Vmid) -> Vec<String> {
+        let mut lost = Vec::new();
+        for (asked, functions) in self.chosen() {
+            if asked.mdev.is_some() || asked.keeps_driver {
+                continue;
+            }
+            for address in functions {
+                let function = self.bus.get(address).filter(|function| !function.is_idle());
+                let virtuals = function.map(|function| &function.virtuals);
+                if let Some((n, first)) = virtuals.and_then(|v| Some((v.len(), v.values().next()?)))
+                {
+                    let (key, functions) = (&asked.key, count(n, "virtual function"));
+                    let go = if n == 1 { "goes" } else { "go" };
+                    lost.push(format!(
+                        "{key}: {address} has {functions}, which {go} with its driver: name one \
+                         function (qm set {vmid} --{key} {first})"
+                    ));
+                }
+            }
+        }
+        lost
     }
 
     /// Returns which devices are far from the CPUs or the memory of the VM.

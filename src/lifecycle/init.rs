@@ -4,6 +4,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::look::known_state;
+use super::notes;
 use super::nothing::absent;
 use super::plan::Complaint;
 use super::resolve::read_settings;
@@ -17,7 +18,7 @@ use crate::domain::placement::{Choice, Remark, Search, remarks};
 use crate::domain::proposal::{Command, Proposal, fit};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
-use crate::domain::table::HostSettings;
+use crate::domain::table::{HostSettings, Prefer, Smt};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::table::{local_path, path_of_table, write_table};
@@ -59,13 +60,24 @@ struct Base {
     state: State,
     /// What could not be seen.
     left_out: Vec<String>,
+    /// What the notes have another hookscript do.
+    notes: Option<String>,
+}
+
+/// What the operator wants the CPUs for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Intent {
+    /// What counts when they are chosen.
+    pub prefer: Option<Prefer>,
+    /// What becomes of SMT siblings.
+    pub smt: Option<Smt>,
 }
 
 /// Returns a table for a VM, and writes nothing.
 ///
 /// # Errors
 /// The host cannot be read, or its settings are wrong.
-pub fn propose(host: &Host, vmid: Vmid) -> anyhow::Result<Proposed> {
+pub fn propose(host: &Host, vmid: Vmid, intent: Intent) -> anyhow::Result<Proposed> {
     let mut proposed = Proposed {
         vmid,
         name: None,
@@ -95,7 +107,7 @@ pub fn propose(host: &Host, vmid: Vmid) -> anyhow::Result<Proposed> {
         }
     };
     let base = Base::read(host, vmid, guest, &settings)?;
-    if let Err(refusal) = base.propose(host, &mut proposed)? {
+    if let Err(refusal) = base.propose(host, intent, &mut proposed)? {
         proposed.error = Some(Complaint {
             message: format!("vm {vmid}: {refusal}"),
             help: Some(refusal.help(vmid)),
@@ -180,18 +192,29 @@ impl Base {
         left_out.extend(room.unreadable.iter().map(|vmid| {
             format!("the table of vm {vmid} cannot be used, so its cpus are not known")
         }));
+        let notes = notes::warning(host, vmid, &guest);
         Ok(Base {
             guest,
             topology,
             room,
             state,
             left_out,
+            notes,
         })
     }
 
-    fn propose(&self, host: &Host, proposed: &mut Proposed) -> anyhow::Result<Result<(), Refusal>> {
+    fn propose(
+        &self,
+        host: &Host,
+        intent: Intent,
+        proposed: &mut Proposed,
+    ) -> anyhow::Result<Result<(), Refusal>> {
         let claims = &self.state.claims;
-        let asked = Asked::of(&self.guest);
+        let asked = Asked {
+            prefer: intent.prefer,
+            smt: intent.smt,
+            ..Asked::of(&self.guest)
+        };
         let search = self.room.search(&asked, claims, &self.topology);
         let choice = match self.room.choose(&search, claims) {
             Ok(choice) => choice,
@@ -228,7 +251,7 @@ impl Base {
                 is_warning: false,
             });
         }
-        all.extend(self.left_out.iter().map(|text| Remark {
+        all.extend(self.left_out.iter().chain(&self.notes).map(|text| Remark {
             text: text.clone(),
             is_warning: true,
         }));

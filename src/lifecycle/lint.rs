@@ -15,8 +15,10 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::knobs::Tuning;
 use crate::domain::guest::Guest;
 use crate::domain::memory;
-use crate::domain::placement::{Request, check_reserve, housekeeping, place, threads_fit};
-use crate::domain::table::{Cpus, HostSettings, Table};
+use crate::domain::placement::{
+    Request, check_reserve, doubts, homes, housekeeping, owned_by_table, place, threads_fit,
+};
+use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::pve::TextFile;
@@ -62,14 +64,16 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
             return lint;
         }
     };
-    lint.cpus = match &table.cpus {
-        Cpus::Set(cpus) => Some(cpus.union(&table.isolate.also)),
-        Cpus::Auto => None,
+    let topology = read_topology(&*host.files);
+    lint.cpus = match (&table.cpus, &topology) {
+        (_, Ok(topology)) => owned_by_table(&table, topology),
+        (Cpus::Set(cpus), Err(_)) => Some(cpus.union(&table.isolate.also)),
+        (Cpus::Auto, Err(_)) => None,
     };
     let guest = lint.guest(host);
     lint.judge_devices(host, guest.as_ref(), &table);
     lint.judge_settings(host, &table);
-    match read_topology(&*host.files) {
+    match topology {
         Ok(topology) => lint.fits(&table, &settings, guest.as_ref(), &topology),
         Err(error) => {
             let text = format!("the table is not held against this host: {error:#}");
@@ -152,14 +156,21 @@ impl Lint {
         let Cpus::Set(cpus) = &table.cpus else {
             return;
         };
-        let owned = cpus.union(&table.isolate.also);
-        match place(&request(table, cpus, guest), topology) {
+        let owned = owned_by_table(table, topology).unwrap_or_default();
+        match place(&request(table, cpus, guest, topology), topology) {
             Ok(placement) => {
                 let warnings = placement
                     .notices
                     .iter()
                     .filter(|notice| notice.is_warning());
                 self.warnings.extend(warnings.map(ToString::to_string));
+                let n_vcpus = guest.map_or(usize::MAX, |guest| guest.n_vcpus as usize);
+                let mut doubts = doubts::of_written(&placement, n_vcpus, topology);
+                if let Some((vmid, guest)) = self.vmid.zip(guest) {
+                    doubts.extend(doubts::of_guest(vmid, guest, &placement, topology));
+                }
+                self.warnings
+                    .extend(doubts.into_iter().map(|doubt| doubt.text));
             }
             Err(error) => self.refuse(&error.to_string(), error.help()),
         }
@@ -191,9 +202,14 @@ fn vmid_of(path: &str) -> Option<Vmid> {
 }
 
 /// Returns what would be asked of placement; without a guest, as many vCPUs as fit.
-fn request(table: &Table, cpus: &CpuSet, guest: Option<&Guest>) -> Request {
+fn request(table: &Table, cpus: &CpuSet, guest: Option<&Guest>, topology: &Topology) -> Request {
     let vcpus = table.pin.vcpus.clone();
-    let n_cpus = vcpus.as_ref().map_or(cpus.len(), Vec::len);
+    let cores = topology.first_of_cores(cpus);
+    let n_cpus = match (&vcpus, table.smt) {
+        (Some(list), _) => list.len(),
+        (None, Some(Smt::IdleSibling)) => cores.len(),
+        (None, _) => cpus.len(),
+    };
     Request {
         cpus: cpus.clone(),
         also: table.isolate.also.clone(),
@@ -201,5 +217,7 @@ fn request(table: &Table, cpus: &CpuSet, guest: Option<&Guest>) -> Request {
         n_vcpus: guest.map_or(n_cpus, |guest| guest.n_vcpus as usize),
         max_vcpus: guest.map_or(n_cpus, |guest| guest.max_vcpus as usize),
         guest_smt: guest.map_or(1, |guest| guest.smt as usize),
+        smt: table.smt,
+        homes: guest.map(homes).unwrap_or_default(),
     }
 }

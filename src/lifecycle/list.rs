@@ -11,8 +11,8 @@ use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
-use crate::domain::placement::{PlacementError, check_reserve, housekeeping};
-use crate::domain::table::{Cpus, HostSettings, Table};
+use crate::domain::placement::{PlacementError, check_reserve, housekeeping, owned_by_table};
+use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::pve::{self, GuestKind};
@@ -182,13 +182,13 @@ impl Listing {
             }
         };
         if let Some(table) = &table {
-            self.hold_against_guest(vmid, table, guest);
+            self.hold_against_guest(host, vmid, table, guest);
         }
         Entry {
             vmid,
             name: guest.name.clone(),
             auto: table.as_ref().is_some_and(|table| table.cpus == Cpus::Auto),
-            cpus: table.as_ref().and_then(cpus_of),
+            cpus: table.as_ref().and_then(|table| cpus_of(host, table)),
             onboot: guest.onboot,
             hooked: guest.is_hooked(),
             hookscript: guest.hookscript.clone(),
@@ -197,17 +197,22 @@ impl Listing {
         }
     }
 
-    fn hold_against_guest(&mut self, vmid: Vmid, table: &Table, guest: &Guest) {
+    fn hold_against_guest(&mut self, host: &Host, vmid: Vmid, table: &Table, guest: &Guest) {
         let Cpus::Set(cpus) = &table.cpus else {
             return;
         };
         let n_vcpus = guest.n_vcpus as usize;
         let n_cpus = table.pin.vcpus.as_ref().map_or(cpus.len(), Vec::len);
-        if n_vcpus > n_cpus {
-            let reason = PlacementError::TooFew { n_vcpus, n_cpus }.to_string();
-            let vmid = Some(vmid);
-            self.misfits.push(Misfit { vmid, reason });
-        }
+        let topology = (table.smt == Some(Smt::IdleSibling)).then(|| read_topology(&*host.files));
+        let n_cores = topology.and_then(Result::ok);
+        let n_cores = n_cores.map(|topology| topology.first_of_cores(cpus).len());
+        let error = match n_cores {
+            Some(n_cores) if n_vcpus > n_cores => PlacementError::TooFewCores { n_vcpus, n_cores },
+            _ if n_vcpus > n_cpus => PlacementError::TooFew { n_vcpus, n_cpus },
+            _ => return,
+        };
+        let (vmid, reason) = (Some(vmid), error.to_string());
+        self.misfits.push(Misfit { vmid, reason });
     }
 
     /// Looks whether the host has the CPUs, and enough for itself when all VMs run.
@@ -283,10 +288,15 @@ fn table_of(
     Ok(Some((file.path, table)))
 }
 
-fn cpus_of(table: &Table) -> Option<CpuSet> {
-    match &table.cpus {
-        Cpus::Auto => None,
-        Cpus::Set(cpus) => Some(cpus.union(&table.isolate.also)),
+/// Returns what a table owns; siblings are known where the host can be read.
+fn cpus_of(host: &Host, table: &Table) -> Option<CpuSet> {
+    let Cpus::Set(cpus) = &table.cpus else {
+        return None;
+    };
+    let topology = (table.smt == Some(Smt::IdleSibling)).then(|| read_topology(&*host.files));
+    match topology {
+        Some(Ok(topology)) => owned_by_table(table, &topology),
+        Some(Err(_)) | None => Some(cpus.union(&table.isolate.also)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a start of a VM would change: the way of pre-start and post-start up to the first write.
 
+mod better;
 mod devices;
 mod layout;
 mod planned;
@@ -14,6 +15,7 @@ use super::devices::DeviceRow;
 use super::fate::{self, Answers};
 use super::look::{is_denied, known_state, look};
 use super::neighbours::{Yielding, without_neighbours, yielding};
+use super::notes;
 use super::phase::Run;
 use super::resolve::{
     Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
@@ -174,8 +176,11 @@ impl Run<'_> {
             .extend(reasons.map(|why| format!("cpus chosen: {why}")));
         plan.notices.extend(resolved.notices.iter().cloned());
         plan.warnings.extend(resolved.warnings.iter().cloned());
+        plan.warnings.extend(self.better(case, &resolved, &state));
         plan.tell_far(self, &devices, case, &resolved);
         plan.warnings.extend(not_hooked(case));
+        plan.warnings
+            .extend(notes::warning(self.host, case.vmid, &case.guest));
         match refusal::check(case.vmid, wishes, &state.claims, topology, &around) {
             Ok(warnings) => plan.warnings.extend(warnings),
             Err(refusal) => return Ok(Err(refusal)),

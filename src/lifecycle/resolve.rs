@@ -16,10 +16,11 @@ use crate::domain::gate::{self, GateFacts};
 use crate::domain::guest::Guest;
 use crate::domain::memory::{self, MemoryWishes, Pool};
 use crate::domain::nothing::Nothing;
-use crate::domain::placement::{Placement, Remark, Request, place, remarks, threads_fit};
+use crate::domain::placement::{Placement, Remark, Request, doubts, homes};
+use crate::domain::placement::{place, remarks, threads_fit};
 use crate::domain::refusal::{Bystander, Exclusive, Refusal, Surroundings, check_scheduler};
 use crate::domain::state::State;
-use crate::domain::table::{Cpus, HostSettings, KernelGate, Table, Workqueues};
+use crate::domain::table::{Cpus, HostSettings, KernelGate, Smt, Table, Workqueues};
 use crate::domain::target::Target;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
@@ -94,6 +95,8 @@ pub struct Resolved {
     pub notices: Vec<String>,
     /// The same, where the VM will be disturbed.
     pub warnings: Vec<String>,
+    /// How many of them other CPUs could do without.
+    pub n_doubts: usize,
     /// The host that it was resolved against.
     pub topology: Topology,
     /// Pools of hugepages that are to be filled before the start, each with the pages it needs.
@@ -258,6 +261,10 @@ impl Ground {
         let (alarming, reasons): (Vec<_>, Vec<_>) = remarks.into_iter().partition(|r| r.is_warning);
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         warnings.extend(alarming.into_iter().map(|remark| remark.text));
+        let written = self.of_written(case, &placement);
+        let n_doubts = written.len();
+        let doubts = written.into_iter().chain(self.of_guest(case, &placement));
+        warnings.extend(doubts.map(|remark| remark.text));
         warnings.extend(choice.warning.clone().or(stall));
         if pools.as_ref().is_some_and(Vec::is_empty) {
             let vmid = case.vmid;
@@ -278,10 +285,32 @@ impl Ground {
             reasons: reasons.into_iter().map(|remark| remark.text).collect(),
             notices: notices.iter().map(ToString::to_string).collect(),
             warnings,
+            n_doubts,
             topology: self.topology.clone(),
             pools: pools.unwrap_or_default(),
             ground: self.clone(),
         })
+    }
+
+    /// Returns what the rules of placement say of CPUs that the table names.
+    fn of_written(&self, case: &Case, placement: &Placement) -> Vec<Remark> {
+        let n_vcpus = case.guest.n_vcpus as usize;
+        match case.table.cpus {
+            Cpus::Set(_) => doubts::of_written(placement, n_vcpus, &self.topology),
+            Cpus::Auto => Vec::new(),
+        }
+    }
+
+    /// Returns what is to be said of any CPUs next to the guest.
+    fn of_guest(&self, case: &Case, placement: &Placement) -> Vec<Remark> {
+        let mut doubts = doubts::of_guest(case.vmid, &case.guest, placement, &self.topology);
+        if let (Cpus::Set(_), Some(prefer)) = (&case.table.cpus, case.table.prefer) {
+            let name = prefer.name();
+            let text = format!("prefer = \"{name}\" has no effect: cpus names the cpus");
+            let is_warning = true;
+            doubts.push(Remark { text, is_warning });
+        }
+        doubts
     }
 
     /// Chooses the CPUs; those that the VM owns already stay, so that a running VM is not moved
@@ -295,7 +324,13 @@ impl Ground {
             let idle = wishes.cpus.difference(&cpus).difference(&asked.also);
             let taken = search.others.union(&search.kept);
             let online = wishes.cpus.is_subset(self.topology.online());
-            if online && cpus.len() == asked.n_vcpus && cpus.union(&idle).is_disjoint(&taken) {
+            let shares = self.topology.first_of_cores(&cpus) != cpus;
+            let fits = asked.smt != Some(Smt::IdleSibling) || !shares;
+            if online
+                && fits
+                && cpus.len() == asked.n_vcpus
+                && cpus.union(&idle).is_disjoint(&taken)
+            {
                 let text = "the vm owns them already".to_owned();
                 let is_warning = false;
                 let kept = Remark { text, is_warning };
@@ -303,18 +338,7 @@ impl Ground {
             }
         }
         let choice = self.room.choose(&search, claims)?;
-        let mut remarks = remarks(&search, &choice, &self.room.devices);
-        let vmid = case.vmid;
-        let has_sibling = |cpu| !self.topology.siblings(cpu).is_disjoint(&choice.cpus);
-        if asked.guest_smt < 2 && choice.cpus.iter().any(has_sibling) {
-            remarks.push(Remark {
-                text: format!(
-                    "vcpus share cores and the guest does not know which: pin-hook init {vmid} \
-                     says what to set"
-                ),
-                is_warning: true,
-            });
-        }
+        let remarks = remarks(&search, &choice, &self.room.devices);
         Ok((request(case, choice.cpus, choice.idle), remarks))
     }
 }
@@ -329,6 +353,8 @@ fn request(case: &Case, cpus: CpuSet, idle: CpuSet) -> Request {
         n_vcpus: case.guest.n_vcpus as usize,
         max_vcpus: case.guest.max_vcpus as usize,
         guest_smt: case.guest.smt as usize,
+        smt: case.table.smt,
+        homes: homes(&case.guest),
     }
 }
 

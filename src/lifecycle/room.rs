@@ -11,13 +11,14 @@ use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::{Guest, HostPci};
-use crate::domain::placement::{Choice, Device, NoRoom, Search, choose};
+use crate::domain::placement::{Choice, Device, NoRoom, Search, Speeds, choose, owned_by_table};
 use crate::domain::refusal::{Bystander, Exclusive, Refusal};
 use crate::domain::state::State;
-use crate::domain::table::{Cpus, HostSettings, Reserve, Table};
+use crate::domain::table::{HostSettings, Prefer, Reserve, Smt, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::table::{read_table, tables};
+use crate::host::topology::read_speeds;
 use crate::host::{Host, device, pve};
 
 /// Who has CPUs on this node, running or not.
@@ -35,6 +36,7 @@ pub struct Room {
     /// Devices that are passed through to the VM.
     pub devices: Vec<Device>,
     reserve: Option<Reserve>,
+    speeds: Speeds,
 }
 
 /// What a VM asks for and already has.
@@ -44,6 +46,12 @@ pub struct Asked {
     pub n_vcpus: usize,
     /// SMT siblings per guest core.
     pub guest_smt: usize,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// What counts besides.
+    pub prefer: Option<Prefer>,
+    /// What becomes of SMT siblings.
+    pub smt: Option<Smt>,
     /// CPUs that its table owns without a vCPU.
     pub also: CpuSet,
     /// CPUs that its table gives to threads other than vCPUs.
@@ -56,6 +64,7 @@ impl Asked {
         Asked {
             n_vcpus: guest.max_vcpus.max(guest.n_vcpus) as usize,
             guest_smt: guest.smt as usize,
+            memory_mib: guest.memory_mib,
             ..Asked::default()
         }
     }
@@ -67,6 +76,8 @@ impl Asked {
         let threads = threads.chain(&pin.emulator).flat_map(CpuSet::iter);
         Asked {
             also: table.isolate.also.clone(),
+            prefer: table.prefer,
+            smt: table.smt,
             threads: threads.collect(),
             ..Asked::of(guest)
         }
@@ -91,6 +102,7 @@ impl Room {
             partitions: foreign_partitions(host, state),
             devices: devices(host, guest, topology),
             reserve: settings.reserve.clone(),
+            speeds: read_speeds(&*host.files, topology),
             ..Room::default()
         };
         let own = format!("vm {vmid}");
@@ -101,7 +113,7 @@ impl Room {
             if *other == vmid {
                 continue;
             }
-            match named_by(host, *other, settings) {
+            match named_by(host, *other, settings, topology) {
                 Ok(cpus) if cpus.is_empty() => {}
                 Ok(cpus) => drop(room.tables.insert(*other, cpus)),
                 Err(_) => room.unreadable.push(*other),
@@ -151,6 +163,10 @@ impl Room {
                 .filter_map(|device| device.node)
                 .collect(),
             reserve: self.reserve.as_ref(),
+            memory_mib: asked.memory_mib,
+            prefer: asked.prefer,
+            speeds: &self.speeds,
+            smt: asked.smt,
         }
     }
 
@@ -167,7 +183,12 @@ impl Room {
 }
 
 /// Returns the CPUs that the table of a VM names on this node; also if it is refused otherwise.
-fn named_by(host: &Host, vmid: Vmid, settings: &HostSettings) -> Result<CpuSet, CaseError> {
+fn named_by(
+    host: &Host,
+    vmid: Vmid,
+    settings: &HostSettings,
+    topology: &Topology,
+) -> Result<CpuSet, CaseError> {
     let files = &*host.files;
     let Some(file) = read_table(files, vmid)? else {
         return Ok(CpuSet::new());
@@ -178,11 +199,7 @@ fn named_by(host: &Host, vmid: Vmid, settings: &HostSettings) -> Result<CpuSet, 
     }
     let node = pve::node_name(files)?;
     let table = parse_table(&file.path, &file.text, &node, &settings.defaults)?;
-    let also = table.isolate.also;
-    Ok(match table.cpus {
-        Cpus::Auto => also,
-        Cpus::Set(cpus) => cpus.union(&also),
-    })
+    Ok(owned_by_table(&table, topology).unwrap_or(table.isolate.also))
 }
 
 /// Returns where the devices of a guest are attached.

@@ -1,21 +1,25 @@
 //! Which CPUs a VM gets when nobody says: for `cpus = "auto"` and for `init`.
 //!
-//! Candidates are made for every kind of core, for one or several vCPUs per core, and for every
-//! NUMA node, package and the whole host; the one with the lowest [`Cost`] is taken. Nothing
+//! Candidates are made for every kind of core, for one or several vCPUs per core, and for sets of
+//! NUMA nodes; the one with the lowest [`Cost`] is taken. Nothing
 //! depends on time or chance, so the same host with the same VMs always gives the same CPUs.
 
 mod candidate;
+mod fill;
+mod rank;
+mod scope;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 
 use candidate::candidates;
-pub(super) use candidate::is_small;
+pub use rank::Speeds;
+pub(super) use rank::is_small;
 
 use super::reserve::{TooLittleLeft, check_reserve, housekeeping};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::table::Reserve;
+use crate::domain::table::{Prefer, Reserve, Smt};
 use crate::domain::topology::{Core, Topology};
 
 /// What a VM needs, and what is free on the host.
@@ -39,6 +43,14 @@ pub struct Search<'a> {
     pub near: BTreeSet<u32>,
     /// What must stay with the host, as `host.toml` says.
     pub reserve: Option<&'a Reserve>,
+    /// Memory of the VM in MiB; 0 where that does not matter.
+    pub memory_mib: u32,
+    /// What counts besides.
+    pub prefer: Option<Prefer>,
+    /// How fast the cores are.
+    pub speeds: &'a Speeds,
+    /// What becomes of SMT siblings.
+    pub smt: Option<Smt>,
 }
 
 /// CPUs for a VM.
@@ -81,6 +93,9 @@ impl Packing {
 /// Why no CPUs can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
+    /// There is no second core.
+    #[error(transparent)]
+    OneCore(TooLittleLeft),
     /// There are too few.
     #[error("{n_vcpus} vcpus need a cpu each, {}", free_of(free))]
     TooFew {
@@ -114,6 +129,7 @@ impl NoRoom {
     /// Returns how many vCPUs would find room.
     pub fn fitting(&self) -> usize {
         match self {
+            NoRoom::OneCore(_) => 0,
             NoRoom::TooFew { fitting, .. } | NoRoom::Reserve { fitting, .. } => *fitting,
         }
     }
@@ -124,6 +140,9 @@ impl NoRoom {
 /// # Errors
 /// There are too few; the error says how many would do.
 pub fn choose(search: &Search<'_>) -> Result<Choice, NoRoom> {
+    if search.topology.cores().len() == 1 {
+        return Err(NoRoom::OneCore(TooLittleLeft::OneCore));
+    }
     let all = free_cores(search, &CpuSet::new());
     let preferred = free_cores(search, &search.avoid);
     let mut too_little = None;
@@ -174,16 +193,30 @@ fn check(search: &Search<'_>, choice: &Choice) -> Result<(), TooLittleLeft> {
 
 /// Returns for how many vCPUs there is room, fewer than were searched for.
 fn fitting(search: &Search<'_>) -> usize {
-    let fits = |&n_vcpus: &usize| {
+    let free = free_cores(search, &CpuSet::new());
+    let n_cpus: usize = free.iter().map(|core| core.cpus.len()).sum();
+    let fits = |n_vcpus| {
         let fewer = Search {
             n_vcpus,
             ..search.clone()
         };
-        let free = free_cores(&fewer, &CpuSet::new());
         let candidates = candidates(&fewer, &free);
         let mut choices = candidates.iter().map(|c| c.choice(n_vcpus));
         choices.any(|choice| check(&fewer, &choice).is_ok())
     };
-    let fewer = (1..search.n_vcpus).rev();
-    fewer.into_iter().find(fits).unwrap_or(0)
+    most(n_cpus.min(search.n_vcpus.saturating_sub(1)), fits)
+}
+
+/// Returns the largest number up to `bound` that fits, where whatever is below one that fits does
+/// too; asks once for each bit of the bound.
+fn most(bound: usize, mut fits: impl FnMut(usize) -> bool) -> usize {
+    let (mut fitting, mut too_many) = (0, bound + 1);
+    while too_many - fitting > 1 {
+        let middle = fitting + (too_many - fitting) / 2;
+        match fits(middle) {
+            true => fitting = middle,
+            false => too_many = middle,
+        }
+    }
+    fitting
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::Request;
+use super::home::Home;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::topology::Topology;
 
@@ -38,6 +39,17 @@ pub enum Notice {
         /// CPUs that their vCPUs run on.
         cpus: CpuSet,
     },
+    /// vCPUs away from the node that their memory is bound to.
+    AwayFromMemory {
+        /// N of `numaN`.
+        number: usize,
+        /// Indices of the vCPUs.
+        vcpus: CpuSet,
+        /// CPUs that they run on.
+        cpus: CpuSet,
+        /// Nodes of the host.
+        host_nodes: CpuSet,
+    },
     /// The vCPUs run on several NUMA nodes: number and used CPUs.
     NodesSplit(Vec<(u32, CpuSet)>),
     /// The vCPUs run in several L3 domains of one NUMA node.
@@ -47,7 +59,10 @@ pub enum Notice {
 impl Notice {
     /// Tells whether the VM will be disturbed, so that the line is a warning.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::SiblingsLeft { .. })
+        matches!(
+            self,
+            Self::SiblingsLeft { .. } | Self::AwayFromMemory { .. }
+        )
     }
 }
 
@@ -78,6 +93,16 @@ impl fmt::Display for Notice {
                     "smt siblings of guest cores {cores} run on different cores (cpus {cpus})"
                 )
             }
+            Self::AwayFromMemory {
+                number,
+                vcpus,
+                cpus,
+                host_nodes,
+            } => write!(
+                f,
+                "vcpus {vcpus} run on cpus {cpus}, and numa{number} of the vm's config takes their \
+                 memory from node {host_nodes}: the table has too few cpus there"
+            ),
             Self::NodesSplit(nodes) => {
                 let nodes: Vec<_> = nodes
                     .iter()
@@ -109,14 +134,34 @@ pub(super) fn notices(
     topology: &Topology,
 ) -> Vec<Notice> {
     let used: CpuSet = vcpus.iter().copied().collect();
+    let owned = super::owned(&request.cpus, &request.also, request.smt, topology);
+    // Siblings that the table leaves idle on purpose are no surprise.
+    let idle_cpus = request.for_vcpus(topology);
     let all = [
-        siblings_left(&request.cpus.union(&request.also), topology),
+        siblings_left(&owned, topology),
         no_cpu_for_hotplug(request.max_vcpus, n_cpus),
         guest_cores_split(vcpus, request.guest_smt, topology),
         nodes_split(&used, topology).or_else(|| l3_split(&used, topology)),
-        idle(&request.cpus, &used),
+        idle(&idle_cpus, &used),
     ];
-    all.into_iter().flatten().collect()
+    let away = request.homes.iter();
+    let away = away.filter_map(|home| away_from_memory(home, vcpus, topology));
+    let mut notices: Vec<Notice> = away.collect();
+    notices.extend(all.into_iter().flatten());
+    notices
+}
+
+fn away_from_memory(home: &Home, vcpus: &[CpuId], topology: &Topology) -> Option<Notice> {
+    let placed = home.vcpus_below(vcpus.len()).map(|n| (n, vcpus[n]));
+    let away = placed.filter(|(_, cpu)| !home.is_near(*cpu, topology));
+    let away: Vec<(usize, CpuId)> = away.collect();
+    let number = |n: usize| CpuId(u32::try_from(n).unwrap_or(u32::MAX));
+    (!away.is_empty()).then(|| Notice::AwayFromMemory {
+        number: home.number,
+        vcpus: away.iter().map(|(n, _)| number(*n)).collect(),
+        cpus: away.iter().map(|(_, cpu)| *cpu).collect(),
+        host_nodes: home.host_nodes.iter().copied().map(CpuId).collect(),
+    })
 }
 
 fn idle(cpus: &CpuSet, used: &CpuSet) -> Option<Notice> {

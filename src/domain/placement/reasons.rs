@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::choose::{Choice, Packing, Search, is_small};
+use super::doubts::isolcpus;
 use super::reserve::{default_reserve, housekeeping};
 use crate::domain::cpuset::{CpuId, CpuSet};
-use crate::domain::table::Reserve;
+use crate::domain::table::{Prefer, Reserve};
 use crate::domain::topology::{L3Domain, Topology};
 
 /// Device that is passed through to a VM, and where it is.
@@ -34,7 +35,7 @@ impl Remark {
         Remark { text, is_warning }
     }
 
-    fn warning(text: String) -> Self {
+    pub(super) fn warning(text: String) -> Self {
         let is_warning = true;
         Remark { text, is_warning }
     }
@@ -45,13 +46,16 @@ pub fn remarks(search: &Search<'_>, choice: &Choice, devices: &[Device]) -> Vec<
     let topology = search.topology;
     let owned = choice.owned();
     let mut remarks = l3_domains(topology, &owned);
-    remarks.extend(caches(topology, &owned));
-    remarks.extend(kinds(topology, &owned));
+    remarks.extend(caches(search, &owned));
+    remarks.extend(kinds(search, &owned));
+    remarks.extend(preference(search, &owned));
     remarks.extend(nodes(topology, &owned));
     remarks.extend(attached(topology, &owned, devices));
     remarks.extend(packing(topology, choice));
     remarks.extend(host(search, &owned));
     remarks.extend(avoided(search, &owned));
+    let isolated = isolcpus(&owned.union(&search.others), topology);
+    remarks.extend(isolated.map(Remark::warning));
     remarks
 }
 
@@ -90,7 +94,9 @@ fn l3_domains(topology: &Topology, owned: &CpuSet) -> Vec<Remark> {
     remarks
 }
 
-fn caches(topology: &Topology, owned: &CpuSet) -> Option<Remark> {
+fn caches(search: &Search<'_>, owned: &CpuSet) -> Option<Remark> {
+    let topology = search.topology;
+    let prefers_speed = matches!(search.prefer, Some(Prefer::Frequency | Prefer::Performance));
     let domains = topology.l3_domains();
     let is_small = |n: usize| is_small(topology, n);
     let small = (0..domains.len()).find(|n| is_small(*n))?;
@@ -102,13 +108,17 @@ fn caches(topology: &Topology, owned: &CpuSet) -> Option<Remark> {
         false => Remark::info(format!(
             "the cache there has {more} MiB, in other l3 domains {less} MiB"
         )),
+        true if prefers_speed => Remark::info(format!(
+            "the cache there has {less} MiB, in other l3 domains {more} MiB"
+        )),
         true => Remark::warning(format!(
             "l3 domains with more cache ({more} MiB instead of {less} MiB) have no room for all vcpus"
         )),
     })
 }
 
-fn kinds(topology: &Topology, owned: &CpuSet) -> Option<Remark> {
+fn kinds(search: &Search<'_>, owned: &CpuSet) -> Option<Remark> {
+    let topology = search.topology;
     let slow = topology.efficient();
     if slow.is_empty() {
         return None;
@@ -117,6 +127,9 @@ fn kinds(topology: &Topology, owned: &CpuSet) -> Option<Remark> {
         none if none.is_empty() => Remark::info(format!(
             "performance cores; cpus {slow} are those of efficient cores"
         )),
+        all if all == *owned && search.prefer == Some(Prefer::Efficiency) => {
+            Remark::info("efficient cores, as preferred".to_owned())
+        }
         all if all == *owned => {
             Remark::warning("efficient cores: too few performance cores are free".to_owned())
         }
@@ -125,6 +138,44 @@ fn kinds(topology: &Topology, owned: &CpuSet) -> Option<Remark> {
              which of its vcpus are slow"
         )),
     })
+}
+
+/// Tells what came of what the operator prefers, where it is not told elsewhere.
+fn preference(search: &Search<'_>, owned: &CpuSet) -> Option<Remark> {
+    let prefer = search.prefer?;
+    let name = prefer.name();
+    let numbers: BTreeSet<u64> = match prefer {
+        Prefer::Frequency => search.speeds.max_khz.values().copied().collect(),
+        Prefer::Performance => search.speeds.performance.values().copied().collect(),
+        Prefer::Efficiency if search.topology.efficient().is_empty() => BTreeSet::new(),
+        Prefer::Cache | Prefer::Efficiency => return None,
+    };
+    match (numbers.len(), numbers.last()) {
+        (0, _) | (_, None) => Some(Remark::warning(format!(
+            "prefer = \"{name}\" has no effect: the host does not tell cores of several kinds apart"
+        ))),
+        (1, _) => Some(Remark::info(format!(
+            "prefer = \"{name}\" makes no difference: all cores are alike"
+        ))),
+        (_, Some(best)) => {
+            let speeds = match prefer {
+                Prefer::Frequency => &search.speeds.max_khz,
+                _ => &search.speeds.performance,
+            };
+            let own = speeds.iter().filter(|(cpu, _)| owned.contains(**cpu));
+            let least = own.map(|(_, speed)| *speed).min().unwrap_or(0);
+            let (least, best) = match prefer {
+                Prefer::Frequency => (
+                    format!("{} MHz", least / 1000),
+                    format!("{} MHz", best / 1000),
+                ),
+                _ => (format!("rank {least}"), format!("rank {best}")),
+            };
+            Some(Remark::info(format!(
+                "{name}: the slowest of these cores has {least}, the fastest of the host {best}"
+            )))
+        }
+    }
 }
 
 fn nodes(topology: &Topology, owned: &CpuSet) -> Option<Remark> {
@@ -140,7 +191,7 @@ fn nodes(topology: &Topology, owned: &CpuSet) -> Option<Remark> {
     Some(match nodes.len() {
         0 | 1 => Remark::info(format!("all on numa node {list}")),
         _ => Remark::warning(format!(
-            "on numa nodes {list}: no single one has room for all vcpus"
+            "on numa nodes {list}: no single one has room for all vcpus and their memory"
         )),
     })
 }

@@ -7,6 +7,9 @@ use crate::domain::topology::Topology;
 /// Too little is left for the host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TooLittleLeft {
+    /// The host has no core to spare.
+    #[error("this host has one core: no vm can have cpus of its own")]
+    OneCore,
     /// No CPU at all; no partition can be made then.
     #[error("no cpu would be left for the host")]
     Nothing,
@@ -38,7 +41,12 @@ impl TooLittleLeft {
     pub fn help(&self) -> String {
         let fewer = "take fewer cpus in the vm's table (cpus = \"...\")";
         match self {
-            Self::Nothing => fewer.to_owned(),
+            Self::OneCore => {
+                "leave the vm without a table, or limit it by pve's own means (qm set ... --cpulimit)"
+                    .to_owned()
+            }
+            // Less than one core cannot be reserved.
+            Self::Nothing | Self::Cores { wanted: 1, .. } => fewer.to_owned(),
             Self::Cores { .. } => {
                 format!("{fewer}, or lower reserve in /etc/pin-hook/host.toml")
             }
@@ -80,6 +88,10 @@ pub fn check_reserve(
     reserve: Option<&Reserve>,
     housekeeping: &CpuSet,
 ) -> Result<(), TooLittleLeft> {
+    let has_one_core = topology.cores().len() == 1;
+    if housekeeping.is_empty() && has_one_core {
+        return Err(TooLittleLeft::OneCore);
+    }
     if housekeeping.is_empty() {
         return Err(TooLittleLeft::Nothing);
     }
@@ -109,6 +121,7 @@ fn check_cores(
     let whole = |cpus: &CpuSet| cpus.is_subset(housekeeping);
     let cores = topology.cores().iter();
     match cores.filter(|core| whole(&core.cpus)).count() {
+        0 if wanted == 1 && topology.cores().len() == 1 => Err(TooLittleLeft::OneCore),
         left if left < wanted => Err(TooLittleLeft::Cores {
             wanted,
             left,

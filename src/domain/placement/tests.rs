@@ -113,6 +113,7 @@ fn default_order_follows_nodes_where_numbers_alternate() {
             id,
             cpus: set(cpus),
             has_memory: true,
+            ..Default::default()
         });
         parts.cores.extend(set(cpus).iter().map(|cpu| Core {
             package: 0,
@@ -134,7 +135,7 @@ fn hot_plugged_vcpus_keep_the_others_in_place() {
     let mut wish = request("6-11,18-23", 4, 1);
     wish.max_vcpus = 8;
     let placement = place(&wish, &host).unwrap();
-    assert_eq!(numbers(&placement.vcpus), [6, 18, 7, 19, 8, 9, 10, 11]);
+    assert_eq!(numbers(&placement.vcpus), [6, 7, 8, 9, 10, 11, 18, 19]);
     wish.max_vcpus = 16;
     let placement = place(&wish, &host).unwrap();
     assert_eq!(placement.vcpus.len(), 12);
@@ -142,6 +143,54 @@ fn hot_plugged_vcpus_keep_the_others_in_place() {
         texts(&placement),
         ["vcpus 12-15 have no cpu: plugged in later, they run on housekeeping cpus"]
     );
+}
+
+#[test]
+fn vcpus_run_where_their_memory_is_bound() {
+    let host = grid(2, 1, 4, 1);
+    let mut wish = request("2-7", 4, 1);
+    let home = |number, vcpus: &[u32], node| Home {
+        number,
+        vcpus: vcpus.iter().copied().collect(),
+        host_nodes: [node].into(),
+    };
+    wish.homes = vec![home(0, &[0, 3], 0), home(1, &[1, 2], 1)];
+    let placement = place(&wish, &host).unwrap();
+    assert_eq!(numbers(&placement.vcpus), [2, 4, 5, 3]);
+    wish.homes = vec![home(0, &[0, 1, 2], 0), home(1, &[3], 7)];
+    let placement = place(&wish, &host).unwrap();
+    assert_eq!(numbers(&placement.vcpus), [2, 3, 4, 5]);
+    let warnings: Vec<String> = texts(&placement).into_iter().take(2).collect();
+    assert_eq!(
+        warnings,
+        [
+            "vcpus 2 run on cpus 4, and numa0 of the vm's config takes their memory from node 0: \
+             the table has too few cpus there",
+            "vcpus 3 run on cpus 5, and numa1 of the vm's config takes their memory from node 7: \
+             the table has too few cpus there",
+        ]
+    );
+}
+
+#[test]
+fn siblings_stay_idle_or_are_filled_as_the_table_says() {
+    let host = grid(1, 2, 6, 2);
+    let mut wish = request("6-9", 4, 1);
+    wish.smt = Some(Smt::IdleSibling);
+    let placement = place(&wish, &host).unwrap();
+    assert_eq!(numbers(&placement.vcpus), [6, 7, 8, 9]);
+    assert_eq!(placement.idle, set("18-21"));
+    assert!(placement.notices.is_empty(), "{:?}", texts(&placement));
+    wish.cpus = set("6-8,18-19");
+    let error = place(&wish, &host).unwrap_err().to_string();
+    assert_eq!(error, "the vm has 4 vcpus, the table has 3 cores for them");
+    wish.vcpus = Some(ids(&[6, 18, 7, 8]));
+    let error = place(&wish, &host).unwrap_err();
+    assert_eq!(error, PlacementError::SharedCore(set("6,18")));
+    let mut wish = request("6-9,18-21", 4, 1);
+    wish.smt = Some(Smt::Pairs);
+    let placement = place(&wish, &host).unwrap();
+    assert_eq!(numbers(&placement.vcpus), [6, 18, 7, 19]);
 }
 
 #[test]
@@ -311,6 +360,7 @@ prop_compose! {
             n_vcpus,
             max_vcpus: n_vcpus + more,
             guest_smt,
+            ..Request::default()
         }
     }
 }

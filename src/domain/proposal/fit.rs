@@ -23,17 +23,30 @@ pub struct Command {
     pub why: String,
 }
 
+/// What the CPUs have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shared {
+    /// One cache and one node.
+    All,
+    /// Several, with other numbers of vCPUs in each.
+    Uneven,
+}
+
 /// Shape of the guest's CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fit {
     /// vCPUs that can exist.
     pub n_vcpus: u32,
+    /// vCPUs that exist from the start.
+    pub at_start: u32,
     /// Sockets: one for each NUMA node or L3 domain, where they are filled evenly.
     pub sockets: u32,
     /// SMT siblings per guest core.
     pub threads: u32,
     /// Whether the host's CPUs are AMD's, whose guests are told of SMT by `topoext`.
     pub is_amd: bool,
+    /// Why there is one socket, where there is one.
+    pub shared: Shared,
 }
 
 /// Returns the shape that fits the CPUs of `choice`.
@@ -47,11 +60,17 @@ pub fn fit(guest: &Guest, choice: &Choice, topology: &Topology, is_amd: bool) ->
     let threads = if can_have_smt { number(width) } else { 1 };
     let wanted = guest.max_vcpus.max(guest.n_vcpus);
     let n_vcpus = wanted.next_multiple_of(threads);
-    let fit = Fit {
+    let at_start = match guest.n_vcpus < guest.max_vcpus {
+        true => guest.n_vcpus,
+        false => n_vcpus,
+    };
+    let mut fit = Fit {
         n_vcpus,
+        at_start,
         sockets: 1,
         threads,
         is_amd,
+        shared: Shared::Uneven,
     };
     let groups = [
         fit.groups(choice, topology, |cpu| {
@@ -66,18 +85,23 @@ pub fn fit(guest: &Guest, choice: &Choice, topology: &Topology, is_amd: bool) ->
         0 | 1 => Some(caches).filter(|caches| (2..=MOST_SOCKETS).contains(&caches.len())),
         _ => Some(nodes),
     };
-    let is_even = |sizes: &BTreeMap<u32, Vec<u32>>| {
-        let per_socket = n_vcpus / number(sizes.len());
-        per_socket.is_multiple_of(threads)
-            && sizes
-                .values()
-                .all(|vcpus| number(vcpus.len()) == per_socket)
-    };
-    let sockets = sizes.filter(|sizes| is_even(sizes));
-    Fit {
-        sockets: sockets.map_or(1, |sizes| number(sizes.len())),
-        ..fit
+    let sockets = sizes.filter(|sizes| fills_sockets(sizes, n_vcpus, threads));
+    fit.sockets = sockets.map_or(1, |sizes| number(sizes.len()));
+    if nodes.len() < 2 && caches.len() < 2 {
+        fit.shared = Shared::All;
     }
+    fit
+}
+
+/// Tells whether each group has as many vCPUs, whole cores of them, one after the other as in sockets.
+fn fills_sockets(groups: &BTreeMap<u32, Vec<u32>>, n_vcpus: u32, threads: u32) -> bool {
+    let per_socket = n_vcpus / number(groups.len());
+    let is_socket = |vcpus: &Vec<u32>| {
+        let first = vcpus.first().copied().unwrap_or(0);
+        let follow = (first..).zip(vcpus).all(|(n, vcpu)| n == *vcpu);
+        number(vcpus.len()) == per_socket && first.is_multiple_of(per_socket) && follow
+    };
+    per_socket > 0 && per_socket.is_multiple_of(threads) && groups.values().all(is_socket)
 }
 
 fn number(n: usize) -> u32 {
@@ -96,7 +120,7 @@ impl Fit {
         let request = Request {
             cpus: choice.cpus.clone(),
             also: choice.idle.clone(),
-            n_vcpus,
+            n_vcpus: self.at_start as usize,
             max_vcpus: n_vcpus,
             guest_smt: self.threads as usize,
             ..Request::default()
@@ -141,6 +165,7 @@ impl Fit {
             self.cpu_type(guest),
             self.nodes(guest, choice, topology),
             affinity(guest),
+            cpu_limit(guest),
         ];
         let set = all.into_iter().flatten().map(command);
         set.chain(hook(vmid, guest)).collect()
@@ -155,6 +180,9 @@ impl Fit {
             return None;
         }
         let mut why = match sockets {
+            1 if self.shared == Shared::All => {
+                "one socket, because all share one cache and node".to_owned()
+            }
             1 => "one socket, because the cpus form no even groups by cache or node".to_owned(),
             n => format!("{n} sockets, because what shares a cache or a node is one socket"),
         };
@@ -179,7 +207,7 @@ impl Fit {
         let mut args = without_smp(guest.args.as_deref().unwrap_or(""));
         let mut why = "no smt in the guest, because its vcpus have no smt siblings".to_owned();
         if self.threads > 1 {
-            args.push(self.smp(guest));
+            args.push(self.smp());
             why = format!("the guest knows which {} vcpus share a core", self.threads);
         }
         if self.threads > 1 && self.lacks_topoext(guest) {
@@ -193,17 +221,14 @@ impl Fit {
         })
     }
 
-    fn smp(&self, guest: &Guest) -> String {
+    fn smp(&self) -> String {
         let Fit {
             n_vcpus,
+            at_start,
             sockets,
             threads,
             ..
         } = *self;
-        let at_start = match guest.n_vcpus < guest.max_vcpus {
-            true => guest.n_vcpus,
-            false => n_vcpus,
-        };
         let cores = n_vcpus / sockets / threads;
         format!(
             "-smp {at_start},sockets={sockets},cores={cores},threads={threads},maxcpus={n_vcpus}"
@@ -263,6 +288,9 @@ impl Fit {
             return None;
         }
         let nodes = guest_nodes(vcpus, guest.memory_mib, self.n_vcpus);
+        if !nodes.iter().all(|node| has_room(node, topology)) {
+            return None;
+        }
         let is_bound = |node: &GuestNode| !node.host_nodes.is_empty();
         let same = |(one, two): (&GuestNode, &GuestNode)| {
             one.vcpus == two.vcpus && one.host_nodes == two.host_nodes
@@ -287,6 +315,13 @@ impl Fit {
         let why = "the guest's memory comes from the nodes of its cpus".to_owned();
         Some((format!("--numa 1{options}{delete}"), why))
     }
+}
+
+/// Tells whether the memory of a guest node is less than its node of the host has.
+fn has_room(node: &GuestNode, topology: &Topology) -> bool {
+    let host = node.host_nodes.iter().filter_map(|id| topology.node(*id));
+    let mut known = host.filter_map(|host| host.memory_kib);
+    known.all(|kib| u64::from(node.memory_mib) * 1024 <= kib)
 }
 
 /// Returns guest nodes with memory in proportion to their vCPUs.
@@ -329,6 +364,12 @@ fn affinity(guest: &Guest) -> Option<(String, String)> {
     let cpus = guest.affinity.as_ref()?;
     let why = format!("an affinity of the whole vm ({cpus}) is not needed with a table");
     Some(("--delete affinity".to_owned(), why))
+}
+
+fn cpu_limit(guest: &Guest) -> Option<(String, String)> {
+    let limit = guest.cpu_limit?;
+    let why = format!("cpulimit {limit} would stop the vm also on cpus of its own");
+    Some(("--delete cpulimit".to_owned(), why))
 }
 
 fn hook(vmid: Vmid, guest: &Guest) -> Option<Command> {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::cpuset::CpuId;
 use crate::domain::topology::tests::grid;
 use crate::domain::topology::{Core, CpuSets, L3Domain, Parts};
 
@@ -20,7 +21,16 @@ fn search(topology: &Topology, n_vcpus: usize) -> Search<'_> {
         avoid: CpuSet::new(),
         near: BTreeSet::new(),
         reserve: None,
+        memory_mib: 0,
+        prefer: None,
+        speeds: no_speeds(),
+        smt: None,
     }
+}
+
+fn no_speeds() -> &'static Speeds {
+    static NONE: std::sync::LazyLock<Speeds> = std::sync::LazyLock::new(Speeds::default);
+    &NONE
 }
 
 /// Returns the chosen CPUs and those that stay idle.
@@ -145,7 +155,150 @@ fn too_little_room_is_told_with_what_would_fit() {
     assert_eq!(choose(&next).unwrap_err().fitting(), 2);
 }
 
+/// cores-absurd: work is counted, not timed.
+#[test]
+fn absurd_numbers_are_not_searched_one_by_one() {
+    let host = grid(2, 4, 8, 2);
+    for n_vcpus in [129, 10_000_000, usize::MAX] {
+        let wish = search(&host, n_vcpus);
+        let free = free_cores(&wish, &CpuSet::new());
+        assert!(candidates(&wish, &free).is_empty(), "{n_vcpus}");
+        assert_eq!(choose(&wish).unwrap_err().fitting(), 124);
+    }
+    for bound in [0, 1, 5, 1280] {
+        for limit in 0..=bound {
+            let mut looks = 0;
+            let found = most(bound, |n| {
+                looks += 1;
+                n <= limit
+            });
+            assert_eq!(found, limit);
+            assert!(looks <= usize::BITS - bound.leading_zeros() + 1, "{looks}");
+        }
+    }
+}
+
+/// A host of nodes with so many cores of one CPU each and so much memory (GiB).
+fn uneven(nodes: &[(u32, u64)]) -> Topology {
+    let mut parts = Parts::default();
+    let mut next = 0;
+    for (id, (n_cores, gib)) in (0..).zip(nodes) {
+        let cpus: CpuSet = (next..next + n_cores).map(CpuId).collect();
+        next += n_cores;
+        parts.cores.extend(cpus.iter().map(|cpu| Core {
+            package: 0,
+            die: 0,
+            cpus: CpuSet::of(cpu),
+        }));
+        parts.sets.online = parts.sets.online.union(&cpus);
+        parts.nodes.push(crate::domain::topology::Node {
+            id,
+            cpus,
+            has_memory: *gib > 0,
+            memory_kib: Some(gib << 20),
+            ..Default::default()
+        });
+    }
+    parts.sets.present = parts.sets.online.clone();
+    Topology::new(parts)
+}
+
+#[test]
+fn many_nodes_are_searched_as_few_are() {
+    let host = uneven(&[(4, 8); 20]);
+    let mut wish = search(&host, 8);
+    assert_eq!(chosen(&wish), ["4-11", ""]);
+    wish.others = set("5,9,13,17");
+    let choice = choose(&wish).unwrap();
+    assert_eq!(nodes_of(&host, &choice).len(), 2);
+}
+
+#[test]
+fn memory_beyond_one_node_takes_two_evenly() {
+    let host = uneven(&[(12, 64), (12, 64), (12, 0)]);
+    let mut wish = search(&host, 8);
+    wish.memory_mib = 96 << 10;
+    assert_eq!(chosen(&wish), ["8-15", ""]);
+    wish.memory_mib = 32 << 10;
+    assert_eq!(chosen(&wish), ["12-19", ""]);
+}
+
+#[test]
+fn speed_is_preferred_within_one_l3_domain() {
+    let host = grid(1, 2, 4, 1);
+    let speeds = Speeds {
+        max_khz: (0..8)
+            .map(|n| (CpuId(n), if n == 1 || n == 6 { 6 } else { 5 }))
+            .collect(),
+        ..Speeds::default()
+    };
+    let mut wish = search(&host, 1);
+    wish.speeds = &speeds;
+    wish.prefer = Some(Prefer::Frequency);
+    assert_eq!(chosen(&wish), ["6", ""]);
+    wish.n_vcpus = 2;
+    assert_eq!(chosen(&wish), ["4,6", ""]);
+    wish.prefer = Some(Prefer::Performance);
+    assert_eq!(chosen(&wish), ["4-5", ""]);
+}
+
+#[test]
+fn siblings_are_idle_or_used_as_asked() {
+    let host = grid(1, 2, 6, 2);
+    let mut wish = search(&host, 8);
+    wish.smt = Some(Smt::IdleSibling);
+    let choice = choose(&wish).unwrap();
+    assert_eq!((choice.cpus.len(), choice.idle.len()), (8, 8));
+    wish.n_vcpus = 4;
+    wish.smt = Some(Smt::Pairs);
+    assert_eq!(chosen(&wish), ["6-7,18-19", ""]);
+}
+
+fn nodes_of(host: &Topology, choice: &Choice) -> BTreeSet<u32> {
+    let nodes = choice.cpus.iter().filter_map(|cpu| host.node_of(cpu));
+    nodes.map(|node| node.id).collect()
+}
+
+/// Returns with how few nodes there is room at all, by trying every set of them.
+fn fewest_nodes(usable: &[&crate::domain::topology::Node], wish: &Search<'_>) -> Option<u32> {
+    let room = |bits: u32| -> usize {
+        let inside = (0..).zip(usable).filter(|(n, _)| bits >> n & 1 == 1);
+        let cores = inside.map(|(_, node)| {
+            let free = free_cores(wish, &CpuSet::new()).into_iter();
+            let free = free.filter(|core| core.cpus.is_subset(&node.cpus));
+            free.map(|core| core.cpus.len()).sum::<usize>()
+        });
+        cores.sum()
+    };
+    let sets = 1..1_u32 << usable.len();
+    let enough = sets.filter(|bits| room(*bits) >= wish.n_vcpus);
+    enough.map(u32::count_ones).min()
+}
+
 proptest! {
+    #[test]
+    fn few_nodes_whole_cores_and_memory(
+        nodes in proptest::collection::vec((1..5_u32, prop_oneof![Just(0_u64), Just(64)]), 1..6),
+        n_vcpus in 1..12_usize,
+        others in proptest::collection::btree_set(0..20_u32, 0..5),
+    ) {
+        let host = uneven(&nodes);
+        let others: CpuSet = others.into_iter().map(CpuId).collect();
+        let reserve = Reserve::Cores(1);
+        let wish = Search { others, reserve: Some(&reserve), ..search(&host, n_vcpus) };
+        let Ok(choice) = choose(&wish) else { return Ok(()) };
+        let used = nodes_of(&host, &choice);
+        let with_memory: Vec<_> = host.nodes().iter().filter(|node| node.has_memory).collect();
+        // Cores have one CPU each here, so what is left for the host does not depend on the choice.
+        match fewest_nodes(&with_memory, &wish) {
+            Some(fewest) => {
+                prop_assert!(used.iter().all(|id| host.node(*id).unwrap().has_memory));
+                prop_assert_eq!(used.len(), fewest as usize);
+            }
+            None => prop_assert!(used.iter().any(|id| !host.node(*id).unwrap().has_memory)),
+        }
+    }
+
     #[test]
     fn a_choice_is_free_enough_and_always_the_same(
         shape in (1..3_u32, 1..4_u32, 1..5_u32, 1..3_u32),
@@ -162,6 +315,11 @@ proptest! {
             prop_assert!(choice.owned().is_disjoint(&search.others));
             prop_assert!(choice.owned().is_subset(host.online()));
             prop_assert!(choice.cpus.is_disjoint(&choice.idle));
+            let owned = choice.owned();
+            let cut = |core: &Core| {
+                !core.cpus.is_disjoint(&owned) && !core.cpus.is_subset(&owned)
+            };
+            prop_assert!(!host.cores().iter().any(cut));
             prop_assert!(check(&search, &choice).is_ok());
             prop_assert_eq!(choose(&search), Ok(choice));
         }

@@ -1,0 +1,196 @@
+//! What an expert would say of a placement that can be used: the rules by which CPUs are chosen, held
+//! against CPUs that somebody wrote.
+
+use std::collections::BTreeSet;
+
+use super::{Placement, Remark};
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::guest::Guest;
+use crate::domain::topology::Topology;
+use crate::domain::vm::Vmid;
+
+/// What is said of the CPUs that a table names. That a better line is known is for the caller to say,
+/// who knows what is free.
+pub fn of_written(placement: &Placement, n_vcpus: usize, topology: &Topology) -> Vec<Remark> {
+    let owned = placement.owned();
+    let used: CpuSet = placement.vcpus.iter().take(n_vcpus).copied().collect();
+    let all = [
+        kinds(&used, topology),
+        low_power(&used, topology),
+        too_many_nodes(&used, topology),
+        boot_cpu(&owned),
+        isolcpus(&owned, topology),
+    ];
+    all.into_iter().flatten().map(Remark::warning).collect()
+}
+
+/// What is said of any CPUs, written or chosen, next to the guest.
+pub fn of_guest(
+    vmid: Vmid,
+    guest: &Guest,
+    placement: &Placement,
+    topology: &Topology,
+) -> Vec<Remark> {
+    let used: CpuSet = placement.vcpus.iter().copied().collect();
+    let mut texts: Vec<String> = Vec::new();
+    texts.extend(shared_cores(vmid, guest, placement, topology));
+    texts.extend(no_memory(&used, topology));
+    texts.extend(bound_to_nothing(guest, topology));
+    texts.extend(too_much_memory(guest, topology));
+    texts.extend(cpu_limit(vmid, guest));
+    texts.into_iter().map(Remark::warning).collect()
+}
+
+/// Says that the VM is stopped whenever it has used up its quota, if it has one.
+pub fn cpu_limit(vmid: Vmid, guest: &Guest) -> Option<String> {
+    // A quota above that lets every vCPU run all the time.
+    let limit = guest
+        .cpu_limit
+        .filter(|limit| *limit <= f64::from(guest.n_vcpus))?;
+    Some(format!(
+        "cpulimit {limit} stops the vm each time it has used the time of {limit} cpus, also on cpus \
+         of its own: qm set {vmid} --delete cpulimit"
+    ))
+}
+
+fn kinds(used: &CpuSet, topology: &Topology) -> Option<String> {
+    let slow = used.intersection(topology.efficient());
+    (!slow.is_empty() && slow != *used).then(|| {
+        format!(
+            "cpus {slow} are those of efficient cores, the others are not: the guest cannot know \
+             which of its vcpus are slow"
+        )
+    })
+}
+
+fn low_power(used: &CpuSet, topology: &Topology) -> Option<String> {
+    let low = used.intersection(topology.low_power());
+    (!low.is_empty()).then(|| {
+        format!(
+            "{} {} low power cores without an l3 cache, the slowest of this host",
+            low.in_words(),
+            if low.len() == 1 {
+                "is one of the"
+            } else {
+                "are those of"
+            }
+        )
+    })
+}
+
+fn too_many_nodes(used: &CpuSet, topology: &Topology) -> Option<String> {
+    let nodes: BTreeSet<u32> = nodes_of(used, topology);
+    let mut sizes: Vec<usize> = topology.nodes().iter().map(|n| n.cpus.len()).collect();
+    sizes.sort_unstable_by(|one, two| two.cmp(one));
+    let mut room = 0;
+    let needed = sizes.iter().take_while(|size| {
+        let is_missing = room < used.len();
+        room += **size;
+        is_missing
+    });
+    let needed = needed.count();
+    (needed < nodes.len() && needed > 0).then(|| {
+        let list: CpuSet = nodes.iter().copied().map(CpuId).collect();
+        let would = if needed == 1 { "one" } else { "fewer" };
+        format!("the vcpus are on numa nodes {list}, where {would} would do")
+    })
+}
+
+fn boot_cpu(owned: &CpuSet) -> Option<String> {
+    owned.contains(CpuId(0)).then(|| {
+        "cpu 0 is among them: timers and interrupts that cannot be moved stay there".to_owned()
+    })
+}
+
+/// Says which CPUs nobody has, because the kernel was booted so.
+pub(super) fn isolcpus(owned: &CpuSet, topology: &Topology) -> Option<String> {
+    let kept = topology.sets().isolcpus.difference(owned);
+    (!kept.is_empty()).then(|| {
+        format!(
+            "isolcpus= on the kernel's command line keeps {} from everybody, and the vm does not \
+             have {}: pin-hook needs no such parameter",
+            kept.in_words(),
+            if kept.len() == 1 { "it" } else { "them" }
+        )
+    })
+}
+
+fn nodes_of(cpus: &CpuSet, topology: &Topology) -> BTreeSet<u32> {
+    let nodes = cpus.iter().filter_map(|cpu| topology.node_of(cpu));
+    nodes.map(|node| node.id).collect()
+}
+
+/// Says that vCPUs share cores where the guest does not know; those that are plugged in later do not
+/// count.
+fn shared_cores(
+    vmid: Vmid,
+    guest: &Guest,
+    placement: &Placement,
+    topology: &Topology,
+) -> Option<String> {
+    let used = placement.vcpus.iter().take(guest.n_vcpus as usize);
+    let used: CpuSet = used.copied().collect();
+    let shares = used
+        .iter()
+        .any(|cpu| !topology.siblings(cpu).is_disjoint(&used));
+    (guest.smt < 2 && shares).then(|| {
+        format!(
+            "vcpus share cores and the guest does not know which: pin-hook init {vmid} says what \
+             to set"
+        )
+    })
+}
+
+fn no_memory(used: &CpuSet, topology: &Topology) -> Vec<String> {
+    let nodes = topology.nodes().iter();
+    let bare = nodes.filter(|node| topology.memory_of(node).is_none());
+    let here = bare.map(|node| (node.id, node.cpus.intersection(used)));
+    let here = here.filter(|(_, cpus)| !cpus.is_empty());
+    let text = |(id, cpus): (u32, CpuSet)| {
+        let cpus = cpus.in_words();
+        format!("node {id} has no memory: all memory of the vcpus on {cpus} is far away")
+    };
+    here.map(text).collect()
+}
+
+fn bound_to_nothing(guest: &Guest, topology: &Topology) -> Vec<String> {
+    let mut texts = Vec::new();
+    for (number, node) in guest.nodes.iter().enumerate() {
+        for id in &node.host_nodes {
+            let what = match topology.node(*id) {
+                Some(node) if node.has_memory => continue,
+                Some(_) => "has no memory",
+                None => "is not there",
+            };
+            texts.push(format!(
+                "numa{number} of the vm's config takes memory from node {id}, which {what}: qemu \
+                 does not start with that"
+            ));
+        }
+    }
+    texts
+}
+
+fn too_much_memory(guest: &Guest, topology: &Topology) -> Vec<String> {
+    let mut texts = Vec::new();
+    for (number, node) in guest.nodes.iter().enumerate() {
+        let known = node
+            .host_nodes
+            .iter()
+            .map(|id| topology.node(*id)?.memory_kib);
+        let Some(kib) = known
+            .sum::<Option<u64>>()
+            .filter(|_| !node.host_nodes.is_empty())
+        else {
+            continue;
+        };
+        if kib / 1024 < u64::from(node.memory_mib) {
+            let (mib, has) = (node.memory_mib, kib / 1024);
+            let list: CpuSet = node.host_nodes.iter().copied().map(CpuId).collect();
+            texts.push(format!(
+                "numa{number} of the vm's config takes {mib} MiB from node {list}, which has {has} MiB"
+            ));
+        }
+    }
+    texts
+}
