@@ -42,29 +42,21 @@ impl Purpose {
     }
 }
 
-/// Returns the processes that hold a `flock`, from the text of `/proc/locks`.
+/// Returns the process that holds a `flock` on a file, from the text of `/proc/locks`; `node` is the
+/// file as it is called there.
 ///
 /// A line is `1: FLOCK  ADVISORY  WRITE 750 00:19:1234 0 EOF`, that of one who waits for it has an
 /// arrow (`1: -> FLOCK ...`). The process is the one that took the lock, number 0 stands for one of
 /// another pid namespace (`fs/locks.c`, `lock_get_status()`).
-pub fn holders(locks: &str) -> Vec<i32> {
-    let pids = locks.lines().filter_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let is_flock = words.next() == Some("FLOCK");
-        let pid = words.nth(2)?.parse().ok()?;
-        (is_flock && pid > 0).then_some(pid)
+pub fn holder(locks: &str, node: &str) -> Option<i32> {
+    let mut pids = locks.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, of, ..] = words[..] else {
+            return None;
+        };
+        pid.parse().ok().filter(|pid| *pid > 0 && of == node)
     });
-    let mut pids: Vec<i32> = pids.collect();
-    pids.sort_unstable();
-    pids.dedup();
-    pids
-}
-
-/// Tells whether an open file holds a `flock`, from the text of its `/proc/<pid>/fdinfo`: locks that
-/// it waits for are not listed there.
-pub fn is_held(fdinfo: &str) -> bool {
-    let mut locks = fdinfo.lines().filter_map(|line| line.strip_prefix("lock:"));
-    locks.any(|lock| !holders(lock).is_empty())
+    pids.next()
 }
 
 #[cfg(test)]
@@ -73,19 +65,16 @@ mod tests {
 
     #[test]
     fn who_holds_a_flock_is_read_from_the_kernels_text() {
-        let locks = "1: POSIX  ADVISORY  WRITE 650 00:1a:1100 0 EOF\n\
-                     2: FLOCK  ADVISORY  WRITE 750 00:19:1234 0 EOF\n\
+        let locks = "1: POSIX  ADVISORY  WRITE 650 00:19:1234 0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 760 00:19:1234 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 750 00:19:1234 0 EOF\n\
                      3: FLOCK  ADVISORY  READ  0 00:19:1235 0 EOF\n\
                      4: OFDLCK ADVISORY  READ  -1 00:06:5 0 0\n\
-                     5: FLOCK  ADVISORY  READ  750 00:19:1236 0 EOF\n\
                      6: FLOCK  ADVISORY\n";
-        assert_eq!(holders(locks), [750]);
-        let held = "pos:\t0\nflags:\t02100001\nmnt_id:\t25\nino:\t1234\n\
-                    lock:\t1: FLOCK  ADVISORY  WRITE 750 00:19:1234 0 EOF\n";
-        assert!(is_held(held));
-        assert!(!is_held(held.split("lock:").next().unwrap()));
-        assert!(holders("").is_empty());
+        assert_eq!(holder(locks, "00:19:1234"), Some(750));
+        for node in ["00:19:123", "00:19:1235", "00:06:5", "EOF", ""] {
+            assert_eq!(holder(locks, node), None, "{node}");
+        }
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub trait Files: Debug {
     fn link(&self, path: &str) -> io::Result<String>;
     /// Returns owner and permissions of a file.
     fn owner(&self, path: &str) -> io::Result<Owner>;
+    /// Returns device and inode of a file as `/proc/locks` has them, such as `00:19:1234`; the device
+    /// of some file systems (btrfs) is another one there.
+    fn node(&self, path: &str) -> io::Result<String>;
     /// Makes a directory; its parents must exist.
     fn make_dir(&self, path: &str, mode: u32) -> io::Result<()>;
     /// Removes an empty directory (or a cgroup).
@@ -133,6 +136,15 @@ impl Files for RootFiles {
             uid: meta.uid(),
             mode: meta.mode() & 0o7777,
         })
+    }
+
+    fn node(&self, path: &str) -> io::Result<String> {
+        let meta = fs::metadata(self.at(path))?;
+        let (major, minor) = (
+            nix::sys::stat::major(meta.dev()),
+            nix::sys::stat::minor(meta.dev()),
+        );
+        Ok(format!("{major:02x}:{minor:02x}:{}", meta.ino()))
     }
 
     fn make_dir(&self, path: &str, mode: u32) -> io::Result<()> {

@@ -214,6 +214,11 @@ impl Files for Sim {
         self.ask(&format!("owner {path}"), |state| state.owner(path))
     }
 
+    fn node(&self, path: &str) -> io::Result<String> {
+        // Nobody holds a flock here but the program itself.
+        self.ask(&format!("node {path}"), |_| Err(errno(libc::ENOENT)))
+    }
+
     fn make_dir(&self, path: &str, mode: u32) -> io::Result<()> {
         self.change(&format!("make_dir {path}"), |state, torn| {
             if torn {
