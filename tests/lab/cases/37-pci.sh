@@ -1,4 +1,3 @@
-# kernels: backports
 # Devices that are passed through: who needs them, reset by FLR, interrupts that follow the vCPUs.
 . /usr/lib/lab/lib.sh
 

@@ -41,7 +41,7 @@ for n in 1 2; do
     wait_until 180 'vm 107 runs again' new_107 && ok "vm 107 runs again after stop $n"
     comes_to 'with its CPUs' "$isolated" 107
     first=$(qemu_pid 107)
-    equal 'what its hooks left in the background runs on' $((1 + 2 * n)) "$(sleepers)"
+    comes_to_print 'what its hooks left in the background runs on' $((1 + 2 * n)) sleepers
 done
 qm stop 107 > /dev/null 2>&1
 pkill -f 'sleep 98765'

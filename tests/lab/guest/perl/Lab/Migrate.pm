@@ -40,7 +40,8 @@ sub transfer {
 # The config is on the other node during the start and comes here when the memory has arrived.
 sub migrate_in {
     my ($vmid) = @_;
-    transfer($vmid, load_config($vmid, $other), { migratedfrom => $other });
+    my $conf = load_config($vmid, $other);
+    transfer($vmid, $conf, { migratedfrom => $other });
     move_config($vmid, $other, node());
     set_option($vmid, 'lock', undef);
     vm_resume($vmid);
@@ -50,7 +51,8 @@ sub migrate_in {
 sub remote_migrate_in {
     my ($vmid) = @_;
     set_option($vmid, 'lock', 'migrate');
-    transfer($vmid, load_config($vmid), { remote => 1, skiplock => 1 });
+    my $conf = load_config($vmid);
+    transfer($vmid, $conf, { remote => 1, skiplock => 1 });
     vm_resume($vmid);
     set_option($vmid, 'lock', undef);
 }
