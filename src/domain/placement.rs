@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
 use super::table::{Cpus, Pin, Smt, Table};
-use super::topology::Topology;
+use super::topology::{SmtControl, Topology};
 
 pub use choose::{Choice, NoRoom, Packing, Search, Speeds, choose};
 pub use home::{Home, homes};
@@ -118,8 +118,13 @@ pub enum PlacementError {
         present: CpuSet,
     },
     /// CPUs that are switched off.
-    #[error("{} {} offline", .0.in_words(), .0.is_or_are())]
-    Offline(CpuSet),
+    #[error("{} {} offline", cpus.in_words(), cpus.is_or_are())]
+    Offline {
+        /// The CPUs.
+        cpus: CpuSet,
+        /// Whether SMT siblings may run.
+        smt: SmtControl,
+    },
     /// CPUs that are to have a vCPU and none at once.
     #[error("isolate.also has cpus {0}, which are in cpus already")]
     AlsoOverlaps(CpuSet),
@@ -163,13 +168,7 @@ impl PlacementError {
             Self::Absent { cpus, .. } => format!(
                 "name other cpus than {cpus} in the vm's table (cpus, isolate.also or a key of pin)"
             ),
-            Self::Offline(cpus) => match cpus.first() {
-                Some(cpu) if cpus.len() == 1 => {
-                    format!("write 1 to /sys/devices/system/cpu/cpu{cpu}/online, or leave it out")
-                }
-                _ => "write 1 to their /sys/devices/system/cpu/cpuN/online, or leave them out"
-                    .to_owned(),
-            },
+            Self::Offline { cpus, smt } => smt.help(cpus),
             Self::AlsoOverlaps(_) => {
                 "isolate.also is for cpus without a vcpu; leave them in one of the two".to_owned()
             }
@@ -231,7 +230,8 @@ fn check_cpus(request: &Request, topology: &Topology) -> Result<(), PlacementErr
     }
     let offline = named.difference(&sets.online);
     if !offline.is_empty() {
-        return Err(PlacementError::Offline(offline));
+        let smt = sets.smt;
+        return Err(PlacementError::Offline { cpus: offline, smt });
     }
     match request.cpus.intersection(&request.also) {
         both if both.is_empty() => Ok(()),
@@ -300,7 +300,10 @@ pub fn threads_fit(pin: &Pin, topology: &Topology) -> Result<(), PlacementError>
             cpus: absent,
             present: sets.present.clone(),
         }),
-        (true, false) => Err(PlacementError::Offline(offline)),
+        (true, false) => Err(PlacementError::Offline {
+            cpus: offline,
+            smt: sets.smt,
+        }),
         (true, true) => Ok(()),
     }
 }

@@ -21,6 +21,51 @@ pub struct CpuSets {
     pub isolcpus: CpuSet,
     /// CPUs that the boot parameter `nohz_full=` keeps free of the tick.
     pub nohz_full: CpuSet,
+    /// Whether SMT siblings may run.
+    pub smt: SmtControl,
+}
+
+/// Whether SMT siblings may run (`smt/control`). While they may not, the kernel refuses to bring one
+/// online with EPERM (`cpu_bootable()` in `kernel/cpu.c`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SmtControl {
+    /// They may, or the processor has none: nothing but an administrator keeps a CPU offline.
+    #[default]
+    Allowed,
+    /// Switched off (`nosmt`, or `off` was written).
+    Off,
+    /// Switched off until the next boot (`nosmt=force`, or `forceoff` was written).
+    ForcedOff,
+}
+
+impl SmtControl {
+    /// Returns what `smt/control` says. `notsupported` and `notimplemented` keep no CPU offline;
+    /// where some threads of a core may run it shows their number.
+    pub fn parse(text: &str) -> Self {
+        match text.trim() {
+            "off" => SmtControl::Off,
+            "forceoff" => SmtControl::ForcedOff,
+            _ => SmtControl::Allowed,
+        }
+    }
+
+    /// Returns what can be done about CPUs that are offline. Which of them are siblings the kernel
+    /// does not show while they are.
+    pub fn help(self, offline: &CpuSet) -> String {
+        let cpus = offline.in_words();
+        match (self, offline.first()) {
+            (SmtControl::Off, _) => format!("smt is off (smt/control): leave {cpus} out"),
+            (SmtControl::ForcedOff, _) => {
+                format!("smt is off until the next boot (smt/control: forceoff): leave {cpus} out")
+            }
+            (SmtControl::Allowed, Some(cpu)) if offline.len() == 1 => {
+                format!("write 1 to /sys/devices/system/cpu/cpu{cpu}/online, or leave it out")
+            }
+            _ => {
+                "write 1 to their /sys/devices/system/cpu/cpuN/online, or leave them out".to_owned()
+            }
+        }
+    }
 }
 
 impl CpuSets {
@@ -259,6 +304,23 @@ pub(crate) mod tests {
                 })
                 .collect(),
         })
+    }
+
+    /// Case nosmt-help: on a real kernel a write of 1 to `online` answers EPERM while SMT is off.
+    #[test]
+    fn an_offline_cpu_is_brought_online_where_the_kernel_lets_it() {
+        let help = |control: &str| SmtControl::parse(control).help(&"12-15".parse().unwrap());
+        assert_eq!(
+            help("off\n"),
+            "smt is off (smt/control): leave cpus 12-15 out"
+        );
+        assert_eq!(
+            help("forceoff\n"),
+            "smt is off until the next boot (smt/control: forceoff): leave cpus 12-15 out"
+        );
+        for control in ["on", "notsupported", "notimplemented", "2", ""] {
+            assert!(help(control).starts_with("write 1 to their "), "{control}");
+        }
     }
 
     #[test]

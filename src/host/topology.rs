@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::placement::Speeds;
-use crate::domain::topology::{Core, CpuSets, L3Domain, Node, Parts, Topology};
+use crate::domain::topology::{Core, CpuSets, L3Domain, Node, Parts, SmtControl, Topology};
 
 use super::files::Files;
 
@@ -67,6 +67,12 @@ pub fn is_amd(files: &dyn Files) -> bool {
         .is_some_and(|line| line.ends_with("AuthenticAMD"))
 }
 
+/// Tells whether SMT siblings may run.
+pub fn smt(files: &dyn Files) -> SmtControl {
+    let control = files.read(&format!("{CPUS}/smt/control"));
+    control.map_or(SmtControl::Allowed, |text| SmtControl::parse(&text))
+}
+
 fn read_sets(files: &dyn Files) -> Result<CpuSets> {
     let optional = |name| read_list_if_there(files, &format!("{CPUS}/{name}"));
     Ok(CpuSets {
@@ -75,6 +81,7 @@ fn read_sets(files: &dyn Files) -> Result<CpuSets> {
         online: read_list(files, &format!("{CPUS}/online"))?,
         isolcpus: optional("isolated")?.unwrap_or_default(),
         nohz_full: optional("nohz_full")?.unwrap_or_default(),
+        smt: smt(files),
     })
 }
 
