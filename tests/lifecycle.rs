@@ -33,6 +33,8 @@ mod late;
 mod meanwhile;
 #[path = "lifecycle/memory.rs"]
 mod memory;
+#[path = "lifecycle/others.rs"]
+mod others;
 #[path = "lifecycle/refusals.rs"]
 mod refusals;
 #[path = "lifecycle/refused_targets.rs"]

@@ -204,6 +204,7 @@ fn claim(state: ClaimState) -> Claim {
         devices: BTreeMap::new(),
         resets: BTreeMap::new(),
         bindings: BTreeMap::new(),
+        offline: Default::default(),
         is_unproven: false,
         standby: None,
     }

@@ -165,6 +165,11 @@ fn complain(claim: &ClaimStatus, output: &Output) {
         output.say(Level::Error, &format!("vm {vmid}: {failure}"));
         output.say(Level::Help, &help_without_cpus(vmid));
     }
+    if let Some(help) = &claim.offline_help {
+        let (cpus, are) = (claim.offline.in_words(), claim.offline.is_or_are());
+        output.say(Level::Error, &format!("vm {vmid}: {cpus} {are} offline"));
+        output.say(Level::Help, help);
+    }
     if claim.over {
         let text = format!("vm {vmid}: this run is over, and the host not given back yet");
         output.say(Level::Error, &text);

@@ -42,6 +42,9 @@ pub struct Claim {
     /// Functions that are bound to vfio-pci for the VM, and what becomes of them after its stop.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bindings: BTreeMap<String, AfterStop>,
+    /// CPUs of a running VM that went offline and were told of.
+    #[serde(default, skip_serializing_if = "CpuSet::is_empty")]
+    pub offline: CpuSet,
     /// Whether the claim has come into force and its first settling has not come to its end: all
     /// of it is still to be taken back when the CPUs cannot be had.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -187,6 +190,14 @@ impl Claim {
         after.is_some_and(|after| self.qemu().is_none() || *after == AfterStop::Return)
     }
 
+    /// Returns the CPUs that the VM lacks because they are offline, of which we have taken `away` some.
+    pub fn offline_now(&self, online: &CpuSet, away: &CpuSet) -> CpuSet {
+        match self.is_running() {
+            true => self.wishes.cpus.difference(online).difference(away),
+            false => CpuSet::new(),
+        }
+    }
+
     /// Tells whether the claimed CPUs are lost to others.
     pub fn owns(&self) -> bool {
         self.counts() && self.standby.is_none()
@@ -261,6 +272,22 @@ impl Wishes {
     pub fn pins(&self) -> impl Iterator<Item = (usize, CpuId)> + '_ {
         self.vcpus.iter().copied().enumerate()
     }
+}
+
+/// Returns what is to be told of CPUs that VMs have lacked since `before`.
+pub fn gone_offline(before: &Claims, after: &Claims) -> Vec<String> {
+    let gone = after.values().filter_map(|claim| {
+        let known = before.get(&claim.vmid).map(|before| &before.offline);
+        let new = known.map_or(claim.offline.clone(), |known| {
+            claim.offline.difference(known)
+        });
+        let (vmid, cpus, are) = (claim.vmid, new.in_words(), new.is_or_are());
+        let text = format!(
+            "vm {vmid}: {cpus} {are} offline, what was pinned there runs elsewhere meanwhile"
+        );
+        (!new.is_empty()).then_some(text)
+    });
+    gone.collect()
 }
 
 /// Returns the CPUs that are owned by any of the claims but that of `except`.

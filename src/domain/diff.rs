@@ -77,8 +77,10 @@ pub struct Context<'a> {
     /// CPUs outside of partitions: an affinity that was requested outside of them is observed
     /// without the others.
     pub shared: &'a CpuSet,
-    /// What their cpusets leave to threads, where that was looked at.
+    /// What the cgroups above them leave to threads, where that was looked at.
     pub effective: &'a BTreeMap<TaskId, CpuSet>,
+    /// Whether the lists of other groups change with the claims (backend slices).
+    pub are_groups_cut: bool,
     /// CPUs of each NUMA node, where that was looked at: some kernel threads belong to one.
     pub nodes: &'a BTreeMap<u32, CpuSet>,
     /// What interrupts get that are set up now, where that was looked at.
@@ -426,7 +428,7 @@ impl Context<'_> {
             }
             // Kernels before 6.2 forget an affinity when the cpuset changes.
             (Target::Affinity(id), Value::Cpus(live), _)
-                if self.effective.get(id) == Some(live) =>
+                if self.are_groups_cut && self.effective.get(id) == Some(live) =>
             {
                 false
             }

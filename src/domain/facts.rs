@@ -92,6 +92,8 @@ pub struct VmFacts {
     pub qemu: TaskId,
     /// Path of its scope below the root of the cgroup hierarchy.
     pub scope: String,
+    /// CPUs that its scope leaves its threads, where the kernel tells.
+    pub effective: Option<CpuSet>,
     /// NUMA nodes that the scope may allocate from; none where all may serve.
     pub nodes: CpuSet,
     /// Its threads.
@@ -106,8 +108,6 @@ pub struct GroupFacts {
     pub unit: Option<(String, CpuSet)>,
     /// CPUs that it asks for (`cpuset.cpus`), where it has the controller.
     pub listed: Option<CpuSet>,
-    /// CPUs that its tasks may use, where it has the controller.
-    pub effective: Option<CpuSet>,
 }
 
 /// Observed kernel thread.

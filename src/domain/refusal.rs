@@ -3,18 +3,18 @@
 //! Everything here is found before anything is written: the kernel itself answers an overlapping
 //! claim with EINVAL and names nobody.
 
-use super::claim::{Claims, Wishes, owned_by_others};
+use super::claim::{Claims, Wishes};
 use super::cpuset::CpuSet;
 use super::debt::NoYield;
-use super::desired::is_exclusive;
 use super::gate::{Backend, GateRefusal};
 use super::memory::MemoryFault;
+use super::others::{self, Above, Exclusive, Surroundings};
 use super::pci::asked::Fault;
 use super::pci::binding::NoBinding;
 use super::pci::objection::Objection;
 use super::pci::reset::NoReset;
-use super::placement::{NoRoom, PlacementError, TooLittleLeft, check_reserve, housekeeping};
-use super::table::{Reserve, Scheduler};
+use super::placement::{NoRoom, PlacementError, TooLittleLeft};
+use super::table::Scheduler;
 use super::topology::Topology;
 use super::vm::Vmid;
 
@@ -64,11 +64,14 @@ pub enum Refusal {
     Starved {
         /// Who it is, such as `vm 107` or `unit irqbalance.service`.
         who: String,
-        /// Where it is set, for the remedy.
+        /// What can be done about it there.
         remedy: String,
         /// CPUs that it may run on.
         cpus: CpuSet,
     },
+    /// A unit above the VM's threads keeps them off the CPUs that they are to run on.
+    #[error("{0}")]
+    Above(Box<Above>),
     /// The VM has no such device on this host.
     #[error("{key}: {fault}")]
     NoDevice {
@@ -108,67 +111,6 @@ pub enum Refusal {
     Memory(#[from] MemoryFault),
 }
 
-/// CPUs that a cgroup of somebody else keeps to itself.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Exclusive {
-    /// Path of the cgroup below the root of the hierarchy.
-    pub group: String,
-    /// The CPUs.
-    pub cpus: CpuSet,
-    /// Whether it is a partition, and not only a list of what may become one.
-    pub is_partition: bool,
-}
-
-impl Exclusive {
-    fn what(&self) -> &'static str {
-        match self.is_partition {
-            true => "the cpuset partition",
-            false => "cpuset.cpus.exclusive",
-        }
-    }
-
-    /// Returns what can be done about it, or instead of it.
-    fn help(&self, other_cpus: &str) -> String {
-        let group = &self.group;
-        let end = match self.is_partition {
-            true => format!("end it (echo member > /sys/fs/cgroup/{group}/cpuset.cpus.partition)"),
-            false => format!("empty it (echo > /sys/fs/cgroup/{group}/cpuset.cpus.exclusive)"),
-        };
-        // Of other cgroups nobody knows whether pin-hook has made them.
-        let is_of_vms = group.starts_with("qemu.slice");
-        let lost = match is_of_vms {
-            true => {
-                "; if it is left over from a lost state, pin-hook release --all ends it (every vm \
-                 loses its cpus until pin-hook apply)"
-            }
-            false => "",
-        };
-        format!("{end}, or {other_cpus}{lost}")
-    }
-}
-
-/// Affinity that somebody of this node was given and that a partition would cut.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bystander {
-    /// Who it is, such as `vm 107`.
-    pub who: String,
-    /// How its affinity is changed.
-    pub remedy: String,
-    /// CPUs that it may run on.
-    pub cpus: CpuSet,
-}
-
-/// What of the host bears on a refusal.
-#[derive(Debug, Clone, Default)]
-pub struct Surroundings {
-    /// Partitions and exclusive sets of others.
-    pub partitions: Vec<Exclusive>,
-    /// Guests and units with an affinity of their own.
-    pub bystanders: Vec<Bystander>,
-    /// What must stay with the host, as `host.toml` says.
-    pub reserve: Option<Reserve>,
-}
-
 /// Checks that `vmid` can be given what it wishes for; returns what the operator should know
 /// nevertheless.
 ///
@@ -182,48 +124,7 @@ pub fn check(
     around: &Surroundings,
 ) -> Result<Vec<String>, Refusal> {
     check_claims(vmid, wishes, claims)?;
-    if !is_exclusive(wishes) {
-        return Ok(Vec::new());
-    }
-    for foreign in &around.partitions {
-        let cpus = foreign.cpus.intersection(&wishes.cpus);
-        if !cpus.is_empty() {
-            let foreign = foreign.clone();
-            return Err(Refusal::Foreign(Exclusive { cpus, ..foreign }));
-        }
-    }
-    let foreign: CpuSet = around
-        .partitions
-        .iter()
-        .flat_map(|foreign| foreign.cpus.iter())
-        .collect();
-    let claimed = owned_by_others(claims, vmid).union(&wishes.cpus);
-    let left = housekeeping(topology, &claimed, &foreign);
-    check_reserve(topology, around.reserve.as_ref(), &left).map_err(Refusal::TooLittleLeft)?;
-    let mut bystanders = around.bystanders.clone();
-    bystanders.extend(pinned_threads(vmid, wishes));
-    for claim in claims
-        .values()
-        .filter(|claim| claim.vmid != vmid && claim.owns())
-    {
-        bystanders.extend(pinned_threads(claim.vmid, &claim.wishes));
-    }
-    check_bystanders(vmid, &claimed, &bystanders)
-}
-
-/// Returns the threads of a VM that its table sends to CPUs of the host.
-fn pinned_threads(vmid: Vmid, wishes: &Wishes) -> Vec<Bystander> {
-    let emulator = wishes.emulator.iter().map(|cpus| ("emulator", cpus));
-    let iothreads = wishes.iothreads.values().map(|cpus| ("iothreads", cpus));
-    let vhost = wishes.vhost.iter().flatten().map(|cpus| ("vhost", cpus));
-    let pinned = emulator.chain(iothreads).chain(vhost);
-    let outside = pinned.filter(|(_, cpus)| !cpus.is_subset(&wishes.cpus));
-    let bystander = |(key, cpus): (&str, &CpuSet)| Bystander {
-        who: format!("pin.{key} of vm {vmid}"),
-        remedy: format!("give pin.{key} other cpus in the table of vm {vmid}"),
-        cpus: cpus.clone(),
-    };
-    outside.map(bystander).collect()
+    others::check(&wishes.share(vmid), claims, topology, around)
 }
 
 /// Checks that no other VM owns CPUs that a VM wishes to own.
@@ -275,38 +176,16 @@ pub fn check_scheduler(
     })
 }
 
-/// A task that asks for CPUs of a partition gets EINVAL when no other one is among them, and is
-/// silently cut otherwise.
-fn check_bystanders(
-    vmid: Vmid,
-    claimed: &CpuSet,
-    bystanders: &[Bystander],
-) -> Result<Vec<String>, Refusal> {
-    let mut warnings = Vec::new();
-    for Bystander { who, remedy, cpus } in bystanders {
-        if *who == format!("vm {vmid}") || cpus.is_empty() || cpus.is_disjoint(claimed) {
-            continue;
-        }
-        if cpus.is_subset(claimed) {
-            let (who, remedy, cpus) = (who.clone(), remedy.clone(), cpus.clone());
-            return Err(Refusal::Starved { who, remedy, cpus });
-        }
-        let left = cpus.difference(claimed);
-        warnings.push(format!(
-            "{who} is set to cpus {cpus} and will have only {left} of them"
-        ));
-    }
-    Ok(warnings)
-}
-
 impl Refusal {
     /// Returns what the operator can do about it.
     pub fn help(&self, vmid: Vmid) -> String {
-        let other_cpus = format!("give vm {vmid} other cpus in its table (cpus = \"...\")");
+        let other_cpus = others::other_cpus(Some(vmid));
         match self {
             Refusal::Claimed { owner, .. } => format!("stop vm {owner}, or {other_cpus}"),
-            Refusal::Foreign(foreign) => foreign.help(&other_cpus),
-            Refusal::TooLittleLeft(error) => error.help(),
+            Refusal::Foreign(_)
+            | Refusal::TooLittleLeft(_)
+            | Refusal::Starved { .. }
+            | Refusal::Above(_) => self.help_with(&other_cpus),
             Refusal::Placement(error) => error.help(),
             Refusal::NoRoom {
                 source: NoRoom::OneCore(error),
@@ -315,13 +194,23 @@ impl Refusal {
             Refusal::NoRoom { source, taken } => help_for_room(vmid, source.fitting(), taken),
             Refusal::Gate(error) => error.help(),
             Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
-            Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
             Refusal::NoYield(error) => error.help(vmid),
             Refusal::Memory(error) => error.help(Some(vmid)),
             Refusal::NoDevice { fault, .. } => fault.help(),
             Refusal::NoReset { address, why, .. } => why.help(address),
             Refusal::NoBinding { key, address, why } => why.help(key, address),
             Refusal::Device(objection) => objection.help(vmid),
+        }
+    }
+
+    /// Returns what can be done about others who have CPUs, or the other way out.
+    pub fn help_with(&self, other_cpus: &str) -> String {
+        match self {
+            Refusal::Foreign(foreign) => foreign.help(other_cpus),
+            Refusal::TooLittleLeft(error) => error.help(),
+            Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
+            Refusal::Above(above) => format!("{}, or {other_cpus}", above.remedy),
+            _ => other_cpus.to_owned(),
         }
     }
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::claim::{Claim, Claims};
+use super::cpuset::CpuSet;
 use super::debt::{Debt, Debts};
-use super::target::{Target, Value};
+use super::knob::Knob;
+use super::target::{Place, Target, Value};
 use super::vm::Vmid;
 
 /// Version of the log's format.
@@ -27,6 +29,17 @@ pub struct State {
     pub needs_reload: bool,
     /// VMs that are to be started again.
     pub debts: Debts,
+}
+
+impl State {
+    /// Returns the CPUs that were taken offline by us and are to come back.
+    pub fn taken_offline(&self) -> CpuSet {
+        let cpus = self.held.keys().filter_map(|target| match target {
+            Target::Knob(Knob::Online, Place::Cpu(cpu)) => Some(*cpu),
+            _ => None,
+        });
+        cpus.collect()
+    }
 }
 
 /// A target in our hands.

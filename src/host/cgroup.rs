@@ -4,6 +4,7 @@
 //! is below them is cut with them. Mounts and swaps are left out: nothing runs there.
 
 use super::files::Files;
+use crate::domain::cpuset::CpuSet;
 use crate::domain::vm::Vmid;
 
 /// Path of the root of the hierarchy.
@@ -34,6 +35,21 @@ pub fn is_empty(files: &dyn Files, path: &str) -> bool {
 pub fn is_populated(files: &dyn Files, path: &str) -> bool {
     let events = files.read(&file(path, "cgroup.events"));
     events.is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
+/// Returns the CPUs that a group leaves its tasks: where it has no controller of its own, those of the
+/// nearest group above that has. `None` where the kernel does not tell.
+pub fn effective(files: &dyn Files, path: &str) -> Option<CpuSet> {
+    let read = |path: &str| files.read(&file(path, "cpuset.cpus.effective"));
+    let mut path = path;
+    loop {
+        match (read(path), path.rsplit_once('/')) {
+            (Ok(text), _) => return text.parse().ok(),
+            (Err(_), Some((above, _))) => path = above,
+            (Err(_), None) if path.is_empty() => return None,
+            (Err(_), None) => path = "",
+        }
+    }
 }
 
 fn below(files: &dyn Files, group: &str) -> Vec<String> {

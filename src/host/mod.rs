@@ -35,6 +35,7 @@ pub mod target;
 pub mod task;
 pub mod topology;
 pub mod trouble;
+pub mod units;
 pub mod usb;
 pub mod work;
 

@@ -1,29 +1,28 @@
-//! What others on this host have done with its CPUs: partitions and affinities.
-//!
-//! Reads cgroups and unit files only; guests' own affinities are read where their configs are.
-
-use std::collections::BTreeSet;
+//! What others on this host have done with its CPUs in cgroups, and what the host itself offers.
 
 use super::files::Files;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{Features, KernelRelease};
-use crate::domain::refusal::{Bystander, Exclusive};
+use crate::domain::others::Exclusive;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-
-/// Unit directories in systemd's order of precedence; the first one wins.
-const UNIT_DIRS: [&str; 4] = [
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-];
 
 /// Most cgroups that are walked; a host with more has them in one subtree of no interest.
 const MAX_GROUPS: usize = 20_000;
 
-/// Returns the cpuset partitions and exclusive sets in cgroups other than `ours`.
-pub fn partitions(files: &dyn Files, ours: &BTreeSet<String>) -> Vec<Exclusive> {
+/// What a cgroup says about CPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its path below the root of the hierarchy.
+    pub path: String,
+    /// CPUs that it keeps to itself, if any.
+    pub exclusive: Option<Exclusive>,
+    /// CPUs that it asks for (`cpuset.cpus`); none: those of the group above.
+    pub listed: CpuSet,
+}
+
+/// Returns what the cgroups of every level say about CPUs, those that say nothing left out.
+pub fn groups(files: &dyn Files) -> Vec<Group> {
     let mut found = Vec::new();
     let mut open = vec![String::new()];
     let mut n_seen = 0;
@@ -31,15 +30,29 @@ pub fn partitions(files: &dyn Files, ours: &BTreeSet<String>) -> Vec<Exclusive> 
         n_seen += 1;
         let dir = join(CGROUP_ROOT, &group);
         let names = files.list(&dir).unwrap_or_default();
-        let has_cpuset = names.iter().any(|name| name == "cpuset.cpus.partition");
-        if has_cpuset && !ours.contains(&group) {
-            found.extend(exclusive(files, &group, &dir));
+        if names.iter().any(|name| name == "cpuset.cpus.partition") {
+            found.push(Group {
+                exclusive: exclusive(files, &group, &dir),
+                listed: cpus_in(files, &dir, "cpuset.cpus").unwrap_or_default(),
+                path: group.clone(),
+            });
         }
         let below = names.iter().filter(|name| !is_control_file(name));
         open.extend(below.map(|name| join(&group, name).trim_start_matches('/').to_owned()));
     }
-    found.sort_unstable();
+    found.retain(|group| group.exclusive.is_some() || !group.listed.is_empty());
+    found.sort_unstable_by(|one, two| one.path.cmp(&two.path));
     found
+}
+
+fn cpus_in(files: &dyn Files, dir: &str, file: &str) -> Option<CpuSet> {
+    files.read(&format!("{dir}/{file}")).ok()?.parse().ok()
+}
+
+/// Returns the CPUs of a group that is a partition at this moment.
+pub fn cpus_of_partition(files: &dyn Files, group: &str) -> Option<CpuSet> {
+    let exclusive = exclusive(files, group, &join(CGROUP_ROOT, group))?;
+    exclusive.is_partition.then_some(exclusive.cpus)
 }
 
 /// Names of control files begin with a controller or `cgroup`; those of cgroups may do so too, but
@@ -55,8 +68,7 @@ fn is_control_file(name: &str) -> bool {
 }
 
 fn exclusive(files: &dyn Files, group: &str, dir: &str) -> Option<Exclusive> {
-    let read =
-        |file: &str| -> Option<CpuSet> { files.read(&format!("{dir}/{file}")).ok()?.parse().ok() };
+    let read = |file| cpus_in(files, dir, file);
     let kind = files.read(&format!("{dir}/cpuset.cpus.partition")).ok()?;
     let is_partition = matches!(kind.trim(), "root" | "isolated");
     let exclusive = read("cpuset.cpus.exclusive").unwrap_or_default();
@@ -69,65 +81,6 @@ fn exclusive(files: &dyn Files, group: &str, dir: &str) -> Option<Exclusive> {
         cpus,
         is_partition,
     })
-}
-
-/// Returns the services that have an affinity of their own (`CPUAffinity=`).
-pub fn pinned_units(files: &dyn Files) -> Vec<Bystander> {
-    let mut seen = BTreeSet::new();
-    let mut pinned = Vec::new();
-    for dir in UNIT_DIRS {
-        for name in files.list(dir).unwrap_or_default() {
-            let unit = name.strip_suffix(".d").unwrap_or(&name).to_owned();
-            if !unit.ends_with(".service") || !seen.insert(name.clone()) {
-                continue;
-            }
-            let texts = unit_texts(files, &format!("{dir}/{name}"), name.ends_with(".d"));
-            for cpus in texts.iter().filter_map(|text| cpu_affinity(text)) {
-                let remedy = format!("change CPUAffinity= of {unit}");
-                pinned.push(Bystander {
-                    who: format!("unit {unit}"),
-                    remedy,
-                    cpus,
-                });
-            }
-        }
-    }
-    pinned
-}
-
-fn unit_texts(files: &dyn Files, path: &str, is_dir: bool) -> Vec<String> {
-    if !is_dir {
-        return files.read(path).into_iter().collect();
-    }
-    let names = files.list(path).unwrap_or_default();
-    let drop_ins = names.iter().filter(|name| name.ends_with(".conf"));
-    drop_ins
-        .filter_map(|name| files.read(&format!("{path}/{name}")).ok())
-        .collect()
-}
-
-/// Returns the CPUs of the last `CPUAffinity=` assignments of a unit file; an empty one resets.
-///
-/// `numa` (the CPUs of `NUMAMask=`) names no CPUs by itself and is passed over.
-fn cpu_affinity(text: &str) -> Option<CpuSet> {
-    let mut cpus = CpuSet::new();
-    let values = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("CPUAffinity="));
-    for value in values {
-        if value.trim().is_empty() {
-            cpus = CpuSet::new();
-        }
-        let parts = value
-            .split([' ', '\t', ','])
-            .filter(|part| !part.is_empty());
-        cpus.extend(
-            parts
-                .filter_map(|part| part.parse::<CpuSet>().ok())
-                .flat_map(|part| part.iter().collect::<Vec<_>>()),
-        );
-    }
-    (!cpus.is_empty()).then_some(cpus)
 }
 
 /// Returns the running kernel's release.
@@ -172,25 +125,5 @@ fn join(dir: &str, name: &str) -> String {
         dir.to_owned()
     } else {
         format!("{dir}/{name}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_affinity_of_a_unit_counts() {
-        let of = |text: &str| cpu_affinity(text).map(|cpus| cpus.to_string());
-        assert_eq!(
-            of("[Service]\nCPUAffinity=2-3 5\n"),
-            Some("2-3,5".to_owned())
-        );
-        assert_eq!(
-            of("CPUAffinity=1\nCPUAffinity=\nCPUAffinity=4,6\n"),
-            Some("4,6".to_owned())
-        );
-        assert_eq!(of("#CPUAffinity=1\n"), None);
-        assert_eq!(of("CPUAffinity=numa\n"), None);
     }
 }

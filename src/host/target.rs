@@ -326,7 +326,11 @@ fn make_unit_dir(host: &Host, dir: &str) -> io::Result<()> {
     }
 }
 
-fn online(host: &Host) -> io::Result<CpuSet> {
+/// Returns the CPUs that are online.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn online(host: &Host) -> io::Result<CpuSet> {
     let text = host.files.read("/sys/devices/system/cpu/online")?;
     text.parse().map_err(io::Error::other)
 }

@@ -6,15 +6,18 @@ use super::account::Account;
 use super::devices::{Devices, of_running};
 use super::fate::{self, Answers};
 use super::memory;
+use super::others::{look_around, look_at_groups};
 use super::phase::Run;
-use super::resolve::{Case, Resolved, foreign_partitions, look_around, resolve, state_for};
+use super::resolve::{Case, Resolved, resolve, state_for};
 use super::settings;
 use super::standby::{is_for_backup, stands_by};
 use super::work::{Worked, work};
 use crate::domain::claim::{Claim, ClaimState, Standby, Wishes};
+use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
+use crate::domain::others::Surroundings;
 use crate::domain::pci::anew::Reset;
-use crate::domain::refusal::{self, Refusal, Surroundings};
+use crate::domain::refusal::{self, Refusal};
 use crate::domain::state::{Record, State};
 use crate::domain::table::AfterStop;
 use crate::domain::vm::{TaskId, Vmid};
@@ -101,6 +104,7 @@ impl Run<'_> {
                 devices,
                 resets: still_away(now.claims.get(&case.vmid)),
                 bindings: bindings_of(now.claims.get(&case.vmid)),
+                offline: offline_of(now.claims.get(&case.vmid)),
                 is_unproven: false,
                 standby,
             };
@@ -123,7 +127,7 @@ impl Run<'_> {
         let remarks = settings::remarks(self.host, resolved.wishes.tuning()).into_iter();
         remarks.for_each(|text| account.warn(format!("vm {vmid}: {text}")));
         tell(vmid, &resolved, account);
-        around.partitions = foreign_partitions(self.host, now);
+        look_at_groups(self.host, now, around);
         let (wishes, topology) = (&resolved.wishes, &resolved.topology);
         let warnings = refusal::check(vmid, wishes, &now.claims, topology, around)?;
         warnings.iter().for_each(|text| account.warn(text.clone()));
@@ -231,6 +235,11 @@ fn bindings_of(claim: Option<&Claim>) -> BTreeMap<String, AfterStop> {
     claim
         .map(|claim| claim.bindings.clone())
         .unwrap_or_default()
+}
+
+/// Returns the CPUs of a claim that were told of as offline.
+fn offline_of(claim: Option<&Claim>) -> CpuSet {
+    claim.map(|claim| claim.offline.clone()).unwrap_or_default()
 }
 
 /// Tells what the operator should know about a table that fits the host.

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use super::scrub;
 use crate::domain::claim::{Claim, ClaimState};
+use crate::domain::cpuset::CpuSet;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::{TaskId, Vmid};
-use crate::host::{Host, pve, task};
+use crate::host::{Host, pve, target, task};
 
 /// Run state of a QEMU whose guest runs.
 pub const GUEST_RUNS: &str = "running";
@@ -64,6 +66,7 @@ impl Answers {
 /// Returns the records that bring the claims up to date with what is alive.
 pub fn updates(host: &Host, state: &State, answers: &Answers) -> anyhow::Result<Vec<Record>> {
     let mut records = Vec::new();
+    let online = target::online(host).ok();
     for claim in state.claims.values() {
         match next_state(host, claim, answers)? {
             // Its devices have to be brought back first.
@@ -72,11 +75,12 @@ pub fn updates(host: &Host, state: &State, answers: &Answers) -> anyhow::Result<
             Some(next) => {
                 let names = answers.iothreads.get(&claim.vmid);
                 let iothreads = names.unwrap_or(&claim.iothreads).clone();
-                let next = Claim {
+                let mut next = Claim {
                     state: next,
                     iothreads,
                     ..claim.clone()
                 };
+                next.offline = offline(host, state, &next, online.as_ref());
                 if next != *claim {
                     records.push(Record::Claim(Box::new(next)));
                 }
@@ -84,6 +88,17 @@ pub fn updates(host: &Host, state: &State, answers: &Answers) -> anyhow::Result<
         }
     }
     Ok(records)
+}
+
+/// Returns the CPUs that a VM lacks because somebody has taken them offline. While a child may still be
+/// taking some offline and back for us, nothing is known of that.
+fn offline(host: &Host, state: &State, claim: &Claim, online: Option<&CpuSet>) -> CpuSet {
+    let known = || claim.offline.clone();
+    let Some(online) = online else { return known() };
+    match claim.offline_now(online, &state.taken_offline()) {
+        cpus if !cpus.is_empty() && scrub::is_at_work(host) => known(),
+        cpus => cpus,
+    }
 }
 
 /// Returns the state that a claim has from now on, or `None` when its run is over.

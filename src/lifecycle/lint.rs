@@ -5,16 +5,20 @@ use serde::Serialize;
 use super::advice::help_for;
 use super::binding;
 use super::devices::Devices;
+use super::look::known_state;
+use super::others::{look_at_files, look_at_groups};
 use super::plan::Complaint;
-use super::resolve::{CaseError, read_settings};
+use super::resolve::{CaseError, gate_facts, read_settings};
 use super::settings;
 use super::yields;
 use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::knobs::Tuning;
+use crate::domain::gate;
 use crate::domain::guest::Guest;
 use crate::domain::memory;
+use crate::domain::others::{check_others, other_cpus};
 use crate::domain::placement::{
     Request, check_reserve, doubts, homes, housekeeping, owned_by_table, place, threads_fit,
 };
@@ -74,7 +78,10 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
     lint.judge_devices(host, guest.as_ref(), &table);
     lint.judge_settings(host, &table);
     match topology {
-        Ok(topology) => lint.fits(&table, &settings, guest.as_ref(), &topology),
+        Ok(topology) => {
+            lint.fits(&table, &settings, guest.as_ref(), &topology);
+            lint.judge_others(host, &table, &settings, &topology);
+        }
         Err(error) => {
             let text = format!("the table is not held against this host: {error:#}");
             lint.left_out.push(text);
@@ -140,6 +147,41 @@ impl Lint {
                 host: &table.host,
             };
             self.warnings.extend(settings::remarks(host, tuning));
+        }
+    }
+
+    /// Says whether the CPUs are somebody else's, as a start would; the claims of VMs that run are not
+    /// the table's business.
+    fn judge_others(
+        &mut self,
+        host: &Host,
+        table: &Table,
+        settings: &HostSettings,
+        topology: &Topology,
+    ) {
+        let Some(cpus) = self.cpus.clone() else {
+            return;
+        };
+        let mut around = look_at_files(host, settings);
+        match known_state(host) {
+            Ok(Ok(state)) => look_at_groups(host, &state, &mut around),
+            Ok(Err(hidden)) => self
+                .left_out
+                .push(format!("cgroups are left out: {hidden}")),
+            Err(error) => self
+                .left_out
+                .push(format!("cgroups are left out: {error:#}")),
+        }
+        let facts = gate_facts(host, table, settings);
+        let choice = facts.map(|facts| gate::choose(table.isolate.backend, &facts));
+        let Ok(Ok(choice)) = choice else { return };
+        let share = table.share(self.vmid, cpus, choice.backend);
+        match check_others(&share, topology, &around) {
+            Ok(warnings) => self.warnings.extend(warnings),
+            Err(refusal) => {
+                let help = refusal.help_with(&other_cpus(self.vmid));
+                self.refuse(&refusal.to_string(), help);
+            }
         }
     }
 

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::look::known_state;
-use super::resolve::{CaseError, read_settings, understand};
+use super::others::{look_at_files, look_at_groups};
+use super::resolve::{CaseError, gate_facts, read_settings, understand};
 use super::yields;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
+use crate::domain::gate;
 use crate::domain::guest::Guest;
+use crate::domain::others::check_others;
 use crate::domain::placement::{PlacementError, check_reserve, housekeeping, owned_by_table};
 use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::vm::Vmid;
@@ -121,6 +124,7 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
     }
     listing.overlaps = overlaps(&listing.vms);
     listing.hold_against_host(host, &settings);
+    listing.hold_against_others(host, &settings);
     Ok(listing)
 }
 
@@ -242,6 +246,30 @@ impl Listing {
         if let Err(error) = check_reserve(&topology, settings.reserve.as_ref(), &left) {
             let reason = format!("not all of these vms can run at once: {error}");
             self.misfits.push(Misfit { vmid: None, reason });
+        }
+    }
+
+    /// Looks whether others have the CPUs, as a start would; those of other VMs are told as overlaps.
+    fn hold_against_others(&mut self, host: &Host, settings: &HostSettings) {
+        let Ok(topology) = read_topology(&*host.files) else {
+            return;
+        };
+        let mut around = look_at_files(host, settings);
+        if let Ok(Ok(state)) = known_state(host) {
+            look_at_groups(host, &state, &mut around);
+        }
+        for Entry { vmid, cpus, .. } in &self.vms {
+            let (Some(cpus), Ok(Some((_, table)))) = (cpus, table_of(host, *vmid, settings)) else {
+                continue;
+            };
+            let facts = gate_facts(host, &table, settings);
+            let choice = facts.map(|facts| gate::choose(table.isolate.backend, &facts));
+            let Ok(Ok(choice)) = choice else { continue };
+            let share = table.share(Some(*vmid), cpus.clone(), choice.backend);
+            if let Err(refusal) = check_others(&share, &topology, &around) {
+                let (vmid, reason) = (Some(*vmid), refusal.to_string());
+                self.misfits.push(Misfit { vmid, reason });
+            }
         }
     }
 

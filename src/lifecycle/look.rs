@@ -47,12 +47,13 @@ pub fn look(
     }
     let wishes = desired(&state.claims, &state.held, &facts);
     let targets: BTreeSet<&Target> = wishes.keys().chain(state.held.keys()).collect();
-    let effective = effective_cpus(host, &facts, targets.iter().copied());
+    let effective = effective_cpus(host, targets.iter().copied());
     let live = live_values(host, &facts, targets).live;
     let context = diff::Context {
         online: &facts.online,
         shared: &facts.shared,
         effective: &effective,
+        are_groups_cut: !facts.groups.is_empty(),
         nodes: &facts.nodes,
         births: &facts.births(),
         written: &BTreeSet::new(),

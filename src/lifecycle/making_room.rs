@@ -12,8 +12,9 @@ use super::account::Account;
 use super::fate::Answers;
 use super::journal::{busy, read_state};
 use super::neighbours::{Neighbour, neighbours, without_neighbours};
+use super::others::{look_around, look_at_groups};
 use super::phase::{Run, START_TIME};
-use super::resolve::{Case, foreign_partitions, look_around, resolve};
+use super::resolve::{Case, resolve};
 use super::room::state_now;
 use super::work::{Worked, work};
 use crate::domain::advice::Advised;
@@ -76,7 +77,7 @@ impl Run<'_> {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let mut around = look_around(self.host, case);
-        around.partitions = foreign_partitions(self.host, &state);
+        look_at_groups(self.host, &state, &mut around);
         let (wishes, topology) = (&resolved.wishes, &resolved.topology);
         let checked = refusal::check(case.vmid, wishes, &state.claims, topology, &around);
         Ok(checked.map(drop))

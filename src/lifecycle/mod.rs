@@ -23,6 +23,7 @@ pub mod neighbours;
 pub mod notes;
 mod nothing;
 pub mod observe;
+pub mod others;
 pub mod phase;
 pub mod plan;
 mod preparing;

@@ -20,7 +20,7 @@ use crate::domain::state::State;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::Thread;
 use crate::domain::vm::TaskId;
-use crate::host::{Host, cgroup, container, irq, target, task, work};
+use crate::host::{Host, cgroup, container, irq, surroundings, target, task, work};
 
 /// CPUs that tasks outside of partitions may use.
 const SHARED_CPUS: &str = "/sys/fs/cgroup/cpuset.cpus.effective";
@@ -34,14 +34,7 @@ const PF_WQ_WORKER: u32 = 0x0000_0020;
 /// Observes what the wishes of the claims and the targets in hand of these stages depend on, and
 /// no more.
 pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<Facts> {
-    let online = read_cpus(host, &format!("{CPU_DIR}/online"))?.unwrap_or_default();
-    let mut facts = Facts {
-        possible: read_cpus(host, &format!("{CPU_DIR}/possible"))?.unwrap_or_default(),
-        shared: shared_cpus(host)?.unwrap_or_else(|| online.clone()),
-        reserved: boot_isolated(host)?,
-        online,
-        ..Facts::default()
-    };
+    let mut facts = cpus_of_host(host, state)?;
     let needs_vms = stages.contains(&Stage::Threads);
     for claim in state
         .claims
@@ -92,6 +85,22 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     Ok(facts)
 }
 
+/// Observes who may use which CPUs. Those that no group may use are in partitions.
+fn cpus_of_host(host: &Host, state: &State) -> anyhow::Result<Facts> {
+    let online = read_cpus(host, &format!("{CPU_DIR}/online"))?.unwrap_or_default();
+    let shared = shared_cpus(host)?.unwrap_or_else(|| online.clone());
+    let foreign = online
+        .difference(&shared)
+        .difference(&own_partitions(host, state));
+    Ok(Facts {
+        possible: read_cpus(host, &format!("{CPU_DIR}/possible"))?.unwrap_or_default(),
+        reserved: boot_isolated(host)?.union(&foreign),
+        shared,
+        online,
+        ..Facts::default()
+    })
+}
+
 /// Returns the groups that may have to be kept off owned CPUs; one that ends meanwhile is left out.
 fn outer_groups(host: &Host) -> anyhow::Result<BTreeMap<String, GroupFacts>> {
     let mut groups = BTreeMap::new();
@@ -107,32 +116,45 @@ fn outer_groups(host: &Host) -> anyhow::Result<BTreeMap<String, GroupFacts>> {
         let group = GroupFacts {
             unit,
             listed: cpus("cpuset.cpus")?,
-            effective: cpus("cpuset.cpus.effective")?,
         };
         groups.insert(path, group);
     }
     Ok(groups)
 }
 
-/// Returns what their cpusets leave to the threads of VMs among `targets`, where groups outside of
-/// VMs are cut.
+/// Returns what the cgroups above them leave to the threads of VMs among `targets`, but for those in
+/// groups of ours below the scope: there a thread shows what nobody but us has given it.
 pub fn effective_cpus<'t>(
     host: &Host,
-    facts: &Facts,
     targets: impl IntoIterator<Item = &'t Target>,
 ) -> BTreeMap<TaskId, CpuSet> {
-    let is_looked_at = !facts.groups.is_empty();
+    let mut of_groups = BTreeMap::new();
     let threads = targets.into_iter().filter_map(|target| match target {
-        Target::Affinity(id) if is_looked_at => Some(*id),
+        Target::Affinity(id) => Some(*id),
         _ => None,
     });
     let effective = threads.filter_map(|id| {
         let group = task::cgroup_of(&*host.files, id.tid, id.tid).ok()?;
-        let file = cgroup::file(group.trim_start_matches('/'), "cpuset.cpus.effective");
-        let cpus = read_cpus(host, &file).ok()?;
-        Some((id, cpus.unwrap_or_else(|| facts.shared.clone())))
+        let group = group.trim_start_matches('/');
+        if scope_in(group) != group {
+            return None;
+        }
+        let cpus = of_groups
+            .entry(group.to_owned())
+            .or_insert_with_key(|group| cgroup::effective(&*host.files, group));
+        Some((id, cpus.clone()?))
     });
     effective.collect()
+}
+
+/// Returns the CPUs of our own partitions; what else is in one is somebody else's.
+fn own_partitions(host: &Host, state: &State) -> CpuSet {
+    let groups = state.held.keys().filter_map(|target| match target {
+        Target::Knob(Knob::Partition, Place::Group(group)) => Some(group),
+        _ => None,
+    });
+    let cpus = groups.filter_map(|group| surroundings::cpus_of_partition(&*host.files, group));
+    cpus.fold(CpuSet::new(), |all, cpus| all.union(&cpus))
 }
 
 /// Returns the CPUs that tasks outside of partitions may use, where the kernel tells.
@@ -267,6 +289,7 @@ fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
     let nodes = target::read(host, &nodes).ok();
     Some(VmFacts {
         qemu,
+        effective: cgroup::effective(&*host.files, &scope),
         scope,
         nodes: nodes
             .and_then(|nodes| nodes.cpus().cloned())

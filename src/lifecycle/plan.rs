@@ -16,10 +16,9 @@ use super::fate::{self, Answers};
 use super::look::{is_denied, known_state, look};
 use super::neighbours::{Yielding, without_neighbours, yielding};
 use super::notes;
+use super::others::{look_around, look_at_groups};
 use super::phase::Run;
-use super::resolve::{
-    Case, CaseError, Found, Resolved, foreign_partitions, look_around, read_case, resolve,
-};
+use super::resolve::{Case, CaseError, Found, Resolved, read_case, resolve};
 use super::settings;
 use super::settle::fixed_irq;
 use crate::domain::claim::{Claim, ClaimState, Claims};
@@ -166,7 +165,7 @@ impl Run<'_> {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let mut around = look_around(self.host, case);
-        around.partitions = foreign_partitions(self.host, &state);
+        look_at_groups(self.host, &state, &mut around);
         let Resolved {
             wishes, topology, ..
         } = &resolved;
@@ -238,6 +237,7 @@ impl Run<'_> {
             wishes: resolved.wishes,
             resets: Default::default(),
             bindings: Default::default(),
+            offline: Default::default(),
             is_unproven: false,
             standby: None,
         };
@@ -248,6 +248,7 @@ impl Run<'_> {
             .extend(settings::contested(self.host, &state.claims, vmid));
         let claims = state.claims.clone();
         let assumed = VmFacts {
+            effective: None,
             nodes: CpuSet::new(),
             qemu,
             scope: format!("qemu.slice/{vmid}.scope"),

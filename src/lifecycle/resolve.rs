@@ -1,12 +1,11 @@
 //! From the texts that PVE and the operator wrote to what a VM is to own on this host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::advice::help_for;
 use super::nothing::absent;
 use super::room::{Asked, Room, state_now};
 use super::yields::{self, YieldFault};
-use crate::config::ct_conf::parse_ct_conf;
 use crate::config::error::ConfigError;
 use crate::config::table::{parse_host_settings, parse_table};
 use crate::config::vm_conf::parse_vm_conf;
@@ -18,10 +17,9 @@ use crate::domain::memory::{self, MemoryWishes, Pool};
 use crate::domain::nothing::Nothing;
 use crate::domain::placement::{Placement, Remark, Request, doubts, homes};
 use crate::domain::placement::{place, remarks, threads_fit};
-use crate::domain::refusal::{Bystander, Exclusive, Refusal, Surroundings, check_scheduler};
+use crate::domain::refusal::{Refusal, check_scheduler};
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, KernelGate, Smt, Table, Workqueues};
-use crate::domain::target::Target;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
@@ -209,6 +207,22 @@ impl Resolved {
     }
 }
 
+/// Returns what the choice of a backend depends on, apart from the CPUs.
+pub(super) fn gate_facts(
+    host: &Host,
+    table: &Table,
+    settings: &HostSettings,
+) -> anyhow::Result<GateFacts> {
+    Ok(GateFacts {
+        release: surroundings::kernel_release(&*host.files)?,
+        features: surroundings::features(&*host.files),
+        mlx5_loaded: surroundings::is_loaded(&*host.files, "mlx5_core"),
+        isolcpus_overlap: false,
+        work_stays: table.isolate.workqueues == Workqueues::Off,
+        gate_override: settings.kernel_gate == KernelGate::Ignore,
+    })
+}
+
 impl Ground {
     fn read(host: &Host, case: &Case, state: &State) -> anyhow::Result<Self> {
         let topology = read_topology(&*host.files)?;
@@ -219,17 +233,9 @@ impl Ground {
             }
             Cpus::Set(_) => Room::default(),
         };
-        let gate = GateFacts {
-            release: surroundings::kernel_release(&*host.files)?,
-            features: surroundings::features(&*host.files),
-            mlx5_loaded: surroundings::is_loaded(&*host.files, "mlx5_core"),
-            isolcpus_overlap: false,
-            work_stays: case.table.isolate.workqueues == Workqueues::Off,
-            gate_override: case.settings.kernel_gate == KernelGate::Ignore,
-        };
         Ok(Ground {
             topology,
-            gate,
+            gate: gate_facts(host, &case.table, &case.settings)?,
             is_throttled: surroundings::throttles_real_time(&*host.files),
             has_gigantic: hugepages::has_gigantic(&*host.files),
             room,
@@ -400,80 +406,4 @@ fn vhost_workers(guest: &Guest, wished: &BTreeMap<String, CpuSet>) -> Vec<Option
         std::iter::repeat_n(cpus, net.queues.max(1) as usize)
     });
     workers.collect()
-}
-
-/// Looks around for what bears on a refusal, except partitions.
-///
-/// Takes its time with unit files and guests' configs, so it is done without the host lock.
-pub fn look_around(host: &Host, case: &Case) -> Surroundings {
-    let mut bystanders = bystanders(host);
-    // Those that make room do not run meanwhile.
-    let stopped = case
-        .table
-        .yields
-        .stop
-        .iter()
-        .map(|vmid| format!("vm {vmid}"));
-    let stopped: Vec<String> = stopped.collect();
-    bystanders.retain(|bystander| !stopped.contains(&bystander.who));
-    Surroundings {
-        partitions: Vec::new(),
-        bystanders,
-        reserve: case.settings.reserve.clone(),
-    }
-}
-
-/// Returns the guests and units of this node that have an affinity of their own.
-pub fn bystanders(host: &Host) -> Vec<Bystander> {
-    let mut bystanders = pinned_guests(host);
-    bystanders.extend(pinned_containers(host));
-    bystanders.extend(surroundings::pinned_units(&*host.files));
-    bystanders
-}
-
-/// Returns the partitions that are not ours.
-pub fn foreign_partitions(host: &Host, state: &State) -> Vec<Exclusive> {
-    let ours: BTreeSet<String> = state.held.keys().filter_map(cgroup_of).collect();
-    surroundings::partitions(&*host.files, &ours)
-}
-
-fn cgroup_of(target: &Target) -> Option<String> {
-    match target {
-        Target::Group(path) => Some(path.clone()),
-        // Not ours, only cut.
-        Target::Knob(knob, _) if knob.is_list_of_others() => None,
-        _ => target.group().map(str::to_owned),
-    }
-}
-
-/// Returns the VMs of this node that PVE starts with an affinity of their own.
-fn pinned_guests(host: &Host) -> Vec<Bystander> {
-    let vmids = pve::vms_of_node(&*host.files).unwrap_or_default();
-    let pinned = vmids.into_iter().filter_map(|vmid| {
-        let config = pve::vm_config(&*host.files, vmid, "").ok()??;
-        let cpus = parse_vm_conf(&config.text).guest().affinity?;
-        let remedy = format!("change its affinity (qm set {vmid} --affinity ...)");
-        Some(Bystander {
-            who: format!("vm {vmid}"),
-            remedy,
-            cpus,
-        })
-    });
-    pinned.collect()
-}
-
-/// Returns the containers of this node whose administrator chose their CPUs.
-fn pinned_containers(host: &Host) -> Vec<Bystander> {
-    let ctids = pve::containers_of_node(&*host.files).unwrap_or_default();
-    let pinned = ctids.into_iter().filter_map(|ctid| {
-        let config = pve::container_config(&*host.files, ctid).ok()??;
-        let cpus = parse_ct_conf(&config.text).cpus?;
-        let remedy = format!("change lxc.cgroup2.cpuset.cpus in {}", config.path);
-        Some(Bystander {
-            who: format!("container {ctid}"),
-            remedy,
-            cpus,
-        })
-    });
-    pinned.collect()
 }

@@ -4,17 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fate::{self, Answers};
 use super::journal::read_state;
-use super::resolve::{CaseError, bystanders, foreign_partitions};
+use super::others::{look_at_files, look_at_groups};
+use super::resolve::CaseError;
 use crate::config::mapping::pci_mapping;
 use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::{Guest, HostPci};
+use crate::domain::others::Surroundings;
 use crate::domain::placement::{Choice, Device, NoRoom, Search, Speeds, choose, owned_by_table};
-use crate::domain::refusal::{Bystander, Exclusive, Refusal};
+use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
-use crate::domain::table::{HostSettings, Prefer, Reserve, Smt, Table};
+use crate::domain::table::{HostSettings, Prefer, Smt, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::table::{read_table, tables};
@@ -29,13 +31,10 @@ pub struct Room {
     pub tables: BTreeMap<Vmid, CpuSet>,
     /// Other VMs whose table cannot be read, so that nobody knows what it names.
     pub unreadable: Vec<Vmid>,
-    /// Partitions and exclusive sets of others.
-    pub partitions: Vec<Exclusive>,
-    /// Guests and units that are set to run on some CPUs.
-    pub bystanders: Vec<Bystander>,
+    /// What others have, and what must stay with the host.
+    pub around: Surroundings,
     /// Devices that are passed through to the VM.
     pub devices: Vec<Device>,
-    reserve: Option<Reserve>,
     speeds: Speeds,
 }
 
@@ -99,15 +98,14 @@ impl Room {
     ) -> anyhow::Result<Self> {
         let mut room = Room {
             vmid: Some(vmid),
-            partitions: foreign_partitions(host, state),
+            around: look_at_files(host, settings),
             devices: devices(host, guest, topology),
-            reserve: settings.reserve.clone(),
             speeds: read_speeds(&*host.files, topology),
             ..Room::default()
         };
+        look_at_groups(host, state, &mut room.around);
         let own = format!("vm {vmid}");
-        room.bystanders = bystanders(host);
-        room.bystanders.retain(|bystander| bystander.who != own);
+        room.around.bystanders.retain(|one| one.who != own);
         let of_node: BTreeSet<Vmid> = pve::vms_of_node(&*host.files)?.into_iter().collect();
         for other in tables(&*host.files)?.intersection(&of_node) {
             if *other == vmid {
@@ -132,7 +130,7 @@ impl Room {
         }
         let vms = by_vm.into_iter();
         let vms = vms.map(|(vmid, cpus)| (format!("vm {vmid}"), cpus));
-        let groups = self.partitions.iter();
+        let groups = self.around.partitions.iter();
         let groups =
             groups.map(|foreign| (format!("cgroup {}", foreign.group), foreign.cpus.clone()));
         vms.chain(groups).collect()
@@ -149,20 +147,19 @@ impl Room {
         let others: CpuSet = owners
             .flat_map(|(_, cpus)| cpus.iter().collect::<Vec<_>>())
             .collect();
-        let avoid = self.bystanders.iter().flat_map(|b| b.cpus.iter());
         Search {
             topology,
             n_vcpus: asked.n_vcpus,
             guest_smt: asked.guest_smt,
             others: others.union(&asked.also),
             kept: asked.threads.clone(),
-            avoid: avoid.collect(),
+            avoid: self.around.kept_from_vms(topology.online()),
             near: self
                 .devices
                 .iter()
                 .filter_map(|device| device.node)
                 .collect(),
-            reserve: self.reserve.as_ref(),
+            reserve: self.around.reserve.as_ref(),
             memory_mib: asked.memory_mib,
             prefer: asked.prefer,
             speeds: &self.speeds,

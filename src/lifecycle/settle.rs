@@ -275,7 +275,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             .filter(|target| target.stage() == stage && !self.report.has_problem(target))
             .filter(|target| !facts.is_at_work(target))
             .collect();
-        let effective = effective_cpus(self.host, facts, targets.iter().copied());
+        let effective = effective_cpus(self.host, targets.iter().copied());
         let seen = live_values(self.host, facts, targets);
         let births = match stage {
             Stage::Interrupts => facts.births(),
@@ -290,6 +290,7 @@ impl<'s, 'h> Settling<'s, 'h> {
                 online: &facts.online,
                 shared: &facts.shared,
                 effective: &effective,
+                are_groups_cut: !facts.groups.is_empty(),
                 nodes: &facts.nodes,
                 births: &births,
                 written: &self.written,
@@ -437,6 +438,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             online: &facts.online,
             shared: &facts.shared,
             effective: &nothing,
+            are_groups_cut: !facts.groups.is_empty(),
             nodes: &facts.nodes,
             births: &BTreeMap::new(),
             written: &self.written,
@@ -451,7 +453,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         };
         let context = diff::Context {
             shared: shared.as_ref().unwrap_or(&facts.shared),
-            effective: &effective_cpus(self.host, facts, [target]),
+            effective: &effective_cpus(self.host, [target]),
             ..context
         };
         context.granted(target, live, after)

@@ -42,6 +42,7 @@ impl Run<'_> {
                 devices: Default::default(),
                 resets: Default::default(),
                 bindings: Default::default(),
+                offline: Default::default(),
                 is_unproven: false,
                 standby: Some(Standby::default()),
             };

@@ -22,6 +22,7 @@ use crate::domain::stuck::Stuck;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
+use crate::host::topology::smt;
 use crate::host::{Host, task};
 
 /// What VMs own, and whether it is as wished.
@@ -68,6 +69,11 @@ pub struct ClaimStatus {
     pub over: bool,
     /// CPUs that it owns, or would like to as long as it stands by.
     pub cpus: CpuSet,
+    /// Those of them that somebody has taken offline.
+    pub offline: CpuSet,
+    /// What can be done about that.
+    #[serde(skip)]
+    pub offline_help: Option<String>,
     /// How they are taken.
     pub backend: Backend,
     /// Why that way.
@@ -163,7 +169,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     let is_shown = |vmid: &Vmid| only.is_none_or(|only| only == *vmid);
     let shown = state.claims.values().filter(|claim| is_shown(&claim.vmid));
     let claims: Vec<ClaimStatus> = shown
-        .map(|claim| claim_status(host, claim, &seen))
+        .map(|claim| claim_status(host, claim, &state, &seen))
         .collect();
     let owner = |target: &Target| owner_of(target, &seen);
     let (drift, pending) = differences(&state, &seen, |target| {
@@ -205,14 +211,19 @@ impl ClaimStatus {
     /// Tells whether the VM owns what it should.
     pub fn is_ok(&self) -> bool {
         let valid = |partition: &Partition| partition.actual.as_ref() == Some(&partition.wanted);
-        self.failure.is_none() && !self.over && self.partitions.iter().all(valid)
+        let is_whole = self.failure.is_none() && !self.over && self.offline.is_empty();
+        is_whole && self.partitions.iter().all(valid)
     }
 }
 
-fn claim_status(host: &Host, claim: &Claim, seen: &Look) -> ClaimStatus {
+fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Look) -> ClaimStatus {
     let vm = seen.facts.vms.get(&claim.vmid);
     let threads = vm.iter().flat_map(|vm| &vm.threads);
     let failure = claim.obstacle().map(str::to_owned);
+    let offline = match seen.facts.cpus_at_work {
+        true => CpuSet::new(),
+        false => claim.offline_now(&seen.facts.online, &state.taken_offline()),
+    };
     ClaimStatus {
         vmid: claim.vmid,
         state: claim.name(),
@@ -220,6 +231,8 @@ fn claim_status(host: &Host, claim: &Claim, seen: &Look) -> ClaimStatus {
         over: claim
             .qemu()
             .is_some_and(|qemu| !task::is_process(&*host.files, qemu)),
+        offline_help: offline_help(host, claim.vmid, &offline),
+        offline,
         cpus: claim.wishes.cpus.clone(),
         backend: claim.wishes.backend,
         reason: claim.wishes.reason.clone(),
@@ -227,6 +240,15 @@ fn claim_status(host: &Host, claim: &Claim, seen: &Look) -> ClaimStatus {
         partitions: vm.map_or_else(Vec::new, |vm| partitions(claim, vm, seen)),
         threads: threads.map(|thread| thread_status(thread, seen)).collect(),
     }
+}
+
+fn offline_help(host: &Host, vmid: Vmid, offline: &CpuSet) -> Option<String> {
+    let smt = smt(&*host.files);
+    let of_table = format!(
+        "{} of its table and pin-hook apply {vmid}",
+        smt.help(offline)
+    );
+    (!offline.is_empty()).then_some(of_table)
 }
 
 fn partitions(claim: &Claim, vm: &VmFacts, seen: &Look) -> Vec<Partition> {

@@ -9,7 +9,7 @@ use super::memory;
 use super::report::Report;
 use super::settle::Settling;
 use super::units;
-use crate::domain::claim::{Claim, ClaimState, Claims};
+use crate::domain::claim::{Claim, ClaimState, Claims, gone_offline};
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::host::deadline::Deadline;
@@ -43,7 +43,10 @@ pub fn work<R>(
         return Ok(Worked::Refused(refusal));
     }
     let new = unproven(&journal.state().claims);
-    let mut report = Report::default();
+    let mut report = Report {
+        warnings: gone_offline(&before, &journal.state().claims),
+        ..Report::default()
+    };
     let is_first = before.is_empty() && !new.is_empty();
     if is_first || removes(&before, &journal.state().claims) {
         // Whoever kills this run in the middle, somebody has to come after it.

@@ -109,10 +109,11 @@ fn a_partition_that_went_invalid_is_repaired() {
 }
 
 #[test]
-fn one_cpu_that_goes_offline_and_returns_costs_nothing() {
+fn one_cpu_that_goes_offline_and_returns_costs_one_line() {
     let world = running();
     world.sim.set_online(3, false).unwrap();
-    assert_eq!(done(world.reconcile()).lines, []);
+    let account = done(world.reconcile());
+    assert_eq!(account.lines.len(), 1, "{account:#?}");
     world.sim.set_online(3, true).unwrap();
     done(world.reconcile());
     world.assert_owns(100);

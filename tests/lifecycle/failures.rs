@@ -116,7 +116,7 @@ fn an_interrupt_without_a_free_vector_is_a_warning() {
 #[test]
 fn a_partition_that_the_kernel_takes_and_finds_invalid_is_taken_back() {
     let world = launched();
-    world.foreign_partition();
+    world.foreign_partition("3");
     let before = world.capture();
     let account = world.phase(Phase::PostStart, 100);
     assert_eq!(account.exit, Exit::Refused, "{account:#?}");

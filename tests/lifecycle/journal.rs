@@ -84,6 +84,7 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         devices: BTreeMap::from([("0000:01:00.0".to_owned(), "10de:2204".to_owned())]),
         resets: BTreeMap::from([("0000:01:00.0".to_owned(), "flr".to_owned())]),
         bindings: BTreeMap::from([("0000:01:00.0".to_owned(), AfterStop::Return)]),
+        offline: "3".parse().unwrap(),
         is_unproven: false,
         standby: None,
     }))

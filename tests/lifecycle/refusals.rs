@@ -46,7 +46,7 @@ fn a_reservation_counts_while_its_starter_lives() {
 #[test]
 fn a_foreign_partition_is_refused() {
     let world = World::with_vm();
-    world.foreign_partition();
+    world.foreign_partition("3");
     let error = "vm 100: cpu 3 is in the cpuset partition of cgroup system.slice";
     assert_refused(&world, error);
     // What ends the partition leaves the list.
@@ -61,6 +61,11 @@ fn a_foreign_partition_is_refused() {
     world.end_worker();
     let exclusive = "/sys/fs/cgroup/system.slice/cpuset.cpus.exclusive";
     world.sim.poke(exclusive, "\n").unwrap();
+    // And what empties that leaves the list of what it may run on.
+    let error = "vm 100: unit system.slice may run on cpu 3 only, which would leave it no cpu";
+    assert_refused(&world, error);
+    let listed = "/sys/fs/cgroup/system.slice/cpuset.cpus";
+    world.sim.poke(listed, "0-7").unwrap();
     done(world.phase(Phase::PreStart, 100));
 }
 

@@ -149,12 +149,12 @@ impl World {
         }
     }
 
-    /// Somebody takes CPU 3 for a partition of his own.
-    pub fn foreign_partition(&self) {
+    /// Somebody takes a CPU for a partition of his own.
+    pub fn foreign_partition(&self, cpu: &str) {
         for (file, text) in [
             ("cgroup.subtree_control", "+cpuset"),
-            ("system.slice/cpuset.cpus.exclusive", "3"),
-            ("system.slice/cpuset.cpus", "3"),
+            ("system.slice/cpuset.cpus.exclusive", cpu),
+            ("system.slice/cpuset.cpus", cpu),
             ("system.slice/cpuset.cpus.partition", "root"),
         ] {
             let path = format!("/sys/fs/cgroup/{file}");

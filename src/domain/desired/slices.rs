@@ -6,7 +6,7 @@
 use super::{Desired, View, Wish, in_force};
 use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::facts::GroupFacts;
+use crate::domain::facts::{GroupFacts, VmFacts};
 use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Target, Value};
 
@@ -72,9 +72,7 @@ impl View<'_> {
     }
 
     /// Returns the CPUs that a VM's scope leaves its threads.
-    pub(super) fn effective(&self, scope: &str) -> &CpuSet {
-        let group = self.facts.groups.get(scope);
-        let effective = group.and_then(|group| group.effective.as_ref());
-        effective.unwrap_or(&self.facts.shared)
+    pub(super) fn effective<'v>(&'v self, vm: &'v VmFacts) -> &'v CpuSet {
+        vm.effective.as_ref().unwrap_or(&self.facts.shared)
     }
 }

@@ -54,6 +54,7 @@ fn claim() -> Claim {
         devices: BTreeMap::new(),
         resets: BTreeMap::new(),
         bindings: BTreeMap::new(),
+        offline: CpuSet::new(),
         is_unproven: false,
         standby: None,
     }
@@ -75,6 +76,7 @@ fn facts() -> Facts {
         vms: BTreeMap::from([(
             id(100),
             VmFacts {
+                effective: None,
                 nodes: CpuSet::new(),
                 qemu: task(50),
                 scope: SCOPE.to_owned(),
@@ -381,7 +383,6 @@ fn without_a_partition_other_units_are_cut() {
     let group = |unit: Option<&str>, allowed: &str, listed: Option<&str>| GroupFacts {
         unit: unit.map(|unit| (unit.to_owned(), set(allowed))),
         listed: listed.map(set),
-        effective: None,
     };
     for (path, facts_of, expected) in [
         ("a.slice", group(Some("a.slice"), "", None), Some("0-1,5-7")),
@@ -419,7 +420,6 @@ fn what_systemd_leaves_in_a_file_is_given_back_as_the_property() {
     let group = GroupFacts {
         unit: Some(("a.slice".to_owned(), set("0-1,5-7"))),
         listed: Some(set("0-1,5-7")),
-        effective: None,
     };
     facts.groups = BTreeMap::from([("a.slice".to_owned(), group)]);
     let held = Held::new(Value::Cpus(CpuSet::new()), Value::Cpus(set("0-1,5-7")));
@@ -448,5 +448,25 @@ fn without_a_partition_emulator_threads_are_pinned_to_the_rest() {
         let what = format!("{thread:?}");
         let found = of_thread(claim, thread, "0-7");
         assert_eq!(found, [None, some(expected, Some(baseline))], "{what}");
+    }
+}
+
+/// Case allowedcpus-above: the slice of all VMs has `AllowedCPUs=0-5`.
+#[test]
+fn a_thread_gets_what_the_units_above_the_vm_leave() {
+    for (emulator, group, live, expected) in [
+        (Some("0-1,6-7"), "", "0-5", "0-1"),
+        (None, "/vcpu", "2-3", "0-1,5"),
+    ] {
+        let mut claim = claim();
+        claim.wishes.emulator = emulator.map(set);
+        let mut facts = facts();
+        let vm = facts.vms.get_mut(&id(100)).unwrap();
+        vm.effective = Some(set("0-5"));
+        vm.threads = vec![thread("kvm", group, live)];
+        let wishes = desired(&claims([claim]), &BTreeMap::new(), &facts);
+        let wish = &wishes[&Target::Affinity(task(51))];
+        assert_eq!(wish.value, Value::Cpus(set(expected)), "{group}");
+        assert_eq!(wish.baseline, Some(Value::Cpus(set("0-7"))), "{group}");
     }
 }

@@ -111,13 +111,13 @@ impl View<'_> {
         let affinity = Target::Affinity(thread.id);
         let is_held = self.held.contains_key(&affinity);
         let cpus = match cpus {
-            Some(cpus) if group == vm.scope => self.granted(&cpus, wishes),
-            None if strayed || is_held => Some(self.facts.shared.difference(&wishes.cpus)),
+            Some(cpus) if group == vm.scope => self.granted(&cpus, wishes, vm),
+            None if strayed || is_held => Some(self.effective(vm).difference(&wishes.cpus)),
             cpus => cpus,
         };
         if let Some(cpus) = cpus {
             let natural = wishes.affinity.as_ref().unwrap_or(&self.facts.possible);
-            let was_cut = thread.affinity == natural.intersection(self.effective(&vm.scope));
+            let was_cut = thread.affinity == natural.intersection(self.effective(vm));
             // In a cgroup of ours it shows what that left of its affinity.
             let is_cut = was_cut || thread.group != vm.scope;
             let baseline = if is_cut { natural } else { &thread.affinity };
@@ -136,11 +136,11 @@ impl View<'_> {
         Some(format!("{}/{name}", vm.scope))
     }
 
-    /// Returns what the kernel grants of `cpus` outside of partitions: other VMs may own some, and
-    /// if they own all, asking for them would fail.
-    fn granted(&self, cpus: &CpuSet, wishes: &Wishes) -> Option<CpuSet> {
+    /// Returns what the kernel grants of `cpus` outside of partitions: other VMs may own some, units
+    /// above the VM may leave out some, and if none is left, asking for them would fail.
+    fn granted(&self, cpus: &CpuSet, wishes: &Wishes, vm: &VmFacts) -> Option<CpuSet> {
         let taken = self.taken.difference(&wishes.cpus);
-        let granted = cpus.intersection(&self.facts.shared).difference(&taken);
+        let granted = cpus.intersection(self.effective(vm)).difference(&taken);
         (!granted.is_empty()).then_some(granted)
     }
 }

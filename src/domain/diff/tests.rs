@@ -41,6 +41,7 @@ fn context<'a>(online: &'a CpuSet, shared: &'a CpuSet) -> Context<'a> {
         online,
         shared,
         effective: &NO_CPUSETS,
+        are_groups_cut: false,
         nodes: &NO_NODES,
         births: &NO_BIRTHS,
         written: &NOTHING,

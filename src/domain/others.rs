@@ -1,0 +1,435 @@
+//! What others on the host have of its CPUs, and what a VM that owns some would take from them.
+//!
+//! Found before anything is written: the kernel answers a list of exclusive CPUs that contains the
+//! whole list of a neighbour with EINVAL (`cpus_excl_conflict()` in `kernel/cgroup/cpuset.c`), and
+//! where it takes it, a group whose CPUs are all gone silently runs on those of the group above.
+
+use super::claim::{Claims, Wishes, owned_by_others};
+use super::cpuset::CpuSet;
+use super::gate::Backend;
+use super::placement::{check_reserve, housekeeping};
+use super::refusal::Refusal;
+use super::table::{Reserve, Table};
+use super::topology::Topology;
+use super::vm::Vmid;
+
+/// Slice that PVE starts VMs in.
+const QEMU_SLICE: &str = "qemu.slice";
+
+/// CPUs that a cgroup of somebody else keeps to itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Exclusive {
+    /// Path of the cgroup below the root of the hierarchy.
+    pub group: String,
+    /// The CPUs.
+    pub cpus: CpuSet,
+    /// Whether it is a partition, and not only a list of what may become one.
+    pub is_partition: bool,
+}
+
+/// A unit above a VM's threads that keeps them off CPUs that they are to run on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{who} may run on {} only, which keeps {what} off {}", allowed.in_words(), cpus.in_words())]
+pub struct Above {
+    /// Which unit.
+    pub who: String,
+    /// What can be done about it there.
+    pub remedy: String,
+    /// CPUs that it leaves.
+    pub allowed: CpuSet,
+    /// Whom it keeps off, such as `pin.emulator of vm 100`.
+    pub what: String,
+    /// Which CPUs.
+    pub cpus: CpuSet,
+}
+
+/// Somebody of this node who was given CPUs, which a VM may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bystander {
+    /// Who it is, such as `vm 107` or `unit rt.slice`.
+    pub who: String,
+    /// How it was given them.
+    pub by: Way,
+    /// CPUs that it may run on.
+    pub cpus: CpuSet,
+}
+
+/// How somebody was given CPUs, which is also how that is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// As an affinity that its tasks ask for.
+    Affinity {
+        /// How it is changed.
+        remedy: String,
+    },
+    /// As `AllowedCPUs=` of this unit.
+    Unit(String),
+    /// As the list of this cgroup, which is no unit's.
+    Group(String),
+}
+
+/// What others have of the CPUs of this host.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Partitions and exclusive sets of others.
+    pub partitions: Vec<Exclusive>,
+    /// Guests, units and cgroups that were given CPUs.
+    pub bystanders: Vec<Bystander>,
+    /// What must stay with the host, as `host.toml` says.
+    pub reserve: Option<Reserve>,
+}
+
+impl Surroundings {
+    /// Returns the CPUs that a VM should rather not own: those that others were given, and those that
+    /// were not given to VMs.
+    pub fn kept_from_vms(&self, online: &CpuSet) -> CpuSet {
+        let others = self.bystanders.iter().map(|one| match one.is_of_vms() {
+            true => online.difference(&one.cpus),
+            false if one.has_list() && online.is_subset(&one.cpus) => CpuSet::new(),
+            false => one.cpus.clone(),
+        });
+        others.fold(CpuSet::new(), |all, cpus| all.union(&cpus))
+    }
+}
+
+/// What a VM asks for, as far as others may have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Which VM, where that is known.
+    pub vmid: Option<Vmid>,
+    /// CPUs that it is to own.
+    pub cpus: CpuSet,
+    /// How they are taken.
+    pub backend: Backend,
+    /// CPUs of threads other than vCPUs, by the key that names them.
+    pub pins: Vec<(&'static str, CpuSet)>,
+}
+
+impl Wishes {
+    /// Returns what the VM asks for, as far as others may have it.
+    pub fn share(&self, vmid: Vmid) -> Share {
+        let vhost: Vec<&CpuSet> = self.vhost.iter().flatten().collect();
+        Share {
+            vmid: Some(vmid),
+            cpus: self.cpus.clone(),
+            backend: self.backend,
+            pins: pins(self.emulator.as_ref(), self.iothreads.values(), vhost),
+        }
+    }
+}
+
+impl Table {
+    /// Returns what a table asks for that names its `cpus`, as far as others may have it.
+    pub fn share(&self, vmid: Option<Vmid>, cpus: CpuSet, backend: Backend) -> Share {
+        let pin = &self.pin;
+        Share {
+            vmid,
+            cpus,
+            backend,
+            pins: pins(
+                pin.emulator.as_ref(),
+                pin.iothreads.values(),
+                pin.vhost.values(),
+            ),
+        }
+    }
+}
+
+fn pins<'c>(
+    emulator: Option<&'c CpuSet>,
+    iothreads: impl IntoIterator<Item = &'c CpuSet>,
+    vhost: impl IntoIterator<Item = &'c CpuSet>,
+) -> Vec<(&'static str, CpuSet)> {
+    let emulator = emulator.into_iter().map(|cpus| ("emulator", cpus));
+    let iothreads = iothreads.into_iter().map(|cpus| ("iothreads", cpus));
+    let vhost = vhost.into_iter().map(|cpus| ("vhost", cpus));
+    let pins = emulator.chain(iothreads).chain(vhost);
+    pins.map(|(key, cpus)| (key, cpus.clone())).collect()
+}
+
+impl Share {
+    fn is_exclusive(&self) -> bool {
+        self.backend != Backend::Affinity
+    }
+
+    /// Returns the name of a VM's key, such as `pin.emulator of vm 100`.
+    fn named(&self, key: &str) -> String {
+        match self.vmid {
+            Some(vmid) => format!("{key} of vm {vmid}"),
+            None => key.to_owned(),
+        }
+    }
+
+    /// Returns the pins that are for CPUs of the host.
+    fn pins_outside(&self) -> impl Iterator<Item = (String, &CpuSet)> {
+        let outside = self
+            .pins
+            .iter()
+            .filter(|(_, cpus)| !cpus.is_subset(&self.cpus));
+        outside.map(|(key, cpus)| (self.named(&format!("pin.{key}")), cpus))
+    }
+
+    /// Returns the threads that the table sends to CPUs of the host.
+    fn pinned_threads(&self) -> impl Iterator<Item = Bystander> {
+        self.pins_outside().map(|(who, cpus)| {
+            let (key, vm) = who.split_once(" of ").unwrap_or((&who, "this vm"));
+            let remedy = format!("give {key} other cpus in the table of {vm}");
+            Bystander {
+                by: Way::Affinity { remedy },
+                cpus: cpus.clone(),
+                who,
+            }
+        })
+    }
+
+    /// Tells whether somebody is above the threads of the VM: its slice or its scope.
+    fn is_below(&self, bystander: &Bystander) -> bool {
+        bystander.is_of_vms() || self.is_own(bystander)
+    }
+
+    fn is_own(&self, bystander: &Bystander) -> bool {
+        let Some(vmid) = self.vmid else { return false };
+        match &bystander.by {
+            Way::Affinity { .. } => bystander.who == format!("vm {vmid}"),
+            Way::Unit(unit) => *unit == format!("{vmid}.scope"),
+            Way::Group(_) => false,
+        }
+    }
+}
+
+impl Bystander {
+    /// Returns a unit that was given CPUs by its properties.
+    pub fn unit(name: &str, cpus: CpuSet) -> Self {
+        Bystander {
+            who: format!("unit {name}"),
+            by: Way::Unit(name.to_owned()),
+            cpus,
+        }
+    }
+
+    /// Returns a cgroup that was given CPUs and is no unit's.
+    pub fn group(path: &str, cpus: CpuSet) -> Self {
+        Bystander {
+            who: format!("cgroup {path}"),
+            by: Way::Group(path.to_owned()),
+            cpus,
+        }
+    }
+
+    /// Tells whether it is what all VMs are in.
+    pub fn is_of_vms(&self) -> bool {
+        matches!(&self.by, Way::Unit(unit) if unit == QEMU_SLICE)
+    }
+
+    /// Tells whether it was given CPUs by a list of its cgroup.
+    fn has_list(&self) -> bool {
+        !matches!(self.by, Way::Affinity { .. })
+    }
+
+    /// Returns how it is given `cpus`.
+    fn remedy(&self, cpus: &CpuSet) -> String {
+        match &self.by {
+            Way::Affinity { remedy } => remedy.clone(),
+            Way::Unit(unit) => {
+                format!("allow it other cpus (systemctl set-property {unit} AllowedCPUs={cpus})")
+            }
+            Way::Group(path) => {
+                format!("allow it other cpus (echo {cpus} > /sys/fs/cgroup/{path}/cpuset.cpus)")
+            }
+        }
+    }
+}
+
+/// Checks that what a VM asks for is nobody else's, and that enough is left for the host; returns what
+/// the operator should know nevertheless.
+///
+/// # Errors
+/// The first reason why not.
+pub fn check(
+    share: &Share,
+    claims: &Claims,
+    topology: &Topology,
+    around: &Surroundings,
+) -> Result<Vec<String>, Refusal> {
+    let claimed = claimed(share, claims);
+    let left = left(&claimed, topology, around);
+    check_partitions(share, around)?;
+    if share.is_exclusive() {
+        check_reserve(topology, around.reserve.as_ref(), &left).map_err(Refusal::TooLittleLeft)?;
+    }
+    check_bystanders(share, claims, topology, around)
+}
+
+/// Checks the same without what the host needs for itself.
+///
+/// # Errors
+/// The first reason why not.
+pub fn check_others(
+    share: &Share,
+    topology: &Topology,
+    around: &Surroundings,
+) -> Result<Vec<String>, Refusal> {
+    check_partitions(share, around)?;
+    check_bystanders(share, &Claims::new(), topology, around)
+}
+
+/// Returns the CPUs that are kept off everybody once the VM owns its own.
+fn claimed(share: &Share, claims: &Claims) -> CpuSet {
+    let others = match share.vmid {
+        Some(vmid) => owned_by_others(claims, vmid),
+        None => CpuSet::new(),
+    };
+    match share.is_exclusive() {
+        true => others.union(&share.cpus),
+        false => others,
+    }
+}
+
+fn left(claimed: &CpuSet, topology: &Topology, around: &Surroundings) -> CpuSet {
+    let partitions = around.partitions.iter();
+    let foreign: CpuSet = partitions.flat_map(|foreign| foreign.cpus.iter()).collect();
+    housekeeping(topology, claimed, &foreign)
+}
+
+/// A list of what may become a partition keeps nobody from being pinned there.
+fn check_partitions(share: &Share, around: &Surroundings) -> Result<(), Refusal> {
+    let partitions = around.partitions.iter();
+    for foreign in partitions.filter(|foreign| foreign.is_partition || share.is_exclusive()) {
+        let cpus = foreign.cpus.intersection(&share.cpus);
+        if !cpus.is_empty() {
+            let foreign = foreign.clone();
+            return Err(Refusal::Foreign(Exclusive { cpus, ..foreign }));
+        }
+    }
+    Ok(())
+}
+
+fn check_bystanders(
+    share: &Share,
+    claims: &Claims,
+    topology: &Topology,
+    around: &Surroundings,
+) -> Result<Vec<String>, Refusal> {
+    let claimed = claimed(share, claims);
+    let left = left(&claimed, topology, around);
+    let mut warnings = Vec::new();
+    if share.is_exclusive() {
+        let others = claims.values().filter(|claim| claim.owns());
+        let others = others.map(|claim| claim.wishes.share(claim.vmid));
+        let others = others.filter(|other| other.vmid != share.vmid);
+        let pinned = others.flat_map(|other| other.pinned_threads().collect::<Vec<_>>());
+        let pinned: Vec<Bystander> = share.pinned_threads().chain(pinned).collect();
+        let is_concerned = |one: &&Bystander| {
+            let is_all = one.has_list() && topology.online().is_subset(&one.cpus);
+            !share.is_own(one) && !is_all && !one.cpus.is_disjoint(&claimed)
+        };
+        for one in around.bystanders.iter().chain(&pinned).filter(is_concerned) {
+            warnings.push(check_bystander(share, one, &claimed, &left)?);
+        }
+    }
+    for one in &around.bystanders {
+        if one.has_list() && share.is_below(one) {
+            warnings.extend(check_above(share, one, &claimed)?);
+        }
+    }
+    Ok(warnings)
+}
+
+/// A task that asks for CPUs of a partition gets EINVAL when no other one is among them, and is
+/// silently cut otherwise. Backend slices gives a list of which nothing is left those of the host, and
+/// gives it back; but what all VMs are in it leaves alone.
+fn check_bystander(
+    share: &Share,
+    bystander: &Bystander,
+    claimed: &CpuSet,
+    left: &CpuSet,
+) -> Result<String, Refusal> {
+    let Bystander { who, cpus, .. } = bystander;
+    if !cpus.is_subset(claimed) {
+        let left = cpus.difference(claimed);
+        let text = format!("{who} is set to cpus {cpus} and will have only {left} of them");
+        return Ok(text);
+    }
+    let is_moved = share.backend == Backend::Slices && bystander.has_list();
+    if is_moved && !bystander.is_of_vms() {
+        let text = format!("{who} is set to cpus {cpus} and will have {left} instead");
+        return Ok(text);
+    }
+    Err(Refusal::Starved {
+        who: who.clone(),
+        remedy: bystander.remedy(left),
+        cpus: cpus.clone(),
+    })
+}
+
+/// What is above the threads of a VM cuts what they ask for, but for those in a partition below it.
+/// A list of which a partition leaves nothing is none: what is above it counts then.
+fn check_above(share: &Share, above: &Bystander, claimed: &CpuSet) -> Result<Vec<String>, Refusal> {
+    let has_partition = matches!(share.backend, Backend::Isolated | Backend::Root);
+    let refused = |what: String, cpus: CpuSet| {
+        Refusal::Above(Box::new(Above {
+            who: above.who.clone(),
+            remedy: above.remedy(&above.cpus.union(&cpus)),
+            allowed: above.cpus.clone(),
+            what,
+            cpus,
+        }))
+    };
+    let cut = share.cpus.difference(&above.cpus);
+    if !has_partition && !cut.is_empty() {
+        return Err(refused(share.named("the vcpus"), cut));
+    }
+    let granted = above.cpus.difference(claimed);
+    if granted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut warnings = Vec::new();
+    for (what, cpus) in share.pins_outside() {
+        let left = cpus.intersection(&granted);
+        if left.is_empty() {
+            return Err(refused(what, cpus.difference(claimed)));
+        }
+        if !cpus.is_subset(&above.cpus) {
+            let who = &above.who;
+            let text = format!("{what} is set to cpus {cpus}, of which {who} leaves it {left}");
+            warnings.push(text);
+        }
+    }
+    Ok(warnings)
+}
+
+impl Exclusive {
+    /// Returns what it is.
+    pub fn what(&self) -> &'static str {
+        match self.is_partition {
+            true => "the cpuset partition",
+            false => "cpuset.cpus.exclusive",
+        }
+    }
+
+    /// Returns what can be done about it, or instead of it.
+    pub fn help(&self, other_cpus: &str) -> String {
+        let group = &self.group;
+        let end = match self.is_partition {
+            true => format!("end it (echo member > /sys/fs/cgroup/{group}/cpuset.cpus.partition)"),
+            false => format!("empty it (echo > /sys/fs/cgroup/{group}/cpuset.cpus.exclusive)"),
+        };
+        // Of other cgroups nobody knows whether pin-hook has made them.
+        let lost = match group.starts_with(QEMU_SLICE) {
+            true => {
+                "; if it is left over from a lost state, pin-hook release --all ends it (every vm \
+                 loses its cpus until pin-hook apply)"
+            }
+            false => "",
+        };
+        format!("{end}, or {other_cpus}{lost}")
+    }
+}
+
+/// Returns how a VM is given other CPUs.
+pub fn other_cpus(vmid: Option<Vmid>) -> String {
+    match vmid {
+        Some(vmid) => format!("give vm {vmid} other cpus in its table (cpus = \"...\")"),
+        None => "name other cpus in the table (cpus = \"...\")".to_owned(),
+    }
+}
