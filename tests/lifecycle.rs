@@ -25,10 +25,14 @@ mod drift;
 mod ends;
 #[path = "lifecycle/failures.rs"]
 mod failures;
+#[path = "lifecycle/full.rs"]
+mod full;
 #[path = "lifecycle/journal.rs"]
 mod journal;
 #[path = "lifecycle/late.rs"]
 mod late;
+#[path = "lifecycle/lost.rs"]
+mod lost;
 #[path = "lifecycle/meanwhile.rs"]
 mod meanwhile;
 #[path = "lifecycle/memory.rs"]

@@ -385,17 +385,18 @@ fn what_was_born_since_is_pending_and_no_drift() {
 }
 
 #[test]
-fn a_damaged_journal_is_an_error_in_both_forms() {
+fn a_damaged_journal_is_a_failure_in_both_forms() {
     let node = Node::new();
     node.put("/run/pin-hook/journal", "garbage\n");
-    for words in [["status", "--color=never"], ["list", "--color=never"]] {
-        let (text, status) = node.shown(&words);
-        assert!(text.starts_with("pin-hook: error: /run/pin-hook/journal is damaged"));
-        assert_eq!(status, 1);
-    }
+    let (text, status) = node.shown(&["status", "--color=never"]);
+    let told = "pin-hook: warning: the state in /run/pin-hook/journal is damaged: line 1\n\
+                pin-hook: help: pin-hook reconcile sets the damage aside";
+    assert!(text.contains(told), "{text}");
+    assert_eq!(status, 1);
     let json = node.json(&["status", "--json"]);
-    let message = json["error"]["message"].as_str().unwrap();
-    assert!(message.contains("is damaged"), "{message}");
+    assert_eq!(json["ok"], false);
+    let damage = json["damage"].as_str().unwrap();
+    assert!(damage.ends_with("is damaged: line 1"), "{damage}");
 }
 
 #[test]

@@ -224,7 +224,7 @@ fn plain_files_behave_as_files() {
     let sim = Sim::lab();
     let files = sim.host().files;
     assert_eq!(
-        errno_of(files.append("/run/pin-hook/journal", "a")),
+        errno_of(files.append("/run/pin-hook/journal", 0, "a")),
         libc::ENOENT
     );
     files.make_dir("/run/pin-hook", 0o700).unwrap();
@@ -232,9 +232,14 @@ fn plain_files_behave_as_files() {
         errno_of(files.make_dir("/run/pin-hook", 0o700)),
         libc::EEXIST
     );
-    files.append("/run/pin-hook/journal", "abc").unwrap();
+    files.reserve("/run/pin-hook/journal", 5).unwrap();
+    files.append("/run/pin-hook/journal", 0, "abc").unwrap();
     files.write("/run/pin-hook/journal", "X").unwrap();
-    assert_eq!(sim.get("/run/pin-hook/journal"), "Xbc");
+    assert_eq!(sim.get("/run/pin-hook/journal"), "Xbc\0\0");
+    files.renew("/run/pin-hook/journal", "four").unwrap();
+    assert_eq!(sim.get("/run/pin-hook/journal"), "four\0");
+    assert_eq!(sim.get("/run/pin-hook/journal.spare"), "Xbc\0\0");
+    files.remove("/run/pin-hook/journal.spare").unwrap();
     files
         .replace("/run/pin-hook/journal", "new", 0o600)
         .unwrap();
@@ -274,11 +279,12 @@ fn a_lock_excludes_until_it_is_dropped() {
 
 /// Appends a, b and c, which ends at the death that is set.
 fn three_appends(sim: &Sim) -> String {
+    sim.put("/run/x", "");
     let host = sim.host();
     let life = sim.run_until_death(|| {
         let _held = host.files.lock("/run/lock-file", Duration::ZERO).unwrap();
-        for text in ["aa\n", "bb\n", "cc\n"] {
-            host.files.append("/run/x", text).unwrap();
+        for (at, text) in [(0, "aa\n"), (3, "bb\n"), (6, "cc\n")] {
+            host.files.append("/run/x", at, text).unwrap();
         }
     });
     assert_eq!(life.unwrap_err().0, "append /run/x bb");
@@ -324,19 +330,19 @@ fn the_dead_do_nothing_any_more() {
     struct Cleanup(Sim);
     impl Drop for Cleanup {
         fn drop(&mut self) {
-            let _ = self.0.host().files.append("/run/x", "cleaned up");
+            let _ = self.0.host().files.replace("/run/x", "cleaned up", 0o600);
         }
     }
     let sim = Sim::lab();
     sim.die_at_write(1);
     let life = sim.run_until_death(|| {
         let _cleanup = Cleanup(sim.clone());
-        sim.host().files.append("/run/x", "a")
+        sim.host().files.replace("/run/x", "a", 0o600)
     });
     assert!(life.is_err());
     assert!(!sim.host().files.exists("/run/x"));
     assert_eq!(
-        sim.run_until_death(|| sim.host().files.append("/run/x", "b").is_ok()),
+        sim.run_until_death(|| sim.host().files.replace("/run/x", "b", 0o600).is_ok()),
         Ok(true)
     );
 }

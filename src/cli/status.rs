@@ -12,7 +12,7 @@ use crate::lifecycle::account::{Exit, Level};
 use crate::lifecycle::advice::help_without_cpus;
 use crate::lifecycle::settings::SettingStatus;
 use crate::lifecycle::status::{
-    ClaimStatus, DebtStatus, Drifted, Moved, Refused, Status, ThreadStatus, status,
+    ClaimStatus, DebtStatus, Drifted, Forgotten, Moved, Refused, Status, ThreadStatus, status,
 };
 
 /// Shows what VMs own, or what one VM owns; fails when something has drifted or failed.
@@ -77,8 +77,33 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     if !status.refused.is_empty() {
         output.say(Level::Help, "journalctl -t pin-hook shows its answer");
     }
+    print_lost(status, output);
     for text in &status.left_out {
         output.say(Level::Info, text);
+    }
+}
+
+/// Prints what the state cannot tell although it may be in force.
+fn print_lost(status: &Status, output: &Output) {
+    if let Some(damage) = &status.damage {
+        output.say(Level::Warning, damage);
+        output.say(
+            Level::Help,
+            "pin-hook reconcile sets the damage aside and goes on without it",
+        );
+    }
+    for Forgotten { cgroup, cpus } in &status.forgotten {
+        let text = format!(
+            "cgroup {cgroup} keeps {} from the host, and no vm is known to own them",
+            cpus.in_words()
+        );
+        output.say(Level::Warning, &text);
+    }
+    if !status.forgotten.is_empty() {
+        output.say(
+            Level::Help,
+            "pin-hook release --all gives them back; pin-hook apply VMID takes them again for a vm",
+        );
     }
 }
 

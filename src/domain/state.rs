@@ -16,7 +16,7 @@ use super::target::{Place, Target, Value};
 use super::vm::Vmid;
 
 /// Version of the log's format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Everything that the program remembers between two runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,6 +79,13 @@ pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub enum Record {
     /// First entry: the format of those that follow.
     Version(u32),
+    /// Second entry: how many of those that follow were written with it in one piece.
+    Base {
+        /// The format again, so that damage to the entry before is not taken for a newer one.
+        version: u32,
+        /// Number of records.
+        records: usize,
+    },
     /// A claim came or changed.
     Claim(Box<Claim>),
     /// A claim ended.
@@ -99,7 +106,7 @@ impl State {
     /// Brings the state to what it is after `record`.
     pub fn apply(&mut self, record: Record) {
         match record {
-            Record::Version(_) => {}
+            Record::Version(_) | Record::Base { .. } => {}
             Record::Reload(needed) => self.needs_reload = needed,
             Record::Claim(claim) => {
                 self.claims.insert(claim.vmid, *claim);
@@ -130,26 +137,30 @@ impl State {
         let held = self.held.iter().map(|(target, held)| {
             let is_open = !is_settled || held.refused > 0;
             let before = held.before.clone().filter(|_| is_open);
-            (
-                target.clone(),
-                Held {
-                    before,
-                    ..held.clone()
-                },
-            )
+            let held = Held {
+                before,
+                ..held.clone()
+            };
+            Record::Intend(vec![(target.clone(), held)])
         });
-        let mut records = vec![Record::Version(VERSION)];
-        records.extend(
-            self.claims
-                .values()
-                .cloned()
-                .map(|claim| Record::Claim(Box::new(claim))),
-        );
+        let claims = self.claims.values().cloned();
+        let claims = claims.map(|claim| Record::Claim(Box::new(claim)));
         let debts = self.debts.values().cloned();
-        records.extend(debts.map(|debt| Record::Debt(Box::new(debt))));
-        records.push(Record::Intend(held.collect()));
-        records.extend(self.needs_reload.then_some(Record::Reload(true)));
-        records
+        let debts = debts.map(|debt| Record::Debt(Box::new(debt)));
+        let reload = self.needs_reload.then_some(Record::Reload(true));
+        based(claims.chain(debts).chain(held).chain(reload).collect())
+    }
+
+    /// Tells whether records remember more than this state does, so that giving back needs more room.
+    pub fn is_grown_by(&self, records: &[Record]) -> bool {
+        records.iter().any(|record| match record {
+            Record::Claim(claim) => !self.claims.contains_key(&claim.vmid),
+            Record::Debt(debt) => !self.debts.contains_key(&debt.vmid),
+            Record::Intend(targets) => targets
+                .iter()
+                .any(|(target, _)| !self.held.contains_key(target)),
+            _ => false,
+        })
     }
 
     /// Tells whether there is nothing to remember.
@@ -159,4 +170,15 @@ impl State {
             && self.debts.is_empty()
             && !self.needs_reload
     }
+}
+
+/// Returns a log that begins with these records.
+pub fn based(records: Vec<Record>) -> Vec<Record> {
+    let base = Record::Base {
+        version: VERSION,
+        records: records.len(),
+    };
+    let mut log = vec![Record::Version(VERSION), base];
+    log.extend(records);
+    log
 }

@@ -8,19 +8,27 @@ use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::deadline::Deadline;
 
 /// Room for what most files of the kernel hold, in bytes.
 const USUAL_SIZE: usize = 4096;
+
+/// Size of the largest file that is read, in bytes. Those of the kernel are smaller on the largest
+/// machines, and the cluster file system takes none of more than 1 MiB.
+const LARGEST: usize = 16 << 20;
+
+/// What a file is called that the next replacement of another one is written to.
+const SPARE: &str = ".spare";
 
 /// Who may have written a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +46,11 @@ pub trait Held: Debug {}
 ///
 /// Every method fails with the [`io::Error`] that the kernel gave; callers add the path.
 pub trait Files: Debug {
-    /// Reads a whole file as text; bytes that are no UTF-8 are replaced.
+    /// Reads a whole file as text; bytes that are no UTF-8 are replaced. What is no regular file, or
+    /// is larger than any that is needed, is an error, and nothing is waited for.
     fn read(&self, path: &str) -> io::Result<String>;
+    /// The same for a file with at most `limit` bytes (`FileTooLarge`), no more of which is read.
+    fn read_within(&self, path: &str, limit: usize) -> io::Result<String>;
     /// Writes `text` by one `write(2)` to a file that exists; never creates or truncates one,
     /// because a kernel file takes each write as a command.
     fn write(&self, path: &str, text: &str) -> io::Result<()>;
@@ -54,14 +65,20 @@ pub trait Files: Debug {
     /// Returns device and inode of a file as `/proc/locks` has them, such as `00:19:1234`; the device
     /// of some file systems (btrfs) is another one there.
     fn node(&self, path: &str) -> io::Result<String>;
-    /// Makes a directory; its parents must exist.
+    /// Makes a directory with this mode, whatever the umask is; its parents must exist.
     fn make_dir(&self, path: &str, mode: u32) -> io::Result<()>;
     /// Removes an empty directory (or a cgroup).
     fn remove_dir(&self, path: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &str) -> io::Result<()>;
-    /// Appends `text` by one `write(2)`, creating the file with mode 0600.
-    fn append(&self, path: &str, text: &str) -> io::Result<()>;
+    /// Makes sure that a file and a spare one beside it have `room` bytes that no full file system
+    /// takes from them; what is new is zeros. Both can be read by root only.
+    fn reserve(&self, path: &str, room: usize) -> io::Result<()>;
+    /// Writes `text` at byte `at` by one `write(2)`, within the room of the file.
+    fn append(&self, path: &str, at: usize, text: &str) -> io::Result<()>;
+    /// Replaces the whole content atomically: the spare file gets it, followed by zeros, and changes
+    /// places with this one. Needs no space.
+    fn renew(&self, path: &str, text: &str) -> io::Result<()>;
     /// Replaces the whole content atomically: a new file is renamed over the old one.
     fn replace(&self, path: &str, text: &str, mode: u32) -> io::Result<()>;
     /// Takes an exclusive lock on a file, creating it; `None` when that takes longer than `wait`.
@@ -95,10 +112,19 @@ impl RootFiles {
 
 impl Files for RootFiles {
     fn read(&self, path: &str) -> io::Result<String> {
+        self.read_within(path, LARGEST)
+    }
+
+    fn read_within(&self, path: &str, limit: usize) -> io::Result<String> {
+        let file = open_regular(&self.at(path))?;
         let mut bytes = Vec::with_capacity(USUAL_SIZE);
         // Files of the kernel have no size: a bare file would be asked for it, each time.
-        let file = File::open(self.at(path))?;
-        file.take(u64::MAX).read_to_end(&mut bytes)?;
+        let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+        file.take(most).read_to_end(&mut bytes)?;
+        if bytes.len() > limit {
+            let text = format!("it has more than {limit} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
         if path.starts_with("/sys/") {
             cut_at_nul(&mut bytes);
         }
@@ -148,7 +174,12 @@ impl Files for RootFiles {
     }
 
     fn make_dir(&self, path: &str, mode: u32) -> io::Result<()> {
-        fs::DirBuilder::new().mode(mode).create(self.at(path))
+        let path = self.at(path);
+        fs::DirBuilder::new().mode(mode).create(&path)?;
+        set_mode(fs::metadata(&path)?.mode(), mode, |wanted| {
+            fs::set_permissions(&path, wanted)
+        });
+        Ok(())
     }
 
     fn remove_dir(&self, path: &str) -> io::Result<()> {
@@ -159,31 +190,55 @@ impl Files for RootFiles {
         fs::remove_file(self.at(path))
     }
 
-    fn append(&self, path: &str, text: &str) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
-        options.open(self.at(path))?.write_all(text.as_bytes())
+    fn reserve(&self, path: &str, room: usize) -> io::Result<()> {
+        for path in [format!("{path}{SPARE}"), path.to_owned()] {
+            let file = open_own(&self.at(&path), 0o600)?;
+            let (size, wanted) = (file.metadata()?.len(), room as u64);
+            if size < wanted {
+                let len = i64::try_from(wanted).map_err(io::Error::other)?;
+                let allocated = fallocate(&file, FallocateFlags::empty(), 0, len);
+                // Half of a reservation would be taken for one.
+                allocated.inspect_err(|_| drop(file.set_len(size)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&self, path: &str, at: usize, text: &str) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.at(path))?;
+        file.write_all_at(text.as_bytes(), at as u64)
+    }
+
+    fn renew(&self, path: &str, text: &str) -> io::Result<()> {
+        let (current, spare) = (self.at(path), self.at(&format!("{path}{SPARE}")));
+        let file = OpenOptions::new().write(true).open(&spare)?;
+        let room = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        if room < text.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut whole = text.as_bytes().to_vec();
+        whole.resize(room, 0);
+        file.write_all_at(&whole, 0)?;
+        Ok(renameat_with(
+            CWD,
+            spare,
+            CWD,
+            current,
+            RenameFlags::EXCHANGE,
+        )?)
     }
 
     fn replace(&self, path: &str, text: &str, mode: u32) -> io::Result<()> {
         let target = self.at(path);
         let new = self.at(&format!("{path}.new"));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(mode);
-        let mut file = options.open(&new)?;
-        // The mode of a new file is cut by the caller's umask. The cluster file system has modes
-        // of its own and refuses to change them.
-        if file.metadata()?.mode() & 0o7777 & mode != mode {
-            let _ = file.set_permissions(Permissions::from_mode(mode));
-        }
+        let mut file = open_own(&new, mode)?;
+        file.set_len(0)?;
         file.write_all(text.as_bytes())?;
         fs::rename(new, target)
     }
 
     fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(self.at(path))?;
+        let file = open_own(&self.at(path), 0o600)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => Ok(Some(Box::new(held))),
             Err((file, nix::Error::EWOULDBLOCK)) => lock_within(file, wait),
@@ -217,6 +272,44 @@ impl Files for RootFiles {
     }
 }
 
+/// Opens a file for reading that is one: a fifo would be waited for, a device may never end or do
+/// something.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::Error::from_raw_os_error(libc::EISDIR));
+    }
+    if !kind.is_file() {
+        let text = "it is no regular file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(file)
+}
+
+/// Opens a file of this program for writing, makes it if there is none, and gives it its mode.
+fn open_own(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(mode);
+    let file = options.open(path)?;
+    set_mode(file.metadata()?.mode(), mode, |wanted| {
+        file.set_permissions(wanted)
+    });
+    Ok(file)
+}
+
+/// Gives what was made the mode that it is to have. The mode of what is new is cut by the caller's umask,
+/// whatever that is. The cluster file system has modes of its own and refuses to change them.
+fn set_mode(given: u32, mode: u32, set: impl FnOnce(Permissions) -> io::Result<()>) {
+    if given & 0o7777 != mode {
+        let _ = set(Permissions::from_mode(mode));
+    }
+}
+
 impl Held for Flock<File> {}
 
 /// Cuts a text of sysfs where it ends: some files of Linux 5.15 count the NUL behind the newline in
@@ -231,9 +324,10 @@ fn cut_at_nul(bytes: &mut Vec<u8>) {
 /// A thread that comes too late finds nobody to hand the lock to and thereby lets go of it.
 fn lock_within(file: File, wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
     let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
+    // Where a limit of the caller leaves no room for a thread, that is an error and no panic.
+    std::thread::Builder::new().spawn(move || {
         let _ = sender.send(Flock::lock(file, FlockArg::LockExclusive));
-    });
+    })?;
     match receiver.recv_timeout(wait) {
         Ok(Ok(held)) => Ok(Some(Box::new(held))),
         Ok(Err((_, error))) => Err(error.into()),

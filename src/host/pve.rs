@@ -238,7 +238,12 @@ fn vmids(names: &[String], ending: &str) -> Vec<Vmid> {
 
 /// Reads a whole file, or returns `None` when there is none.
 pub(super) fn read_if_there(files: &dyn Files, path: String) -> anyhow::Result<Option<TextFile>> {
-    match files.read(&path) {
+    if_there(files.read(&path), path)
+}
+
+/// Returns a file that was read, or `None` when there is none.
+pub(super) fn if_there(read: io::Result<String>, path: String) -> anyhow::Result<Option<TextFile>> {
+    match read {
         Ok(text) => Ok(Some(TextFile { path, text })),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(cannot("read", &path)(error)),

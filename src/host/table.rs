@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 
 use super::files::{Files, Owner};
-use super::pve::{TextFile, read_if_there};
+use super::pve::{TextFile, if_there};
 use super::trouble::cannot;
 use crate::domain::advice::Advised;
 use crate::domain::vm::Vmid;
@@ -62,7 +62,7 @@ pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
 /// # Errors
 /// The file cannot be read, is too large or is no UTF-8.
 pub fn read_candidate(files: &dyn Files, path: &str) -> anyhow::Result<TextFile> {
-    let text = files.read(path);
+    let text = files.read_within(path, LARGEST_TABLE);
     let text = text.map_err(cannot("read", path))?;
     let path = path.to_owned();
     let table = TextFile { path, text };
@@ -177,7 +177,8 @@ fn read_trusted(
     refused: u32,
 ) -> anyhow::Result<Option<TextFile>> {
     let path = format!("{directory}/{name}");
-    let Some(table) = read_if_there(files, path)? else {
+    let text = files.read_within(&path, LARGEST_TABLE);
+    let Some(table) = if_there(text, path)? else {
         return Ok(None);
     };
     check(files, directory, refused)?;
@@ -188,14 +189,6 @@ fn read_trusted(
 
 fn check_text(table: &TextFile) -> anyhow::Result<()> {
     let TextFile { path, text } = table;
-    let size = text.len();
-    ensure!(
-        size <= LARGEST_TABLE,
-        Advised::new(
-            format!("{path} has {size} bytes, a table has at most {LARGEST_TABLE}"),
-            "see whether this is the right file",
-        )
-    );
     // The door to the files has put this in the place of bytes that are no UTF-8.
     let broken = text.lines().position(|line| line.contains('\u{fffd}'));
     match broken {
@@ -280,10 +273,11 @@ mod tests {
             files
                 .replace("/etc/pin-hook/100.toml", text, 0o644)
                 .unwrap();
-            read_table(&files, id("100")).unwrap_err().to_string()
+            let error = read_table(&files, id("100")).unwrap_err();
+            format!("{error:#}")
         };
         let long = error(&"#".repeat(LARGEST_TABLE + 1));
-        assert!(long.contains("65537 bytes"), "{long}");
+        assert!(long.contains("it has more than 65536 bytes"), "{long}");
         let broken = error("a = 1\nb = \"\u{fffd}\"\n");
         assert_eq!(broken, "/etc/pin-hook/100.toml:2: bytes that are no UTF-8");
     }

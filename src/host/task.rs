@@ -230,7 +230,7 @@ mod tests {
             for (at, _) in path.match_indices('/').skip(1) {
                 let _ = self.files.make_dir(&path[..at], 0o755);
             }
-            self.files.append(path, text).unwrap();
+            self.files.replace(path, text, 0o600).unwrap();
         }
 
         fn put_task(&self, pid: i32, tid: i32, text: &str) {

@@ -29,6 +29,9 @@ fn remedy(path: &str, error: &io::Error, is_root: bool) -> String {
         _ if path.starts_with("/etc/pve/") => {
             "pvecm status shows whether this node may change /etc/pve (quorum)".to_owned()
         }
+        ErrorKind::FileTooLarge | ErrorKind::InvalidInput => {
+            format!("ls -lL {path} shows what is in the place of a text file")
+        }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             format!("make room: df {directory} shows what is full")
         }
@@ -72,6 +75,7 @@ mod tests {
                 "pvecm status",
             ),
             ("/lost", libc::EIO, true, "namei -l /lost"),
+            ("/lost", libc::EFBIG, true, "ls -lL /lost"),
         ] {
             let error = cannot("write", path)(io::Error::from_raw_os_error(number));
             assert!(format!("{error:#}").starts_with(&format!("cannot write {path}: ")));

@@ -4,6 +4,7 @@ use super::account::{Account, Exit};
 use super::fate::Answers;
 use super::journal::{Journal, busy};
 use super::phase::PATIENT_TIME;
+use super::recover;
 use super::snippet;
 use super::work::{Worked, work};
 use crate::domain::refusal::Refusal;
@@ -37,7 +38,8 @@ pub fn boot(host: &Host) -> Account {
 /// due for every later run.
 fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
     // Also makes the state directory, so that starting a VM leaves no new one behind.
-    let mut journal = Journal::open(&*host.files)?.ok_or_else(busy)?;
+    let (mut journal, told) = recover::open(host)?.ok_or_else(busy)?;
+    told.into_iter().for_each(|text| account.warn(text));
     let n_written = write_drop_ins(host, &mut journal)?;
     let needs_reload = journal.state().needs_reload;
     drop(journal);

@@ -61,7 +61,9 @@ impl Run<'_> {
 
     fn try_release(&self, vmid: Option<Vmid>, account: &mut Account) -> anyhow::Result<()> {
         if vmid.is_none() {
-            recover(self.host)?;
+            recover(self.host)?
+                .into_iter()
+                .for_each(|text| account.warn(text));
         }
         // Threads that were born in the VM's partition are found and moved while the claim is
         // still there; afterwards nobody would know whose they are.

@@ -3,22 +3,37 @@
 //! `/run/pin-hook/journal` holds one [`Record`] per line. It is only appended to while a phase
 //! works, and replaced by its shortest form at the end. A line that a death cut short announced
 //! writes that never happened, so it is dropped.
+//!
+//! Whatever is announced can be given back with `/run` full: the log has room for that from its
+//! first record on, and so has the spare file that its shortest form is written to. What would
+//! need more is refused while there is no more.
+
+mod text;
 
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
+
+pub use self::text::Damage;
+use self::text::{Log, lines};
 
 use crate::domain::advice::Advised;
-use crate::domain::state::{Record, State, VERSION};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::state::{Record, State, VERSION, based};
 use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::files::{Files, Held, Owner};
+use crate::host::record::remove;
 use crate::host::trouble::cannot;
 
 /// Directory of the program's state; gone after a reboot, as everything is that it describes.
 pub const STATE_DIR: &str = "/run/pin-hook";
 const JOURNAL: &str = "/run/pin-hook/journal";
+/// Where its next shortest form is written to.
+const SPARE: &str = "/run/pin-hook/journal.spare";
+/// What damaged lines are set aside as, with a number behind it.
+const DAMAGED: &str = "/run/pin-hook/damaged";
 /// Wishes that came while the lock could not be had: one empty file for each VM.
 const SPOOL: &str = "/run/pin-hook/spool";
 const LOCK: &str = "/run/pin-hook/lock";
@@ -26,37 +41,85 @@ const LOCK: &str = "/run/pin-hook/lock";
 /// How long a run waits for another one that works on the host.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
 
+/// Room that a log has at least, in bytes, and more for each CPU: kernel threads and interrupts come
+/// by the dozen for each.
+const LEAST_ROOM: usize = 64 << 10;
+const ROOM_FOR_CPU: usize = 8 << 10;
+/// How often a log fits into its room. Giving back announces each target with the value that it has,
+/// which is as long as the others, in one record for each stage: no more than the log itself.
+const SHARE: usize = 3;
+/// Room for what else is announced meanwhile.
+const SLACK: usize = 8 << 10;
+
 /// The state of this host in our hands: while it exists, no other run works on it.
 #[derive(Debug)]
 pub struct Journal<'h> {
     files: &'h dyn Files,
     state: State,
     is_changed: bool,
+    /// Bytes of the log, and that it may have.
+    end: usize,
+    room: usize,
+    lost: Lost,
     _lock: Box<dyn Held>,
+}
+
+/// What the log cannot tell, although something may be in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Lost {
+    /// Nothing is known to be missing.
+    #[default]
+    Nothing,
+    /// There is no log.
+    Log,
+    /// Some of it was damaged, and what became of that, in words.
+    Records(String),
 }
 
 impl<'h> Journal<'h> {
     /// Takes the host lock and reads the log; `None` when another run keeps the lock too long.
+    /// What is damaged is set aside.
     pub fn open(files: &'h dyn Files) -> anyhow::Result<Option<Self>> {
         make_state_dir(files)?;
         let lock = files.lock(LOCK, LOCK_WAIT).map_err(cannot("lock", LOCK))?;
         let Some(lock) = lock else { return Ok(None) };
-        let state = read_state(files)?;
-        cut_torn_line(files)?;
-        Ok(Some(Journal {
+        let text = read_text(files)?;
+        let log = text.as_deref().map(understood).transpose()?;
+        let Log {
+            state,
+            end,
+            is_torn,
+            damage,
+        } = log.unwrap_or_default();
+        let mut journal = Journal {
             files,
             state,
             is_changed: false,
+            end,
+            // What an older version wrote has no spare file, and no room.
+            room: match files.exists(SPARE) {
+                true => text.as_ref().map_or(0, String::len),
+                false => 0,
+            },
+            lost: match text {
+                Some(text) if text.bytes().any(|byte| byte != 0) => Lost::Nothing,
+                _ => Lost::Log,
+            },
             _lock: lock,
-        }))
+        };
+        if !damage.is_none() {
+            journal.lost = Lost::Records(set_aside(files, &damage));
+        }
+        if is_torn || !damage.is_none() {
+            journal.shorten(false)?;
+            journal.is_changed = true;
+        }
+        Ok(Some(journal))
     }
 
-    /// Throws a damaged log away, under the lock.
-    pub fn discard(files: &dyn Files) -> anyhow::Result<()> {
-        make_state_dir(files)?;
-        let lock = files.lock(LOCK, LOCK_WAIT).map_err(cannot("lock", LOCK))?;
-        let _lock = lock.ok_or_else(busy)?;
-        files.remove(JOURNAL).map_err(cannot("remove", JOURNAL))
+    /// Returns what the log could not tell when it was opened.
+    pub fn lost(&self) -> &Lost {
+        &self.lost
     }
 
     /// Returns what the log amounts to.
@@ -83,24 +146,64 @@ impl<'h> Journal<'h> {
     }
 
     /// Appends `records`; after that, and not earlier, what they announce may be done.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when they are about more than could be given back with `/run` full; nothing is
+    /// announced then.
     pub fn append(&mut self, records: Vec<Record>) -> anyhow::Result<()> {
         if records.is_empty() {
             return Ok(());
         }
-        let is_new = !self.files.exists(JOURNAL);
-        let text = lines(
-            is_new
-                .then_some(&Record::Version(VERSION))
-                .into_iter()
-                .chain(&records),
-        )?;
-        let written = self.files.append(JOURNAL, &text);
-        written.map_err(cannot("append to", JOURNAL))?;
+        let added = lines(&records)?;
+        let is_new = self.end == 0;
+        let is_grown = is_new || self.state.is_grown_by(&records);
+        self.make_room(added.len(), is_grown)?;
+        let written = match is_new {
+            true => {
+                let whole = lines(&based(records.clone()))?;
+                let written = self.files.renew(JOURNAL, &whole);
+                written.map(|()| whole.len())
+            }
+            false => {
+                let written = self.files.append(JOURNAL, self.end, &added);
+                written.map(|()| self.end + added.len())
+            }
+        };
+        self.end = written.map_err(cannot("append to", JOURNAL))?;
         self.is_changed = true;
         for record in records {
             self.state.apply(record);
         }
         Ok(())
+    }
+
+    /// Makes sure that `added` bytes have room. With `is_grown` there is more to give back from then
+    /// on: what that may announce has room too.
+    fn make_room(&mut self, added: usize, is_grown: bool) -> anyhow::Result<()> {
+        let needed = |end: usize| match is_grown {
+            true => (end + added) * SHARE + SLACK,
+            false => end + added,
+        };
+        // What was announced one after the other is shorter in one.
+        if self.room < needed(self.end) && self.end > 0 && self.room > 0 {
+            self.shorten(false)?;
+        }
+        let needed = needed(self.end);
+        if self.room < needed || self.end == 0 {
+            self.reserve(needed.max(least_room(self.files)))?;
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, room: usize) -> anyhow::Result<()> {
+        match self.files.reserve(JOURNAL, room) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(no_room(room)),
+            Err(error) => Err(cannot("reserve room for", JOURNAL)(error)),
+            Ok(()) => {
+                self.room = room;
+                Ok(())
+            }
+        }
     }
 
     /// Replaces the log by its shortest form; with nothing to remember there is none. See
@@ -109,31 +212,75 @@ impl<'h> Journal<'h> {
         if !std::mem::take(&mut self.is_changed) {
             return Ok(());
         }
-        let done = if self.state.is_empty() {
-            self.files.remove(JOURNAL)
-        } else {
-            self.files.replace(
-                JOURNAL,
-                &lines(self.state.checkpoint(is_settled).iter())?,
-                0o600,
-            )
-        };
-        done.map_err(cannot("replace", JOURNAL))
+        if !self.state.is_empty() {
+            return self.shorten(is_settled);
+        }
+        self.end = 0;
+        self.files
+            .remove(JOURNAL)
+            .and_then(|()| remove(self.files, SPARE))
+            .map_err(cannot("remove", JOURNAL))
+    }
+
+    fn shorten(&mut self, is_settled: bool) -> anyhow::Result<()> {
+        let text = lines(&self.state.checkpoint(is_settled))?;
+        let mut done = self.files.renew(JOURNAL, &text);
+        if done.is_err() {
+            // One that an older version wrote, or that somebody has cut, has no room or no spare file.
+            self.reserve((text.len() * SHARE + SLACK).max(self.room))?;
+            done = self.files.renew(JOURNAL, &text);
+        }
+        done.map_err(cannot("replace", JOURNAL))?;
+        self.end = text.len();
+        Ok(())
     }
 }
 
-/// Cuts off a line that a death left unfinished, so that the next one begins on its own.
-fn cut_torn_line(files: &dyn Files) -> anyhow::Result<()> {
-    let Ok(text) = files.read(JOURNAL) else {
-        return Ok(());
-    };
-    let end = text.rfind('\n').map_or(0, |newline| newline + 1);
-    if end == text.len() {
-        return Ok(());
-    }
-    let cut = files.replace(JOURNAL, &text[..end], 0o600);
-    cut.map_err(cannot("replace", JOURNAL))
+/// Returns the room of a new log on this host.
+fn least_room(files: &dyn Files) -> usize {
+    let possible = files.read("/sys/devices/system/cpu/possible");
+    let possible: Option<CpuSet> = possible.ok().and_then(|text| text.parse().ok());
+    LEAST_ROOM + possible.map_or(0, |cpus| cpus.len()) * ROOM_FOR_CPU
 }
+
+/// `/run` is too full for more to be taken than could be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("nothing is taken that could not be given back")]
+pub struct NoRoom;
+
+fn no_room(room: usize) -> anyhow::Error {
+    let kib = (2 * room).div_ceil(1 << 10);
+    anyhow::Error::new(NoRoom).context(Advised::new(
+        format!(
+            "{STATE_DIR} needs {kib} KiB for what giving the host back may announce, and is full"
+        ),
+        "make room: df /run shows how full it is, du -xh /run | sort -h what fills it",
+    ))
+}
+
+/// Writes the damaged lines of a log into a file of their own; returns what became of them.
+fn set_aside(files: &dyn Files, damage: &Damage) -> String {
+    let fact = damage.to_string();
+    if damage.lines.is_empty() {
+        return fact;
+    }
+    let mut paths = (1..=MAX_DAMAGED).map(|n| format!("{DAMAGED}-{n}"));
+    let Some(path) = paths.find(|path| !files.exists(path)) else {
+        return fact;
+    };
+    let lines: String = damage
+        .lines
+        .iter()
+        .map(|(_, line)| format!("{line}\n"))
+        .collect();
+    match files.replace(&path, &lines, 0o600) {
+        Ok(()) => format!("{fact}; kept as {path}"),
+        Err(error) => format!("{fact}; not kept as {path}: {error}"),
+    }
+}
+
+/// Most files of damaged lines that are kept; whoever damages more is not going to read them.
+const MAX_DAMAGED: u32 = 20;
 
 /// Leaves a wish for a VM to the next reconcile, because the host lock could not be had.
 pub fn spool(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
@@ -158,11 +305,39 @@ pub fn take_spooled(files: &dyn Files) -> Vec<Vmid> {
     taken.collect()
 }
 
-/// Returns the state without taking the lock: for showing it, not for acting on it.
+/// Returns the state without taking the lock: for showing it, not for acting on it. What is damaged
+/// is missing; the next run that takes the lock sets it aside.
+///
+/// # Errors
+/// The log cannot be read, or is [`Newer`].
 pub fn read_state(files: &dyn Files) -> anyhow::Result<State> {
+    read_log(files).map(|(state, _)| state)
+}
+
+/// Returns the same with what is damaged.
+///
+/// # Errors
+/// As [`read_state`].
+pub fn read_log(files: &dyn Files) -> anyhow::Result<(State, Damage)> {
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        let log = read_text(files)?.as_deref().map(understood).transpose()?;
+        let log = log.unwrap_or_default();
+        if log.damage.is_none() || looks == LOOKS {
+            return Ok((log.state, log.damage));
+        }
+    }
+}
+
+/// How often a log is read that seems to be damaged: without the lock, it may have been replaced twice
+/// meanwhile.
+const LOOKS: usize = 3;
+
+fn read_text(files: &dyn Files) -> anyhow::Result<Option<String>> {
     match files.read(JOURNAL) {
-        Ok(text) => parse(&text).map_err(unusable),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::default()),
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(cannot("read", JOURNAL)(error)),
     }
 }
@@ -175,18 +350,13 @@ pub struct Newer {
     version: u32,
 }
 
-fn unusable(error: anyhow::Error) -> anyhow::Error {
-    let advised = match error.is::<Newer>() {
-        true => Advised::new(
+fn understood(text: &str) -> anyhow::Result<Log> {
+    text::read(text).map_err(|newer| {
+        anyhow::Error::new(newer).context(Advised::new(
             format!("{JOURNAL} is of a newer pin-hook"),
             "install that version again, and before going back to this one: pin-hook release --all",
-        ),
-        false => Advised::new(
-            format!("{JOURNAL} is damaged"),
-            "pin-hook release --all gives the host back without it",
-        ),
-    };
-    error.context(advised)
+        ))
+    })
 }
 
 /// Returns the error of a run that another one kept from the host.
@@ -197,34 +367,20 @@ pub fn busy() -> anyhow::Error {
     ))
 }
 
-/// Parses a log.
+/// Parses a log; returns what it amounts to and what is damaged.
 ///
 /// # Errors
-/// When a line that was written whole cannot be understood, or comes from a newer version.
-pub fn parse(text: &str) -> anyhow::Result<State> {
-    let mut state = State::default();
-    for (n, line) in text.split_inclusive('\n').enumerate() {
-        let Some(line) = line.strip_suffix('\n') else {
-            break;
-        };
-        let record = serde_json::from_str(line).with_context(|| format!("line {}", n + 1))?;
-        if let Record::Version(version) = record
-            && version > VERSION
-        {
-            bail!(Newer { version });
-        }
-        state.apply(record);
-    }
-    Ok(state)
+/// [`Newer`].
+pub fn parse(text: &str) -> Result<(State, Damage), Newer> {
+    text::read(text).map(|log| (log.state, log.damage))
 }
 
-fn lines<'r>(records: impl Iterator<Item = &'r Record>) -> anyhow::Result<String> {
-    let mut text = String::new();
-    for record in records {
-        text.push_str(&serde_json::to_string(record)?);
-        text.push('\n');
-    }
-    Ok(text)
+/// Returns the text of a log.
+///
+/// # Errors
+/// A record cannot be put into words.
+pub fn text_of(records: &[Record]) -> anyhow::Result<String> {
+    lines(records)
 }
 
 fn make_state_dir(files: &dyn Files) -> anyhow::Result<()> {
@@ -252,7 +408,7 @@ fn check_owner(files: &dyn Files) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::domain::state::Held;
-    use crate::domain::target::Value;
+    use crate::domain::target::{Target, Value};
 
     fn intend(ours: Value) -> Record {
         let held = Held::new(Value::Absent, ours);
@@ -264,16 +420,39 @@ mod tests {
 
     #[test]
     fn a_line_cut_short_is_as_if_it_was_never_written() {
-        let whole = lines([Record::Version(1), intend(Value::Present)].iter()).unwrap();
+        let whole = lines(&based(vec![intend(Value::Present)])).unwrap();
         let torn = format!("{whole}{{\"forget\":[{{\"gro");
         assert_eq!(parse(&torn).unwrap(), parse(&whole).unwrap());
-        assert_eq!(parse(&whole).unwrap().held.len(), 1);
+        assert_eq!(parse(&whole).unwrap().0.held.len(), 1);
+        let zeros = "\0".repeat(100);
+        assert_eq!(parse(&format!("{torn}{zeros}")), parse(&whole));
     }
 
     #[test]
-    fn a_damaged_line_is_an_error_and_not_an_empty_state() {
-        assert!(parse("{\"version\":1}\ngarbage\n").is_err());
-        assert!(parse("{\"version\":99}\n").is_err());
+    fn a_damaged_line_costs_that_line_and_is_no_empty_state() {
+        let rest = lines(&[intend(Value::Present)]).unwrap();
+        let (state, damage) = parse(&format!("{{\"version\":1}}\ngarbage\n{rest}")).unwrap();
+        assert_eq!(state.held.len(), 1);
+        assert_eq!(damage.lines, [(2, "garbage".to_owned())]);
+        assert_eq!(
+            parse(""),
+            Ok((
+                State::default(),
+                Damage {
+                    missing: 1,
+                    ..Damage::default()
+                }
+            ))
+        );
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage_to_the_line_that_says_so() {
+        let newer = Newer { version: 99 };
+        assert_eq!(parse("{\"version\":99}\n{\"who\":1}\n"), Err(newer));
+        let log = lines(&based(vec![intend(Value::Present)])).unwrap();
+        let (state, damage) = parse(&log.replacen('2', "3", 1)).unwrap();
+        assert_eq!((state.held.len(), damage.lines.len()), (1, 1));
     }
 
     #[test]
@@ -281,7 +460,7 @@ mod tests {
         let mut state = State::default();
         state.apply(intend(Value::Present));
         state.apply(Record::Reload(true));
-        let text = lines(state.checkpoint(true).iter()).unwrap();
-        assert_eq!(parse(&text).unwrap(), state);
+        let text = lines(&state.checkpoint(true)).unwrap();
+        assert_eq!(parse(&text).unwrap(), (state, Damage::default()));
     }
 }

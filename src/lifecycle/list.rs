@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::journal::read_log;
 use super::look::known_state;
 use super::others::{look_at_files, look_at_groups};
 use super::resolve::{CaseError, gate_facts, read_settings, understand};
@@ -131,7 +132,13 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
 impl Listing {
     fn claims(&mut self, host: &Host) -> anyhow::Result<Claims> {
         match known_state(host)? {
-            Ok(state) => Ok(state.claims),
+            Ok(state) => {
+                let (_, damage) = read_log(&*host.files)?;
+                if !damage.is_none() {
+                    self.left_out.push(damage.to_string());
+                }
+                Ok(state.claims)
+            }
             Err(hidden) => {
                 self.left_out.push(format!("states are left out: {hidden}"));
                 Ok(BTreeMap::new())

@@ -163,7 +163,7 @@ pub fn shared_cpus(host: &Host) -> anyhow::Result<Option<CpuSet>> {
 }
 
 /// Returns the CPUs that the kernel's command line took from the host (`isolcpus`, `nohz_full`).
-fn boot_isolated(host: &Host) -> anyhow::Result<CpuSet> {
+pub fn boot_isolated(host: &Host) -> anyhow::Result<CpuSet> {
     let isolated = read_cpus(host, &format!("{CPU_DIR}/isolated"))?.unwrap_or_default();
     let nohz_full = read_cpus(host, &format!("{CPU_DIR}/nohz_full"))?.unwrap_or_default();
     Ok(isolated.union(&nohz_full))

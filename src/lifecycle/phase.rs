@@ -140,9 +140,22 @@ impl Run<'_> {
                 return self.refuse(vmid, account, policy, &error.to_string(), error.help());
             }
         };
-        if self.runs_already(vmid) {
-            let text = format!("vm {vmid}: runs already, its claim stays as it is");
-            return account.info(text);
+        match self.runs_already(vmid) {
+            Ok(true) => {
+                let text = format!("vm {vmid}: runs already, its claim stays as it is");
+                return account.info(text);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                let text = format!("vm {vmid}: {error:#}");
+                return self.refuse(
+                    vmid,
+                    account,
+                    case.table.start.on_refusal,
+                    &text,
+                    help_for(&error),
+                );
+            }
         }
         if let Err(error) = self.reserve_with_room(&case, account) {
             let text = format!("vm {vmid}: {error:#}");
@@ -154,11 +167,11 @@ impl Run<'_> {
 
     /// Tells whether the VM runs, as PVE sees it, with what its claim is about: then PVE does not start it.
     /// Somebody who calls the phase by hand would take its CPUs from it.
-    fn runs_already(&self, vmid: Vmid) -> bool {
+    fn runs_already(&self, vmid: Vmid) -> anyhow::Result<bool> {
         let files = &*self.host.files;
         let running = pve::running(files, vmid).ok().flatten();
-        let state = read_state(files).unwrap_or_default();
-        running.is_some() && running == state.claims.get(&vmid).and_then(Claim::qemu)
+        let state = read_state(files)?;
+        Ok(running.is_some() && running == state.claims.get(&vmid).and_then(Claim::qemu))
     }
 
     /// Reserves the CPUs when the VMs have gone that are to make room.

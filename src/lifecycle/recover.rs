@@ -1,61 +1,155 @@
-//! Recovering: what is held when the journal is lost, from the traces on the host.
+//! Recovering: what is held when the log cannot tell it, from the traces on the host.
 //!
 //! The cgroups of a VM's threads and their CPUs tell what was taken, without a partition the lists
-//! of units. What the journal alone knew
-//! is inferred: a thread had the CPUs that PVE gave it, an interrupt or a kernel thread that is on
-//! all CPUs but the taken ones was on all of them, and so was a container without `cores:`.
+//! of units, and where all of them have gone the affinity that new kernel threads and interrupts
+//! inherit. What the log alone knew is inferred: a thread had the CPUs that PVE gave it, an
+//! interrupt or a kernel thread that is on all CPUs but the taken ones was on all of them, and so
+//! was a container without `cores:`.
 
 use anyhow::Context;
 
-use super::journal::{Journal, Newer, busy, read_state};
-use super::observe::{kernel_threads, read_cpus, shared_cpus, threads_of};
+use super::journal::{Journal, Lost, busy};
+use super::observe::{boot_isolated, kernel_threads, read_cpus, shared_cpus, threads_of};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::knob::Knob;
-use crate::domain::state::{Held, Record};
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::state::{Held, Record, State};
+use crate::domain::target::{KTHREADD, Place, Target, Value};
 use crate::domain::vm::{TaskId, Vmid};
+use crate::domain::words::count;
 use crate::host::{Host, cgroup, container, irq, pve, target, work};
 
 const GROUPS: &str = "/sys/fs/cgroup";
 const SLICE: &str = "qemu.slice";
 const UNITS: &str = "/run/systemd/system";
 
-/// Makes sure that the journal knows what is held: reads it, and where it is lost or damaged
-/// writes a new one from the traces.
-pub fn recover(host: &Host) -> anyhow::Result<()> {
-    match read_state(&*host.files) {
-        Ok(state) if !state.is_empty() => return Ok(()),
-        Ok(_) => {}
-        Err(error) if error.is::<Newer>() => return Err(error),
-        Err(_) => Journal::discard(&*host.files)?,
-    }
-    let traces = traces(host)?;
-    if traces.is_empty() {
-        return Ok(());
-    }
-    let journal = Journal::open(&*host.files)?;
-    let mut journal = journal.ok_or_else(busy)?;
-    journal.append(vec![Record::Intend(traces)])
+/// How much of what looks like ours is taken for ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Marks {
+    /// Only what goes with cgroups that nobody else makes: a VM's, with our drop-in for its scope.
+    Sure,
+    /// Everything: something was in force, or somebody has asked for it.
+    All,
 }
 
-fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
-    let names = host
-        .files
-        .list(&format!("{GROUPS}/{SLICE}"))
-        .unwrap_or_default();
-    let vmids: Vec<Vmid> = names
-        .iter()
-        .filter_map(|name| name.strip_suffix(".scope")?.parse().ok())
+/// Takes the host lock and reads the log, as [`Journal::open`]; where that cannot tell what is
+/// held, holds what the host shows. Returns what is to be told about it, too.
+///
+/// # Errors
+/// Those of the log.
+pub fn open(host: &Host) -> anyhow::Result<Option<(Journal<'_>, Vec<String>)>> {
+    let Some(mut journal) = Journal::open(&*host.files)? else {
+        return Ok(None);
+    };
+    let mut told = Vec::new();
+    let marks = match journal.lost() {
+        Lost::Nothing => return Ok(Some((journal, told))),
+        Lost::Log => Marks::Sure,
+        Lost::Records(what) => {
+            told.push(what.clone());
+            Marks::All
+        }
+    };
+    told.extend(hold_traces(host, &mut journal, marks)?);
+    Ok(Some((journal, told)))
+}
+
+/// Makes sure that the log knows everything that is held, also what only the host shows. Returns
+/// what is to be told about it.
+///
+/// # Errors
+/// Those of the log.
+pub fn recover(host: &Host) -> anyhow::Result<Vec<String>> {
+    let (mut journal, mut told) = open(host)?.ok_or_else(busy)?;
+    told.extend(hold_traces(host, &mut journal, Marks::All)?);
+    Ok(told)
+}
+
+fn hold_traces(
+    host: &Host,
+    journal: &mut Journal<'_>,
+    marks: Marks,
+) -> anyhow::Result<Option<String>> {
+    let mut traces = traces(host, known(journal.state()), marks)?;
+    traces.retain(|(target, held)| {
+        !journal.state().held.contains_key(target) && held.ours != held.baseline
+    });
+    if traces.is_empty() {
+        return Ok(None);
+    }
+    let values = count(traces.len(), "value");
+    journal.append(vec![Record::Intend(traces)])?;
+    Ok(Some(format!(
+        "taken from the host, because the state does not tell: {values}; what each was before is \
+         inferred, all cpus where nothing else shows"
+    )))
+}
+
+/// Returns the cgroups of VMs' threads and the exclusive CPUs of their slice that `state` does not
+/// know: somebody has removed the state.
+pub fn forgotten(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
+    let cpus = |group: &str, file: &str| {
+        let path = format!("{GROUPS}/{group}/{file}");
+        read_cpus(host, &path).ok().flatten().unwrap_or_default()
+    };
+    let scopes = scopes(host).into_iter().map(cgroup::scope_of);
+    let groups = scopes.flat_map(|scope| ["vcpu", "io"].map(|name| format!("{scope}/{name}")));
+    let groups = groups.filter(|group| {
+        let is_there = host.files.exists(&format!("{GROUPS}/{group}"));
+        is_there && !state.held.contains_key(&Target::Group(group.clone()))
+    });
+    let mut found: Vec<_> = groups
+        .map(|group| (group.clone(), cpus(&group, "cpuset.cpus")))
         .collect();
+    let target = Target::Knob(Knob::CpusExclusive, Place::Group(SLICE.to_owned()));
+    let left = cpus(SLICE, "cpuset.cpus.exclusive");
+    if !left.is_empty() && !state.held.contains_key(&target) {
+        found.push((SLICE.to_owned(), left));
+    }
+    found
+}
+
+fn scopes(host: &Host) -> Vec<Vmid> {
+    let names = host.files.list(&format!("{GROUPS}/{SLICE}"));
+    let names = names.unwrap_or_default();
+    let vmids = names
+        .iter()
+        .filter_map(|name| name.strip_suffix(".scope")?.parse().ok());
+    vmids.collect()
+}
+
+/// Returns the CPUs that are known to be kept from the host: those of claims, and those that a held mask
+/// lacks.
+fn known(state: &State) -> CpuSet {
+    let claims = state.claims.values().filter(|claim| claim.owns());
+    let owned = claims.flat_map(|claim| claim.wishes.cpus.iter());
+    let masks = state.held.iter().filter_map(|(target, held)| {
+        let is_mask = match target {
+            Target::KernelThread(_) => true,
+            Target::Knob(knob, _) => matches!(knob, Knob::DefaultIrqAffinity | Knob::UnboundCpus),
+            _ => false,
+        };
+        let (baseline, ours) = (held.baseline.cpus()?, held.ours.cpus()?);
+        is_mask.then(|| baseline.difference(ours))
+    });
+    let lacking: Vec<CpuSet> = masks.collect();
+    owned.chain(lacking.iter().flat_map(CpuSet::iter)).collect()
+}
+
+fn traces(host: &Host, known: CpuSet, marks: Marks) -> anyhow::Result<Vec<(Target, Held)>> {
+    let vmids = scopes(host);
     let mut found = Traces {
         host,
         held: Vec::new(),
         owned: CpuSet::new(),
         is_delegated: false,
+        is_sure: false,
     };
     for vmid in &vmids {
         found.scope(*vmid)?;
+    }
+    if marks == Marks::Sure && !found.is_sure {
+        return Ok(Vec::new());
     }
     found.memory_nodes()?;
     // It stays when the scopes have gone with their VMs.
@@ -66,13 +160,34 @@ fn traces(host: &Host) -> anyhow::Result<Vec<(Target, Held)>> {
         if !found.is_delegated {
             found.switch(SLICE);
         }
+    }
+    found.owned.extend(known.iter());
+    if !found.owned.is_empty() {
         found.containers()?;
     }
     found.units(&vmids)?;
+    if found.owned.is_empty() && marks == Marks::All {
+        found.owned = avoided_by_births(host)?;
+    }
     if !found.owned.is_empty() {
         found.rest_of_host()?;
     }
     Ok(found.held)
+}
+
+/// Returns the CPUs that new kernel threads are not to run on, or new interrupts, although the
+/// kernel was not booted like that. Where the VM and its cgroups have gone nothing else shows which it had.
+fn avoided_by_births(host: &Host) -> anyhow::Result<CpuSet> {
+    let online = read_cpus(host, "/sys/devices/system/cpu/online")?.unwrap_or_default();
+    let whole = online.difference(&boot_isolated(host)?);
+    let threads = host.sched.affinity(KTHREADD).ok();
+    let avoided = threads.map_or_else(CpuSet::new, |cpus| whole.difference(&cpus));
+    let booted_with = host.files.read("/proc/cmdline").unwrap_or_default();
+    if !avoided.is_empty() || booted_with.contains("irqaffinity=") {
+        return Ok(avoided);
+    }
+    let interrupts = irq::default_affinity(&*host.files).ok();
+    Ok(interrupts.map_or_else(CpuSet::new, |cpus| whole.difference(&cpus)))
 }
 
 struct Traces<'h> {
@@ -81,6 +196,8 @@ struct Traces<'h> {
     owned: CpuSet,
     /// Whether a scope stays delegated, because its VM is hooked.
     is_delegated: bool,
+    /// Whether there is what nobody else makes.
+    is_sure: bool,
 }
 
 impl Traces<'_> {
@@ -93,10 +210,11 @@ impl Traces<'_> {
         let groups = ["vcpu", "io"].map(|name| format!("{scope}/{name}"));
         let ours = groups.into_iter().filter(|group| self.is_group(group));
         let ours: Vec<String> = ours.collect();
-        self.delegation(vmid)?;
+        let is_ours = self.delegation(vmid)?;
         if ours.is_empty() {
             return Ok(());
         }
+        self.is_sure |= is_ours;
         for group in &ours {
             let cpus = read_cpus(self.host, &format!("{GROUPS}/{group}/cpuset.cpus"))?;
             self.owned.extend(cpus.unwrap_or_default().iter());
@@ -111,11 +229,11 @@ impl Traces<'_> {
         self.host.files.exists(&format!("{GROUPS}/{group}"))
     }
 
-    /// A VM that was adopted by hand was not delegated before.
-    fn delegation(&mut self, vmid: Vmid) -> anyhow::Result<()> {
+    /// A VM that was adopted by hand was not delegated before. Tells whether there is a delegation.
+    fn delegation(&mut self, vmid: Vmid) -> anyhow::Result<bool> {
         let target = Target::Delegation(vmid);
         if target::read(self.host, &target)? != Value::Present {
-            return Ok(());
+            return Ok(false);
         }
         let config = pve::vm_config(&*self.host.files, vmid, "")?;
         let guest = config.map(|config| parse_vm_conf(&config.text).guest());
@@ -123,7 +241,7 @@ impl Traces<'_> {
             true => self.is_delegated = true,
             false => self.hold(target, Value::Absent, Value::Present),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Nobody else writes these drop-ins, and they stay when their VMs have gone.
@@ -260,7 +378,18 @@ impl Traces<'_> {
 
     /// Interrupts, work and kernel threads: those that are on every CPU but the owned ones were on all.
     fn rest_of_host(&mut self) -> anyhow::Result<()> {
+        self.interrupts()?;
         let possible = self.possible()?;
+        for (target, live) in work::masks(self.host) {
+            let whole = live.union(&self.owned);
+            if live.is_disjoint(&self.owned) && whole == possible {
+                self.hold(target, Value::Cpus(whole), Value::Cpus(live));
+            }
+        }
+        self.kernel_threads(possible)
+    }
+
+    fn interrupts(&mut self) -> anyhow::Result<()> {
         let default = irq::default_affinity(&*self.host.files)?;
         if !default.is_disjoint(&self.owned) {
             return Ok(());
@@ -282,19 +411,22 @@ impl Traces<'_> {
         }
         let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
         self.hold(target, Value::Cpus(all), Value::Cpus(default));
-        for (target, live) in work::masks(self.host) {
-            let whole = live.union(&self.owned);
-            if live.is_disjoint(&self.owned) && whole == possible {
-                self.hold(target, Value::Cpus(whole), Value::Cpus(live));
-            }
-        }
-        // Some kernel threads, such as kswapd, were on all CPUs of their node.
+        Ok(())
+    }
+
+    /// Some kernel threads, such as kswapd, were on all CPUs of their node. What one shows is without
+    /// the CPUs that are offline.
+    fn kernel_threads(&mut self, possible: CpuSet) -> anyhow::Result<()> {
+        let online = read_cpus(self.host, "/sys/devices/system/cpu/online")?;
+        let online = online.unwrap_or_else(|| possible.clone());
+        let nodes = irq::nodes(&*self.host.files);
         let wholes: Vec<CpuSet> = std::iter::once(possible)
             .chain(nodes.into_values())
             .collect();
         for thread in kernel_threads(self.host)? {
             let rest_of = |whole: &&CpuSet| {
-                !whole.is_disjoint(&self.owned) && whole.difference(&self.owned) == thread.affinity
+                let rest = whole.difference(&self.owned).intersection(&online);
+                !whole.is_disjoint(&self.owned) && rest == thread.affinity
             };
             if let Some(whole) = wholes.iter().find(rest_of).filter(|_| !thread.bound) {
                 let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(thread.affinity));

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::journal::{read_log, read_state};
 use super::look::{Look, known_state, look};
 use super::observe::read_cpus;
+use super::recover;
 use super::settings::{self, SettingStatus};
 use super::settle::stuck_in;
 use crate::domain::claim::Claim;
@@ -52,8 +54,21 @@ pub struct Status {
     pub drift: Vec<Drifted>,
     /// Writes that reconcile will make: for what was born or has ended since it ran.
     pub pending: usize,
+    /// What nobody remembers, although it is in force.
+    pub forgotten: Vec<Forgotten>,
+    /// What is damaged of the state.
+    pub damage: Option<String>,
     /// What cannot be seen from here and is left out.
     pub left_out: Vec<String>,
+}
+
+/// CPUs that are taken from the host for a VM, and nobody remembers that.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Forgotten {
+    /// Path of the cgroup below the root of the hierarchy.
+    pub cgroup: String,
+    /// Its CPUs.
+    pub cpus: CpuSet,
 }
 
 /// What one VM owns.
@@ -165,6 +180,8 @@ pub struct Drifted {
 /// Returns what VMs own, or what `only` owns; no monitor is asked.
 pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     let state = known_state(host)??;
+    let (_, damage) = read_log(&*host.files)?;
+    let forgotten = forgotten(host)?;
     let seen = look(host, state.clone(), [])?;
     let is_shown = |vmid: &Vmid| only.is_none_or(|only| only == *vmid);
     let shown = state.claims.values().filter(|claim| is_shown(&claim.vmid));
@@ -176,7 +193,10 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         owner(target).as_ref().is_none_or(is_shown)
     });
     Ok(Status {
-        ok: drift.is_empty() && claims.iter().all(ClaimStatus::is_ok),
+        ok: drift.is_empty()
+            && claims.iter().all(ClaimStatus::is_ok)
+            && forgotten.is_empty()
+            && damage.is_none(),
         claims,
         debts: debts(host, &state, is_shown),
         lent: binding::lent(&state),
@@ -188,8 +208,26 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         refused: refused(&state),
         drift,
         pending,
+        forgotten,
+        damage: (!damage.is_none()).then(|| damage.to_string()),
         left_out: seen.left_out,
     })
+}
+
+/// Returns what nobody remembers. A run may be at work meanwhile: what was made or given back since it
+/// was looked at is looked at again.
+fn forgotten(host: &Host) -> anyhow::Result<Vec<Forgotten>> {
+    let look = || Ok::<_, anyhow::Error>(recover::forgotten(host, &read_state(&*host.files)?));
+    let first = look()?;
+    if first.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut still = look()?;
+    still.retain(|found| first.contains(found));
+    let forgotten = still
+        .into_iter()
+        .map(|(cgroup, cpus)| Forgotten { cgroup, cpus });
+    Ok(forgotten.collect())
 }
 
 fn debts(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<DebtStatus> {

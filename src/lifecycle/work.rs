@@ -4,8 +4,9 @@
 use super::binding;
 use super::debts;
 use super::fate::{self, Answers};
-use super::journal::Journal;
+use super::journal::{Journal, NoRoom};
 use super::memory;
+use super::recover;
 use super::report::Report;
 use super::settle::Settling;
 use super::units;
@@ -35,7 +36,8 @@ pub fn work<R>(
     answers: &Answers,
     update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
 ) -> anyhow::Result<Worked<R>> {
-    let Some(mut journal) = Journal::open(&*host.files)? else {
+    let mut report = Report::default();
+    let Some(mut journal) = open(host, &mut report)? else {
         return Ok(Worked::Busy);
     };
     let before = journal.state().claims.clone();
@@ -43,17 +45,16 @@ pub fn work<R>(
         return Ok(Worked::Refused(refusal));
     }
     let new = unproven(&journal.state().claims);
-    let mut report = Report {
-        warnings: gone_offline(&before, &journal.state().claims),
-        ..Report::default()
-    };
+    let offline = gone_offline(&before, &journal.state().claims);
+    report.warnings.extend(offline);
     let is_first = before.is_empty() && !new.is_empty();
     if is_first || removes(&before, &journal.state().claims) {
         // Whoever kills this run in the middle, somebody has to come after it.
         units::keep_watch(host, journal.state(), &mut report);
     }
     let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
-    if settling.settle_units()? {
+    let mut no_room = None;
+    if kept_back(settling.settle_units(), &mut no_room)? {
         match reload(host, journal, &mut report)? {
             Some(unlocked_meanwhile) => journal = unlocked_meanwhile,
             None => return Ok(Worked::Busy),
@@ -64,22 +65,50 @@ pub fn work<R>(
         let staying = unchanged(&before, &claims);
         let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
         let begun = begun(&before, &claims, &new);
-        if settling.settle(&staying, &begun)? {
+        if kept_back(settling.settle(&staying, &begun), &mut no_room)? {
             journal.prove(&new);
         }
     }
-    if let Some(problem) = report.essential() {
-        let (whose, reason) = (problem.whose, problem.to_string());
+    if let Some((whose, reason)) = fault(&report, no_room.as_ref()) {
         let failed = new
             .iter()
             .filter(|vmid| whose.is_none_or(|whose| whose == **vmid));
         let failed: Vec<Vmid> = failed.copied().collect();
         take_back(host, &mut journal, &mut report, &failed, &reason)?;
     }
+    report.warnings.extend(no_room.filter(|_| new.is_empty()));
     journal.checkpoint(report.is_settled())?;
     let is_looked_after = !before.is_empty() && new.is_empty();
     let state = close(host, journal, &mut report, is_looked_after)?;
     Ok(Worked::Done(Box::new(report), state))
+}
+
+/// Takes the host lock and reads the log; tells what that cannot tell.
+fn open<'h>(host: &'h Host, report: &mut Report) -> anyhow::Result<Option<Journal<'h>>> {
+    let opened = recover::open(host)?;
+    Ok(opened.map(|(journal, told)| {
+        report.warnings.extend(told);
+        journal
+    }))
+}
+
+/// Takes note of that settling has taken no more, because there was no room to announce it in; it
+/// has not come to its end then.
+fn kept_back(settled: anyhow::Result<bool>, why: &mut Option<String>) -> anyhow::Result<bool> {
+    match settled {
+        Err(error) if error.is::<NoRoom>() => {
+            *why = Some(format!("{error:#}"));
+            Ok(false)
+        }
+        settled => settled,
+    }
+}
+
+/// Returns why claims that have just come into force cannot be fulfilled, and whose, if only one's.
+fn fault(report: &Report, no_room: Option<&String>) -> Option<(Option<Vmid>, String)> {
+    let problem = report.essential();
+    let problem = problem.map(|problem| (problem.whose, problem.to_string()));
+    problem.or_else(|| no_room.map(|why| (None, why.clone())))
 }
 
 /// Lets go of the host lock, with what is better done without it: has systemd read unit files
@@ -156,7 +185,7 @@ fn reload<'h>(
     drop(journal);
     units::keep_watch(host, &state, report);
     let reloaded = host.systemd.reload();
-    let Some(mut journal) = Journal::open(&*host.files)? else {
+    let Some(mut journal) = open(host, report)? else {
         return Ok(None);
     };
     match reloaded {

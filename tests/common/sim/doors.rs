@@ -148,21 +148,9 @@ impl State {
             None => self.tree.remove_dir(&path),
         }
     }
-
-    /// Replaces a file; a death in between leaves half of the new one beside the old one.
-    fn replace(&mut self, path: &str, text: &str, mode: u32, torn: bool) -> io::Result<()> {
-        let path = self.tree.resolve(path);
-        match torn {
-            true => self.tree.create(&format!("{path}.new"), half(text), mode),
-            false => {
-                let _ = self.tree.remove(&format!("{path}.new"));
-                self.tree.create(&path, text, mode)
-            }
-        }
-    }
 }
 
-fn half(text: &str) -> &str {
+pub fn half(text: &str) -> &str {
     let middle = (0..=text.len() / 2)
         .rev()
         .find(|&end| text.is_char_boundary(end));
@@ -184,6 +172,14 @@ impl Sim {
 impl Files for Sim {
     fn read(&self, path: &str) -> io::Result<String> {
         self.ask(&format!("read {path}"), |state| state.read(path))
+    }
+
+    fn read_within(&self, path: &str, limit: usize) -> io::Result<String> {
+        let text = self.read(path)?;
+        match text.len() > limit {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => Ok(text),
+        }
     }
 
     fn write(&self, path: &str, text: &str) -> io::Result<()> {
@@ -245,16 +241,26 @@ impl Files for Sim {
         })
     }
 
-    fn append(&self, path: &str, text: &str) -> io::Result<()> {
-        self.change(
-            &format!("append {path} {}", text.trim_end()),
-            |state, torn| {
-                let path = state.tree.resolve(path);
-                state
-                    .tree
-                    .append(&path, if torn { half(text) } else { text })
-            },
-        )
+    fn reserve(&self, path: &str, room: usize) -> io::Result<()> {
+        self.change(&format!("reserve {path}"), |state, torn| {
+            if torn {
+                Ok(())
+            } else {
+                state.reserve(path, room)
+            }
+        })
+    }
+
+    fn append(&self, path: &str, at: usize, text: &str) -> io::Result<()> {
+        let op = format!("append {path} {}", text.trim_end());
+        self.change(&op, |state, torn| {
+            state.append(path, at, if torn { half(text) } else { text })
+        })
+    }
+
+    fn renew(&self, path: &str, text: &str) -> io::Result<()> {
+        let op = format!("replace {path} {}", text.trim_end());
+        self.change(&op, |state, torn| state.renew(path, text, torn))
     }
 
     fn replace(&self, path: &str, text: &str, mode: u32) -> io::Result<()> {

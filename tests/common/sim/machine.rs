@@ -75,6 +75,7 @@ impl Machine {
             children: Default::default(),
             pci: Default::default(),
             since_boot: Duration::from_secs(100),
+            run_room: None,
         };
         state.workqueue.request(all.clone());
         state.workqueue.watchdog = all.clone();

@@ -20,6 +20,7 @@ pub mod pci;
 mod proc;
 pub mod qm;
 pub mod replay;
+mod room;
 pub mod systemd;
 pub mod task;
 mod tree;
@@ -68,6 +69,8 @@ pub struct State {
     pub children: child::Children,
     pub pci: pci::Pci,
     pub since_boot: Duration,
+    /// Pages of all files in `/run`, where it is full.
+    pub run_room: Option<usize>,
 }
 
 /// Who holds a lock.

@@ -15,6 +15,16 @@ pub enum Node {
     Link(String),
 }
 
+impl Node {
+    /// Returns how many bytes it holds.
+    pub fn size(&self) -> usize {
+        match self {
+            Node::File { text, .. } => text.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// Files by their absolute path.
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
@@ -178,17 +188,6 @@ impl Tree {
             }
             Some(_) => Err(errno(libc::EISDIR)),
             None => Err(errno(libc::ENOENT)),
-        }
-    }
-
-    pub fn append(&mut self, path: &str, more: &str) -> io::Result<()> {
-        match self.nodes.get_mut(path) {
-            Some(Node::File { text, .. }) => {
-                text.push_str(more);
-                Ok(())
-            }
-            Some(_) => Err(errno(libc::EISDIR)),
-            None => self.create(path, more, 0o600),
         }
     }
 

@@ -1,0 +1,99 @@
+//! Plain files of the program: how they are replaced, and how much of them fits into `/run`.
+
+use std::io;
+
+use super::doors::half;
+use super::{Sim, State, errno};
+
+impl State {
+    /// Replaces a file; a death in between leaves half of the new one beside the old one.
+    pub fn replace(&mut self, path: &str, text: &str, mode: u32, torn: bool) -> io::Result<()> {
+        let path = self.tree.resolve(path);
+        let new = format!("{path}.new");
+        let text = if torn { half(text) } else { text };
+        self.vet_room(&new, text.len())?;
+        self.tree.create(&new, text, mode)?;
+        if !torn {
+            self.tree.remove(&new)?;
+            self.tree.create(&path, text, mode)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a file and its spare one room, as `fallocate()` does: all of it or nothing.
+    pub fn reserve(&mut self, path: &str, room: usize) -> io::Result<()> {
+        let path = self.tree.resolve(path);
+        for path in [format!("{path}.spare"), path] {
+            let mut text = self.tree.read(&path).unwrap_or_default();
+            if text.len() < room {
+                self.vet_room(&path, room)?;
+                text.extend(std::iter::repeat_n('\0', room - text.len()));
+            }
+            self.tree.create(&path, &text, 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// Overwrites a part of a file; half of it when the program dies meanwhile.
+    pub fn append(&mut self, path: &str, at: usize, text: &str) -> io::Result<()> {
+        let path = self.tree.resolve(path);
+        let whole = self.tree.read(&path)?;
+        let head = whole.get(..at).ok_or_else(|| errno(libc::EINVAL))?;
+        let rest = whole.get(at + text.len()..).unwrap_or_default();
+        let new = format!("{head}{text}{rest}");
+        self.vet_room(&path, new.len())?;
+        self.tree.create(&path, &new, 0o600)
+    }
+
+    /// Writes the spare file and lets it change places with the file.
+    pub fn renew(&mut self, path: &str, text: &str, torn: bool) -> io::Result<()> {
+        let path = self.tree.resolve(path);
+        let spare = format!("{path}.spare");
+        let (old, former) = (self.tree.read(&path)?, self.tree.read(&spare)?);
+        if former.len() < text.len() {
+            return Err(errno(libc::ENOSPC));
+        }
+        if torn {
+            return self.append(&spare, 0, half(text));
+        }
+        let zeros = "\0".repeat(former.len() - text.len());
+        self.tree.create(&path, &format!("{text}{zeros}"), 0o600)?;
+        self.tree.create(&spare, &old, 0o600)
+    }
+
+    /// Refuses a file of `size` bytes for which there is no room in `/run`.
+    fn vet_room(&self, path: &str, size: usize) -> io::Result<()> {
+        let pages = |size: usize| size.div_ceil(PAGE);
+        let Some(room) = self.run_room.filter(|_| path.starts_with("/run/")) else {
+            return Ok(());
+        };
+        let others = self.tree.iter().filter(|(other, _)| *other != path);
+        let in_run = others.filter(|(other, _)| other.starts_with("/run/"));
+        let used: usize = in_run.map(|(_, node)| pages(node.size())).sum();
+        // What a file has is never taken from it.
+        let has = self.tree.get(path).map_or(0, |node| pages(node.size()));
+        match pages(size) > has && used + pages(size) > room {
+            true => Err(errno(libc::ENOSPC)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Bytes of a page: what a file in memory takes at least.
+const PAGE: usize = 4096;
+
+impl Sim {
+    /// Fills `/run` up to so many free bytes; what is removed there makes room.
+    pub fn fill_run(&self, free: usize) {
+        let mut state = self.state();
+        let in_run = state.tree.iter();
+        let in_run = in_run.filter(|(path, _)| path.starts_with("/run/"));
+        let used: usize = in_run.map(|(_, node)| node.size().div_ceil(PAGE)).sum();
+        state.run_room = Some(used + free / PAGE);
+    }
+
+    /// Makes `/run` as large as nobody needs.
+    pub fn empty_run(&self) {
+        self.state().run_room = None;
+    }
+}

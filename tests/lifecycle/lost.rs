@@ -1,0 +1,233 @@
+//! The state is lost or damaged while VMs own CPUs: the case lost-state.
+
+use pin_hook::domain::state::{Held, Record, State, based};
+use pin_hook::domain::target::{Target, Value};
+use pin_hook::lifecycle::journal::{parse, text_of};
+use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::status::status;
+
+use super::world::{World, assert_says, changes, done, mask};
+use crate::common::sim::cpus;
+
+const JOURNAL: &str = "/run/pin-hook/journal";
+
+/// Returns the log of a world without the room behind it.
+fn log_of(world: &World) -> String {
+    world.sim.get(JOURNAL).trim_end_matches('\0').to_owned()
+}
+
+/// A log that is short enough to be damaged in every way.
+fn short_log() -> String {
+    let record = |n: u32| {
+        let target = Target::Group(format!("qemu.slice/{n}.scope/vcpu"));
+        let held = Held::new(Value::Absent, Value::Cpus(cpus("2-5")));
+        Record::Intend(vec![(target, held)])
+    };
+    text_of(&based((100..106).map(record).collect())).unwrap()
+}
+
+/// Returns what a log amounts to without some of its lines.
+fn without(log: &str, is_left_out: impl Fn(usize) -> bool) -> State {
+    let kept = log.lines().enumerate().filter(|(n, _)| !is_left_out(*n));
+    let kept: String = kept.map(|(_, line)| format!("{line}\n")).collect();
+    parse(&kept).unwrap().0
+}
+
+#[test]
+fn every_bit_that_flips_costs_its_line_and_is_noticed() {
+    let log = short_log();
+    for at in 0..log.len() {
+        let line = log[..at].matches('\n').count();
+        let ends_line = log.as_bytes()[at] == b'\n';
+        let expected = without(&log, |n| n == line || ends_line && n == line + 1);
+        for bit in 0..8 {
+            let mut bytes = log.clone().into_bytes();
+            bytes[at] ^= 1 << bit;
+            let flipped = String::from_utf8_lossy(&bytes).into_owned();
+            let (state, damage) = parse(&flipped).unwrap_or_else(|newer| {
+                panic!("bit {bit} of byte {at} is taken for a newer version: {newer}")
+            });
+            // The last line without its end is what a death leaves; one is missing then.
+            assert_eq!(state, expected, "bit {bit} of byte {at}");
+            // Of the first line only the version counts, and that is in the next one as well.
+            assert!(line == 0 || !damage.is_none(), "bit {bit} of byte {at}");
+        }
+    }
+}
+
+#[test]
+fn every_cut_is_noticed_and_costs_what_is_behind_it() {
+    let log = short_log();
+    let n_lines = log.lines().count();
+    for at in 0..log.len() {
+        let (state, damage) = parse(&log[..at]).unwrap();
+        let n_whole = log[..at].matches('\n').count();
+        assert_eq!(state, without(&log, |n| n >= n_whole), "cut at {at}");
+        // The second one says how many there are.
+        let missing = if n_whole > 1 { n_lines - n_whole } else { 1 };
+        assert_eq!(damage.missing, missing, "cut at {at}");
+    }
+}
+
+/// Every damage to a log, as far as it makes a difference what is left of it: a line that cannot be
+/// read, all from a line on missing, and the same in the middle of that line.
+fn damages(log: &str) -> Vec<(String, String)> {
+    let lines: Vec<&str> = log.split_inclusive('\n').collect();
+    let mut damages = vec![("everything".to_owned(), String::new())];
+    for n in 0..lines.len() {
+        let (before, after) = (lines[..n].concat(), lines[n + 1..].concat());
+        let half = &lines[n][..lines[n].len() / 2];
+        damages.push((format!("line {n}"), format!("{before}{half}\n{after}")));
+        damages.push((format!("all from line {n}"), before.clone()));
+        damages.push((format!("from the middle of line {n}"), before + half));
+    }
+    damages
+}
+
+#[test]
+fn whatever_is_damaged_the_host_is_given_back_when_the_vm_stops() {
+    let world = World::with_vm();
+    let before = world.capture();
+    world.start(100);
+    let mut wrong = String::new();
+    for (what, log) in damages(&log_of(&world)) {
+        let world = world.fork();
+        world.sim.put(JOURNAL, &log);
+        world.stop(100);
+        wrong += &left(&world, &before, &what);
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn whatever_is_damaged_everything_is_released_while_the_vm_runs() {
+    let world = World::with_vm();
+    let before = world.capture();
+    world.start(100);
+    let mut wrong = String::new();
+    for (what, log) in damages(&log_of(&world)) {
+        let world = world.fork();
+        world.sim.put(JOURNAL, &log);
+        done(world.release(None));
+        world.end_worker();
+        for (n, tid) in &world.sim.vm(100).vcpus {
+            assert_eq!(mask(&world, *tid), cpus("0-7"), "{what}: vcpu {n}");
+        }
+        world.end_qemu(100);
+        wrong += &left(&world, &before, &what);
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn whatever_is_damaged_reconcile_goes_on() {
+    let world = World::with_vm();
+    let before = world.capture();
+    world.start(100);
+    let mut wrong = String::new();
+    for (what, log) in damages(&log_of(&world)) {
+        let world = world.fork();
+        world.sim.put(JOURNAL, &log);
+        done(world.reconcile());
+        if let Ok(log) = world.host.files.read(JOURNAL) {
+            assert!(parse(&log).unwrap().1.is_none(), "{what}: still damaged");
+        }
+        world.stop(100);
+        wrong += &left(&world, &before, &what);
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+fn left(world: &World, before: &crate::common::sim::capture::Capture, what: &str) -> String {
+    let unquiet = world.reconcile_until_quiet().err().unwrap_or_default();
+    world.end_worker();
+    world.systemd_looks_at_a_unit();
+    let mut before = before.clone();
+    before.retain(|name, _| !name.starts_with("unit "));
+    let mut now = world.capture();
+    now.retain(|name, _| !name.starts_with("unit "));
+    match unquiet + &changes(&before, &now) {
+        text if text.is_empty() => text,
+        text => format!("{what} damaged:\n{text}"),
+    }
+}
+
+#[test]
+fn a_damaged_line_is_set_aside_under_a_name_that_is_told() {
+    let world = World::with_vm();
+    world.start(100);
+    let log = log_of(&world);
+    let damaged = log.replacen('\n', "\n{\"clai\n", 1);
+    world.sim.put(JOURNAL, &damaged);
+    let shown = status(&world.host, None).unwrap();
+    assert!(!shown.ok);
+    assert!(shown.damage.unwrap().ends_with("is damaged: line 2"));
+    let account = done(world.reconcile());
+    assert_says(&account, "line 2; kept as /run/pin-hook/damaged-1");
+    assert_eq!(world.sim.get("/run/pin-hook/damaged-1"), "{\"clai\n");
+    world.assert_owns(100);
+    assert!(status(&world.host, None).unwrap().ok);
+}
+
+#[test]
+fn a_partition_that_nobody_remembers_is_seen_and_given_back() {
+    let world = World::with_vm();
+    let before = world.capture();
+    world.start(100);
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    let shown = status(&world.host, None).unwrap();
+    assert!(!shown.ok);
+    let groups: Vec<&str> = shown.forgotten.iter().map(|f| f.cgroup.as_str()).collect();
+    assert_eq!(groups, ["qemu.slice/100.scope/vcpu", "qemu.slice"]);
+    world.end_qemu(100);
+    let _ = world.phase(Phase::PostStop, 100);
+    world.end_worker();
+    // Now the lists of CPUs are gone with the controller; what new threads inherit is left.
+    world.systemd_looks_at_a_unit();
+    done(world.release(None));
+    assert_eq!(left(&world, &before, "all"), "");
+}
+
+#[test]
+fn the_start_of_another_vm_does_not_hide_what_nobody_remembers() {
+    let world = World::with_two_vms();
+    let before = world.capture();
+    world.start(100);
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.start(101);
+    world.assert_owns(101);
+    done(world.release(None));
+    world.end_worker();
+    for (n, tid) in &world.sim.vm(100).vcpus {
+        assert_eq!(mask(&world, *tid), cpus("0-7"), "vcpu {n}");
+    }
+    world.end_qemu(100);
+    world.end_qemu(101);
+    assert_eq!(left(&world, &before, "all"), "");
+}
+
+/// As the version before this one has written it: no checks, no number of records, no room.
+fn in_version_1(log: &str) -> String {
+    let lines = log.lines().filter(|line| !line.contains("{\"base\""));
+    let lines = lines.map(|line| line.split(" #").next().unwrap_or_default());
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    text.replace("{\"version\":2}", "{\"version\":1}")
+}
+
+#[test]
+fn what_the_version_before_has_taken_is_given_back() {
+    let world = World::with_vm();
+    let before = world.capture();
+    world.start(100);
+    let log = in_version_1(&log_of(&world));
+    world.sim.put(JOURNAL, &log);
+    world
+        .host
+        .files
+        .remove("/run/pin-hook/journal.spare")
+        .unwrap();
+    assert!(status(&world.host, None).unwrap().ok);
+    world.stop(100);
+    assert_eq!(left(&world, &before, "nothing"), "");
+    world.assert_at_rest();
+}
