@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
-use nix::libc::EPERM;
+use nix::libc::{EMFILE, ENFILE, EPERM};
 
 use super::privilege::is_root;
 use crate::domain::advice::Advised;
@@ -25,6 +25,9 @@ fn remedy(path: &str, error: &io::Error, is_root: bool) -> String {
     };
     match error.kind() {
         ErrorKind::PermissionDenied if !is_root => "run it as root".to_owned(),
+        _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+            "raise the limit of open files: ulimit -n of the caller, or fs.file-max".to_owned()
+        }
         // Without a quorum it refuses every write, with one error or another.
         _ if path.starts_with("/etc/pve/") => {
             "pvecm status shows whether this node may change /etc/pve (quorum)".to_owned()
@@ -76,6 +79,7 @@ mod tests {
             ),
             ("/lost", libc::EIO, true, "namei -l /lost"),
             ("/lost", libc::EFBIG, true, "ls -lL /lost"),
+            ("/etc/pve/100.conf", libc::EMFILE, true, "ulimit -n"),
         ] {
             let error = cannot("write", path)(io::Error::from_raw_os_error(number));
             assert!(format!("{error:#}").starts_with(&format!("cannot write {path}: ")));
