@@ -11,7 +11,7 @@ use crate::domain::vm::Vmid;
 pub const ROOT: &str = "/sys/fs/cgroup";
 
 /// Slice that PVE starts VMs in; it stays open, its scopes are looked at one by one.
-const QEMU_SLICE: &str = "qemu.slice";
+pub const QEMU_SLICE: &str = "qemu.slice";
 /// Ends of the names of units that have processes.
 const UNITS: [&str; 3] = [".slice", ".scope", ".service"];
 /// Ends of the names of units that have none for longer than a moment.

@@ -7,6 +7,7 @@ use std::io;
 
 use anyhow::{Context, ensure};
 
+use super::cgroup;
 use super::files::Files;
 use super::task;
 use super::trouble::cannot;
@@ -163,20 +164,19 @@ pub fn node_of_vm(files: &dyn Files, vmid: Vmid) -> Option<String> {
 
 /// Returns the identity of a VM's QEMU process, or `None` when the VM does not run.
 ///
-/// This is PVE's own test: the process of the pidfile is a QEMU, was started with exactly that
-/// pidfile and is no zombie. A pidfile outlives its process, and a number is used again.
+/// PVE's own test comes first: the process of the pidfile is a QEMU, was started with exactly that
+/// pidfile and is no zombie. A pidfile outlives its process, and a number is used again. Where that file was
+/// removed or changed, PVE takes the VM for stopped, but its QEMU is in the scope of the VM and runs its
+/// guest: what counts is the process.
 ///
 /// # Errors
 /// The kernel's, except those that say that file or process are not there.
 pub fn running(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<TaskId>> {
-    qemu_of(files, vmid)
-        .or_else(|error| {
-            if task::is_gone(&error) {
-                Ok(None)
-            } else {
-                Err(error)
-            }
-        })
+    let found = unless_gone(qemu_of(files, vmid)).and_then(|qemu| match qemu {
+        Some(qemu) => Ok(Some(qemu)),
+        None => qemu_in_scope(files, vmid),
+    });
+    found
         .map_err(cannot("read", &format!("{RUN}/{vmid}.pid")))
         .with_context(|| format!("cannot tell whether vm {vmid} runs"))
 }
@@ -190,8 +190,13 @@ pub fn running_vms(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TaskId)>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         names => names.map_err(cannot("list", RUN))?,
     };
-    vmids(&names, ".pid")
-        .into_iter()
+    let slice = format!("{}/{}", cgroup::ROOT, cgroup::QEMU_SLICE);
+    let scopes = files.list(&slice).unwrap_or_default();
+    let mut all = vmids(&names, ".pid");
+    all.extend(vmids(&scopes, ".scope"));
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter()
         .filter_map(|vmid| Some((vmid, running(files, vmid).transpose()?)))
         .map(|(vmid, qemu)| Ok((vmid, qemu?)))
         .collect()
@@ -250,11 +255,35 @@ pub(super) fn if_there(read: io::Result<String>, path: String) -> anyhow::Result
     }
 }
 
+fn unless_gone<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if task::is_gone(&error) => Ok(None),
+        found => found,
+    }
+}
+
 fn qemu_of(files: &dyn Files, vmid: Vmid) -> io::Result<Option<TaskId>> {
     let pidfile = files.read(&format!("{RUN}/{vmid}.pid"))?;
-    let Ok(pid) = pidfile.trim_end_matches('\n').parse::<i32>() else {
-        return Ok(None);
-    };
+    match pidfile.trim_end_matches('\n').parse::<i32>() {
+        Ok(pid) => qemu_with(files, vmid, pid),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Returns the QEMU of a VM among the processes of its scope.
+fn qemu_in_scope(files: &dyn Files, vmid: Vmid) -> io::Result<Option<TaskId>> {
+    let processes = cgroup::file(&cgroup::scope_of(vmid), "cgroup.procs");
+    let pids = files.read(&processes).unwrap_or_default();
+    for pid in pids.lines().filter_map(|line| line.parse().ok()) {
+        if let Some(qemu) = unless_gone(qemu_with(files, vmid, pid))? {
+            return Ok(Some(qemu));
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the identity of a process if it is the QEMU of a VM.
+fn qemu_with(files: &dyn Files, vmid: Vmid, pid: i32) -> io::Result<Option<TaskId>> {
     let task = task::read_task(files, pid, pid)?;
     let command = files.read(&format!("/proc/{pid}/cmdline"))?;
     let is_qemu = is_qemu_of(&command, &format!("{RUN_ON_COMMAND_LINE}/{vmid}.pid"));
