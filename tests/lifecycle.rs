@@ -27,6 +27,8 @@ mod ends;
 mod failures;
 #[path = "lifecycle/full.rs"]
 mod full;
+#[path = "lifecycle/hotplugs.rs"]
+mod hotplugs;
 #[path = "lifecycle/journal.rs"]
 mod journal;
 #[path = "lifecycle/late.rs"]
@@ -39,6 +41,10 @@ mod meanwhile;
 mod memory;
 #[path = "lifecycle/others.rs"]
 mod others;
+#[path = "lifecycle/orders.rs"]
+mod orders;
+#[path = "lifecycle/pidfile.rs"]
+mod pidfile;
 #[path = "lifecycle/refusals.rs"]
 mod refusals;
 #[path = "lifecycle/refused_targets.rs"]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::cpuset::CpuSet;
 use super::desired::{Desired, Wish};
+use super::held::REFUSAL_LIMIT;
 use super::knob::{Grammar, Knob};
 use super::state::Held;
 use super::target::{Stage, Target, Value};
@@ -12,14 +13,6 @@ use super::vm::TaskId;
 
 /// Live value of every target that somebody holds or wishes for.
 pub type Live = BTreeMap<Target, Value>;
-
-/// Period in which re-assertions of one target are counted.
-const REASSERT_PERIOD: Duration = Duration::from_secs(600);
-/// Re-assertions within that period after which somebody else's value is left in place.
-const REASSERT_LIMIT: usize = 3;
-
-/// Times that a value is tried which the kernel refuses.
-const REFUSAL_LIMIT: u8 = 3;
 
 /// One write: a target, the value that it has and the value that it is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,14 +132,17 @@ fn acquire(
     let is_done = is_there && !may_ask_otherwise || is_asked_elsewhere;
     if is_done || next.unchangeable || next.refused >= REFUSAL_LIMIT {
         if is_new {
-            next.ours = wish.value.clone();
+            next.turn_to(&wish.value);
             diff.intend.push((target.clone(), next));
         }
         return;
     }
     let is_foreign = |held: &Held| context.is_foreign(target, live, held);
     if held.is_some_and(|held| is_foreign(held) || held.was_set_back(target, live)) {
-        let answer = next.reassert(context.now);
+        let answer = match next.reassert(context.now) {
+            true => Answer::Reassert,
+            false => Answer::GiveUp,
+        };
         let ours = next.ours.clone();
         diff.drift.push(Drift {
             target: target.clone(),
@@ -158,10 +154,7 @@ fn acquire(
             return;
         }
     }
-    next.ours = wish.value.clone();
-    next.before = Some(live.clone());
-    diff.intend.push((target.clone(), next));
-    diff.change(target, live, &wish.value);
+    diff.change(target, live, &wish.value, next);
 }
 
 /// Gives a target back. It is forgotten when it is seen to have its baseline and not when that
@@ -171,6 +164,7 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
     let is_gone = *live == Value::Absent || held.baseline == Value::Absent && !target.is_root();
     let is_back = context.same(target, live, &held.baseline)
         || context.was_granted(target, live, held, &held.baseline);
+    let is_back = is_back && !context.is_asked_otherwise(target, held);
     let is_done = is_gone || held.is_given_up(target) || is_back;
     if is_done && !context.may_be_half_gone(target, live, held) {
         diff.forget.push(target.clone());
@@ -186,10 +180,7 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
     } else if !matches!(target, Target::Knob(Knob::Driver, _)) {
         let mut next = held.clone();
         next.expect(&held.baseline);
-        next.ours = held.baseline.clone();
-        next.before = Some(live.clone());
-        diff.intend.push((target.clone(), next));
-        diff.change(target, live, &held.baseline);
+        diff.change(target, live, &held.baseline, next);
     }
 }
 
@@ -221,78 +212,18 @@ impl Diff {
         self.forget.extend(files);
     }
 
-    fn change(&mut self, target: &Target, before: &Value, after: &Value) {
+    /// Announces a write with what is remembered from then on, and makes it.
+    fn change(&mut self, target: &Target, before: &Value, after: &Value, mut next: Held) {
+        next.turn_to(after);
+        next.before = Some(before.clone());
+        next.asked |= matches!(target, Target::KernelThread(_));
+        self.intend.push((target.clone(), next));
         let (target, before, after) = (target.clone(), before.clone(), after.clone());
         self.changes.push(Change {
             target,
             before,
             after,
         });
-    }
-}
-
-impl Held {
-    /// Returns what is remembered of a target at its first touch.
-    pub fn new(baseline: Value, ours: Value) -> Self {
-        Held {
-            baseline,
-            ours,
-            before: None,
-            reasserted: Vec::new(),
-            unchangeable: false,
-            refused: 0,
-            due: None,
-        }
-    }
-
-    /// Tells whether nothing can be given back: the kernel keeps an interrupt that nobody can move
-    /// where it was, but it may itself have moved a kernel thread that refused our CPUs.
-    fn is_given_up(&self, target: &Target) -> bool {
-        let was_tried = self.refused >= REFUSAL_LIMIT || matches!(target, Target::Knob(..));
-        self.unchangeable && was_tried
-    }
-
-    /// Tells whether somebody has given a setting of ours the value again that it had before: the kernel
-    /// does not do that to these by itself.
-    fn was_set_back(&self, target: &Target, live: &Value) -> bool {
-        let is_kept = matches!(
-            target,
-            Target::Knob(
-                Knob::Governor
-                    | Knob::EnergyPreference
-                    | Knob::MinFrequency
-                    | Knob::MaxFrequency
-                    | Knob::Boost
-                    | Knob::NoTurbo
-                    | Knob::PolicyBoost
-                    | Knob::IdleLatency
-                    | Knob::WatchdogCpus
-                    | Knob::Sysctl
-                    | Knob::KsmRun
-                    | Knob::TransparentHugepages
-                    | Knob::HaltPoll,
-                _
-            )
-        );
-        is_kept && self.before.is_none() && self.baseline == *live && self.ours != *live
-    }
-
-    /// Forgets that the kernel refused something else than what is to be written now.
-    fn expect(&mut self, value: &Value) {
-        if self.ours != *value {
-            self.refused = 0;
-        }
-    }
-
-    /// Counts one more re-assertion, unless there were too many of late.
-    fn reassert(&mut self, now: Duration) -> Answer {
-        self.reasserted
-            .retain(|at| now.saturating_sub(*at) < REASSERT_PERIOD);
-        if self.reasserted.len() >= REASSERT_LIMIT {
-            return Answer::GiveUp;
-        }
-        self.reasserted.push(now);
-        Answer::Reassert
     }
 }
 
@@ -393,18 +324,24 @@ impl Context<'_> {
         given.any(|given| given == *live)
     }
 
+    /// Tells whether the kernel keeps a request of ours for a kernel thread, whatever that shows: it comes back
+    /// to it with the next CPU or partition. There is nothing to ask for while its own CPUs are all offline.
+    fn is_asked_otherwise(&self, target: &Target, held: &Held) -> bool {
+        let is_written = held.before.is_none() || self.written.contains(target);
+        let is_taken_back = held.ours == held.baseline && is_written;
+        let baseline = held.baseline.cpus();
+        let can_ask = baseline.is_some_and(|cpus| !cpus.is_disjoint(self.online));
+        matches!(target, Target::KernelThread(_)) && held.asked && !is_taken_back && can_ask
+    }
+
     /// Tells whether an observed value is neither ours nor the baseline.
     ///
     /// A partition that the kernel found invalid is its verdict on ours, not a foreign value, and
     /// an affinity changes by itself when all of its CPUs go offline. Some kernel threads get all
     /// CPUs outside of partitions when one comes or goes.
     fn is_foreign(&self, target: &Target, live: &Value, held: &Held) -> bool {
-        let known = [Some(&held.ours), held.before.as_ref(), Some(&held.baseline)];
-        if known
-            .into_iter()
-            .flatten()
-            .any(|value| self.same(target, live, value) || self.granted(target, live, value))
-        {
+        let mut known = held.known();
+        if known.any(|value| self.same(target, live, value) || self.granted(target, live, value)) {
             return false;
         }
         match (target, live, &held.ours) {
@@ -414,7 +351,12 @@ impl Context<'_> {
             (Target::AllowedCpus(_), Value::Cpus(live), _) if self.online.is_subset(live) => false,
             // Announced and not yet asked for: a move in between changes what it shows.
             (Target::Affinity(_), ..) if held.before.is_some() => false,
-            (Target::KernelThread(_), Value::Cpus(live), _) if live == self.shared => false,
+            // One that wakes up without an online CPU gets every one (`select_fallback_rq()`).
+            (Target::KernelThread(_), Value::Cpus(live), _)
+                if live == self.shared || live == self.online =>
+            {
+                false
+            }
             (Target::KernelThread(_), Value::Cpus(live), Value::Cpus(ours))
                 if self.is_of_node(live, ours) =>
             {

@@ -16,8 +16,12 @@ pub struct Facts {
     pub possible: CpuSet,
     /// CPUs that are online.
     pub online: CpuSet,
-    /// CPUs of every NUMA node, by node number.
+    /// CPUs that are there and offline.
+    pub offline: CpuSet,
+    /// Online CPUs of every NUMA node, by node number.
     pub nodes: BTreeMap<u32, CpuSet>,
+    /// All CPUs of every NUMA node. Looked at only where some are offline.
+    pub whole_nodes: BTreeMap<u32, CpuSet>,
     /// CPUs that tasks outside of partitions may use (`cpuset.cpus.effective` of the root).
     pub shared: CpuSet,
     /// CPUs that the host's housekeeping may not use for other reasons than claims: `isolcpus`,
@@ -117,8 +121,10 @@ pub struct KernelThread {
     pub id: TaskId,
     /// Its name.
     pub comm: String,
-    /// CPUs that it may run on.
+    /// CPUs that it may run on now.
     pub affinity: CpuSet,
+    /// The same with those that are offline: it has them again when they are back.
+    pub kept: CpuSet,
     /// Whether the kernel refuses to move it (`PF_NO_SETAFFINITY`).
     pub bound: bool,
 }

@@ -11,6 +11,7 @@ pub mod enabling;
 pub mod facts;
 pub mod gate;
 pub mod guest;
+mod held;
 pub mod knob;
 pub mod memory;
 pub mod merge;

@@ -43,12 +43,11 @@ pub fn debts(
 ) -> Vec<(Target, Held)> {
     let switch = |is_online: bool| Value::Text(u8::from(is_online).to_string());
     let debt = |target: Target, live: Value, meanwhile: Value| {
-        let baseline = held.get(&target).map(|held| held.baseline.clone());
-        let held = Held {
-            before: Some(live.clone()),
-            ..Held::new(baseline.unwrap_or(live), meanwhile)
-        };
-        (target, held)
+        let new = || Held::new(live.clone(), live.clone());
+        let mut next = held.get(&target).cloned().unwrap_or_else(new);
+        next.turn_to(&meanwhile);
+        next.before = Some(live);
+        (target, next)
     };
     let switches = cpus.iter().map(|cpu| {
         let target = Target::Knob(Knob::Online, Place::Cpu(cpu));
@@ -84,12 +83,15 @@ pub fn debts(
     all.filter(|(target, _)| is_movable(target)).collect()
 }
 
-/// Tells whether a target that is held cannot be given back yet: its CPUs are all away, one of them by us.
+/// Tells whether a thread that is held cannot be given back yet, because all CPUs that it had are offline:
+/// it still has ours when they come back, whoever took them away.
 pub fn waits_for_cpus(held: &BTreeMap<Target, Held>, target: &Target, online: &CpuSet) -> bool {
-    let is_away = |cpu| held.contains_key(&Target::Knob(Knob::Online, Place::Cpu(cpu)));
-    let baseline = held.get(target).and_then(|held| held.baseline.cpus());
+    let is_away = |held: &Held| {
+        let baseline = held.baseline.cpus();
+        baseline.is_some_and(|cpus| cpus.is_disjoint(online)) && held.ours != held.baseline
+    };
     matches!(target, Target::KernelThread(_) | Target::Affinity(_))
-        && baseline.is_some_and(|cpus| cpus.is_disjoint(online) && cpus.iter().any(is_away))
+        && held.get(target).is_some_and(is_away)
 }
 
 /// Returns the only CPU of a set, if it is one of `cpus`.

@@ -63,6 +63,15 @@ pub struct Held {
     /// How often in a row the kernel refused it the value `ours`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub refused: u8,
+    /// Values that were ours before, the last one first, because of other claims. The kernel comes back
+    /// to such a one by itself: it keeps the last affinity that a thread asked for, and shows another
+    /// one as long as a partition has those CPUs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Value>,
+    /// Whether a kernel thread was asked to have anything else than it had, so that the kernel
+    /// keeps a request of ours for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked: bool,
     /// Time since boot from which on a function goes back to its driver; `None` while it is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<Duration>,

@@ -9,7 +9,7 @@ use std::io;
 use anyhow::Context;
 
 use super::files::Files;
-use crate::domain::cpuset::CpuSet;
+use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::Irq;
 use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Target, Value};
@@ -58,18 +58,32 @@ pub fn is_fixed(files: &dyn Files, number: u32) -> bool {
     owner.is_ok_and(|owner| owner.mode & 0o222 == 0)
 }
 
-/// Returns the CPUs of every NUMA node, by its number.
+/// Returns the online CPUs of every NUMA node, by its number.
 pub fn nodes(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
-    let names = files.list(NODE_DIR).unwrap_or_default();
+    let cpus = |n: u32| {
+        let cpus = files.read(&format!("{NODE_DIR}/node{n}/cpulist")).ok()?;
+        Some((n, cpus.parse().ok()?))
+    };
+    numbered(files, NODE_DIR, "node").filter_map(cpus).collect()
+}
+
+/// Returns all CPUs of every NUMA node: the links to those that are offline stay.
+pub fn whole_nodes(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
+    let cpus = |n: u32| {
+        let cpus = numbered(files, &format!("{NODE_DIR}/node{n}"), "cpu");
+        (n, cpus.map(CpuId).collect())
+    };
+    numbered(files, NODE_DIR, "node").map(cpus).collect()
+}
+
+/// Returns the numbers of those in a directory that are called `start` and a number.
+fn numbered(files: &dyn Files, dir: &str, start: &str) -> std::vec::IntoIter<u32> {
+    let names = files.list(dir).unwrap_or_default();
     let numbers = names
         .iter()
-        .filter_map(|name| name.strip_prefix("node")?.parse().ok());
-    numbers
-        .filter_map(|n: u32| {
-            let cpus = files.read(&format!("{NODE_DIR}/node{n}/cpulist")).ok()?;
-            Some((n, cpus.parse().ok()?))
-        })
-        .collect()
+        .filter_map(|name| name.strip_prefix(start)?.parse().ok());
+    let numbers: Vec<u32> = numbers.collect();
+    numbers.into_iter()
 }
 
 /// Tells of an interrupt that nobody can move whether it is a managed one, for which the kernel has

@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use std::io;
 
 use super::files::Files;
+use super::task;
 use crate::domain::cpuset::{CpuId, CpuSet};
 
 /// Scheduling of the host's tasks.
@@ -105,12 +106,7 @@ pub struct CapturedSched<F>(pub F);
 
 impl<F: Files> Sched for CapturedSched<F> {
     fn affinity(&self, tid: i32) -> io::Result<CpuSet> {
-        let status = self.0.read(&format!("/proc/{tid}/status"))?;
-        let list = status
-            .lines()
-            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        let requested: Option<CpuSet> = list.and_then(|list| list.trim().parse().ok());
-        let requested = requested.ok_or(io::ErrorKind::InvalidData)?;
+        let requested = task::allowed_cpus(&self.0, tid)?;
         // sched_getaffinity(2) leaves out what is offline, this file does not.
         match self.0.read("/sys/devices/system/cpu/online")?.parse() {
             Ok(online) => Ok(requested.intersection(&online)),

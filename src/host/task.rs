@@ -9,6 +9,7 @@ use procfs::process::{Stat, StatFlags};
 use procfs::{FromRead, ProcessCGroups};
 
 use super::files::Files;
+use crate::domain::cpuset::CpuSet;
 use crate::domain::target::KTHREADD;
 use crate::domain::thread::class_of_policy;
 use crate::domain::vm::TaskId;
@@ -133,6 +134,19 @@ pub fn cgroup_of(files: &dyn Files, pid: i32, tid: i32) -> io::Result<String> {
     unified
         .map(|group| group.pathname)
         .ok_or_else(|| invalid(&path, "no cgroup of version 2"))
+}
+
+/// Returns the CPUs that a thread may run on, those that are offline among them.
+///
+/// # Errors
+/// The kernel's, see [`is_gone`]; `InvalidData` when the file is not what the kernel writes.
+pub fn allowed_cpus(files: &dyn Files, tid: i32) -> io::Result<CpuSet> {
+    let path = format!("/proc/{tid}/status");
+    let status = files.read(&path)?;
+    let mut lines = status.lines();
+    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let cpus = list.and_then(|list| list.trim().parse().ok());
+    cpus.ok_or_else(|| invalid(&path, "no list of cpus"))
 }
 
 /// Returns the scheduling class of a thread, in words.

@@ -59,7 +59,10 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     let is_moved = |wishes: &Wishes| wishes.kernel_threads || has_partition(wishes);
     if concerns(Stage::KernelThreads, is_moved) {
         facts.nodes = irq::nodes(&*host.files);
-        facts.kernel_threads = kernel_threads(host)?;
+        if !facts.offline.is_empty() {
+            facts.whole_nodes = irq::whole_nodes(&*host.files);
+        }
+        facts.kernel_threads = kernel_threads(host, &facts.offline)?;
         hand_over_threads_of_vms(host, &mut facts);
     }
     let is_work = |wishes: &Wishes| wishes.workqueues || wishes.watchdog;
@@ -95,6 +98,9 @@ fn cpus_of_host(host: &Host, state: &State) -> anyhow::Result<Facts> {
     Ok(Facts {
         possible: read_cpus(host, &format!("{CPU_DIR}/possible"))?.unwrap_or_default(),
         reserved: boot_isolated(host)?.union(&foreign),
+        offline: read_cpus(host, &format!("{CPU_DIR}/present"))?
+            .unwrap_or_default()
+            .difference(&online),
         shared,
         online,
         ..Facts::default()
@@ -322,12 +328,19 @@ pub fn threads_of(host: &Host, qemu: TaskId) -> Vec<Thread> {
     threads.collect()
 }
 
-/// Returns the kernel threads; those that end meanwhile are left out.
-pub fn kernel_threads(host: &Host) -> anyhow::Result<Vec<KernelThread>> {
+/// Returns the kernel threads, where these CPUs are offline; those that end meanwhile are left out.
+pub fn kernel_threads(host: &Host, offline: &CpuSet) -> anyhow::Result<Vec<KernelThread>> {
     let tasks = task::kernel_threads(&*host.files).context("failed to list kernel threads")?;
     let threads = tasks.into_iter().filter_map(|task| {
+        let affinity = host.sched.affinity(task.id.tid).ok()?;
+        // sched_getaffinity(2) leaves out what is offline.
+        let kept = match offline.is_empty() {
+            true => affinity.clone(),
+            false => task::allowed_cpus(&*host.files, task.id.tid).ok()?,
+        };
         Some(KernelThread {
-            affinity: host.sched.affinity(task.id.tid).ok()?,
+            affinity,
+            kept,
             // A worker that was just born has neither flag yet, but its name.
             bound: task.flags & (PF_NO_SETAFFINITY | PF_WQ_WORKER) != 0
                 || task.comm.starts_with("kworker/"),

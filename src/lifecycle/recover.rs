@@ -423,7 +423,7 @@ impl Traces<'_> {
         let wholes: Vec<CpuSet> = std::iter::once(possible)
             .chain(nodes.into_values())
             .collect();
-        for thread in kernel_threads(self.host)? {
+        for thread in kernel_threads(self.host, &CpuSet::new())? {
             let rest_of = |whole: &&CpuSet| {
                 let rest = whole.difference(&self.owned).intersection(&online);
                 !whole.is_disjoint(&self.owned) && rest == thread.affinity

@@ -47,7 +47,7 @@ impl Settling<'_, '_> {
         }
         let facts = Facts {
             irqs: irq::interrupts(&*self.host.files)?,
-            kernel_threads: kernel_threads(self.host)?,
+            kernel_threads: kernel_threads(self.host, &facts.offline)?,
             ..facts
         };
         let pinned = pinned(self.host, &cpus)?;

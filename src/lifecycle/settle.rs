@@ -297,8 +297,10 @@ impl<'s, 'h> Settling<'s, 'h> {
                 now,
             },
         );
-        let is_kept = |target: &Target| waits_for_cpus(&state.held, target, &facts.online);
-        diff.forget.retain(|target| !is_kept(target));
+        let is_there = |target: &Target| seen.live.get(target) != Some(&Value::Absent);
+        let waits = |target: &Target| waits_for_cpus(&state.held, target, &facts.online);
+        diff.forget
+            .retain(|target| !(is_there(target) && waits(target)));
         // What was never touched is left alone, and told when a VM gets its CPUs; of settings the start told.
         let is_told = |target: &Target| match state.held.contains_key(target) {
             true => true,

@@ -199,6 +199,8 @@ fn held(nth: usize) -> Held {
         reasserted: vec![Duration::from_millis(1500); nth % 3],
         unchangeable: nth.is_multiple_of(4),
         refused: u8::from(nth.is_multiple_of(5)),
+        earlier: (0..nth % 4).map(value).collect(),
+        asked: nth.is_multiple_of(3),
         ..Held::new(value(nth), value(nth + 1))
     }
 }

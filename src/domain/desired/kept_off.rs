@@ -21,7 +21,9 @@ impl View<'_> {
         let is_parted = claims
             .values()
             .any(|claim| claim.is_running() && has_partition(&claim.wishes));
-        let housekeeping = self.facts.housekeeping(&owned);
+        // Nobody may ask for the CPUs of a partition, whatever its VM wishes for.
+        let taken = owned.union(&kept_off(claims, has_partition));
+        let housekeeping = self.facts.housekeeping(&taken);
         let threads = self.facts.kernel_threads.iter();
         for thread in threads.filter(|thread| !thread.bound && !thread.follows_irq()) {
             let target = Target::KernelThread(thread.id);
@@ -30,18 +32,17 @@ impl View<'_> {
             let born = parent.and_then(|parent| parent.natural(&thread.affinity, CpuSet::clone));
             if owned.is_empty() {
                 let back = born.map(|born| Wish::back(Value::Cpus(born)));
-                let left = || self.left_alone(thread, held).filter(|_| is_parted);
+                let left = || self.left_alone(&target, thread).filter(|_| is_parted);
                 desired.extend(back.or_else(left).map(|wish| (target, wish)));
                 continue;
             }
             let was_cut = thread.affinity == self.facts.shared;
-            let live = if was_cut {
-                &self.facts.possible
-            } else {
-                &thread.affinity
+            let live = match was_cut {
+                true => self.facts.possible.clone(),
+                false => self.own_cpus(thread),
             };
-            let baseline = held.or(born.as_ref()).unwrap_or(live);
-            let kept = baseline.intersection(&self.facts.online).difference(&owned);
+            let baseline = held.or(born.as_ref()).unwrap_or(&live);
+            let kept = baseline.intersection(&self.facts.online).difference(&taken);
             let value = if kept.is_empty() {
                 housekeeping.clone()
             } else {
@@ -59,19 +60,56 @@ impl View<'_> {
     }
 
     /// A kernel thread with CPUs of its own that nobody wishes to move has what the kernel gives it
-    /// while there are partitions; what it had before is remembered, because the kernel forgets.
-    fn left_alone(&self, thread: &KernelThread, held: Option<&CpuSet>) -> Option<Wish> {
+    /// while there are partitions; what it had before is remembered, because the kernel forgets. One
+    /// that was asked to move before is asked for what it had, as soon as the partitions leave any of that.
+    fn left_alone(&self, target: &Target, thread: &KernelThread) -> Option<Wish> {
         let Facts {
             possible, shared, ..
         } = self.facts;
-        let baseline = held.unwrap_or(&thread.affinity);
-        let is_own = baseline != possible && baseline != shared;
-        let granted = baseline.intersection(shared);
-        let is_usual = [baseline, shared, &granted, possible].contains(&&thread.affinity);
-        (is_own && is_usual).then(|| Wish {
-            value: Value::Cpus(thread.affinity.clone()),
+        let held = self.held.get(target);
+        let own = self.own_cpus(thread);
+        let baseline = held.and_then(|held| held.baseline.cpus()).unwrap_or(&own);
+        // One that is not in hand and has what everybody has is one of those.
+        if baseline == possible || held.is_none() && thread.affinity == *shared {
+            return None;
+        }
+        let value = match held {
+            Some(held) if held.asked && !baseline.is_disjoint(shared) => baseline,
+            Some(held) if held.asked => shared,
+            _ if self.is_usual(&thread.affinity, baseline) => &thread.affinity,
+            _ => return None,
+        };
+        Some(Wish {
+            value: Value::Cpus(value.clone()),
             baseline: Some(Value::Cpus(baseline.clone())),
         })
+    }
+
+    /// Returns the CPUs of a kernel thread that is not in hand. One that has exactly the online CPUs of
+    /// a node was given them when a CPU came online, and gets the others with those.
+    fn own_cpus(&self, thread: &KernelThread) -> CpuSet {
+        let Facts {
+            nodes, whole_nodes, ..
+        } = self.facts;
+        let near = nodes.iter().find(|(_, cpus)| **cpus == thread.kept);
+        let whole = near.and_then(|(node, _)| whole_nodes.get(node));
+        whole.unwrap_or(&thread.kept).clone()
+    }
+
+    /// Tells whether a kernel thread has what the kernel makes of its CPUs by itself: when partitions
+    /// come and go, and when a CPU of its node comes online.
+    fn is_usual(&self, live: &CpuSet, baseline: &CpuSet) -> bool {
+        let Facts {
+            possible,
+            online,
+            shared,
+            nodes,
+            ..
+        } = self.facts;
+        let whole = [baseline, possible].into_iter().chain(nodes.values());
+        let mut given =
+            whole.flat_map(|cpus| [online, shared].map(|limit| cpus.intersection(limit)));
+        given.any(|given| given == live.intersection(online))
     }
 
     /// What has nowhere else to run is sent to the CPUs of the host.

@@ -331,6 +331,7 @@ fn of_kernel_thread(
         id: task(9),
         comm: comm.to_owned(),
         affinity: set(affinity),
+        kept: set(affinity),
         bound: comm.starts_with("migration/"),
     }];
     let wishes = desired(&claims([claim]), &BTreeMap::new(), &facts);

@@ -101,16 +101,11 @@ impl Settling<'_, '_> {
         else {
             return Ok(false);
         };
-        let held = self.held(target)?;
+        let mut held = self.held(target)?;
         let ours = Value::Cpus(others);
-        self.remember(
-            target,
-            Held {
-                ours: ours.clone(),
-                refused: held.refused.saturating_add(1),
-                ..held
-            },
-        )?;
+        held.turn_to(&ours);
+        held.refused = held.refused.saturating_add(1);
+        self.remember(target, held)?;
         let written = target::write(self.host, target, before, &ours);
         Ok(matches!(written, Ok(target::Outcome::Taken)))
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 
-use super::task::Task;
+use super::task::{Task, Tasks};
 use super::{Kernel, Sim, State, errno};
 
 const DIR: &str = "/sys/devices/system/cpu/";
@@ -51,6 +51,29 @@ impl Cpus {
             .collect()
     }
 
+    fn online_of_node(&self, node: u32) -> CpuSet {
+        let of_node = |cpu: &CpuId| self.seat(*cpu).node == node;
+        self.online.iter().filter(of_node).collect()
+    }
+
+    /// Returns the kernel threads that this kernel gives the CPUs of their node, with that.
+    fn given_threads(&self, tasks: &Tasks, kernel: Kernel) -> Vec<(i32, u32)> {
+        let names: &[&str] = match kernel >= Kernel(7, 0) {
+            true => &["kcompactd", "kswapd"],
+            false => &["kcompactd"],
+        };
+        let node = |task: &Task| {
+            let mut nodes = names
+                .iter()
+                .filter_map(|name| task.comm.strip_prefix(name)?.parse().ok());
+            nodes.next()
+        };
+        let given = tasks
+            .iter()
+            .filter_map(|task| Some((task.tid, node(task)?)));
+        given.collect()
+    }
+
     /// Returns the CPU whose `online` file `path` is; CPU 0 has none on x86.
     fn switch_of(&self, path: &str) -> Option<CpuId> {
         let name = path.strip_prefix(DIR)?.strip_suffix("/online")?;
@@ -82,8 +105,11 @@ impl State {
             return Some(match text.trim() {
                 "0" => self.take_offline(cpu),
                 "1" => {
-                    self.cpus.online.insert(cpu);
-                    self.after_hotplug();
+                    if !self.cpus.online.contains(cpu) {
+                        self.cpus.online.insert(cpu);
+                        self.after_hotplug();
+                        self.node_threads_after_online();
+                    }
                     Ok(())
                 }
                 _ => Err(errno(libc::EINVAL)),
@@ -170,7 +196,52 @@ impl State {
             .map(|task| task.tid)
             .collect();
         self.forget_affinity_of(&lost);
+        // Recorded: it wakes up twice a second.
+        let woken = |task: &&Task| task.comm.starts_with("kcompactd");
+        let woken: Vec<i32> = self
+            .tasks
+            .iter()
+            .filter(woken)
+            .map(|task| task.tid)
+            .collect();
+        woken.into_iter().for_each(|tid| self.wake_kthread(tid));
         Ok(())
+    }
+
+    /// A kernel thread that wakes up without an online CPU is given every one, those of partitions
+    /// too, and what it asked for is forgotten (recorded: 6.12 and 7.3).
+    pub fn wake_kthread(&mut self, tid: i32) {
+        let Cpus {
+            possible, online, ..
+        } = self.cpus.clone();
+        let task = self.tasks.get_mut(tid).expect("the thread");
+        if task.mask.is_disjoint(&online) {
+            task.requested = None;
+            task.mask = possible;
+        }
+    }
+
+    /// When a CPU comes online the kernel gives threads of a node the online CPUs of that, as far as
+    /// they asked for any of them (recorded: `kcompactd`, whatever partitions there are, in 6.12; all in
+    /// 7.3, without those of isolated partitions).
+    fn node_threads_after_online(&mut self) {
+        let isolated = match self.kernel >= Kernel(7, 0) {
+            true => self.isolated_cpus(),
+            false => CpuSet::new(),
+        };
+        let all = self.cpus.possible.difference(&isolated);
+        for task in self.cpus.given_threads(&self.tasks, self.kernel) {
+            let (tid, node) = task;
+            let near = self.cpus.online_of_node(node).difference(&isolated);
+            let near = if near.is_empty() { all.clone() } else { near };
+            let task = self.tasks.get_mut(tid).expect("the thread");
+            let asked = task
+                .requested
+                .as_ref()
+                .map(|asked| asked.intersection(&near));
+            let asked = asked.filter(|asked| !asked.is_empty());
+            task.mask = asked.unwrap_or(near);
+        }
     }
 
     /// Tasks keep their masks: only one that runs or wakes up without an online CPU is given others
@@ -221,6 +292,12 @@ impl State {
                 .collect();
             let path = format!("/sys/devices/system/node/node{node}/cpulist");
             self.tree.put(&path, &format!("{cpus}\n"), 0o444);
+        }
+        // Of a CPU that is offline the link stays.
+        for cpu in self.cpus.possible.iter() {
+            let node = self.cpus.seat(cpu).node;
+            let link = format!("/sys/devices/system/node/node{node}/cpu{cpu}");
+            self.tree.put_link(&link, &format!("../../cpu/cpu{cpu}"));
         }
         self.put_cpuinfo();
     }

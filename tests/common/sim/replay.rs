@@ -141,6 +141,7 @@ impl World {
                 let allowed = self.sim.state().allowed_cpus(first).unwrap_or_default();
                 quoted(&(allowed.to_string().replace(',', " ") + "\n"))
             }
+            "settle" => "ok".to_owned(),
             "rebirth" => self.rebirth(first),
             "affinity" | "schedule" | "thread" | "process" => self.change_task(op, first, rest),
             "mask" | "usable" | "class" | "kind" | "comm" | "group" | "member" => {

@@ -223,6 +223,7 @@ impl State {
             false => allowed[""].clone(),
         };
         let forgets = self.forgets_affinity();
+        let online = self.cpus.online.clone();
         for task in self.tasks.by_tid.values_mut() {
             let allowed = match task.is_kthread() {
                 true => &of_kthreads,
@@ -234,7 +235,7 @@ impl State {
                     task.requested = None;
                 }
                 if !task.refuses_affinity() {
-                    task.mask = task.cut(allowed);
+                    task.mask = task.cut(allowed, &online);
                 }
             }
         }
@@ -338,12 +339,22 @@ impl State {
 }
 
 impl Task {
-    /// Returns what counts of the task's mask where its cpuset allows `allowed`.
-    fn cut(&self, allowed: &CpuSet) -> CpuSet {
-        let asked = self.requested.as_ref().or(self.home.as_ref());
-        let kept = asked.map(|asked| asked.intersection(allowed));
-        kept.filter(|kept| !kept.is_empty())
-            .unwrap_or_else(|| allowed.clone())
+    /// Returns what counts of the task's mask where its cpuset allows `allowed`. What a kernel thread
+    /// asks for counts within the CPUs where it belongs, as far as there are any (recorded: 7.3).
+    fn cut(&self, allowed: &CpuSet, online: &CpuSet) -> CpuSet {
+        let within = |limit: &CpuSet, cpus: &CpuSet| {
+            let kept = cpus.intersection(limit);
+            if kept.is_empty() { limit.clone() } else { kept }
+        };
+        let home = self.home.as_ref().map(|home| home.intersection(online));
+        let limit = match home.filter(|home| !home.is_empty()) {
+            Some(home) => within(allowed, &home),
+            None => allowed.clone(),
+        };
+        match &self.requested {
+            Some(asked) => within(&limit, asked),
+            None => limit,
+        }
     }
 }
 
@@ -361,6 +372,11 @@ impl Sim {
     /// Starts a thread of the creator's process, with its group and mask.
     pub fn spawn_thread(&self, creator: i32, comm: &str) -> i32 {
         self.state().spawn_thread(creator, comm)
+    }
+
+    /// A kernel thread has something to do.
+    pub fn wake(&self, tid: i32) {
+        self.state().wake_kthread(tid);
     }
 
     /// Ends a process with its threads, or one thread. Scopes that get empty go.
