@@ -39,10 +39,10 @@ mod lost;
 mod meanwhile;
 #[path = "lifecycle/memory.rs"]
 mod memory;
-#[path = "lifecycle/others.rs"]
-mod others;
 #[path = "lifecycle/orders.rs"]
 mod orders;
+#[path = "lifecycle/others.rs"]
+mod others;
 #[path = "lifecycle/pidfile.rs"]
 mod pidfile;
 #[path = "lifecycle/refusals.rs"]

@@ -8,7 +8,7 @@ use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
-use crate::lifecycle::account::{Exit, Level};
+use crate::lifecycle::account::{Exit, Level, keep_off, left_to};
 use crate::lifecycle::advice::help_without_cpus;
 use crate::lifecycle::settings::SettingStatus;
 use crate::lifecycle::status::{
@@ -51,16 +51,7 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     for lent in &status.lent {
         output.say(Level::Info, &lent.to_string());
     }
-    for Drifted {
-        target,
-        actual,
-        wanted,
-    } in &status.drift
-    {
-        let actual = actual.as_deref().unwrap_or("absent");
-        let text = format!("{target} is \"{actual}\", expected \"{wanted}\" (ours)");
-        output.say(Level::Warning, &text);
-    }
+    tell_drift(&status.drift, output);
     for stuck in &status.stuck {
         output.say(Level::Warning, &stuck.to_string());
     }
@@ -104,6 +95,30 @@ fn print_lost(status: &Status, output: &Output) {
             Level::Help,
             "pin-hook release --all gives them back; pin-hook apply VMID takes them again for a vm",
         );
+    }
+}
+
+/// Tells which values of ours somebody else has changed, and what keeps whoever that is from it.
+fn tell_drift(drift: &[Drifted], output: &Output) {
+    let mut remedies = BTreeSet::new();
+    for Drifted {
+        target,
+        actual,
+        wanted,
+        given_up,
+        writers,
+    } in drift
+    {
+        let actual = actual.as_deref().unwrap_or("absent");
+        let mut text = format!("{target} is \"{actual}\", expected \"{wanted}\" (ours)");
+        if *given_up {
+            text += &format!(": {}", left_to(writers));
+            remedies.extend(keep_off(writers));
+        }
+        output.say(Level::Warning, &text);
+    }
+    for remedy in remedies {
+        output.say(Level::Help, remedy);
     }
 }
 

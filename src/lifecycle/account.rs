@@ -118,24 +118,15 @@ impl Account {
             let suspects = target.writers().iter();
             let suspects = suspects.filter(|name| report.suspects.contains(*name));
             let suspects: Vec<&str> = suspects.copied().collect();
-            let by = match (answer, suspects.as_slice()) {
-                (drift::Answer::GiveUp, []) => {
-                    remedies.insert(keep_off(""));
-                    String::new()
+            let answer = match answer {
+                drift::Answer::GiveUp => {
+                    remedies.extend(keep_off(&suspects));
+                    left_to(&suspects)
                 }
-                (drift::Answer::GiveUp, [one]) => {
-                    remedies.insert(keep_off(one));
-                    format!(" ({one} runs)")
-                }
-                (drift::Answer::GiveUp, _) => {
-                    remedies.extend(suspects.iter().map(|one| keep_off(one)));
-                    format!(" ({} run)", suspects.join(" and "))
-                }
-                _ => String::new(),
+                answer => answer.describe().to_owned(),
             };
-            let answer = answer.describe();
             self.warn(format!(
-                "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}{by}"
+                "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}"
             ));
         }
         let remedies = remedies.into_iter();
@@ -166,15 +157,35 @@ impl Account {
     }
 }
 
-/// Returns what keeps a service from writing what pin-hook writes as well.
-fn keep_off(service: &str) -> &'static str {
+/// Returns to whom a value was left: the services that run and are known to write it.
+pub fn left_to(writers: &[&str]) -> String {
+    let left = drift::Answer::GiveUp.describe();
+    match writers {
+        [] => left.to_owned(),
+        [one] => format!("{left} ({one} runs)"),
+        _ => format!("{left} ({} run)", writers.join(" and ")),
+    }
+}
+
+/// Returns what keeps these services from writing what pin-hook writes as well.
+pub fn keep_off(writers: &[&str]) -> BTreeSet<&'static str> {
+    match writers {
+        [] => BTreeSet::from([remedy("")]),
+        _ => writers.iter().map(|service| remedy(service)).collect(),
+    }
+}
+
+fn remedy(service: &str) -> &'static str {
     match service {
         "irqbalance" => {
             "ban the vm's cpus in /etc/default/irqbalance (IRQBALANCE_BANNED_CPULIST=), or stop it"
         }
         "tuned" => "choose a profile of tuned that leaves it alone, or stop tuned",
         "ksmtuned" => "stop ksmtuned, or leave host.ksm out of the table",
-        _ => "stop what writes it; 10 minutes later pin-hook sets it again",
+        _ => {
+            "stop what writes it; 10 minutes later pin-hook sets it again, at once when pin-hook \
+             apply is called"
+        }
     }
 }
 

@@ -108,7 +108,9 @@ impl Run<'_> {
                 is_unproven: false,
                 standby,
             };
-            Ok(Ok(records(now, claim, asks)))
+            let mut records = records(now, claim, asks);
+            records.extend(anew(now, case.vmid));
+            Ok(Ok(records))
         })
     }
 
@@ -260,4 +262,16 @@ fn records(state: &State, claim: Claim, asks_for_reload: bool) -> Vec<Record> {
         records.push(Record::Claim(Box::new(claim)));
     }
     records
+}
+
+/// Returns what begins anew when a VM that is in force already is claimed again: somebody asks for that,
+/// and has the last word about what was left to somebody else or was refused too often.
+fn anew(state: &State, vmid: Vmid) -> Option<Record> {
+    state.claims.get(&vmid).filter(|claim| claim.is_running())?;
+    let held = state.held.iter().filter_map(|(target, held)| {
+        let mut next = held.clone();
+        next.begin_anew().then(|| (target.clone(), next))
+    });
+    let held: Vec<_> = held.collect();
+    (!held.is_empty()).then_some(Record::Intend(held))
 }

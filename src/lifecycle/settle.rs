@@ -8,6 +8,7 @@
 mod outcome;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::Duration;
 
 pub use self::outcome::{fixed_irq, stuck_in};
@@ -301,16 +302,20 @@ impl<'s, 'h> Settling<'s, 'h> {
         let waits = |target: &Target| waits_for_cpus(&state.held, target, &facts.online);
         diff.forget
             .retain(|target| !(is_there(target) && waits(target)));
-        // What was never touched is left alone, and told when a VM gets its CPUs; of settings the start told.
-        let is_told = |target: &Target| match state.held.contains_key(target) {
+        (diff, self.unread(&seen.unread))
+    }
+
+    /// Tells of targets that cannot be read: what was never touched is left alone, and told when a VM
+    /// gets its CPUs; of settings the start told.
+    fn unread(&self, unread: &[(Target, io::Error)]) -> Vec<Problem> {
+        let is_told = |target: &Target| match self.journal.state().held.contains_key(target) {
             true => true,
             false if target.stage().is_setting() => false,
             false => target.stage().is_essential() || !self.new.is_empty(),
         };
-        let unread = seen.unread.iter();
-        let unread = unread.filter(|(target, _)| is_told(target));
+        let unread = unread.iter().filter(|(target, _)| is_told(target));
         let unread = unread.map(|(target, error)| Problem::unread(target, error));
-        (diff, unread.collect())
+        unread.collect()
     }
 
     fn announce(&mut self, stage: Stage, diff: &Diff) -> anyhow::Result<()> {

@@ -24,6 +24,7 @@ use crate::domain::stuck::Stuck;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
+use crate::host::surroundings::is_service_running;
 use crate::host::topology::smt;
 use crate::host::{Host, task};
 
@@ -175,6 +176,10 @@ pub struct Drifted {
     pub actual: Option<String>,
     /// Value that it should have.
     pub wanted: String,
+    /// Whether it was set again too often, and is left to whoever changes it.
+    pub given_up: bool,
+    /// Services that run and are known to write it.
+    pub writers: Vec<&'static str>,
 }
 
 /// Returns what VMs own, or what `only` owns; no monitor is asked.
@@ -189,7 +194,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         .map(|claim| claim_status(host, claim, &state, &seen))
         .collect();
     let owner = |target: &Target| owner_of(target, &seen);
-    let (drift, pending) = differences(&state, &seen, |target| {
+    let (drift, pending) = differences(host, &state, &seen, |target| {
         owner(target).as_ref().is_none_or(is_shown)
     });
     Ok(Status {
@@ -339,6 +344,7 @@ fn thread_status(thread: &Thread, seen: &Look) -> ThreadStatus {
 ///
 /// A run that is at work has announced its writes: what it is about to write has not drifted.
 fn differences(
+    host: &Host,
     state: &State,
     seen: &Look,
     is_shown: impl Fn(&Target) -> bool,
@@ -351,17 +357,31 @@ fn differences(
     let (lost, open): (Vec<_>, Vec<_>) = changes.partition(is_settled);
     let given_up = seen.diff.drift.iter();
     let given_up = given_up.filter(|drift| !lost.iter().any(|lost| lost.target == drift.target));
-    let values = lost
+    let lost = lost
         .iter()
-        .map(|change| (&change.target, &change.before, &change.after))
-        .chain(given_up.map(|drift| (&drift.target, &drift.live, &drift.ours)));
+        .map(|change| (&change.target, &change.before, &change.after, false));
+    let given_up = given_up.map(|drift| {
+        let is_given_up = drift.answer == diff::Answer::GiveUp;
+        (&drift.target, &drift.live, &drift.ours, is_given_up)
+    });
+    let values = lost.chain(given_up);
     let drift = values.filter(|(target, ..)| is_shown(target));
-    let drift = drift.map(|(target, live, ours)| Drifted {
+    let drift = drift.map(|(target, live, ours, given_up)| Drifted {
         target: target.to_string(),
         actual: text(live),
         wanted: ours.to_string(),
+        given_up,
+        writers: writers(host, target),
     });
     (drift.collect(), open.len())
+}
+
+/// Returns the services that run and are known to write a target by themselves.
+fn writers(host: &Host, target: &Target) -> Vec<&'static str> {
+    let known = target.writers().iter().copied();
+    known
+        .filter(|service| is_service_running(&*host.files, service))
+        .collect()
 }
 
 /// Returns the VM that a target belongs to, or `None` when it is the host's.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::status::status;
 
 use super::refused_targets::running as tuned;
 use super::scenario::Scenario;
@@ -38,6 +39,45 @@ fn an_interrupt_that_somebody_moves_is_moved_back_three_times_and_then_left() {
     world.sim.advance(Duration::from_secs(600));
     assert_says(&done(world.reconcile()), "set again");
     world.assert_owns(100);
+}
+
+/// A person who asks has the last word, and the counts start anew.
+#[test]
+fn what_was_left_to_somebody_is_set_again_by_apply_and_status_says_so_until_then() {
+    let world = running();
+    let (_, tid) = world.sim.vm(100).vcpus[0];
+    let meddle = || {
+        let member = world.sim.poke(PARTITION, "member");
+        member.unwrap();
+        world.sim.poke(IRQ, "2").unwrap();
+        world.sim.state().set_affinity(tid, &cpus("3")).unwrap();
+    };
+    // What apply sets again is the first time of those that count from then on.
+    for n_times in [3, 2] {
+        for _ in 0..n_times {
+            meddle();
+            done(world.reconcile());
+            world.assert_owns(100);
+        }
+        meddle();
+        world.reconcile();
+        assert_eq!(world.sim.get(PARTITION), "member\n");
+        let found = status(&world.host, None).unwrap();
+        assert!(!found.ok);
+        let of = |part: &str| {
+            let mut drift = found.drift.iter();
+            drift.find(|drift| drift.target.contains(part)).unwrap()
+        };
+        assert!(of("cpuset.cpus.partition").given_up, "{:#?}", found.drift);
+        assert!(of("affinity of thread").given_up, "{:#?}", found.drift);
+        assert!(of("/irq/31/").given_up, "{:#?}", found.drift);
+        assert_eq!(of("/irq/31/").writers, ["irqbalance"]);
+        done(world.apply(100));
+        world.end_worker();
+        world.assert_owns(100);
+        let found = status(&world.host, None).unwrap();
+        assert!(found.ok && found.drift.is_empty(), "{:#?}", found.drift);
+    }
 }
 
 #[test]

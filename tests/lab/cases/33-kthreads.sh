@@ -61,12 +61,16 @@ equal 'apply sets it again' isolated "$(< $partition)"
 
 # PVE takes a VM without its pid file for stopped, but its QEMU runs.
 before=$(standing 100)
-mv /run/qemu-server/100.pid "$work/pid"
+hide() { mv /run/qemu-server/100.pid "$work/pid"; }
+unhide() { mv "$work/pid" /run/qemu-server/100.pid; }
+hide
 pin-hook 100 pre-start > "$work/out" 2>&1 || true
 check 'without its pid file the VM runs for pre-start' has "$work/out" 'runs already'
 pin-hook reconcile > /dev/null || true
+unhide
 equal 'and keeps its CPUs' "$before" "$(standing 100)"
+hide
 check 'apply finds it' pin-hook apply 100
-mv "$work/pid" /run/qemu-server/100.pid
+unhide
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'
