@@ -27,7 +27,7 @@ use pin_hook::lifecycle::devices::{Devices, of_running, other_things};
 use pin_hook::lifecycle::lint::lint;
 use tempfile::TempDir;
 
-const TREES: [&str; 4] = ["gpu", "hba", "switchdev", "vgpu"];
+const TREES: [&str; 5] = ["gpu", "hba", "ovs", "switchdev", "vgpu"];
 
 /// Mappings of the cluster; the node is pve1.
 const PCI_CFG: &str = "gpu\n\tdescription one card on each node\n\
@@ -38,6 +38,7 @@ const PCI_CFG: &str = "gpu\n\tdescription one card on each node\n\
     both\n\tmap id=15b3:101e,node=pve1,path=0000:05:01.0;0000:05:01.1\n\n\
     moved\n\tmap id=8086:10fb,node=pve1,path=0000:06:00.0\n\n\
     regrouped\n\tmap id=8086:1533,iommugroup=3,node=pve1,path=0000:06:00.0\n\n\
+    network\n\tmap id=15b3:101e,node=pve1,path=0000:81:00.2\n\tmap id=15b3:101e,node=pve1,path=0000:81:00.3\n\n\
     elsewhere\n\tmap id=10de:2204,node=pve2,path=0000:41:00\n";
 
 /// A host with VM 101, which runs with a GPU and takes a dongle and a disk, and VM 102, which is being
@@ -287,4 +288,13 @@ fn entries_may_vanish_under_our_feet() {
         devices.warnings("100".parse().unwrap()),
         ["hostpci0: there is no pci device 0000:87:00.0; pve will refuse the start"]
     );
+}
+
+/// A virtual function whose representor is in a bridge is bound and reset: that is how switchdev works.
+#[test]
+fn a_representor_in_a_bridge_is_no_reason_to_refuse() {
+    let (_dir, host) = host(&TREES);
+    let devices = read(&host, "hostpci0: mapping=network");
+    assert_eq!(devices.chosen().len(), 1);
+    assert_eq!(devices.check(), Ok(()));
 }

@@ -11,6 +11,8 @@ use crate::domain::pci::verdict::Net;
 const NETS: &str = "/sys/class/net";
 /// How deep network devices are stacked at most.
 const MAX_DEPTH: usize = 4;
+/// Master of every port of Open vSwitch (`ovs_netdev_link()`: that of its datapath).
+const OVS: &str = "ovs-system";
 const DEFAULT: &str = "default route";
 
 /// Returns the network devices that belong to a PCI function, with their uses.
@@ -46,6 +48,8 @@ fn uses(files: &dyn Files, name: &str, routes: &Routes) -> Vec<String> {
         uses.push(match () {
             () if has("bridge") => format!("port of bridge {master}"),
             () if has("bonding") => format!("member of bond {master}"),
+            // One device stands for all bridges of Open vSwitch, without saying which.
+            () if master == OVS => "port of an open vswitch bridge".to_owned(),
             () => format!("port of {master}"),
         });
     }

@@ -17,8 +17,8 @@ pub enum Need {
     DiskOfVm(DiskOfVm),
     /// The host uses its network device.
     Net(String, String),
-    /// The host uses the network device that stands for it.
-    Representor(String, String),
+    /// A network device of it that stands for one of its virtual functions is in use (switchdev).
+    Switch(String, u32, String),
     /// It shows the console.
     Console,
     /// Another VM has it.
@@ -39,7 +39,10 @@ impl fmt::Display for Need {
                 write!(f, "the controller of disk {disk} ({key} of vm {vmid})")
             }
             Need::Net(net, used) => write!(f, "network card {net} ({used})"),
-            Need::Representor(net, used) => write!(f, "the function behind {net} ({used})"),
+            Need::Switch(net, n, used) => write!(
+                f,
+                "the switch of virtual function {n}, whose representor {net} is in use ({used})"
+            ),
             Need::Console => f.write_str("the display of the host's console"),
             Need::Held(holder) => holder.fmt(f),
             Need::Virtual(function, holder) => {
@@ -181,8 +184,8 @@ impl Need {
         match self {
             Need::Disk(disk, _) => format!("move what the host has on {disk} to another disk"),
             Need::Net(net, _) => format!("give the host another network card than {net}"),
-            Need::Representor(net, _) => {
-                format!("take {net} out of its bridge or bond, and its routes away")
+            Need::Switch(net, ..) => {
+                format!("give the vm a virtual function instead, or take {net} out of its bridge")
             }
             Need::Console => {
                 "give the host another display, or have vfio-pci bind it at boot (options vfio-pci \

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::asked::Asked;
 use super::objection::{Need, Objection};
-use super::{Bus, Function};
+use super::Bus;
 use crate::domain::guest::RawDisk;
 use crate::domain::vm::Vmid;
 
@@ -104,10 +104,13 @@ pub fn needs_of(address: &str, bus: &Bus, needs: &Needs) -> Vec<Need> {
     let function = bus.get(address);
     for net in needs.nets.iter().filter(|net| !net.uses.is_empty()) {
         let used = net.uses.join(", ");
+        // That a virtual function's representor is in a bridge is how its guest gets a network
+        // (switchdev): it says nothing against the function, and goes with the physical one.
         if net.function.as_deref() == Some(address) {
-            found.push(Need::Net(net.name.clone(), used));
-        } else if function.is_some_and(|function| is_represented(address, function, net, bus)) {
-            found.push(Need::Representor(net.name.clone(), used));
+            found.push(match net.represents {
+                Some(n) => Need::Switch(net.name.clone(), n, used),
+                None => Need::Net(net.name.clone(), used),
+            });
         }
     }
     if needs.console.as_deref() == Some(address) {
@@ -133,18 +136,6 @@ pub fn needs_of(address: &str, bus: &Bus, needs: &Needs) -> Vec<Need> {
 fn vm_of_mdev(uuid: &str) -> Option<Vmid> {
     let (_, number) = uuid.rsplit_once('-')?;
     number.trim_start_matches('0').parse().ok()
-}
-
-fn is_represented(address: &str, function: &Function, net: &Net, bus: &Bus) -> bool {
-    let Some((n, physical)) = net.represents.zip(function.physical.as_ref()) else {
-        return false;
-    };
-    let parent = bus.get(physical);
-    net.function.as_ref() == Some(physical)
-        && parent
-            .and_then(|parent| parent.virtuals.get(&n))
-            .map(String::as_str)
-            == Some(address)
 }
 
 /// Returns what speaks against giving a VM the functions of an entry, by alternative.
