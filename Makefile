@@ -50,11 +50,13 @@ bench: build
 	@echo "== bench (about 5 minutes; the first time 2 more)"
 	tests/lab/run --script tests/lab/cases/90-bench.sh
 
-# Man pages from their sources, where lowdown is installed.
+# Man pages from their sources, where lowdown is installed. What it does by itself to dashes and quotes
+# would keep people from copying a command.
 man: $(patsubst docs/man/%.md,target/man/%,$(pages))
+	@tests/pages
 target/man/%: docs/man/%.md
 	@mkdir -p target/man
-	lowdown -s -Tman -o $@ $<
+	lowdown -s -Tman --out-no-smarty -o $@ $<
 
 # Completions of shells, by a program of their own: they would only make pin-hook larger.
 completions:

@@ -5,6 +5,8 @@
 
 mod common;
 
+#[path = "lifecycle/applied.rs"]
+mod applied;
 #[path = "lifecycle/auto.rs"]
 mod auto;
 #[path = "lifecycle/backups.rs"]

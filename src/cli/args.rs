@@ -4,8 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgGroup, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::config::nearest::nearest;
 use crate::domain::table::{Prefer, Smt};
 use crate::domain::vm::Vmid;
 use crate::lifecycle::phase::Phase;
@@ -87,12 +89,13 @@ pub enum Command {
         vmid: Vmid,
     },
     /// Let go of what a VM owns now, running or not
+    #[command(group = ArgGroup::new("which").required(true))]
     Release {
         /// VM to let go of
-        #[arg(required_unless_present = "all")]
+        #[arg(group = "which")]
         vmid: Option<Vmid>,
         /// Let go of everything, also when the state of pin-hook is lost
-        #[arg(long, conflicts_with = "vmid")]
+        #[arg(long, group = "which")]
         all: bool,
     },
     /// Have PVE call pin-hook for a VM from its next start on
@@ -225,8 +228,76 @@ pub fn grammar() -> clap::Command {
 /// They are wrong, or the help is asked for.
 pub fn parse(arguments: Vec<OsString>) -> Result<Args, clap::Error> {
     let mut grammar = grammar();
-    let matches = grammar.try_get_matches_from_mut(in_order_of_commands(arguments))?;
+    let matches = grammar.try_get_matches_from_mut(in_order_of_commands(arguments));
+    let matches = matches.map_err(|error| with_tip(error, &grammar))?;
     Args::from_arg_matches(&matches).map_err(|error| error.format(&mut grammar))
+}
+
+/// Words that people bring along for what is called otherwise here, or is not here.
+const OTHERWISE: [(&str, &str); 10] = [
+    (
+        "measure",
+        "there is no such command yet; pin-hook status shows what is not where it should be",
+    ),
+    (
+        "topology",
+        "pin-hook plan VMID shows the cores, caches and nodes of the cpus; lscpu -e all of them",
+    ),
+    (
+        "show",
+        "pin-hook status shows what vms own, pin-hook list every table",
+    ),
+    (
+        "doctor",
+        "pin-hook status shows what is wrong now, pin-hook check --table FILE what is with a table",
+    ),
+    ("validate", "pin-hook check --table FILE checks a table"),
+    (
+        "start",
+        "qm start VMID starts a vm; pin-hook apply VMID is for one that runs",
+    ),
+    (
+        "stop",
+        "qm stop VMID stops a vm; pin-hook release VMID lets go of its cpus",
+    ),
+    (
+        "undo",
+        "pin-hook release VMID lets go of its cpus, pin-hook disable VMID for good",
+    ),
+    (
+        "install",
+        "pin-hook enable VMID has pve call pin-hook for a vm",
+    ),
+    (
+        "uninstall",
+        "pin-hook disable VMID for each vm, then apt purge pin-hook",
+    ),
+];
+
+/// Gives an unknown command the tip that fits: a command that is spelled nearly like it, or what people
+/// mean by it. The library's own measure of likeness takes `measure` for `release`.
+fn with_tip(mut error: clap::Error, grammar: &clap::Command) -> clap::Error {
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return error;
+    }
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidSubcommand) else {
+        return error;
+    };
+    let typed = typed.clone();
+    let commands = grammar.get_subcommands().filter(|one| !one.is_hide_set());
+    let names = commands.map(clap::Command::get_name);
+    let meant = OTHERWISE.iter().find(|(word, _)| *word == typed);
+    let tip = match (meant, nearest(&typed, names)) {
+        (Some((_, tip)), _) => (*tip).to_owned(),
+        (None, Some(name)) => format!("a similar command exists: '{name}'"),
+        (None, None) => "pin-hook --help shows the commands".to_owned(),
+    };
+    error.remove(ContextKind::SuggestedSubcommand);
+    error.insert(
+        ContextKind::Suggested,
+        ContextValue::StyledStrs(vec![tip.into()]),
+    );
+    error
 }
 
 fn parse_phase(text: &str) -> Result<Phase, String> {

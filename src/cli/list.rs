@@ -27,6 +27,11 @@ fn print(listing: &Listing, output: &Output) {
     } else {
         output.print(&vms(&listing.vms));
     }
+    for Entry { vmid, outdated, .. } in &listing.vms {
+        if let Some(outdated) = outdated {
+            output.say(Level::Warning, &format!("vm {vmid}: {outdated}"));
+        }
+    }
     for overlap in &listing.overlaps {
         let [one, two] = overlap.vmids;
         let cpus = &overlap.cpus;
@@ -45,6 +50,9 @@ fn print(listing: &Listing, output: &Output) {
             Level::Warning,
             &format!("{} {}", orphan.vmid, orphan.reason),
         );
+    }
+    for stray in &listing.strays {
+        output.say(Level::Warning, stray);
     }
     for Broken { message, help, .. } in &listing.broken {
         output.say(Level::Error, message);

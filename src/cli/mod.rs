@@ -11,16 +11,16 @@ mod list;
 mod output;
 mod plan;
 mod status;
+mod waits;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::error::ErrorKind;
 
 use crate::domain::vm::{TaskId, Vmid};
-use crate::host::clock::KernelClock;
 use crate::host::deadline::Deadline;
 use crate::host::files::RootFiles;
 use crate::host::programs::{Children, NoPrograms, Programs, close_inherited};
@@ -37,6 +37,7 @@ use crate::lifecycle::init::Intent;
 use crate::lifecycle::phase::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use args::{Call, Command};
 use output::Output;
+use waits::TellingClock;
 
 /// Returns the grammar of the command line, for the completions of shells.
 pub fn grammar() -> clap::Command {
@@ -247,7 +248,7 @@ fn host_at(root: Option<&std::path::Path>, is_phase: bool) -> Host {
             Bus::patient()
         }),
         qmp: Box::new(QmpSockets::default()),
-        clock: Box::new(KernelClock),
+        clock: Box::new(TellingClock::new(io::stdout().is_terminal())),
     }
 }
 

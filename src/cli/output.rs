@@ -10,6 +10,7 @@ use clap::ColorChoice;
 use serde::Serialize;
 
 use super::args::Call;
+use crate::domain::words::in_words;
 use crate::host::log;
 use crate::lifecycle::account::{Account, Exit, Level, Line};
 use crate::lifecycle::advice::help_for;
@@ -84,7 +85,7 @@ impl Output {
         for (n, line) in account.lines.iter().enumerate() {
             let is_summary = Some(n) == last && line.level == Level::Info && call.vmid.is_some();
             let time = if is_summary {
-                format!(", {ms} ms")
+                format!(", {}", in_words(started.elapsed()))
             } else {
                 String::new()
             };

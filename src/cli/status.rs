@@ -210,6 +210,9 @@ fn complain(claim: &ClaimStatus, output: &Output) {
         output.say(Level::Error, &format!("vm {vmid}: {cpus} {are} offline"));
         output.say(Level::Help, help);
     }
+    if let Some(outdated) = &claim.outdated {
+        output.say(Level::Warning, &format!("vm {vmid}: {outdated}"));
+    }
     if claim.over {
         let text = format!("vm {vmid}: this run is over, and the host not given back yet");
         output.say(Level::Error, &text);
@@ -249,8 +252,13 @@ fn settings_text(settings: &[SettingStatus]) -> String {
         return String::new();
     }
     let keys: Vec<&str> = keys.into_iter().collect();
-    let n = count(settings.len(), "setting");
-    let mut text = paragraph(&format!("{n} as wished: {}", keys.join(", ")));
+    let n = count(keys.len(), "setting");
+    // One key may stand for a value of each cpu.
+    let values = match settings.len() == keys.len() {
+        true => String::new(),
+        false => format!(" ({})", count(settings.len(), "value")),
+    };
+    let mut text = paragraph(&format!("{n} as wished{values}: {}", keys.join(", ")));
     for setting in settings {
         let Some(rule) = setting.rule else { continue };
         let wishes = setting.wishes.iter();

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::Problem;
+use super::nearest::nearest;
 use super::tree;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::gate::{Backend, BackendWish};
@@ -220,8 +221,28 @@ fn check_words(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
             return Err(at.problem(&["power", key], None, message, help));
         }
     }
+    if let Some(name) = &power.governor
+        && !GOVERNORS.contains(&name.as_str())
+    {
+        let message = format!("there is no cpufreq governor {name:?}");
+        let help = match nearest(name, GOVERNORS.into_iter()) {
+            Some(meant) => format!("did you mean {meant:?}?"),
+            None => format!("linux has {}", GOVERNORS.join(", ")),
+        };
+        return Err(at.problem(&["power", "governor"], None, message, &help));
+    }
     Ok(())
 }
+
+/// Governors of Linux (`drivers/cpufreq`); which of them a host has depends on its driver.
+const GOVERNORS: [&str; 6] = [
+    "performance",
+    "powersave",
+    "schedutil",
+    "ondemand",
+    "conservative",
+    "userspace",
+];
 
 /// Checks what one driver of frequencies or the other could not fulfil.
 fn check_power(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {

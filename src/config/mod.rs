@@ -10,7 +10,7 @@ pub mod error;
 mod guest;
 pub mod keys;
 pub mod mapping;
-mod nearest;
+pub mod nearest;
 mod passthrough;
 mod property;
 pub mod sections;

@@ -1,7 +1,7 @@
 //! The known word that a misspelled one was meant to be.
 
 /// Returns the word of `words` that is closest to `typed`, if one is close enough.
-pub(super) fn nearest<'a>(typed: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(typed: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters may be wrong; long nonsense is not worth the arithmetic.
     let limit = (typed.chars().count() / 3).max(1);
     let near = words.filter(|word| typed.len() < 64 && *word != typed);

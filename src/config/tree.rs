@@ -8,6 +8,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::error::Problem;
 use super::keys::{Key, Shape};
 use super::nearest::nearest;
+use crate::domain::cpuset::CpuSet;
 
 /// Parses TOML; the error is that of the first wrong place.
 pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Problem> {
@@ -18,6 +19,10 @@ pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Prob
             "duplicate key" => "a key or a section may be written once".to_owned(),
             _ => syntax_help(text, span.start, keys),
         };
+        let message = match bare_text(text, span.start) {
+            Some(bare) => format!("{bare} is a text, and texts are written in quotes: \"{bare}\""),
+            None => message,
+        };
         Problem {
             span,
             message,
@@ -25,6 +30,18 @@ pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Prob
         }
     })?;
     Ok(tree.into_inner())
+}
+
+/// Returns the value in the line at `at` if it is a cpulist without quotes, which TOML takes for a broken
+/// date or a number with something behind it.
+fn bare_text(text: &str, at: usize) -> Option<&str> {
+    let before = text.get(..at)?;
+    let line = &text[before.rfind('\n').map_or(0, |newline| newline + 1)..];
+    let value = line.lines().next()?.split_once('=')?.1;
+    let value = value.split('#').next()?.trim();
+    let letter = |b: u8| b.is_ascii_digit() || b == b'-' || b == b',';
+    let is_list = value.bytes().all(letter) && value.contains(['-', ',']);
+    (is_list && value.parse::<CpuSet>().is_ok()).then_some(value)
 }
 
 /// Tells what the key in the line at `at` takes; most errors of syntax are missing quotes.

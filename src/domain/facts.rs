@@ -6,7 +6,7 @@ use super::container::Container;
 use super::cpuset::CpuSet;
 use super::knob::Knob;
 use super::target::{Place, Target};
-use super::thread::Thread;
+use super::thread::{Role, Thread};
 use super::vm::{TaskId, Vmid};
 
 /// Observed state of the host.
@@ -62,6 +62,38 @@ impl Facts {
     pub fn is_of_vm(&self, id: TaskId) -> bool {
         let mut threads = self.vms.values().flat_map(|vm| &vm.threads);
         threads.any(|thread| thread.id == id)
+    }
+
+    /// Returns what people call a target: numbers of threads say nothing to them.
+    pub fn name_of(&self, target: &Target) -> String {
+        let name = match target {
+            Target::Affinity(id) | Target::Membership(id) | Target::Class(id) => {
+                self.name_of_thread(*id)
+            }
+            Target::KernelThread(id) => {
+                let thread = self.kernel_threads.iter().find(|thread| thread.id == *id);
+                thread.map(|thread| format!("kernel thread {} ({})", thread.comm, id.tid))
+            }
+            _ => None,
+        };
+        let what = match target {
+            Target::Membership(_) => "cgroup",
+            Target::Class(_) => "scheduling class",
+            _ => "affinity",
+        };
+        name.map_or_else(|| target.to_string(), |name| format!("{what} of {name}"))
+    }
+
+    fn name_of_thread(&self, id: TaskId) -> Option<String> {
+        let mut threads = self
+            .vms
+            .iter()
+            .flat_map(|(vmid, vm)| vm.threads.iter().map(move |thread| (vmid, thread)));
+        let (vmid, thread) = threads.find(|(_, thread)| thread.id == id)?;
+        Some(match thread.role() {
+            role @ (Role::Vcpu(_) | Role::Iothread(_)) => format!("{role} of vm {vmid}"),
+            role => format!("{role} thread {} ({}) of vm {vmid}", thread.comm, id.tid),
+        })
     }
 
     /// Tells whether a child changes a target right now: it gives a function another driver, or takes

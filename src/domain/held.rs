@@ -58,7 +58,8 @@ impl Held {
                     | Knob::Sysctl
                     | Knob::KsmRun
                     | Knob::TransparentHugepages
-                    | Knob::HaltPoll,
+                    | Knob::HaltPoll
+                    | Knob::HaltPollGrow,
                 _
             )
         );

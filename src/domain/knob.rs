@@ -52,6 +52,9 @@ pub enum Knob {
     TransparentHugepages,
     /// How long KVM polls for work before a vCPU sleeps, in nanoseconds.
     HaltPoll,
+    /// By how much KVM lengthens that time at once, from nothing on; PVE's kernel begins with 0, which
+    /// lets it stay nothing (`grow_halt_poll_ns()`).
+    HaltPollGrow,
     /// CPUs that the cgroup of a unit outside of the VMs asks for.
     ListedCpus,
     /// CPUs that a cgroup outside of systemd asks for. It is given back before the units, with
@@ -257,6 +260,13 @@ pub const ROWS: &[Row] = &[
         grammar: Grammar::Word,
         stage: Stage::Host,
         doc: "has kvm wait for work of a vcpu without sleeping",
+    },
+    Row {
+        knob: Knob::HaltPollGrow,
+        path: "/sys/module/kvm/parameters/halt_poll_ns_grow",
+        grammar: Grammar::Word,
+        stage: Stage::Host,
+        doc: "lets kvm come to that time, from which some kernels keep it",
     },
     Row {
         knob: Knob::ListedCpus,

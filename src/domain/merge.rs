@@ -82,7 +82,8 @@ pub fn rule(target: &Target) -> Rule {
             | Knob::MinFrequency
             | Knob::PolicyBoost
             | Knob::Boost
-            | Knob::HaltPoll,
+            | Knob::HaltPoll
+            | Knob::HaltPollGrow,
             _,
         ) => Rule::Highest,
         Target::Knob(Knob::Sysctl, Place::Sysctl(path)) => {

@@ -1,10 +1,21 @@
 //! Numbers and names of things in sentences.
 
+use std::time::Duration;
+
 /// Returns a number of things, such as `1 thread` or `3 threads`.
 pub fn count(n: usize, what: &str) -> String {
     match n {
         1 => format!("1 {what}"),
         _ => format!("{n} {what}s"),
+    }
+}
+
+/// Returns how long something took, as precisely as people read it: `82 ms`, `4.6 s`, `31 s`.
+pub fn in_words(time: Duration) -> String {
+    match time.as_millis() {
+        ms @ 0..1000 => format!("{ms} ms"),
+        ms @ 1000..9950 => format!("{}.{} s", (ms + 50) / 1000, (ms + 50) % 1000 / 100),
+        ms => format!("{} s", (ms + 500) / 1000),
     }
 }
 
@@ -22,6 +33,21 @@ pub fn path_of_sysctl(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_told_as_people_read_them() {
+        for (ms, words) in [
+            (82, "82 ms"),
+            (999, "999 ms"),
+            (1000, "1.0 s"),
+            (4558, "4.6 s"),
+            (9949, "9.9 s"),
+            (9950, "10 s"),
+            (30_643, "31 s"),
+        ] {
+            assert_eq!(in_words(Duration::from_millis(ms)), words);
+        }
+    }
 
     #[test]
     fn names_of_sysctls_are_paths() {

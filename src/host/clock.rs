@@ -24,6 +24,25 @@ pub trait Clock: Debug {
     /// It may come back early; a number that was given to another process is waited for like the
     /// process itself. So the caller looks again, with a `wait` that it can bear to be too long.
     fn wait_for_end(&self, processes: &[TaskId], wait: Duration);
+    /// Takes note of what is being waited for from now on, for whoever reads along; `None` when that is
+    /// over. Waits may be nested.
+    fn awaits(&self, _what: Option<&str>) {}
+}
+
+/// A wait that somebody may be told of; it is over when this is dropped.
+#[derive(Debug)]
+pub struct Awaited<'c>(&'c dyn Clock);
+
+/// Begins a wait for `what`, such as `vm 107 to shut down`.
+pub fn awaiting<'c>(clock: &'c dyn Clock, what: &str) -> Awaited<'c> {
+    clock.awaits(Some(what));
+    Awaited(clock)
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.0.awaits(None);
+    }
 }
 
 /// The running kernel's clocks.

@@ -19,6 +19,7 @@ use anyhow::{Context, bail};
 
 use self::allowed::is_allowed;
 use super::Host;
+use super::clock::awaiting;
 use super::files::Files;
 use super::systemd::Job;
 
@@ -201,6 +202,7 @@ fn job(files: &dyn Files, name: &str, writes: &[Write], limit: Duration) -> Job 
 /// Waits for the answers of a child; one that has ended without them has failed.
 fn answers(host: &Host, name: &str, n_writes: usize, wait: Duration) -> io::Result<Ended> {
     let path = answer_path(name);
+    let _wait = awaiting(&*host.clock, &format!("the kernel ({name})"));
     let is_complete = |text: &str| text.split_whitespace().count() >= n_writes;
     let until = host.clock.since_boot() + wait;
     loop {

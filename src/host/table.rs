@@ -57,6 +57,52 @@ pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
     Ok(vmids)
 }
 
+/// A file next to the tables that is none by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    /// Where it is.
+    pub path: String,
+    /// VM that it was probably meant for.
+    pub meant: Vmid,
+}
+
+impl Stray {
+    /// Returns what makes it a table.
+    pub fn help(&self) -> String {
+        let Stray { path, meant } = self;
+        let (directory, _) = path.rsplit_once('/').unwrap_or_default();
+        format!("{path} is not read; the table of vm {meant} is {directory}/{meant}.toml")
+    }
+}
+
+/// Returns the files of `/etc/pin-hook` and of its cluster's counterpart whose names have the id of a
+/// guest in them and are not what a table is called: `vm100.toml`, `100.conf`, `0100.toml`. What an editor
+/// or a package leaves behind (`100.toml~`, `100.toml.dpkg-old`) is none of them.
+pub fn stray_tables(files: &dyn Files) -> Vec<Stray> {
+    let mut strays = Vec::new();
+    for directory in [LOCAL_TABLES, CLUSTER_TABLES] {
+        for name in files.list(directory).unwrap_or_default() {
+            let path = format!("{directory}/{name}");
+            strays.extend(meant_by(&name).map(|meant| Stray { path, meant }));
+        }
+    }
+    strays
+}
+
+fn meant_by(name: &str) -> Option<Vmid> {
+    let (stem, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
+    if !matches!(suffix, "" | "toml" | "tml" | "conf") {
+        return None;
+    }
+    let digits = stem.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let meant: Vmid = digits.trim_start_matches('0').parse().ok()?;
+    let prefix = &stem[..stem.len() - digits.len()];
+    let is_word = prefix
+        .bytes()
+        .all(|b| b.is_ascii_alphabetic() || b"-_".contains(&b));
+    (is_word && name != format!("{meant}.toml")).then_some(meant)
+}
+
 /// Reads a table that is not in place yet; whoever may have written it.
 ///
 /// # Errors

@@ -125,6 +125,8 @@ impl Account {
                 }
                 answer => answer.describe().to_owned(),
             };
+            let target = report.names.get(target).cloned();
+            let target = target.unwrap_or_else(|| drift.target.to_string());
             self.warn(format!(
                 "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}"
             ));

@@ -126,8 +126,7 @@ impl Run<'_> {
     ) -> Result<anyhow::Result<Wishes>, Refusal> {
         let vmid = case.vmid;
         let resolved = resolved.among(case, &now.claims)?;
-        let remarks = settings::remarks(self.host, resolved.wishes.tuning()).into_iter();
-        remarks.for_each(|text| account.warn(format!("vm {vmid}: {text}")));
+        self.tell_settings(vmid, &resolved.wishes, account);
         tell(vmid, &resolved, account);
         look_at_groups(self.host, now, around);
         let (wishes, topology) = (&resolved.wishes, &resolved.topology);
@@ -146,6 +145,14 @@ impl Run<'_> {
             memory,
             ..resolved.wishes
         }))
+    }
+
+    /// Tells what should be known of a VM's wishes for settings before they are written.
+    fn tell_settings(&self, vmid: Vmid, wishes: &Wishes, account: &mut Account) {
+        let remarks = settings::remarks(self.host, wishes.tuning()).into_iter();
+        remarks.for_each(|text| account.warn(format!("vm {vmid}: {text}")));
+        let companions = settings::companions(self.host, wishes.tuning()).into_iter();
+        companions.for_each(|text| account.info(format!("vm {vmid}: {text}")));
     }
 
     /// Returns the functions that the VM has, or would have if it started now.

@@ -6,11 +6,12 @@ use super::debts;
 use super::journal::busy;
 use super::phase::Run;
 use super::recover::recover;
+use super::report::Report;
 use super::resolve::{CaseError, Found, read_case};
 use super::work::{Worked, work};
 use crate::domain::claim::Claim;
 use crate::domain::refusal::Refusal;
-use crate::domain::state::Record;
+use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::pve;
@@ -44,7 +45,19 @@ impl Run<'_> {
             None => account.does_not_run(vmid),
             Some(qemu) => {
                 let worked = self.adopt(&case, qemu, account)?;
+                let is_late = match &worked {
+                    Worked::Done(report, _) => report.is_unfinished,
+                    Worked::Busy => true,
+                    Worked::Refused(_) => false,
+                };
                 self.conclude(vmid, worked, account);
+                if is_late {
+                    let text = format!("vm {vmid}: its table is not in force yet");
+                    let help = format!(
+                        "pin-hook-reconcile goes on; pin-hook status {vmid} shows how far it is"
+                    );
+                    account.fail(Exit::Incomplete, text, help);
+                }
             }
         }
         Ok(())
@@ -68,7 +81,9 @@ impl Run<'_> {
         // Threads that were born in the VM's partition are found and moved while the claim is
         // still there; afterwards nobody would know whose they are.
         let _ = self.reconcile();
+        let mut had_something = false;
         let worked = work(self.host, self.deadline, &Default::default(), |state| {
+            had_something = has_something(state, vmid);
             // Reconcile has said why devices are still away; without the claim drivers would take them.
             let claimed = state
                 .claims
@@ -84,33 +99,64 @@ impl Run<'_> {
         })?;
         match worked {
             Worked::Done(report, state) => {
-                account.tell(&report);
-                if !state.debts.is_empty() {
-                    account.lines.extend(self.reconcile().lines);
-                }
-                let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
-                let mut left = state.claims.values();
-                let is_meant = |claim: &Claim| vmid.is_none_or(|vmid| vmid == claim.vmid);
-                let is_away = left.any(|claim| is_meant(claim) && !claim.away().is_empty());
-                if report.is_unfinished || is_away {
-                    let text = format!("{whose}: not everything was given back in time");
-                    let help = "pin-hook-reconcile goes on within 15 s; pin-hook status shows what is left";
-                    account.fail(Exit::Incomplete, text, help);
-                    return Ok(());
-                }
-                if !report.problems.is_empty() {
-                    let text = format!("{whose}: not everything could be given back");
-                    let help = "pin-hook reconcile tries again; pin-hook status shows what is left";
-                    account.fail(Exit::Incomplete, text, help);
-                    return Ok(());
-                }
-                let changes = count(report.n_changes, "change");
-                account.info(format!("{whose} let go, {changes}"));
-                binding::tell_lent(&state, account);
+                // Traces without a record are let go of as well, but of nobody's in particular.
+                let is_idle = vmid.is_some() || report.n_changes == 0;
+                let nothing = (!had_something && is_idle).then(|| owns_nothing(vmid));
+                self.conclude_release(vmid, &report, &state, nothing, account);
             }
             Worked::Busy => account.fail_by("", &busy()),
             Worked::Refused(_) => {}
         }
         Ok(())
+    }
+
+    /// Tells what came of letting go; `nothing` says so when there was nothing to let go of.
+    fn conclude_release(
+        &self,
+        vmid: Option<Vmid>,
+        report: &Report,
+        state: &State,
+        nothing: Option<String>,
+        account: &mut Account,
+    ) {
+        account.tell(report);
+        if !state.debts.is_empty() {
+            account.lines.extend(self.reconcile().lines);
+        }
+        let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
+        let mut left = state.claims.values();
+        let is_meant = |claim: &Claim| vmid.is_none_or(|vmid| vmid == claim.vmid);
+        let is_away = left.any(|claim| is_meant(claim) && !claim.away().is_empty());
+        if report.is_unfinished || is_away {
+            let text = format!("{whose}: not everything was given back in time");
+            let help = "pin-hook-reconcile goes on within 15 s; pin-hook status shows what is left";
+            return account.fail(Exit::Incomplete, text, help);
+        }
+        if !report.problems.is_empty() {
+            let text = format!("{whose}: not everything could be given back");
+            let help = "pin-hook reconcile tries again; pin-hook status shows what is left";
+            return account.fail(Exit::Incomplete, text, help);
+        }
+        let changes = count(report.n_changes, "change");
+        account.info(nothing.unwrap_or_else(|| format!("{whose} let go, {changes}")));
+        binding::tell_lent(state, account);
+    }
+}
+
+/// Tells whether a VM, or with `None` anybody, has something that can be let go of.
+fn has_something(state: &State, vmid: Option<Vmid>) -> bool {
+    let Some(vmid) = vmid else {
+        return !state.is_empty();
+    };
+    let mut debts = state.debts.values();
+    state.claims.contains_key(&vmid)
+        || debts.any(|debt| debt.vmid == vmid || debt.owners.contains_key(&vmid))
+}
+
+/// Says that there is nothing to let go of.
+fn owns_nothing(vmid: Option<Vmid>) -> String {
+    match vmid {
+        Some(vmid) => format!("vm {vmid} owns no cpus, there is nothing to let go of"),
+        None => "no vm owns cpus, there is nothing to let go of".to_owned(),
     }
 }

@@ -16,6 +16,7 @@ use crate::domain::nothing::Nothing;
 use crate::domain::storage::{Snippet, Storage, choose, suggest};
 use crate::domain::target::{Target, Value};
 use crate::domain::vm::Vmid;
+use crate::host::clock::awaiting;
 use crate::host::programs::Programs;
 use crate::host::pve::{self, GuestKind};
 use crate::host::target::read;
@@ -156,7 +157,10 @@ impl Hooking<'_> {
     pub(super) fn step(&self, step: &Step, account: &mut Account) -> anyhow::Result<()> {
         let done = match self.is_dry {
             true => Ok(true),
-            false => step.work(self.host, self.programs),
+            false => {
+                let _wait = awaiting(&*self.host.clock, &step.in_words());
+                step.work(self.host, self.programs)
+            }
         };
         match done {
             Ok(true) => account.info(step.describe(self.is_dry)),

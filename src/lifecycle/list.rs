@@ -1,26 +1,27 @@
 //! Every table of this node, and what does not fit together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
 use super::journal::read_log;
 use super::look::known_state;
 use super::others::{look_at_files, look_at_groups};
+use super::outdated::outdated;
 use super::resolve::{CaseError, gate_facts, read_settings, understand};
 use super::yields;
 use crate::config::vm_conf::parse_vm_conf;
-use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate;
 use crate::domain::guest::Guest;
 use crate::domain::others::check_others;
 use crate::domain::placement::{PlacementError, check_reserve, housekeeping, owned_by_table};
+use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::pve::{self, GuestKind};
-use crate::host::table::{read_table, tables};
+use crate::host::table::{Stray, read_table, stray_tables, tables};
 use crate::host::topology::read_topology;
 
 /// Every table of this node.
@@ -36,6 +37,8 @@ pub struct Listing {
     pub orphans: Vec<Orphan>,
     /// Tables that do not fit the host or their VM.
     pub misfits: Vec<Misfit>,
+    /// Files among the tables that nobody reads, with the names that they should have.
+    pub strays: Vec<String>,
     /// Tables that cannot be used.
     pub broken: Vec<Broken>,
     /// What cannot be seen from here and is left out.
@@ -62,6 +65,8 @@ pub struct Entry {
     pub hooked: bool,
     /// How far the claim of its run has come; nothing without one.
     pub state: Option<String>,
+    /// Why what it owns is not what its table says now.
+    pub outdated: Option<String>,
     /// Where the table is.
     pub table: Option<String>,
 }
@@ -112,16 +117,17 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
         overlaps: Vec::new(),
         orphans: Vec::new(),
         misfits: Vec::new(),
+        strays: stray_tables(&*host.files).iter().map(Stray::help).collect(),
         broken: Vec::new(),
         left_out: Vec::new(),
     };
-    let claims = listing.claims(host)?;
+    let state = listing.state(host)?;
     let settings = listing.settings(host);
     let with_table = tables(&*host.files)?;
     let mut vmids: BTreeSet<Vmid> = pve::vms_of_node(&*host.files)?.into_iter().collect();
     vmids.extend(&with_table);
     for vmid in vmids {
-        listing.guest(host, vmid, with_table.contains(&vmid), &settings, &claims)?;
+        listing.guest(host, vmid, with_table.contains(&vmid), &settings, &state)?;
     }
     listing.overlaps = overlaps(&listing.vms);
     listing.hold_against_host(host, &settings);
@@ -130,18 +136,18 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
 }
 
 impl Listing {
-    fn claims(&mut self, host: &Host) -> anyhow::Result<Claims> {
+    fn state(&mut self, host: &Host) -> anyhow::Result<State> {
         match known_state(host)? {
             Ok(state) => {
                 let (_, damage) = read_log(&*host.files)?;
                 if !damage.is_none() {
                     self.left_out.push(damage.to_string());
                 }
-                Ok(state.claims)
+                Ok(state)
             }
             Err(hidden) => {
                 self.left_out.push(format!("states are left out: {hidden}"));
-                Ok(BTreeMap::new())
+                Ok(State::default())
             }
         }
     }
@@ -159,7 +165,7 @@ impl Listing {
         vmid: Vmid,
         has_table: bool,
         settings: &HostSettings,
-        claims: &Claims,
+        state: &State,
     ) -> anyhow::Result<()> {
         let config = pve::vm_config(&*host.files, vmid, "")?;
         let guest = config.map(|config| parse_vm_conf(&config.text).guest());
@@ -167,7 +173,8 @@ impl Listing {
             None => self.table_without_vm(host, vmid)?,
             Some(guest) if has_table => {
                 let mut entry = self.entry(host, vmid, &guest, settings);
-                if let Some(claim) = claims.get(&vmid) {
+                if let Some(claim) = state.claims.get(&vmid) {
+                    entry.outdated = outdated(host, state, claim);
                     entry.state = Some(claim.name());
                     let chosen = Some(&claim.wishes.cpus).filter(|_| entry.auto && claim.owns());
                     entry.cpus = chosen.cloned().or(entry.cpus);
@@ -204,6 +211,7 @@ impl Listing {
             hooked: guest.is_hooked(),
             hookscript: guest.hookscript.clone(),
             state: None,
+            outdated: None,
             table: path,
         }
     }

@@ -23,6 +23,7 @@ use crate::domain::refusal::{self, Refusal};
 use crate::domain::start::Purpose;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::{TaskId, Vmid};
+use crate::host::clock::awaiting;
 use crate::host::deadline::Deadline;
 use crate::host::systemd::Job;
 use crate::host::{pve, task};
@@ -93,6 +94,10 @@ impl Run<'_> {
         let refused = |why| Ok(Err(Refusal::NoYield(why)));
         let timeout = case.table.yields.timeout;
         let until = self.host.clock.since_boot() + timeout.duration();
+        let vmids = case.table.yields.stop.iter();
+        let vmids: Vec<String> = vmids.map(|vmid| format!("vm {vmid}")).collect();
+        let what = format!("{} to shut down ({timeout} at most)", vmids.join(" and "));
+        let _wait = awaiting(&*self.host.clock, &what);
         let mut asked = BTreeMap::new();
         loop {
             let failed = self.ended_in_vain(&asked);

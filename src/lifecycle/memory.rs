@@ -17,6 +17,7 @@ use crate::domain::state::{Record, State};
 use crate::domain::table::Hugepages;
 use crate::domain::target::{Place, Target};
 use crate::domain::vm::Vmid;
+use crate::host::clock::awaiting;
 use crate::host::deadline::Deadline;
 use crate::host::{Host, hugepages, slow, task};
 
@@ -124,7 +125,11 @@ impl Run<'_> {
             wish,
             until: self.host.clock.since_boot() + wish.timeout.duration(),
         };
-        if let Some(fault) = filling.fill(account)? {
+        let what = format!("hugepages ({} at most)", wish.timeout);
+        let wait = awaiting(&*self.host.clock, &what);
+        let fault = filling.fill(account)?;
+        drop(wait);
+        if let Some(fault) = fault {
             return self.start_short(case, &fault, left, account);
         }
         for Wanted { share, .. } in filling.wanted()? {

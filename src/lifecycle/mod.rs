@@ -24,6 +24,7 @@ pub mod notes;
 mod nothing;
 pub mod observe;
 pub mod others;
+pub mod outdated;
 pub mod phase;
 pub mod plan;
 mod preparing;

@@ -1,10 +1,11 @@
 //! What came of a run, for the task log, the journal and the exit status.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 
 use crate::domain::diff::{Change, Drift};
+use crate::domain::facts::Facts;
 use crate::domain::stuck::Stuck;
 use crate::domain::target::{Target, Value};
 use crate::domain::vm::Vmid;
@@ -26,6 +27,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Values of somebody else that were met.
     pub drift: Vec<Drift>,
+    /// What people call their targets, where that differs.
+    pub names: BTreeMap<Target, String>,
     /// Running services that are known to write what was left to somebody.
     pub suspects: BTreeSet<&'static str>,
     /// What else should be known.
@@ -43,6 +46,8 @@ pub struct Report {
 pub struct Problem {
     /// What was written.
     pub target: Target,
+    /// What people call it.
+    pub name: String,
     /// The VM that it is of, if it is of one alone.
     pub whose: Option<Vmid>,
     /// Whether a VM does not own its CPUs because of it.
@@ -87,12 +92,13 @@ impl Problem {
     fn of(target: &Target, what: String) -> Self {
         Problem {
             target: target.clone(),
+            name: target.to_string(),
             whose: None,
             is_essential: false,
             is_known: false,
             is_of_reading: false,
             is_late: false,
-            message: format!("{target}: {what}"),
+            message: what,
         }
     }
 }
@@ -103,11 +109,21 @@ fn is_late(error: &io::Error) -> bool {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        let Problem { name, message, .. } = self;
+        write!(f, "{name}: {message}")
     }
 }
 
 impl Report {
+    /// Takes note of what people call the targets of somebody else's values.
+    pub fn names_of(&mut self, drift: &[Drift], facts: &Facts) {
+        let targets = drift.iter().map(|drift| drift.target.clone());
+        self.names.extend(targets.map(|target| {
+            let name = facts.name_of(&target);
+            (target, name)
+        }));
+    }
+
     /// Tells whether writing a target has failed.
     pub fn has_problem(&self, target: &Target) -> bool {
         self.problems

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::desired::knobs::{Tuning, of_tuning, settings};
+use crate::domain::desired::knobs::{HALT_POLL_GROW, Tuning, of_tuning, settings};
 use crate::domain::facts::Facts;
 use crate::domain::knob::Knob;
 use crate::domain::merge;
@@ -131,6 +131,21 @@ fn consequences(wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
     remarks
 }
 
+/// Tells what is set as well because a wish has no effect without it.
+pub fn companions(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
+    let halt_poll = wishes.host.halt_poll;
+    let is_wished = halt_poll.is_some_and(|time| !time.duration().is_zero());
+    let grow = Target::Knob(Knob::HaltPollGrow, Place::Host);
+    let keeps_off = || matches!(target::read(host, &grow), Ok(Value::Text(text)) if text == "0");
+    if !is_wished || !keeps_off() {
+        return Vec::new();
+    }
+    vec![format!(
+        "host.halt-poll has no effect with halt_poll_ns_grow = 0, as this host has it: it is set to \
+         {HALT_POLL_GROW} as well"
+    )]
+}
+
 /// Tells where VMs wish for different values of one setting, one line for each of a VM's wishes.
 pub fn contested(host: &Host, claims: &Claims, vmid: Vmid) -> Vec<String> {
     if claims
@@ -235,7 +250,7 @@ fn key_of(target: &Target, wishes: Tuning<'_>) -> Option<String> {
         Knob::IdleLatency => "power.max-idle-latency",
         Knob::KsmRun => "host.ksm",
         Knob::TransparentHugepages => "host.transparent-hugepages",
-        Knob::HaltPoll => "host.halt-poll",
+        Knob::HaltPoll | Knob::HaltPollGrow => "host.halt-poll",
         Knob::Sysctl => {
             return Some(format!(
                 "host.sysctl {}",

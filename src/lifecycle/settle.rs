@@ -102,6 +102,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         let Some(facts) = self.scrub(staying, begun, facts)? else {
             return Ok(false);
         };
+        self.try_again(&claims, &facts);
         let end = self.pass(Pass::Acquire, &claims, &Stage::ACQUIRE, facts)?;
         self.look_at_unmoved();
         Ok(end.is_some())
@@ -156,14 +157,18 @@ impl<'s, 'h> Settling<'s, 'h> {
         Ok(Some(facts))
     }
 
-    /// Keeps what a claim that is new or has changed wishes for just as it is: giving it back for
-    /// a moment would disturb a VM that runs.
+    /// Keeps what a claim that is new or has changed wishes for as it is: giving it back for a moment
+    /// would disturb a VM that runs.
     fn keep_what_is_wished_again(&self, wishes: &mut Desired, facts: &Facts) {
         let state = self.journal.state();
         for (target, wish) in desired(&state.claims, &state.held, facts) {
-            let held = state.held.get(&target);
-            if held.is_some_and(|held| held.ours == wish.value) {
-                wishes.insert(target, wish);
+            let Some(held) = state.held.get(&target) else {
+                continue;
+            };
+            // A thread stays in the VM's cgroup, which would cut what it had before.
+            if held.ours == wish.value || target.stage() == Stage::Threads {
+                let value = held.ours.clone();
+                wishes.insert(target, Wish { value, ..wish });
             }
         }
     }
@@ -200,6 +205,7 @@ impl<'s, 'h> Settling<'s, 'h> {
             }
         }
         self.suspect(&diff.drift);
+        self.report.names_of(&diff.drift, facts);
         self.report.drift.append(&mut diff.drift);
         self.announce(stage, &diff)?;
         match pass {
@@ -229,6 +235,7 @@ impl<'s, 'h> Settling<'s, 'h> {
     fn meet(&mut self, pass: Pass, mut problem: Problem, facts: &Facts) -> anyhow::Result<bool> {
         let target = problem.target.clone();
         problem.whose = whose(&target, facts);
+        problem.name = facts.name_of(&target);
         problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
         if problem.is_essential && problem.is_late {
             self.leave_to_reconcile(problem.to_string());

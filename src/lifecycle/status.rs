@@ -7,11 +7,12 @@ use serde::Serialize;
 use super::journal::{read_log, read_state};
 use super::look::{Look, known_state, look};
 use super::observe::read_cpus;
+use super::outdated::outdated;
 use super::recover;
 use super::settings::{self, SettingStatus};
 use super::settle::stuck_in;
 use crate::domain::claim::Claim;
-use crate::domain::cpuset::CpuSet;
+use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::debt::Debt;
 use crate::domain::desired::{has_partition, kept_off};
 use crate::domain::diff;
@@ -81,6 +82,8 @@ pub struct ClaimStatus {
     pub state: String,
     /// Why the VM, which runs, has no CPUs of its own.
     pub failure: Option<String>,
+    /// Why what it owns is not what its table says now.
+    pub outdated: Option<String>,
     /// Whether the claimed run is over, and the host not given back yet.
     pub over: bool,
     /// CPUs that it owns, or would like to as long as it stands by.
@@ -189,11 +192,12 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     let forgotten = forgotten(host)?;
     let seen = look(host, state.clone(), [])?;
     let is_shown = |vmid: &Vmid| only.is_none_or(|only| only == *vmid);
+    let is_shown = &is_shown;
     let shown = state.claims.values().filter(|claim| is_shown(&claim.vmid));
     let claims: Vec<ClaimStatus> = shown
         .map(|claim| claim_status(host, claim, &state, &seen))
         .collect();
-    let owner = |target: &Target| owner_of(target, &seen);
+    let owner = |target: &Target| owner_of(target, &state, &seen);
     let (drift, pending) = differences(host, &state, &seen, |target| {
         owner(target).as_ref().is_none_or(is_shown)
     });
@@ -209,8 +213,10 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         interrupts: moved(&state, Stage::Interrupts),
         kernel_threads: moved(&state, Stage::KernelThreads),
         settings: settings::in_hand(&state, &seen.facts, only),
-        stuck: stuck(host, &state),
-        refused: refused(&state),
+        stuck: stuck(host, &state, is_shown),
+        refused: refused(&state, &seen, |target| {
+            owner(target).as_ref().is_none_or(is_shown)
+        }),
         drift,
         pending,
         forgotten,
@@ -251,11 +257,16 @@ fn debts(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<De
 }
 
 impl ClaimStatus {
-    /// Tells whether the VM owns what it should.
+    /// Tells whether the VM owns what it should. Threads that were born a moment ago have yet to be moved;
+    /// a vCPU that is elsewhere disturbs the guest.
     pub fn is_ok(&self) -> bool {
         let valid = |partition: &Partition| partition.actual.as_ref() == Some(&partition.wanted);
-        let is_whole = self.failure.is_none() && !self.over && self.offline.is_empty();
-        is_whole && self.partitions.iter().all(valid)
+        let astray = |thread: &ThreadStatus| thread.vcpu.is_some() && !thread.ok;
+        self.failure.is_none()
+            && !self.over
+            && self.offline.is_empty()
+            && self.partitions.iter().all(valid)
+            && !self.threads.iter().any(astray)
     }
 }
 
@@ -271,6 +282,7 @@ fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Look) -> Claim
         vmid: claim.vmid,
         state: claim.name(),
         failure,
+        outdated: outdated(host, state, claim),
         over: claim
             .qemu()
             .is_some_and(|qemu| !task::is_process(&*host.files, qemu)),
@@ -367,7 +379,7 @@ fn differences(
     let values = lost.chain(given_up);
     let drift = values.filter(|(target, ..)| is_shown(target));
     let drift = drift.map(|(target, live, ours, given_up)| Drifted {
-        target: target.to_string(),
+        target: seen.facts.name_of(target),
         actual: text(live),
         wanted: ours.to_string(),
         given_up,
@@ -385,7 +397,12 @@ fn writers(host: &Host, target: &Target) -> Vec<&'static str> {
 }
 
 /// Returns the VM that a target belongs to, or `None` when it is the host's.
-fn owner_of(target: &Target, seen: &Look) -> Option<Vmid> {
+fn owner_of(target: &Target, state: &State, seen: &Look) -> Option<Vmid> {
+    let owner_of_cpu = |cpu: CpuId| {
+        let mut claims = state.claims.values();
+        let claim = claims.find(|claim| claim.wishes.cpus.contains(cpu));
+        claim.map(|claim| claim.vmid)
+    };
     match target {
         Target::Delegation(vmid) | Target::MemoryNodes(vmid) => Some(*vmid),
         Target::Group(path) | Target::Knob(_, Place::Group(path)) => {
@@ -396,6 +413,11 @@ fn owner_of(target: &Target, seen: &Look) -> Option<Vmid> {
             let mut vms = seen.facts.vms.iter();
             let vm = vms.find(|(_, vm)| vm.threads.iter().any(|thread| thread.id == *id));
             vm.map(|(vmid, _)| *vmid)
+        }
+        Target::Knob(_, Place::Cpu(cpu)) => owner_of_cpu(*cpu),
+        Target::Knob(_, Place::Policy(policy)) => {
+            let cpus = seen.facts.policies.get(policy);
+            cpus.and_then(|cpus| cpus.iter().find_map(owner_of_cpu))
         }
         Target::Knob(..) | Target::KernelThread(_) | Target::DropIn(_) | Target::AllowedCpus(_) => {
             None
@@ -422,21 +444,24 @@ fn moved(state: &State, stage: Stage) -> Moved {
     counts
 }
 
-/// Returns the interrupts that are known to stay on owned CPUs.
-fn stuck(host: &Host, state: &State) -> Vec<Stuck> {
-    let owned = kept_off(&state.claims, |wishes| wishes.interrupts);
+/// Returns the interrupts that are known to stay on owned CPUs of the VMs that are asked for.
+fn stuck(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<Stuck> {
+    let claims = state.claims.iter().filter(|(vmid, _)| is_shown(vmid));
+    let claims = claims.map(|(vmid, claim)| (*vmid, claim.clone())).collect();
+    let owned = kept_off(&claims, |wishes| wishes.interrupts);
     let held = state.held.iter().filter(|(_, held)| held.unchangeable);
     stuck_in(host, held.map(|(target, _)| target), &owned)
 }
 
-fn refused(state: &State) -> Vec<Refused> {
+fn refused(state: &State, seen: &Look, is_shown: impl Fn(&Target) -> bool) -> Vec<Refused> {
     // A driver refuses what is given back to it.
     let held = state
         .held
         .iter()
-        .filter(|(target, held)| held.refused > 0 && binding::function_of(target).is_none());
+        .filter(|(target, held)| held.refused > 0 && binding::function_of(target).is_none())
+        .filter(|(target, _)| is_shown(target));
     let refused = held.map(|(target, held)| Refused {
-        target: target.to_string(),
+        target: seen.facts.name_of(target),
         wanted: held.ours.to_string(),
         attempts: held.refused,
     });

@@ -82,6 +82,15 @@ impl Step {
         }
     }
 
+    /// Returns what it is, for those who wait for it.
+    pub fn in_words(&self) -> String {
+        match self {
+            Step::Hook(vmid, hook) => command(*vmid, hook.as_ref()),
+            Step::Delegate(..) | Step::Boot => "systemd to read its unit files".to_owned(),
+            _ => "a file to be written".to_owned(),
+        }
+    }
+
     /// Does it; tells whether there was something to do.
     ///
     /// # Errors

@@ -136,6 +136,9 @@ fn of_policy(power: &Power, boost: BoostBy) -> Vec<(Knob, Value)> {
         .collect()
 }
 
+/// What Linux has without PVE's patch: the time doubles (`virt/kvm/kvm_main.c`).
+pub const HALT_POLL_GROW: &str = "2";
+
 fn of_host(wishes: Tuning<'_>, facts: &Facts) -> Vec<(Target, Value)> {
     let host = wishes.host;
     let boost = wishes.power.boost;
@@ -152,6 +155,12 @@ fn of_host(wishes: Tuning<'_>, facts: &Facts) -> Vec<(Target, Value)> {
             pages.map(|pages| pages.to_string()),
         ),
         (Knob::HaltPoll, halt_poll.map(|ns| ns.to_string())),
+        (
+            Knob::HaltPollGrow,
+            halt_poll
+                .filter(|ns| *ns > 0)
+                .map(|_| HALT_POLL_GROW.to_owned()),
+        ),
         (
             Knob::Boost,
             boost

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::{Problem, Settling};
+use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::desired::{has_partition, kept_off, other_irq_cpus};
+use crate::domain::desired::{desired, has_partition, kept_off, other_irq_cpus};
 use crate::domain::diff::{Answer, Change, Drift};
 use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::knob::Knob;
@@ -118,6 +119,14 @@ impl Settling<'_, '_> {
     fn remember(&mut self, target: &Target, held: Held) -> anyhow::Result<()> {
         let record = Record::Intend(vec![(target.clone(), held)]);
         self.journal.append(vec![record])
+    }
+
+    /// Forgets what could not be given back although the claims wish for something of it: the second
+    /// pass writes that, and meets what keeps it from it.
+    pub(super) fn try_again(&mut self, claims: &Claims, facts: &Facts) {
+        let wishes = desired(claims, &self.journal.state().held, facts);
+        let problems = &mut self.report.problems;
+        problems.retain(|problem| !wishes.contains_key(&problem.target));
     }
 
     /// Tells whether a cgroup passes controller and CPUs on to no VM any more: systemd takes the controller

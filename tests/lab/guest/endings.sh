@@ -56,7 +56,7 @@ ends_with() {
 knob_values() {
     local policy=/sys/devices/system/cpu/cpufreq/policy2 mm=/sys/kernel/mm
     cat $policy/scaling_{governor,min_freq,max_freq} /sys/devices/system/cpu/cpu2/power/pm_qos_resume_latency_us \
-        $mm/ksm/run /sys/module/kvm/parameters/halt_poll_ns /proc/sys/vm/{stat_interval,compaction_proactiveness} \
+        $mm/ksm/run /sys/module/kvm/parameters/halt_poll_ns{,_grow} /proc/sys/vm/{stat_interval,compaction_proactiveness} \
         /proc/sys/kernel/{timer_migration,numa_balancing,sched_rt_runtime_us,watchdog_thresh,soft_watchdog} \
         /proc/sys/net/core/busy_read
     sed 's/.*\[\(.*\)\].*/\1/' $mm/transparent_hugepage/enabled

@@ -1,0 +1,108 @@
+//! `apply` of a table that was edited while its VM runs.
+
+use pin_hook::domain::knob::Knob;
+use pin_hook::lifecycle::account::{Exit, Level};
+use pin_hook::lifecycle::list::list;
+use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::status::status;
+
+use super::world::{CONF, World, done};
+use crate::common::sim::VmSpec;
+
+fn running() -> World {
+    let world = World::with_vm();
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    world
+}
+
+/// What is asked for is there when the command ends, not only when reconcile has run; and nothing is said
+/// of writes on the way to it.
+#[test]
+fn overlapping_cpus_are_in_force_when_apply_ends() {
+    for cpus in ["3-4", "2,5", "4-5", "2-4"] {
+        let world = running();
+        world.sim.table(100, &format!("cpus = \"{cpus}\"\n"));
+        let account = done(world.apply(100));
+        let mut lines = account.lines.iter();
+        let is_of_a_thread = lines.any(|line| line.text.starts_with("affinity of"));
+        assert!(!is_of_a_thread, "{cpus}: {account:#?}");
+        let status = status(&world.host, None).unwrap();
+        assert!(status.ok, "{cpus}: {status:#?}");
+        assert_eq!(status.pending, 0, "{cpus}: {status:#?}");
+        world.assert_owns(100);
+    }
+}
+
+/// A vCPU that the kernel lets nobody pin to its new CPU is a failure, told by the exit status.
+#[test]
+fn a_vcpu_that_cannot_be_pinned_anew_is_told() {
+    let world = running();
+    world.sim.table(100, "cpus = \"3-4\"\n");
+    world.sim.fail("set_affinity ", libc::EINVAL, 20);
+    let account = world.apply(100);
+    assert!(account.exit >= Exit::Refused, "{account:#?}");
+}
+
+/// An edited table that is not in force yet is told by those who are asked.
+#[test]
+fn an_edited_table_is_told_until_it_is_in_force() {
+    let world = running();
+    let told = || {
+        let status = status(&world.host, Some("100".parse().unwrap())).unwrap();
+        let listed = list(&world.host).unwrap();
+        assert_eq!(status.claims[0].outdated, listed.vms[0].outdated);
+        status.claims[0].outdated.clone().unwrap_or_default()
+    };
+    assert_eq!(told(), "");
+    world.sim.table(100, "cpus = \"3-4\"\n");
+    assert_eq!(
+        told(),
+        "its table has changed since, which takes effect by pin-hook apply 100 or at its next start"
+    );
+    done(world.apply(100));
+    assert_eq!(told(), "");
+    world.sim.table(100, "cpus = \"3-400\"\n");
+    assert!(told().starts_with("its table has changed since and would be refused: "));
+    world.sim.table(100, "cpus = 3\n");
+    assert!(told().starts_with("its table has changed since and cannot be used: "));
+}
+
+#[test]
+fn who_owns_nothing_is_not_let_go_of() {
+    let world = running();
+    let said = |vmid| {
+        let account = done(world.release(vmid));
+        account.lines.last().unwrap().text.clone()
+    };
+    assert_eq!(
+        said(Some(999)),
+        "vm 999 owns no cpus, there is nothing to let go of"
+    );
+    assert!(said(Some(100)).starts_with("vm 100 let go, "));
+    assert_eq!(said(None), "no vm owns cpus, there is nothing to let go of");
+}
+
+/// PVE's kernel keeps KVM from ever polling; what lifts that is given back with the rest.
+#[test]
+fn halt_poll_has_an_effect_on_pves_kernel() {
+    let table = "cpus = \"2-3\"\n[host]\nhalt-poll = \"100us\"\n";
+    let world = World::lab().vm(100, CONF, table);
+    let (time, grow) = (Knob::HaltPoll.row().path, Knob::HaltPollGrow.row().path);
+    world.sim.put(time, "200000\n");
+    world.sim.put(grow, "0\n");
+    let account = done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.phase(Phase::PostStart, 100));
+    assert_eq!(world.sim.get(time), "100000\n");
+    assert_eq!(world.sim.get(grow), "2\n");
+    let told = account
+        .lines
+        .iter()
+        .any(|line| line.level == Level::Info && line.text.contains("halt_poll_ns_grow = 0"));
+    assert!(told, "{account:#?}");
+    done(world.release(Some(100)));
+    assert_eq!(world.sim.get(time), "200000\n");
+    assert_eq!(world.sim.get(grow), "0\n");
+}
