@@ -21,7 +21,7 @@ pub fn show(run: &Run<'_>, vmid: Vmid, as_json: bool, output: &Output) -> anyhow
     }
     Ok(match plan.outcome {
         Outcome::Ready | Outcome::Nothing => Exit::Done,
-        Outcome::Refused => Exit::Refused,
+        Outcome::Refused | Outcome::Fails | Outcome::Harms => Exit::Refused,
         Outcome::Invalid => Exit::Usage,
     })
 }
@@ -56,6 +56,9 @@ fn print(plan: &Plan, output: &Output) {
     }
     let gap = if plan.layout.is_some() { "\n" } else { "" };
     output.print(&format!("{gap}{}\n", plan.summary));
+    if let Some(advice) = &plan.advice {
+        output.say(Level::Help, advice);
+    }
 }
 
 fn head(plan: &Plan, layout: &Layout) -> String {

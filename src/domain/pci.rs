@@ -6,6 +6,7 @@ pub mod binding;
 pub mod chosen;
 pub mod modules;
 pub mod objection;
+pub mod outlook;
 pub mod reset;
 pub mod verdict;
 
@@ -45,6 +46,21 @@ impl Function {
     /// Tells whether it is a bridge: PVE binds every other function of a group to vfio-pci.
     pub fn is_bridge(&self) -> bool {
         self.class >> 16 == 0x06
+    }
+
+    /// Tells whether PVE leaves it with its driver when it binds the group: what has a bus behind it
+    /// (`SysFSTools::pci_dev_group_bind_to_vfio`).
+    pub fn has_a_bus(&self) -> bool {
+        matches!(self.class >> 8, 0x06_04 | 0x06_07 | 0x06_09)
+    }
+
+    /// Tells whether its driver lets its IOMMU group belong to a VM: those that leave DMA to whoever
+    /// owns the group (`driver_managed_dma`).
+    pub fn shares_its_group(&self) -> bool {
+        let drivers = [VFIO, "pci-stub", "pcieport"];
+        self.driver
+            .as_deref()
+            .is_none_or(|name| drivers.contains(&name))
     }
 
     /// Tells whether it is a controller of disks, Fibre Channel among them.

@@ -16,6 +16,7 @@ use crate::domain::pci::Bus;
 use crate::domain::pci::asked::{Asked, asked};
 use crate::domain::pci::chosen::{of_command_line, reservations};
 use crate::domain::pci::objection::Objection;
+use crate::domain::pci::outlook::Outlook;
 use crate::domain::pci::verdict::{Needs, choice, disk_objections, objections};
 use crate::domain::refusal::Refusal;
 use crate::domain::topology::Topology;
@@ -138,11 +139,33 @@ impl Devices {
         }
     }
 
+    /// Returns what would come of a start that nobody should want, the first reason: what the VM does
+    /// not get at all counts before what others lose.
+    pub fn outlook(&self, vmid: Vmid) -> Option<Outlook> {
+        let mut faults = self.asked.iter().filter_map(|asked| {
+            let fault = asked.fault.as_ref()?;
+            Some(Outlook::of_fault(vmid, &asked.key, fault))
+        });
+        faults.next().or_else(|| {
+            let objections = self.objections();
+            let outlooks = objections.iter();
+            let mut outlooks: Vec<Outlook> = outlooks
+                .filter_map(|objection| Outlook::of_objection(vmid, objection))
+                .collect();
+            outlooks.sort_by_key(|outlook| !outlook.fails);
+            outlooks.into_iter().next()
+        })
+    }
+
     /// Returns the same as advice: PVE would start the VM nevertheless.
     pub fn warnings(&self, vmid: Vmid) -> Vec<String> {
         let faults = self.asked.iter().filter_map(|asked| {
             let fault = asked.fault.as_ref()?;
-            Some(format!("{}: {fault}; pve will refuse the start", asked.key))
+            let by = fault.refused_by();
+            Some(format!(
+                "{}: {fault}; {by} will refuse the start",
+                asked.key
+            ))
         });
         let objections = self.objections().into_iter();
         let objections = objections.map(|o| o.warning(vmid));

@@ -24,6 +24,8 @@ use super::settle::fixed_irq;
 use crate::domain::claim::{Claim, ClaimState, Claims};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{Facts, VmFacts};
+use crate::domain::nothing::Nothing;
+use crate::domain::pci::outlook::Outlook;
 use crate::domain::refusal::{self, Refusal};
 use crate::domain::scrub::scrubbed;
 use crate::domain::state::State;
@@ -31,6 +33,7 @@ use crate::domain::stuck::Stuck;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
 use crate::domain::words::count;
+use crate::host::table::stray_tables;
 use crate::host::{irq, pve};
 
 /// Process of a VM that does not run.
@@ -49,6 +52,8 @@ pub struct Plan {
     pub summary: String,
     /// Why it would be refused, or what is wrong with the table.
     pub error: Option<Complaint>,
+    /// What to do where there is nothing to plan.
+    pub advice: Option<String>,
     /// Where the table is.
     pub table: Option<String>,
     /// Whether the VM runs, so that the plan is about now.
@@ -79,6 +84,10 @@ pub enum Outcome {
     Nothing,
     /// The host cannot give what the table asks for.
     Refused,
+    /// PVE or QEMU would refuse the start: the VM cannot have one of its devices.
+    Fails,
+    /// The VM would start, and take from the host or another VM what they work with.
+    Harms,
     /// The table is wrong.
     Invalid,
 }
@@ -136,10 +145,24 @@ impl Run<'_> {
                     plan.refuse(&refusal, policy);
                 }
             }
-            Ok(Found::Nothing(why)) => plan.summary = format!("{why}: nothing to do"),
+            Ok(Found::Nothing(why)) => {
+                plan.summary = format!("{why}: nothing to do");
+                plan.advice = self.advice_of(&why);
+            }
             Err(error) => plan.complain(&error),
         }
         Ok(plan)
+    }
+
+    /// Returns what helps a person who expected a plan: a file that was meant to be the table, or what
+    /// makes one.
+    fn advice_of(&self, why: &Nothing) -> Option<String> {
+        let Nothing::NoTable(vmid) = why else {
+            return Some(why.help());
+        };
+        let strays = stray_tables(&*self.host.files);
+        let meant = strays.into_iter().find(|stray| stray.meant == *vmid);
+        Some(meant.map_or_else(|| why.help(), |stray| stray.help()))
     }
 
     fn plan_case(&self, case: &Case, plan: &mut Plan) -> anyhow::Result<Result<(), Refusal>> {
@@ -187,6 +210,11 @@ impl Run<'_> {
         self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise();
+        if !plan.running
+            && let Some(outlook) = devices.outlook(case.vmid)
+        {
+            plan.foresee(outlook);
+        }
         Ok(Ok(()))
     }
 
@@ -243,6 +271,8 @@ impl Run<'_> {
         };
         plan.warnings
             .extend(settings::remarks(self.host, claim.wishes.tuning()));
+        plan.notices
+            .extend(settings::companions(self.host, claim.wishes.tuning()));
         state.claims.insert(vmid, claim);
         plan.notices
             .extend(settings::contested(self.host, &state.claims, vmid));
@@ -315,6 +345,7 @@ impl Plan {
             outcome: Outcome::Nothing,
             summary: String::new(),
             error: None,
+            advice: None,
             table: None,
             running: false,
             layout: None,
@@ -352,6 +383,23 @@ impl Plan {
             ..Complaint::default()
         });
         self.summary = what_a_refusal_does(vmid, policy);
+    }
+
+    /// Says what would come of a start although its CPUs are there.
+    fn foresee(&mut self, outlook: Outlook) {
+        self.outcome = match outlook.fails {
+            true => Outcome::Fails,
+            false => Outcome::Harms,
+        };
+        // The reason is told once, as the error.
+        self.warnings
+            .retain(|text| !text.starts_with(&outlook.reason));
+        self.error = Some(Complaint {
+            message: format!("vm {}: {}", self.vmid, outlook.reason),
+            help: Some(outlook.help),
+            ..Complaint::default()
+        });
+        self.summary = outlook.summary;
     }
 
     fn complain(&mut self, error: &CaseError) {

@@ -8,6 +8,7 @@ use pin_hook::lifecycle::phase::Phase;
 use super::scenario::Scenario;
 use super::world::{World, assert_says, done};
 use crate::common::sim::VmSpec;
+use crate::common::sim::pci::group_of;
 
 const GPU: &str = "0000:01:00.0";
 const CONF: &str = "cores: 2\nmemory: 1024\nhookscript: local:snippets/pin-hook\n\
@@ -30,6 +31,8 @@ fn put_function(world: &World, address: &str, model: &str) {
     state.tree.put_command(&format!("{dir}/reset"));
     let driver = "../../../bus/pci/drivers/vfio-pci";
     state.tree.put_link(&format!("{dir}/driver"), driver);
+    let group = group_of(address);
+    state.tree.put_link(&format!("{dir}/iommu_group"), &group);
     let link = format!("/sys/bus/pci/devices/{address}");
     let target = format!("../../../devices/pci0000:00/{address}");
     state.tree.put_link(&link, &target);

@@ -69,7 +69,11 @@ fn what_was_left_to_somebody_is_set_again_by_apply_and_status_says_so_until_then
             drift.find(|drift| drift.target.contains(part)).unwrap()
         };
         assert!(of("cpuset.cpus.partition").given_up, "{:#?}", found.drift);
-        assert!(of("affinity of thread").given_up, "{:#?}", found.drift);
+        assert!(
+            of("affinity of vcpu 0 of vm 100").given_up,
+            "{:#?}",
+            found.drift
+        );
         assert!(of("/irq/31/").given_up, "{:#?}", found.drift);
         assert_eq!(of("/irq/31/").writers, ["irqbalance"]);
         done(world.apply(100));

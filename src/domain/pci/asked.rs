@@ -68,6 +68,27 @@ pub enum Fault {
         /// What the mapping says of it.
         expected: String,
     },
+    /// The kernel has no group for the function, so nobody can have it.
+    #[error("{address} has no iommu group")]
+    NoIommu {
+        /// Which function.
+        address: String,
+    },
+    /// A bridge of the group has a driver that does not leave it to a VM, and PVE binds no bridges.
+    #[error(
+        "{address} shares iommu group {group} with {other}, which {driver} works with: the group is \
+         not viable"
+    )]
+    NotViable {
+        /// Which function.
+        address: String,
+        /// Group of both.
+        group: u32,
+        /// The bridge.
+        other: String,
+        /// Its driver.
+        driver: String,
+    },
     /// Another device is at the address now: devices are numbered anew when one comes or goes.
     #[error("pci mapping {name}: {address} is {actual}, expected {expected}")]
     Changed {
@@ -101,11 +122,23 @@ impl Fault {
                 "lspci -Dnnvs {address} shows it: if it is the right device, save mapping {name} \
                  anew (datacenter, resource mappings), else lspci -Dnn shows where that is now"
             ),
-            Fault::NoGroups { .. } => {
+            Fault::NotViable { other, driver, .. } => format!(
+                "echo {other} > /sys/bus/pci/drivers/{driver}/unbind before the start, or put the \
+                 device into another slot, so that it gets a group of its own"
+            ),
+            Fault::NoGroups { .. } | Fault::NoIommu { .. } => {
                 "enable the iommu in the firmware (vt-d or amd-vi), for intel also intel_iommu=on \
                  on the kernel's command line"
                     .to_owned()
             }
+        }
+    }
+
+    /// Returns who refuses the start for it.
+    pub fn refused_by(&self) -> &'static str {
+        match self {
+            Fault::NotViable { .. } => "qemu",
+            _ => "pve",
         }
     }
 }
@@ -138,6 +171,7 @@ pub fn asked(entry: &HostPci, mapped: Option<&[Mapped]>, bus: &Bus) -> Asked {
             Ok(functions) => asked.alternatives.push(functions),
             Err(fault) => asked.fault = Some(fault),
         }
+        asked.fault = asked.fault.take().or_else(|| ungrouped(&asked, bus));
         return asked;
     };
     let name = name.clone();
@@ -154,8 +188,43 @@ pub fn asked(entry: &HostPci, mapped: Option<&[Mapped]>, bus: &Bus) -> Asked {
     };
     // PVE checks each alternative before it chooses: one that is wrong ends the start.
     let is_lost = asked.alternatives.is_empty();
-    asked.fault = faults.into_iter().next().or(is_lost.then_some(none));
+    let fault = faults.into_iter().next().or(is_lost.then_some(none));
+    asked.fault = fault.or_else(|| ungrouped(&asked, bus));
     asked
+}
+
+/// Returns why no alternative can be handed to a VM by its IOMMU group. A mediated device has a group
+/// of its own, but PVE wants an IOMMU for it as well (`prepare_pci_device`).
+fn ungrouped(asked: &Asked, bus: &Bus) -> Option<Fault> {
+    let is_without = |address: &&String| match asked.mdev {
+        Some(_) => bus.values().all(|function| function.group.is_none()),
+        None => bus.get(*address).is_some_and(|one| one.group.is_none()),
+    };
+    let of = |functions: &Vec<String>| {
+        if let Some(address) = functions.iter().find(is_without) {
+            let address = address.clone();
+            return Some(Fault::NoIommu { address });
+        }
+        let mut passed = functions.iter().filter(|_| asked.mdev.is_none());
+        passed.find_map(|address| not_viable(address, bus))
+    };
+    let mut faults = asked.alternatives.iter().map(of);
+    let first = faults.next().flatten();
+    first.filter(|_| faults.all(|fault| fault.is_some()))
+}
+
+fn not_viable(address: &str, bus: &Bus) -> Option<Fault> {
+    let group = bus.get(address)?.group?;
+    let mut bridges = bus.iter().filter(|(_, other)| {
+        other.group == Some(group) && other.has_a_bus() && !other.shares_its_group()
+    });
+    let (other, bridge) = bridges.next()?;
+    Some(Fault::NotViable {
+        address: address.to_owned(),
+        group,
+        other: other.clone(),
+        driver: bridge.driver.clone().unwrap_or_default(),
+    })
 }
 
 /// Returns the functions that addresses stand for, as PVE finds them: every function whose address

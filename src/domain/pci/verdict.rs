@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Bus;
 use super::asked::Asked;
 use super::objection::{Need, Objection};
-use super::Bus;
 use crate::domain::guest::RawDisk;
 use crate::domain::vm::Vmid;
 

@@ -218,6 +218,13 @@ const SETTINGS: [(&str, &str); 4] = [
     ("reset_method", "pm bus\n"),
 ];
 
+/// Returns where the link to the IOMMU group of a function goes that has one of its own.
+pub fn group_of(address: &str) -> String {
+    let digits = address.chars().filter(char::is_ascii_hexdigit);
+    let number = u64::from_str_radix(&digits.collect::<String>(), 16).expect("an address");
+    format!("../../../kernel/iommu_groups/{}", 100 + number)
+}
+
 impl Sim {
     /// Puts a function without driver that can be removed, and the files of its bus.
     pub fn put_removable(&self, address: &str, model: &str) {
@@ -242,6 +249,7 @@ impl Sim {
         for (name, text) in SETTINGS {
             tree.put(&format!("{dir}/{name}"), text, 0o644);
         }
+        tree.put_link(&format!("{dir}/iommu_group"), &group_of(address));
         tree.put_command(&format!("{dir}/remove"));
         tree.put_command(&format!("{dir}/reset"));
         tree.put_command(&format!("/sys/class/pci_bus/{bus}/rescan"));

@@ -72,7 +72,7 @@ said "$work/refused"
 check 'with the disk and what it is for' has "$work/refused" "is the controller of disk vda (vda is mounted at /)"
 check 'plan says so before' says "is the controller of disk vda (vda is mounted at /)"
 hostpci "$root"
-check 'without a wish to touch it, it is advice' says "pin-hook: warning: hostpci0 ($root) is the controller of disk vda"
+check 'without a wish to touch it, it says what the start would do' says "vm 100 would start and take disk vda from the host"
 
 mkswap /dev/nvme0n1 > /dev/null
 swapon /dev/nvme0n1
