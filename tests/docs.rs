@@ -13,6 +13,7 @@ use pin_hook::domain::vm::Vmid;
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
 use pin_hook::host::files::RootFiles;
+use pin_hook::host::limit::Limit;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
 use pin_hook::host::systemd::Bus;
@@ -79,6 +80,7 @@ fn is_refused(line: &str) -> bool {
         systemd: Box::new(Bus::default()),
         qmp: Box::new(QmpSockets::default()),
         clock: Box::new(KernelClock),
+        limit: Limit::default(),
     };
     let vmid: Vmid = "100".parse().unwrap();
     match read_case(&host, vmid, "") {

@@ -19,6 +19,7 @@ use cases::{cases, check, headlines, root_of};
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
 use pin_hook::host::files::{Files, RootFiles};
+use pin_hook::host::limit::Limit;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::CapturedSched;
 use pin_hook::host::systemd::Bus;
@@ -42,6 +43,7 @@ fn proposing(files: &RootFiles) -> Host {
         systemd: Box::new(Bus::default()),
         qmp: Box::new(QmpSockets::default()),
         clock: Box::new(KernelClock),
+        limit: Limit::default(),
     }
 }
 

@@ -47,6 +47,8 @@ mod orders;
 mod others;
 #[path = "lifecycle/pidfile.rs"]
 mod pidfile;
+#[path = "lifecycle/probes.rs"]
+mod probes;
 #[path = "lifecycle/refusals.rs"]
 mod refusals;
 #[path = "lifecycle/refused_targets.rs"]

@@ -19,6 +19,7 @@ use pin_hook::domain::vm::TaskId;
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
 use pin_hook::host::files::RootFiles;
+use pin_hook::host::limit::Limit;
 use pin_hook::host::pve::TextFile;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
@@ -83,6 +84,7 @@ fn host(names: &[&str]) -> (TempDir, Host) {
         systemd: Box::new(Bus::default()),
         qmp: Box::new(QmpSockets::default()),
         clock: Box::new(KernelClock),
+        limit: Limit::default(),
     };
     (dir, host)
 }

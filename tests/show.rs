@@ -24,6 +24,7 @@ use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
 use pin_hook::host::files::RootFiles;
+use pin_hook::host::limit::Limit;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::CapturedSched;
 use pin_hook::host::systemd::Bus;
@@ -99,6 +100,7 @@ impl Node {
             systemd: Box::new(Bus::default()),
             qmp: Box::new(QmpSockets::default()),
             clock: Box::new(KernelClock),
+            limit: Limit::default(),
         }
     }
 
@@ -207,6 +209,7 @@ fn claim(state: ClaimState) -> Claim {
         offline: Default::default(),
         is_unproven: false,
         standby: None,
+        ending: None,
     }
 }
 

@@ -49,10 +49,12 @@ fn isolate(sim: &Sim, host: &Host) {
         (format!("{SCOPE}/cpuset.cpus.exclusive"), "2-5"),
         (format!("{SCOPE}/vcpu/cpuset.cpus.exclusive"), "2-5"),
         (format!("{SCOPE}/vcpu/cpuset.cpus"), "2-5"),
-        (format!("{SCOPE}/vcpu/cpuset.cpus.partition"), "isolated"),
     ] {
         files.write(&file, text).unwrap();
     }
+    // A child's, on newer kernels.
+    sim.poke(&format!("{SCOPE}/vcpu/cpuset.cpus.partition"), "isolated")
+        .unwrap();
     for (n, tid) in sim.vm(100).vcpus {
         files
             .write(&format!("{SCOPE}/vcpu/cgroup.threads"), &tid.to_string())

@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
 use pin_hook::host::files::RootFiles;
+use pin_hook::host::limit::Limit;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
 use pin_hook::host::slow::{self, Ended, Write, join, run, serve, tidy};
@@ -126,6 +127,7 @@ fn host(kills: bool) -> (TempDir, Host) {
         systemd: Box::new(threads),
         qmp: Box::new(QmpSockets::default()),
         clock: Box::new(KernelClock),
+        limit: Limit::default(),
     };
     (dir, host)
 }

@@ -181,6 +181,17 @@ impl Command {
         matches!(self, Command::Phase { .. })
     }
 
+    /// Tells whether PVE waits for the command, or a phase for the host lock that it takes.
+    pub fn is_waited_for(&self) -> bool {
+        matches!(
+            self,
+            Command::Phase { .. }
+                | Command::Reconcile
+                | Command::Apply { .. }
+                | Command::Release { .. }
+        )
+    }
+
     /// Tells whether the command writes to the host.
     pub fn changes_the_host(&self) -> bool {
         !matches!(

@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 use clap::error::ErrorKind;
 
 use crate::domain::vm::{TaskId, Vmid};
-use crate::host::deadline::Deadline;
 use crate::host::files::RootFiles;
+use crate::host::limit::Limit;
 use crate::host::programs::{Children, NoPrograms, Programs, close_inherited};
 use crate::host::qmp::QmpSockets;
 use crate::host::sched::{CapturedSched, KernelSched, Sched};
 use crate::host::starter::starter;
 use crate::host::systemd::Bus;
-use crate::host::{Host, privilege, slow, task};
+use crate::host::{Host, priority, privilege, slow, task};
 use crate::lifecycle::account::{Account, Exit};
 use crate::lifecycle::boot;
 use crate::lifecycle::chain;
@@ -79,6 +79,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         && let Err(error) = privilege::drop_others()
     {
         return output.fail_by(&error);
+    }
+    if command.is_waited_for() {
+        priority::raise();
     }
     let desk = Desk {
         host: &host,
@@ -193,11 +196,7 @@ impl Desk<'_> {
     }
 
     fn run_within(&self, time: Duration) -> Run<'_> {
-        Run {
-            host: self.host,
-            caller: caller(self.host),
-            deadline: Deadline::after(time),
-        }
+        Run::begin(self.host, caller(self.host), time)
     }
 
     /// Returns a run for PVE, which calls by somebody's hookscript perhaps.
@@ -239,16 +238,18 @@ fn host_at(root: Option<&std::path::Path>, is_phase: bool) -> Host {
         Some(_) => Box::new(CapturedSched(files.clone())),
         None => Box::new(KernelSched),
     };
+    let limit = Limit::default();
+    let bus = match is_phase {
+        true => Bus::default(),
+        false => Bus::patient(),
+    };
     Host {
         files: Box::new(files),
         sched,
-        systemd: Box::new(if is_phase {
-            Bus::default()
-        } else {
-            Bus::patient()
-        }),
-        qmp: Box::new(QmpSockets::default()),
+        systemd: Box::new(bus.within(limit.clone())),
+        qmp: Box::new(QmpSockets::default().within(limit.clone())),
         clock: Box::new(TellingClock::new(io::stdout().is_terminal())),
+        limit,
     }
 }
 

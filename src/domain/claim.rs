@@ -52,6 +52,11 @@ pub struct Claim {
     /// Set as long as the claim stands by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standby: Option<Standby>,
+    /// Since pre-stop, where that matters ([`waits_for_probes`](super::gate::waits_for_probes)): the VM is
+    /// about to be stopped, and its partition is of type root, which goes without waiting. Time since boot
+    /// after which the stop counts as given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Duration>,
 }
 
 /// A claim that stands by keeps nobody from its CPUs: QEMU was started for a backup, and its guest

@@ -18,6 +18,7 @@ pub mod merge;
 pub mod notes;
 pub mod nothing;
 pub mod others;
+pub mod partition;
 pub mod pci;
 pub mod placement;
 pub mod proposal;

@@ -52,6 +52,20 @@ pub fn effective(files: &dyn Files, path: &str) -> Option<CpuSet> {
     }
 }
 
+/// Returns those of a group and the groups below it that are partitions of type isolated.
+pub fn isolated_within(files: &dyn Files, group: &str) -> Vec<String> {
+    let below = below(files, group);
+    let mut isolated: Vec<String> = below
+        .iter()
+        .flat_map(|group| isolated_within(files, group))
+        .collect();
+    let kind = files.read(&file(group, "cpuset.cpus.partition"));
+    if kind.is_ok_and(|kind| kind.trim_end() == "isolated") {
+        isolated.push(group.to_owned());
+    }
+    isolated
+}
+
 fn below(files: &dyn Files, group: &str) -> Vec<String> {
     let names = files.list(&join(ROOT, group)).unwrap_or_default();
     let names = names.into_iter().map(|name| match group {

@@ -16,11 +16,14 @@ pub mod files;
 pub mod hugepages;
 pub mod irq;
 pub mod ksm;
+pub mod limit;
 pub mod log;
 pub mod mounts;
 pub mod nets;
 pub mod pci;
+pub mod priority;
 pub mod privilege;
+pub mod probe;
 pub mod programs;
 pub mod pve;
 pub mod qmp;
@@ -39,6 +42,8 @@ pub mod units;
 pub mod usb;
 pub mod work;
 
+use std::time::Duration;
+
 pub use clock::Clock;
 
 /// Everything outside of the program, behind one door each.
@@ -54,4 +59,18 @@ pub struct Host {
     pub qmp: Box<dyn qmp::Qmp>,
     /// Clocks.
     pub clock: Box<dyn Clock>,
+    /// Until when somebody waits for this run.
+    pub limit: limit::Limit,
+}
+
+impl Host {
+    /// Returns the time that is left of the run, zero when somebody has waited long enough.
+    pub fn left(&self) -> Duration {
+        self.limit.left(&*self.clock)
+    }
+
+    /// Lets the run take `time` from now on: at its beginning, and after waits that are not its own.
+    pub fn allow(&self, time: Duration) {
+        self.limit.set(&*self.clock, time);
+    }
 }

@@ -14,7 +14,9 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 
+use super::clock::KernelClock;
 use super::deadline::{Deadline, within};
+use super::limit::Limit;
 use crate::domain::vm::Vmid;
 
 /// How long a monitor may take for a whole conversation. PVE itself gives up after 3 to 5 s when
@@ -41,6 +43,7 @@ pub trait Qmp: Debug {
 pub struct QmpSockets {
     directory: PathBuf,
     wait: Duration,
+    limit: Limit,
 }
 
 impl Default for QmpSockets {
@@ -55,19 +58,26 @@ impl QmpSockets {
         Self {
             directory: directory.into(),
             wait,
+            limit: Limit::default(),
         }
+    }
+
+    /// Returns the monitors for a run with a limit, which every conversation is cut to.
+    pub fn within(self, limit: Limit) -> Self {
+        Self { limit, ..self }
     }
 
     /// Asks the monitor of a VM one thing.
     fn ask<T: DeserializeOwned>(&self, vmid: Vmid, command: &'static str) -> anyhow::Result<T> {
         let socket = self.directory.join(format!("{vmid}.qmp"));
-        let deadline = Deadline::after(self.wait);
+        let wait = self.wait.min(self.limit.left(&KernelClock));
+        let deadline = Deadline::after(wait);
         // The worker covers `connect`, which blocks while another client waits to be accepted; the
         // deadline inside ends the worker, so that it does not hold the socket any longer.
-        let answer = match within(self.wait, move || converse(&socket, command, deadline)) {
+        let answer = match within(wait, move || converse(&socket, command, deadline)) {
             Some(Err(error)) if !deadline.passed() => Err(error),
             Some(Ok(value)) => serde_json::from_value(value).context("unexpected reply"),
-            _ => Err(anyhow!("no answer within {:?}", self.wait)),
+            _ => Err(anyhow!("no answer within {wait:?}")),
         };
         answer.with_context(|| format!("vm {vmid}: qmp {command}"))
     }

@@ -21,7 +21,7 @@ use self::allowed::is_allowed;
 use super::Host;
 use super::clock::awaiting;
 use super::files::Files;
-use super::systemd::Job;
+use super::systemd::{self, Job};
 
 /// Where children answer, one file for each unit.
 const ANSWERS: &str = "/run/pin-hook/jobs";
@@ -62,12 +62,21 @@ pub fn unit(name: &str) -> String {
 /// # Errors
 /// What the kernel answered; that the unit is late, with its name.
 pub fn write(host: &Host, path: &str, text: &str, wait: Duration) -> io::Result<()> {
+    write_each(host, path, &[text], wait)
+}
+
+/// The same with several texts, one after the other.
+///
+/// # Errors
+/// As those of [`write`].
+pub fn write_each(host: &Host, path: &str, texts: &[&str], wait: Duration) -> io::Result<()> {
     let name = name_of(path);
-    let write = Write {
+    let write = |text: &&str| Write {
         path: path.to_owned(),
-        text: text.to_owned(),
+        text: (*text).to_owned(),
     };
-    match run(host, &name, &[write], wait)? {
+    let writes: Vec<Write> = texts.iter().map(write).collect();
+    match run(host, &name, &writes, wait)? {
         Ended::Done(answers) => answers.into_iter().collect(),
         Ended::Late => Err(late(&name)),
     }
@@ -109,7 +118,7 @@ pub fn run(host: &Host, name: &str, writes: &[Write], wait: Duration) -> io::Res
 /// Waits until systemd knows that a child which has answered has ended: the next one may be called the
 /// same.
 fn await_end(host: &Host, name: &str) {
-    let until = host.clock.since_boot() + END_WAIT;
+    let until = host.clock.since_boot() + END_WAIT.min(host.left());
     while is_at_work(host, name).unwrap_or_default() && host.clock.since_boot() < until {
         host.clock.wait_for_end(&[], END_PERIOD);
     }
@@ -169,7 +178,12 @@ pub fn serve(files: &dyn Files, name: &str, words: &[String]) -> anyhow::Result<
 
 /// Returns the name of the unit for one file: its path below what all such files have in common.
 fn name_of(path: &str) -> String {
-    let tops = ["/sys/devices/system/", "/sys/kernel/", "/proc/sys/"];
+    let tops = [
+        "/sys/devices/system/",
+        "/sys/fs/cgroup/",
+        "/sys/kernel/",
+        "/proc/sys/",
+    ];
     let below = tops.iter().find_map(|top| path.strip_prefix(top));
     below.unwrap_or(path).replace('/', "-")
 }
@@ -241,8 +255,9 @@ pub fn is_at_work(host: &Host, name: &str) -> io::Result<bool> {
     host.systemd.is_active(&unit(name)).map_err(told)
 }
 
+/// A systemd that does not answer in time is late, as the kernel may be.
 fn told(error: anyhow::Error) -> io::Error {
-    io::Error::other(format!("{error:#}"))
+    systemd::as_io(&error)
 }
 
 #[cfg(test)]

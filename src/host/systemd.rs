@@ -14,7 +14,9 @@ use serde::de::DeserializeOwned;
 use zbus::blocking::{Connection, connection};
 use zbus::zvariant::{DynamicType, OwnedObjectPath, OwnedValue, Type, Value};
 
+use super::clock::KernelClock;
 use super::deadline::within;
+use super::limit::Limit;
 use crate::domain::advice::Advised;
 
 /// How long systemd may take for a call.
@@ -110,6 +112,7 @@ pub struct Bus {
     address: String,
     call_wait: Duration,
     reload_wait: Duration,
+    limit: Limit,
     link: Mutex<Link>,
 }
 
@@ -139,8 +142,14 @@ impl Bus {
             address: address.into(),
             call_wait,
             reload_wait,
+            limit: Limit::default(),
             link: Mutex::new(Link::Unused),
         }
+    }
+
+    /// Returns the bus for a run with a limit, which every call is cut to.
+    pub fn within(self, limit: Limit) -> Self {
+        Self { limit, ..self }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -161,6 +170,7 @@ impl Bus {
             Link::Open(_) | Link::Unused => None,
         };
         let address = self.address.clone();
+        let wait = wait.min(self.limit.left(&KernelClock));
         let answer = within(wait, move || {
             let connection = open.map_or_else(|| connect(&address), Ok)?;
             Ok((question(&connection), connection))

@@ -7,16 +7,17 @@ use std::io;
 use std::time::Duration;
 
 use super::Host;
-use super::cgroup::ROOT as CGROUP_ROOT;
-use super::deadline::Deadline;
+use super::cgroup::{self, ROOT as CGROUP_ROOT};
 use super::irq;
 use super::pci;
+use super::probe;
 use super::slow;
 use super::systemd;
 use super::task;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::desired::knobs::UNMERGE;
 use crate::domain::knob::Knob;
+use crate::domain::partition::is_changed;
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::thread::policy_of_class;
 use crate::domain::vm::TaskId;
@@ -40,6 +41,10 @@ const NODES_WITH_MEMORY: &str = "/sys/devices/system/node/has_memory";
 
 /// How long one write is waited for that may sleep in the kernel without bound.
 pub const SLOW_WAIT: Duration = Duration::from_secs(5);
+
+/// Kinds of partitions: no partition, and one without a scheduling domain.
+const MEMBER: &str = "member";
+const ISOLATED: &str = "isolated";
 
 /// What became of a write.
 #[derive(Debug)]
@@ -122,31 +127,25 @@ fn read_driver(host: &Host, address: &str) -> Value {
     }
 }
 
-/// Gives a target a value.
+/// Gives a target a value. A write that may sleep in the kernel without bound is waited for as long as
+/// the run may take, and no longer than [`SLOW_WAIT`], because other runs wait for the host.
 ///
 /// # Errors
-/// Whatever the kernel answered, unless that says that the object is gone or unchangeable.
+/// Whatever the kernel answered, unless that says that the object is gone or unchangeable; that the
+/// write is late.
 pub fn write(host: &Host, target: &Target, before: &Value, value: &Value) -> io::Result<Outcome> {
-    write_until(host, target, before, value, Deadline::after(SLOW_WAIT))
-}
-
-/// The same in a run with a deadline, until which a write that may sleep in the kernel without
-/// bound is waited for; no longer than [`SLOW_WAIT`], because other runs wait for the host.
-///
-/// # Errors
-/// As those of [`write`], or that the write is late.
-pub fn write_until(
-    host: &Host,
-    target: &Target,
-    before: &Value,
-    value: &Value,
-    deadline: Deadline,
-) -> io::Result<Outcome> {
     let written = match target {
-        Target::Knob(knob, _) if may_sleep(*knob, [before, value]) => {
+        Target::Knob(knob, _) if may_sleep(host, target, [before, value]) => {
             let text = value.render(knob.row().grammar);
-            let wait = deadline.remaining().min(SLOW_WAIT);
-            slow::write(host, &target.path(), &text, wait)
+            let texts = if is_invalid(*knob, before) {
+                vec![MEMBER, text.as_str()]
+            } else {
+                vec![text.as_str()]
+            };
+            slow::write_each(host, &target.path(), &texts, slow_wait(host))
+        }
+        Target::Group(group) if *value != Value::Present => {
+            end_partition(host, group).and_then(|()| try_write(host, target, before, value))
         }
         _ => try_write(host, target, before, value),
     };
@@ -158,15 +157,65 @@ pub fn write_until(
     }
 }
 
+fn slow_wait(host: &Host) -> Duration {
+    host.left().min(SLOW_WAIT)
+}
+
 /// Tells whether a write may sleep in the kernel without bound. Of KSM that is taking merged pages
-/// apart, and whatever waits for that to end.
-fn may_sleep(knob: Knob, values: [&Value; 2]) -> bool {
+/// apart, and whatever waits for that to end; of cgroups what changes the CPUs that are isolated, where
+/// the kernel waits for probes then.
+pub fn may_sleep(host: &Host, target: &Target, values: [&Value; 2]) -> bool {
+    let files = &*host.files;
     let unmerges = |value: &&Value| matches!(value, Value::Text(text) if text == UNMERGE);
-    match knob {
-        Knob::Online | Knob::Hugepages => true,
-        Knob::KsmRun => values.iter().any(unmerges),
+    let isolates =
+        |value: &&Value| matches!(value, Value::Text(text) if text.starts_with(ISOLATED));
+    match target {
+        Target::Knob(Knob::Online | Knob::Hugepages, _) => true,
+        Target::Knob(Knob::KsmRun, _) => values.iter().any(unmerges),
+        Target::Knob(Knob::Partition, _) => {
+            values.iter().any(isolates) && probe::partitions_wait(files)
+        }
+        Target::Knob(Knob::Cpus | Knob::CpusExclusive, Place::Group(group)) => {
+            probe::partitions_wait(files) && changes_isolated(host, group, values)
+        }
         _ => false,
     }
+}
+
+/// Tells whether a list of a cgroup changes which CPUs are isolated: its own, or those of cgroups below it.
+fn changes_isolated(host: &Host, group: &str, values: [&Value; 2]) -> bool {
+    let [before, after] = values.map(|value| value.cpus().cloned().unwrap_or_default());
+    let list_of = |group: &str, knob| {
+        let list = Target::Knob(knob, Place::Group(group.to_owned()));
+        let list = read(host, &list).ok();
+        list.and_then(|list| list.cpus().cloned())
+            .unwrap_or_default()
+    };
+    let isolated = cgroup::isolated_within(&*host.files, group);
+    isolated.iter().any(|one| {
+        let wanted = match list_of(one, Knob::CpusExclusive) {
+            cpus if cpus.is_empty() => list_of(one, Knob::Cpus),
+            cpus => cpus,
+        };
+        one == group || is_changed(&wanted, &before, &after)
+    })
+}
+
+/// Has a cgroup be no partition before it is removed, by a child where that may sleep: the removal itself
+/// would, with a lock of all cgroups held.
+fn end_partition(host: &Host, group: &str) -> io::Result<()> {
+    let files = &*host.files;
+    let is_isolated = |group: &str| !cgroup::isolated_within(files, group).is_empty();
+    if !probe::partitions_wait(files) || !is_isolated(group) {
+        return Ok(());
+    }
+    let partition = Target::Knob(Knob::Partition, Place::Group(group.to_owned()));
+    slow::write(host, &partition.path(), MEMBER, slow_wait(host))
+}
+
+/// A partition that went invalid does not become valid by writing its kind again.
+fn is_invalid(knob: Knob, before: &Value) -> bool {
+    knob == Knob::Partition && matches!(before, Value::Text(text) if text.contains(" invalid"))
 }
 
 fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io::Result<()> {
@@ -284,9 +333,8 @@ fn write_knob(
     before: &Value,
     value: &Value,
 ) -> io::Result<()> {
-    // A partition that went invalid does not become valid by writing its kind again.
-    if knob == Knob::Partition && matches!(before, Value::Text(text) if text.contains(" invalid")) {
-        host.files.write(path, "member")?;
+    if is_invalid(knob, before) {
+        host.files.write(path, MEMBER)?;
     }
     match host.files.write(path, &value.render(knob.row().grammar)) {
         // Before Linux 7.0 the list of a cgroup with tasks cannot be emptied any more; all CPUs

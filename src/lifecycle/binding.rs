@@ -226,7 +226,7 @@ impl Run<'_> {
             if !is_kept(self.host, address) {
                 return Err(refused(NoBinding::Unready));
             }
-            let wait = self.deadline.remaining().saturating_sub(RESERVE);
+            let wait = self.host.left().saturating_sub(RESERVE);
             self.give_driver(address, VFIO, wait)
                 .map_err(|error| refused(failure(&error)))?;
             let (key, words) = (&binding.key, binding.in_words());
@@ -251,7 +251,7 @@ impl Run<'_> {
         if is_there() {
             return Ok(());
         }
-        let wait = MODPROBE_WAIT.min(self.deadline.remaining());
+        let wait = MODPROBE_WAIT.min(self.host.left());
         let job = Job {
             unit: "pin-hook-modprobe.service".to_owned(),
             description: "pin-hook: load the driver that devices of vms need".to_owned(),

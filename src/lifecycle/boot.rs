@@ -10,7 +10,6 @@ use super::work::{Worked, work};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
 use crate::domain::target::{Target, Value};
-use crate::host::deadline::Deadline;
 use crate::host::table::read_table;
 use crate::host::target::{read, write};
 use crate::host::trouble::cannot;
@@ -37,6 +36,7 @@ pub fn boot(host: &Host) -> Account {
 /// Writes the drop-ins that are missing, and has systemd read them; when it does not, that stays
 /// due for every later run.
 fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
+    host.allow(PATIENT_TIME);
     // Also makes the state directory, so that starting a VM leaves no new one behind.
     let (mut journal, told) = recover::open(host)?.ok_or_else(busy)?;
     told.into_iter().for_each(|text| account.warn(text));
@@ -44,8 +44,7 @@ fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
     let needs_reload = journal.state().needs_reload;
     drop(journal);
     if needs_reload {
-        let deadline = Deadline::after(PATIENT_TIME);
-        let worked = work(host, deadline, &Answers::default(), |_| {
+        let worked = work(host, &Answers::default(), |_| {
             Ok(Ok::<_, Refusal>(Vec::new()))
         })?;
         match worked {

@@ -79,7 +79,7 @@ impl Run<'_> {
         let devices = self.devices_of(case, &state);
         let standby = stands_by(case, &state).then(Standby::default);
         let mut around = look_around(self.host, case);
-        work(self.host, self.deadline, answers, |now| {
+        work(self.host, answers, |now| {
             let wishes = match &standby {
                 Some(_) => resolved.among(case, &now.claims).map(|found| {
                     let memory = memory::for_claim(self.host, case.vmid, &found, &state, now);
@@ -107,6 +107,7 @@ impl Run<'_> {
                 offline: offline_of(now.claims.get(&case.vmid)),
                 is_unproven: false,
                 standby,
+                ending: None,
             };
             let mut records = records(now, claim, asks);
             records.extend(anew(now, case.vmid));
@@ -188,7 +189,7 @@ impl Run<'_> {
             ..claim.clone()
         };
         let next = if failed { claim.clone() } else { next };
-        work(self.host, self.deadline, answers, |now| {
+        work(self.host, answers, |now| {
             // Somebody may have released it meanwhile, and given the CPUs to another VM.
             let checked = match next.owns() {
                 true => refusal::check_claims(vmid, &next.wishes, &now.claims),

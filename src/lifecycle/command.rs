@@ -82,7 +82,7 @@ impl Run<'_> {
         // still there; afterwards nobody would know whose they are.
         let _ = self.reconcile();
         let mut had_something = false;
-        let worked = work(self.host, self.deadline, &Default::default(), |state| {
+        let worked = work(self.host, &Default::default(), |state| {
             had_something = has_something(state, vmid);
             // Reconcile has said why devices are still away; without the claim drivers would take them.
             let claimed = state

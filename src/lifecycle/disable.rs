@@ -10,7 +10,6 @@ use super::step::{Step, hook_of};
 use crate::domain::nothing::Nothing;
 use crate::domain::storage::Snippet;
 use crate::domain::target::{Target, Value};
-use crate::host::deadline::Deadline;
 use crate::host::pve::{self, GuestKind};
 use crate::host::target::read;
 use crate::host::{cluster, record};
@@ -114,11 +113,7 @@ impl Hooking<'_> {
             account.info(format!("would let go of what vm {} owns", self.vmid));
             return Ok(true);
         }
-        let run = Run {
-            host: self.host,
-            caller,
-            deadline: Deadline::after(PATIENT_TIME),
-        };
+        let run = Run::begin(self.host, caller, PATIENT_TIME);
         let released = run.release(Some(self.vmid));
         account.lines.extend(released.lines);
         account.exit = account.exit.max(released.exit);

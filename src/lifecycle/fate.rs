@@ -4,6 +4,7 @@
 //! decides when somebody looks.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::scrub;
 use crate::domain::claim::{Claim, ClaimState};
@@ -75,9 +76,11 @@ pub fn updates(host: &Host, state: &State, answers: &Answers) -> anyhow::Result<
             Some(next) => {
                 let names = answers.iothreads.get(&claim.vmid);
                 let iothreads = names.unwrap_or(&claim.iothreads).clone();
+                let is_future = |at: &Duration| host.clock.since_boot() < *at;
                 let mut next = Claim {
                     state: next,
                     iothreads,
+                    ending: claim.ending.filter(is_future),
                     ..claim.clone()
                 };
                 next.offline = offline(host, state, &next, online.as_ref());

@@ -23,6 +23,7 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::state::{Record, State, VERSION, based};
 use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
+use crate::host::Host;
 use crate::host::files::{Files, Held, Owner};
 use crate::host::record::remove;
 use crate::host::trouble::cannot;
@@ -38,8 +39,11 @@ const DAMAGED: &str = "/run/pin-hook/damaged";
 const SPOOL: &str = "/run/pin-hook/spool";
 const LOCK: &str = "/run/pin-hook/lock";
 
-/// How long a run waits for another one that works on the host.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
+/// How long a run waits for another one that works on the host: longer than any single write is waited
+/// for ([`SLOW_WAIT`](crate::host::target::SLOW_WAIT)), so that no start is refused for one.
+const LOCK_WAIT: Duration = Duration::from_secs(7);
+/// What of the time of a run is left for the work when it has the host.
+const RESERVE: Duration = Duration::from_millis(1500);
 
 /// Room that a log has at least, in bytes, and more for each CPU: kernel threads and interrupts come
 /// by the dozen for each.
@@ -79,9 +83,10 @@ pub enum Lost {
 impl<'h> Journal<'h> {
     /// Takes the host lock and reads the log; `None` when another run keeps the lock too long.
     /// What is damaged is set aside.
-    pub fn open(files: &'h dyn Files) -> anyhow::Result<Option<Self>> {
+    pub fn open(host: &'h Host) -> anyhow::Result<Option<Self>> {
+        let files = &*host.files;
         make_state_dir(files)?;
-        let lock = files.lock(LOCK, LOCK_WAIT).map_err(cannot("lock", LOCK))?;
+        let lock = lock(host)?;
         let Some(lock) = lock else { return Ok(None) };
         let text = read_text(files)?;
         let log = text.as_deref().map(understood).transpose()?;
@@ -236,6 +241,13 @@ impl<'h> Journal<'h> {
     }
 }
 
+/// Takes the host lock; `None` when another run keeps it for too long.
+fn lock(host: &Host) -> anyhow::Result<Option<Box<dyn Held>>> {
+    let wait = LOCK_WAIT.min(host.left().saturating_sub(RESERVE));
+    let lock = host.files.lock(LOCK, wait);
+    lock.map_err(cannot("lock", LOCK))
+}
+
 /// Returns the room of a new log on this host.
 fn least_room(files: &dyn Files) -> usize {
     let possible = files.read("/sys/devices/system/cpu/possible");
@@ -362,7 +374,7 @@ fn understood(text: &str) -> anyhow::Result<Log> {
 /// Returns the error of a run that another one kept from the host.
 pub fn busy() -> anyhow::Error {
     anyhow::Error::new(Advised::new(
-        format!("another run of pin-hook has held {LOCK} for {LOCK_WAIT:?}"),
+        format!("another run of pin-hook has kept {LOCK} too long"),
         "try again; lslocks shows which",
     ))
 }

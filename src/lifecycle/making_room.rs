@@ -24,7 +24,6 @@ use crate::domain::start::Purpose;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::clock::awaiting;
-use crate::host::deadline::Deadline;
 use crate::host::systemd::Job;
 use crate::host::{pve, task};
 
@@ -34,8 +33,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a unit that was asked for may take to be seen at work.
 const BEGIN_WAIT: Duration = Duration::from_secs(3);
 
-/// What came of making room: what is left of the phase's time, or why there is no room.
-type Made = Result<Deadline, Refusal>;
+/// What came of making room: why there is none.
+type Made = Result<(), Refusal>;
 
 impl Run<'_> {
     /// Has the VMs shut down that are to make room, and waits until they are gone.
@@ -43,18 +42,19 @@ impl Run<'_> {
     /// The time for that is the table's; the phase has as much left afterwards as before.
     pub(super) fn make_room(&self, case: &Case, account: &mut Account) -> anyhow::Result<Made> {
         if case.table.yields.stop.is_empty() {
-            return Ok(Ok(self.deadline));
+            return Ok(Ok(()));
         }
-        let left = self.deadline.remaining();
+        let left = self.host.left();
         self.remember(case, &[], account)?;
         if !self.needs_room(case) {
-            return Ok(Ok(self.deadline));
+            return Ok(Ok(()));
         }
         if let Err(refusal) = self.foresee(case)? {
             return Ok(Err(refusal));
         }
         let made = self.shut_down(case, left, account)?;
-        Ok(made.map(|()| Deadline::after(left)))
+        self.host.allow(left);
+        Ok(made)
     }
 
     /// Tells whether the guest is going to run: not when it is started for a backup or comes from
@@ -100,6 +100,7 @@ impl Run<'_> {
         let _wait = awaiting(&*self.host.clock, &what);
         let mut asked = BTreeMap::new();
         loop {
+            self.host.allow(left);
             let failed = self.ended_in_vain(&asked);
             let open = neighbours(self.host, case)?;
             let now = self.host.clock.since_boot();
@@ -119,12 +120,7 @@ impl Run<'_> {
             if let Some(obstacle) = new.iter().find_map(|one| one.obstacle.clone()) {
                 return refused(obstacle);
             }
-            let run = Run {
-                host: self.host,
-                caller: self.caller.clone(),
-                deadline: Deadline::after(left),
-            };
-            run.ask_for_room(case, &new, account)?;
+            self.ask_for_room(case, &new, account)?;
             asked.extend(new.iter().map(|one| (one.vmid, now)));
             if !task::alive(&*self.host.files, self.caller.process) {
                 let vmid = case.vmid;
@@ -197,7 +193,7 @@ impl Run<'_> {
         if running.is_empty() && taken_over(&known, case).next().is_none() {
             return Ok(());
         }
-        let worked = work(self.host, self.deadline, &Answers::default(), |now| {
+        let worked = work(self.host, &Answers::default(), |now| {
             let before = taken_over(now, case).map(|debt| (debt.vmid, debt.stopped));
             let all = before.chain(running.iter().copied());
             let records = all.map(|(vmid, stopped)| {

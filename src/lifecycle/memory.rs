@@ -18,7 +18,6 @@ use crate::domain::table::Hugepages;
 use crate::domain::target::{Place, Target};
 use crate::domain::vm::Vmid;
 use crate::host::clock::awaiting;
-use crate::host::deadline::Deadline;
 use crate::host::{Host, hugepages, slow, task};
 
 /// How long one waits before the kernel is asked for missing pages again.
@@ -118,19 +117,22 @@ impl Run<'_> {
         };
         let vmid = case.vmid;
         // The wait is the table's; what it may cost to give back is not part of it.
-        let left = self.deadline.remaining();
+        let left = self.host.left();
         let filling = Filling {
             run: self,
             vmid,
             wish,
             until: self.host.clock.since_boot() + wish.timeout.duration(),
         };
+        self.host
+            .allow(left.saturating_add(wish.timeout.duration()));
         let what = format!("hugepages ({} at most)", wish.timeout);
         let wait = awaiting(&*self.host.clock, &what);
-        let fault = filling.fill(account)?;
+        let short = filling.fill(account);
         drop(wait);
-        if let Some(fault) = fault {
-            return self.start_short(case, &fault, left, account);
+        self.host.allow(left);
+        if let Some(fault) = short? {
+            return self.start_short(case, &fault, account);
         }
         for Wanted { share, .. } in filling.wanted()? {
             let (pool, needed) = (share.pool, share.needed);
@@ -149,7 +151,6 @@ impl Run<'_> {
         &self,
         case: &Case,
         fault: &MemoryFault,
-        left: Duration,
         account: &mut Account,
     ) -> anyhow::Result<()> {
         let vmid = case.vmid;
@@ -160,12 +161,9 @@ impl Run<'_> {
             return Ok(());
         }
         account.fail(Exit::Refused, text, fault.help(Some(vmid)));
-        work(
-            self.host,
-            Deadline::after(left),
-            &Answers::default(),
-            |_| Ok(Ok::<_, Refusal>(vec![Record::End(vmid)])),
-        )?;
+        work(self.host, &Answers::default(), |_| {
+            Ok(Ok::<_, Refusal>(vec![Record::End(vmid)]))
+        })?;
         Ok(())
     }
 }

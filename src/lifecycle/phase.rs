@@ -18,12 +18,13 @@ use super::units;
 use super::verdict::backend;
 use super::work::{Worked, work};
 use crate::domain::claim::{Claim, ClaimState};
+use crate::domain::gate::Backend;
 use crate::domain::refusal::Refusal;
+use crate::domain::state::Record;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
 use crate::domain::words::count;
-use crate::host::deadline::Deadline;
-use crate::host::{Host, pve};
+use crate::host::{Host, probe, pve};
 
 /// Time that a phase may take. PVE has no limit of its own and holds the VM's lock meanwhile;
 /// other commands give up on that lock after 10 s.
@@ -35,6 +36,10 @@ pub const PATIENT_TIME: Duration = Duration::from_secs(40);
 /// Time after which a starter that is still alive counts as stuck: longer than PVE waits for the
 /// largest VM to allocate its memory.
 pub const START_TIME: Duration = Duration::from_secs(30 * 60);
+
+/// Time after which a VM that was to be stopped counts as running on: longer than PVE waits for a guest to
+/// shut down, if nobody asks for more.
+const STOP_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// Phase of a VM's life, the second argument of a hookscript.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,12 +108,18 @@ impl Caller {
 /// What one run of the program works with.
 #[derive(Debug)]
 pub struct Run<'h> {
-    /// The host.
+    /// The host; its limit is when what is left is left to reconcile.
     pub host: &'h Host,
     /// Who calls.
     pub caller: Caller,
-    /// When what is left is left to reconcile.
-    pub deadline: Deadline,
+}
+
+impl<'h> Run<'h> {
+    /// Begins a run that is to take no longer than `time`.
+    pub fn begin(host: &'h Host, caller: Caller, time: Duration) -> Self {
+        host.allow(time);
+        Run { host, caller }
+    }
 }
 
 impl Run<'_> {
@@ -121,7 +132,7 @@ impl Run<'_> {
                 Ok(())
             }
             Phase::PostStart => self.post_start(vmid, &mut account),
-            Phase::PreStop => Ok(()),
+            Phase::PreStop => self.pre_stop(vmid, &mut account),
             Phase::PostStop => self.post_stop(vmid, &mut account),
         };
         if let Err(error) = done {
@@ -177,15 +188,7 @@ impl Run<'_> {
     /// Reserves the CPUs when the VMs have gone that are to make room.
     fn reserve_with_room(&self, case: &Case, account: &mut Account) -> anyhow::Result<()> {
         match self.make_room(case, account)? {
-            Ok(deadline) => {
-                let (host, caller) = (self.host, self.caller.clone());
-                let run = Run {
-                    host,
-                    caller,
-                    deadline,
-                };
-                run.reserve(case, account)
-            }
+            Ok(()) => self.reserve(case, account),
             Err(refusal) => {
                 let text = format!("vm {}: {refusal}", case.vmid);
                 let help = refusal.help(case.vmid);
@@ -287,9 +290,39 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Has the partition go without waiting when QEMU ends: systemd removes it then, before any phase is
+    /// called, and on some kernels would wait for whatever driver is probing a device. The stop may be in
+    /// vain, so the CPUs stay the VM's.
+    fn pre_stop(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
+        let is_isolated =
+            |claim: &Claim| claim.is_running() && claim.wishes.backend == Backend::Isolated;
+        let known = read_state(&*self.host.files)?.claims.remove(&vmid);
+        if !known.is_some_and(|claim| is_isolated(&claim))
+            || !probe::partitions_wait(&*self.host.files)
+        {
+            return Ok(());
+        }
+        let ending = Some(self.host.clock.since_boot() + STOP_TIME);
+        let worked = work(self.host, &Answers::default(), |now| {
+            let claim = now.claims.get(&vmid).filter(|claim| is_isolated(claim));
+            let ending = claim.map(|claim| Claim {
+                ending,
+                ..claim.clone()
+            });
+            let records = ending
+                .into_iter()
+                .map(|claim| Record::Claim(Box::new(claim)));
+            Ok(Ok::<_, Refusal>(records.collect()))
+        })?;
+        if let Worked::Done(report, _) = worked {
+            account.tell(&report);
+        }
+        Ok(())
+    }
+
     /// Gives the host back what the VM has owned, if it has ended.
     fn post_stop(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
-        let worked = work(self.host, self.deadline, &Answers::default(), |_| {
+        let worked = work(self.host, &Answers::default(), |_| {
             Ok(Ok::<_, Refusal>(Vec::new()))
         })?;
         match &worked {
@@ -301,10 +334,12 @@ impl Run<'_> {
             }
             Worked::Done(report, state) => {
                 account.tell(report);
-                account.info(format!(
-                    "vm {vmid}: host given back, {}",
-                    count(report.n_changes, "change")
-                ));
+                let done = match report.is_unfinished {
+                    true => "host not given back in time, reconcile does the rest",
+                    false => "host given back",
+                };
+                let changes = count(report.n_changes, "change");
+                account.info(format!("vm {vmid}: {done}, {changes}"));
                 debts::announce(self.host, state, account);
                 binding::tell_lent(state, account);
             }

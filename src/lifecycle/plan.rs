@@ -268,6 +268,7 @@ impl Run<'_> {
             offline: Default::default(),
             is_unproven: false,
             standby: None,
+            ending: None,
         };
         plan.warnings
             .extend(settings::remarks(self.host, claim.wishes.tuning()));

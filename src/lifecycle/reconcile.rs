@@ -32,7 +32,7 @@ impl Run<'_> {
         let known = read_state(&*self.host.files)?;
         let answers = fate::ask_monitors(self.host, &known);
         let asked = debts::ask(self.host, &known);
-        let worked = work(self.host, self.deadline, &answers, |now| {
+        let worked = work(self.host, &answers, |now| {
             let paid = debts::pay(self.host, now, &asked, account)?;
             Ok(Ok::<_, Refusal>(paid))
         })?;

@@ -38,7 +38,7 @@ enum Marks {
 /// # Errors
 /// Those of the log.
 pub fn open(host: &Host) -> anyhow::Result<Option<(Journal<'_>, Vec<String>)>> {
-    let Some(mut journal) = Journal::open(&*host.files)? else {
+    let Some(mut journal) = Journal::open(host)? else {
         return Ok(None);
     };
     let mut told = Vec::new();

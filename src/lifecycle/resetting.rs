@@ -94,7 +94,7 @@ impl Run<'_> {
 
     /// Takes the lock of the devices; `None` when another run keeps it: a driver may take its time.
     pub(super) fn lock_devices(&self) -> io::Result<Option<Box<dyn Held>>> {
-        let wait = self.deadline.remaining().saturating_sub(RESERVE);
+        let wait = self.host.left().saturating_sub(RESERVE);
         self.host.files.lock(LOCK, wait)
     }
 
@@ -120,7 +120,7 @@ impl Run<'_> {
         account: &mut Account,
         changed: impl FnOnce(&Claim) -> Record,
     ) -> anyhow::Result<()> {
-        let worked = work(self.host, self.deadline, &Answers::default(), |now| {
+        let worked = work(self.host, &Answers::default(), |now| {
             let claim = now.claims.get(&vmid);
             Ok(Ok::<_, Refusal>(claim.map(changed).into_iter().collect()))
         })?;
@@ -158,7 +158,9 @@ impl Run<'_> {
 
     /// Has a child write; returns what the kernel answered, or why there is no answer.
     fn errand(&self, name: &str, writes: &[Write]) -> Result<Vec<io::Result<()>>, String> {
-        match slow::run(self.host, name, writes, self.deadline.remaining()) {
+        // What came of it has to be told, and given back.
+        let wait = self.host.left().saturating_sub(RESERVE);
+        match slow::run(self.host, name, writes, wait) {
             Ok(Ended::Done(answers)) => Ok(answers),
             Ok(Ended::Late) => Err(slow::late(name).to_string()),
             Err(error) => Err(error.to_string()),
@@ -168,7 +170,7 @@ impl Run<'_> {
     /// Waits until every function is back; some need a moment and one more rescan.
     fn await_back(&self, vmid: Vmid, resets: &Resets, away: &Away) -> Result<(), Halt> {
         let clock = &self.host.clock;
-        let until = clock.since_boot() + self.deadline.remaining().saturating_sub(RESERVE);
+        let until = clock.since_boot() + self.host.left().saturating_sub(RESERVE);
         loop {
             let missing = missing(self.host, away);
             let Some(address) = missing.keys().next() else {

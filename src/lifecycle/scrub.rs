@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -19,6 +20,8 @@ use crate::host::{Host, irq, slow, task};
 
 /// Name of the unit that does it; there is one at a time, under the host lock.
 const SCRUB: &str = "scrub";
+/// How long it may take: a start of another VM waits a little longer for the host lock.
+const SCRUB_WAIT: Duration = Duration::from_secs(6);
 
 /// Tells whether a child may still be taking CPUs offline and back: also a late one whose unit was told
 /// to end does when the kernel lets go of it.
@@ -53,7 +56,7 @@ impl Settling<'_, '_> {
         let pinned = pinned(self.host, &cpus)?;
         let debts = debts(&cpus, &self.journal.state().held, &facts, &pinned);
         self.journal.append(vec![Record::Intend(debts)])?;
-        let wait = self.deadline.remaining();
+        let wait = self.host.left().min(SCRUB_WAIT);
         match slow::run(self.host, SCRUB, &off_and_on(&cpus), wait) {
             Ok(slow::Ended::Done(answers)) => self.report.warnings.extend(refused(&cpus, answers)),
             Ok(slow::Ended::Late) => {
@@ -81,7 +84,7 @@ impl Settling<'_, '_> {
         });
         let cpus: CpuSet = cpus.collect();
         let n_writes = off_and_on(&cpus).len();
-        let wait = self.deadline.remaining();
+        let wait = self.host.left().min(SCRUB_WAIT);
         if cpus.is_empty() || !slow::join(self.host, SCRUB, n_writes, wait)? {
             return Ok(true);
         }

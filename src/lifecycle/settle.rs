@@ -7,12 +7,14 @@
 
 mod comparing;
 mod outcome;
+mod probes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use self::outcome::{fixed_irq, stuck_in};
 use self::outcome::{irq_of, is_out_of_vectors};
+pub use self::probes::partition_is_near;
 use super::journal::Journal;
 use super::observe::{effective_cpus, shared_cpus};
 use super::report::{Problem, Report};
@@ -25,7 +27,6 @@ use crate::domain::state::Record;
 use crate::domain::target::{Stage, Target, Value};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
-use crate::host::deadline::Deadline;
 use crate::host::target::{self, Outcome};
 
 /// Most rounds of a pass: some targets exist only after others were written (a cgroup's files),
@@ -36,13 +37,14 @@ const MAX_ROUNDS: usize = 4;
 /// applies, such as a frequency beyond the hardware's, must not use up the time of a phase.
 const APPLY_WAIT: Duration = Duration::from_millis(500);
 const APPLY_WAIT_IN_ALL: Duration = Duration::from_secs(2);
+/// How often one looks meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// One settling of the host.
 #[derive(Debug)]
 pub struct Settling<'s, 'h> {
     pub(super) host: &'h Host,
     pub(super) journal: &'s mut Journal<'h>,
-    pub(super) deadline: Deadline,
     pub(super) report: &'s mut Report,
     /// VMs whose claims have just come into force: the first problem that keeps one of them from
     /// owning its CPUs ends it, because all that was done for them is going to be taken back.
@@ -66,14 +68,12 @@ impl<'s, 'h> Settling<'s, 'h> {
     pub fn new(
         host: &'h Host,
         journal: &'s mut Journal<'h>,
-        deadline: Deadline,
         report: &'s mut Report,
         new: &'s [Vmid],
     ) -> Self {
         Settling {
             host,
             journal,
-            deadline,
             report,
             new,
             written: BTreeSet::new(),
@@ -206,6 +206,9 @@ impl<'s, 'h> Settling<'s, 'h> {
         self.suspect(&diff.drift);
         self.report.names_of(&diff.drift, facts);
         self.report.drift.append(&mut diff.drift);
+        if self.waits_for_probe(stage, &diff) {
+            return Ok(None);
+        }
         self.announce(stage, &diff)?;
         match pass {
             Pass::Release => diff.changes.reverse(),
@@ -213,7 +216,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         }
         let n_unchangeable = self.unchangeable.len();
         for change in &diff.changes {
-            if self.deadline.passed() {
+            if self.host.left().is_zero() {
                 self.report.is_unfinished = true;
                 return Ok(None);
             }
@@ -236,7 +239,9 @@ impl<'s, 'h> Settling<'s, 'h> {
         problem.whose = whose(&target, facts);
         problem.name = facts.name_of(&target);
         problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
-        if problem.is_essential && problem.is_late {
+        // A late partition has locks that everything else of cgroups would wait for.
+        let blocks = problem.is_essential || target.stage() == Stage::Partition;
+        if blocks && problem.is_late {
             self.leave_to_reconcile(problem.to_string());
             return Ok(true);
         }
@@ -308,7 +313,7 @@ impl<'s, 'h> Settling<'s, 'h> {
         if pass == Pass::Acquire && self.is_of_nobody(target, facts) {
             return Ok(None);
         }
-        match target::write_until(self.host, target, before, after, self.deadline) {
+        match target::write(self.host, target, before, after) {
             Ok(Outcome::Taken) => {
                 self.report.n_changes += 1;
                 self.written.insert(target.clone());
@@ -365,13 +370,15 @@ impl<'s, 'h> Settling<'s, 'h> {
         let mut live = target::read(self.host, target).ok()?;
         let mut is_well = self.is_well(change, &live, facts);
         if !is_well && is_applied_later(target) {
-            let wait = self.patience.min(APPLY_WAIT).min(self.deadline.remaining());
-            let until = Deadline::after(wait);
-            while !is_well && !until.passed() {
+            let wait = self.patience.min(APPLY_WAIT).min(self.host.left());
+            let clock = &self.host.clock;
+            let begin = clock.since_boot();
+            while !is_well && clock.since_boot() < begin + wait {
+                clock.wait_for_end(&[], LOOK_AGAIN);
                 live = target::read(self.host, target).ok()?;
                 is_well = self.is_well(change, &live, facts);
             }
-            self.patience -= wait.saturating_sub(until.remaining());
+            self.patience = self.patience.saturating_sub(clock.since_boot() - begin);
         }
         (!is_well).then(|| Problem::differs(change, &live))
     }

@@ -33,7 +33,7 @@ impl Run<'_> {
         case: &Case,
         state: ClaimState,
     ) -> anyhow::Result<Worked<Refusal>> {
-        work(self.host, self.deadline, &Answers::default(), |now| {
+        work(self.host, &Answers::default(), |now| {
             let claim = Claim {
                 vmid: case.vmid,
                 state,
@@ -44,6 +44,7 @@ impl Run<'_> {
                 bindings: Default::default(),
                 offline: Default::default(),
                 is_unproven: false,
+                ending: None,
                 standby: Some(Standby::default()),
             };
             let known = now.claims.get(&case.vmid);
@@ -128,7 +129,7 @@ impl Run<'_> {
     }
 
     fn change_standby(&self, vmid: Vmid, next: &Standby) -> anyhow::Result<()> {
-        work(self.host, self.deadline, &Answers::default(), |now| {
+        work(self.host, &Answers::default(), |now| {
             let claim = now.claims.get(&vmid);
             let claim = claim.filter(|claim| claim.standby.is_some());
             let changed = claim.map(|claim| Claim {

@@ -13,7 +13,6 @@ use super::units;
 use crate::domain::claim::{Claim, ClaimState, Claims, gone_offline};
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
-use crate::host::deadline::Deadline;
 use crate::host::{Host, slow};
 
 /// What became of a piece of work.
@@ -32,7 +31,6 @@ pub enum Worked<R> {
 /// The host lock is not held while systemd reads its unit files again.
 pub fn work<R>(
     host: &Host,
-    deadline: Deadline,
     answers: &Answers,
     update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
 ) -> anyhow::Result<Worked<R>> {
@@ -52,7 +50,7 @@ pub fn work<R>(
         // Whoever kills this run in the middle, somebody has to come after it.
         units::keep_watch(host, journal.state(), &mut report);
     }
-    let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
+    let mut settling = Settling::new(host, &mut journal, &mut report, &new);
     let mut no_room = None;
     if kept_back(settling.settle_units(), &mut no_room)? {
         match reload(host, journal, &mut report)? {
@@ -63,7 +61,7 @@ pub fn work<R>(
     if !journal.state().needs_reload {
         let claims = journal.state().claims.clone();
         let staying = unchanged(&before, &claims);
-        let mut settling = Settling::new(host, &mut journal, deadline, &mut report, &new);
+        let mut settling = Settling::new(host, &mut journal, &mut report, &new);
         let begun = begun(&before, &claims, &new);
         if kept_back(settling.settle(&staying, &begun), &mut no_room)? {
             journal.prove(&new);
@@ -231,18 +229,15 @@ fn take_back<'h>(
     journal.append(records)?;
     let others = journal.state().claims.clone();
     let mut undo = Report::default();
-    // What was begun is taken back to its end: leaving it half done would be worse than being late.
-    let never = Deadline::after(TAKE_BACK_WAIT);
-    let mut settling = Settling::new(host, journal, never, &mut undo, &[]);
+    let mut settling = Settling::new(host, journal, &mut undo, &[]);
     settling.settle(&others, &[])?;
     report.n_taken_back = undo.n_changes;
-    report.is_incomplete = !undo.is_settled();
+    // What time was too short for is reconcile's, as always.
+    report.is_unfinished |= undo.is_unfinished;
+    report.is_incomplete = !undo.problems.is_empty();
     report.problems.extend(undo.problems);
     Ok(())
 }
-
-/// How long taking back may take before reconcile has to finish it.
-const TAKE_BACK_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Returns the claims that have come into force, or wish for something else, and were not settled
 /// since.
@@ -268,10 +263,14 @@ fn removes(before: &Claims, after: &Claims) -> bool {
     away.any(|(vmid, _)| !before.get(vmid).is_some_and(is_away))
 }
 
-/// Returns the claims that are as they were before.
+/// Returns the claims that are as they were before; one that is about to end gives nothing back yet.
 fn unchanged(before: &Claims, after: &Claims) -> Claims {
-    let same = after
-        .iter()
-        .filter(|(vmid, claim)| before.get(vmid) == Some(claim));
+    let same = after.iter().filter(|(vmid, claim)| {
+        let old = before.get(vmid).map(|old| Claim {
+            ending: claim.ending,
+            ..old.clone()
+        });
+        old.as_ref() == Some(claim)
+    });
     same.map(|(vmid, claim)| (*vmid, claim.clone())).collect()
 }

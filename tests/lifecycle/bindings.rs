@@ -44,7 +44,7 @@ fn world_of(bind: &str) -> World {
     world
 }
 
-fn returning() -> World {
+pub fn returning() -> World {
     world_of("bind = { hostpci0 = \"return\" }")
 }
 
@@ -59,7 +59,7 @@ fn driver_of(world: &World, address: &str) -> String {
 }
 
 #[track_caller]
-fn assert_drivers(world: &World, gpu: &str, sound: &str) {
+pub fn assert_drivers(world: &World, gpu: &str, sound: &str) {
     let found = [GPU, SOUND].map(|address| driver_of(world, address));
     assert_eq!(found, [gpu, sound]);
 }
@@ -69,7 +69,7 @@ fn spec() -> VmSpec {
 }
 
 /// PVE starts the VM.
-fn start(world: &World) {
+pub fn start(world: &World) {
     world.start_as(100, &spec());
 }
 

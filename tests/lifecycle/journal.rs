@@ -87,6 +87,7 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         offline: "3".parse().unwrap(),
         is_unproven: false,
         standby: None,
+        ending: None,
     }))
 }
 

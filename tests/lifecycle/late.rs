@@ -98,7 +98,7 @@ fn a_pre_start_that_is_locked_out_refuses() {
     world.sim.lock_by_other(LOCK);
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused);
-    let fact = "vm 100: another run of pin-hook has held /run/pin-hook/lock for 3s";
+    let fact = "vm 100: another run of pin-hook has kept /run/pin-hook/lock too long";
     assert_says(&account, fact);
     assert_says(
         &account,
@@ -123,6 +123,54 @@ fn a_post_stop_that_is_locked_out_is_finished_by_reconcile() {
         })
         .reconcile()
         .prove();
+}
+
+/// A scrub of another VM, or KSM taking pages apart for it, has the host for up to 6 s.
+#[test]
+fn a_pre_start_waits_for_what_another_vm_has_to_wait_for() {
+    let world = World::with_vm();
+    world.sim.put(LOCK, "");
+    world.sim.lock_by_other_for(LOCK, Duration::from_secs(6));
+    let begin = world.sim.state().since_boot;
+    done(world.phase(Phase::PreStart, 100));
+    assert_eq!(world.claim_state(100), "reserved");
+    assert!(world.sim.state().since_boot - begin < PHASE_TIME);
+}
+
+/// Everybody is late at once: what each may take does not add up.
+#[test]
+fn a_phase_has_one_deadline_for_bus_monitor_and_lock_together() {
+    let begun = || {
+        let world = World::with_vm();
+        done(world.phase(Phase::PreStart, 100));
+        world.launch(100, &VmSpec::with_vcpus(2));
+        world
+    };
+    for (held, is_first) in [(5, true), (8, true), (60, true), (60, false)] {
+        let world = if is_first { World::with_vm() } else { begun() };
+        world.sim.put(LOCK, "");
+        world.sim.lock_by_other_for(LOCK, Duration::from_secs(held));
+        world.sim.silence();
+        let begin = world.sim.state().since_boot;
+        let phase = if is_first {
+            Phase::PreStart
+        } else {
+            Phase::PostStart
+        };
+        world.phase(phase, 100);
+        let took = world.sim.state().since_boot - begin;
+        assert!(
+            took <= PHASE_TIME,
+            "{phase}, lock held for {held} s: {took:?}"
+        );
+        world.sim.speak();
+        world.sim.unlock_by_other(LOCK);
+        world.end_worker();
+        world.reconcile_until_quiet().unwrap();
+        if !is_first {
+            world.assert_owns(100);
+        }
+    }
 }
 
 fn drop_in(vmid: u32) -> String {

@@ -144,7 +144,7 @@ impl Scenario {
 
     /// PVE stops a VM, as `qm stop` and `qm shutdown` do.
     pub fn stop(self, vmid: u32) -> Self {
-        self.call(&format!("pre-stop {vmid}"), Then::Done, move |world| {
+        self.call(&format!("pre-stop {vmid}"), Then::Either, move |world| {
             done(world.phase(Phase::PreStop, vmid))
         })
         .outside(move |world| world.end_qemu(vmid))

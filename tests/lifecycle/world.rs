@@ -8,7 +8,6 @@ use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::domain::desired::has_partition;
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
-use pin_hook::host::deadline::Deadline;
 use pin_hook::lifecycle::account::{Account, Exit};
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::{Caller, PHASE_TIME, Phase, Run};
@@ -123,16 +122,12 @@ impl World {
     }
 
     fn run<T>(&self, process: TaskId, act: impl FnOnce(&Run<'_>) -> T) -> T {
-        let run = Run {
-            host: &self.host,
-            caller: Caller {
-                process,
-                group: PVEDAEMON.to_owned(),
-                migrated_from: self.migrated_from.get().to_owned(),
-            },
-            deadline: Deadline::after(self.time.get()),
+        let caller = Caller {
+            process,
+            group: PVEDAEMON.to_owned(),
+            migrated_from: self.migrated_from.get().to_owned(),
         };
-        act(&run)
+        act(&Run::begin(&self.host, caller, self.time.get()))
     }
 
     /// Returns PVE's worker, which is born at the first call and ends by [`World::end_worker`].

@@ -15,6 +15,7 @@ use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
 use pin_hook::host::files::RootFiles;
+use pin_hook::host::limit::Limit;
 use pin_hook::host::programs::{Ended, How, Program, Programs};
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
@@ -51,6 +52,7 @@ impl Node {
             systemd: Box::new(Agreeing(is_silent)),
             qmp: Box::new(QmpSockets::default()),
             clock: Box::new(KernelClock),
+            limit: Limit::default(),
         };
         let qm = Qm {
             root: dir.path().to_owned(),

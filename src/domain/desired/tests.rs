@@ -57,6 +57,7 @@ fn claim() -> Claim {
         offline: CpuSet::new(),
         is_unproven: false,
         standby: None,
+        ending: None,
     }
 }
 

@@ -17,10 +17,9 @@ impl View<'_> {
     /// there when it learns of its delegation (recorded).
     pub(super) fn partition(&self, claim: &Claim, vm: &VmFacts, wishes: &mut Desired) {
         let file = |knob, group: &str| Target::Knob(knob, Place::Group(group.to_owned()));
-        let kind = if claim.wishes.backend == Backend::Root {
-            "root"
-        } else {
-            "isolated"
+        let kind = match claim.wishes.backend {
+            Backend::Isolated if claim.ending.is_none() => "isolated",
+            _ => "root",
         };
         for ancestor in self_and_ancestors(&vm.scope) {
             let switch = file(Knob::CpusetForChildren, ancestor);

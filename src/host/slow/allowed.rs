@@ -7,12 +7,6 @@ use crate::domain::pci::{VFIO, is_address};
 /// command line, so it does nothing but what it is for.
 pub(super) fn is_allowed(path: &str, text: &str) -> bool {
     let names: Vec<&str> = path.split('/').collect();
-    let numbered = |name: &str, before: &str, after: &str| {
-        let number = name
-            .strip_prefix(before)
-            .and_then(|n| n.strip_suffix(after));
-        number.is_some_and(is_number)
-    };
     match names.as_slice() {
         ["", "sys", "devices", "system", "cpu", cpu, "online"] => {
             numbered(cpu, "cpu", "") && ["0", "1"].contains(&text)
@@ -32,6 +26,7 @@ pub(super) fn is_allowed(path: &str, text: &str) -> bool {
             "nr_hugepages",
         ] => numbered(node, "node", "") && numbered(size, "hugepages-", "kB") && is_number(text),
         ["", "proc", "sys", "vm", "drop_caches"] => text == "1",
+        ["", "sys", "fs", "cgroup", "qemu.slice", below @ ..] => is_of_partition(below, text),
         ["", "sys", "kernel", "mm", "ksm", "run"] => ["0", "1", "2"].contains(&text),
         ["", "sys", "class", "pci_bus", bus, "rescan"] => {
             is_address(&format!("{bus}:00.0")) && text == "1"
@@ -56,6 +51,13 @@ pub(super) fn is_allowed(path: &str, text: &str) -> bool {
     }
 }
 
+fn numbered(name: &str, before: &str, after: &str) -> bool {
+    let number = name
+        .strip_prefix(before)
+        .and_then(|n| n.strip_suffix(after));
+    number.is_some_and(is_number)
+}
+
 fn is_allowed_of_function(name: &str, text: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b' ';
     match name {
@@ -63,6 +65,27 @@ fn is_allowed_of_function(name: &str, text: &str) -> bool {
         "driver_override" => text == VFIO,
         _ => ATTRIBUTES.iter().any(|(known, _)| *known == name) && text.bytes().all(is_plain),
     }
+}
+
+/// What makes, changes and ends the partitions of VMs, by its path below the slice that they are in.
+fn is_of_partition(below: &[&str], text: &str) -> bool {
+    let is_scope = |scope: &str| numbered(scope, "", ".scope");
+    match *below {
+        ["cpuset.cpus.exclusive"] => is_list(text),
+        [scope, "cpuset.cpus.exclusive"] => is_scope(scope) && is_list(text),
+        [scope, "vcpu" | "io", file] if is_scope(scope) => match file {
+            "cpuset.cpus.partition" => ["member", "root", "isolated"].contains(&text),
+            "cpuset.cpus" | "cpuset.cpus.exclusive" => is_list(text),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// A list of CPUs; an empty one is written as a newline.
+fn is_list(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_digit() || b"-,\n".contains(&b);
+    !text.is_empty() && text.bytes().all(is_plain)
 }
 
 fn is_driver(name: &str) -> bool {
@@ -109,6 +132,47 @@ mod tests {
             ("/sys/kernel/mm/ksm/run", "3", false),
         ] {
             assert_eq!(is_allowed(path, text), allowed, "{path} {text}");
+        }
+    }
+
+    #[test]
+    fn a_child_changes_partitions_of_vms_and_no_others() {
+        let vcpu = "/sys/fs/cgroup/qemu.slice/100.scope/vcpu";
+        for (path, text, allowed) in [
+            (format!("{vcpu}/cpuset.cpus.partition"), "isolated", true),
+            (format!("{vcpu}/cpuset.cpus.partition"), "member", true),
+            (format!("{vcpu}/cpuset.cpus.partition"), "", false),
+            (format!("{vcpu}/cpuset.cpus.exclusive"), "2-5,7", true),
+            (format!("{vcpu}/cpuset.cpus"), "2-5; true", false),
+            (format!("{vcpu}/cgroup.kill"), "1", false),
+            (format!("{vcpu}/../cpuset.cpus.partition"), "root", false),
+            (
+                "/sys/fs/cgroup/system.slice/cpuset.cpus.partition".to_owned(),
+                "root",
+                false,
+            ),
+            (
+                "/sys/fs/cgroup/qemu.slice/100.scope/cpuset.cpus.exclusive".to_owned(),
+                "\n",
+                true,
+            ),
+            (
+                "/sys/fs/cgroup/qemu.slice/cpuset.cpus.exclusive".to_owned(),
+                "2-5",
+                true,
+            ),
+            (
+                "/sys/fs/cgroup/qemu.slice/cpuset.cpus".to_owned(),
+                "2-5",
+                false,
+            ),
+            (
+                "/sys/fs/cgroup/system.slice/cpuset.cpus.exclusive".to_owned(),
+                "2-5",
+                false,
+            ),
+        ] {
+            assert_eq!(is_allowed(&path, text), allowed, "{path} {text}");
         }
     }
 

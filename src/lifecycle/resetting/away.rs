@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::RESERVE;
 use crate::domain::pci::anew::{self, Before, Reset, bus_of};
 use crate::domain::pci::reset::NoReset;
 use crate::domain::pci::{Function, VFIO};
@@ -127,7 +128,8 @@ pub(in crate::lifecycle) fn is_kept(host: &Host, address: &str) -> bool {
 /// Waits until udev has loaded what it loads for functions that have appeared: a driver that comes
 /// while none is probed for does not take them later either.
 pub(super) fn await_udev(host: &Host) {
-    let until = host.clock.since_boot() + UDEV_WAIT;
+    let wait = UDEV_WAIT.min(host.left().saturating_sub(RESERVE));
+    let until = host.clock.since_boot() + wait;
     while host.files.exists(UDEV_QUEUE) && host.clock.since_boot() < until {
         host.clock.wait_for_end(&[], PAUSE);
     }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::away::{Away, PAUSE, await_udev, check_rivals, is_probing_off, missing, return_writes};
-use super::{LOCK, LOCK_WAIT, name_of, name_of_return, no_reset};
+use super::{LOCK, LOCK_WAIT, RESERVE, name_of, name_of_return, no_reset};
 use crate::domain::claim::Claim;
 use crate::domain::pci::anew::bus_of;
 use crate::domain::pci::reset::NoReset;
@@ -35,7 +35,7 @@ impl Run<'_> {
         if known.claims.values().all(|claim| claim.away().is_empty()) {
             return Ok(());
         }
-        let wait = LOCK_WAIT.min(self.deadline.remaining());
+        let wait = LOCK_WAIT.min(self.host.left());
         let Some(_lock) = self.host.files.lock(LOCK, wait)? else {
             return Ok(());
         };
@@ -52,7 +52,7 @@ impl Run<'_> {
             return Ok(());
         }
         await_udev(self.host);
-        let worked = work(self.host, self.deadline, &Answers::default(), |now| {
+        let worked = work(self.host, &Answers::default(), |now| {
             let claims = done.iter().filter_map(|vmid| now.claims.get(vmid));
             let records = claims.map(|claim| brought_back(self.host, claim));
             Ok(Ok::<_, Refusal>(records.collect()))
@@ -114,12 +114,14 @@ impl Run<'_> {
             return Ok(false);
         }
         // Also when all are there: the run may have died before they were what they had been.
-        let (name, wait) = (name_of_return(vmid), self.deadline.remaining());
+        let wait = self.host.left().saturating_sub(RESERVE);
+        let name = name_of_return(vmid);
         if let Ended::Late = slow::run(host, &name, &return_writes(away), wait)? {
             account.warn(late(&name));
             return Ok(false);
         }
-        let until = host.clock.since_boot() + BACK_WAIT.min(self.deadline.remaining());
+        let until =
+            host.clock.since_boot() + BACK_WAIT.min(self.host.left().saturating_sub(RESERVE));
         while !missing(host, away).is_empty() && host.clock.since_boot() < until {
             host.clock.wait_for_end(&[], PAUSE);
         }
@@ -136,7 +138,7 @@ impl Run<'_> {
             (name_of_return(claim.vmid), n_returns),
         ];
         for (name, n_writes) in children {
-            let wait = BACK_WAIT.min(self.deadline.remaining());
+            let wait = BACK_WAIT.min(self.host.left().saturating_sub(RESERVE));
             let is_late = slow::join(self.host, &name, n_writes, wait)?;
             if is_late || slow::is_at_work(self.host, &name)? {
                 return Ok(Some(name));

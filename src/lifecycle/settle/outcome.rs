@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{Problem, Settling};
+use super::{LOOK_AGAIN, Problem, Settling};
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::{desired, has_partition, kept_off, other_irq_cpus};
@@ -17,7 +17,6 @@ use crate::domain::state::{Held, Record};
 use crate::domain::stuck::{Fixed, Stuck};
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::vm::Vmid;
-use crate::host::deadline::Deadline;
 use crate::host::files::Files;
 use crate::host::surroundings::is_service_running;
 use crate::host::{Host, cgroup, irq, systemd, target};
@@ -174,9 +173,11 @@ impl Settling<'_, '_> {
 
     /// Reports what has yet to move and what never will.
     pub(super) fn look_at_unmoved(&mut self) {
-        let patience = Deadline::after(MOVE_WAIT.min(self.deadline.remaining()));
+        let clock = &self.host.clock;
+        let until = clock.since_boot() + MOVE_WAIT.min(self.host.left());
         self.report.n_moving = self.moving();
-        while self.report.n_moving > 0 && !patience.passed() {
+        while self.report.n_moving > 0 && clock.since_boot() < until {
+            clock.wait_for_end(&[], LOOK_AGAIN);
             self.report.n_moving = self.moving();
         }
         let others = self

@@ -5,7 +5,7 @@ use std::io;
 
 use pin_hook::host::systemd::Job;
 
-use super::{Sim, State};
+use super::{Kernel, Sim, State};
 
 /// What befalls children.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +82,25 @@ impl State {
         let dir = path.strip_suffix("/driver_override");
         let is_leaving = dir.is_some_and(|dir| self.children.leaving.iter().any(|one| one == dir));
         assert!(!is_leaving, "{path} never answers");
+    }
+}
+
+impl State {
+    /// Does what the program does itself. From Linux 7.0 on whoever changes which CPUs are isolated waits for
+    /// every probe of a PCI driver (`housekeeping_update()`), so that is a child's (`pin-hook write`).
+    pub fn without_waiting_for_probes<T>(
+        &mut self,
+        op: &str,
+        act: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let before = self.isolated_cpus();
+        let done = act(self);
+        let waits = self.kernel >= Kernel(7, 0) && self.isolated_cpus() != before;
+        assert!(
+            !waits || op.starts_with("run "),
+            "\"{op}\" waits for every probe of a pci driver"
+        );
+        done
     }
 }
 

@@ -7,9 +7,7 @@ use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Clock;
 use pin_hook::host::files::{Files, Held, Owner};
-use pin_hook::host::qmp::Qmp;
 use pin_hook::host::sched::Sched;
-use pin_hook::host::systemd::{Job, Systemd};
 
 use super::cgroup::below_mount;
 use super::irq::is_irq_path;
@@ -159,7 +157,11 @@ pub fn half(text: &str) -> &str {
 
 impl Sim {
     /// Asks something that changes nothing; fails when a test planted an error for it.
-    fn ask<T>(&self, op: &str, answer: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+    pub(super) fn ask<T>(
+        &self,
+        op: &str,
+        answer: impl FnOnce(&mut State) -> io::Result<T>,
+    ) -> io::Result<T> {
         self.let_happen();
         let mut state = self.state();
         match state.fate.failure(op) {
@@ -274,10 +276,16 @@ impl Files for Sim {
                 let path = state.tree.resolve(path);
                 state.tree.create(&path, "", 0o600)?;
             }
-            if state.locks.contains_key(path) {
+            let free_at = match state.locks.get(path) {
+                Some(Locked::OtherUntil(until)) => *until,
+                Some(_) => Duration::MAX,
+                None => state.since_boot,
+            };
+            if free_at.saturating_sub(state.since_boot) > wait {
                 state.since_boot += wait;
                 return Ok(None);
             }
+            state.since_boot = state.since_boot.max(free_at);
             state.fate.next_guard += 1;
             let number = state.fate.next_guard;
             state.locks.insert(path.to_owned(), Locked::Ours(number));
@@ -349,127 +357,6 @@ impl Sched for Sim {
                 state.set_class(tid, policy, priority)
             }
         })
-    }
-}
-
-impl Systemd for Sim {
-    fn reload(&self) -> anyhow::Result<()> {
-        Ok(self.change("reload", |state, torn| {
-            if !torn {
-                state.systemd_reload();
-            }
-            Ok(())
-        })?)
-    }
-
-    fn start(&self, unit: &str) -> anyhow::Result<()> {
-        Ok(self.change(&format!("start {unit}"), |state, torn| {
-            if !torn {
-                state.systemd.active.insert(unit.to_owned());
-            }
-            Ok(())
-        })?)
-    }
-
-    fn stop(&self, unit: &str) -> anyhow::Result<()> {
-        Ok(self.change(&format!("stop {unit}"), |state, torn| {
-            if !torn {
-                state.systemd.active.remove(unit);
-            }
-            Ok(())
-        })?)
-    }
-
-    fn run(&self, job: &Job) -> anyhow::Result<()> {
-        let op = format!("run {} {}", job.unit, job.arguments.join(" "));
-        Ok(self.change(&op, |state, torn| {
-            if !torn {
-                let now = state.since_boot;
-                state.systemd.begun.insert(job.unit.clone(), now);
-                state.systemd.jobs.push(job.clone());
-                state.run_child(job);
-                // Who has answered has not ended yet.
-                if job.unit.starts_with("pin-hook-write-") {
-                    state.systemd.lingering.insert(job.unit.clone());
-                }
-            }
-            Ok(())
-        })?)
-    }
-
-    fn is_active(&self, unit: &str) -> anyhow::Result<bool> {
-        Ok(self.ask(&format!("is_active {unit}"), |state| {
-            let lingers = state.systemd.lingering.remove(unit);
-            Ok(lingers || state.systemd.active.contains(unit))
-        })?)
-    }
-
-    fn is_any_active(&self, pattern: &str) -> anyhow::Result<bool> {
-        Ok(self.ask(&format!("is_any_active {pattern}"), |state| {
-            let (start, end) = pattern.split_once('*').expect("a pattern with one star");
-            let fits = |unit: &String| unit.starts_with(start) && unit.ends_with(end);
-            Ok(state.systemd.active.iter().any(fits))
-        })?)
-    }
-
-    fn is_stopping(&self) -> anyhow::Result<bool> {
-        Ok(self.ask("is_stopping", |state| Ok(state.systemd.is_stopping))?)
-    }
-
-    fn enable(&self, unit: &str) -> anyhow::Result<bool> {
-        Ok(self.change(&format!("enable {unit}"), |_, _| Ok(false))?)
-    }
-
-    fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>> {
-        Ok(self.ask(&format!("delegated {scope}"), |state| {
-            Ok(state.delegated(scope))
-        })?)
-    }
-
-    fn allowed_cpus(&self, unit: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        Ok(self.ask(&format!("allowed_cpus {unit}"), |state| {
-            Ok(state.allowed_cpus(unit).map(|cpus| cpus.to_bytes()))
-        })?)
-    }
-
-    fn set_allowed_cpus(&self, unit: &str, cpus: &[u8]) -> anyhow::Result<bool> {
-        let cpus = CpuSet::from_bytes(cpus);
-        let op = format!("set_allowed_cpus {unit} {cpus}");
-        Ok(self.change(&op, |state, torn| {
-            let is_there = state.allowed_cpus(unit).is_some();
-            if is_there && !torn {
-                state.allow_cpus(unit, cpus.clone());
-            }
-            Ok(is_there)
-        })?)
-    }
-}
-
-impl Sim {
-    fn monitor<T>(
-        &self,
-        what: &str,
-        vmid: Vmid,
-        answer: impl FnOnce(Vm) -> T,
-    ) -> anyhow::Result<T> {
-        let vmid = vmid.to_string();
-        Ok(self.ask(&format!("{what} {vmid}"), |state| {
-            monitor(state, &vmid).map(answer)
-        })?)
-    }
-}
-
-impl Qmp for Sim {
-    fn run_state(&self, vmid: Vmid) -> anyhow::Result<String> {
-        self.monitor("run_state", vmid, |vm| vm.run_state)
-    }
-
-    fn iothreads(&self, vmid: Vmid) -> anyhow::Result<Vec<(String, i32)>> {
-        self.monitor("iothreads", vmid, |vm| vm.iothreads)
-    }
-
-    fn vcpus(&self, vmid: Vmid) -> anyhow::Result<Vec<(u32, i32)>> {
-        self.monitor("vcpus", vmid, |vm| vm.vcpus)
     }
 }
 

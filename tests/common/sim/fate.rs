@@ -160,6 +160,9 @@ impl Sim {
     ) -> io::Result<T> {
         self.let_happen();
         let verdict = self.state().fate.judge(op);
+        let act = |state: &mut super::State, torn| {
+            state.without_waiting_for_probes(op, |state| act(state, torn))
+        };
         match verdict {
             Verdict::Proceed => act(&mut self.state(), false),
             Verdict::Fail(error) => Err(error),

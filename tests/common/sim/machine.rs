@@ -76,6 +76,7 @@ impl Machine {
             pci: Default::default(),
             since_boot: Duration::from_secs(100),
             run_room: None,
+            limit: Default::default(),
         };
         state.workqueue.request(all.clone());
         state.workqueue.watchdog = all.clone();

@@ -5,6 +5,7 @@
 //! plain files is recorded from real kernels in `tests/records` and replayed by `tests/sim.rs`,
 //! which also names what no record can show.
 
+mod bus;
 pub mod capture;
 mod cgroup;
 mod child;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::host::Host;
+use pin_hook::host::limit::Limit;
 
 pub use capture::diff;
 pub use machine::Machine;
@@ -71,6 +73,7 @@ pub struct State {
     pub since_boot: Duration,
     /// Pages of all files in `/run`, where it is full.
     pub run_room: Option<usize>,
+    pub limit: Limit,
 }
 
 /// Who holds a lock.
@@ -80,6 +83,8 @@ pub enum Locked {
     Ours(u64),
     /// Another process.
     Other,
+    /// Another process, until that time since boot.
+    OtherUntil(Duration),
 }
 
 /// The simulated kernel's version: some behaviours differ.
@@ -118,6 +123,7 @@ impl Sim {
             systemd: Box::new(self.clone()),
             qmp: Box::new(self.clone()),
             clock: Box::new(self.clone()),
+            limit: self.state().limit.clone(),
         }
     }
 
@@ -147,14 +153,23 @@ impl Sim {
         self.state().tree.chown(path, uid, mode);
     }
 
-    /// Lets time pass.
+    /// Lets time pass; units of children that have ended are gone then.
     pub fn advance(&self, time: Duration) {
-        self.state().since_boot += time;
+        let mut state = self.state();
+        state.since_boot += time;
+        state.systemd.lingering.clear();
     }
 
     /// Makes another process hold the lock on `path` until [`Sim::unlock_by_other`].
     pub fn lock_by_other(&self, path: &str) {
         self.state().locks.insert(path.to_owned(), Locked::Other);
+    }
+
+    /// Makes another process hold the lock on `path` for so long.
+    pub fn lock_by_other_for(&self, path: &str, time: Duration) {
+        let until = self.state().since_boot + time;
+        let locked = Locked::OtherUntil(until);
+        self.state().locks.insert(path.to_owned(), locked);
     }
 
     /// Makes that other process let go.

@@ -4,6 +4,7 @@
 //! such a scope loses its controllers whenever systemd looks at the unit again (measured: 257).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::Duration;
 
 use pin_hook::domain::cpuset::CpuSet;
@@ -11,7 +12,7 @@ use pin_hook::host::systemd::Job;
 
 use super::cgroup::{CONTROLLERS, CPUSET};
 use super::qm::Guest;
-use super::{Sim, State};
+use super::{Sim, State, errno};
 
 /// Directories of unit files, by which a drop-in counts.
 const UNIT_DIRS: [&str; 3] = [
@@ -50,6 +51,10 @@ pub struct Manager {
     pub guests: BTreeMap<u32, Guest>,
     /// Whether the host goes down.
     pub is_stopping: bool,
+    /// Whether bus and monitors answer nobody.
+    pub is_silent: bool,
+    /// Whether a call of the run was late, so that it makes no other one.
+    pub is_hung: bool,
 }
 
 /// A scope of `qemu.slice`.
@@ -312,5 +317,36 @@ impl Sim {
         let state = self.state();
         let mut active = state.systemd.active.iter();
         active.any(|unit| unit.starts_with(start))
+    }
+}
+
+impl Sim {
+    /// Lets the bus, or the monitors, answer nobody from now on: the first call to the bus costs its
+    /// deadline, and so does each to a monitor.
+    pub fn silence(&self) {
+        self.state().systemd.is_silent = true;
+        self.state().systemd.is_hung = false;
+    }
+
+    /// Lets them answer again.
+    pub fn speak(&self) {
+        self.state().systemd.is_silent = false;
+    }
+
+    /// Waits for an answer that does not come, as long as the run may take.
+    pub(super) fn wait_in_vain(&self, wait: Duration) -> io::Error {
+        let limit = self.state().limit.clone();
+        let left = limit.left(self);
+        self.state().since_boot += wait.min(left);
+        errno(libc::ETIMEDOUT)
+    }
+
+    /// Lets a call to the bus be late, if it is silent.
+    pub(super) fn bus(&self, wait: Duration) -> io::Result<()> {
+        if !self.state().systemd.is_silent {
+            return Ok(());
+        }
+        let was_hung = std::mem::replace(&mut self.state().systemd.is_hung, true);
+        Err(self.wait_in_vain(if was_hung { Duration::ZERO } else { wait }))
     }
 }

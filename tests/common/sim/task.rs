@@ -358,9 +358,10 @@ impl Task {
     }
 }
 
-/// The kernel keeps 15 characters of a thread's name.
+/// The kernel keeps 15 characters of a thread's name. Of a worker `/proc` shows also what it is doing, up to 63 characters (`wq_worker_comm()`).
 fn cut_comm(comm: &str) -> String {
-    comm.chars().take(15).collect()
+    let length = if comm.starts_with("kworker/") { 63 } else { 15 };
+    comm.chars().take(length).collect()
 }
 
 impl Sim {
