@@ -4,7 +4,12 @@
 
 isolated='isolated 2-5: 2 3 4 5'
 
-case_cleanup() { pkill -CONT -x systemd-journal; pkill -CONT -x dbus-daemon; [ -z "${client:-}" ] || kill "$client" 2> /dev/null; }
+case_cleanup() {
+    pkill -CONT -x systemd-journal
+    pkill -CONT -x dbus-daemon
+    [ -z "${client:-}" ] || kill "$client" 2> /dev/null
+    [ -z "${locker:-}" ] || kill "$locker" 2> /dev/null
+}
 
 # in_time TEXT SECONDS COMMAND...: the command succeeds within that time, which is printed.
 in_time() {
@@ -53,6 +58,18 @@ wait_until 10 'the client has the monitor' test -s "$work/client"
 in_time 'post-start with a monitor that hangs' 20 pin-hook 100 post-start
 check 'it says so' has "$work/in-time" 'its monitor does not answer, taken as running'
 equal 'the VM is isolated' "$isolated" "$(standing 100)"
-kill $client
+let_go
+
+# All of them at once: what each may take does not add up.
+bash -c 'pin-hook 100 pre-start; true' > /dev/null
+perl -MFcntl=:flock -e 'open my $f, ">>", "/run/pin-hook/lock"; flock $f, LOCK_EX; print "held\n"; close STDOUT; sleep 600' \
+    > "$work/locker" &
+locker=$!
+wait_until 20 'another process has the lock' test -s "$work/locker"
+pkill -STOP -x dbus-daemon
+in_time 'post-start with bus, monitor and lock at once' 10 pin-hook 100 post-start
+pkill -CONT -x dbus-daemon
+kill $locker $client
+check 'bus, monitor and lock at once: the units do what is left' wait_until 60 'it stands' stands 100 "$isolated"
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'
