@@ -265,6 +265,16 @@ capture_differs() {
     ! "$lab/capture-diff" "$work/before" "$work/after" > "$work/differences"
 }
 
+# inhabitants: who keeps the cgroups that the last comparison found new, and what systemd knows of them.
+inhabitants() {
+    local group
+    while read -r group; do
+        echo "$group: $(tr '\n' ' ' < "$group/cgroup.events")"
+        ps -o pid,stat,lstart,args -p "$(paste -sd, "$group/cgroup.procs")"
+        systemctl status --no-pager "${group##*/}"
+    done < <(sed -n 's,^cgroup \(.*\)/cgroup\.type$,\1,p' "$work/differences")
+}
+
 # capture_after_equal TEXT [SECONDS]: within that time the host is as it was at capture_before.
 capture_after_equal() {
     local end=$((SECONDS + ${2:-30}))
@@ -274,6 +284,8 @@ capture_after_equal() {
         if [ $SECONDS -ge $end ]; then
             not_ok "$1"
             indent capture-diff "$work/differences"
+            inhabitants > "$work/inhabitants" 2>&1 || true
+            indent 'who is in cgroups that are new' "$work/inhabitants"
             if grep -q tainted "$work/differences"; then
                 dmesg | grep -A 30 'cut here' > "$work/dmesg" || dmesg | tail -n 40 > "$work/dmesg"
                 indent dmesg "$work/dmesg"
