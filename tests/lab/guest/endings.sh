@@ -61,7 +61,7 @@ knob_values() {
         /proc/sys/net/core/busy_read
     sed 's/.*\[\(.*\)\].*/\1/' $mm/transparent_hugepage/enabled
 }
-knobs_set='performance 2200000 2200000 2 0 100000 120 0 0 0 900000 30 0 50 never'
+knobs_set='performance 2200000 2200000 2 0 100000 2 120 0 0 0 900000 30 0 50 never'
 knob_values_in_line() { knob_values | paste -sd' '; }
 
 see_knobs_and_stop() {
