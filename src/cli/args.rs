@@ -296,7 +296,8 @@ fn with_tip(mut error: clap::Error, grammar: &clap::Command) -> clap::Error {
     };
     let typed = typed.clone();
     let commands = grammar.get_subcommands().filter(|one| !one.is_hide_set());
-    let names = commands.map(clap::Command::get_name);
+    let phases = ["pre-start", "post-start", "pre-stop", "post-stop"];
+    let names = commands.map(clap::Command::get_name).chain(phases);
     let meant = OTHERWISE.iter().find(|(word, _)| *word == typed);
     let tip = match (meant, nearest(&typed, names)) {
         (Some((_, tip)), _) => (*tip).to_owned(),

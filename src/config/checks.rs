@@ -186,7 +186,11 @@ fn check_thread(
     let owned = named(&table.cpus).map(|owned| owned.intersection(cpus));
     match owned.filter(|both| !both.is_empty()) {
         Some(both) => {
-            let message = format!("{name} has cpus {both}, which belong to vcpus");
+            let belong = match both.len() {
+                1 => "belongs to a vcpu",
+                _ => "belong to vcpus",
+            };
+            let message = format!("{name} has {}, which {belong}", both.in_words());
             let help = "choose cpus of the host, or move them from cpus to isolate.also";
             Err(at.problem(path, None, message, help))
         }

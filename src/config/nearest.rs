@@ -1,11 +1,13 @@
 //! The known word that a misspelled one was meant to be.
 
-/// Returns the word of `words` that is closest to `typed`, if one is close enough.
+/// Returns the word of `words`, which are in lower case, that is closest to `typed`, if one is close
+/// enough; capital letters are no mistake.
 pub fn nearest<'a>(typed: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters may be wrong; long nonsense is not worth the arithmetic.
     let limit = (typed.chars().count() / 3).max(1);
     let near = words.filter(|word| typed.len() < 64 && *word != typed);
-    let (distance, word) = near.map(|word| (distance(typed, word), word)).min()?;
+    let typed = typed.to_ascii_lowercase();
+    let (distance, word) = near.map(|word| (distance(&typed, word), word)).min()?;
     (distance <= limit).then_some(word)
 }
 
@@ -36,6 +38,7 @@ mod tests {
             ("govenor", Some("governor")),
             ("cpu", Some("cpus")),
             ("pcie", Some("pci")),
+            ("CPUS", Some("cpus")),
             ("colour", None),
             ("cpus", None),
         ] {

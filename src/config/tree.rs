@@ -19,10 +19,7 @@ pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Prob
             "duplicate key" => "a key or a section may be written once".to_owned(),
             _ => syntax_help(text, span.start, keys),
         };
-        let message = match bare_text(text, span.start) {
-            Some(bare) => format!("{bare} is a text, and texts are written in quotes: \"{bare}\""),
-            None => message,
-        };
+        let message = misquoted(text, span.start).unwrap_or(message);
         Problem {
             span,
             message,
@@ -32,16 +29,22 @@ pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Prob
     Ok(tree.into_inner())
 }
 
-/// Returns the value in the line at `at` if it is a cpulist without quotes, which TOML takes for a broken
-/// date or a number with something behind it.
-fn bare_text(text: &str, at: usize) -> Option<&str> {
+/// Tells how the value in the line at `at` is to be quoted: a cpulist without quotes is a broken date or a
+/// number with something behind it for TOML, and the quotes of word processors are letters.
+fn misquoted(text: &str, at: usize) -> Option<String> {
     let before = text.get(..at)?;
     let line = &text[before.rfind('\n').map_or(0, |newline| newline + 1)..];
     let value = line.lines().next()?.split_once('=')?.1;
     let value = value.split('#').next()?.trim();
+    let bare = value.trim_matches(['“', '”', '„', '‘', '’', '«', '»']);
+    if bare != value {
+        let fact = format!("the quotes of {value} are not straight: write \"{bare}\"");
+        return Some(fact);
+    }
     let letter = |b: u8| b.is_ascii_digit() || b == b'-' || b == b',';
-    let is_list = value.bytes().all(letter) && value.contains(['-', ',']);
-    (is_list && value.parse::<CpuSet>().is_ok()).then_some(value)
+    let is_list = bare.bytes().all(letter) && bare.contains(['-', ',']);
+    let is_list = is_list && bare.parse::<CpuSet>().is_ok();
+    is_list.then(|| format!("{bare} is a text, and texts are written in quotes: \"{bare}\""))
 }
 
 /// Tells what the key in the line at `at` takes; most errors of syntax are missing quotes.

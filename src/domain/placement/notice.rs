@@ -106,7 +106,7 @@ impl fmt::Display for Notice {
             Self::NodesSplit(nodes) => {
                 let nodes: Vec<_> = nodes
                     .iter()
-                    .map(|(id, cpus)| format!("node {id} (cpus {cpus})"))
+                    .map(|(id, cpus)| format!("node {id} ({})", cpus.in_words()))
                     .collect();
                 write!(
                     f,
@@ -115,7 +115,7 @@ impl fmt::Display for Notice {
                 )
             }
             Self::L3Split(domains) => {
-                let domains: Vec<_> = domains.iter().map(|cpus| format!("cpus {cpus}")).collect();
+                let domains: Vec<_> = domains.iter().map(CpuSet::in_words).collect();
                 write!(
                     f,
                     "the vcpus are in several l3 domains: {}",
