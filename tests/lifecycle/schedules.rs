@@ -145,3 +145,25 @@ proptest! {
         node.world.assert_at_rest();
     }
 }
+
+/// Both QEMUs end before anybody looks; found as a schedule that ended its VMs without their phases.
+#[test]
+fn vms_that_end_at_once_after_a_death_leave_the_host_as_before() {
+    let mut node = Node::new();
+    let before = node.world.capture();
+    for death in 1..60 {
+        for how in [Death::Before, Death::Torn, Death::After] {
+            node.take((Event::Start, 0, None));
+            node.take((Event::Start, 1, Some((death, how))));
+            node.assert_holds();
+            for n in 0..VMS.len() {
+                if node.running[n] {
+                    node.end(n);
+                }
+            }
+            node.assert_holds();
+            node.world.assert_as(&before);
+        }
+    }
+    node.world.assert_at_rest();
+}
