@@ -11,7 +11,7 @@ use crate::domain::others::{Bystander, Surroundings, Way};
 use crate::domain::state::State;
 use crate::domain::table::HostSettings;
 use crate::domain::target::{Place, Target, Value};
-use crate::domain::unit::Unit;
+use crate::domain::unit::{Setting, Unit};
 use crate::host::{Host, cgroup, pve, surroundings, units};
 
 /// Group that LXC makes for containers: their lists are PVE's, which has its own rules for them.
@@ -110,41 +110,10 @@ fn cgroup_of(target: &Target) -> Option<String> {
 /// Returns the units that are to run on some CPUs by their files, and systemd itself. What one file
 /// says of many units (`service.d`) is told of the first of them.
 fn pinned_units(host: &Host) -> Vec<Bystander> {
-    let mut told = BTreeSet::new();
-    let manager = units::manager_affinity(&*host.files).map(|setting| Bystander {
-        who: "systemd with all its units".to_owned(),
-        by: Way::Affinity {
-            remedy: format!(
-                "change CPUAffinity= in {} (systemctl daemon-reexec)",
-                setting.file
-            ),
-        },
-        cpus: setting.cpus,
-    });
+    let manager = units::manager_affinity(&*host.files).map(systemd_itself);
     let units = units::pinned_units(&*host.files).into_iter();
-    let units = units.flat_map(
-        |Unit {
-             name,
-             affinity,
-             allowed,
-         }| {
-            let affinity = affinity.map(|setting| {
-            let remedy = format!(
-                "change CPUAffinity= of {name} (systemctl edit {name}: a line CPUAffinity= that \
-                 takes back what {} says, then one with other cpus)",
-                setting.file
-            );
-            let who = format!("unit {name}");
-            let by = Way::Affinity { remedy };
-            (setting.file, Bystander { who, by, cpus: setting.cpus })
-        });
-            let allowed =
-                allowed.map(|setting| (setting.file, Bystander::unit(&name, setting.cpus)));
-            [affinity, allowed].into_iter().flatten()
-        },
-    );
-    let units: Vec<(String, Bystander)> = units.collect();
-    let first = units.into_iter().filter(|(file, one)| {
+    let mut told = BTreeSet::new();
+    let first = units.flat_map(settings_of).filter(|(file, one)| {
         let is_list = matches!(one.by, Way::Unit(_));
         told.insert((file.clone(), one.cpus.to_string(), is_list))
     });
@@ -152,6 +121,33 @@ fn pinned_units(host: &Host) -> Vec<Bystander> {
         .into_iter()
         .chain(first.map(|(_, one)| one))
         .collect()
+}
+
+fn systemd_itself(setting: Setting) -> Bystander {
+    let file = setting.file;
+    let remedy = format!("change CPUAffinity= in {file} (systemctl daemon-reexec)");
+    Bystander {
+        who: "systemd with all its units".to_owned(),
+        by: Way::Affinity { remedy },
+        cpus: setting.cpus,
+    }
+}
+
+/// Returns what the files of a unit say of its CPUs, each with the file that says it.
+fn settings_of(unit: Unit) -> impl Iterator<Item = (String, Bystander)> {
+    let name = unit.name;
+    let affinity = unit.affinity.map(|Setting { file, cpus }| {
+        let remedy = format!(
+            "change CPUAffinity= of {name} (systemctl edit {name}: a line CPUAffinity= that takes back \
+             what {file} says, then one with other cpus)"
+        );
+        let who = format!("unit {name}");
+        let by = Way::Affinity { remedy };
+        (file, Bystander { who, by, cpus })
+    });
+    let allowed = unit.allowed;
+    let allowed = allowed.map(|Setting { file, cpus }| (file, Bystander::unit(&name, cpus)));
+    affinity.into_iter().chain(allowed)
 }
 
 /// Returns the VMs of this node that PVE starts with an affinity of their own.
