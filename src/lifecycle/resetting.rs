@@ -171,19 +171,23 @@ impl Run<'_> {
     fn await_back(&self, vmid: Vmid, resets: &Resets, away: &Away) -> Result<(), Halt> {
         let clock = &self.host.clock;
         let until = clock.since_boot() + self.host.left().saturating_sub(RESERVE);
+        let mut took = Duration::ZERO;
         loop {
             let missing = missing(self.host, away);
             let Some(address) = missing.keys().next() else {
                 return Ok(());
             };
-            if clock.since_boot() >= until {
+            // One that is cut short would be taken for a kernel that does not answer.
+            if clock.since_boot() + PAUSE + 2 * took >= until {
                 let model = self.model_of(vmid, address).unwrap_or_default();
                 let key = &resets[address].key;
                 return Err(Halt::Open(no_reset(key, address, NoReset::NotBack(model))));
             }
             clock.wait_for_end(&[], PAUSE);
             let writes = return_writes(&missing);
+            let begun = clock.since_boot();
             let answers = self.errand(&name_of_return(vmid), &writes);
+            took = clock.since_boot().saturating_sub(begun);
             // What has come of it shows in sysfs.
             answers.map_err(|why| Halt::Open(refused(resets, NoReset::Failed(why))))?;
         }
