@@ -11,7 +11,7 @@ capture_before
 for n in 2 9 16 40; do
     bash -c 'pin-hook 100 pre-start; true' > "$work/pre-start"
     status=0
-    { strace -f -qq -o /dev/null -e trace=write -e "inject=write:signal=KILL:when=$n" \
+    { strace -f -qq -o /dev/null -e trace=write,pwrite64 -e "inject=write,pwrite64:signal=KILL:when=$n" \
         pin-hook 100 post-start > "$work/killed" || status=$?; } 2> "$work/shell"
     equal "killed at write $n" 137 $status
     [ $status = 137 ] || said "$work/killed"

@@ -21,7 +21,7 @@ deadly_snippet() {
 read -r phase n 2> /dev/null < /run/lab/death || true
 [ "${phase:-}" = "$2" ] || exec /usr/sbin/pin-hook "$@"
 rm /run/lab/death
-exec strace -f -qq -o /dev/null -e trace=write -e "inject=write:signal=KILL:when=$n" /usr/sbin/pin-hook "$@"
+exec strace -f -qq -o /dev/null -e trace=write,pwrite64 -e "inject=write,pwrite64:signal=KILL:when=$n" /usr/sbin/pin-hook "$@"
 HOOK
 }
 
