@@ -45,6 +45,32 @@ fn a_vcpu_that_cannot_be_pinned_anew_is_told() {
     assert!(account.exit >= Exit::Refused, "{account:#?}");
 }
 
+/// A thread that a vCPU begot a moment ago has not been moved yet, as one of many to come; a vCPU that is
+/// not on its CPU, such as one that was plugged in, disturbs the guest.
+#[test]
+fn status_fails_for_a_vcpu_that_is_elsewhere_and_not_for_another_thread() {
+    let plug = |world: &World| world.sim.plug_vcpu(100);
+    let beget = |world: &World| {
+        let (_, vcpu) = world.sim.vm(100).vcpus[0];
+        world.sim.spawn_thread(vcpu, "worker")
+    };
+    let conf = CONF.replace("cores: 2", "cores: 3\nvcpus: 2");
+    for (is_vcpu, add) in [(true, &plug as &dyn Fn(&World) -> i32), (false, &beget)] {
+        let world = World::lab().vm(100, &conf, "cpus = \"2-4\"\n");
+        world.start(100);
+        let tid = add(&world);
+        let seen = status(&world.host, None).unwrap();
+        let mut threads = seen.claims[0].threads.iter();
+        let thread = threads.find(|thread| thread.tid == tid).unwrap();
+        assert_eq!((thread.vcpu.is_some(), thread.ok), (is_vcpu, false));
+        assert_eq!(seen.ok, !is_vcpu, "{seen:#?}");
+        assert!(seen.drift.is_empty() && seen.pending > 0, "{seen:#?}");
+        done(world.reconcile());
+        let seen = status(&world.host, None).unwrap();
+        assert!(seen.ok && seen.pending == 0, "{seen:#?}");
+    }
+}
+
 /// An edited table that is not in force yet is told by those who are asked.
 #[test]
 fn an_edited_table_is_told_until_it_is_in_force() {
