@@ -6,6 +6,8 @@
 //! interrupt or a kernel thread that is on all CPUs but the taken ones was on all of them, and so
 //! was a container without `cores:`.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 
 use super::journal::{Journal, Lost, busy};
@@ -70,7 +72,15 @@ fn hold_traces(
     journal: &mut Journal<'_>,
     marks: Marks,
 ) -> anyhow::Result<Option<String>> {
-    let mut traces = traces(host, known(journal.state()), marks)?;
+    let state = journal.state();
+    let known = Known {
+        cpus: known(state),
+        vms: match journal.lost() {
+            Lost::Nothing => state.claims.keys().copied().collect(),
+            Lost::Log | Lost::Records(_) => BTreeSet::new(),
+        },
+    };
+    let mut traces = traces(host, known, marks)?;
     traces.retain(|(target, held)| {
         !journal.state().held.contains_key(target) && held.ours != held.baseline
     });
@@ -136,10 +146,20 @@ fn known(state: &State) -> CpuSet {
     owned.chain(lacking.iter().flat_map(CpuSet::iter)).collect()
 }
 
-fn traces(host: &Host, known: CpuSet, marks: Marks) -> anyhow::Result<Vec<(Target, Held)>> {
+/// What a log tells.
+struct Known {
+    /// CPUs that are kept from the host.
+    cpus: CpuSet,
+    /// VMs of which it tells everything. What else their threads have is the kernel's doing: a partition
+    /// takes its CPUs from the threads beside it, so that they look pinned.
+    vms: BTreeSet<Vmid>,
+}
+
+fn traces(host: &Host, known: Known, marks: Marks) -> anyhow::Result<Vec<(Target, Held)>> {
     let vmids = scopes(host);
     let mut found = Traces {
         host,
+        known: known.vms,
         held: Vec::new(),
         owned: CpuSet::new(),
         is_delegated: false,
@@ -161,7 +181,7 @@ fn traces(host: &Host, known: CpuSet, marks: Marks) -> anyhow::Result<Vec<(Targe
             found.switch(SLICE);
         }
     }
-    found.owned.extend(known.iter());
+    found.owned.extend(known.cpus.iter());
     if !found.owned.is_empty() {
         found.containers()?;
     }
@@ -192,6 +212,7 @@ fn avoided_by_births(host: &Host) -> anyhow::Result<CpuSet> {
 
 struct Traces<'h> {
     host: &'h Host,
+    known: BTreeSet<Vmid>,
     held: Vec<(Target, Held)>,
     owned: CpuSet,
     /// Whether a scope stays delegated, because its VM is hooked.
@@ -274,6 +295,9 @@ impl Traces<'_> {
     }
 
     fn threads(&mut self, vmid: Vmid, scope: &str, ours: &[String]) -> anyhow::Result<()> {
+        if self.known.contains(&vmid) {
+            return Ok(());
+        }
         let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
             return Ok(());
         };

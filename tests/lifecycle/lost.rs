@@ -189,6 +189,17 @@ fn a_partition_that_nobody_remembers_is_seen_and_given_back() {
 }
 
 #[test]
+fn nothing_is_inferred_of_a_vm_that_the_log_knows() {
+    let world = World::with_vm();
+    world.start(100);
+    // As a partition beside it leaves a thread that nobody pins.
+    let main = world.sim.vm(100).pid;
+    world.sim.state().tasks.get_mut(main).unwrap().mask = cpus("0-1,4-7");
+    let told = pin_hook::lifecycle::recover::recover(&world.host).unwrap();
+    assert!(told.is_empty(), "{told:?}");
+}
+
+#[test]
 fn the_start_of_another_vm_does_not_hide_what_nobody_remembers() {
     let world = World::with_two_vms();
     let before = world.capture();
