@@ -251,13 +251,13 @@ pub fn check(
     topology: &Topology,
     around: &Surroundings,
 ) -> Result<Vec<String>, Refusal> {
-    let claimed = claimed(share, claims);
-    let left = left(&claimed, topology, around);
+    let taken = Taken::of(share, claims, topology, around);
     check_partitions(share, around)?;
     if share.is_exclusive() {
-        check_reserve(topology, around.reserve.as_ref(), &left).map_err(Refusal::TooLittleLeft)?;
+        let reserve = around.reserve.as_ref();
+        check_reserve(topology, reserve, &taken.left).map_err(Refusal::TooLittleLeft)?;
     }
-    check_bystanders(share, claims, topology, around)
+    check_bystanders(share, claims, topology, around, &taken)
 }
 
 /// Checks the same without what the host needs for itself.
@@ -269,26 +269,33 @@ pub fn check_others(
     topology: &Topology,
     around: &Surroundings,
 ) -> Result<Vec<String>, Refusal> {
+    let claims = Claims::new();
+    let taken = Taken::of(share, &claims, topology, around);
     check_partitions(share, around)?;
-    check_bystanders(share, &Claims::new(), topology, around)
+    check_bystanders(share, &claims, topology, around, &taken)
 }
 
-/// Returns the CPUs that are kept off everybody once the VM owns its own.
-fn claimed(share: &Share, claims: &Claims) -> CpuSet {
-    let others = match share.vmid {
-        Some(vmid) => owned_by_others(claims, vmid),
-        None => CpuSet::new(),
-    };
-    match share.is_exclusive() {
-        true => others.union(&share.cpus),
-        false => others,
+/// What becomes of the CPUs once the VM owns its own.
+struct Taken {
+    /// Kept off everybody.
+    claimed: CpuSet,
+    /// Left to the host.
+    left: CpuSet,
+}
+
+impl Taken {
+    fn of(share: &Share, claims: &Claims, topology: &Topology, around: &Surroundings) -> Self {
+        let others = share.vmid.map(|vmid| owned_by_others(claims, vmid));
+        let others = others.unwrap_or_default();
+        let claimed = match share.is_exclusive() {
+            true => others.union(&share.cpus),
+            false => others,
+        };
+        let partitions = around.partitions.iter();
+        let foreign: CpuSet = partitions.flat_map(|foreign| foreign.cpus.iter()).collect();
+        let left = housekeeping(topology, &claimed, &foreign);
+        Taken { claimed, left }
     }
-}
-
-fn left(claimed: &CpuSet, topology: &Topology, around: &Surroundings) -> CpuSet {
-    let partitions = around.partitions.iter();
-    let foreign: CpuSet = partitions.flat_map(|foreign| foreign.cpus.iter()).collect();
-    housekeeping(topology, claimed, &foreign)
 }
 
 /// A list of what may become a partition keeps nobody from being pinned there.
@@ -309,9 +316,9 @@ fn check_bystanders(
     claims: &Claims,
     topology: &Topology,
     around: &Surroundings,
+    taken: &Taken,
 ) -> Result<Vec<String>, Refusal> {
-    let claimed = claimed(share, claims);
-    let left = left(&claimed, topology, around);
+    let Taken { claimed, left } = taken;
     let mut warnings = Vec::new();
     if share.is_exclusive() {
         let others = claims.values().filter(|claim| claim.owns());
@@ -321,15 +328,15 @@ fn check_bystanders(
         let pinned: Vec<Bystander> = share.pinned_threads().chain(pinned).collect();
         let is_concerned = |one: &&Bystander| {
             let is_all = one.has_list() && topology.online().is_subset(&one.cpus);
-            !share.is_own(one) && !is_all && !one.cpus.is_disjoint(&claimed)
+            !share.is_own(one) && !is_all && !one.cpus.is_disjoint(claimed)
         };
         for one in around.bystanders.iter().chain(&pinned).filter(is_concerned) {
-            warnings.push(check_bystander(share, one, &claimed, &left)?);
+            warnings.push(check_bystander(share, one, claimed, left)?);
         }
     }
     for one in &around.bystanders {
         if one.has_list() && share.is_below(one) {
-            warnings.extend(check_above(share, one, &claimed)?);
+            warnings.extend(check_above(share, one, claimed)?);
         }
     }
     Ok(warnings)
