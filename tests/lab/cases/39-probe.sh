@@ -25,18 +25,6 @@ end_probe() {
     probe=
 }
 
-# in_time TEXT SECONDS COMMAND...: the command succeeds within that time, which is printed. Only a phase has a promise,
-# of 10 s; qm has two or three of them and a QEMU to start or to end.
-in_time() {
-    local text=$1 limit=$2 begin=$EPOCHREALTIME status=0 ms
-    shift 2
-    "$@" > "$work/in-time" 2>&1 || status=$?
-    ms=$(((${EPOCHREALTIME/./} - ${begin/./}) / 1000))
-    echo "#   $text: $ms ms"
-    said "$work/in-time"
-    equal "$text: succeeds" 0 $status
-    check "$text: in time" test $ms -lt $((limit * 1000))
-}
 kind() { cat "$(scope 100)/vcpu/cpuset.cpus.partition"; }
 
 # The disk is slow from now on.

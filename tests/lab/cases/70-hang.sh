@@ -11,18 +11,6 @@ case_cleanup() {
     [ -z "${locker:-}" ] || kill "$locker" 2> /dev/null
 }
 
-# in_time TEXT SECONDS COMMAND...: the command succeeds within that time, which is printed.
-in_time() {
-    local text=$1 limit=$2 begin=$EPOCHREALTIME status=0 ms
-    shift 2
-    "$@" > "$work/in-time" 2>&1 || status=$?
-    ms=$(((${EPOCHREALTIME/./} - ${begin/./}) / 1000))
-    echo "#   $text: $ms ms"
-    equal "$text: succeeds" 0 $status
-    check "$text: in time" test $ms -lt $((limit * 1000))
-    said "$work/in-time"
-}
-
 let_go() {
     released 100
     comes_to 'the VM is let go' 'none: 0-7 0-7 0-7 0-7' 100

@@ -37,6 +37,19 @@ indent() {
 # said FILE: what a command printed, for the reader.
 said() { sed 's/^/#   | /' "$1"; }
 
+# in_time TEXT SECONDS COMMAND...: the command succeeds within that time, which is printed; what it says is in
+# $work/in-time. Only a phase has a promise, of 10 s; qm has two or three of them and a QEMU to start or to end.
+in_time() {
+    local text=$1 limit=$2 begin=$EPOCHREALTIME status=0 ms
+    shift 2
+    "$@" > "$work/in-time" 2>&1 || status=$?
+    ms=$(((${EPOCHREALTIME/./} - ${begin/./}) / 1000))
+    echo "#   $text: $ms ms"
+    said "$work/in-time"
+    equal "$text: succeeds" 0 $status
+    check "$text: in time" test $ms -lt $((limit * 1000))
+}
+
 # has FILE TEXT: fixed string in a file.
 has() { grep -qF -- "$2" "$1" || { cat "$1"; return 1; }; }
 lacks() { ! grep -F -- "$2" "$1"; }
