@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::drivers::modules_dir;
 use super::files::Files;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::BoostBy;
@@ -39,7 +40,8 @@ pub fn boost_by(files: &dyn Files) -> BoostBy {
     }
 }
 
-/// Returns the words that a policy accepts for a knob, where the driver lists them.
+/// Returns the words that a policy accepts for a knob, where the driver lists them: governors that the
+/// kernel loads as their name is written (`cpufreq_parse_governor`) as well.
 pub fn available(files: &dyn Files, knob: Knob, policy: u32) -> Option<Vec<String>> {
     let name = match knob {
         Knob::Governor => "scaling_available_governors",
@@ -47,5 +49,63 @@ pub fn available(files: &dyn Files, knob: Knob, policy: u32) -> Option<Vec<Strin
         _ => return None,
     };
     let text = files.read(&format!("{DIR}/policy{policy}/{name}")).ok()?;
-    Some(text.split_whitespace().map(str::to_owned).collect())
+    let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    if knob == Knob::Governor && !has_own_governors(files, policy) {
+        words.extend(loadable_governors(files));
+        words.sort_unstable();
+        words.dedup();
+    }
+    Some(words)
+}
+
+/// Tells whether the driver of a policy takes no governor but its own two (`cpufreq_driver.setpolicy`).
+fn has_own_governors(files: &dyn Files, policy: u32) -> bool {
+    let driver = files.read(&format!("{DIR}/policy{policy}/scaling_driver"));
+    let driver = driver.unwrap_or_default();
+    ["intel_pstate", "amd-pstate-epp", "longrun"].contains(&driver.trim())
+}
+
+fn loadable_governors(files: &dyn Files) -> Vec<String> {
+    let list = modules_dir(files).and_then(|dir| files.read(&format!("{dir}/modules.dep")));
+    let list = list.unwrap_or_default();
+    let names = list.lines().filter_map(|line| {
+        let (path, _) = line.split_once(':')?;
+        let (_, file) = path.rsplit_once('/')?;
+        let (name, _) = file.strip_prefix("cpufreq_")?.split_once(".ko")?;
+        Some(name.to_owned())
+    });
+    names.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::files::RootFiles;
+    use crate::host::record::make_dirs;
+
+    #[test]
+    fn governors_that_the_kernel_would_load_are_available() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = RootFiles::new(dir.path());
+        let put = |path: &str, text: &str| {
+            let (above, _) = path.rsplit_once('/').unwrap();
+            make_dirs(&files, above, 0o755).unwrap();
+            files.replace(path, text, 0o644).unwrap();
+        };
+        put("/proc/sys/kernel/osrelease", "6.12.1\n");
+        let list = "kernel/drivers/cpufreq/cpufreq_ondemand.ko.xz: kernel/x.ko\n\
+                    kernel/drivers/cpufreq/acpi-cpufreq.ko.xz:\n";
+        put("/lib/modules/6.12.1/modules.dep", list);
+        let policy = format!("{DIR}/policy0");
+        let listed = "performance schedutil \n";
+        put(&format!("{policy}/scaling_available_governors"), listed);
+        for (driver, expected) in [
+            ("acpi-cpufreq\n", "ondemand performance schedutil"),
+            ("intel_pstate\n", "performance schedutil"),
+        ] {
+            put(&format!("{policy}/scaling_driver"), driver);
+            let words = available(&files, Knob::Governor, 0).unwrap();
+            assert_eq!(words.join(" "), expected);
+        }
+    }
 }

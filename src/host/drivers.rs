@@ -53,9 +53,14 @@ struct Modules {
     built_in: BTreeSet<String>,
 }
 
-fn of_function(files: &dyn Files, modalias: &str) -> io::Result<Modules> {
+/// Returns where the modules of the running kernel are.
+pub(super) fn modules_dir(files: &dyn Files) -> io::Result<String> {
     let release = files.read(RELEASE)?;
-    let dir = format!("/lib/modules/{}", release.trim());
+    Ok(format!("/lib/modules/{}", release.trim()))
+}
+
+fn of_function(files: &dyn Files, modalias: &str) -> io::Result<Modules> {
+    let dir = modules_dir(files)?;
     let aliases = files.read(&format!("{dir}/modules.alias"))?;
     let aliases = aliases.lines().filter_map(|line| {
         let (pattern, module) = line.strip_prefix("alias ")?.rsplit_once(' ')?;
