@@ -43,7 +43,7 @@ fn a_table_is_held_against_itself_and_the_host() {
         ),
         (
             "cpus = \"6-8\"\n",
-            "pin-hook: warning: smt siblings 18-20 of cpus 6-8 do not",
+            "pin-hook: warning: cpus 18-20 are not the vm's, and on the same cores",
             0,
         ),
         (

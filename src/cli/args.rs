@@ -239,8 +239,9 @@ pub fn grammar() -> clap::Command {
 /// They are wrong, or the help is asked for.
 pub fn parse(arguments: Vec<OsString>) -> Result<Args, clap::Error> {
     let mut grammar = grammar();
-    let matches = grammar.try_get_matches_from_mut(in_order_of_commands(arguments));
-    let matches = matches.map_err(|error| with_tip(error, &grammar))?;
+    let arguments = in_order_of_commands(arguments, &grammar);
+    let matches = grammar.try_get_matches_from_mut(&arguments);
+    let matches = matches.map_err(|error| with_tip(error, &arguments, &grammar))?;
     Args::from_arg_matches(&matches).map_err(|error| error.format(&mut grammar))
 }
 
@@ -287,7 +288,11 @@ const OTHERWISE: [(&str, &str); 10] = [
 
 /// Gives an unknown command the tip that fits: a command that is spelled nearly like it, or what people
 /// mean by it. The library's own measure of likeness takes `measure` for `release`.
-fn with_tip(mut error: clap::Error, grammar: &clap::Command) -> clap::Error {
+fn with_tip(
+    mut error: clap::Error,
+    arguments: &[OsString],
+    grammar: &clap::Command,
+) -> clap::Error {
     if error.kind() != ErrorKind::InvalidSubcommand {
         return error;
     }
@@ -295,14 +300,16 @@ fn with_tip(mut error: clap::Error, grammar: &clap::Command) -> clap::Error {
         return error;
     };
     let typed = typed.clone();
-    let commands = grammar.get_subcommands().filter(|one| !one.is_hide_set());
-    let phases = ["pre-start", "post-start", "pre-stop", "post-stop"];
-    let names = commands.map(clap::Command::get_name).chain(phases);
+    let names = commands(grammar).chain(PHASES);
     let meant = OTHERWISE.iter().find(|(word, _)| *word == typed);
-    let tip = match (meant, nearest(&typed, names)) {
-        (Some((_, tip)), _) => (*tip).to_owned(),
-        (None, Some(name)) => format!("a similar command exists: '{name}'"),
-        (None, None) => "pin-hook --help shows the commands".to_owned(),
+    let swapped = arguments.get(2).and_then(|word| word.to_str());
+    let tip = match (meant, nearest(&typed, names), swapped) {
+        (Some((_, tip)), _, _) => (*tip).to_owned(),
+        (None, Some(name), _) => format!("a similar command exists: '{name}'"),
+        (None, None, Some(command)) if typed.parse::<Vmid>().is_ok() => {
+            format!("the command comes first: pin-hook {command} {typed}")
+        }
+        (None, None, _) => "pin-hook --help shows the commands".to_owned(),
     };
     error.remove(ContextKind::SuggestedSubcommand);
     error.insert(
@@ -312,6 +319,20 @@ fn with_tip(mut error: clap::Error, grammar: &clap::Command) -> clap::Error {
     error
 }
 
+const PHASES: [&str; 4] = ["pre-start", "post-start", "pre-stop", "post-stop"];
+
+/// Returns the phase that is spelled nearly like `text`.
+pub fn phase_like(text: &str) -> Option<&'static str> {
+    nearest(text, PHASES.into_iter())
+}
+
+/// Returns the names of the commands that people type.
+fn commands(grammar: &clap::Command) -> impl Iterator<Item = &str> {
+    let commands = grammar.get_subcommands();
+    let commands = commands.filter(|one| !one.is_hide_set());
+    commands.map(clap::Command::get_name)
+}
+
 fn parse_phase(text: &str) -> Result<Phase, String> {
     text.parse().map_err(|()| format!("\"{text}\" is no phase"))
 }
@@ -319,8 +340,8 @@ fn parse_phase(text: &str) -> Result<Phase, String> {
 /// Brings the arguments into the order of commands: `100 pre-start` (PVE's order) and
 /// `pre-start 100` both become `phase pre-start 100`.
 ///
-/// In PVE's order a word that is no phase comes from a newer PVE and is no error.
-fn in_order_of_commands(arguments: Vec<OsString>) -> Vec<OsString> {
+/// In PVE's order a word that is no phase comes from a newer PVE and is no error, unless it is a command.
+fn in_order_of_commands(arguments: Vec<OsString>, grammar: &clap::Command) -> Vec<OsString> {
     let [program, first, second] = arguments.as_slice() else {
         return arguments;
     };
@@ -328,7 +349,8 @@ fn in_order_of_commands(arguments: Vec<OsString>) -> Vec<OsString> {
         return arguments;
     };
     let is_phase = |text: &str| text.parse::<Phase>().is_ok();
-    let words = if one.parse::<Vmid>().is_ok() && !two.starts_with('-') {
+    let is_command = commands(grammar).any(|name| name == two);
+    let words = if one.parse::<Vmid>().is_ok() && !two.starts_with('-') && !is_command {
         let command = if is_phase(two) {
             "phase"
         } else {
@@ -387,6 +409,14 @@ mod tests {
             matches!(unknown, Command::UnknownPhase { .. }),
             "{unknown:?}"
         );
+    }
+
+    #[test]
+    fn a_command_behind_its_vm_is_an_error_with_the_right_order() {
+        let words = ["pin-hook", "100", "enable"].map(OsString::from).to_vec();
+        let error = parse(words).unwrap_err().to_string();
+        assert!(error.contains("pin-hook enable 100"), "{error}");
+        assert_eq!(phase_like("prestart"), Some("pre-start"));
     }
 
     #[test]

@@ -79,13 +79,27 @@ fn vms(vms: &[Entry]) -> String {
             cpus(vm),
             if vm.onboot { "yes" } else { "no" }.to_owned(),
             hook,
-            or_dash(vm.state.as_ref()),
+            state(vm),
         ]);
     }
     columns.lines()
 }
 
+fn state(vm: &Entry) -> String {
+    match &vm.state {
+        Some(state) => state.clone(),
+        None if vm.running => "runs, owns no cpus".to_owned(),
+        None => "-".to_owned(),
+    }
+}
+
+/// What a VM owns comes before what its table says now.
 fn cpus(vm: &Entry) -> String {
+    match (&vm.cpus, &vm.owned) {
+        (Some(cpus), Some(owned)) if cpus != owned => return format!("{owned} (table: {cpus})"),
+        (None, Some(owned)) => return owned.to_string(),
+        _ => {}
+    }
     match &vm.cpus {
         Some(cpus) if vm.auto => format!("{cpus} (auto)"),
         None if vm.auto => "auto".to_owned(),

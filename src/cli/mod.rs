@@ -175,8 +175,11 @@ impl Desk<'_> {
             Ok(known) => self.in_phase(vmid).phase(known, vmid),
             Err(()) => {
                 let mut account = Account::default();
+                let like = args::phase_like(phase);
+                let like = like.map(|name| format!(" (did you mean {name}?)"));
                 account.info(format!(
-                    "vm {vmid}: the phase \"{phase}\" is not known, nothing to do"
+                    "vm {vmid}: the phase \"{phase}\" is not known, nothing to do{}",
+                    like.unwrap_or_default()
                 ));
                 account
             }

@@ -21,7 +21,7 @@ pub fn show(run: &Run<'_>, vmid: Vmid, as_json: bool, output: &Output) -> anyhow
     }
     Ok(match plan.outcome {
         Outcome::Ready | Outcome::Nothing => Exit::Done,
-        Outcome::Refused | Outcome::Fails | Outcome::Harms => Exit::Refused,
+        Outcome::Absent | Outcome::Refused | Outcome::Fails | Outcome::Harms => Exit::Refused,
         Outcome::Invalid => Exit::Usage,
     })
 }

@@ -45,6 +45,12 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     if !status.claims.is_empty() {
         output.print(&host_text(status));
     }
+    for vmid in &status.unowned {
+        let text = format!(
+            "vm {vmid} runs without the cpus of its table: pin-hook apply {vmid} gives it them"
+        );
+        output.say(Level::Info, &text);
+    }
     for debt in &status.debts {
         output.say(Level::Info, &debt_text(debt));
     }

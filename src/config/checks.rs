@@ -80,7 +80,8 @@ fn check_owned(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     }
     let both = cpus.intersection(&table.isolate.also);
     if !both.is_empty() {
-        let message = format!("isolate.also has cpus {both}, which are in cpus already");
+        let (both, are) = (both.in_words(), both.is_or_are());
+        let message = format!("isolate.also has {both}, which {are} in cpus already");
         let help = "isolate.also is for cpus without a vcpu; leave them in one of the two";
         return Err(at.problem(&["isolate", "also"], None, message, help));
     }

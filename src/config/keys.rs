@@ -54,18 +54,31 @@ impl Key {
         self.path.starts_with(section) && self.shape != Shape::Nodes
     }
 
+    /// Names what the key takes: the words themselves where there are only some.
+    pub(super) fn expected(&self) -> String {
+        match self.shape {
+            Shape::Word(words) => one_of(words),
+            _ => self.takes.to_owned(),
+        }
+    }
+
     /// Tells what would be right, in one line.
     pub(super) fn help(&self) -> String {
-        let Self {
-            path,
-            takes,
-            example,
-            ..
-        } = self;
-        format!(
-            "{path} takes {takes}, for example {} = {example}",
-            self.name()
-        )
+        let Self { path, example, .. } = self;
+        let (takes, name) = (self.expected(), self.name());
+        match self.shape {
+            Shape::Word(_) => format!("{path} takes {takes}"),
+            _ => format!("{path} takes {takes}, for example {name} = {example}"),
+        }
+    }
+}
+
+/// Names words to choose from.
+pub(super) fn one_of(words: &[&str]) -> String {
+    let list: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
+    match list.as_slice() {
+        [only] => only.clone(),
+        list => format!("one of {}", list.join(", ")),
     }
 }
 
@@ -143,7 +156,7 @@ pub const KEYS: &[Key] = &[
         "How long KVM waits for work of a vCPU without sleeping; one value for all VMs."),
     key("host.sysctl", Shape::TextsOrNumbers, "a value for each quoted sysctl name", "{ \"vm.stat_interval\" = 120 }",
         "Settings of the whole host while the VM runs."),
-    key("memory.nodes", Shape::Text, "a list of numa nodes or \"auto\"", "\"auto\"",
+    key("memory.nodes", Shape::Text, "numa nodes in quotes, or \"auto\"", "\"auto\"",
         "NUMA nodes that the guest's memory comes from, from its next start on."),
     key("memory.hugepages.compact", Shape::Switch, "true or false", "true",
         "Whether memory is compacted before the start when hugepages are short."),

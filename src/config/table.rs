@@ -83,6 +83,7 @@ fn table_of(text: &str, node: &str, defaults: &Defaults) -> Result<Table, Proble
         return Err(no_cpus(node));
     }
     let mut table: Table = values_of(&base, KEYS)?;
+    table.nodes = nodes.into_iter().map(|(name, _)| name).collect();
     if tree::find(&base, &["isolate", "backend"]).is_none() {
         table.isolate.backend = defaults.backend;
     }

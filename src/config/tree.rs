@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::error::Problem;
-use super::keys::{Key, Shape};
+use super::keys::{Key, Shape, one_of};
 use super::nearest::nearest;
 use crate::domain::cpuset::CpuSet;
 
@@ -19,7 +19,7 @@ pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Prob
             "duplicate key" => "a key or a section may be written once".to_owned(),
             _ => syntax_help(text, span.start, keys),
         };
-        let message = misquoted(text, span.start).unwrap_or(message);
+        let message = miswritten(text, span.start).unwrap_or(message);
         Problem {
             span,
             message,
@@ -29,9 +29,10 @@ pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Prob
     Ok(tree.into_inner())
 }
 
-/// Tells how the value in the line at `at` is to be quoted: a cpulist without quotes is a broken date or a
-/// number with something behind it for TOML, and the quotes of word processors are letters.
-fn misquoted(text: &str, at: usize) -> Option<String> {
+/// Tells how the value in the line at `at` is to be written: a cpulist without quotes is a broken date or a
+/// number with something behind it for TOML, the quotes of word processors are letters, and its booleans
+/// have one spelling.
+fn miswritten(text: &str, at: usize) -> Option<String> {
     let before = text.get(..at)?;
     let line = &text[before.rfind('\n').map_or(0, |newline| newline + 1)..];
     let value = line.lines().next()?.split_once('=')?.1;
@@ -41,10 +42,15 @@ fn misquoted(text: &str, at: usize) -> Option<String> {
         let fact = format!("the quotes of {value} are not straight: write \"{bare}\"");
         return Some(fact);
     }
+    match bare.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "true" => return Some(format!("{bare} is no boolean: write true")),
+        "no" | "off" | "false" => return Some(format!("{bare} is no boolean: write false")),
+        _ => {}
+    }
     let letter = |b: u8| b.is_ascii_digit() || b == b'-' || b == b',';
     let is_list = bare.bytes().all(letter) && bare.contains(['-', ',']);
     let is_list = is_list && bare.parse::<CpuSet>().is_ok();
-    is_list.then(|| format!("{bare} is a text, and texts are written in quotes: \"{bare}\""))
+    is_list.then(|| format!("{bare} must be in quotes: \"{bare}\""))
 }
 
 /// Tells what the key in the line at `at` takes; most errors of syntax are missing quotes.
@@ -237,14 +243,6 @@ fn fits<T, E>(number: &DeInteger<'_>, read: fn(&str, u32) -> Result<T, E>) -> bo
     read(number.as_str(), number.radix()).is_ok()
 }
 
-fn one_of(words: &[&str]) -> String {
-    let list: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
-    match list.as_slice() {
-        [only] => only.clone(),
-        list => format!("one of {}", list.join(", ")),
-    }
-}
-
 impl Shape {
     /// Checks that `value` at `path`, which is `key` or a part of it, has this shape.
     fn check(self, key: &Key, path: &str, value: &Spanned<DeValue<'_>>) -> Result<(), Problem> {
@@ -291,7 +289,9 @@ impl Shape {
             | (Self::Text | Self::TextOrNumber, DeValue::String(_))
             | (Self::Switch | Self::AutoSwitch, DeValue::Boolean(_))
             | (Self::Number | Self::TextOrNumber, DeValue::Integer(_)) => return Ok(()),
-            _ if path == key.path => format!("{path} is {}, expected {}", kind(value), key.takes),
+            _ if path == key.path => {
+                format!("{path} is {}, expected {}", kind(value), key.expected())
+            }
             _ => format!("{path} is {}, expected {}", kind(value), self.part()),
         };
         let help = help.map(|meant| format!("did you mean \"{meant}\"?"));

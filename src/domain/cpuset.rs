@@ -35,6 +35,9 @@ pub struct CpuSet(BTreeSet<CpuId>);
 /// Text that is no cpulist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseCpuListError {
+    /// There is nothing before, between or behind the commas.
+    #[error("there is a comma too many")]
+    Comma,
     /// A part is neither a number nor a range.
     #[error("\"{0}\" is not a cpu number or a range of them (such as \"0-3,8\")")]
     Part(String),
@@ -190,6 +193,9 @@ impl FromStr for CpuSet {
         }
         for part in text.split(',') {
             let part = part.trim();
+            if part.is_empty() {
+                return Err(ParseCpuListError::Comma);
+            }
             let (first, last) = match part.split_once('-') {
                 Some((first, last)) => (parse_cpu(first, part)?, parse_cpu(last, part)?),
                 None => (parse_cpu(part, part)?, parse_cpu(part, part)?),

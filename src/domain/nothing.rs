@@ -22,6 +22,16 @@ pub enum Nothing {
     /// Nothing says which CPUs.
     #[error("vm {0} has no table in /etc/pin-hook or /etc/pve/pin-hook")]
     NoTable(Vmid),
+    /// A file was meant to say it.
+    #[error("vm {vmid} has no table: {found} is not read")]
+    Misnamed {
+        /// Which VM.
+        vmid: Vmid,
+        /// Where the file is.
+        found: String,
+        /// Where it should be.
+        expected: String,
+    },
     /// It is never started but for a backup.
     #[error("vm {0} is a template, which runs for backups only")]
     Template(Vmid),
@@ -37,6 +47,11 @@ impl Nothing {
             Nothing::Elsewhere { node, .. } => format!("run it on {node}"),
             Nothing::NoVm(_) => "qm list shows the vms of this node".to_owned(),
             Nothing::NoTable(vmid) => format!("pin-hook init {vmid} --write writes one"),
+            Nothing::Misnamed {
+                found, expected, ..
+            } => {
+                format!("mv {found} {expected}")
+            }
             Nothing::Template(_) => "make a table for each vm that is cloned from it".to_owned(),
         }
     }

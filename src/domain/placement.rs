@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::cpuset::{CpuId, CpuSet};
 use super::table::{Cpus, Pin, Smt, Table};
 use super::topology::{SmtControl, Topology};
+use super::words::count;
 
 pub use choose::{Choice, NoRoom, Packing, Search, Speeds, choose};
 pub use home::{Home, homes};
@@ -126,10 +127,10 @@ pub enum PlacementError {
         smt: SmtControl,
     },
     /// CPUs that are to have a vCPU and none at once.
-    #[error("isolate.also has cpus {0}, which are in cpus already")]
+    #[error("isolate.also has {}, which {} in cpus already", .0.in_words(), .0.is_or_are())]
     AlsoOverlaps(CpuSet),
     /// CPUs of an explicit list that the VM does not own.
-    #[error("pin.vcpus names cpus {cpus}, which are not in cpus = \"{owned}\"")]
+    #[error("pin.vcpus names {}, which {} not in cpus = \"{owned}\"", cpus.in_words(), cpus.is_or_are())]
     Outside {
         /// The CPUs.
         cpus: CpuSet,
@@ -140,10 +141,12 @@ pub enum PlacementError {
     #[error("pin.vcpus names cpu {0} twice")]
     Twice(CpuId),
     /// More vCPUs than CPUs.
-    #[error("the vm has {n_vcpus} vcpus, the table has {n_cpus} cpus for them")]
+    #[error("the vm has {}, {list} has {} for them", count(*n_vcpus, "vcpu"), count(*n_cpus, "cpu"))]
     TooFew {
         /// vCPUs that the VM starts with.
         n_vcpus: usize,
+        /// What names the CPUs of vCPUs: the table, or its key for that.
+        list: &'static str,
         /// CPUs in `vcpus`, else in `cpus`.
         n_cpus: usize,
     },
@@ -151,7 +154,7 @@ pub enum PlacementError {
     #[error("pin.vcpus names cpus {0} of one core, which is for one vcpu (smt = \"idle-sibling\")")]
     SharedCore(CpuSet),
     /// More vCPUs than cores, where each is to have one.
-    #[error("the vm has {n_vcpus} vcpus, the table has {n_cores} cores for them")]
+    #[error("the vm has {}, the table has {} for them", count(*n_vcpus, "vcpu"), count(*n_cores, "core"))]
     TooFewCores {
         /// vCPUs that the VM starts with.
         n_vcpus: usize,
@@ -174,8 +177,8 @@ impl PlacementError {
             }
             Self::Outside { .. } => "add them to cpus, or take them out of pin.vcpus".to_owned(),
             Self::Twice(_) => "give each vcpu a cpu of its own".to_owned(),
-            Self::TooFew { n_vcpus, .. } => {
-                format!("name {n_vcpus} cpus in the table, or give the vm fewer vcpus")
+            Self::TooFew { n_vcpus, list, .. } => {
+                format!("name {n_vcpus} cpus in {list}, or give the vm fewer vcpus")
             }
             Self::SharedCore(_) => "name one cpu of each core, or leave smt out".to_owned(),
             Self::TooFewCores { n_vcpus, .. } => format!(
@@ -264,8 +267,23 @@ fn check_counts(request: &Request, cpus: &CpuSet) -> Result<usize, PlacementErro
             let n_cores = n_cpus;
             Err(PlacementError::TooFewCores { n_vcpus, n_cores })
         }
-        n_vcpus if n_vcpus > n_cpus => Err(PlacementError::TooFew { n_vcpus, n_cpus }),
+        n_vcpus if n_vcpus > n_cpus => {
+            let list = what_names_vcpus(request.vcpus.is_some());
+            Err(PlacementError::TooFew {
+                n_vcpus,
+                list,
+                n_cpus,
+            })
+        }
         _ => Ok(n_cpus),
+    }
+}
+
+/// Returns the name of what says which CPUs are for vCPUs.
+pub fn what_names_vcpus(is_listed: bool) -> &'static str {
+    match is_listed {
+        true => "pin.vcpus",
+        false => "the table",
     }
 }
 

@@ -6,6 +6,9 @@ use std::str::FromStr;
 /// Name of pin-hook's own snippet.
 pub const SNIPPET: &str = "pin-hook";
 
+/// What a storage of type dir may hold besides, in PVE's words (`PVE::Storage::DirPlugin`).
+const CONTENT: [&str; 6] = ["images", "rootdir", "vztmpl", "iso", "backup", "import"];
+
 /// Storage that is a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {
@@ -30,14 +33,12 @@ pub struct Storage {
 impl Storage {
     /// Returns the storage that every node has, as PVE assumes it without an entry.
     pub fn local() -> Self {
-        let content = [
-            "images", "rootdir", "vztmpl", "iso", "backup", "snippets", "import",
-        ];
+        let content = CONTENT.into_iter().chain(["snippets"]);
         Storage {
             id: "local".to_owned(),
             path: "/var/lib/vz".to_owned(),
             snippets: "/var/lib/vz/snippets".to_owned(),
-            content: content.map(str::to_owned).to_vec(),
+            content: content.map(str::to_owned).collect(),
             is_shared: false,
             mount_point: None,
             is_disabled: false,
@@ -69,10 +70,29 @@ impl Storage {
         format!("{}/{SNIPPET}", self.snippets)
     }
 
-    /// Returns the command that lets it hold snippets besides what it may hold already.
+    /// Returns the command that lets it hold snippets besides what it may hold already. PVE would refuse
+    /// a word that it does not know, such as one that somebody wrote into `storage.cfg`.
     pub fn remedy(&self) -> String {
-        let content = self.content.join(",");
-        format!("pvesm set {} --content {content},snippets", self.id)
+        let known = |word: &&String| CONTENT.contains(&word.as_str());
+        let kept = self.content.iter().filter(known).map(String::as_str);
+        let content: Vec<&str> = kept.chain(["snippets"]).collect();
+        format!("pvesm set {} --content {}", self.id, content.join(","))
+    }
+
+    /// Returns the command that lets `node` use it, which does not now.
+    fn remedy_on(&self, node: &str) -> String {
+        let id = &self.id;
+        match &self.nodes {
+            _ if self.is_disabled => {
+                format!("storage {id} is disabled: pvesm set {id} --disable 0")
+            }
+            Some(nodes) => {
+                let nodes = nodes.join(",");
+                let command = format!("pvesm set {id} --nodes {nodes},{node}");
+                format!("storage {id} is not for node {node}: {command}")
+            }
+            None => format!("pvesm set {id} --delete nodes"),
+        }
     }
 }
 
@@ -138,6 +158,13 @@ pub fn suggest<'s>(storages: &'s [Storage], node: &str) -> Option<&'s Storage> {
     usable.min_by_key(|storage| (storage.is_shared, storage.id != "local"))
 }
 
+/// Returns the command that gives a node a storage for snippets, if there is one that could be.
+pub fn remedy(storages: &[Storage], node: &str) -> Option<String> {
+    let away = storages.iter().find(|one| one.has_snippets());
+    let suggested = suggest(storages, node).map(Storage::remedy);
+    suggested.or_else(|| away.map(|storage| storage.remedy_on(node)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +203,26 @@ mod tests {
             suggested.as_deref(),
             Some("pvesm set local --content iso,vztmpl,backup,snippets")
         );
+    }
+
+    #[test]
+    fn a_storage_that_has_snippets_and_is_not_used_is_named() {
+        let is_disabled = true;
+        let off = Storage {
+            is_disabled,
+            ..storage("fast", "snippets", false)
+        };
+        let expected = "storage fast is disabled: pvesm set fast --disable 0";
+        assert_eq!(remedy(&[off], "pve1").as_deref(), Some(expected));
+        let away = Storage {
+            nodes: Some(vec!["pve2".to_owned()]),
+            ..storage("fast", "snippets", false)
+        };
+        let expected = "storage fast is not for node pve1: pvesm set fast --nodes pve2,pve1";
+        assert_eq!(remedy(&[away], "pve1").as_deref(), Some(expected));
+        let typo = storage("local", "iso,snipets", false);
+        let expected = "pvesm set local --content iso,snippets";
+        assert_eq!(remedy(&[typo], "pve1").as_deref(), Some(expected));
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub struct Table {
     /// VMs that make room for this one.
     #[serde(default, rename = "yield")]
     pub yields: Yield,
+    /// Nodes that the file has sections for; what those say is in the other keys already.
+    #[serde(skip)]
+    pub nodes: Vec<String>,
 }
 
 impl Table {
@@ -79,6 +82,7 @@ impl Table {
             pci: Pci::default(),
             start: Start::default(),
             yields: Yield::default(),
+            nodes: Vec::new(),
         }
     }
 }

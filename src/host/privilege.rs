@@ -23,7 +23,7 @@ const OF_OTHERS: &[Capability] = &[
 
 /// A capability that is needed and not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("missing capability {}: {}", self.capability, self.purpose())]
+#[error("{}{}", self.lack(), self.purpose())]
 pub struct MissingCapability {
     /// The capability.
     pub capability: Capability,
@@ -32,6 +32,14 @@ pub struct MissingCapability {
 }
 
 impl MissingCapability {
+    /// Names what is missing; who is not root lacks just that.
+    fn lack(&self) -> String {
+        match self.is_root {
+            true => format!("missing capability {}: ", self.capability),
+            false => "not root: ".to_owned(),
+        }
+    }
+
     /// Says what cannot be done without the capability.
     fn purpose(&self) -> &'static str {
         match self.capability {

@@ -67,11 +67,17 @@ pub struct Stray {
 }
 
 impl Stray {
+    /// Returns where it would be read.
+    pub fn expected(&self) -> String {
+        let (directory, _) = self.path.rsplit_once('/').unwrap_or_default();
+        format!("{directory}/{}.toml", self.meant)
+    }
+
     /// Returns what makes it a table.
     pub fn help(&self) -> String {
         let Stray { path, meant } = self;
-        let (directory, _) = path.rsplit_once('/').unwrap_or_default();
-        format!("{path} is not read; the table of vm {meant} is {directory}/{meant}.toml")
+        let expected = self.expected();
+        format!("{path} is not read; the table of vm {meant} is {expected}")
     }
 }
 
@@ -91,7 +97,8 @@ pub fn stray_tables(files: &dyn Files) -> Vec<Stray> {
 
 fn meant_by(name: &str) -> Option<Vmid> {
     let (stem, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
-    if !matches!(suffix, "" | "toml" | "tml" | "conf") {
+    let suffix = suffix.to_ascii_lowercase();
+    if !matches!(suffix.as_str(), "" | "toml" | "tml" | "conf") {
         return None;
     }
     let digits = stem.trim_start_matches(|c: char| !c.is_ascii_digit());
@@ -114,6 +121,29 @@ pub fn read_candidate(files: &dyn Files, path: &str) -> anyhow::Result<TextFile>
     let table = TextFile { path, text };
     check_text(&table)?;
     Ok(table)
+}
+
+/// Checks a table that is in its place already as a start would; of one that is elsewhere nobody knows yet
+/// who may write it. Returns what keeps a file there from being a table.
+///
+/// # Errors
+/// As [`check_trusted`].
+pub fn check_place(files: &dyn Files, path: &str) -> anyhow::Result<Option<String>> {
+    let Some((directory, name)) = path.rsplit_once('/') else {
+        return Ok(None);
+    };
+    match directory {
+        _ if !files.exists(path) => return Ok(None),
+        LOCAL_TABLES => {
+            check(files, directory, WRITABLE_BY_OTHERS)?;
+            check(files, path, WRITABLE_BY_OTHERS)?;
+        }
+        CLUSTER_TABLES => check_cluster(files, path)?,
+        _ => return Ok(None),
+    }
+    let path = path.to_owned();
+    let stray = meant_by(name).map(|meant| Stray { path, meant });
+    Ok(stray.map(|stray| stray.help()))
 }
 
 /// Returns where the table of a VM is, whatever is in it, or `None` when it has none.
@@ -224,13 +254,22 @@ fn read_trusted(
 ) -> anyhow::Result<Option<TextFile>> {
     let path = format!("{directory}/{name}");
     let text = files.read_within(&path, LARGEST_TABLE);
-    let Some(table) = if_there(text, path)? else {
-        return Ok(None);
+    let Some(table) = if_there(text, path.clone())? else {
+        return match files.link(&path) {
+            Ok(to) => Err(to_nothing(&path, &to)),
+            Err(_) => Ok(None),
+        };
     };
     check(files, directory, refused)?;
     check(files, &table.path, refused)?;
     check_text(&table)?;
     Ok(Some(table))
+}
+
+/// Returns the error of a link whose file is gone: whoever made it wants a table to be there.
+fn to_nothing(path: &str, to: &str) -> anyhow::Error {
+    let text = format!("{path} is a link to {to}, which is not there");
+    Advised::new(text, format!("put the file there, or rm {path}")).into()
 }
 
 fn check_text(table: &TextFile) -> anyhow::Result<()> {
@@ -279,6 +318,16 @@ mod tests {
         assert_eq!(table("102"), None);
         let host = read_host_table(&files).unwrap().unwrap();
         assert_eq!(host.text, "reserve = 2");
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_no_missing_table() {
+        let (dir, files) = host();
+        let link = dir.path().join("etc/pin-hook/100.toml");
+        std::os::unix::fs::symlink("/root/100.toml", link).unwrap();
+        let error = read_table(&files, id("100")).unwrap_err().to_string();
+        let expected = "/etc/pin-hook/100.toml is a link to /root/100.toml, which is not there";
+        assert_eq!(error, expected);
     }
 
     #[test]

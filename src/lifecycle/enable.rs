@@ -13,7 +13,7 @@ use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::EnableRefusal;
 use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
-use crate::domain::storage::{Snippet, Storage, choose, suggest};
+use crate::domain::storage::{Snippet, Storage, choose, remedy, suggest};
 use crate::domain::target::{Target, Value};
 use crate::domain::vm::Vmid;
 use crate::host::clock::awaiting;
@@ -230,7 +230,7 @@ impl Hooking<'_> {
                 storage: snippet.storage.clone(),
             },
             None => EnableRefusal::NoSnippets {
-                remedy: suggest(storages, &node).map(Storage::remedy),
+                remedy: remedy(storages, &node),
             },
         })?;
         self.check_shared(storage, storages, &node)?;

@@ -6,9 +6,10 @@ use super::advice::help_for;
 use super::binding;
 use super::devices::Devices;
 use super::look::known_state;
+use super::nothing::absent;
 use super::others::{look_at_files, look_at_groups};
 use super::plan::Complaint;
-use super::resolve::{CaseError, gate_facts, read_settings};
+use super::resolve::{CaseError, gate_facts, read_settings, strange_nodes};
 use super::settings;
 use super::yields;
 use crate::config::table::parse_table;
@@ -18,6 +19,7 @@ use crate::domain::desired::knobs::Tuning;
 use crate::domain::gate;
 use crate::domain::guest::Guest;
 use crate::domain::memory;
+use crate::domain::nothing::Nothing;
 use crate::domain::others::{check_others, other_cpus};
 use crate::domain::placement::{
     Request, check_reserve, doubts, homes, housekeeping, owned_by_table, place, threads_fit,
@@ -25,9 +27,10 @@ use crate::domain::placement::{
 use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
-use crate::host::pve::TextFile;
+use crate::host::Host;
+use crate::host::pve::{self, GuestKind, TextFile};
+use crate::host::table::{check_place, path_of_table};
 use crate::host::topology::read_topology;
-use crate::host::{Host, pve};
 
 /// What is wrong with a table, if anything.
 #[derive(Debug, Default, Serialize)]
@@ -74,6 +77,8 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
         (Cpus::Set(cpus), Err(_)) => Some(cpus.union(&table.isolate.also)),
         (Cpus::Auto, Err(_)) => None,
     };
+    lint.judge_place(host);
+    lint.warnings.extend(strange_nodes(host, &table));
     let guest = lint.guest(host);
     lint.judge_devices(host, guest.as_ref(), &table);
     lint.judge_settings(host, &table);
@@ -120,6 +125,33 @@ impl Lint {
         let config = pve::vm_config(&*host.files, vmid, "").ok()??;
         self.vmid = Some(vmid);
         Some(parse_vm_conf(&config.text).guest())
+    }
+
+    /// Says what keeps a file that is in the place of a table from being one.
+    fn judge_place(&mut self, host: &Host) {
+        match check_place(&*host.files, &self.file) {
+            Ok(None) => self.warnings.extend(self.no_vm_for_it(host)),
+            Ok(Some(stray)) => self.warnings.push(stray),
+            Err(error) => {
+                let help = help_for(&error);
+                self.refuse(&format!("{error:#}"), help);
+            }
+        }
+    }
+
+    /// Says that nobody reads a table although it is in place; one of the cluster may be for another node.
+    fn no_vm_for_it(&self, host: &Host) -> Option<String> {
+        let files = &*host.files;
+        let vmid = vmid_of(&self.file)?;
+        path_of_table(files, vmid).filter(|path| *path == self.file)?;
+        let why = match pve::guest_kind(files, vmid, "").ok()? {
+            GuestKind::Vm => return None,
+            GuestKind::Container => Nothing::Container(vmid),
+            GuestKind::Absent => absent(files, vmid),
+        };
+        let is_shared = self.file.starts_with("/etc/pve/");
+        let is_elsewhere = matches!(why, Nothing::Elsewhere { .. });
+        (!is_shared || !is_elsewhere).then(|| format!("nobody reads it: {why}"))
     }
 
     /// Says who else needs the devices of the VM, and whether they can be bound as the table wishes;
@@ -209,7 +241,7 @@ impl Lint {
                 let n_vcpus = guest.map_or(usize::MAX, |guest| guest.n_vcpus as usize);
                 let mut doubts = doubts::of_written(&placement, n_vcpus, topology);
                 if let Some((vmid, guest)) = self.vmid.zip(guest) {
-                    doubts.extend(doubts::of_guest(vmid, guest, &placement, topology));
+                    doubts.extend(doubts::of_guest(vmid, guest, table, &placement, topology));
                 }
                 self.warnings
                     .extend(doubts.into_iter().map(|doubt| doubt.text));

@@ -9,13 +9,17 @@ use super::look::known_state;
 use super::others::{look_at_files, look_at_groups};
 use super::outdated::outdated;
 use super::resolve::{CaseError, gate_facts, read_settings, understand};
+use super::snippet;
 use super::yields;
 use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate;
 use crate::domain::guest::Guest;
 use crate::domain::others::check_others;
-use crate::domain::placement::{PlacementError, check_reserve, housekeeping, owned_by_table};
+use crate::domain::placement::{
+    PlacementError, check_reserve, housekeeping, owned_by_table, what_names_vcpus,
+};
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::vm::Vmid;
@@ -63,8 +67,12 @@ pub struct Entry {
     pub hookscript: Option<String>,
     /// Whether that hookscript is the one of pin-hook.
     pub hooked: bool,
+    /// Whether it runs.
+    pub running: bool,
     /// How far the claim of its run has come; nothing without one.
     pub state: Option<String>,
+    /// CPUs that it owns now.
+    pub owned: Option<CpuSet>,
     /// Why what it owns is not what its table says now.
     pub outdated: Option<String>,
     /// Where the table is.
@@ -171,23 +179,37 @@ impl Listing {
         let guest = config.map(|config| parse_vm_conf(&config.text).guest());
         match guest {
             None => self.table_without_vm(host, vmid)?,
-            Some(guest) if has_table => {
-                let mut entry = self.entry(host, vmid, &guest, settings);
-                if let Some(claim) = state.claims.get(&vmid) {
-                    entry.outdated = outdated(host, state, claim);
-                    entry.state = Some(claim.name());
-                    let chosen = Some(&claim.wishes.cpus).filter(|_| entry.auto && claim.owns());
-                    entry.cpus = chosen.cloned().or(entry.cpus);
+            Some(guest) => {
+                let claim = state.claims.get(&vmid);
+                if has_table || claim.is_some() {
+                    let mut entry = self.entry(host, vmid, &guest, settings);
+                    entry.running =
+                        pve::running(&*host.files, vmid).is_ok_and(|qemu| qemu.is_some());
+                    if let Some(claim) = claim {
+                        entry.hold_claim(host, state, claim);
+                    }
+                    self.vms.push(entry);
                 }
-                self.vms.push(entry);
+                if !has_table && guest.is_hooked() {
+                    let reason = "is hooked and has no table".to_owned();
+                    self.orphans.push(Orphan { vmid, reason });
+                }
+                self.hold_hook(host, vmid, &guest);
             }
-            Some(guest) if guest.is_hooked() => {
-                let reason = "is hooked and has no table".to_owned();
-                self.orphans.push(Orphan { vmid, reason });
-            }
-            Some(_) => {}
         }
         Ok(())
+    }
+
+    /// A start fails where PVE cannot call what it is to call.
+    fn hold_hook(&mut self, host: &Host, vmid: Vmid, guest: &Guest) {
+        let broken = snippet::broken(&*host.files, vmid, guest);
+        if let Some(hook) = broken.filter(|_| guest.is_hooked()) {
+            self.broken.push(Broken {
+                vmid: Some(vmid),
+                message: format!("vm {vmid}: {hook}"),
+                help: Some(hook.help(vmid)),
+            });
+        }
     }
 
     fn entry(&mut self, host: &Host, vmid: Vmid, guest: &Guest, settings: &HostSettings) -> Entry {
@@ -210,7 +232,9 @@ impl Listing {
             onboot: guest.onboot,
             hooked: guest.is_hooked(),
             hookscript: guest.hookscript.clone(),
+            running: false,
             state: None,
+            owned: None,
             outdated: None,
             table: path,
         }
@@ -227,7 +251,11 @@ impl Listing {
         let n_cores = n_cores.map(|topology| topology.first_of_cores(cpus).len());
         let error = match n_cores {
             Some(n_cores) if n_vcpus > n_cores => PlacementError::TooFewCores { n_vcpus, n_cores },
-            _ if n_vcpus > n_cpus => PlacementError::TooFew { n_vcpus, n_cpus },
+            _ if n_vcpus > n_cpus => PlacementError::TooFew {
+                n_vcpus,
+                list: what_names_vcpus(table.pin.vcpus.is_some()),
+                n_cpus,
+            },
             _ => return,
         };
         let (vmid, reason) = (Some(vmid), error.to_string());
@@ -305,6 +333,17 @@ impl Listing {
         let reason = format!("has a table ({path}), but {reason}");
         self.orphans.push(Orphan { vmid, reason });
         Ok(())
+    }
+}
+
+impl Entry {
+    fn hold_claim(&mut self, host: &Host, state: &State, claim: &Claim) {
+        self.outdated = outdated(host, state, claim);
+        self.state = Some(claim.name());
+        self.owned = claim.owns().then(|| claim.wishes.cpus.clone());
+        if self.auto {
+            self.cpus = self.owned.clone().or(self.cpus.take());
+        }
     }
 }
 

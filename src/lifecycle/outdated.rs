@@ -4,6 +4,8 @@
 use super::resolve::{Found, read_case, resolve};
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::nothing::Nothing;
+use crate::domain::placement::PlacementError;
+use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::host::Host;
 
@@ -16,7 +18,7 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
     let vmid = claim.vmid;
     let case = match read_case(host, vmid, "") {
         Ok(Found::Case(case)) => case,
-        Ok(Found::Nothing(Nothing::NoTable(_))) => {
+        Ok(Found::Nothing(Nothing::NoTable(_) | Nothing::Misnamed { .. })) => {
             let text = "its table is gone; what it owns stays until it stops, or pin-hook release";
             return Some(format!("{text} {vmid}"));
         }
@@ -31,6 +33,12 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
         Ok(Ok(_)) => {
             let text = "its table has changed since, which takes effect by pin-hook apply";
             Some(format!("{text} {vmid} or at its next start"))
+        }
+        // That is no change of the table, and told by itself.
+        Ok(Err(Refusal::Placement(PlacementError::Offline { cpus, .. })))
+            if cpus.is_subset(&claim.wishes.cpus) =>
+        {
+            None
         }
         Ok(Err(refusal)) => {
             let text = "its table has changed since and would be refused";

@@ -21,6 +21,7 @@ use super::phase::Run;
 use super::resolve::{Case, CaseError, Found, Resolved, read_case, resolve};
 use super::settings;
 use super::settle::fixed_irq;
+use super::snippet;
 use crate::domain::claim::{Claim, ClaimState, Claims};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{Facts, VmFacts};
@@ -33,7 +34,6 @@ use crate::domain::stuck::Stuck;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
 use crate::domain::words::count;
-use crate::host::table::stray_tables;
 use crate::host::{irq, pve};
 
 /// Process of a VM that does not run.
@@ -82,6 +82,8 @@ pub enum Outcome {
     Ready,
     /// There is nothing to do for this guest.
     Nothing,
+    /// This node has no such VM.
+    Absent,
     /// The host cannot give what the table asks for.
     Refused,
     /// PVE or QEMU would refuse the start: the VM cannot have one of its devices.
@@ -147,22 +149,19 @@ impl Run<'_> {
             }
             Ok(Found::Nothing(why)) => {
                 plan.summary = format!("{why}: nothing to do");
-                plan.advice = self.advice_of(&why);
+                plan.advice = Some(why.help());
+                plan.outcome = match why {
+                    Nothing::NoTable(_) | Nothing::Misnamed { .. } | Nothing::Template(_) => {
+                        Outcome::Nothing
+                    }
+                    Nothing::NoVm(_) | Nothing::Elsewhere { .. } | Nothing::Container(_) => {
+                        Outcome::Absent
+                    }
+                };
             }
             Err(error) => plan.complain(&error),
         }
         Ok(plan)
-    }
-
-    /// Returns what helps a person who expected a plan: a file that was meant to be the table, or what
-    /// makes one.
-    fn advice_of(&self, why: &Nothing) -> Option<String> {
-        let Nothing::NoTable(vmid) = why else {
-            return Some(why.help());
-        };
-        let strays = stray_tables(&*self.host.files);
-        let meant = strays.into_iter().find(|stray| stray.meant == *vmid);
-        Some(meant.map_or_else(|| why.help(), |stray| stray.help()))
     }
 
     fn plan_case(&self, case: &Case, plan: &mut Plan) -> anyhow::Result<Result<(), Refusal>> {
@@ -210,12 +209,24 @@ impl Run<'_> {
         self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise();
+        let hook = || self.broken_hook(case);
         if !plan.running
-            && let Some(outlook) = devices.outlook(case.vmid)
+            && let Some(outlook) = devices.outlook(case.vmid).or_else(hook)
         {
             plan.foresee(outlook);
         }
         Ok(Ok(()))
+    }
+
+    fn broken_hook(&self, case: &Case) -> Option<Outlook> {
+        let vmid = case.vmid;
+        let broken = snippet::broken(&*self.host.files, vmid, &case.guest)?;
+        Some(Outlook {
+            reason: broken.to_string(),
+            help: broken.help(vmid),
+            summary: format!("vm {vmid} would not start, nothing would change"),
+            fails: true,
+        })
     }
 
     /// Returns the state as it would be after a look at what is alive.

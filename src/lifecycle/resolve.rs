@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::advice::help_for;
-use super::nothing::absent;
+use super::nothing::{absent, no_table};
 use super::room::{Asked, Room, state_now};
 use super::yields::{self, YieldFault};
 use crate::config::error::ConfigError;
@@ -26,7 +26,7 @@ use crate::host::Host;
 use crate::host::pve::{self, GuestKind, TextFile};
 use crate::host::table::{read_host_table, read_table};
 use crate::host::topology::read_topology;
-use crate::host::{hugepages, surroundings};
+use crate::host::{cluster, hugepages, surroundings};
 
 /// A VM with a table, as it is configured.
 #[derive(Debug, Clone)]
@@ -111,6 +111,8 @@ struct Ground {
     is_throttled: bool,
     /// Whether there are hugepages of 1 GiB.
     has_gigantic: bool,
+    /// Which sections of the table no node reads.
+    strange_nodes: Option<String>,
     /// What is free; looked at only when the table leaves the choice.
     room: Room,
 }
@@ -125,7 +127,7 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     }
     // What is wrong with the table of a template bothers nobody.
     let Some(table) = read_table(files, vmid).transpose() else {
-        return Ok(Found::Nothing(Nothing::NoTable(vmid)));
+        return Ok(Found::Nothing(no_table(files, vmid)));
     };
     let Some(config) = pve::vm_config(files, vmid, migrated_from)? else {
         return Ok(Found::Nothing(absent(files, vmid)));
@@ -223,6 +225,26 @@ pub(super) fn gate_facts(
     })
 }
 
+/// Names the sections of a table for nodes that the cluster does not have; a typo there would keep the
+/// node that was meant from reading its own.
+pub(super) fn strange_nodes(host: &Host, table: &Table) -> Option<String> {
+    let nodes = cluster::nodes(&*host.files);
+    let is_strange = |name: &&String| !nodes.contains(name);
+    let strange: Vec<&String> = table.nodes.iter().filter(is_strange).collect();
+    if nodes.is_empty() || strange.is_empty() {
+        return None;
+    }
+    let sections: Vec<String> = strange
+        .iter()
+        .map(|name| format!("[node.{name}]"))
+        .collect();
+    let are = if sections.len() == 1 { "is" } else { "are" };
+    let (sections, nodes) = (sections.join(", "), nodes.join(", "));
+    Some(format!(
+        "{sections} of the table {are} for no node of the cluster, which has {nodes}"
+    ))
+}
+
 impl Ground {
     fn read(host: &Host, case: &Case, state: &State) -> anyhow::Result<Self> {
         let topology = read_topology(&*host.files)?;
@@ -238,6 +260,7 @@ impl Ground {
             gate: gate_facts(host, &case.table, &case.settings)?,
             is_throttled: surroundings::throttles_real_time(&*host.files),
             has_gigantic: hugepages::has_gigantic(&*host.files),
+            strange_nodes: strange_nodes(host, &case.table),
             room,
         })
     }
@@ -272,13 +295,6 @@ impl Ground {
         let doubts = written.into_iter().chain(self.of_guest(case, &placement));
         warnings.extend(doubts.map(|remark| remark.text));
         warnings.extend(choice.warning.clone().or(stall));
-        if pools.as_ref().is_some_and(Vec::is_empty) {
-            let vmid = case.vmid;
-            warnings.push(format!(
-                "memory.hugepages has no effect for vm {vmid}: it needs hugepages and numa: 1 in \
-                 its config, and no memory in hotplug"
-            ));
-        }
         Ok(Resolved {
             wishes: Wishes {
                 workqueues: moves_work,
@@ -309,13 +325,9 @@ impl Ground {
 
     /// Returns what is to be said of any CPUs next to the guest.
     fn of_guest(&self, case: &Case, placement: &Placement) -> Vec<Remark> {
-        let mut doubts = doubts::of_guest(case.vmid, &case.guest, placement, &self.topology);
-        if let (Cpus::Set(_), Some(prefer)) = (&case.table.cpus, case.table.prefer) {
-            let name = prefer.name();
-            let text = format!("prefer = \"{name}\" has no effect: cpus names the cpus");
-            let is_warning = true;
-            doubts.push(Remark { text, is_warning });
-        }
+        let (guest, table) = (&case.guest, &case.table);
+        let mut doubts = doubts::of_guest(case.vmid, guest, table, placement, &self.topology);
+        doubts.extend(self.strange_nodes.clone().map(Remark::warning));
         doubts
     }
 

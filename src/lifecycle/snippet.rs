@@ -6,12 +6,13 @@ use std::io;
 use super::account::{Account, Level};
 use crate::config::vm_conf::{Section, parse_vm_conf};
 use crate::domain::enabling::{EnableRefusal, HookFault};
+use crate::domain::guest::Guest;
 use crate::domain::storage::{Snippet, Storage};
 use crate::domain::vm::Vmid;
 use crate::host::cluster;
 use crate::host::files::Files;
 use crate::host::mounts::{Mounts, mounts};
-use crate::host::record::make_dirs;
+use crate::host::record::{self, make_dirs};
 use crate::host::trouble::cannot;
 
 /// The snippet: the same on every node, wherever the program is, because nodes may share it.
@@ -26,7 +27,7 @@ pub enum Found {
     Nothing,
     /// The snippet as it is to be, or a link to the program.
     Current,
-    /// The snippet of another version.
+    /// The snippet of another version, or one that cannot be executed.
     Old,
     /// Something of somebody else.
     Foreign,
@@ -41,7 +42,7 @@ pub fn look(files: &dyn Files, path: &str) -> anyhow::Result<Found> {
         return Ok(Found::Current);
     }
     match files.read(path) {
-        Ok(found) if found == TEXT => Ok(Found::Current),
+        Ok(found) if found == TEXT && is_executable(files, path) => Ok(Found::Current),
         Ok(found) if found.contains(MARK) => Ok(Found::Old),
         Ok(_) => Ok(Found::Foreign),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
@@ -130,6 +131,57 @@ pub fn callable(
         Ok(false) => Err(HookFault::NotExecutable(path)),
         Err(_) => Err(HookFault::Missing(path)),
     }
+}
+
+fn is_executable(files: &dyn Files, path: &str) -> bool {
+    cluster::is_executable(files, path).unwrap_or(false)
+}
+
+/// Hookscript that a start would fail with.
+#[derive(Debug)]
+pub struct Broken {
+    /// Its volume.
+    pub volume: String,
+    /// What is wrong with it.
+    pub fault: HookFault,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { volume, fault } = self;
+        write!(f, "the hookscript {volume} cannot be called: {fault}")
+    }
+}
+
+impl Broken {
+    /// Returns what makes it work again.
+    pub fn help(&self, vmid: Vmid) -> String {
+        let is_ours = self
+            .volume
+            .parse()
+            .is_ok_and(|hook: Snippet| hook.is_ours());
+        match self.fault {
+            HookFault::Missing(_) | HookFault::NotExecutable(_) if is_ours => {
+                format!("pin-hook enable {vmid} sets it right")
+            }
+            _ => self.fault.help(),
+        }
+    }
+}
+
+/// Returns the hookscript of a VM that PVE could not call, or that pin-hook could not, which the VM had
+/// before. Nothing where no storage can be seen, such as in a capture.
+pub fn broken(files: &dyn Files, vmid: Vmid, guest: &Guest) -> Option<Broken> {
+    let own = guest.hookscript.clone()?;
+    let former = guest.is_hooked().then(|| record::former(files, vmid).ok()?);
+    let former = former.flatten().map(|hook| hook.to_string());
+    let storages = cluster::storages(files).ok()?;
+    let is_seen = storages.iter().any(|storage| files.exists(&storage.path));
+    let mut volumes = std::iter::once(own).chain(former).filter(|_| is_seen);
+    volumes.find_map(|volume| {
+        let fault = callable(files, &storages, &volume).err()?;
+        Some(Broken { volume, fault })
+    })
 }
 
 /// Brings the snippet up to date where hooked VMs of the cluster expect it on this node, and tells

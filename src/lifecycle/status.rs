@@ -26,8 +26,9 @@ use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
 use crate::host::surroundings::is_service_running;
+use crate::host::table::path_of_table;
 use crate::host::topology::smt;
-use crate::host::{Host, task};
+use crate::host::{Host, pve, task};
 
 /// What VMs own, and whether it is as wished.
 #[derive(Debug, Serialize)]
@@ -36,6 +37,8 @@ pub struct Status {
     pub ok: bool,
     /// Every claim that was asked for.
     pub claims: Vec<ClaimStatus>,
+    /// VMs with a table that run and own nothing.
+    pub unowned: Vec<Vmid>,
     /// VMs that were shut down to make room, and are to be started again.
     pub debts: Vec<DebtStatus>,
     /// Functions that go back to the driver that they had, once no VM has them.
@@ -207,6 +210,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
             && forgotten.is_empty()
             && damage.is_none(),
         claims,
+        unowned: unowned(host, &state, is_shown),
         debts: debts(host, &state, is_shown),
         lent: binding::lent(&state),
         root_effective: read_cpus(host, "/sys/fs/cgroup/cpuset.cpus.effective")?,
@@ -239,6 +243,20 @@ fn forgotten(host: &Host) -> anyhow::Result<Vec<Forgotten>> {
         .into_iter()
         .map(|(cgroup, cpus)| Forgotten { cgroup, cpus });
     Ok(forgotten.collect())
+}
+
+/// Returns the VMs of this node that run without what their table says: after a release, or because the
+/// start came first.
+fn unowned(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<Vmid> {
+    let files = &*host.files;
+    let mut vmids = pve::vms_of_node(files).unwrap_or_default();
+    vmids.retain(|vmid| {
+        is_shown(vmid)
+            && !state.claims.contains_key(vmid)
+            && path_of_table(files, *vmid).is_some()
+            && pve::running(files, *vmid).is_ok_and(|qemu| qemu.is_some())
+    });
+    vmids
 }
 
 fn debts(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<DebtStatus> {

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use super::{Placement, Remark};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::guest::Guest;
+use crate::domain::memory::pools;
+use crate::domain::table::{Cpus, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 
@@ -28,6 +30,7 @@ pub fn of_written(placement: &Placement, n_vcpus: usize, topology: &Topology) ->
 pub fn of_guest(
     vmid: Vmid,
     guest: &Guest,
+    table: &Table,
     placement: &Placement,
     topology: &Topology,
 ) -> Vec<Remark> {
@@ -38,7 +41,63 @@ pub fn of_guest(
     texts.extend(bound_to_nothing(guest, topology));
     texts.extend(too_much_memory(guest, topology));
     texts.extend(cpu_limit(vmid, guest));
+    texts.extend(pins_of_nothing(guest, table));
+    texts.extend(no_hugepages(vmid, guest, table));
+    texts.extend(useless_preference(table));
+    texts.extend(narrowed(vmid, guest, table));
     texts.into_iter().map(Remark::warning).collect()
+}
+
+/// Names threads of the table that the VM's config does not make.
+fn pins_of_nothing(guest: &Guest, table: &Table) -> Vec<String> {
+    let pin = &table.pin;
+    let has_thread = |name: &String| guest.iothreads.iter().any(|one| one.key == *name);
+    let is_virtio = |name: &String| {
+        let mut nets = guest.nets.iter();
+        nets.any(|net| net.key == *name && net.model == "virtio")
+    };
+    let disks = pin.iothreads.keys();
+    let disks = disks.filter(|name| *name != "*" && !has_thread(name));
+    let disks = disks.map(|name| {
+        format!(
+            "pin.iothreads.{name} has no effect: the vm has no iothread for it (iothread=1, for scsi \
+             with scsihw: virtio-scsi-single)"
+        )
+    });
+    let nets = pin.vhost.keys().filter(|name| !is_virtio(name));
+    let nets = nets.map(|name| {
+        format!("pin.vhost.{name} has no effect: the vm has no virtio device of that name")
+    });
+    disks.chain(nets).collect()
+}
+
+/// Says that there are no hugepages to be made ready.
+fn no_hugepages(vmid: Vmid, guest: &Guest, table: &Table) -> Option<String> {
+    let is_wished = table.memory.hugepages.is_some();
+    (is_wished && pools(guest, true).is_empty()).then(|| {
+        format!(
+            "memory.hugepages has no effect for vm {vmid}: it needs hugepages and numa: 1 in its \
+             config, and no memory in hotplug"
+        )
+    })
+}
+
+fn useless_preference(table: &Table) -> Option<String> {
+    let name = table.prefer?.name();
+    let is_useless = matches!(table.cpus, Cpus::Set(_));
+    is_useless.then(|| format!("prefer = \"{name}\" has no effect: cpus names the cpus"))
+}
+
+/// Says that PVE keeps the VM's other threads on some CPUs.
+fn narrowed(vmid: Vmid, guest: &Guest, table: &Table) -> Option<String> {
+    let affinity = guest.affinity.as_ref()?;
+    table.pin.emulator.is_none().then(|| {
+        format!(
+            "affinity: {affinity} of the vm's config keeps its emulator threads on those of {} that \
+             it does not own: qm set {vmid} --delete affinity gives them all that are left",
+            affinity.in_words()
+        )
+    })
 }
 
 /// Says that the VM is stopped whenever it has used up its quota, if it has one.

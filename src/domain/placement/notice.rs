@@ -7,6 +7,7 @@ use super::Request;
 use super::home::Home;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::topology::Topology;
+use crate::domain::words::count;
 
 /// Remark on a placement; prints as one line without a dot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,10 +71,8 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Idle { n_vcpus, cpus } => {
-                write!(
-                    f,
-                    "{n_vcpus} vcpus do not use all cpus of the vm: cpus {cpus} stay idle"
-                )
+                let (n, cpus, are) = (count(*n_vcpus, "vcpu"), cpus.in_words(), cpus.is_or_are());
+                write!(f, "{cpus} of the vm {are} idle: it has {n}")
             }
             Self::NoCpuForHotplug { max_vcpus, n_cpus } => write!(
                 f,
@@ -82,8 +81,12 @@ impl fmt::Display for Notice {
             ),
             Self::SiblingsLeft { owned, siblings } => write!(
                 f,
-                "smt siblings {siblings} of cpus {owned} do not belong to the vm: what runs there \
-                 slows its vcpus"
+                "{} {} not the vm's, and on the same {} as its {} (smt): what runs there slows its \
+                 vcpus",
+                siblings.in_words(),
+                siblings.is_or_are(),
+                if owned.len() == 1 { "core" } else { "cores" },
+                owned.in_words(),
             ),
             Self::GuestCoresSplit { guest_cores, cpus } => {
                 let cores: Vec<_> = guest_cores.iter().map(ToString::to_string).collect();

@@ -35,7 +35,8 @@ impl Remark {
         Remark { text, is_warning }
     }
 
-    pub(super) fn warning(text: String) -> Self {
+    /// Returns a remark on something that will not be as wished.
+    pub fn warning(text: String) -> Self {
         let is_warning = true;
         Remark { text, is_warning }
     }

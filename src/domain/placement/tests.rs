@@ -205,8 +205,9 @@ fn explicit_list_is_taken_as_it_is() {
     assert_eq!(
         texts(&placement),
         [
-            "smt siblings 11 of cpus 23 do not belong to the vm: what runs there slows its vcpus",
-            "3 vcpus do not use all cpus of the vm: cpus 8,18-19 stay idle",
+            "cpu 11 is not the vm's, and on the same core as its cpu 23 (smt): what runs there slows its \
+             vcpus",
+            "cpus 8,18-19 of the vm are idle: it has 3 vcpus",
         ]
     );
     assert!(placement.notices[0].is_warning());
@@ -254,13 +255,13 @@ fn refuses_what_cannot_be_placed() {
         ),
         (
             with(&[2]),
-            "the vm has 2 vcpus, the table has 1 cpus for them",
+            "the vm has 2 vcpus, pin.vcpus has 1 cpu for them",
             "name 2 cpus",
         ),
         (with(&[2, 2]), "pin.vcpus names cpu 2 twice", "of its own"),
         (
             with(&[2, 6]),
-            "pin.vcpus names cpus 6, which are not in cpus = \"2-5\"",
+            "pin.vcpus names cpu 6, which is not in cpus = \"2-5\"",
             "add them",
         ),
         (
@@ -268,7 +269,7 @@ fn refuses_what_cannot_be_placed() {
                 also: set("5-6"),
                 ..request("2-5", 2, 1)
             },
-            "isolate.also has cpus 5, which are in cpus already",
+            "isolate.also has cpu 5, which is in cpus already",
             "one of the two",
         ),
     ] {

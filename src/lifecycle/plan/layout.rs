@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::domain::claim::{Claims, owned_by_others};
+use crate::domain::claim::{Claims, Wishes, owned_by_others};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::desired::is_exclusive;
 use crate::domain::gate::Backend;
@@ -91,11 +91,22 @@ impl Layout {
             hotplug: vcpus.split_off(n_vcpus),
             vcpus,
             idle: of_vcpus.map_or_else(CpuSet::new, |(_, cpus)| cpus.difference(&used)),
-            emulator: wishes.emulator.clone().unwrap_or_else(|| left.clone()),
+            emulator: wishes
+                .emulator
+                .clone()
+                .unwrap_or_else(|| left_of(wishes, &left)),
             others: others(case, &case.table),
             housekeeping: left,
         }
     }
+}
+
+/// Returns where threads run that the table says nothing of: PVE's `affinity` counts as far as it is left.
+fn left_of(wishes: &Wishes, left: &CpuSet) -> CpuSet {
+    let allowed = wishes.affinity.as_ref().map(|cpus| cpus.intersection(left));
+    allowed
+        .filter(|cpus| !cpus.is_empty())
+        .unwrap_or_else(|| left.clone())
 }
 
 fn place_of(vcpu: usize, cpu: CpuId, topology: &Topology) -> VcpuPlace {

@@ -35,16 +35,16 @@ everything() {
         /var/lib/vz -printf '%p %s %T@\n' 2> /dev/null | sort >> "$1"
 }
 
-# needs_more WHO HELP COMMAND...: exits 1 with one error and one help, and changes nothing.
+# needs_more WHO LACK HELP COMMAND...: exits 1 with one error and one help, and changes nothing.
 needs_more() {
-    local who=$1 help=$2 status=0
-    shift 2
+    local who=$1 lack=$2 help=$3 status=0
+    shift 3
     everything "$work/then"
     "$who" "$@" > "$work/refused" 2>&1 || status=$?
     everything "$work/now"
     equal "$who, $*: exit status" 1 $status
     equal "$who, $*: one error and one help" \
-        "pin-hook: error: missing capability CAP_SYS_NICE: cannot set the affinity of other users' tasks
+        "pin-hook: error: $lack: cannot set the affinity of other users' tasks
 pin-hook: help: $help" "$(cat "$work/refused")"
     check "$who, $*: changes nothing" cmp "$work/then" "$work/now"
 }
@@ -117,9 +117,9 @@ as_root='run it as root'
 for command in '100 pre-start' '101 post-start' '101 post-stop' 'apply 101' 'release 101' 'release --all' 'enable 100' \
     'disable 101' 'init 100 --write --force' reconcile boot; do
     # shellcheck disable=SC2086
-    needs_more user "$as_root" pin-hook $command
+    needs_more user 'not root' "$as_root" pin-hook $command
 done
-needs_more crippled 'allow CAP_SYS_NICE in what starts pin-hook (systemd: CapabilityBoundingSet=)' pin-hook apply 101
+needs_more crippled 'missing capability CAP_SYS_NICE' 'allow CAP_SYS_NICE in what starts pin-hook (systemd: CapabilityBoundingSet=)' pin-hook apply 101
 # shown COMMAND...: what it prints is in $work/shown.
 shown() { "$@" > "$work/shown" 2>&1 || { cat "$work/shown"; return 1; }; }
 check 'a user is shown a plan' shown user pin-hook plan 100

@@ -1,0 +1,148 @@
+//! `list`: every table of this node, and what does not fit.
+
+use pin_hook::host::pve::TextFile;
+use pin_hook::lifecycle::lint::lint;
+
+use super::{Node, hosts, settled};
+
+#[test]
+fn list_shows_tables_and_what_does_not_fit() {
+    let node = settled();
+    let conf = |id: &str, text: &str| {
+        node.put(&format!("/etc/pve/qemu-server/{id}.conf"), text);
+    };
+    let table = |id: &str, text: &str| node.put(&format!("/etc/pin-hook/{id}.toml"), text);
+    conf("101", "name: build\ncores: 4\nonboot: 1\n");
+    table("101", "cpus = \"10-11,22\"\n\n[isolate]\nalso = \"23\"\n");
+    conf(
+        "102",
+        "name: broken\ncores: 4\nhookscript: local:snippets/gpu.pl\n",
+    );
+    table("102", "cpus = \"4-5\"\ncolour = \"red\"\n");
+    conf("103", "cores: 1\nhookscript: local:snippets/pin-hook\n");
+    conf("108", "cores: 1\n");
+    node.put("/etc/pve/lxc/104.conf", "cores: 1\n");
+    table("104", "cpus = \"4-5\"\n");
+    table("105", "cpus = \"4-5\"\n");
+    let cluster = "/etc/pve/nodes/pve2/qemu-server/106.conf";
+    node.put(cluster, "cores: 1\n");
+    node.put("/etc/pve/pin-hook/106.toml", "cpus = \"4-5\"\n");
+    node.put(&cluster.replace("106", "107"), "cores: 1\n");
+    table("107", "cpus = \"4-5\"\n");
+    conf("109", "name: choosy\ncores: 2\n");
+    table("109", "cpus = \"auto\"\n");
+    conf(
+        "110",
+        "name: large\ncores: 16\nhookscript: local:snippets/pin-hook\n",
+    );
+    table("110", "cpus = \"1-9,13-21,30\"\n\n[pin]\nvcpus = [1, 2]\n");
+    node.check("list", &["list"]);
+    let (text, _) = node.shown(&["list"]);
+    let mut lines = text.lines().filter(|line| !line.starts_with("pin-hook: "));
+    assert!(lines.all(|line| line.len() <= 80), "{text}");
+    let json = node.json(&["list", "--json"]);
+    assert_eq!(json["overlaps"][0]["vmids"], serde_json::json!([100, 101]));
+    assert_eq!(json["vms"][0]["state"], "running");
+    assert_eq!(json["broken"][0]["vmid"], 102);
+    assert_eq!(json["misfits"][1]["vmid"], 110);
+    assert_eq!(json["vms"][3]["auto"], true);
+}
+
+#[test]
+fn list_shows_what_was_chosen_for_a_running_vm() {
+    let node = settled();
+    node.put("/etc/pin-hook/100.toml", "cpus = \"auto\"\n");
+    let (text, status) = node.shown(&["list"]);
+    assert!(
+        text.contains("  100  vr    11,23 (auto)  no      yes   running\n"),
+        "{text}"
+    );
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn what_a_vm_owns_is_told_before_what_its_table_says_now() {
+    let node = settled();
+    let row = |node: &Node| {
+        let (text, _) = node.shown(&["list"]);
+        text.lines().nth(1).unwrap_or_default().to_owned()
+    };
+    node.put("/etc/pin-hook/100.toml", "cpus = \"9,21\"\n");
+    let text = row(&node);
+    assert!(text.contains("11,23 (table: 9,21)"), "{text}");
+    node.remove("/etc/pin-hook/100.toml");
+    let text = row(&node);
+    assert!(
+        text.contains("11,23") && text.ends_with("running"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_vm_that_runs_without_its_cpus_is_told_apart_from_one_that_is_off() {
+    let node = settled();
+    node.put("/run/pin-hook/journal", "");
+    node.remove("/run/pin-hook/journal");
+    let (text, _) = node.shown(&["list"]);
+    assert!(text.contains("runs, owns no cpus"), "{text}");
+    let (text, _) = node.shown(&["status"]);
+    let expected = "vm 100 runs without the cpus of its table: pin-hook apply 100";
+    assert!(text.contains(expected), "{text}");
+    assert_eq!(node.json(&["status", "--json"])["unowned"][0], 100);
+}
+
+#[test]
+fn an_owned_cpu_that_is_offline_is_no_change_of_the_table() {
+    let node = settled();
+    node.put("/sys/devices/system/cpu/online", "0-22\n");
+    let (text, _) = node.shown(&["list"]);
+    assert!(!text.contains("has changed"), "{text}");
+    assert!(text.contains("cpu 23 is not there or offline"), "{text}");
+}
+
+#[test]
+fn a_table_in_its_place_that_nobody_reads_is_told() {
+    let node = settled();
+    let text = "cpus = \"10,22\"\n";
+    node.put("/etc/pve/lxc/104.conf", "cores: 1\n");
+    for id in ["103", "104", "0103"] {
+        node.put(&format!("/etc/pin-hook/{id}.toml"), text);
+    }
+    let lint = |path: &str| {
+        let (path, text) = (path.to_owned(), text.to_owned());
+        lint(&node.host(), &TextFile { path, text }).warnings
+    };
+    for (name, told) in [
+        ("103", "nobody reads it: there is no vm 103"),
+        ("104", "nobody reads it: 104 is a container"),
+        ("0103", "is not read; the table of vm 103"),
+    ] {
+        let warnings = lint(&format!("/etc/pin-hook/{name}.toml"));
+        assert!(warnings[0].contains(told), "{warnings:?}");
+    }
+    assert_eq!(lint("/tmp/103.toml"), [""; 0]);
+}
+
+#[test]
+fn list_names_tables_that_would_shut_each_other_down() {
+    let node = Node::new();
+    node.put("/etc/pve/qemu-server/107.conf", "cores: 2\n");
+    let table = |id: &str, text: &str| node.put(&format!("/etc/pin-hook/{id}.toml"), text);
+    table("100", "cpus = \"11,23\"\nyield.stop = [107]\n");
+    table("107", "cpus = \"11,23\"\nyield.stop = [100]\n");
+    let (text, status) = node.shown(&["list"]);
+    let error = "/etc/pin-hook/107.toml: yield.stop: vm 100 would shut down vm 107 in turn \
+                 (/etc/pin-hook/100.toml)";
+    assert!(text.contains(error), "{text}");
+    assert_eq!(status, 1);
+}
+
+#[test]
+fn list_without_tables_is_one_line() {
+    let entries = hosts::entries("synthetic-5900x");
+    let node = Node {
+        dir: hosts::unpack(&entries),
+    };
+    let text = "node synthetic-5900x has no vm with a table\n".to_owned();
+    assert_eq!(node.shown(&["list"]), (text, 0));
+}
