@@ -212,6 +212,7 @@ fn claim(state: ClaimState) -> Claim {
         is_unproven: false,
         standby: None,
         ending: None,
+        stopper: None,
     }
 }
 

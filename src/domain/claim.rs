@@ -57,6 +57,9 @@ pub struct Claim {
     /// after which the stop counts as given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Duration>,
+    /// Who stops the VM then: once that process is gone and QEMU is not, the stop was in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopper: Option<TaskId>,
 }
 
 /// A claim that stands by keeps nobody from its CPUs: QEMU was started for a backup, and its guest

@@ -108,6 +108,7 @@ impl Run<'_> {
                 is_unproven: false,
                 standby,
                 ending: None,
+                stopper: None,
             };
             let mut records = records(now, claim, asks);
             records.extend(anew(now, case.vmid));

@@ -76,11 +76,15 @@ pub fn updates(host: &Host, state: &State, answers: &Answers) -> anyhow::Result<
             Some(next) => {
                 let names = answers.iothreads.get(&claim.vmid);
                 let iothreads = names.unwrap_or(&claim.iothreads).clone();
-                let is_future = |at: &Duration| host.clock.since_boot() < *at;
+                let is_there = |stopper| task::alive(&*host.files, stopper);
+                let is_stopped = claim.stopper.is_none_or(is_there);
+                let is_awaited = |until: &Duration| is_stopped && host.clock.since_boot() < *until;
+                let ending = claim.ending.filter(is_awaited);
                 let mut next = Claim {
                     state: next,
                     iothreads,
-                    ending: claim.ending.filter(is_future),
+                    ending,
+                    stopper: claim.stopper.filter(|_| ending.is_some()),
                     ..claim.clone()
                 };
                 next.offline = offline(host, state, &next, online.as_ref());

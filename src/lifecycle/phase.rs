@@ -307,6 +307,7 @@ impl Run<'_> {
             let claim = now.claims.get(&vmid).filter(|claim| is_isolated(claim));
             let ending = claim.map(|claim| Claim {
                 ending,
+                stopper: Some(self.caller.process),
                 ..claim.clone()
             });
             let records = ending

@@ -280,6 +280,7 @@ impl Run<'_> {
             is_unproven: false,
             standby: None,
             ending: None,
+            stopper: None,
         };
         plan.warnings
             .extend(settings::remarks(self.host, claim.wishes.tuning()));

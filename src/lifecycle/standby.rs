@@ -45,6 +45,7 @@ impl Run<'_> {
                 offline: Default::default(),
                 is_unproven: false,
                 ending: None,
+                stopper: None,
                 standby: Some(Standby::default()),
             };
             let known = now.claims.get(&case.vmid);

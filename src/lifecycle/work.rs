@@ -268,6 +268,7 @@ fn unchanged(before: &Claims, after: &Claims) -> Claims {
     let same = after.iter().filter(|(vmid, claim)| {
         let old = before.get(vmid).map(|old| Claim {
             ending: claim.ending,
+            stopper: claim.stopper,
             ..old.clone()
         });
         old.as_ref() == Some(claim)

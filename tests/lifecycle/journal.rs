@@ -88,6 +88,7 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         is_unproven: false,
         standby: None,
         ending: None,
+        stopper: None,
     }))
 }
 

@@ -58,6 +58,7 @@ fn claim() -> Claim {
         is_unproven: false,
         standby: None,
         ending: None,
+        stopper: None,
     }
 }
 
