@@ -223,8 +223,7 @@ fn a_file_that_cannot_be_removed_is_told_with_what_is_in_its_place() {
         lines(&account)[3..],
         [
             "cannot remove /var/lib/pin-hook/saved/100.conf: Is a directory (os error 21)",
-            "namei -l /var/lib/pin-hook/saved/100.conf shows what is in its place, or on the way \
-             to it",
+            "/var/lib/pin-hook/saved/100.conf is a directory: move it away",
         ]
     );
 }

@@ -85,6 +85,30 @@ fn a_table_is_held_against_itself_and_the_host() {
 }
 
 #[test]
+fn a_class_that_can_stop_the_host_is_an_error() {
+    let host = hosts::unpack(&hosts::entries("synthetic-5900x"));
+    let table = "cpus = \"6,18\"\npin.scheduler = \"fifo:1\"\nisolate.backend = \"affinity\"\n";
+    let (text, status) = checked(host.path(), "t.toml", table, &[]);
+    let expected = "pin-hook: error: t.toml: scheduler fifo:1 can stop the host";
+    assert!(text.starts_with(expected), "{text}");
+    assert_eq!(status, 2);
+}
+
+#[test]
+fn the_settings_of_the_host_are_no_table() {
+    let host = hosts::unpack(&hosts::entries("synthetic-5900x"));
+    let (text, status) = checked(host.path(), "host.toml", "reserve = \"2\"\n", &[]);
+    let expected = "host.toml can be used: settings of the host\n";
+    assert_eq!((text.as_str(), status), (expected, 0));
+    let (text, status) = checked(host.path(), "host.toml", "cpus = \"2\"\n", &[]);
+    assert!(
+        text.starts_with("pin-hook: error: host.toml:1:1: unknown key"),
+        "{text}"
+    );
+    assert_eq!(status, 2);
+}
+
+#[test]
 fn what_the_host_has_no_file_for_is_told() {
     let host = hosts::unpack(&hosts::entries("synthetic-5900x"));
     let table = "cpus = \"6,18\"\nhost.sysctl = { \"vm.nope\" = 1 }\n";

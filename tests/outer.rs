@@ -131,7 +131,7 @@ fn a_monitor_that_never_greets_costs_the_deadline_and_is_let_go() {
         let _ = left.send(stream.read_to_end(&mut Vec::new()).is_ok());
     });
     let error = format!("{:#}", qmp.run_state(vm()).unwrap_err());
-    assert_eq!(error, "vm 100: qmp query-status: no answer within 200ms");
+    assert_eq!(error, "vm 100: qmp query-status: no answer within 200 ms");
     assert!(seen.recv().unwrap());
 }
 
@@ -149,7 +149,7 @@ fn a_monitor_that_drips_costs_the_deadline_and_is_let_go() {
         let _ = left.send(());
     });
     let error = format!("{:#}", qmp.run_state(vm()).unwrap_err());
-    assert_eq!(error, "vm 100: qmp query-status: no answer within 200ms");
+    assert_eq!(error, "vm 100: qmp query-status: no answer within 200 ms");
     seen.recv().unwrap();
 }
 
@@ -420,7 +420,7 @@ fn a_bus_that_accepts_and_never_answers_costs_one_deadline() {
     let (dir, listener) = listen("bus");
     let bus = Bus::at(address(&dir), SHORT, SHORT);
     let error = format!("{:#}", bus.start("a.timer").unwrap_err());
-    let expected = "systemd did not answer Manager.StartUnit of a.timer within 200ms";
+    let expected = "systemd did not answer Manager.StartUnit of a.timer within 200 ms";
     assert_eq!(error, expected);
     // The abandoned worker still waits at the other end of this.
     let (mut stream, _) = listener.accept().unwrap();

@@ -235,12 +235,19 @@ fn status_of_a_host_without_claims_is_one_line() {
     assert_eq!(node.shown(&["status"]), ("no vm owns cpus\n".to_owned(), 0));
     let (text, status) = node.shown(&["status", "100"]);
     assert_eq!((text.as_str(), status), ("vm 100 owns no cpus\n", 0));
+    let (text, status) = node.shown(&["status", "999"]);
+    assert!(
+        text.starts_with("pin-hook: error: there is no vm 999\n"),
+        "{text}"
+    );
+    assert_eq!(status, 1);
 }
 
 #[test]
 fn status_shows_wanted_and_actual() {
     let node = settled();
     node.check("status", &["status"]);
+    node.put("/etc/pve/qemu-server/101.conf", "cores: 1\n");
     node.check("status-other", &["status", "101"]);
     let json = node.json(&["status", "--json"]);
     assert_eq!(json["ok"], true);
@@ -367,8 +374,8 @@ fn status_says_where_the_answer_is_to_what_the_kernel_refused() {
     let record = serde_json::to_string(&record).unwrap();
     node.put("/run/pin-hook/journal", &format!("{log}{record}\n"));
     let (shown, _) = node.shown(&["status"]);
-    let told = "pin-hook: warning: /proc/sys/kernel/watchdog_cpumask: the kernel refused \"0-10\" 2 \
-                times\npin-hook: help: journalctl -t pin-hook shows its answer\n";
+    let told = "/proc/sys/kernel/watchdog_cpumask: the kernel did not take \"0-10\", tried 2 times\n\
+                pin-hook: help: journalctl -t pin-hook shows its answer\n";
     assert!(shown.contains(told), "{shown}");
 }
 

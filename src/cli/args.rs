@@ -300,10 +300,17 @@ fn with_tip(
         return error;
     };
     let typed = typed.clone();
-    let names = commands(grammar).chain(PHASES);
+    // A phase makes a reservation, say: it is suggested to those who mean one.
+    let phases = PHASES.into_iter().filter(|_| typed.contains('-'));
+    let names = commands(grammar).chain(phases);
     let meant = OTHERWISE.iter().find(|(word, _)| *word == typed);
-    let swapped = arguments.get(2).and_then(|word| word.to_str());
-    let tip = match (meant, nearest(&typed, names), swapped) {
+    let place = arguments.iter().position(|word| *word == *typed);
+    let next = place.and_then(|place| arguments.get(place + 1));
+    let next = next.and_then(|word| word.to_str());
+    let tip = match (meant, nearest(&typed, names), next) {
+        _ if PHASES.contains(&typed.as_str()) => {
+            format!("a phase takes the vm and nothing else: pin-hook {typed} VMID")
+        }
         (Some((_, tip)), _, _) => (*tip).to_owned(),
         (None, Some(name), _) => format!("a similar command exists: '{name}'"),
         (None, None, Some(command)) if typed.parse::<Vmid>().is_ok() => {

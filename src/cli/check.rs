@@ -41,6 +41,7 @@ fn print(lint: &Lint, output: &Output) {
     if lint.ok {
         let cpus = match &lint.cpus {
             Some(cpus) => cpus.in_words(),
+            None if lint.is_host => "settings of the host".to_owned(),
             None => "cpus are chosen at the start".to_owned(),
         };
         output.print(&format!("{} can be used: {cpus}\n", lint.file));

@@ -57,6 +57,10 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         close_inherited(&RootFiles::new("/"));
     }
     let host = host_at(args.root.as_deref(), command.is_phase());
+    if let Some(root) = args.root.as_deref().filter(|root| !root.is_dir()) {
+        let text = format!("--root {}: there is no such directory", root.display());
+        return output.fail(Exit::Usage, &text, "name the directory of a captured host");
+    }
     if args.root.is_some() && command.changes_the_host() {
         let text = "a captured host (--root) can be looked at, not changed";
         return output.fail(

@@ -47,7 +47,8 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     }
     for vmid in &status.unowned {
         let text = format!(
-            "vm {vmid} runs without the cpus of its table: pin-hook apply {vmid} gives it them"
+            "vm {vmid} has a table and runs without cpus of its own: pin-hook plan {vmid} shows what \
+             pin-hook apply {vmid} would change"
         );
         output.say(Level::Info, &text);
     }
@@ -64,11 +65,15 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     for Refused {
         target,
         wanted,
+        actual,
         attempts,
+        ..
     } in &status.refused
     {
         let times = count(usize::from(*attempts), "time");
-        let text = format!("{target}: the kernel refused \"{wanted}\" {times}");
+        let is = actual.as_ref().map(|actual| format!(" is \"{actual}\""));
+        let is = is.unwrap_or_default();
+        let text = format!("{target}{is}: the kernel did not take \"{wanted}\", tried {times}");
         output.say(Level::Warning, &text);
     }
     if !status.refused.is_empty() {
@@ -116,7 +121,7 @@ fn tell_drift(drift: &[Drifted], output: &Output) {
     } in drift
     {
         let actual = actual.as_deref().unwrap_or("absent");
-        let mut text = format!("{target} is \"{actual}\", expected \"{wanted}\" (ours)");
+        let mut text = format!("{target} is \"{actual}\", and pin-hook had set \"{wanted}\"");
         if *given_up {
             text += &format!(": {}", left_to(writers));
             remedies.extend(keep_off(writers));

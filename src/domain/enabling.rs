@@ -126,6 +126,9 @@ pub enum HookFault {
     /// Its file cannot be executed.
     #[error("{0} is not executable")]
     NotExecutable(String),
+    /// In the place of pin-hook's own is something else, which PVE calls instead.
+    #[error("{0} is not pin-hook's")]
+    Foreign(String),
 }
 
 impl HookFault {
@@ -136,6 +139,7 @@ impl HookFault {
             Self::NoStorage(storage) => format!("add storage {storage} again"),
             Self::Missing(path) => format!("put {path} back"),
             Self::NotExecutable(path) => format!("chmod +x {path}"),
+            Self::Foreign(path) => format!("rename {path}, and the hookscript of vms that use it"),
         }
     }
 }

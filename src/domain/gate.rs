@@ -311,7 +311,7 @@ fn choose_only(backend: Backend, facts: &GateFacts) -> Result<Choice, GateRefusa
         return Err(refuse(fact, false));
     }
     match Hazard::of(backend, facts.release).as_slice() {
-        [] => Ok(chosen(backend, "the table asks for it".to_owned())),
+        [] => Ok(chosen(backend, "as configured".to_owned())),
         hazards if facts.gate_override => Ok(overridden(backend, hazards, facts)),
         hazards => {
             let fact = format!("kernel {}: {}", facts.release, join(hazards));

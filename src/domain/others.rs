@@ -255,7 +255,15 @@ pub fn check(
     check_partitions(share, around)?;
     if share.is_exclusive() {
         let reserve = around.reserve.as_ref();
-        check_reserve(topology, reserve, &taken.left).map_err(Refusal::TooLittleLeft)?;
+        check_reserve(topology, reserve, &taken.left).map_err(|source| {
+            let owners = claims.values().filter(|claim| claim.owns());
+            let owners = owners.filter(|claim| Some(claim.vmid) != share.vmid);
+            let owners = owners.map(|claim| (claim.vmid, claim.wishes.cpus.clone()));
+            Refusal::TooLittleLeft {
+                source,
+                owners: owners.collect(),
+            }
+        })?;
     }
     check_bystanders(share, claims, topology, around, &taken)
 }
@@ -354,12 +362,20 @@ fn check_bystander(
     let Bystander { who, cpus, .. } = bystander;
     if !cpus.is_subset(claimed) {
         let left = cpus.difference(claimed);
-        let text = format!("{who} is set to cpus {cpus} and will have only {left} of them");
+        let text = format!(
+            "{who} is set to {} and will have only {} of them",
+            cpus.in_words(),
+            left.in_words()
+        );
         return Ok(text);
     }
     let is_moved = share.backend == Backend::Slices && bystander.has_list();
     if is_moved && !bystander.is_of_vms() {
-        let text = format!("{who} is set to cpus {cpus} and will have {left} instead");
+        let text = format!(
+            "{who} is set to {} and will have {} instead",
+            cpus.in_words(),
+            left.in_words()
+        );
         return Ok(text);
     }
     Err(Refusal::Starved {
@@ -398,7 +414,11 @@ fn check_above(share: &Share, above: &Bystander, claimed: &CpuSet) -> Result<Vec
         }
         if !cpus.is_subset(&above.cpus) {
             let who = &above.who;
-            let text = format!("{what} is set to cpus {cpus}, of which {who} leaves it {left}");
+            let text = format!(
+                "{what} is set to {}, of which {who} leaves it {}",
+                cpus.in_words(),
+                left.in_words()
+            );
             warnings.push(text);
         }
     }

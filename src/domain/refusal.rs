@@ -17,6 +17,7 @@ use super::placement::{NoRoom, PlacementError, TooLittleLeft};
 use super::table::Scheduler;
 use super::topology::Topology;
 use super::vm::Vmid;
+use super::words::count;
 
 /// Reason to leave a VM without CPUs of its own.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,8 +34,13 @@ pub enum Refusal {
     #[error("{} {} in {} of cgroup {}", .0.cpus.in_words(), .0.cpus.is_or_are(), .0.what(), .0.group)]
     Foreign(Exclusive),
     /// The host would be left with too little.
-    #[error("{0}")]
-    TooLittleLeft(TooLittleLeft),
+    #[error("{source}{}", beside(owners))]
+    TooLittleLeft {
+        /// What is lacking.
+        source: TooLittleLeft,
+        /// VMs that own CPUs already, and which.
+        owners: Vec<(Vmid, CpuSet)>,
+    },
     /// The CPUs do not fit to host and guest.
     #[error("{0}")]
     Placement(PlacementError),
@@ -183,7 +189,7 @@ impl Refusal {
         match self {
             Refusal::Claimed { owner, .. } => format!("stop vm {owner}, or {other_cpus}"),
             Refusal::Foreign(_)
-            | Refusal::TooLittleLeft(_)
+            | Refusal::TooLittleLeft { .. }
             | Refusal::Starved { .. }
             | Refusal::Above(_) => self.help_with(&other_cpus),
             Refusal::Placement(error) => error.help(),
@@ -207,12 +213,24 @@ impl Refusal {
     pub fn help_with(&self, other_cpus: &str) -> String {
         match self {
             Refusal::Foreign(foreign) => foreign.help(other_cpus),
-            Refusal::TooLittleLeft(error) => error.help(),
+            Refusal::TooLittleLeft { source, owners } => {
+                let stop = owners
+                    .first()
+                    .map(|(vmid, _)| format!("stop vm {vmid}, or "));
+                format!("{}{}", stop.unwrap_or_default(), source.help())
+            }
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
             Refusal::Above(above) => format!("{}, or {other_cpus}", above.remedy),
             _ => other_cpus.to_owned(),
         }
     }
+}
+
+/// Names who owns CPUs besides.
+fn beside(owners: &[(Vmid, CpuSet)]) -> String {
+    let owners = owners.iter();
+    let owners = owners.map(|(vmid, cpus)| format!(", vm {vmid} owns {}", cpus.in_words()));
+    owners.collect()
 }
 
 fn in_brackets(address: &str) -> String {
@@ -225,7 +243,7 @@ fn in_brackets(address: &str) -> String {
 fn help_for_room(vmid: Vmid, fitting: usize, taken: &[(String, CpuSet)]) -> String {
     let fewer = match fitting {
         0 => None,
-        n => Some(format!("give vm {vmid} {n} vcpus at most")),
+        n => Some(format!("give vm {vmid} {} at most", count(n, "vcpu"))),
     };
     let taken = taken.iter().map(|(who, cpus)| format!("{who} has {cpus}"));
     let taken: Vec<String> = taken.collect();

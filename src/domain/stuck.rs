@@ -36,7 +36,9 @@ impl Stuck {
     /// Returns what is to be told of interrupts; one that is on no owned CPU disturbs nobody.
     pub fn by_device<'i>(irqs: impl IntoIterator<Item = Fixed<'i>>) -> Vec<Self> {
         let mut devices: BTreeMap<&str, Vec<Fixed<'_>>> = BTreeMap::new();
-        for irq in irqs.into_iter().filter(|irq| !irq.cpus.is_empty()) {
+        // One without a handler never occurs.
+        let occurs = |irq: &Fixed<'_>| !irq.cpus.is_empty() && !irq.actions.is_empty();
+        for irq in irqs.into_iter().filter(occurs) {
             devices.entry(device_of(irq.actions)).or_default().push(irq);
         }
         let stuck = devices.into_iter().map(|(device, irqs)| Stuck {

@@ -3,6 +3,7 @@
 //! A child gets `/dev/null` as standard input, pipes that are drained here, and no other
 //! descriptor, so that nothing it leaves behind keeps PVE's pipes open. No shell is between.
 
+use crate::domain::advice::Advised;
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -112,7 +113,13 @@ impl Programs for Children {
             .send((program.clone(), answer))
             .map_err(|_| gone())?;
         let ended = ended.recv().map_err(|_| gone())?;
-        ended.with_context(|| format!("cannot execute {}", program.path))
+        ended.with_context(|| {
+            let fact = format!("cannot execute {}", program.path);
+            Advised::new(
+                fact,
+                "its first line has to name a program that is there (#!)",
+            )
+        })
     }
 }
 

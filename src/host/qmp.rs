@@ -18,6 +18,7 @@ use super::clock::KernelClock;
 use super::deadline::{Deadline, within};
 use super::limit::Limit;
 use crate::domain::vm::Vmid;
+use crate::domain::words::in_words;
 
 /// How long a monitor may take for a whole conversation. PVE itself gives up after 3 to 5 s when
 /// somebody else holds the socket.
@@ -77,7 +78,7 @@ impl QmpSockets {
         let answer = match within(wait, move || converse(&socket, command, deadline)) {
             Some(Err(error)) if !deadline.passed() => Err(error),
             Some(Ok(value)) => serde_json::from_value(value).context("unexpected reply"),
-            _ => Err(anyhow!("no answer within {wait:?}")),
+            _ => Err(anyhow!("no answer within {}", in_words(wait))),
         };
         answer.with_context(|| format!("vm {vmid}: qmp {command}"))
     }

@@ -18,6 +18,7 @@ use super::clock::KernelClock;
 use super::deadline::within;
 use super::limit::Limit;
 use crate::domain::advice::Advised;
+use crate::domain::words::in_words;
 
 /// How long systemd may take for a call.
 pub const CALL_WAIT: Duration = Duration::from_secs(3);
@@ -179,7 +180,8 @@ impl Bus {
             None => {
                 *link = Link::Hung;
                 Err(hung(format!(
-                    "systemd did not answer {what} within {wait:?}"
+                    "systemd did not answer {what} within {}",
+                    in_words(wait)
                 )))
             }
             Some(Err(error)) => Err(failure(error).context(self.unreachable(what))),

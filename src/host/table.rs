@@ -151,7 +151,7 @@ pub fn path_of_table(files: &dyn Files, vmid: Vmid) -> Option<String> {
     let mut paths = [LOCAL_TABLES, CLUSTER_TABLES]
         .map(|dir| format!("{dir}/{vmid}.toml"))
         .into_iter();
-    paths.find(|path| files.exists(path))
+    paths.find(|path| files.exists(path) || files.link(path).is_ok())
 }
 
 /// Returns where the table of a VM of this node alone is.

@@ -32,6 +32,7 @@ fn remedy(path: &str, error: &io::Error, is_root: bool) -> String {
         _ if path.starts_with("/etc/pve/") => {
             "pvecm status shows whether this node may change /etc/pve (quorum)".to_owned()
         }
+        ErrorKind::IsADirectory => format!("{path} is a directory: move it away"),
         ErrorKind::FileTooLarge | ErrorKind::InvalidInput => {
             format!("ls -lL {path} shows what is in the place of a text file")
         }

@@ -128,7 +128,7 @@ impl Account {
             let target = report.names.get(target).cloned();
             let target = target.unwrap_or_else(|| drift.target.to_string());
             self.warn(format!(
-                "{target} is \"{live}\", expected \"{ours}\" (ours): {answer}"
+                "{target} is \"{live}\", and pin-hook had set \"{ours}\": {answer}"
             ));
         }
         let remedies = remedies.into_iter();
@@ -146,7 +146,7 @@ impl Account {
     pub fn does_not_run(&mut self, vmid: Vmid) {
         let text = format!("vm {vmid} does not run on this node");
         let help = format!(
-            "start it (qm start {vmid}): its table is applied then, or once it runs by \
+            "start it (qm start {vmid}): an enabled vm gets its cpus then, any other once it runs by \
              pin-hook apply {vmid}"
         );
         self.fail(Exit::Refused, text, help);

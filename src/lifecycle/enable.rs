@@ -5,11 +5,13 @@
 
 use super::account::{Account, Exit};
 use super::advice::help_for;
+use super::journal::read_state;
 use super::nothing::absent;
 use super::resolve::{CaseError, Found, read_case};
 use super::snippet;
 use super::step::{Step, hook_of};
 use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::claim::Claim;
 use crate::domain::enabling::EnableRefusal;
 use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
@@ -378,7 +380,9 @@ impl Hooking<'_> {
             account.info(format!("vm {vmid}: nothing was changed"));
             return Ok(());
         }
-        let runs = pve::running(&*self.host.files, vmid)?.is_some();
+        let claims = read_state(&*self.host.files)?.claims;
+        let owns = claims.get(&vmid).is_some_and(Claim::owns);
+        let runs = !owns && pve::running(&*self.host.files, vmid)?.is_some();
         account.info(match runs {
             true => format!(
                 "vm {vmid} is enabled, from its next start on; pin-hook apply {vmid} does it now"

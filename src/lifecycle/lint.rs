@@ -12,7 +12,7 @@ use super::plan::Complaint;
 use super::resolve::{CaseError, gate_facts, read_settings, strange_nodes};
 use super::settings;
 use super::yields;
-use crate::config::table::parse_table;
+use crate::config::table::{parse_host_settings, parse_table};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::knobs::Tuning;
@@ -24,13 +24,14 @@ use crate::domain::others::{check_others, other_cpus};
 use crate::domain::placement::{
     Request, check_reserve, doubts, homes, housekeeping, owned_by_table, place, threads_fit,
 };
+use crate::domain::refusal::check_scheduler;
 use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
-use crate::host::Host;
 use crate::host::pve::{self, GuestKind, TextFile};
 use crate::host::table::{check_place, path_of_table};
 use crate::host::topology::read_topology;
+use crate::host::{Host, surroundings};
 
 /// What is wrong with a table, if anything.
 #[derive(Debug, Default, Serialize)]
@@ -45,6 +46,9 @@ pub struct Lint {
     pub error: Option<Complaint>,
     /// CPUs that the VM would own; nothing when the choice is left to the start.
     pub cpus: Option<CpuSet>,
+    /// Whether it is the file with the settings of the host.
+    #[serde(skip)]
+    pub is_host: bool,
     /// What the operator should know nevertheless.
     pub warnings: Vec<String>,
     /// What could not be checked.
@@ -57,6 +61,9 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
         file: file.path.clone(),
         ..Lint::default()
     };
+    if file.path.rsplit('/').next() == Some("host.toml") {
+        return lint.of_host(host, file);
+    }
     let settings = match read_settings(host) {
         Ok(settings) => settings,
         Err(error) => {
@@ -100,13 +107,17 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
 pub fn unreadable(path: &str, error: &anyhow::Error) -> Lint {
     Lint {
         file: path.to_owned(),
-        error: Some(Complaint {
-            message: format!("{error:#}"),
-            help: Some(help_for(error)),
-            file: Some(path.to_owned()),
-            ..Complaint::default()
-        }),
+        error: Some(unreadable_by(path, error)),
         ..Lint::default()
+    }
+}
+
+fn unreadable_by(path: &str, error: &anyhow::Error) -> Complaint {
+    Complaint {
+        message: format!("{error:#}"),
+        help: Some(help_for(error)),
+        file: Some(path.to_owned()),
+        ..Complaint::default()
     }
 }
 
@@ -119,6 +130,17 @@ fn understand(host: &Host, file: &TextFile, settings: &HostSettings) -> Result<T
 }
 
 impl Lint {
+    /// Checks the settings of the host, which are no table.
+    fn of_host(mut self, host: &Host, file: &TextFile) -> Self {
+        self.is_host = true;
+        if let Err(error) = parse_host_settings(&file.path, &file.text) {
+            self.error = Some(Complaint::of(&error.into()));
+        }
+        self.judge_place(host);
+        self.ok = self.error.is_none();
+        self
+    }
+
     /// Returns the guest of this node that the name of the file speaks of.
     fn guest(&mut self, host: &Host) -> Option<Guest> {
         let vmid = vmid_of(&self.file)?;
@@ -133,8 +155,8 @@ impl Lint {
             Ok(None) => self.warnings.extend(self.no_vm_for_it(host)),
             Ok(Some(stray)) => self.warnings.push(stray),
             Err(error) => {
-                let help = help_for(&error);
-                self.refuse(&format!("{error:#}"), help);
+                self.error
+                    .get_or_insert_with(|| unreadable_by(&self.file, &error));
             }
         }
     }
@@ -207,6 +229,10 @@ impl Lint {
         let facts = gate_facts(host, table, settings);
         let choice = facts.map(|facts| gate::choose(table.isolate.backend, &facts));
         let Ok(Ok(choice)) = choice else { return };
+        let is_throttled = surroundings::throttles_real_time(&*host.files);
+        if let Err(refusal) = check_scheduler(table.pin.scheduler, choice.backend, is_throttled) {
+            self.refuse(&refusal.to_string(), refusal.help_with(""));
+        }
         let share = table.share(self.vmid, cpus, choice.backend);
         match check_others(&share, topology, &around) {
             Ok(warnings) => self.warnings.extend(warnings),

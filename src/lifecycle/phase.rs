@@ -335,9 +335,10 @@ impl Run<'_> {
             }
             Worked::Done(report, state) => {
                 account.tell(report);
-                let done = match report.is_unfinished {
-                    true => "host not given back in time, reconcile does the rest",
-                    false => "host given back",
+                let done = match (report.is_unfinished, report.n_changes) {
+                    (true, _) => "host not given back in time, reconcile does the rest",
+                    (false, 0) => "nothing left to give back",
+                    (false, _) => "host given back",
                 };
                 let changes = count(report.n_changes, "change");
                 account.info(format!("vm {vmid}: {done}, {changes}"));

@@ -22,8 +22,10 @@ use super::resolve::{Case, CaseError, Found, Resolved, read_case, resolve};
 use super::settings;
 use super::settle::fixed_irq;
 use super::snippet;
+use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::{Claim, ClaimState, Claims};
 use crate::domain::cpuset::CpuSet;
+use crate::domain::enabling::HookFault;
 use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::nothing::Nothing;
 use crate::domain::pci::outlook::Outlook;
@@ -144,7 +146,7 @@ impl Run<'_> {
             Ok(Found::Case(case)) => {
                 let policy = case.table.start.on_refusal;
                 if let Err(refusal) = self.plan_case(&case, &mut plan)? {
-                    plan.refuse(&refusal, policy);
+                    plan.refuse(&refusal, policy, self.what_runs(vmid));
                 }
             }
             Ok(Found::Nothing(why)) => {
@@ -159,7 +161,7 @@ impl Run<'_> {
                     }
                 };
             }
-            Err(error) => plan.complain(&error),
+            Err(error) => plan.complain(&error, self.what_runs(vmid)),
         }
         Ok(plan)
     }
@@ -218,13 +220,30 @@ impl Run<'_> {
         Ok(Ok(()))
     }
 
+    /// Returns what of a VM does not depend on its table.
+    fn what_runs(&self, vmid: Vmid) -> Now {
+        let files = &*self.host.files;
+        let config = pve::vm_config(files, vmid, &self.caller.migrated_from);
+        let guest = config.ok().flatten();
+        let guest = guest.map(|config| parse_vm_conf(&config.text).guest());
+        match pve::running(files, vmid) {
+            Ok(Some(_)) => Now::Runs,
+            _ if guest.is_some_and(|guest| !guest.is_hooked()) => Now::NotHooked,
+            _ => Now::Hooked,
+        }
+    }
+
     fn broken_hook(&self, case: &Case) -> Option<Outlook> {
         let vmid = case.vmid;
         let broken = snippet::broken(&*self.host.files, vmid, &case.guest)?;
+        let summary = match broken.fault {
+            HookFault::Foreign(_) => format!("a start of vm {vmid} would not call pin-hook"),
+            _ => format!("vm {vmid} would not start, nothing would change"),
+        };
         Some(Outlook {
             reason: broken.to_string(),
             help: broken.help(vmid),
-            summary: format!("vm {vmid} would not start, nothing would change"),
+            summary,
             fails: true,
         })
     }
@@ -387,7 +406,7 @@ impl Plan {
         };
     }
 
-    fn refuse(&mut self, refusal: &Refusal, policy: OnRefusal) {
+    fn refuse(&mut self, refusal: &Refusal, policy: OnRefusal, now: Now) {
         let vmid = self.vmid;
         self.outcome = Outcome::Refused;
         self.error = Some(Complaint {
@@ -395,7 +414,7 @@ impl Plan {
             help: Some(refusal.help(vmid)),
             ..Complaint::default()
         });
-        self.summary = what_a_refusal_does(vmid, policy);
+        self.summary = now.refused(vmid, policy);
     }
 
     /// Says what would come of a start although its CPUs are there.
@@ -415,13 +434,13 @@ impl Plan {
         self.summary = outlook.summary;
     }
 
-    fn complain(&mut self, error: &CaseError) {
+    fn complain(&mut self, error: &CaseError, now: Now) {
         self.outcome = match error {
             CaseError::Other(_) => Outcome::Refused,
             _ => Outcome::Invalid,
         };
         self.error = Some(Complaint::of(error));
-        self.summary = what_a_refusal_does(self.vmid, OnRefusal::Auto);
+        self.summary = now.refused(self.vmid, OnRefusal::Auto);
     }
 }
 
@@ -440,8 +459,29 @@ fn not_hooked(case: &Case) -> Option<String> {
     }
 }
 
-/// Says what becomes of a start that is refused.
-fn what_a_refusal_does(vmid: Vmid, policy: OnRefusal) -> String {
+/// Where a VM stands when its table cannot be granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Now {
+    Runs,
+    /// It does not run, and PVE would not call the program.
+    NotHooked,
+    Hooked,
+}
+
+impl Now {
+    /// Says what becomes of a start or an apply that is refused.
+    fn refused(self, vmid: Vmid, policy: OnRefusal) -> String {
+        match self {
+            Now::Runs => format!("vm {vmid} runs on as it is, nothing would change"),
+            Now::NotHooked => format!(
+                "vm {vmid} has no hookscript of pin-hook: it would start, and nothing would change"
+            ),
+            Now::Hooked => of_a_start(vmid, policy),
+        }
+    }
+}
+
+fn of_a_start(vmid: Vmid, policy: OnRefusal) -> String {
     match policy {
         OnRefusal::Abort => format!("vm {vmid} would not start, nothing would change"),
         OnRefusal::Warn => format!("vm {vmid} would start without cpus of its own"),

@@ -206,7 +206,8 @@ pub struct WishOf {
 pub fn in_hand(state: &State, facts: &Facts, only: Option<Vmid>) -> Vec<SettingStatus> {
     let wished = settings(&state.claims, facts).into_iter();
     let in_hand = wished.filter_map(|(target, asked)| {
-        let held = state.held.get(&target)?;
+        // What the kernel refuses is told as that.
+        let held = state.held.get(&target).filter(|held| held.refused == 0)?;
         let is_shown = |vmid| asked.iter().any(|asked| asked.vmid == vmid);
         if !only.is_none_or(is_shown) {
             return None;

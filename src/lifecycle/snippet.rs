@@ -149,7 +149,7 @@ pub struct Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { volume, fault } = self;
-        write!(f, "the hookscript {volume} cannot be called: {fault}")
+        write!(f, "the hookscript {volume} does not work: {fault}")
     }
 }
 
@@ -169,6 +169,13 @@ impl Broken {
     }
 }
 
+fn foreign(files: &dyn Files, storages: &[Storage], volume: &str) -> Option<HookFault> {
+    let hook: Snippet = volume.parse().ok().filter(Snippet::is_ours)?;
+    let path = hook.file(storages)?;
+    let is_foreign = look(files, &path).is_ok_and(|found| found == Found::Foreign);
+    is_foreign.then_some(HookFault::Foreign(path))
+}
+
 /// Returns the hookscript of a VM that PVE could not call, or that pin-hook could not, which the VM had
 /// before. Nothing where no storage can be seen, such as in a capture.
 pub fn broken(files: &dyn Files, vmid: Vmid, guest: &Guest) -> Option<Broken> {
@@ -179,7 +186,8 @@ pub fn broken(files: &dyn Files, vmid: Vmid, guest: &Guest) -> Option<Broken> {
     let is_seen = storages.iter().any(|storage| files.exists(&storage.path));
     let mut volumes = std::iter::once(own).chain(former).filter(|_| is_seen);
     volumes.find_map(|volume| {
-        let fault = callable(files, &storages, &volume).err()?;
+        let fault = foreign(files, &storages, &volume);
+        let fault = fault.or_else(|| callable(files, &storages, &volume).err())?;
         Some(Broken { volume, fault })
     })
 }

@@ -1,31 +1,39 @@
 //! What VMs own: wanted and actual values, and what has drifted.
 
+mod drift;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+pub use drift::{Drifted, Refused};
+
+use drift::{differences, refused};
+
 use super::journal::{read_log, read_state};
 use super::look::{Look, known_state, look};
+use super::nothing::absent;
 use super::observe::read_cpus;
 use super::outdated::outdated;
 use super::recover;
 use super::settings::{self, SettingStatus};
 use super::settle::stuck_in;
+use crate::domain::advice::Advised;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::debt::Debt;
 use crate::domain::desired::{has_partition, kept_off};
-use crate::domain::diff;
 use crate::domain::facts::VmFacts;
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
+use crate::domain::nothing::Nothing;
 use crate::domain::pci::binding::{self, Lent};
 use crate::domain::state::State;
 use crate::domain::stuck::Stuck;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
-use crate::host::surroundings::is_service_running;
+use crate::host::pve::GuestKind;
 use crate::host::table::path_of_table;
 use crate::host::topology::smt;
 use crate::host::{Host, pve, task};
@@ -162,35 +170,13 @@ pub struct Moved {
     pub unchangeable: usize,
 }
 
-/// A value that the kernel refuses to take; the VM owns its CPUs without it.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Refused {
-    /// What was written.
-    pub target: String,
-    /// Value that it should have.
-    pub wanted: String,
-    /// How often it was tried.
-    pub attempts: u8,
-}
-
-/// A value of ours that somebody else has changed.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Drifted {
-    /// What was changed.
-    pub target: String,
-    /// Value that it has; nothing when it does not exist.
-    pub actual: Option<String>,
-    /// Value that it should have.
-    pub wanted: String,
-    /// Whether it was set again too often, and is left to whoever changes it.
-    pub given_up: bool,
-    /// Services that run and are known to write it.
-    pub writers: Vec<&'static str>,
-}
-
 /// Returns what VMs own, or what `only` owns; no monitor is asked.
 pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     let state = known_state(host)??;
+    let is_known = |vmid: &Vmid| state.claims.contains_key(vmid) || state.debts.contains_key(vmid);
+    if let Some(vmid) = only.filter(|vmid| !is_known(vmid)) {
+        check_guest(host, vmid)?;
+    }
     let (_, damage) = read_log(&*host.files)?;
     let forgotten = forgotten(host)?;
     let seen = look(host, state.clone(), [])?;
@@ -204,8 +190,12 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     let (drift, pending) = differences(host, &state, &seen, |target| {
         owner(target).as_ref().is_none_or(is_shown)
     });
+    let refused = refused(&state, &seen, |target| {
+        owner(target).as_ref().is_none_or(is_shown)
+    });
     Ok(Status {
         ok: drift.is_empty()
+            && refused.iter().all(|one| !one.is_wish)
             && claims.iter().all(ClaimStatus::is_ok)
             && forgotten.is_empty()
             && damage.is_none(),
@@ -213,14 +203,12 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         unowned: unowned(host, &state, is_shown),
         debts: debts(host, &state, is_shown),
         lent: binding::lent(&state),
-        root_effective: read_cpus(host, "/sys/fs/cgroup/cpuset.cpus.effective")?,
+        root_effective: left_to_host(host, &state)?,
         interrupts: moved(&state, Stage::Interrupts),
         kernel_threads: moved(&state, Stage::KernelThreads),
         settings: settings::in_hand(&state, &seen.facts, only),
         stuck: stuck(host, &state, is_shown),
-        refused: refused(&state, &seen, |target| {
-            owner(target).as_ref().is_none_or(is_shown)
-        }),
+        refused,
         drift,
         pending,
         forgotten,
@@ -243,6 +231,25 @@ fn forgotten(host: &Host) -> anyhow::Result<Vec<Forgotten>> {
         .into_iter()
         .map(|(cgroup, cpus)| Forgotten { cgroup, cpus });
     Ok(forgotten.collect())
+}
+
+/// Checks that this node has such a VM: of any other one nothing can be told.
+fn check_guest(host: &Host, vmid: Vmid) -> anyhow::Result<()> {
+    let why = match pve::guest_kind(&*host.files, vmid, "")? {
+        GuestKind::Vm => return Ok(()),
+        GuestKind::Container => Nothing::Container(vmid),
+        GuestKind::Absent => absent(&*host.files, vmid),
+    };
+    Err(Advised::new(why.to_string(), why.help()).into())
+}
+
+/// Returns the CPUs that everything else may use: backend slices cuts what is below the root.
+fn left_to_host(host: &Host, state: &State) -> anyhow::Result<Option<CpuSet>> {
+    let root = read_cpus(host, "/sys/fs/cgroup/cpuset.cpus.effective")?;
+    let is_cut = |claim: &&Claim| claim.owns() && claim.wishes.backend == Backend::Slices;
+    let cut = state.claims.values().filter(is_cut);
+    let cut: CpuSet = cut.flat_map(|claim| claim.wishes.cpus.iter()).collect();
+    Ok(root.map(|root| root.difference(&cut)))
 }
 
 /// Returns the VMs of this node that run without what their table says: after a release, or because the
@@ -370,50 +377,6 @@ fn thread_status(thread: &Thread, seen: &Look) -> ThreadStatus {
     }
 }
 
-/// Returns what is not ours any more, and how many writes are merely yet to be made.
-///
-/// A run that is at work has announced its writes: what it is about to write has not drifted.
-fn differences(
-    host: &Host,
-    state: &State,
-    seen: &Look,
-    is_shown: impl Fn(&Target) -> bool,
-) -> (Vec<Drifted>, usize) {
-    let is_settled = |change: &&diff::Change| {
-        let held = state.held.get(&change.target);
-        held.is_some_and(|held| held.ours == change.after && held.before.is_none())
-    };
-    let changes = seen.diff.changes.iter();
-    let (lost, open): (Vec<_>, Vec<_>) = changes.partition(is_settled);
-    let given_up = seen.diff.drift.iter();
-    let given_up = given_up.filter(|drift| !lost.iter().any(|lost| lost.target == drift.target));
-    let lost = lost
-        .iter()
-        .map(|change| (&change.target, &change.before, &change.after, false));
-    let given_up = given_up.map(|drift| {
-        let is_given_up = drift.answer == diff::Answer::GiveUp;
-        (&drift.target, &drift.live, &drift.ours, is_given_up)
-    });
-    let values = lost.chain(given_up);
-    let drift = values.filter(|(target, ..)| is_shown(target));
-    let drift = drift.map(|(target, live, ours, given_up)| Drifted {
-        target: seen.facts.name_of(target),
-        actual: text(live),
-        wanted: ours.to_string(),
-        given_up,
-        writers: writers(host, target),
-    });
-    (drift.collect(), open.len())
-}
-
-/// Returns the services that run and are known to write a target by themselves.
-fn writers(host: &Host, target: &Target) -> Vec<&'static str> {
-    let known = target.writers().iter().copied();
-    known
-        .filter(|service| is_service_running(&*host.files, service))
-        .collect()
-}
-
 /// Returns the VM that a target belongs to, or `None` when it is the host's.
 fn owner_of(target: &Target, state: &State, seen: &Look) -> Option<Vmid> {
     let owner_of_cpu = |cpu: CpuId| {
@@ -469,21 +432,6 @@ fn stuck(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<St
     let owned = kept_off(&claims, |wishes| wishes.interrupts);
     let held = state.held.iter().filter(|(_, held)| held.unchangeable);
     stuck_in(host, held.map(|(target, _)| target), &owned)
-}
-
-fn refused(state: &State, seen: &Look, is_shown: impl Fn(&Target) -> bool) -> Vec<Refused> {
-    // A driver refuses what is given back to it.
-    let held = state
-        .held
-        .iter()
-        .filter(|(target, held)| held.refused > 0 && binding::function_of(target).is_none())
-        .filter(|(target, _)| is_shown(target));
-    let refused = held.map(|(target, held)| Refused {
-        target: seen.facts.name_of(target),
-        wanted: held.ours.to_string(),
-        attempts: held.refused,
-    });
-    refused.collect()
 }
 
 fn text(value: &Value) -> Option<String> {

@@ -25,7 +25,10 @@ fn an_interrupt_that_somebody_moves_is_moved_back_three_times_and_then_left() {
     for _ in 0..3 {
         world.sim.poke(IRQ, "2").unwrap();
         let account = done(world.reconcile());
-        assert_says(&account, "is \"2\", expected \"0-1,4-7\" (ours): set again");
+        assert_says(
+            &account,
+            "is \"2\", and pin-hook had set \"0-1,4-7\": set again",
+        );
         world.assert_owns(100);
     }
     world.sim.poke(IRQ, "2").unwrap();
@@ -110,11 +113,11 @@ fn somebody_elses_value_is_left_when_the_host_is_given_back() {
     let account = done(world.phase(Phase::PostStop, 100));
     assert_says(
         &account,
-        "is \"6\", expected \"0-1,4-7\" (ours): left as it is",
+        "is \"6\", and pin-hook had set \"0-1,4-7\": left as it is",
     );
     assert_says(
         &account,
-        "is \"7\", expected \"0-1,4-7\" (ours): left as it is",
+        "is \"7\", and pin-hook had set \"0-1,4-7\": left as it is",
     );
     assert_eq!(world.sim.get(IRQ), "6\n");
     assert_eq!(mask(&world, thread), cpus("7"));

@@ -81,7 +81,7 @@ fn a_container_that_may_run_on_the_cpus_only_is_refused_and_others_are_warned_of
     assert_refused(&world, error);
     pin(&world, "3-4");
     let account = done(world.phase(Phase::PreStart, 100));
-    let warning = "container 200 is set to cpus 3-4 and will have only 4 of them";
+    let warning = "container 200 is set to cpus 3-4 and will have only cpu 4 of them";
     assert_says(&account, warning);
 }
 
@@ -135,7 +135,7 @@ fn a_guest_that_is_only_cut_is_a_warning() {
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(
         &account,
-        "vm 107 is set to cpus 1-3 and will have only 1 of them",
+        "vm 107 is set to cpus 1-3 and will have only cpu 1 of them",
     );
 }
 
@@ -249,7 +249,7 @@ fn what_needs_a_running_vm_says_how_to_get_one() {
     let world = World::with_vm();
     let expected = [
         "vm 100 does not run on this node",
-        "start it (qm start 100): its table is applied then, or once it runs by pin-hook apply 100",
+        "start it (qm start 100): an enabled vm gets its cpus then, any other once it runs by pin-hook apply 100",
     ];
     for account in [world.phase(Phase::PostStart, 100), world.apply(100)] {
         assert_eq!(told(&account), expected);

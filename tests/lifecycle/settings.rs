@@ -322,13 +322,16 @@ fn a_setting_that_somebody_changes_is_set_again_and_left_when_letting_go() {
     world.sim.poke(STAT_INTERVAL, "7").unwrap();
     assert_says(
         &done(world.reconcile()),
-        "is \"7\", expected \"120\" (ours): set again",
+        "is \"7\", and pin-hook had set \"120\": set again",
     );
     assert_eq!(world.sim.get(STAT_INTERVAL), "120\n");
     world.sim.poke(STAT_INTERVAL, "8").unwrap();
     world.end_qemu(100);
     let account = done(world.phase(Phase::PostStop, 100));
-    assert_says(&account, "is \"8\", expected \"120\" (ours): left as it is");
+    assert_says(
+        &account,
+        "is \"8\", and pin-hook had set \"120\": left as it is",
+    );
     assert_eq!(world.sim.get(STAT_INTERVAL), "8\n");
 }
 

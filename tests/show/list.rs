@@ -86,7 +86,7 @@ fn a_vm_that_runs_without_its_cpus_is_told_apart_from_one_that_is_off() {
     let (text, _) = node.shown(&["list"]);
     assert!(text.contains("runs, owns no cpus"), "{text}");
     let (text, _) = node.shown(&["status"]);
-    let expected = "vm 100 runs without the cpus of its table: pin-hook apply 100";
+    let expected = "vm 100 has a table and runs without cpus of its own";
     assert!(text.contains(expected), "{text}");
     assert_eq!(node.json(&["status", "--json"])["unowned"][0], 100);
 }

@@ -130,7 +130,7 @@ fn a_wish_is_honoured_where_it_works() {
     ] {
         let choice = choose(BackendWish::Only(backend), &facts(release)).unwrap();
         assert_eq!(choice.backend, backend);
-        assert_eq!(choice.reason, "the table asks for it");
+        assert_eq!(choice.reason, "as configured");
     }
 }
 

@@ -97,8 +97,10 @@ pub enum NoRoom {
     #[error(transparent)]
     OneCore(TooLittleLeft),
     /// There are too few.
-    #[error("{n_vcpus} vcpus need a cpu each, {}", free_of(free))]
+    #[error("{n_vcpus} vcpus need a {each} each, {}", free_of(free))]
     TooFew {
+        /// What each of them needs: a CPU or a core.
+        each: &'static str,
         /// vCPUs of the VM.
         n_vcpus: usize,
         /// How many of them would find room.
@@ -158,6 +160,10 @@ pub fn choose(search: &Search<'_>) -> Result<Choice, NoRoom> {
         }
     }
     let (n_vcpus, fitting) = (search.n_vcpus, fitting(search));
+    let each = match search.smt {
+        Some(Smt::IdleSibling) => "core",
+        _ => "cpu",
+    };
     Err(match too_little {
         Some(source) => NoRoom::Reserve {
             n_vcpus,
@@ -165,6 +171,7 @@ pub fn choose(search: &Search<'_>) -> Result<Choice, NoRoom> {
             source,
         },
         None => NoRoom::TooFew {
+            each,
             n_vcpus,
             fitting,
             free: all.iter().flat_map(|core| core.cpus.iter()).collect(),

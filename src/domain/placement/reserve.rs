@@ -27,7 +27,7 @@ pub enum TooLittleLeft {
         housekeeping: CpuSet,
     },
     /// Reserved CPUs are taken.
-    #[error("cpus {missing} must stay with the host (reserve = \"{reserve}\")")]
+    #[error("{} must stay with the host (reserve = \"{reserve}\")", missing.in_words())]
     Cpus {
         /// Reserved CPUs that would not be left.
         missing: CpuSet,

@@ -324,7 +324,7 @@ fn reserve_is_checked_in_cores_or_cpus() {
         (
             &cpus,
             "13-23",
-            Some("cpus 13 must stay with the host (reserve = \"0-1,12-13\")"),
+            Some("cpu 13 must stay with the host (reserve = \"0-1,12-13\")"),
         ),
     ] {
         let left = housekeeping(&host, &set(claimed), &CpuSet::new());

@@ -38,7 +38,7 @@ systemctl set-property --runtime qemu.slice AllowedCPUs=0-5
 capture_before
 hooked_vm 100 'cpus = "2-5"' '[pin]' 'emulator = "0-1,6-7"'
 pin-hook plan 100 > "$work/plan" 2>&1 || true
-check 'plan says what the slice leaves of a pin' has "$work/plan" 'of which unit qemu.slice leaves it 0-1'
+check 'plan says what the slice leaves of a pin' has "$work/plan" 'of which unit qemu.slice leaves it cpus 0-1'
 qm start 100 > /dev/null
 comes_to 'the VM is isolated' 'isolated 2-5: 2 3 4 5' 100
 equal 'the emulator has what the slice leaves' 0-1 "$(allowed "$(qemu_pid 100)")"
