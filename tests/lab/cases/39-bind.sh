@@ -139,6 +139,7 @@ echo "$vf" > "$devices/$vf/driver/unbind"
 modprobe -r vfio-pci
 check 'vfio-pci is not loaded' test ! -e /sys/bus/pci/drivers/vfio-pci
 hostpci "$vf" 'hostpci0 = "stay"'
+units_rest
 bash -c 'pin-hook 100 pre-start; true' > "$work/start" 2>&1 || true
 said "$work/start"
 check 'a start loads it' has "$work/start" "hostpci0 ($vf) bound to vfio-pci"
