@@ -4,10 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::nearest::nearest;
+use super::tips::{commands, with_tip};
 use crate::domain::table::{Prefer, Smt};
 use crate::domain::vm::Vmid;
 use crate::lifecycle::phase::Phase;
@@ -245,101 +244,6 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Args, clap::Error> {
     Args::from_arg_matches(&matches).map_err(|error| error.format(&mut grammar))
 }
 
-/// Words that people bring along for what is called otherwise here, or is not here.
-const OTHERWISE: [(&str, &str); 10] = [
-    (
-        "measure",
-        "there is no such command yet; pin-hook status shows what is not where it should be",
-    ),
-    (
-        "topology",
-        "pin-hook plan VMID shows the cores, caches and nodes of the cpus; lscpu -e all of them",
-    ),
-    (
-        "show",
-        "pin-hook status shows what vms own, pin-hook list every table",
-    ),
-    (
-        "doctor",
-        "pin-hook status shows what is wrong now, pin-hook check --table FILE what is with a table",
-    ),
-    ("validate", "pin-hook check --table FILE checks a table"),
-    (
-        "start",
-        "qm start VMID starts a vm; pin-hook apply VMID is for one that runs",
-    ),
-    (
-        "stop",
-        "qm stop VMID stops a vm; pin-hook release VMID lets go of its cpus",
-    ),
-    (
-        "undo",
-        "pin-hook release VMID lets go of its cpus, pin-hook disable VMID for good",
-    ),
-    (
-        "install",
-        "pin-hook enable VMID has pve call pin-hook for a vm",
-    ),
-    (
-        "uninstall",
-        "pin-hook disable VMID for each vm, then apt purge pin-hook",
-    ),
-];
-
-/// Gives an unknown command the tip that fits: a command that is spelled nearly like it, or what people
-/// mean by it. The library's own measure of likeness takes `measure` for `release`.
-fn with_tip(
-    mut error: clap::Error,
-    arguments: &[OsString],
-    grammar: &clap::Command,
-) -> clap::Error {
-    if error.kind() != ErrorKind::InvalidSubcommand {
-        return error;
-    }
-    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidSubcommand) else {
-        return error;
-    };
-    let typed = typed.clone();
-    // A phase makes a reservation, say: it is suggested to those who mean one.
-    let phases = PHASES.into_iter().filter(|_| typed.contains('-'));
-    let names = commands(grammar).chain(phases);
-    let meant = OTHERWISE.iter().find(|(word, _)| *word == typed);
-    let place = arguments.iter().position(|word| *word == *typed);
-    let next = place.and_then(|place| arguments.get(place + 1));
-    let next = next.and_then(|word| word.to_str());
-    let tip = match (meant, nearest(&typed, names), next) {
-        _ if PHASES.contains(&typed.as_str()) => {
-            format!("a phase takes the vm and nothing else: pin-hook {typed} VMID")
-        }
-        (Some((_, tip)), _, _) => (*tip).to_owned(),
-        (None, Some(name), _) => format!("a similar command exists: '{name}'"),
-        (None, None, Some(command)) if typed.parse::<Vmid>().is_ok() => {
-            format!("the command comes first: pin-hook {command} {typed}")
-        }
-        (None, None, _) => "pin-hook --help shows the commands".to_owned(),
-    };
-    error.remove(ContextKind::SuggestedSubcommand);
-    error.insert(
-        ContextKind::Suggested,
-        ContextValue::StyledStrs(vec![tip.into()]),
-    );
-    error
-}
-
-const PHASES: [&str; 4] = ["pre-start", "post-start", "pre-stop", "post-stop"];
-
-/// Returns the phase that is spelled nearly like `text`.
-pub fn phase_like(text: &str) -> Option<&'static str> {
-    nearest(text, PHASES.into_iter())
-}
-
-/// Returns the names of the commands that people type.
-fn commands(grammar: &clap::Command) -> impl Iterator<Item = &str> {
-    let commands = grammar.get_subcommands();
-    let commands = commands.filter(|one| !one.is_hide_set());
-    commands.map(clap::Command::get_name)
-}
-
 fn parse_phase(text: &str) -> Result<Phase, String> {
     text.parse().map_err(|()| format!("\"{text}\" is no phase"))
 }
@@ -423,7 +327,20 @@ mod tests {
         let words = ["pin-hook", "100", "enable"].map(OsString::from).to_vec();
         let error = parse(words).unwrap_err().to_string();
         assert!(error.contains("pin-hook enable 100"), "{error}");
-        assert_eq!(phase_like("prestart"), Some("pre-start"));
+        assert_eq!(crate::cli::tips::phase_like("prestart"), Some("pre-start"));
+    }
+
+    #[test]
+    fn what_a_command_does_not_take_has_a_tip() {
+        for (words, tip) in [
+            (["pin-hook", "release", "all"], "pin-hook release --all"),
+            (["pin-hook", "check", "a.toml"], "--table a.toml"),
+            (["pin-hook", "apply", "--all"], "pin-hook apply --help"),
+        ] {
+            let error = parse(words.map(OsString::from).to_vec()).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(tip) && !text.contains("-- "), "{text}");
+        }
     }
 
     #[test]

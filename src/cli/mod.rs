@@ -11,6 +11,7 @@ mod list;
 mod output;
 mod plan;
 mod status;
+mod tips;
 mod waits;
 
 use std::ffi::OsString;
@@ -179,7 +180,7 @@ impl Desk<'_> {
             Ok(known) => self.in_phase(vmid).phase(known, vmid),
             Err(()) => {
                 let mut account = Account::default();
-                let like = args::phase_like(phase);
+                let like = tips::phase_like(phase);
                 let like = like.map(|name| format!(" (did you mean {name}?)"));
                 account.info(format!(
                     "vm {vmid}: the phase \"{phase}\" is not known, nothing to do{}",

@@ -41,6 +41,14 @@ pub enum ParseCpuListError {
     /// A part is neither a number nor a range.
     #[error("\"{0}\" is not a cpu number or a range of them (such as \"0-3,8\")")]
     Part(String),
+    /// A dash of a word processor, say, looks like a hyphen.
+    #[error("\"{part}\" has a {letter:?} that looks right and is no part of a cpu list")]
+    Letter {
+        /// What there is between two commas.
+        part: String,
+        /// The letter.
+        letter: char,
+    },
     /// A range ends before it begins.
     #[error("the range \"{0}\" ends before it begins")]
     Backwards(String),
@@ -195,6 +203,10 @@ impl FromStr for CpuSet {
             let part = part.trim();
             if part.is_empty() {
                 return Err(ParseCpuListError::Comma);
+            }
+            if let Some(letter) = part.chars().find(|c| !c.is_ascii()) {
+                let part = part.to_owned();
+                return Err(ParseCpuListError::Letter { part, letter });
             }
             let (first, last) = match part.split_once('-') {
                 Some((first, last)) => (parse_cpu(first, part)?, parse_cpu(last, part)?),

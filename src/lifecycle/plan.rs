@@ -3,6 +3,7 @@
 mod better;
 mod devices;
 mod layout;
+mod outlook;
 mod planned;
 
 use anyhow::Context;
@@ -10,6 +11,8 @@ use serde::Serialize;
 
 pub use layout::{Layout, ThreadCpus, VcpuPlace};
 pub use planned::Planned;
+
+use outlook::{Now, not_hooked};
 
 use super::devices::DeviceRow;
 use super::fate::{self, Answers};
@@ -21,11 +24,8 @@ use super::phase::Run;
 use super::resolve::{Case, CaseError, Found, Resolved, read_case, resolve};
 use super::settings;
 use super::settle::fixed_irq;
-use super::snippet;
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::{Claim, ClaimState, Claims};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::enabling::HookFault;
 use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::nothing::Nothing;
 use crate::domain::pci::outlook::Outlook;
@@ -211,41 +211,13 @@ impl Run<'_> {
         self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise();
-        let hook = || self.broken_hook(case);
+        let outlook = || devices.outlook(case.vmid).or_else(|| self.outlook(case));
         if !plan.running
-            && let Some(outlook) = devices.outlook(case.vmid).or_else(hook)
+            && let Some(outlook) = outlook()
         {
             plan.foresee(outlook);
         }
         Ok(Ok(()))
-    }
-
-    /// Returns what of a VM does not depend on its table.
-    fn what_runs(&self, vmid: Vmid) -> Now {
-        let files = &*self.host.files;
-        let config = pve::vm_config(files, vmid, &self.caller.migrated_from);
-        let guest = config.ok().flatten();
-        let guest = guest.map(|config| parse_vm_conf(&config.text).guest());
-        match pve::running(files, vmid) {
-            Ok(Some(_)) => Now::Runs,
-            _ if guest.is_some_and(|guest| !guest.is_hooked()) => Now::NotHooked,
-            _ => Now::Hooked,
-        }
-    }
-
-    fn broken_hook(&self, case: &Case) -> Option<Outlook> {
-        let vmid = case.vmid;
-        let broken = snippet::broken(&*self.host.files, vmid, &case.guest)?;
-        let summary = match broken.fault {
-            HookFault::Foreign(_) => format!("a start of vm {vmid} would not call pin-hook"),
-            _ => format!("vm {vmid} would not start, nothing would change"),
-        };
-        Some(Outlook {
-            reason: broken.to_string(),
-            help: broken.help(vmid),
-            summary,
-            fails: true,
-        })
     }
 
     /// Returns the state as it would be after a look at what is alive.
@@ -441,53 +413,5 @@ impl Plan {
         };
         self.error = Some(Complaint::of(error));
         self.summary = now.refused(self.vmid, OnRefusal::Auto);
-    }
-}
-
-/// Says so when PVE will not call the program for a VM.
-fn not_hooked(case: &Case) -> Option<String> {
-    let vmid = case.vmid;
-    match &case.guest.hookscript {
-        _ if case.guest.is_hooked() => None,
-        None => Some(format!(
-            "the vm has no hookscript, so a start does nothing of this: pin-hook enable {vmid}"
-        )),
-        Some(volume) => Some(format!(
-            "the hookscript of the vm is {volume}, so a start does nothing of this: pin-hook \
-             enable {vmid} has both called"
-        )),
-    }
-}
-
-/// Where a VM stands when its table cannot be granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Now {
-    Runs,
-    /// It does not run, and PVE would not call the program.
-    NotHooked,
-    Hooked,
-}
-
-impl Now {
-    /// Says what becomes of a start or an apply that is refused.
-    fn refused(self, vmid: Vmid, policy: OnRefusal) -> String {
-        match self {
-            Now::Runs => format!("vm {vmid} runs on as it is, nothing would change"),
-            Now::NotHooked => format!(
-                "vm {vmid} has no hookscript of pin-hook: it would start, and nothing would change"
-            ),
-            Now::Hooked => of_a_start(vmid, policy),
-        }
-    }
-}
-
-fn of_a_start(vmid: Vmid, policy: OnRefusal) -> String {
-    match policy {
-        OnRefusal::Abort => format!("vm {vmid} would not start, nothing would change"),
-        OnRefusal::Warn => format!("vm {vmid} would start without cpus of its own"),
-        OnRefusal::Auto => format!(
-            "vm {vmid} would not start (at host boot, by ha or as a migration: would start \
-             without cpus of its own)"
-        ),
     }
 }
