@@ -133,8 +133,9 @@ check 'with a notice' has "$work/start" 'is not installed on this node'
 check 'and its former hook' has "$work/start" 'former hook: 100 pre-start'
 stop
 check 'the package can be purged' dpkg --purge pin-hook
-said "$work/check"
-check 'and says what became of the hookscript' has "$work/check" 'vm 100 has its hookscript local:snippets/former.sh again'
+cp "$work/check" "$work/purge"
+said "$work/purge"
+check 'and says what became of the hookscript' has "$work/purge" 'vm 100 has its hookscript local:snippets/former.sh again'
 equal 'the VM has the hookscript that it had' 'hookscript: local:snippets/former.sh' "$(grep ^hookscript "$(conf_path 100)")"
 equal 'and nothing else is left' "$(cat "$work/before")" "$(traces)"
 check 'it starts as ever' qm start 100
