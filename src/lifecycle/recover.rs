@@ -88,7 +88,19 @@ fn hold_traces(
         return Ok(None);
     }
     let values = count(traces.len(), "value");
+    // What was born meanwhile is narrowed as well, and nothing was forgotten then.
+    let is_birth = |target: &Target| {
+        matches!(
+            target,
+            Target::KernelThread(_) | Target::Knob(Knob::IrqAffinity, _)
+        )
+    };
+    let is_known = *journal.lost() == Lost::Nothing;
+    let are_births = is_known && traces.iter().all(|(target, _)| is_birth(target));
     journal.append(vec![Record::Intend(traces)])?;
+    if are_births {
+        return Ok(None);
+    }
     Ok(Some(format!(
         "taken from the host, because the state does not tell: {values}; what each was before is \
          inferred, all cpus where nothing else shows"

@@ -7,7 +7,7 @@ use pin_hook::lifecycle::phase::Phase;
 use pin_hook::lifecycle::status::status;
 
 use super::world::{World, assert_says, changes, done, mask};
-use crate::common::sim::cpus;
+use crate::common::sim::{TaskSpec, cpus};
 
 const JOURNAL: &str = "/run/pin-hook/journal";
 
@@ -195,8 +195,15 @@ fn nothing_is_inferred_of_a_vm_that_the_log_knows() {
     // As a partition beside it leaves a thread that nobody pins.
     let main = world.sim.vm(100).pid;
     world.sim.state().tasks.get_mut(main).unwrap().mask = cpus("0-1,4-7");
+    let born = world.sim.spawn(
+        TaskSpec::named("born")
+            .kthread(false)
+            .on_cpus(cpus("0-1,4-7")),
+    );
     let told = pin_hook::lifecycle::recover::recover(&world.host).unwrap();
     assert!(told.is_empty(), "{told:?}");
+    world.stop(100);
+    assert_eq!(mask(&world, born), cpus("0-7"));
 }
 
 #[test]
