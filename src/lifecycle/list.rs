@@ -285,11 +285,26 @@ impl Listing {
             }
             all.extend(cpus.iter());
         }
-        let left = housekeeping(&topology, &all, &CpuSet::new());
-        if let Err(error) = check_reserve(&topology, settings.reserve.as_ref(), &left) {
-            let reason = format!("not all of these vms can run at once: {error}");
-            self.misfits.push(Misfit { vmid: None, reason });
+        let check = |owned: &CpuSet| {
+            let left = housekeeping(&topology, owned, &CpuSet::new());
+            check_reserve(&topology, settings.reserve.as_ref(), &left)
+        };
+        let mut alone = Vec::new();
+        for Entry { vmid, cpus, .. } in &self.vms {
+            let error = cpus.as_ref().and_then(|cpus| check(cpus).err());
+            let vmid = Some(*vmid);
+            alone.extend(error.map(|error| Misfit {
+                vmid,
+                reason: error.to_string(),
+            }));
         }
+        if alone.is_empty()
+            && let Err(error) = check(&all)
+        {
+            let reason = format!("not all of these vms can run at once: {error}");
+            alone.push(Misfit { vmid: None, reason });
+        }
+        self.misfits.extend(alone);
     }
 
     /// Looks whether others have the CPUs, as a start would; those of other VMs are told as overlaps.

@@ -24,14 +24,15 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
         }
         Ok(Found::Nothing(_)) => return None,
         Err(error) => {
-            let text = "its table has changed since and cannot be used";
+            let text = "its table or config has changed since and cannot be used";
             return Some(format!("{text}: {error}"));
         }
     };
     match resolve(host, &case, state) {
         Ok(Ok(resolved)) if is_same(&resolved.wishes, &claim.wishes) => None,
         Ok(Ok(_)) => {
-            let text = "its table has changed since, which takes effect by pin-hook apply";
+            let text =
+                "its table or config has changed since, which takes effect by pin-hook apply";
             Some(format!("{text} {vmid} or at its next start"))
         }
         // That is no change of the table, and told by itself.
@@ -41,7 +42,7 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
             None
         }
         Ok(Err(refusal)) => {
-            let text = "its table has changed since and would be refused";
+            let text = "its table or config has changed since and would be refused";
             Some(format!("{text}: {refusal}"))
         }
         // What cannot be read says nothing about the table.

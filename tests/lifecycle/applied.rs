@@ -85,14 +85,14 @@ fn an_edited_table_is_told_until_it_is_in_force() {
     world.sim.table(100, "cpus = \"3-4\"\n");
     assert_eq!(
         told(),
-        "its table has changed since, which takes effect by pin-hook apply 100 or at its next start"
+        "its table or config has changed since, which takes effect by pin-hook apply 100 or at its next start"
     );
     done(world.apply(100));
     assert_eq!(told(), "");
     world.sim.table(100, "cpus = \"3-400\"\n");
-    assert!(told().starts_with("its table has changed since and would be refused: "));
+    assert!(told().starts_with("its table or config has changed since and would be refused: "));
     world.sim.table(100, "cpus = 3\n");
-    assert!(told().starts_with("its table has changed since and cannot be used: "));
+    assert!(told().starts_with("its table or config has changed since and cannot be used: "));
 }
 
 #[test]
