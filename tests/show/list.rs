@@ -101,6 +101,15 @@ fn an_owned_cpu_that_is_offline_is_no_change_of_the_table() {
 }
 
 #[test]
+fn a_reserve_that_one_vm_alone_cannot_leave_is_told_of_that_vm() {
+    let node = settled();
+    node.put("/etc/pin-hook/host.toml", "reserve = 20\n");
+    let (text, _) = node.shown(&["list"]);
+    assert!(text.contains("warning: vm 100: 20 cores"), "{text}");
+    assert!(!text.contains("at once"), "{text}");
+}
+
+#[test]
 fn a_table_in_its_place_that_nobody_reads_is_told() {
     let node = settled();
     let text = "cpus = \"10,22\"\n";
