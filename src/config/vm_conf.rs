@@ -59,6 +59,16 @@ impl VmConf {
         guest::of(&self.active)
     }
 
+    /// Returns the guest that the next start makes: PVE applies pending changes before it calls pre-start, but
+    /// for a VM that it resumes from its saved state (`PVE::QemuServer::vm_start_nolock`).
+    pub fn guest_of_next_start(&self) -> Guest {
+        let is_resumed = self.active.value("lock") == Some("suspended");
+        match &self.pending {
+            Some(pending) if !is_resumed => guest::of(&self.active.changed_by(pending)),
+            _ => self.guest(),
+        }
+    }
+
     /// Starts a section; one that comes twice starts anew.
     fn open(&mut self, place: &Place) {
         match place {
@@ -96,6 +106,21 @@ impl Section {
             "description" => self.describe(&decode(value)),
             "delete" if !pending => {}
             _ => self.lines.push((key.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// Returns the section with pending changes applied: what they delete, then what they set.
+    fn changed_by(&self, pending: &Section) -> Section {
+        let deleted = pending.value("delete").unwrap_or_default();
+        let deleted = deleted.split([',', ';', ' ', '\0']);
+        // With an exclamation mark the key goes although the VM needs it.
+        let deleted: Vec<&str> = deleted.map(|key| key.trim_start_matches('!')).collect();
+        let kept = self.lines.iter();
+        let kept = kept.filter(|(key, _)| !deleted.contains(&key.as_str()));
+        let set = pending.lines.iter().filter(|(key, _)| key != "delete");
+        Section {
+            lines: kept.chain(set).cloned().collect(),
+            description: pending.description.clone().or(self.description.clone()),
         }
     }
 

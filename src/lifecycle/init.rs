@@ -165,7 +165,7 @@ fn guest_of(host: &Host, vmid: Vmid) -> anyhow::Result<Result<Guest, Complaint>>
     let Some(config) = pve::vm_config(files, vmid, "")? else {
         return Ok(Err(complaint(absent(files, vmid))));
     };
-    let guest = parse_vm_conf(&config.text).guest();
+    let guest = parse_vm_conf(&config.text).guest_of_next_start();
     Ok(match guest.template {
         true => Err(complaint(Nothing::Template(vmid))),
         false => Ok(guest),

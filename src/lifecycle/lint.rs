@@ -146,7 +146,7 @@ impl Lint {
         let vmid = vmid_of(&self.file)?;
         let config = pve::vm_config(&*host.files, vmid, "").ok()??;
         self.vmid = Some(vmid);
-        Some(parse_vm_conf(&config.text).guest())
+        Some(parse_vm_conf(&config.text).guest_of_next_start())
     }
 
     /// Says what keeps a file that is in the place of a table from being one.

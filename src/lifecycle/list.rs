@@ -176,7 +176,7 @@ impl Listing {
         state: &State,
     ) -> anyhow::Result<()> {
         let config = pve::vm_config(&*host.files, vmid, "")?;
-        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        let guest = config.map(|config| parse_vm_conf(&config.text).guest_of_next_start());
         match guest {
             None => self.table_without_vm(host, vmid)?,
             Some(guest) => {

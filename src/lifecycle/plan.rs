@@ -144,6 +144,7 @@ impl Run<'_> {
         let mut plan = Plan::new(vmid);
         match read_case(self.host, vmid, &self.caller.migrated_from) {
             Ok(Found::Case(case)) => {
+                let case = self.as_it_starts(*case);
                 let policy = case.table.start.on_refusal;
                 if let Err(refusal) = self.plan_case(&case, &mut plan)? {
                     plan.refuse(&refusal, policy, self.what_runs(vmid));

@@ -101,6 +101,17 @@ fn an_owned_cpu_that_is_offline_is_no_change_of_the_table() {
 }
 
 #[test]
+fn tables_are_held_against_what_the_next_start_makes_of_a_vm() {
+    let node = settled();
+    let conf = "cores: 2\nhookscript: local:snippets/pin-hook\n\n[PENDING]\ncores: 6\n";
+    node.put("/etc/pve/qemu-server/101.conf", conf);
+    node.put("/etc/pin-hook/101.toml", "cpus = \"10,22\"\n");
+    let (text, _) = node.shown(&["list"]);
+    let expected = "vm 101: the vm has 6 vcpus, the table has 2 cpus";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
 fn a_reserve_that_one_vm_alone_cannot_leave_is_told_of_that_vm() {
     let node = settled();
     node.put("/etc/pin-hook/host.toml", "reserve = 20\n");

@@ -3,6 +3,7 @@
 use super::{Case, Run, pve};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::HookFault;
+use crate::domain::guest::Guest;
 use crate::domain::pci::outlook::Outlook;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
@@ -29,16 +30,32 @@ impl Run<'_> {
         })
     }
 
+    /// Returns the guest that a start of a VM would make.
+    fn next_guest(&self, vmid: Vmid) -> Option<Guest> {
+        let config = pve::vm_config(&*self.host.files, vmid, &self.caller.migrated_from);
+        let config = config.ok().flatten()?;
+        Some(parse_vm_conf(&config.text).guest_of_next_start())
+    }
+
+    fn runs(&self, vmid: Vmid) -> bool {
+        matches!(pve::running(&*self.host.files, vmid), Ok(Some(_)))
+    }
+
+    /// Returns a case with the guest that a start would make of it; of a VM that runs as it is.
+    pub(super) fn as_it_starts(&self, case: Case) -> Case {
+        match self.next_guest(case.vmid) {
+            Some(guest) if !self.runs(case.vmid) => Case { guest, ..case },
+            _ => case,
+        }
+    }
+
     /// Returns what of a VM does not depend on its table.
     pub(super) fn what_runs(&self, vmid: Vmid) -> Now {
-        let files = &*self.host.files;
-        let config = pve::vm_config(files, vmid, &self.caller.migrated_from);
-        let guest = config.ok().flatten();
-        let guest = guest.map(|config| parse_vm_conf(&config.text).guest());
-        match pve::running(files, vmid) {
-            Ok(Some(_)) => Now::Runs,
-            _ if guest.is_some_and(|guest| !guest.is_hooked()) => Now::NotHooked,
-            _ => Now::Hooked,
+        let guest = self.next_guest(vmid);
+        match self.runs(vmid) {
+            true => Now::Runs,
+            false if guest.is_some_and(|guest| !guest.is_hooked()) => Now::NotHooked,
+            false => Now::Hooked,
         }
     }
 }
