@@ -4,6 +4,9 @@
 
 mod pve_tree;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use pve_tree::Node;
 
 const HOOK: &str = "hookscript: local:snippets/pin-hook";
@@ -31,6 +34,23 @@ fn the_boot_unit_puts_the_snippet_where_vms_of_the_cluster_name_it() {
     node.put("/var/lib/vz/snippets/pin-hook", OLD);
     node.boot();
     assert!(node.get("/var/lib/vz/snippets/pin-hook").contains("exec"));
+}
+
+#[test]
+fn a_snippet_that_cannot_be_executed_any_more_is_written_again() {
+    let node = node();
+    node.put("/etc/pin-hook/100.toml", "cpus = \"2-5\"\n");
+    node.enable(100);
+    let path = node.real_path("/var/lib/vz/snippets/pin-hook");
+    for mend in [
+        |node: &Node| drop(node.enable(100)),
+        |node: &Node| drop(node.boot()),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        mend(&node);
+        let now = fs::metadata(&path).unwrap().permissions();
+        assert_eq!(now.mode() & 0o777, 0o755);
+    }
 }
 
 /// A node whose VM names the snippet of a storage that `storage.cfg` describes so.

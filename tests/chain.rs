@@ -149,6 +149,16 @@ fn a_hook_that_cannot_be_called_refuses_the_start_as_pve_would() {
         told[1].starts_with("chmod +x /var/lib/vz/snippets/gpu.sh, or"),
         "{told:?}"
     );
+    node.former_hook(100, "gpu.sh", "exit 0");
+    node.put(
+        "/var/lib/vz/snippets/gpu.sh",
+        "#!/nonexistent/interpreter\n",
+    );
+    let (_, _, told) = run_phase(&node, "pre-start", Exit::Done);
+    assert!(
+        told[1].starts_with("its first line has to name"),
+        "{told:?}"
+    );
     for record in [
         "local:snippets/pin-hook\n",
         "/etc/passwd\n",

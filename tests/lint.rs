@@ -89,7 +89,8 @@ fn a_class_that_can_stop_the_host_is_an_error() {
     let host = hosts::unpack(&hosts::entries("synthetic-5900x"));
     let table = "cpus = \"6,18\"\npin.scheduler = \"fifo:1\"\nisolate.backend = \"affinity\"\n";
     let (text, status) = checked(host.path(), "t.toml", table, &[]);
-    let expected = "pin-hook: error: t.toml: scheduler fifo:1 can stop the host";
+    let expected = "pin-hook: error: t.toml: scheduler fifo:1 can stop the host: with backend affinity \
+                    other tasks run on the same cpus\npin-hook: help: leave pin.scheduler out";
     assert!(text.starts_with(expected), "{text}");
     assert_eq!(status, 2);
 }

@@ -69,7 +69,7 @@ pub fn with_tip(
     arguments: &[OsString],
     grammar: &clap::Command,
 ) -> clap::Error {
-    if let Some(tip) = tip_for_argument(&error, arguments) {
+    if let Some(tip) = tip_for_argument(&error, arguments, grammar) {
         error.remove(ContextKind::SuggestedArg);
         suggest(&mut error, tip);
         return error;
@@ -115,8 +115,13 @@ fn suggest(error: &mut clap::Error, tip: String) {
 }
 
 /// Returns the tip for words that a known command does not take.
-fn tip_for_argument(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+fn tip_for_argument(
+    error: &clap::Error,
+    arguments: &[OsString],
+    grammar: &clap::Command,
+) -> Option<String> {
     let command = arguments.get(1)?.to_str()?;
+    commands(grammar).find(|name| *name == command)?;
     let word = arguments.get(2)?.to_str()?;
     match (error.kind(), command, word) {
         (ErrorKind::ValueValidation, "release", "all") => {

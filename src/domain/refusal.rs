@@ -191,6 +191,7 @@ impl Refusal {
             Refusal::Foreign(_)
             | Refusal::TooLittleLeft { .. }
             | Refusal::Starved { .. }
+            | Refusal::RealTime { .. }
             | Refusal::Above(_) => self.help_with(&other_cpus),
             Refusal::Placement(error) => error.help(),
             Refusal::NoRoom {
@@ -199,7 +200,6 @@ impl Refusal {
             } => error.help(),
             Refusal::NoRoom { source, taken } => help_for_room(vmid, source.fitting(), taken),
             Refusal::Gate(error) => error.help(),
-            Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
             Refusal::NoYield(error) => error.help(vmid),
             Refusal::Memory(error) => error.help(Some(vmid)),
             Refusal::NoDevice { fault, .. } => fault.help(),
@@ -220,6 +220,7 @@ impl Refusal {
                 format!("{}{}", stop.unwrap_or_default(), source.help())
             }
             Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
+            Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
             Refusal::Above(above) => format!("{}, or {other_cpus}", above.remedy),
             _ => other_cpus.to_owned(),
         }

@@ -3,7 +3,6 @@
 //! A child gets `/dev/null` as standard input, pipes that are drained here, and no other
 //! descriptor, so that nothing it leaves behind keeps PVE's pipes open. No shell is between.
 
-use crate::domain::advice::Advised;
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -113,13 +112,7 @@ impl Programs for Children {
             .send((program.clone(), answer))
             .map_err(|_| gone())?;
         let ended = ended.recv().map_err(|_| gone())?;
-        ended.with_context(|| {
-            let fact = format!("cannot execute {}", program.path);
-            Advised::new(
-                fact,
-                "its first line has to name a program that is there (#!)",
-            )
-        })
+        ended.with_context(|| format!("cannot execute {}", program.path))
     }
 }
 

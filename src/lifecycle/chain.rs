@@ -5,7 +5,10 @@
 //! what it starts or pins is there when pin-hook isolates. At a stop it comes after, in reverse
 //! order: the host is back as it was when it runs.
 
+use std::io;
 use std::time::Duration;
+
+use nix::libc::{ENOENT, ENOEXEC};
 
 use super::account::{Account, Exit};
 use super::advice::known_help;
@@ -86,6 +89,9 @@ impl Hook<'_> {
     fn help(&self, error: &anyhow::Error) -> String {
         let mend = match error.downcast_ref() {
             Some(EnableRefusal::BrokenHook { fault, .. }) => fault.help(),
+            _ if is_script_of_nothing(error) => {
+                "its first line has to name a program that is there (#!)".to_owned()
+            }
             _ => known_help(error).unwrap_or_else(|| "mend it".to_owned()),
         };
         format!("{mend}, or {}", self.do_without())
@@ -138,4 +144,11 @@ impl Hook<'_> {
         account.fail(Exit::Refused, text, help);
         Ok(status)
     }
+}
+
+/// Tells whether the kernel found a file to execute, and not what executes it: it says the same of both.
+fn is_script_of_nothing(error: &anyhow::Error) -> bool {
+    let kernel = error.downcast_ref::<io::Error>();
+    let number = kernel.and_then(io::Error::raw_os_error);
+    matches!(number, Some(ENOENT | ENOEXEC))
 }

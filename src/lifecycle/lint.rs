@@ -6,7 +6,7 @@ use super::advice::help_for;
 use super::binding;
 use super::devices::Devices;
 use super::look::known_state;
-use super::nothing::absent;
+use super::nothing::no_vm;
 use super::others::{look_at_files, look_at_groups};
 use super::plan::Complaint;
 use super::resolve::{CaseError, gate_facts, read_settings, strange_nodes};
@@ -28,7 +28,7 @@ use crate::domain::refusal::check_scheduler;
 use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
-use crate::host::pve::{self, GuestKind, TextFile};
+use crate::host::pve::{self, TextFile};
 use crate::host::table::{check_place, path_of_table};
 use crate::host::topology::read_topology;
 use crate::host::{Host, surroundings};
@@ -166,11 +166,7 @@ impl Lint {
         let files = &*host.files;
         let vmid = vmid_of(&self.file)?;
         path_of_table(files, vmid).filter(|path| *path == self.file)?;
-        let why = match pve::guest_kind(files, vmid, "").ok()? {
-            GuestKind::Vm => return None,
-            GuestKind::Container => Nothing::Container(vmid),
-            GuestKind::Absent => absent(files, vmid),
-        };
+        let why = no_vm(files, vmid).ok()??;
         let is_shared = self.file.starts_with("/etc/pve/");
         let is_elsewhere = matches!(why, Nothing::Elsewhere { .. });
         (!is_shared || !is_elsewhere).then(|| format!("nobody reads it: {why}"))
@@ -231,7 +227,10 @@ impl Lint {
         let Ok(Ok(choice)) = choice else { return };
         let is_throttled = surroundings::throttles_real_time(&*host.files);
         if let Err(refusal) = check_scheduler(table.pin.scheduler, choice.backend, is_throttled) {
-            self.refuse(&refusal.to_string(), refusal.help_with(""));
+            self.refuse(
+                &refusal.to_string(),
+                refusal.help_with(&other_cpus(self.vmid)),
+            );
         }
         let share = table.share(self.vmid, cpus, choice.backend);
         match check_others(&share, topology, &around) {

@@ -3,7 +3,7 @@
 use crate::domain::nothing::Nothing;
 use crate::domain::vm::Vmid;
 use crate::host::files::Files;
-use crate::host::pve;
+use crate::host::pve::{self, GuestKind};
 use crate::host::table::stray_tables;
 
 /// Says where a VM is that this node does not have.
@@ -12,6 +12,18 @@ pub fn absent(files: &dyn Files, vmid: Vmid) -> Nothing {
         Some(node) => Nothing::Elsewhere { vmid, node },
         None => Nothing::NoVm(vmid),
     }
+}
+
+/// Says why a number is no VM of this node, if it is none.
+///
+/// # Errors
+/// The directories of guests cannot be read.
+pub fn no_vm(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Nothing>> {
+    Ok(match pve::guest_kind(files, vmid, "")? {
+        GuestKind::Vm => None,
+        GuestKind::Container => Some(Nothing::Container(vmid)),
+        GuestKind::Absent => Some(absent(files, vmid)),
+    })
 }
 
 /// Says that a VM has no table, or which file was meant to be it.

@@ -12,7 +12,7 @@ use drift::{differences, refused};
 
 use super::journal::{read_log, read_state};
 use super::look::{Look, known_state, look};
-use super::nothing::absent;
+use super::nothing::no_vm;
 use super::observe::read_cpus;
 use super::outdated::outdated;
 use super::recover;
@@ -26,14 +26,12 @@ use crate::domain::desired::{has_partition, kept_off};
 use crate::domain::facts::VmFacts;
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
-use crate::domain::nothing::Nothing;
 use crate::domain::pci::binding::{self, Lent};
 use crate::domain::state::State;
 use crate::domain::stuck::Stuck;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
-use crate::host::pve::GuestKind;
 use crate::host::table::path_of_table;
 use crate::host::topology::smt;
 use crate::host::{Host, pve, task};
@@ -235,12 +233,10 @@ fn forgotten(host: &Host) -> anyhow::Result<Vec<Forgotten>> {
 
 /// Checks that this node has such a VM: of any other one nothing can be told.
 fn check_guest(host: &Host, vmid: Vmid) -> anyhow::Result<()> {
-    let why = match pve::guest_kind(&*host.files, vmid, "")? {
-        GuestKind::Vm => return Ok(()),
-        GuestKind::Container => Nothing::Container(vmid),
-        GuestKind::Absent => absent(&*host.files, vmid),
-    };
-    Err(Advised::new(why.to_string(), why.help()).into())
+    match no_vm(&*host.files, vmid)? {
+        Some(why) => Err(Advised::new(why.to_string(), why.help()).into()),
+        None => Ok(()),
+    }
 }
 
 /// Returns the CPUs that everything else may use: backend slices cuts what is below the root.
