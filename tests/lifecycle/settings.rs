@@ -335,6 +335,28 @@ fn a_setting_that_somebody_changes_is_set_again_and_left_when_letting_go() {
     assert_eq!(world.sim.get(STAT_INTERVAL), "8\n");
 }
 
+#[test]
+fn a_wish_that_the_kernel_does_not_take_is_a_failure_of_status() {
+    let world = with_vm();
+    let before = world.capture();
+    let write = format!("write {STAT_INTERVAL}");
+    world.sim.fail(&write, libc::EINVAL, u32::MAX);
+    world.start(100);
+    world.reconcile_until_quiet().unwrap();
+    let status = status(&world.host, Some(id(100))).unwrap();
+    assert!(!status.ok);
+    let [refused] = status.refused.as_slice() else {
+        panic!("{:?}", status.refused)
+    };
+    assert_eq!(refused.wanted, "120");
+    assert_eq!(refused.actual.as_deref(), Some("1"));
+    let as_wished = status.settings.iter();
+    assert!(as_wished.clone().all(|one| one.target != refused.target));
+    world.sim.fail_no_more();
+    world.stop(100);
+    world.assert_as(&before);
+}
+
 /// The kernel lets nobody read the files of a policy without an online CPU.
 #[test]
 fn a_policy_without_a_cpu_keeps_nothing_else_from_being_given_back() {
