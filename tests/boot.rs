@@ -42,10 +42,10 @@ fn a_snippet_that_cannot_be_executed_any_more_is_written_again() {
     node.put("/etc/pin-hook/100.toml", "cpus = \"2-5\"\n");
     node.enable(100);
     let path = node.real_path("/var/lib/vz/snippets/pin-hook");
-    for mend in [
-        |node: &Node| drop(node.enable(100)),
-        |node: &Node| drop(node.boot()),
-    ] {
+    let enable = |node: &Node| {
+        node.enable(100);
+    };
+    for mend in [enable, Node::boot] {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         mend(&node);
         let now = fs::metadata(&path).unwrap().permissions();
