@@ -58,9 +58,10 @@ target/man/%: docs/man/%.md
 	@mkdir -p target/man
 	lowdown -s -Tman --out-no-smarty -o $@ $<
 
-# Completions of shells, by a program of their own: they would only make pin-hook larger.
+# Completions of shells, by a program of their own: they would only make pin-hook larger. It is built as the
+# tests are, which share all that it needs.
 completions:
-	@cargo run --quiet --locked --example completions target/completions
+	@cargo run --quiet --locked --profile test --example completions target/completions
 
 deb: build deb-tools man completions
 	packaging/deb/build

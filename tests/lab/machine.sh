@@ -57,11 +57,11 @@ start_qemu() {
     local kernel=$1 system=$2 append=$3 more=()
     # What protects the kernel from its users takes a tenth of the time, and nothing here is about it.
     local unhardened='mitigations=off init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off'
-    # A disk of 200 bytes a second when 1 MiB has been read, which the boot does not do: then its driver takes 41 s
+    # A disk of 350 bytes a second when 1 MiB has been read, which the boot does not do: then its driver takes 23 s
     # to probe it. Only where a case asks for it by "boot:".
     case $append in *lab.slow-disk*)
         truncate -s 8M "$vm/slow.img"
-        more=(-drive "file=$vm/slow.img,if=none,id=slow,format=raw,throttling.bps-total=200,throttling.bps-total-max=1048576"
+        more=(-drive "file=$vm/slow.img,if=none,id=slow,format=raw,throttling.bps-total=350,throttling.bps-total-max=1048576"
             -device virtio-blk-pci,drive=slow,serial=slow,addr=0x1c) ;;
     esac
     # Its copy of what the guest writes to the disk stays beside the rest.

@@ -1,4 +1,4 @@
-# kernels: stable bookworm
+# kernels: bookworm
 # Backend slices: no partition, everything else is kept off by its unit. Kernel 6.1 forgets every
 # pin when a unit's cpus change, so they are made last, and again.
 . /usr/lib/lab/lib.sh

@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: stable
 # Kernel work, the watchdog, real-time vCPUs and interrupts that the kernel manages.
 . /usr/lib/lab/lib.sh
 

@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: stable
 # Containers beside a VM that owns CPUs, while PVE goes on balancing them: each keeps its share of
 # what is left, nobody fights, and afterwards each has the list that it had.
 . /usr/lib/lab/lib.sh

@@ -1,3 +1,4 @@
+# kernels: stable
 # What others have of the CPUs is known before anything is promised: cases allowedcpus-of-a-sibling,
 # allowedcpus-above and status-offline-exit-0.
 . /usr/lib/lab/lib.sh

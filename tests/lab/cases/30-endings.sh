@@ -1,5 +1,5 @@
-# However a VM ends, the host is as before, with every knob on and with what was born meanwhile; where PVE
-# calls no phase, the units see to it.
+# The host is as before when a VM has ended, with every knob on and with what was born meanwhile; where PVE
+# calls no phase, the units see to it. 30-endings-more has other ways to end.
 . /usr/lib/lab/lib.sh
 . /usr/lib/lab/endings.sh
 
@@ -18,7 +18,7 @@ mapfile -t knobs < <(all_knobs isolated)
 hooked_vm 100 'cpus = "2-5"' 'pin.emulator = "0-1"' 'pin.scheduler = "fifo:1"' "${knobs[@]}" \
     '[memory]' "nodes = \"$memory_on\""
 capture_before
-endings
+endings_in_brief
 
 # What the knobs had is lost with the state: the CPUs alone.
 hooked_vm 100 'cpus = "2-5"'

@@ -1,4 +1,4 @@
-# kernels: backports bookworm
+# kernels: bookworm
 # With backend slices and every knob on the host is as before too, however a VM ends, and when two come and go.
 . /usr/lib/lab/lib.sh
 . /usr/lib/lab/endings.sh
@@ -10,8 +10,9 @@ births_possible
 mapfile -t knobs < <(all_knobs slices)
 hooked_vm 100 'cpus = "2-5"' 'pin.emulator = "0-1"' "${knobs[@]}"
 capture_before
+endings_in_brief
 # All of them where slices are what a VM gets by itself.
-if is_before 6.12; then endings; else endings_in_brief; fi
+if is_before 6.12; then endings_by_guest_and_pve; fi
 
 hooked_vm 100 'cpus = "2-4"' "${knobs[@]}"
 vm_conf 100 'cores: 3' "$hooked"

@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # Two VMs with common policies and settings and different wishes, with every knob on, come and go in every
 # order: each has its own meanwhile, and afterwards the host is as before, with what was born in between.
 . /usr/lib/lab/lib.sh

@@ -1,3 +1,4 @@
+# kernels: backports
 # Devices that are passed through: who needs them, reset by FLR, interrupts that follow the vCPUs.
 . /usr/lib/lab/lib.sh
 

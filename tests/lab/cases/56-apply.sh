@@ -1,3 +1,4 @@
+# kernels: backports
 # A table that is edited while its VM runs: said until it is in force, and in force when apply ends.
 . /usr/lib/lab/lib.sh
 

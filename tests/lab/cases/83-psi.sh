@@ -1,4 +1,4 @@
-# kernels: stable
+# kernels: none
 # With the pressure accounting off at boot nothing has to be counted apart: the column "isolated" of 82-quiet.
 # boot: psi=0
 . /usr/lib/lab/lib.sh

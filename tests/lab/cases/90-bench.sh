@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # Prints how long post-start and post-stop take with every knob on, next to the same writes by a program that
 # does nothing else, to what reading them back and looking at the host take, and to a hookscript in shell.
 . /usr/lib/lab/lib.sh

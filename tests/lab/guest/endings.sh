@@ -98,8 +98,7 @@ endings_in_brief() {
     ends_with 'release of the running VM, and stop' release_and_stop
 }
 
-endings() {
-    endings_in_brief
+endings_by_guest_and_pve() {
     ends_with 'qm shutdown' qm shutdown 100
     ends_with 'power-off by the guest' qm guest-poweroff 100
     ends_with 'a crash of QEMU' crash

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 # is_for KERNEL FILE: "# kernels: NAME ..." names those where "make check" runs it; without such a line these are
-# trixie's two. With LAB_ALL each case is for trixie's two beside those that it names, but for one that says "only".
+# trixie's two, and "none" is no kernel. With LAB_ALL each case is for trixie's two beside those that it names, but for one that says "only".
 is_for() {
     local kernels
     kernels=$(sed -n 's/^# kernels: //p' "$2")

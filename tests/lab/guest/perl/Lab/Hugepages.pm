@@ -6,7 +6,6 @@ package Lab::Hugepages;
 use strict;
 use warnings;
 
-use File::Path 'make_path';
 use Exporter 'import';
 our @EXPORT_OK = qw(with_hugepages memory_arguments);
 
@@ -68,8 +67,7 @@ sub with_hugepages {
     my ($conf, $start) = @_;
     return $start->() if !is_wished($conf);
     if (!-d $mount) {
-        make_path($mount);
-        system("mount -t hugetlbfs -o pagesize=${kib}k hugetlbfs $mount") == 0 or die "hugepage mount error\n";
+        system("mkdir -p $mount && mount -t hugetlbfs -o pagesize=${kib}k hugetlbfs $mount") == 0 or die "hugepage mount error\n";
     }
     lock_file('/var/lock/hugepages.lck', 60, sub {
         my %needed;

@@ -6,7 +6,6 @@ use strict;
 use warnings;
 
 use Fcntl ':flock';
-use Socket;
 use Time::HiRes 'time';
 use Exporter 'import';
 our @EXPORT_OK = qw(wait_for lock_config lock_file qmp qmp_handshake qmp_read enter_scope wait_for_unit_removed);
@@ -73,8 +72,10 @@ sub qmp {
     my ($vmid, $command, $arguments, $timeout) = @_;
     $timeout //= $command eq 'quit' ? 60 : 5;
     my $path = run_file($vmid, 'qmp');
-    socket(my $socket, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!\n";
-    connect($socket, pack_sockaddr_un($path))
+    # Loaded here, as most calls of qm need none and loading takes longer than the rest of them.
+    require Socket;
+    socket(my $socket, Socket::PF_UNIX(), Socket::SOCK_STREAM(), 0) or die "socket: $!\n";
+    connect($socket, Socket::pack_sockaddr_un($path))
         or die "unable to connect to VM $vmid qmp socket - $!\n";
     die "VM $vmid qmp command '$command' failed - got timeout\n"
         if qmp_read($socket, qr/"QMP"/, $timeout) eq '' || qmp_handshake($socket, $timeout) eq '';
