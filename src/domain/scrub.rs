@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::claim::{Claims, owned_by_others};
 use super::cpuset::{CpuId, CpuSet};
-use super::facts::Facts;
+use super::facts::{Facts, KernelThread};
 use super::knob::Knob;
 use super::state::Held;
 use super::target::{Place, Target, Value};
@@ -67,10 +67,17 @@ pub fn debts(
         .kernel_threads
         .iter()
         .filter(|thread| !thread.bound && !thread.follows_irq());
-    let threads = threads.filter_map(|thread| {
-        only(&thread.affinity, cpus)?;
-        Some((Target::KernelThread(thread.id), &thread.affinity))
+    let (alone, others): (Vec<_>, Vec<_>) =
+        threads.partition(|thread| only(&thread.affinity, cpus).is_some());
+    let of_nodes = others.into_iter().filter_map(|thread| {
+        let left = after_online(thread, facts)?;
+        let (target, live) = (Target::KernelThread(thread.id), thread.affinity.clone());
+        Some(debt(target, Value::Cpus(live), Value::Cpus(left)))
     });
+    let of_nodes: Vec<_> = of_nodes.collect();
+    let threads = alone
+        .into_iter()
+        .map(|thread| (Target::KernelThread(thread.id), &thread.affinity));
     let pinned = pinned
         .iter()
         .map(|(id, affinity)| (Target::Affinity(*id), affinity));
@@ -79,8 +86,23 @@ pub fn debts(
         debt(target, Value::Cpus(affinity.clone()), all)
     });
     let is_movable = |target: &Target| held.get(target).is_none_or(|held| !held.unchangeable);
-    let all = switches.chain(irqs).chain(threads);
+    let all = switches.chain(irqs).chain(threads).chain(of_nodes);
     all.filter(|(target, _)| is_movable(target)).collect()
+}
+
+/// Returns what the kernel leaves of an administrator's mask to a thread of a NUMA node when a CPU comes
+/// online (`kthreads_online_cpu()` from 6.14 on, before `kcompactd_cpu_online()`): of what was asked for,
+/// the CPUs of the node. `None` where that is all of it.
+fn after_online(thread: &KernelThread, facts: &Facts) -> Option<CpuSet> {
+    let mut names = ["kswapd", "kcompactd"].into_iter();
+    let node = names.find_map(|name| thread.comm.strip_prefix(name)?.parse().ok())?;
+    let near: &CpuSet = facts.nodes.get(&node)?;
+    let asked = thread.affinity.intersection(near);
+    let left = match asked.is_empty() {
+        true => near.clone(),
+        false => asked,
+    };
+    (left != thread.affinity).then_some(left)
 }
 
 /// Tells whether a thread that is held cannot be given back yet, because all CPUs that it had are offline:

@@ -11,7 +11,7 @@ use pin_hook::lifecycle::phase::Phase;
 use super::refused_targets::{ERRORS, warnings};
 use super::scenario::Scenario;
 use super::world::{CONF, World, assert_says, done, mask};
-use crate::common::sim::{TaskSpec, VmSpec, cpus};
+use crate::common::sim::{Kernel, Machine, TaskSpec, VmSpec, cpus};
 
 const TABLE: &str = "cpus = \"2-3\"\nisolate.hotplug = true\n";
 const ONLINE: &str = "/sys/devices/system/cpu/online";
@@ -278,6 +278,30 @@ fn release_brings_cpus_back_online() {
     assert_eq!(world.sim.get(ONLINE), "0-1,3-7\n");
     done(world.release(None));
     assert_eq!(world.sim.get(ONLINE), "0-7\n");
+}
+
+/// On Linux 7 the kernel takes the CPUs of other nodes from it when a CPU comes online.
+#[test]
+fn the_mask_that_somebody_gave_a_thread_of_a_node_is_given_back() {
+    for kernel in [Kernel(6, 12), Kernel(7, 3)] {
+        for (name, own) in [
+            ("kswapd0", "0-7"),
+            ("kcompactd1", "0-1,6-7"),
+            ("kswapd1", "0-1"),
+        ] {
+            let machine = Machine {
+                kernel,
+                ..Machine::default()
+            };
+            let world = World::of(&machine).vm(100, CONF, TABLE);
+            let tid = world.sim.find_task(name).tid;
+            world.sim.state().set_affinity(tid, &cpus(own)).unwrap();
+            let before = world.capture();
+            world.start(100);
+            world.stop(100);
+            world.assert_as(&before);
+        }
+    }
 }
 
 /// Also where nothing else keeps it off the VM's CPUs, and the CPU comes back in the same run.
