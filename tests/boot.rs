@@ -5,7 +5,7 @@
 mod pve_tree;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use pve_tree::Node;
 
@@ -109,4 +109,24 @@ fn storages_on_the_network_are_left_alone() {
             "{section}"
         );
     }
+}
+
+#[test]
+fn a_dry_run_leaves_out_what_is_so_already() {
+    let node = node();
+    node.put("/etc/pin-hook/100.toml", "cpus = \"2-5\"\n");
+    let shown = |what: &str| {
+        let account = node.dry_enable(100);
+        account.lines.iter().any(|line| line.text.contains(what))
+    };
+    assert!(shown("would enable pin-hook-boot.service"));
+    assert!(shown("would write the drop-in"));
+    let link = "/etc/systemd/system/multi-user.target.wants/pin-hook-boot.service";
+    node.put(link, "");
+    node.remove(link);
+    let unit = "/usr/lib/systemd/system/pin-hook-boot.service";
+    symlink(unit, node.real_path(link)).unwrap();
+    node.enable(100);
+    assert!(!shown("pin-hook-boot"));
+    assert!(!shown("drop-in"));
 }

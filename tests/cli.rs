@@ -144,6 +144,31 @@ fn a_root_that_is_no_host_is_an_error() {
     assert!(text(&output).starts_with("pin-hook: error: cannot read the host name"));
 }
 
+/// Who names a VM or a directory where a file is wanted is told what to name.
+#[test]
+fn a_table_that_is_named_in_another_way_is_told_how() {
+    for (words, told) in [
+        (
+            &["check", "100"][..],
+            "tip: pin-hook plan 100 checks the table of vm 100",
+        ),
+        (
+            &["check", "--table", "100"],
+            "help: pin-hook plan 100 checks the table of vm 100, wherever it is",
+        ),
+        (
+            &["check", "--table", "/etc/"],
+            "help: name a table in it, such as /etc/100.toml",
+        ),
+    ] {
+        let output = run(words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(told), "{said}");
+    }
+}
+
 #[test]
 fn enabling_is_shown_for_a_captured_host() {
     let dir = TempDir::new().unwrap();

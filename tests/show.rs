@@ -385,7 +385,15 @@ fn status_fails_while_a_run_that_is_over_holds_the_host() {
     node.remove(&format!("/proc/{QEMU}/task/{QEMU}/stat"));
     let (text, status) = node.shown(&["status"]);
     assert!(text.contains("vm 100: this run is over"), "{text}");
+    assert!(text.contains("vm 100: has ended and still owns"), "{text}");
     assert_eq!(status, 1);
+    assert_eq!(
+        node.json(&["status", "--json"])["claims"][0]["state"],
+        "over"
+    );
+    let (text, _) = node.shown(&["list"]);
+    assert!(text.contains("vm 100: this run is over"), "{text}");
+    assert!(!text.contains("running"), "{text}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::columns::{Columns, or_dash};
 use super::json;
 use super::output::Output;
+use super::status::tell_over;
 use crate::host::Host;
 use crate::lifecycle::account::{Exit, Level};
 use crate::lifecycle::list::{Broken, Entry, Listing, Misfit, list};
@@ -27,9 +28,13 @@ fn print(listing: &Listing, output: &Output) {
     } else {
         output.print(&vms(&listing.vms));
     }
-    for Entry { vmid, outdated, .. } in &listing.vms {
-        if let Some(outdated) = outdated {
+    for entry in &listing.vms {
+        let vmid = entry.vmid;
+        if let Some(outdated) = &entry.outdated {
             output.say(Level::Warning, &format!("vm {vmid}: {outdated}"));
+        }
+        if entry.over {
+            tell_over(vmid, Level::Warning, output);
         }
     }
     for overlap in &listing.overlaps {

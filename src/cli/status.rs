@@ -80,6 +80,13 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
         output.say(Level::Help, "journalctl -t pin-hook shows its answer");
     }
     print_lost(status, output);
+    if let Some(unit) = status.unwatched {
+        let text = format!("nothing looks after the claims: {unit} is not active");
+        output.say(Level::Error, &text);
+        let help =
+            format!("systemctl start {unit}; if it is masked, systemctl unmask {unit} first");
+        output.say(Level::Help, &help);
+    }
     for text in &status.left_out {
         output.say(Level::Info, text);
     }
@@ -160,6 +167,7 @@ fn claim_text(claim: &ClaimStatus) -> String {
             "vm {vmid}: standby, started for a backup, would have {}",
             cpus.in_words()
         ),
+        "over" => format!("vm {vmid}: has ended and still owns {}", cpus.in_words()),
         _ => format!("vm {vmid}: {state}, {}", cpus.in_words()),
     };
     let mut text = wrapped(&summary, "");
@@ -225,10 +233,15 @@ fn complain(claim: &ClaimStatus, output: &Output) {
         output.say(Level::Warning, &format!("vm {vmid}: {outdated}"));
     }
     if claim.over {
-        let text = format!("vm {vmid}: this run is over, and the host not given back yet");
-        output.say(Level::Error, &text);
-        output.say(Level::Help, "pin-hook reconcile gives it back now");
+        tell_over(vmid, Level::Error, output);
     }
+}
+
+/// Says that a VM has ended and nobody has seen to it.
+pub fn tell_over(vmid: Vmid, level: Level, output: &Output) {
+    let text = format!("vm {vmid}: this run is over, and the host not given back yet");
+    output.say(level, &text);
+    output.say(Level::Help, "pin-hook reconcile gives it back now");
 }
 
 fn host_text(status: &Status) -> String {

@@ -127,6 +127,9 @@ fn tip_for_argument(
         (ErrorKind::ValueValidation, "release", "all") => {
             Some("pin-hook release --all lets go of everything".to_owned())
         }
+        (ErrorKind::UnknownArgument, "check", vmid) if vmid.parse::<Vmid>().is_ok() => Some(
+            format!("pin-hook plan {vmid} checks the table of vm {vmid}"),
+        ),
         (ErrorKind::UnknownArgument, "check", file) if !file.starts_with('-') => {
             Some(format!("pin-hook check --table {file} checks a file"))
         }

@@ -75,7 +75,7 @@ pub(super) fn check(tree: &DeTable<'_>, section: &str, keys: &[Key]) -> Result<(
             None if !dotted && keys.iter().any(|key| key.is_below(&below)) => {
                 check(as_section(&path, value)?, &path, keys)?;
             }
-            _ => return Err(unknown(name.get_ref(), name.span(), section, keys)),
+            _ => return Err(unknown(name, value, section, keys)),
         }
     }
     Ok(())
@@ -197,7 +197,13 @@ fn join(section: &str, name: &str) -> String {
     }
 }
 
-fn unknown(name: &str, span: Range<usize>, section: &str, keys: &[Key]) -> Problem {
+fn unknown(
+    name: &Spanned<std::borrow::Cow<'_, str>>,
+    value: &Spanned<DeValue<'_>>,
+    section: &str,
+    keys: &[Key],
+) -> Problem {
+    let (name, span) = (name.get_ref().as_ref(), name.span());
     let prefix = join(section, "");
     let prefix = prefix.trim_start_matches('.');
     let mut expected: Vec<&str> = Vec::new();
@@ -207,7 +213,10 @@ fn unknown(name: &str, span: Range<usize>, section: &str, keys: &[Key]) -> Probl
         expected.extend(name.filter(|name| !expected.contains(name)));
     }
     let elsewhere = keys.iter().find(|key| key.name() == name);
+    let is_section = matches!(value.get_ref(), DeValue::Table(_));
     let help = match (nearest(name, expected.iter().copied()), elsewhere) {
+        // [nodes.pve1] is a typo of [node.pve1], and not the key of another section.
+        (Some(meant), _) if is_section => format!("did you mean \"{meant}\"?"),
         (_, Some(key)) => match key.path.rsplit_once('.') {
             Some((home, _)) => format!("{name} belongs below a line [{home}]"),
             None => format!("{name} belongs above the first section"),

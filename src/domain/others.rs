@@ -437,19 +437,18 @@ impl Exclusive {
     /// Returns what can be done about it, or instead of it.
     pub fn help(&self, other_cpus: &str) -> String {
         let group = &self.group;
+        // Where pin-hook makes them too, a write by hand might take a running vm's cpus from it.
+        if group.starts_with(QEMU_SLICE) {
+            return format!(
+                "if it is left over from a lost state, pin-hook release --all ends it (every vm \
+                 loses its cpus until pin-hook apply), or {other_cpus}"
+            );
+        }
         let end = match self.is_partition {
             true => format!("end it (echo member > /sys/fs/cgroup/{group}/cpuset.cpus.partition)"),
             false => format!("empty it (echo > /sys/fs/cgroup/{group}/cpuset.cpus.exclusive)"),
         };
-        // Of other cgroups nobody knows whether pin-hook has made them.
-        let lost = match group.starts_with(QEMU_SLICE) {
-            true => {
-                "; if it is left over from a lost state, pin-hook release --all ends it (every vm \
-                 loses its cpus until pin-hook apply)"
-            }
-            false => "",
-        };
-        format!("{end}, or {other_cpus}{lost}")
+        format!("{end}, or {other_cpus}")
     }
 }
 

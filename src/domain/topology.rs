@@ -54,16 +54,19 @@ impl SmtControl {
     pub fn help(self, offline: &CpuSet) -> String {
         let cpus = offline.in_words();
         match (self, offline.first()) {
-            (SmtControl::Off, _) => format!("smt is off (smt/control): leave {cpus} out"),
+            (SmtControl::Off, _) => format!("smt is off (smt/control): name others than {cpus}"),
             (SmtControl::ForcedOff, _) => {
-                format!("smt is off until the next boot (smt/control: forceoff): leave {cpus} out")
+                format!(
+                    "smt is off until the next boot (smt/control: forceoff): name others than {cpus}"
+                )
             }
             (SmtControl::Allowed, Some(cpu)) if offline.len() == 1 => {
-                format!("write 1 to /sys/devices/system/cpu/cpu{cpu}/online, or leave it out")
+                format!(
+                    "write 1 to /sys/devices/system/cpu/cpu{cpu}/online, or name another one instead"
+                )
             }
-            _ => {
-                "write 1 to their /sys/devices/system/cpu/cpuN/online, or leave them out".to_owned()
-            }
+            _ => "write 1 to their /sys/devices/system/cpu/cpuN/online, or name others instead"
+                .to_owned(),
         }
     }
 }
@@ -312,11 +315,11 @@ pub(crate) mod tests {
         let help = |control: &str| SmtControl::parse(control).help(&"12-15".parse().unwrap());
         assert_eq!(
             help("off\n"),
-            "smt is off (smt/control): leave cpus 12-15 out"
+            "smt is off (smt/control): name others than cpus 12-15"
         );
         assert_eq!(
             help("forceoff\n"),
-            "smt is off until the next boot (smt/control: forceoff): leave cpus 12-15 out"
+            "smt is off until the next boot (smt/control: forceoff): name others than cpus 12-15"
         );
         for control in ["on", "notsupported", "notimplemented", "2", ""] {
             assert!(help(control).starts_with("write 1 to their "), "{control}");

@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
 
 use super::deadline::Deadline;
 
@@ -74,6 +74,8 @@ pub trait Files: Debug {
     /// Makes sure that a file and a spare one beside it have `room` bytes that no full file system
     /// takes from them; what is new is zeros. Both can be read by root only.
     fn reserve(&self, path: &str, room: usize) -> io::Result<()>;
+    /// Returns how many bytes more fit into the file system of `path`, as this process may use it.
+    fn room_left(&self, path: &str) -> io::Result<u64>;
     /// Writes `text` at byte `at` by one `write(2)`, within the room of the file.
     fn append(&self, path: &str, at: usize, text: &str) -> io::Result<()>;
     /// Replaces the whole content atomically: the spare file gets it, followed by zeros, and changes
@@ -202,6 +204,11 @@ impl Files for RootFiles {
             }
         }
         Ok(())
+    }
+
+    fn room_left(&self, path: &str) -> io::Result<u64> {
+        let left = statvfs(self.at(path))?;
+        Ok(left.f_bavail.saturating_mul(left.f_frsize))
     }
 
     fn append(&self, path: &str, at: usize, text: &str) -> io::Result<()> {

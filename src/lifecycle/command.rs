@@ -3,11 +3,12 @@
 use super::account::{Account, Exit};
 use super::binding;
 use super::debts;
-use super::journal::busy;
+use super::journal::{busy, read_state};
 use super::phase::Run;
 use super::recover::recover;
 use super::report::Report;
 use super::resolve::{CaseError, Found, read_case};
+use super::units;
 use super::work::{Worked, work};
 use crate::domain::claim::Claim;
 use crate::domain::refusal::Refusal;
@@ -44,7 +45,11 @@ impl Run<'_> {
         match pve::running(&*self.host.files, vmid)? {
             None => account.does_not_run(vmid),
             Some(qemu) => {
-                let worked = self.adopt(&case, qemu, account)?;
+                let mut worked = self.adopt(&case, qemu, account)?;
+                if let Worked::Done(report, state) = &mut worked {
+                    // Where nothing is new they were not asked for.
+                    units::keep_watch(self.host, state, report);
+                }
                 let is_late = match &worked {
                     Worked::Done(report, _) => report.is_unfinished,
                     Worked::Busy => true,
@@ -78,12 +83,13 @@ impl Run<'_> {
                 .into_iter()
                 .for_each(|text| account.warn(text));
         }
+        // What reconcile gives back is let go of as well.
+        let mut had_something = has_something(&read_state(&*self.host.files)?, vmid);
         // Threads that were born in the VM's partition are found and moved while the claim is
         // still there; afterwards nobody would know whose they are.
         let _ = self.reconcile();
-        let mut had_something = false;
         let worked = work(self.host, &Default::default(), |state| {
-            had_something = has_something(state, vmid);
+            had_something |= has_something(state, vmid);
             // Reconcile has said why devices are still away; without the claim drivers would take them.
             let claimed = state
                 .claims

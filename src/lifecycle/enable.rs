@@ -158,7 +158,7 @@ impl Hooking<'_> {
     /// What only prepares is no reason to stop half way: a start does it again, and so does a boot.
     pub(super) fn step(&self, step: &Step, account: &mut Account) -> anyhow::Result<()> {
         let done = match self.is_dry {
-            true => Ok(true),
+            true => Ok(!step.is_done(self.host)),
             false => {
                 let _wait = awaiting(&*self.host.clock, &step.in_words());
                 step.work(self.host, self.programs)

@@ -260,6 +260,19 @@ fn least_room(files: &dyn Files) -> usize {
 #[error("nothing is taken that could not be given back")]
 pub struct NoRoom;
 
+/// Checks that a first claim would find the room that it needs; nothing is taken.
+///
+/// # Errors
+/// [`NoRoom`] with what to do. That the room cannot be told is none.
+pub fn check_room(files: &dyn Files) -> anyhow::Result<()> {
+    let room = least_room(files);
+    let left = files.room_left("/run").unwrap_or(u64::MAX);
+    match files.exists(SPARE) || left >= 2 * room as u64 {
+        true => Ok(()),
+        false => Err(no_room(room)),
+    }
+}
+
 fn no_room(room: usize) -> anyhow::Error {
     let kib = (2 * room).div_ceil(1 << 10);
     anyhow::Error::new(NoRoom).context(Advised::new(
@@ -345,6 +358,12 @@ pub fn read_log(files: &dyn Files) -> anyhow::Result<(State, Damage)> {
 /// How often a log is read that seems to be damaged: without the lock, it may have been replaced twice
 /// meanwhile.
 const LOOKS: usize = 3;
+
+/// Tells whether there is no log, which is so before the first claim of a boot, or when somebody has
+/// removed it.
+pub fn is_missing(files: &dyn Files) -> bool {
+    !files.exists(JOURNAL)
+}
 
 fn read_text(files: &dyn Files) -> anyhow::Result<Option<String>> {
     match files.read(JOURNAL) {

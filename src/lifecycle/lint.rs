@@ -1,5 +1,7 @@
 //! Checking a table before it is put in place, for the tools that write tables.
 
+use std::io;
+
 use serde::Serialize;
 
 use super::advice::help_for;
@@ -115,9 +117,25 @@ pub fn unreadable(path: &str, error: &anyhow::Error) -> Lint {
 fn unreadable_by(path: &str, error: &anyhow::Error) -> Complaint {
     Complaint {
         message: format!("{error:#}"),
-        help: Some(help_for(error)),
+        help: Some(help_for_file(path, error)),
         file: Some(path.to_owned()),
         ..Complaint::default()
+    }
+}
+
+/// Returns what to name instead of a directory or an id; otherwise what the error itself says.
+fn help_for_file(path: &str, error: &anyhow::Error) -> String {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    let kind = cause.map(io::Error::kind);
+    match kind {
+        Some(io::ErrorKind::IsADirectory) if vmid_of(path).is_none() => {
+            let directory = path.trim_end_matches('/');
+            format!("name a table in it, such as {directory}/100.toml")
+        }
+        Some(io::ErrorKind::NotFound) if path.parse::<Vmid>().is_ok() => {
+            format!("pin-hook plan {path} checks the table of vm {path}, wherever it is")
+        }
+        _ => help_for(error),
     }
 }
 
@@ -141,12 +159,12 @@ impl Lint {
         self
     }
 
-    /// Returns the guest of this node that the name of the file speaks of.
+    /// Returns the guest of this node that the name of the file speaks of, unless it is a template.
     fn guest(&mut self, host: &Host) -> Option<Guest> {
         let vmid = vmid_of(&self.file)?;
-        let config = pve::vm_config(&*host.files, vmid, "").ok()??;
+        let guest = guest_of(host, vmid).filter(|guest| !guest.template)?;
         self.vmid = Some(vmid);
-        Some(parse_vm_conf(&config.text).guest_of_next_start())
+        Some(guest)
     }
 
     /// Says what keeps a file that is in the place of a table from being one.
@@ -166,6 +184,9 @@ impl Lint {
         let files = &*host.files;
         let vmid = vmid_of(&self.file)?;
         path_of_table(files, vmid).filter(|path| *path == self.file)?;
+        if guest_of(host, vmid).is_some_and(|guest| guest.template) {
+            return Some(format!("nobody uses it: {}", Nothing::Template(vmid)));
+        }
         let why = no_vm(files, vmid).ok()??;
         let is_shared = self.file.starts_with("/etc/pve/");
         let is_elsewhere = matches!(why, Nothing::Elsewhere { .. });
@@ -292,6 +313,11 @@ impl Lint {
             ..Complaint::default()
         });
     }
+}
+
+fn guest_of(host: &Host, vmid: Vmid) -> Option<Guest> {
+    let config = pve::vm_config(&*host.files, vmid, "").ok()??;
+    Some(parse_vm_conf(&config.text).guest_of_next_start())
 }
 
 /// Returns the VM that the name of a table speaks of.

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::journal::read_log;
-use super::look::known_state;
+use super::look::{is_over, known_state};
 use super::others::{look_at_files, look_at_groups};
 use super::outdated::outdated;
+use super::recover;
 use super::resolve::{CaseError, gate_facts, read_settings, understand};
 use super::snippet;
 use super::yields;
@@ -71,6 +72,8 @@ pub struct Entry {
     pub running: bool,
     /// How far the claim of its run has come; nothing without one.
     pub state: Option<String>,
+    /// Whether that run is over, and the host not given back yet.
+    pub over: bool,
     /// CPUs that it owns now.
     pub owned: Option<CpuSet>,
     /// Why what it owns is not what its table says now.
@@ -179,6 +182,7 @@ impl Listing {
         let guest = config.map(|config| parse_vm_conf(&config.text).guest_of_next_start());
         match guest {
             None => self.table_without_vm(host, vmid)?,
+            Some(guest) if guest.template => self.template(host, vmid, has_table),
             Some(guest) => {
                 let claim = state.claims.get(&vmid);
                 if has_table || claim.is_some() {
@@ -194,20 +198,20 @@ impl Listing {
                     let reason = "is hooked and has no table".to_owned();
                     self.orphans.push(Orphan { vmid, reason });
                 }
-                self.hold_hook(host, vmid, &guest);
+                self.hold_hook(host, vmid, &guest, has_table);
             }
         }
         Ok(())
     }
 
     /// A start fails where PVE cannot call what it is to call.
-    fn hold_hook(&mut self, host: &Host, vmid: Vmid, guest: &Guest) {
+    fn hold_hook(&mut self, host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) {
         let broken = snippet::broken(&*host.files, vmid, guest);
         if let Some(hook) = broken.filter(|_| guest.is_hooked()) {
             self.broken.push(Broken {
                 vmid: Some(vmid),
                 message: format!("vm {vmid}: {hook}"),
-                help: Some(hook.help(vmid)),
+                help: Some(hook.help(vmid, has_table)),
             });
         }
     }
@@ -234,6 +238,7 @@ impl Listing {
             hookscript: guest.hookscript.clone(),
             running: false,
             state: None,
+            over: false,
             owned: None,
             outdated: None,
             table: path,
@@ -313,7 +318,9 @@ impl Listing {
             return;
         };
         let mut around = look_at_files(host, settings);
-        if let Ok(Ok(state)) = known_state(host) {
+        if let Ok(Ok(mut state)) = known_state(host) {
+            // What is taken in hand again is nobody else's; what cannot be seen is told elsewhere.
+            let _ = recover::foresee(host, &mut state);
             look_at_groups(host, &state, &mut around);
         }
         for Entry { vmid, cpus, .. } in &self.vms {
@@ -331,13 +338,19 @@ impl Listing {
         }
     }
 
+    /// A template may be hooked: what is cloned from it is then, too.
+    fn template(&mut self, host: &Host, vmid: Vmid, has_table: bool) {
+        if has_table {
+            let path = path_for(host, vmid);
+            let reason = format!("has a table ({path}), but it is a template");
+            self.orphans.push(Orphan { vmid, reason });
+        }
+    }
+
     /// A table in the cluster file system may be that of a VM on another node.
     fn table_without_vm(&mut self, host: &Host, vmid: Vmid) -> anyhow::Result<()> {
         let files = &*host.files;
-        let path = match read_table(files, vmid) {
-            Ok(table) => table.map(|table| table.path).unwrap_or_default(),
-            Err(_) => "its table".to_owned(),
-        };
+        let path = path_for(host, vmid);
         let elsewhere = pve::node_of_vm(files, vmid);
         let reason = match (pve::guest_kind(files, vmid, "")?, elsewhere) {
             (GuestKind::Container, _) => "it is a container".to_owned(),
@@ -351,10 +364,22 @@ impl Listing {
     }
 }
 
+/// Returns where the table of a VM is, in words.
+fn path_for(host: &Host, vmid: Vmid) -> String {
+    match read_table(&*host.files, vmid) {
+        Ok(table) => table.map(|table| table.path).unwrap_or_default(),
+        Err(_) => "its table".to_owned(),
+    }
+}
+
 impl Entry {
     fn hold_claim(&mut self, host: &Host, state: &State, claim: &Claim) {
         self.outdated = outdated(host, state, claim);
-        self.state = Some(claim.name());
+        self.over = is_over(host, claim);
+        self.state = Some(match self.over {
+            true => "over".to_owned(),
+            false => claim.name(),
+        });
         self.owned = claim.owns().then(|| claim.wishes.cpus.clone());
         if self.auto {
             self.cpus = self.owned.clone().or(self.cpus.take());

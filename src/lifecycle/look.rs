@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::journal::{self, read_state};
 use super::observe::{effective_cpus, live_values, observe};
+use crate::domain::claim::Claim;
 use crate::domain::desired::{Desired, desired};
 use crate::domain::diff::{self, Diff, Live, diff};
 use crate::domain::facts::{Facts, VmFacts};
@@ -14,8 +15,8 @@ use crate::domain::gate::Backend;
 use crate::domain::state::State;
 use crate::domain::target::{Stage, Target};
 use crate::domain::vm::Vmid;
-use crate::host::Host;
 use crate::host::systemd::BUS_SOCKET;
+use crate::host::{Host, task};
 
 /// What was seen, and what is wished for.
 #[derive(Debug)]
@@ -67,6 +68,12 @@ pub fn look(
         diff,
         left_out,
     })
+}
+
+/// Tells whether the run of a claim is over, and the host not given back yet.
+pub fn is_over(host: &Host, claim: &Claim) -> bool {
+    let qemu = claim.qemu();
+    qemu.is_some_and(|qemu| !task::is_process(&*host.files, qemu))
 }
 
 /// Reads what the program remembers.

@@ -14,13 +14,16 @@ pub use planned::Planned;
 
 use outlook::{Now, not_hooked};
 
+use super::advice::help_for;
 use super::devices::DeviceRow;
 use super::fate::{self, Answers};
+use super::journal::check_room;
 use super::look::{is_denied, known_state, look};
 use super::neighbours::{Yielding, without_neighbours, yielding};
 use super::notes;
 use super::others::{look_around, look_at_groups};
 use super::phase::Run;
+use super::recover;
 use super::resolve::{Case, CaseError, Found, Resolved, read_case, resolve};
 use super::settings;
 use super::settle::fixed_irq;
@@ -147,7 +150,8 @@ impl Run<'_> {
                 let case = self.as_it_starts(*case);
                 let policy = case.table.start.on_refusal;
                 if let Err(refusal) = self.plan_case(&case, &mut plan)? {
-                    plan.refuse(&refusal, policy, self.what_runs(vmid));
+                    let (why, help) = (refusal.to_string(), refusal.help(vmid));
+                    plan.refuse(&why, help, policy, self.what_runs(vmid));
                 }
             }
             Ok(Found::Nothing(why)) => {
@@ -212,6 +216,10 @@ impl Run<'_> {
         self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise();
+        if let Err(error) = check_room(&*self.host.files) {
+            let (why, policy) = (format!("{error:#}"), case.table.start.on_refusal);
+            plan.refuse(&why, help_for(&error), policy, self.what_runs(case.vmid));
+        }
         let outlook = || devices.outlook(case.vmid).or_else(|| self.outlook(case));
         if !plan.running
             && let Some(outlook) = outlook()
@@ -231,6 +239,11 @@ impl Run<'_> {
                 return Ok(State::default());
             }
         };
+        if recover::foresee(self.host, &mut state)? {
+            let text =
+                "the state is lost, and a run takes in hand again what the host shows to be held";
+            plan.warnings.push(text.to_owned());
+        }
         let updates = fate::updates(self.host, &state, &Answers::default())?;
         updates.into_iter().for_each(|record| state.apply(record));
         Ok(state)
@@ -379,12 +392,12 @@ impl Plan {
         };
     }
 
-    fn refuse(&mut self, refusal: &Refusal, policy: OnRefusal, now: Now) {
+    fn refuse(&mut self, why: &str, help: String, policy: OnRefusal, now: Now) {
         let vmid = self.vmid;
         self.outcome = Outcome::Refused;
         self.error = Some(Complaint {
-            message: format!("vm {vmid}: {refusal}"),
-            help: Some(refusal.help(vmid)),
+            message: format!("vm {vmid}: {why}"),
+            help: Some(help),
             ..Complaint::default()
         });
         self.summary = now.refused(vmid, policy);

@@ -154,16 +154,20 @@ impl fmt::Display for Broken {
 }
 
 impl Broken {
-    /// Returns what makes it work again.
-    pub fn help(&self, vmid: Vmid) -> String {
+    /// Returns what makes it work again; without a table a VM cannot be enabled.
+    pub fn help(&self, vmid: Vmid, has_table: bool) -> String {
         let is_ours = self
             .volume
             .parse()
             .is_ok_and(|hook: Snippet| hook.is_ours());
         match self.fault {
-            HookFault::Missing(_) | HookFault::NotExecutable(_) if is_ours => {
-                format!("pin-hook enable {vmid} sets it right")
-            }
+            HookFault::Missing(_) | HookFault::NotExecutable(_) if is_ours => match has_table {
+                true => format!("pin-hook enable {vmid} sets it right"),
+                false => format!(
+                    "systemctl restart pin-hook-boot.service sets it right, pin-hook disable {vmid} \
+                     has it called no more"
+                ),
+            },
             _ => self.fault.help(),
         }
     }

@@ -11,13 +11,14 @@ pub use drift::{Drifted, Refused};
 use drift::{differences, refused};
 
 use super::journal::{read_log, read_state};
-use super::look::{Look, known_state, look};
+use super::look::{Look, is_over, known_state, look};
 use super::nothing::no_vm;
 use super::observe::read_cpus;
 use super::outdated::outdated;
 use super::recover;
 use super::settings::{self, SettingStatus};
 use super::settle::stuck_in;
+use super::units;
 use crate::domain::advice::Advised;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::{CpuId, CpuSet};
@@ -32,9 +33,10 @@ use crate::domain::stuck::Stuck;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
+use crate::host::systemd::BUS_SOCKET;
 use crate::host::table::path_of_table;
 use crate::host::topology::smt;
-use crate::host::{Host, pve, task};
+use crate::host::{Host, pve};
 
 /// What VMs own, and whether it is as wished.
 #[derive(Debug, Serialize)]
@@ -69,6 +71,9 @@ pub struct Status {
     pub forgotten: Vec<Forgotten>,
     /// What is damaged of the state.
     pub damage: Option<String>,
+    /// The unit that should look after what VMs own and does not: nothing is set again, or given back when
+    /// a VM ends by itself.
+    pub unwatched: Option<&'static str>,
     /// What cannot be seen from here and is left out.
     pub left_out: Vec<String>,
 }
@@ -87,7 +92,7 @@ pub struct Forgotten {
 pub struct ClaimStatus {
     /// Which VM.
     pub vmid: Vmid,
-    /// How far its run has come: `reserved`, `waiting`, `standby`, `running` or `failed`.
+    /// How far its run has come: `reserved`, `waiting`, `standby`, `running`, `failed` or `over`.
     pub state: String,
     /// Why the VM, which runs, has no CPUs of its own.
     pub failure: Option<String>,
@@ -177,7 +182,8 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     }
     let (_, damage) = read_log(&*host.files)?;
     let forgotten = forgotten(host)?;
-    let seen = look(host, state.clone(), [])?;
+    let mut seen = look(host, state.clone(), [])?;
+    let unwatched = unwatched(host, &state, &mut seen.left_out);
     let is_shown = |vmid: &Vmid| only.is_none_or(|only| only == *vmid);
     let is_shown = &is_shown;
     let shown = state.claims.values().filter(|claim| is_shown(&claim.vmid));
@@ -196,6 +202,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
             && refused.iter().all(|one| !one.is_wish)
             && claims.iter().all(ClaimStatus::is_ok)
             && forgotten.is_empty()
+            && unwatched.is_none()
             && damage.is_none(),
         claims,
         unowned: unowned(host, &state, is_shown),
@@ -210,8 +217,19 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         drift,
         pending,
         forgotten,
+        unwatched,
         damage: (!damage.is_none()).then(|| damage.to_string()),
         left_out: seen.left_out,
+    })
+}
+
+/// Returns the unit that should look after what VMs own and does not.
+fn unwatched(host: &Host, state: &State, left_out: &mut Vec<String>) -> Option<&'static str> {
+    let is_needed = state.claims.values().any(Claim::owns) && host.files.exists(BUS_SOCKET);
+    let idle = is_needed.then(|| units::idle(host))?;
+    idle.unwrap_or_else(|error| {
+        left_out.push(format!("whether the units look after it: {error:#}"));
+        None
     })
 }
 
@@ -295,18 +313,20 @@ fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Look) -> Claim
     let vm = seen.facts.vms.get(&claim.vmid);
     let threads = vm.iter().flat_map(|vm| &vm.threads);
     let failure = claim.obstacle().map(str::to_owned);
+    let over = is_over(host, claim);
     let offline = match seen.facts.cpus_at_work {
         true => CpuSet::new(),
         false => claim.offline_now(&seen.facts.online, &state.taken_offline()),
     };
     ClaimStatus {
         vmid: claim.vmid,
-        state: claim.name(),
+        state: match over {
+            true => "over".to_owned(),
+            false => claim.name(),
+        },
         failure,
         outdated: outdated(host, state, claim),
-        over: claim
-            .qemu()
-            .is_some_and(|qemu| !task::is_process(&*host.files, qemu)),
+        over,
         offline_help: offline_help(host, claim.vmid, &offline),
         offline,
         cpus: claim.wishes.cpus.clone(),
@@ -321,7 +341,7 @@ fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Look) -> Claim
 fn offline_help(host: &Host, vmid: Vmid, offline: &CpuSet) -> Option<String> {
     let smt = smt(&*host.files);
     let of_table = format!(
-        "{} of its table and pin-hook apply {vmid}",
+        "{} in its table and pin-hook apply {vmid}",
         smt.help(offline)
     );
     (!offline.is_empty()).then_some(of_table)

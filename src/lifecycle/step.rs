@@ -18,6 +18,8 @@ use crate::host::{Host, pve};
 const QM_WAIT: Duration = Duration::from_secs(40);
 /// The unit that prepares the node at boot; it is the only one that is enabled.
 const BOOT_UNIT: &str = "pin-hook-boot.service";
+/// What enabling it makes.
+const BOOT_LINK: &str = "/etc/systemd/system/multi-user.target.wants/pin-hook-boot.service";
 
 /// One thing that is done for a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +90,18 @@ impl Step {
             Step::Hook(vmid, hook) => command(*vmid, hook.as_ref()),
             Step::Delegate(..) | Step::Boot => "systemd to read its unit files".to_owned(),
             _ => "a file to be written".to_owned(),
+        }
+    }
+
+    /// Tells whether there is nothing left to do, as far as that can be seen without doing it.
+    pub fn is_done(&self, host: &Host) -> bool {
+        match self {
+            Step::Delegate(vmid, true) => {
+                let live = read(host, &Target::Delegation(*vmid));
+                live.is_ok_and(|live| live == Value::Present)
+            }
+            Step::Boot => host.files.link(BOOT_LINK).is_ok(),
+            _ => false,
         }
     }
 

@@ -34,6 +34,19 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     }
 }
 
+/// Returns the unit that should look after the claims and does not, if there is one.
+///
+/// # Errors
+/// systemd does not answer.
+pub fn idle(host: &Host) -> anyhow::Result<Option<&'static str>> {
+    for unit in WATCHERS {
+        if !host.systemd.is_active(unit)? {
+            return Ok(Some(unit));
+        }
+    }
+    Ok(None)
+}
+
 /// The timer is the last to be stopped: when systemd is late with the one before it, the timer
 /// comes back and has it stopped then.
 fn tell(host: &Host, is_needed: bool) -> anyhow::Result<()> {

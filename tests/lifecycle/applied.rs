@@ -6,8 +6,10 @@ use pin_hook::lifecycle::list::list;
 use pin_hook::lifecycle::phase::Phase;
 use pin_hook::lifecycle::status::status;
 
-use super::world::{CONF, World, done};
+use super::world::{CONF, World, assert_says, done};
 use crate::common::sim::VmSpec;
+
+const TIMER: &str = "pin-hook-reconcile.timer";
 
 fn running() -> World {
     let world = World::with_vm();
@@ -47,6 +49,25 @@ fn a_vcpu_that_cannot_be_pinned_anew_is_told() {
 
 /// A thread that a vCPU begot a moment ago has not been moved yet, as one of many to come; a vCPU that is
 /// not on its CPU, such as one that was plugged in, disturbs the guest.
+#[test]
+fn status_fails_while_nothing_looks_after_the_claims_and_apply_has_them_looked_after() {
+    let world = World::with_vm();
+    let unwatched = || {
+        let status = status(&world.host, None).unwrap();
+        (status.unwatched, status.ok)
+    };
+    assert_eq!(unwatched(), (None, true));
+    world.start(100);
+    assert_eq!(unwatched(), (None, true));
+    world.sim.state().systemd.active.remove(TIMER);
+    assert_eq!(unwatched(), (Some(TIMER), false));
+    done(world.apply(100));
+    assert_eq!(unwatched(), (None, true));
+    world.sim.state().systemd.active.remove(TIMER);
+    world.sim.fail(&format!("start {TIMER}"), libc::EIO, 1);
+    assert_says(&world.apply(100), "nothing looks after the claims");
+}
+
 #[test]
 fn status_fails_for_a_vcpu_that_is_elsewhere_and_not_for_another_thread() {
     let plug = |world: &World| world.sim.plug_vcpu(100);

@@ -4,6 +4,7 @@ use pin_hook::domain::state::State;
 use pin_hook::lifecycle::account::Exit;
 use pin_hook::lifecycle::journal::read_state;
 use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::plan::Outcome;
 
 use super::world::{World, assert_says, done};
 use crate::common::sim::{TaskSpec, VmSpec};
@@ -16,6 +17,8 @@ fn a_start_is_refused_while_there_is_no_room_for_giving_back() {
         let world = World::with_vm();
         let before = world.capture();
         world.sim.fill_run(free * KIB);
+        let plan = world.plan(100);
+        assert_eq!(plan.outcome, Outcome::Refused, "{free} KiB: {plan:#?}");
         let account = world.phase(Phase::PreStart, 100);
         assert_eq!(account.exit, Exit::Refused, "{free} KiB: {account:#?}");
         assert_says(&account, "for what giving the host back may announce");

@@ -3,7 +3,9 @@
 use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::target::{Target, Value};
 use pin_hook::lifecycle::journal::{parse, text_of};
+use pin_hook::lifecycle::list::list;
 use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::plan::Outcome;
 use pin_hook::lifecycle::status::status;
 
 use super::world::{World, assert_says, changes, done, mask};
@@ -186,6 +188,46 @@ fn a_partition_that_nobody_remembers_is_seen_and_given_back() {
     world.systemd_looks_at_a_unit();
     done(world.release(None));
     assert_eq!(left(&world, &before, "all"), "");
+}
+
+/// What it asks for would end in the partition of a VM that runs.
+#[test]
+fn a_plan_without_the_state_is_that_of_the_run_that_takes_it_in_hand_again() {
+    let world = World::with_vm();
+    let before = world.capture();
+    world.start(100);
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    let plan = world.plan(100);
+    assert_eq!(plan.outcome, Outcome::Ready, "{plan:#?}");
+    let told = |text: &String| text.starts_with("the state is lost");
+    assert!(plan.warnings.iter().any(told), "{:?}", plan.warnings);
+    assert_eq!(list(&world.host).unwrap().misfits, []);
+    done(world.apply(100));
+    world.assert_owns(100);
+    world.stop(100);
+    assert_eq!(left(&world, &before, "all"), "");
+}
+
+#[test]
+fn what_a_release_finds_without_the_state_is_let_go_and_told() {
+    let world = World::with_vm();
+    world.start(100);
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    let account = done(world.release(None));
+    assert_says(&account, "everything let go");
+    let denies = account
+        .lines
+        .iter()
+        .any(|line| line.text.contains("nothing to let go"));
+    assert!(!denies, "{account:#?}");
+}
+
+#[test]
+fn a_run_that_is_over_is_something_to_let_go_of() {
+    let world = World::with_vm();
+    world.start(100);
+    world.end_qemu(100);
+    assert_says(&done(world.release(Some(100))), "vm 100 let go");
 }
 
 #[test]

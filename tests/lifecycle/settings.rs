@@ -348,6 +348,8 @@ fn a_wish_that_the_kernel_does_not_take_is_a_failure_of_status() {
     let [refused] = status.refused.as_slice() else {
         panic!("{:?}", status.refused)
     };
+    // Nobody promises what the kernel refuses.
+    assert_eq!(status.pending, 0);
     assert_eq!(refused.wanted, "120");
     assert_eq!(refused.actual.as_deref(), Some("1"));
     let as_wished = status.settings.iter();

@@ -144,6 +144,37 @@ fn a_table_in_its_place_that_nobody_reads_is_told() {
 }
 
 #[test]
+fn the_table_of_a_template_is_used_by_nobody() {
+    let node = settled();
+    node.put("/etc/pve/qemu-server/103.conf", "cores: 2\ntemplate: 1\n");
+    let text = "cpus = \"10,22\"\n";
+    node.put("/etc/pin-hook/103.toml", text);
+    let (shown, _) = node.shown(&["list"]);
+    let told = "103 has a table (/etc/pin-hook/103.toml), but it is a template";
+    assert!(shown.contains(told), "{shown}");
+    let (path, text) = ("/etc/pin-hook/103.toml".to_owned(), text.to_owned());
+    let lint = lint(&node.host(), &TextFile { path, text });
+    let told = "nobody uses it: vm 103 is a template, which runs for backups only";
+    assert_eq!(lint.warnings, [told]);
+}
+
+#[test]
+fn a_broken_hook_of_a_vm_without_a_table_is_mended_by_the_boot_unit() {
+    let node = settled();
+    node.put(
+        "/etc/pve/storage.cfg",
+        "dir: local\n\tpath /var/lib/vz\n\tcontent snippets\n",
+    );
+    node.put("/var/lib/vz/snippets/other", "");
+    let conf = "cores: 1\nhookscript: local:snippets/pin-hook\n";
+    node.put("/etc/pve/qemu-server/103.conf", conf);
+    let (text, _) = node.shown(&["list"]);
+    let help = |start: &str| text.contains(&format!("help: {start} sets it right"));
+    assert!(help("systemctl restart pin-hook-boot.service"), "{text}");
+    assert!(help("pin-hook enable 100"), "{text}");
+}
+
+#[test]
 fn list_names_tables_that_would_shut_each_other_down() {
     let node = Node::new();
     node.put("/etc/pve/qemu-server/107.conf", "cores: 2\n");

@@ -117,7 +117,8 @@ impl FromStr for Cpus {
     type Err = ParseWishError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
+        // Blanks around a list count for nothing either.
+        match text.trim() {
             "auto" => Ok(Self::Auto),
             list => parse_list(list).map(Self::Set),
         }
@@ -140,7 +141,7 @@ impl FromStr for Nodes {
 
     /// Parses `auto` or a list in the grammar of a cpulist.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "auto" {
+        if text.trim() == "auto" {
             return Ok(Self::Auto);
         }
         match text.parse::<CpuSet>() {

@@ -24,7 +24,7 @@ impl Run<'_> {
         };
         Some(Outlook {
             reason: broken.to_string(),
-            help: broken.help(vmid),
+            help: broken.help(vmid, true),
             summary,
             fails: true,
         })

@@ -74,7 +74,10 @@ pub(super) fn differences(
         given_up,
         writers: writers(host, target),
     });
-    (drift.collect(), open.len())
+    // What the kernel has refused is told as that, and not promised.
+    let is_refused = |target| state.held.get(target).is_some_and(|held| held.refused > 0);
+    let pending = open.iter().filter(|change| !is_refused(&change.target));
+    (drift.collect(), pending.count())
 }
 
 /// Returns the services that run and are known to write a target by themselves.

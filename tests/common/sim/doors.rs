@@ -253,6 +253,10 @@ impl Files for Sim {
         })
     }
 
+    fn room_left(&self, path: &str) -> io::Result<u64> {
+        self.ask(&format!("room_left {path}"), |state| Ok(state.room_left()))
+    }
+
     fn append(&self, path: &str, at: usize, text: &str) -> io::Result<()> {
         let op = format!("append {path} {}", text.trim_end());
         self.change(&op, |state, torn| {

@@ -61,6 +61,15 @@ impl State {
         self.tree.create(&spare, &old, 0o600)
     }
 
+    /// Returns what is left of `/run`.
+    pub fn room_left(&self) -> u64 {
+        let in_run = self.tree.iter();
+        let in_run = in_run.filter(|(path, _)| path.starts_with("/run/"));
+        let used: usize = in_run.map(|(_, node)| node.size().div_ceil(PAGE)).sum();
+        let room = self.run_room.map(|room| room.saturating_sub(used) * PAGE);
+        room.map_or(u64::MAX, |left| left as u64)
+    }
+
     /// Refuses a file of `size` bytes for which there is no room in `/run`.
     fn vet_room(&self, path: &str, size: usize) -> io::Result<()> {
         let pages = |size: usize| size.div_ceil(PAGE);
