@@ -110,6 +110,29 @@ fn meant_by(name: &str) -> Option<Vmid> {
     (is_word && name != format!("{meant}.toml")).then_some(meant)
 }
 
+/// Returns what keeps a file among the tables from being read by anybody: `vrbox.toml`, as well as what
+/// [`stray_tables`] finds.
+pub fn unread_files(files: &dyn Files) -> Vec<String> {
+    let mut unread = Vec::new();
+    for directory in [LOCAL_TABLES, CLUSTER_TABLES] {
+        for name in files.list(directory).unwrap_or_default() {
+            unread.extend(why_unread(directory, &name));
+        }
+    }
+    unread
+}
+
+fn why_unread(directory: &str, name: &str) -> Option<String> {
+    let path = format!("{directory}/{name}");
+    if let Some(meant) = meant_by(name) {
+        return Some(Stray { path, meant }.help());
+    }
+    let stem = name.strip_suffix(".toml")?;
+    let is_read = stem.parse::<Vmid>().is_ok() || stem == "host";
+    (!is_read)
+        .then(|| format!("{path} is not read; a table is named after its vm, such as 100.toml"))
+}
+
 /// Reads a table that is not in place yet; whoever may have written it.
 ///
 /// # Errors
@@ -141,9 +164,7 @@ pub fn check_place(files: &dyn Files, path: &str) -> anyhow::Result<Option<Strin
         CLUSTER_TABLES => check_cluster(files, path)?,
         _ => return Ok(None),
     }
-    let path = path.to_owned();
-    let stray = meant_by(name).map(|meant| Stray { path, meant });
-    Ok(stray.map(|stray| stray.help()))
+    Ok(why_unread(directory, name))
 }
 
 /// Returns where the table of a VM is, whatever is in it, or `None` when it has none.

@@ -26,7 +26,7 @@ use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::pve::{self, GuestKind};
-use crate::host::table::{Stray, read_table, stray_tables, tables};
+use crate::host::table::{read_table, tables, unread_files};
 use crate::host::topology::read_topology;
 
 /// Every table of this node.
@@ -128,7 +128,7 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
         overlaps: Vec::new(),
         orphans: Vec::new(),
         misfits: Vec::new(),
-        strays: stray_tables(&*host.files).iter().map(Stray::help).collect(),
+        strays: unread_files(&*host.files),
         broken: Vec::new(),
         left_out: Vec::new(),
     };

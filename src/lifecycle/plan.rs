@@ -147,7 +147,13 @@ impl Run<'_> {
         let mut plan = Plan::new(vmid);
         match read_case(self.host, vmid, &self.caller.migrated_from) {
             Ok(Found::Case(case)) => {
+                let guest = case.guest.clone();
                 let case = self.as_it_starts(*case);
+                if case.guest != guest {
+                    let text =
+                        "changes that are pending in the vm's config count: a start applies them";
+                    plan.notices.push(text.to_owned());
+                }
                 let policy = case.table.start.on_refusal;
                 if let Err(refusal) = self.plan_case(&case, &mut plan)? {
                     let (why, help) = (refusal.to_string(), refusal.help(vmid));

@@ -125,7 +125,7 @@ fn a_table_in_its_place_that_nobody_reads_is_told() {
     let node = settled();
     let text = "cpus = \"10,22\"\n";
     node.put("/etc/pve/lxc/104.conf", "cores: 1\n");
-    for id in ["103", "104", "0103"] {
+    for id in ["103", "104", "0103", "vrbox"] {
         node.put(&format!("/etc/pin-hook/{id}.toml"), text);
     }
     let lint = |path: &str| {
@@ -136,11 +136,14 @@ fn a_table_in_its_place_that_nobody_reads_is_told() {
         ("103", "nobody reads it: there is no vm 103"),
         ("104", "nobody reads it: 104 is a container"),
         ("0103", "is not read; the table of vm 103"),
+        ("vrbox", "is not read; a table is named after its vm"),
     ] {
         let warnings = lint(&format!("/etc/pin-hook/{name}.toml"));
         assert!(warnings[0].contains(told), "{warnings:?}");
     }
     assert_eq!(lint("/tmp/103.toml"), [""; 0]);
+    let (text, _) = node.shown(&["list"]);
+    assert!(text.contains("vrbox.toml is not read"), "{text}");
 }
 
 #[test]
