@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use pin_hook::host::files::RootFiles;
 use pin_hook::host::programs::{Children, Ended, How, Printed, Program, Programs, close_inherited};
-use pin_hook::lifecycle::account::{Account, Exit};
-use pin_hook::lifecycle::chain::{Hook, around};
+use pin_hook::lifecycle::engine::account::{Account, Exit};
+use pin_hook::lifecycle::hooking::chain::{Hook, around};
 use pve_tree::{Node, id};
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@
 
 mod pve_tree;
 
-use pin_hook::lifecycle::account::{Account, Exit};
+use pin_hook::lifecycle::engine::account::{Account, Exit};
 use pve_tree::Node;
 
 const HOOK: &str = "hookscript: local:snippets/pin-hook";

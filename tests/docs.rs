@@ -17,7 +17,7 @@ use pin_hook::host::limit::Limit;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
 use pin_hook::host::systemd::Bus;
-use pin_hook::lifecycle::resolve::read_case;
+use pin_hook::lifecycle::case::resolve::read_case;
 use tempfile::TempDir;
 
 fn path(name: &str) -> PathBuf {

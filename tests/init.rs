@@ -24,7 +24,7 @@ use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::CapturedSched;
 use pin_hook::host::systemd::Bus;
 use pin_hook::host::table::read_table;
-use pin_hook::lifecycle::init::{Intent, propose, write};
+use pin_hook::lifecycle::show::init::{Intent, propose, write};
 
 #[test]
 fn tables_are_proposed_as_expected() {

@@ -24,8 +24,8 @@ use pin_hook::host::pve::TextFile;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
 use pin_hook::host::systemd::Bus;
-use pin_hook::lifecycle::devices::{Devices, of_running, other_things};
-use pin_hook::lifecycle::lint::lint;
+use pin_hook::lifecycle::engine::inventory::{Devices, of_running, other_things};
+use pin_hook::lifecycle::show::lint::lint;
 use tempfile::TempDir;
 
 const TREES: [&str; 5] = ["gpu", "hba", "ovs", "switchdev", "vgpu"];

@@ -7,7 +7,7 @@ mod pve_tree;
 use std::fs;
 use std::path::Path;
 
-use pin_hook::lifecycle::account::Account;
+use pin_hook::lifecycle::engine::account::Account;
 use pve_tree::Node;
 
 /// Commands of the console blocks, each with the pattern of what it prints.

@@ -124,6 +124,34 @@ fn rooms_know_each_other_in_one_direction() {
     assert_blind("lifecycle", &["cli"]);
 }
 
+/// The rooms of the lifecycle, each above all that it knows.
+#[test]
+fn rooms_of_the_lifecycle_know_each_other_in_one_direction() {
+    let floors = ["engine", "case", "devices", "start", "hooking", "show"];
+    for (n, room) in floors.iter().enumerate() {
+        let above: Vec<String> = floors[n + 1..]
+            .iter()
+            .map(|other| format!("crate::lifecycle::{other}"))
+            .collect();
+        let above: Vec<&str> = above.iter().map(String::as_str).collect();
+        let found = naming(&above, |path| {
+            path.starts_with(&format!("src/lifecycle/{room}/"))
+        });
+        assert_none(&found, &format!("{room} must not know what is above it"));
+    }
+    let is_room = |source: &Source| {
+        let mut parts = source.path.split('/').skip(2);
+        floors.contains(&parts.next().unwrap_or_default()) || source.path == "src/lifecycle/mod.rs"
+    };
+    let inside = sources(&["src/lifecycle"]);
+    let homeless: Vec<String> = inside
+        .into_iter()
+        .filter(|source| !is_room(source))
+        .map(|source| source.path)
+        .collect();
+    assert_none(&homeless, "every file of the lifecycle is in a room");
+}
+
 #[test]
 fn imports_are_written_so_that_the_rules_see_them() {
     let names = ["use std::{", "use crate::{", "use libc::{", "crate::*"];

@@ -31,7 +31,7 @@ use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::CapturedSched;
 use pin_hook::host::systemd::Bus;
 use pin_hook::host::target::{DELEGATION, read};
-use pin_hook::lifecycle::observe::observe;
+use pin_hook::lifecycle::engine::observe::observe;
 use tempfile::TempDir;
 
 const QEMU: i32 = 500;

@@ -9,7 +9,7 @@ use clap::{ArgGroup, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcom
 use super::tips::{commands, with_tip};
 use crate::domain::table::{Prefer, Smt};
 use crate::domain::vm::Vmid;
-use crate::lifecycle::phase::Phase;
+use crate::lifecycle::start::phase::Phase;
 
 /// Gives a VM its CPUs for real while it runs, and the host back afterwards
 #[derive(Debug, Parser)]

@@ -7,8 +7,8 @@ use super::output::Output;
 use crate::host::Host;
 use crate::host::files::RootFiles;
 use crate::host::table::read_candidate;
-use crate::lifecycle::account::{Exit, Level};
-use crate::lifecycle::lint::{Lint, lint, unreadable};
+use crate::lifecycle::engine::account::{Exit, Level};
+use crate::lifecycle::show::lint::{Lint, lint, unreadable};
 
 /// Shows what is wrong with a table, wherever it is; fails when something is.
 pub fn table(host: &Host, file: &Path, as_json: bool, output: &Output) -> anyhow::Result<Exit> {

@@ -4,8 +4,8 @@ use super::json;
 use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
-use crate::lifecycle::account::{Exit, Level};
-use crate::lifecycle::init::{Intent, Proposed, propose, write};
+use crate::lifecycle::engine::account::{Exit, Level};
+use crate::lifecycle::show::init::{Intent, Proposed, propose, write};
 
 /// What to do with the table.
 #[derive(Debug, Clone, Copy)]

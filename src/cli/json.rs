@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::output::Output;
-use crate::lifecycle::account::Exit;
-use crate::lifecycle::advice::help_for;
-use crate::lifecycle::plan::Complaint;
+use crate::lifecycle::engine::account::Exit;
+use crate::lifecycle::engine::advice::help_for;
+use crate::lifecycle::show::plan::Complaint;
 
 /// Version of the schema. It grows when a field goes away or changes its meaning; fields may be
 /// added at any time.

@@ -5,8 +5,8 @@ use super::json;
 use super::output::Output;
 use super::status::tell_over;
 use crate::host::Host;
-use crate::lifecycle::account::{Exit, Level};
-use crate::lifecycle::list::{Broken, Entry, Listing, Misfit, list};
+use crate::lifecycle::engine::account::{Exit, Level};
+use crate::lifecycle::show::list::{Broken, Entry, Listing, Misfit, list};
 
 /// Shows every table of this node; fails when one of them is broken.
 pub fn show(host: &Host, as_json: bool, output: &Output) -> anyhow::Result<Exit> {

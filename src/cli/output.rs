@@ -12,9 +12,9 @@ use serde::Serialize;
 use super::args::Call;
 use crate::domain::words::in_words;
 use crate::host::log;
-use crate::lifecycle::account::{Account, Exit, Level, Line};
-use crate::lifecycle::advice::help_for;
-use crate::lifecycle::plan::Complaint;
+use crate::lifecycle::engine::account::{Account, Exit, Level, Line};
+use crate::lifecycle::engine::advice::help_for;
+use crate::lifecycle::show::plan::Complaint;
 
 /// Where lines go.
 #[derive(Debug)]

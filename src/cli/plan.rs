@@ -6,10 +6,10 @@ use super::columns::{Columns, or_dash, paragraph};
 use super::json;
 use super::output::Output;
 use crate::domain::vm::Vmid;
-use crate::lifecycle::account::{Exit, Level};
-use crate::lifecycle::devices::DeviceRow;
-use crate::lifecycle::phase::Run;
-use crate::lifecycle::plan::{Layout, Outcome, Plan, VcpuPlace};
+use crate::lifecycle::engine::account::{Exit, Level};
+use crate::lifecycle::engine::inventory::DeviceRow;
+use crate::lifecycle::engine::run::Run;
+use crate::lifecycle::show::plan::{Layout, Outcome, Plan, VcpuPlace};
 
 /// Shows what would change when a VM starts; fails when the start would be refused.
 pub fn show(run: &Run<'_>, vmid: Vmid, as_json: bool, output: &Output) -> anyhow::Result<Exit> {

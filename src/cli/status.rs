@@ -8,10 +8,10 @@ use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
-use crate::lifecycle::account::{Exit, Level, keep_off, left_to};
-use crate::lifecycle::advice::help_without_cpus;
-use crate::lifecycle::settings::SettingStatus;
-use crate::lifecycle::status::{
+use crate::lifecycle::engine::account::{Exit, Level, keep_off, left_to};
+use crate::lifecycle::engine::advice::help_without_cpus;
+use crate::lifecycle::engine::settings::SettingStatus;
+use crate::lifecycle::show::status::{
     ClaimStatus, DebtStatus, Drifted, Forgotten, Moved, Refused, Status, ThreadStatus, status,
 };
 

@@ -1,10 +1,10 @@
 //! `apply` of a table that was edited while its VM runs.
 
 use pin_hook::domain::knob::Knob;
-use pin_hook::lifecycle::account::{Exit, Level};
-use pin_hook::lifecycle::list::list;
-use pin_hook::lifecycle::phase::Phase;
-use pin_hook::lifecycle::status::status;
+use pin_hook::lifecycle::engine::account::{Exit, Level};
+use pin_hook::lifecycle::show::list::list;
+use pin_hook::lifecycle::show::status::status;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{CONF, World, assert_says, done};
 use crate::common::sim::VmSpec;

@@ -1,9 +1,9 @@
 //! Starts for a backup (`backup-of-stopped-vm`): QEMU reads the disks, and the guest does not run
 //! unless somebody starts the VM meanwhile.
 
-use pin_hook::lifecycle::account::{Account, Level};
-use pin_hook::lifecycle::phase::Phase;
-use pin_hook::lifecycle::status::status;
+use pin_hook::lifecycle::engine::account::{Account, Level};
+use pin_hook::lifecycle::show::status::status;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::Scenario;
 use super::world::{CONF, World, assert_says, done, id};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use pin_hook::domain::table::AfterStop;
-use pin_hook::lifecycle::account::Exit;
-use pin_hook::lifecycle::phase::Phase;
-use pin_hook::lifecycle::status::status;
+use pin_hook::lifecycle::engine::account::Exit;
+use pin_hook::lifecycle::show::status::status;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::{Scenario, Then};
 use super::world::{World, assert_says, done};

@@ -4,7 +4,7 @@ use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::domain::knob::Knob;
 use pin_hook::domain::target::{Place, Target, Value};
 use pin_hook::host::target::{self, Outcome};
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::{Scenario, Then};
 use super::world::{CONF, CONF_WITHOUT_HOOK, World, done, mask};

@@ -1,7 +1,7 @@
 //! Containers beside VMs that own CPUs: each keeps its number of CPUs, PVE finds nothing to
 //! correct, and afterwards each has the list that it had.
 
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::{Scenario, Then};
 use super::world::{CONF, World, done};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pin_hook::lifecycle::account::Account;
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::engine::account::Account;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{CONF, CONF_WITHOUT_HOOK, World, assert_says, done};
 use super::yields::{asked, debt, later, occupied, start, stop};

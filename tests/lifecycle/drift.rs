@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pin_hook::lifecycle::phase::Phase;
-use pin_hook::lifecycle::status::status;
+use pin_hook::lifecycle::show::status::status;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::refused_targets::running as tuned;
 use super::scenario::Scenario;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use pin_hook::domain::claim::ClaimState;
-use pin_hook::lifecycle::account::Exit;
-use pin_hook::lifecycle::phase::{PHASE_TIME, Phase};
+use pin_hook::lifecycle::engine::account::Exit;
+use pin_hook::lifecycle::engine::run::PHASE_TIME;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{CONF, World, assert_says, changes, done};
 use crate::common::sim::capture::Capture;

@@ -1,10 +1,10 @@
 //! `/run` is full: nothing is taken that could not be given back, and everything is given back.
 
 use pin_hook::domain::state::State;
-use pin_hook::lifecycle::account::Exit;
-use pin_hook::lifecycle::journal::read_state;
-use pin_hook::lifecycle::phase::Phase;
-use pin_hook::lifecycle::plan::Outcome;
+use pin_hook::lifecycle::engine::account::Exit;
+use pin_hook::lifecycle::engine::journal::read_state;
+use pin_hook::lifecycle::show::plan::Outcome;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{World, assert_says, done};
 use crate::common::sim::{TaskSpec, VmSpec};

@@ -13,7 +13,7 @@ use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::table::{AfterStop, HostKnobs, PciIrqs, Power};
 use pin_hook::domain::target::{Place, Stage, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
-use pin_hook::lifecycle::journal::{parse, text_of};
+use pin_hook::lifecycle::engine::journal::{parse, text_of};
 
 use super::world::id;
 use crate::common::sim::cpus;

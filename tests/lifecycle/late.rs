@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use pin_hook::lifecycle::account::Exit;
-use pin_hook::lifecycle::boot::boot;
-use pin_hook::lifecycle::phase::{PHASE_TIME, Phase};
+use pin_hook::lifecycle::engine::account::Exit;
+use pin_hook::lifecycle::engine::run::PHASE_TIME;
+use pin_hook::lifecycle::hooking::boot::boot;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::{Scenario, Then};
 use super::world::{CONF, World, assert_says, done};

@@ -2,11 +2,11 @@
 
 use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::target::{Target, Value};
-use pin_hook::lifecycle::journal::{parse, text_of};
-use pin_hook::lifecycle::list::list;
-use pin_hook::lifecycle::phase::Phase;
-use pin_hook::lifecycle::plan::Outcome;
-use pin_hook::lifecycle::status::status;
+use pin_hook::lifecycle::engine::journal::{parse, text_of};
+use pin_hook::lifecycle::show::list::list;
+use pin_hook::lifecycle::show::plan::Outcome;
+use pin_hook::lifecycle::show::status::status;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{World, assert_says, changes, done, mask};
 use crate::common::sim::{TaskSpec, cpus};
@@ -242,7 +242,7 @@ fn nothing_is_inferred_of_a_vm_that_the_log_knows() {
             .kthread(false)
             .on_cpus(cpus("0-1,4-7")),
     );
-    let told = pin_hook::lifecycle::recover::recover(&world.host).unwrap();
+    let told = pin_hook::lifecycle::engine::recover::recover(&world.host).unwrap();
     assert!(told.is_empty(), "{told:?}");
     world.stop(100);
     assert_eq!(mask(&world, born), cpus("0-7"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::refused_targets::{running, tuned, warnings};
 use super::world::{CONF, World, changes, done};

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pin_hook::domain::target::Target;
-use pin_hook::lifecycle::account::{Account, Exit};
-use pin_hook::lifecycle::journal::read_state;
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::engine::account::{Account, Exit};
+use pin_hook::lifecycle::engine::journal::read_state;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::refused_targets::{REFUSALS, warnings};
 use super::scenario::{Scenario, Then};

@@ -1,8 +1,8 @@
 //! What others have of the host's CPUs, and CPUs that somebody takes away while a VM runs.
 
-use pin_hook::lifecycle::account::Level;
-use pin_hook::lifecycle::phase::Phase;
-use pin_hook::lifecycle::status::status;
+use pin_hook::lifecycle::engine::account::Level;
+use pin_hook::lifecycle::show::status::status;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{CONF, World, assert_says, done, mask};
 use crate::common::sim::{VmSpec, cpus};

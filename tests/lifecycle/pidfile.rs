@@ -1,7 +1,7 @@
 //! VMs whose pid file was removed by hand: PVE takes them for stopped and would start them again, but
 //! what counts is QEMU's process.
 
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{CONF_WITHOUT_HOOK, World, assert_says, done};
 use crate::common::sim::VmSpec;

@@ -1,7 +1,8 @@
 //! The case pci-probe-flush: from Linux 7.0 on an isolated partition that comes or goes waits for every
 //! probe of a PCI driver that is under way.
 
-use pin_hook::lifecycle::phase::{PHASE_TIME, Phase};
+use pin_hook::lifecycle::engine::run::PHASE_TIME;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::bindings;
 use super::scenario::{Scenario, Then};

@@ -1,7 +1,7 @@
 //! Starts that are refused, having changed nothing.
 
-use pin_hook::lifecycle::account::{Account, Exit, Level};
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::engine::account::{Account, Exit, Level};
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{CONF, World, assert_says, done};
 use crate::common::sim::{Machine, VmSpec};

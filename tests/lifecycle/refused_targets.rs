@@ -1,9 +1,9 @@
 //! Targets that the kernel refuses or takes without doing them, where the VM does without: each is told once,
 //! the rest is done, and nothing is lost.
 
-use pin_hook::lifecycle::account::{Account, Level};
-use pin_hook::lifecycle::phase::Phase;
-use pin_hook::lifecycle::status::status;
+use pin_hook::lifecycle::engine::account::{Account, Level};
+use pin_hook::lifecycle::show::status::status;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::failures::is_essential;
 use super::world::{CONF, World, assert_says, changes, done};

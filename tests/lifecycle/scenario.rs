@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pin_hook::lifecycle::account::Account;
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::engine::account::Account;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{World, changes, done};
 use crate::common::sim::VmSpec;

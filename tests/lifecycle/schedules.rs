@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::world::{CONF, World};
 use crate::common::sim::VmSpec;
 use crate::common::sim::fate::Death;
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::start::phase::Phase;
 
 const VMS: [u32; 3] = [100, 101, 102];
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pin_hook::domain::state::State;
 use pin_hook::domain::target::Target;
-use pin_hook::lifecycle::journal::read_state;
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::engine::journal::read_state;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::refused_targets::{ERRORS, warnings};
 use super::scenario::Scenario;

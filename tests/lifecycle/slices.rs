@@ -1,7 +1,7 @@
 //! Backend `slices`: without a partition, everything else is kept off by its unit.
 
-use pin_hook::lifecycle::account::Exit;
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::engine::account::Exit;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::{Scenario, Then};
 use super::world::{CONF, CONF_WITHOUT_HOOK, World, assert_says, done, mask};

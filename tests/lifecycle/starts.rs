@@ -1,8 +1,8 @@
 //! Starts of VMs, and their ordinary ends.
 
 use pin_hook::domain::cpuset::CpuSet;
-use pin_hook::lifecycle::account::Exit;
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::engine::account::Exit;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::{Scenario, Then};
 use super::world::{CONF, World, assert_says, done, mask};

@@ -1,6 +1,6 @@
 //! Where each thread of a VM goes, under every backend, also when it is born late.
 
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::Scenario;
 use super::world::{CONF, World, assert_says, done, mask};

@@ -1,7 +1,7 @@
 //! Unbound kernel work, the watchdog, the class of vCPU threads, and where interrupts really go.
 
-use pin_hook::lifecycle::account::Exit;
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::engine::account::Exit;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::{Scenario, Then};
 use super::world::{CONF, World, assert_says, done};

@@ -8,10 +8,11 @@ use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::domain::desired::has_partition;
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
-use pin_hook::lifecycle::account::{Account, Exit};
-use pin_hook::lifecycle::journal::read_state;
-use pin_hook::lifecycle::phase::{Caller, PHASE_TIME, Phase, Run};
-use pin_hook::lifecycle::plan::Plan;
+use pin_hook::lifecycle::engine::account::{Account, Exit};
+use pin_hook::lifecycle::engine::journal::read_state;
+use pin_hook::lifecycle::engine::run::{Caller, PHASE_TIME, Run};
+use pin_hook::lifecycle::show::plan::Plan;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use crate::common::sim::capture::{Capture, diff};
 use crate::common::sim::irq::Kind;

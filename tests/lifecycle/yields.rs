@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use pin_hook::domain::debt::Debt;
-use pin_hook::lifecycle::account::{Account, Exit};
-use pin_hook::lifecycle::journal::read_state;
-use pin_hook::lifecycle::phase::Phase;
+use pin_hook::lifecycle::engine::account::{Account, Exit};
+use pin_hook::lifecycle::engine::journal::read_state;
+use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{CONF, World, assert_says, done, id};
 use crate::common::sim::qm::Guest;

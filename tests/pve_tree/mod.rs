@@ -20,10 +20,10 @@ use pin_hook::host::programs::{Ended, How, Program, Programs};
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
 use pin_hook::host::systemd::{Job, Systemd};
-use pin_hook::lifecycle::account::Account;
-use pin_hook::lifecycle::boot::boot;
-use pin_hook::lifecycle::enable::Hooking;
-use pin_hook::lifecycle::phase::Caller;
+use pin_hook::lifecycle::engine::account::Account;
+use pin_hook::lifecycle::engine::run::Caller;
+use pin_hook::lifecycle::hooking::boot::boot;
+use pin_hook::lifecycle::hooking::enable::Hooking;
 use tempfile::TempDir;
 
 /// A node of a cluster of two: pve1 is this one.

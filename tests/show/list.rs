@@ -1,7 +1,7 @@
 //! `list`: every table of this node, and what does not fit.
 
 use pin_hook::host::pve::TextFile;
-use pin_hook::lifecycle::lint::lint;
+use pin_hook::lifecycle::show::lint::lint;
 
 use super::{Node, hosts, settled};
 

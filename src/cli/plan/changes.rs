@@ -3,7 +3,7 @@
 use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::words::count;
-use crate::lifecycle::plan::{Plan, Planned};
+use crate::lifecycle::show::plan::{Plan, Planned};
 
 /// Returns the changes of a plan, those for the same purpose together; `is_verbose` names each
 /// interrupt and thread.

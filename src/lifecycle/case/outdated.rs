@@ -1,0 +1,63 @@
+//! Whether what a VM owns is what its table says now: an edited table takes effect at the next start, or
+//! by `apply`.
+
+use super::resolve::{read_case, resolve};
+use super::texts::Found;
+use crate::domain::claim::{Claim, Wishes};
+use crate::domain::nothing::Nothing;
+use crate::domain::placement::PlacementError;
+use crate::domain::refusal::Refusal;
+use crate::domain::state::State;
+use crate::host::Host;
+
+/// Returns what a person who looks at a claim should know of the table behind it; nothing when it is in
+/// force as it is.
+pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
+    if !claim.owns() {
+        return None;
+    }
+    let vmid = claim.vmid;
+    let case = match read_case(host, vmid, "") {
+        Ok(Found::Case(case)) => case,
+        Ok(Found::Nothing(Nothing::NoTable(_) | Nothing::Misnamed { .. })) => {
+            let text = "its table is gone; what it owns stays until it stops, or pin-hook release";
+            return Some(format!("{text} {vmid}"));
+        }
+        Ok(Found::Nothing(_)) => return None,
+        Err(error) => {
+            let text = "its table or config has changed since and cannot be used";
+            return Some(format!("{text}: {error}"));
+        }
+    };
+    match resolve(host, &case, state) {
+        Ok(Ok(resolved)) if is_same(&resolved.wishes, &claim.wishes) => None,
+        Ok(Ok(_)) => {
+            let text =
+                "its table or config has changed since, which takes effect by pin-hook apply";
+            Some(format!("{text} {vmid} or at its next start"))
+        }
+        // That is no change of the table, and told by itself.
+        Ok(Err(Refusal::Placement(PlacementError::Offline { cpus, .. })))
+            if cpus.is_subset(&claim.wishes.cpus) =>
+        {
+            None
+        }
+        Ok(Err(refusal)) => {
+            let text = "its table or config has changed since and would be refused";
+            Some(format!("{text}: {refusal}"))
+        }
+        // What cannot be read says nothing about the table.
+        Err(_) => None,
+    }
+}
+
+/// Compares what a table wishes for; memory is settled before a start, and the rest is no wish.
+fn is_same(now: &Wishes, then: &Wishes) -> bool {
+    let now = Wishes {
+        reason: then.reason.clone(),
+        memory: then.memory.clone(),
+        stays_delegated: then.stays_delegated,
+        ..now.clone()
+    };
+    now == *then
+}

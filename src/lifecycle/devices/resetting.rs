@@ -1,0 +1,287 @@
+//! Resetting the devices of a VM before PVE takes them, where its table asks for that.
+//!
+//! The claim says which functions are being reset and how, so that a run that dies leaves nothing
+//! behind: with the claim goes the wish for the method. The reset itself is done by a child in a
+//! unit of its own, under a lock of its own: the host lock is not held meanwhile. A function that was
+//! removed is brought back by whoever comes next ([`back`]).
+
+mod away;
+mod back;
+mod wanted;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use self::away::{Away, await_udev, away, first_write, is_probing_off, missing, return_writes};
+pub(in crate::lifecycle) use self::away::{PAUSE, is_kept};
+pub use self::wanted::{Resets, Way, wanted};
+use crate::domain::claim::Claim;
+use crate::domain::pci::Function;
+use crate::domain::pci::anew::Reset;
+use crate::domain::pci::reset::{NoReset, check, flr};
+use crate::domain::refusal::Refusal;
+use crate::domain::state::Record;
+use crate::domain::vm::Vmid;
+use crate::host::files::Held;
+use crate::host::pci;
+use crate::host::slow::{self, Ended, Write};
+use crate::lifecycle::engine::account::Account;
+use crate::lifecycle::engine::fate::Answers;
+use crate::lifecycle::engine::run::Run;
+use crate::lifecycle::engine::units;
+use crate::lifecycle::engine::work::{Worked, work};
+
+/// Held by whoever resets devices: the kernel does not survive two at once everywhere.
+pub(in crate::lifecycle) const LOCK: &str = "/run/pin-hook/pci.lock";
+/// How long another run's reset is waited for.
+pub(in crate::lifecycle) const LOCK_WAIT: Duration = Duration::from_secs(3);
+/// What of the time of a phase is left for telling what has not come back.
+pub(in crate::lifecycle) const RESERVE: Duration = Duration::from_millis(1500);
+
+/// Why a reset came to no good end.
+enum Halt {
+    /// Nothing is left to do about it.
+    Refused(Refusal),
+    /// Functions may be away.
+    Open(Refusal),
+}
+
+/// Returns the unit of the child that resets the functions of a VM.
+fn name_of(vmid: Vmid) -> String {
+    format!("pci-{vmid}")
+}
+
+/// Returns the unit of the child that finds them again.
+fn name_of_return(vmid: Vmid) -> String {
+    format!("pci-back-{vmid}")
+}
+
+impl Run<'_> {
+    /// Resets the functions of a VM that is being started; the lock of the devices is held. When that
+    /// fails the claim is ended, unless functions are away.
+    pub(in crate::lifecycle) fn reset(
+        &self,
+        vmid: Vmid,
+        resets: &Resets,
+        account: &mut Account,
+    ) -> anyhow::Result<Result<(), Refusal>> {
+        if resets.is_empty() {
+            return Ok(Ok(()));
+        }
+        let texts = resets.iter();
+        let texts = texts.map(|(address, way)| (address.clone(), way.reset.to_string()));
+        self.announce(vmid, texts.collect(), account)?;
+        match self.reset_each(vmid, resets) {
+            Ok(()) => {
+                self.announce(vmid, returned(resets), account)?;
+                for (address, way @ Way { key, .. }) in resets {
+                    let way = way.in_words();
+                    account.info(format!("vm {vmid}: {key} ({address}) reset ({way})"));
+                }
+                Ok(Ok(()))
+            }
+            Err(Halt::Refused(refusal)) => {
+                self.update_claim(vmid, account, |_| Record::End(vmid))?;
+                Ok(Err(refusal))
+            }
+            Err(Halt::Open(refusal)) => {
+                units::wake_reconcile(self.host);
+                Ok(Err(refusal))
+            }
+        }
+    }
+
+    /// Takes the lock of the devices; `None` when another run keeps it: a driver may take its time.
+    pub(in crate::lifecycle) fn lock_devices(&self) -> io::Result<Option<Box<dyn Held>>> {
+        let wait = self.host.left().saturating_sub(RESERVE);
+        self.host.files.lock(LOCK, wait)
+    }
+
+    /// Has the claim say what is being reset.
+    fn announce(
+        &self,
+        vmid: Vmid,
+        resets: BTreeMap<String, String>,
+        account: &mut Account,
+    ) -> anyhow::Result<()> {
+        self.update_claim(vmid, account, |claim| {
+            Record::Claim(Box::new(Claim {
+                resets,
+                ..claim.clone()
+            }))
+        })
+    }
+
+    /// Has the claim of a VM say something else, if there is one.
+    pub(in crate::lifecycle) fn update_claim(
+        &self,
+        vmid: Vmid,
+        account: &mut Account,
+        changed: impl FnOnce(&Claim) -> Record,
+    ) -> anyhow::Result<()> {
+        let worked = work(self.host, &Answers::default(), |now| {
+            let claim = now.claims.get(&vmid);
+            Ok(Ok::<_, Refusal>(claim.map(changed).into_iter().collect()))
+        })?;
+        if let Worked::Done(report, _) = &worked {
+            account.tell(report);
+        }
+        Ok(())
+    }
+
+    fn reset_each(&self, vmid: Vmid, resets: &Resets) -> Result<(), Halt> {
+        self.look_again(vmid, resets).map_err(Halt::Refused)?;
+        let away = away_of(resets);
+        let halt = |refusal| match away.is_empty() {
+            true => Halt::Refused(refusal),
+            false => Halt::Open(refusal),
+        };
+        let firsts = resets.iter();
+        let firsts = firsts.map(|(address, way)| first_write(address, &way.reset));
+        let writes: Vec<Write> = firsts.chain(return_writes(&away)).collect();
+        let answers = self.errand(&name_of(vmid), &writes);
+        let answers = answers.map_err(|why| halt(refused(resets, NoReset::Failed(why))))?;
+        let is_whole = answers.iter().all(io::Result::is_ok);
+        answers_of(resets, answers).map_err(halt)?;
+        if away.is_empty() {
+            return Ok(());
+        }
+        self.await_back(vmid, resets, &away)?;
+        if !is_whole {
+            // The child was killed, or too early. What comes of it shows in sysfs.
+            let _ = self.errand(&name_of_return(vmid), &return_writes(&away));
+        }
+        await_udev(self.host);
+        self.look_at_returned(vmid, resets, &away)
+    }
+
+    /// Has a child write; returns what the kernel answered, or why there is no answer.
+    fn errand(&self, name: &str, writes: &[Write]) -> Result<Vec<io::Result<()>>, String> {
+        // What came of it has to be told, and given back.
+        let wait = self.host.left().saturating_sub(RESERVE);
+        match slow::run(self.host, name, writes, wait) {
+            Ok(Ended::Done(answers)) => Ok(answers),
+            Ok(Ended::Late) => Err(slow::late(name).to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits until every function is back; some need a moment and one more rescan.
+    fn await_back(&self, vmid: Vmid, resets: &Resets, away: &Away) -> Result<(), Halt> {
+        let clock = &self.host.clock;
+        let until = clock.since_boot() + self.host.left().saturating_sub(RESERVE);
+        let mut took = Duration::ZERO;
+        loop {
+            let missing = missing(self.host, away);
+            let Some(address) = missing.keys().next() else {
+                return Ok(());
+            };
+            // One that is cut short would be taken for a kernel that does not answer.
+            if clock.since_boot() + PAUSE + 2 * took >= until {
+                let model = self.model_of(vmid, address).unwrap_or_default();
+                let key = &resets[address].key;
+                return Err(Halt::Open(no_reset(key, address, NoReset::NotBack(model))));
+            }
+            clock.wait_for_end(&[], PAUSE);
+            let writes = return_writes(&missing);
+            let begun = clock.since_boot();
+            let answers = self.errand(&name_of_return(vmid), &writes);
+            took = clock.since_boot().saturating_sub(begun);
+            // What has come of it shows in sysfs.
+            answers.map_err(|why| Halt::Open(refused(resets, NoReset::Failed(why))))?;
+        }
+    }
+
+    /// Looks at each function once more, right before it is reset: it must be the one that was
+    /// judged, still without a driver of the host, and be reset as was chosen and not otherwise.
+    fn look_again(&self, vmid: Vmid, resets: &Resets) -> Result<(), Refusal> {
+        for (address, way) in resets {
+            let refuse = |why| Err(no_reset(&way.key, address, why));
+            let function = match self.same_function(vmid, address) {
+                Ok(function) => function,
+                Err(why) => return refuse(why),
+            };
+            let unready = match &way.reset {
+                Reset::By(method) => match flr(&function) {
+                    Err(why) => return refuse(why),
+                    Ok(_) if function.reset_methods == [method.as_str()] => continue,
+                    Ok(_) => format!("the kernel does not take method {method} alone"),
+                },
+                _ => match away(self.host, address, &function) {
+                    Err(why) => return refuse(why),
+                    Ok(_) if is_probing_off(self.host) && is_kept(self.host, address) => continue,
+                    Ok(_) => "drivers of the host cannot be kept off".to_owned(),
+                },
+            };
+            return refuse(NoReset::Unready(unready));
+        }
+        Ok(())
+    }
+
+    /// Looks at what has come back: it must be what was removed, and nobody's.
+    fn look_at_returned(&self, vmid: Vmid, resets: &Resets, away: &Away) -> Result<(), Halt> {
+        for address in away.keys() {
+            let key = &resets[address].key;
+            let found = self.same_function(vmid, address);
+            let found = found.and_then(|function| check(&function));
+            found.map_err(|why| Halt::Refused(no_reset(key, address, why)))?;
+            if !is_kept(self.host, address) {
+                let why = "drivers of the host cannot be kept off".to_owned();
+                return Err(Halt::Open(no_reset(key, address, NoReset::Unready(why))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the function at an address, if it is the one that was judged.
+    fn same_function(&self, vmid: Vmid, address: &str) -> Result<Function, NoReset> {
+        let function = pci::function(&*self.host.files, address).ok_or(NoReset::Gone)?;
+        match self.model_of(vmid, address) {
+            Some(model) if model != function.model => Err(NoReset::Changed(model, function.model)),
+            _ => Ok(function),
+        }
+    }
+
+    /// Returns the model of a function as the claim of a VM says it.
+    fn model_of(&self, vmid: Vmid, address: &str) -> Option<String> {
+        let mut state = crate::lifecycle::engine::journal::read_state(&*self.host.files).ok()?;
+        state.claims.remove(&vmid)?.devices.remove(address)
+    }
+}
+
+fn away_of(resets: &Resets) -> Away {
+    let away = resets.iter().filter_map(|(address, way)| match &way.reset {
+        Reset::Away(before) => Some((address.clone(), before.clone())),
+        _ => None,
+    });
+    away.collect()
+}
+
+/// Returns what the claim says when all are reset: those that have come back wait for PVE.
+fn returned(resets: &Resets) -> BTreeMap<String, String> {
+    let away = away_of(resets).into_keys();
+    away.map(|address| (address, Reset::Back.to_string()))
+        .collect()
+}
+
+pub(in crate::lifecycle) fn no_reset(key: &str, address: &str, why: NoReset) -> Refusal {
+    Refusal::NoReset {
+        key: key.to_owned(),
+        address: address.to_owned(),
+        why,
+    }
+}
+
+fn refused(resets: &Resets, why: NoReset) -> Refusal {
+    let first = resets.iter().next();
+    let (address, key) = first.map_or(("", ""), |(address, way)| (address, &way.key));
+    no_reset(key, address, why)
+}
+
+fn answers_of(resets: &Resets, answers: Vec<io::Result<()>>) -> Result<(), Refusal> {
+    for ((address, Way { key, .. }), answer) in resets.iter().zip(answers) {
+        answer.map_err(|error| no_reset(key, address, NoReset::Failed(error.to_string())))?;
+    }
+    Ok(())
+}

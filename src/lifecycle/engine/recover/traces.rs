@@ -1,0 +1,352 @@
+//! The traces that claims leave on a host, and what each held value was before.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+
+use super::{GROUPS, SLICE, scopes};
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::knob::Knob;
+use crate::domain::state::Held;
+use crate::domain::target::{KTHREADD, Place, Target, Value};
+use crate::domain::vm::{TaskId, Vmid};
+use crate::host::{Host, cgroup, container, irq, pve, target, work};
+use crate::lifecycle::engine::observe::{
+    boot_isolated, kernel_threads, read_cpus, shared_cpus, threads_of,
+};
+
+const UNITS: &str = "/run/systemd/system";
+
+/// How much of what looks like ours is taken for ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marks {
+    /// Only what goes with cgroups that nobody else makes: a VM's, with our drop-in for its scope.
+    Sure,
+    /// Everything: something was in force, or somebody has asked for it.
+    All,
+}
+
+/// What a log tells.
+pub struct Known {
+    /// CPUs that are kept from the host.
+    pub cpus: CpuSet,
+    /// VMs of which it tells everything. What else their threads have is the kernel's doing: a partition
+    /// takes its CPUs from the threads beside it, so that they look pinned.
+    pub vms: BTreeSet<Vmid>,
+}
+
+/// Returns what the traces on the host say is held.
+///
+/// # Errors
+/// What the kernel or systemd says.
+pub fn traces(host: &Host, known: Known, marks: Marks) -> anyhow::Result<Vec<(Target, Held)>> {
+    let vmids = scopes(host);
+    let mut found = Traces {
+        host,
+        known: known.vms,
+        held: Vec::new(),
+        owned: CpuSet::new(),
+        is_delegated: false,
+        is_sure: false,
+    };
+    for vmid in &vmids {
+        found.scope(*vmid)?;
+    }
+    if marks == Marks::Sure && !found.is_sure {
+        return Ok(Vec::new());
+    }
+    found.memory_nodes()?;
+    // It stays when the scopes have gone with their VMs.
+    let left = read_cpus(host, &format!("{GROUPS}/{SLICE}/cpuset.cpus.exclusive"))?;
+    found.owned.extend(left.unwrap_or_default().iter());
+    if !found.owned.is_empty() {
+        found.exclusive(SLICE);
+        if !found.is_delegated {
+            found.switch(SLICE);
+        }
+    }
+    found.owned.extend(known.cpus.iter());
+    if !found.owned.is_empty() {
+        found.containers()?;
+    }
+    found.units(&vmids)?;
+    if found.owned.is_empty() && marks == Marks::All {
+        found.owned = avoided_by_births(host)?;
+    }
+    if !found.owned.is_empty() {
+        found.rest_of_host()?;
+    }
+    Ok(found.held)
+}
+
+/// Returns the CPUs that new kernel threads are not to run on, or new interrupts, although the
+/// kernel was not booted like that. Where the VM and its cgroups have gone nothing else shows which it had.
+fn avoided_by_births(host: &Host) -> anyhow::Result<CpuSet> {
+    let online = read_cpus(host, "/sys/devices/system/cpu/online")?.unwrap_or_default();
+    let whole = online.difference(&boot_isolated(host)?);
+    let threads = host.sched.affinity(KTHREADD).ok();
+    let avoided = threads.map_or_else(CpuSet::new, |cpus| whole.difference(&cpus));
+    let booted_with = host.files.read("/proc/cmdline").unwrap_or_default();
+    if !avoided.is_empty() || booted_with.contains("irqaffinity=") {
+        return Ok(avoided);
+    }
+    let interrupts = irq::default_affinity(&*host.files).ok();
+    Ok(interrupts.map_or_else(CpuSet::new, |cpus| whole.difference(&cpus)))
+}
+
+struct Traces<'h> {
+    host: &'h Host,
+    known: BTreeSet<Vmid>,
+    held: Vec<(Target, Held)>,
+    owned: CpuSet,
+    /// Whether a scope stays delegated, because its VM is hooked.
+    is_delegated: bool,
+    /// Whether there is what nobody else makes.
+    is_sure: bool,
+}
+
+impl Traces<'_> {
+    fn hold(&mut self, target: Target, baseline: Value, ours: Value) {
+        self.held.push((target, Held::new(baseline, ours)));
+    }
+
+    fn scope(&mut self, vmid: Vmid) -> anyhow::Result<()> {
+        let scope = cgroup::scope_of(vmid);
+        let groups = ["vcpu", "io"].map(|name| format!("{scope}/{name}"));
+        let ours = groups.into_iter().filter(|group| self.is_group(group));
+        let ours: Vec<String> = ours.collect();
+        let is_ours = self.delegation(vmid)?;
+        if ours.is_empty() {
+            return Ok(());
+        }
+        self.is_sure |= is_ours;
+        for group in &ours {
+            let cpus = read_cpus(self.host, &format!("{GROUPS}/{group}/cpuset.cpus"))?;
+            self.owned.extend(cpus.unwrap_or_default().iter());
+            self.hold(Target::Group(group.clone()), Value::Absent, Value::Present);
+        }
+        self.switch(&scope);
+        self.exclusive(&scope);
+        self.threads(vmid, &scope, &ours)
+    }
+
+    fn is_group(&self, group: &str) -> bool {
+        self.host.files.exists(&format!("{GROUPS}/{group}"))
+    }
+
+    /// A VM that was adopted by hand was not delegated before. Tells whether there is a delegation.
+    fn delegation(&mut self, vmid: Vmid) -> anyhow::Result<bool> {
+        let target = Target::Delegation(vmid);
+        if target::read(self.host, &target)? != Value::Present {
+            return Ok(false);
+        }
+        let config = pve::vm_config(&*self.host.files, vmid, "")?;
+        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        match guest.is_some_and(|guest| guest.hookscript.is_some()) {
+            true => self.is_delegated = true,
+            false => self.hold(target, Value::Absent, Value::Present),
+        }
+        Ok(true)
+    }
+
+    /// Nobody else writes these drop-ins, and they stay when their VMs have gone.
+    fn memory_nodes(&mut self) -> anyhow::Result<()> {
+        for name in self.host.files.list(UNITS).unwrap_or_default() {
+            let vmid = name.strip_suffix(".scope.d").map(str::parse::<Vmid>);
+            let Some(Ok(vmid)) = vmid else {
+                continue;
+            };
+            let target = Target::MemoryNodes(vmid);
+            match target::read(self.host, &target)? {
+                Value::Absent => {}
+                live => self.hold(target, Value::Absent, live),
+            }
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, group: &str) {
+        let target = Target::Knob(Knob::CpusetForChildren, Place::Group(group.to_owned()));
+        self.hold(target, Value::Absent, Value::Present);
+    }
+
+    fn exclusive(&mut self, group: &str) {
+        let target = Target::Knob(Knob::CpusExclusive, Place::Group(group.to_owned()));
+        let live = read_cpus(self.host, &target.path()).ok().flatten();
+        if let Some(live) = live {
+            self.hold(target, Value::Cpus(CpuSet::new()), Value::Cpus(live));
+        }
+    }
+
+    fn threads(&mut self, vmid: Vmid, scope: &str, ours: &[String]) -> anyhow::Result<()> {
+        if self.known.contains(&vmid) {
+            return Ok(());
+        }
+        let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
+            return Ok(());
+        };
+        let config = pve::vm_config(&*self.host.files, vmid, "")?;
+        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        let natural = match guest.and_then(|guest| guest.affinity) {
+            Some(affinity) => affinity,
+            None => self.possible()?,
+        };
+        for thread in threads_of(self.host, qemu) {
+            if ours.contains(&thread.group) {
+                let baseline = Value::Text(scope.to_owned());
+                self.hold(
+                    Target::Membership(thread.id),
+                    baseline,
+                    Value::Text(thread.group),
+                );
+            }
+            let baseline = Value::Cpus(natural.clone());
+            self.hold(
+                Target::Affinity(thread.id),
+                baseline,
+                Value::Cpus(thread.affinity),
+            );
+            self.class(thread.id)?;
+        }
+        Ok(())
+    }
+
+    /// Containers that PVE gives all CPUs had the owned ones too; the others have as many as before.
+    fn containers(&mut self) -> anyhow::Result<()> {
+        let shared = shared_cpus(self.host)?.unwrap_or_default();
+        let whole = shared.union(&self.owned);
+        let all = Some(whole.len());
+        for found in container::containers(&*self.host.files)? {
+            let lists = found.lists().filter(|(_, live)| !live.is_empty());
+            for (place, live) in lists.filter(|_| found.share(whole.len()) == all) {
+                let target = Target::Knob(Knob::ContainerCpus, place);
+                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(live.clone()));
+                self.hold(target, whole, ours);
+            }
+        }
+        Ok(())
+    }
+
+    /// QEMU's threads have the ordinary class unless they are given another one.
+    fn class(&mut self, thread: TaskId) -> anyhow::Result<()> {
+        let target = Target::Class(thread);
+        let class = target::read(self.host, &target)?;
+        if matches!(&class, Value::Text(text) if text.contains(':')) {
+            self.hold(target, Value::Text("other".to_owned()), class);
+        }
+        Ok(())
+    }
+
+    /// Units that are cut. Nobody else would cut that of systemd itself until the next boot; where it
+    /// is not, a list of another unit is the administrator's.
+    fn units(&mut self, vmids: &[Vmid]) -> anyhow::Result<()> {
+        let Some(cut) = self.cut("init.scope")? else {
+            return Ok(());
+        };
+        let possible = self.possible()?;
+        for path in cgroup::outer_groups(&*self.host.files) {
+            let list = |knob| Target::Knob(knob, Place::Group(path.clone()));
+            let listed = read_cpus(self.host, &list(Knob::ListedCpus).path())?;
+            let Some(unit) = cgroup::unit_of(&path) else {
+                if listed.as_ref() == Some(&cut) {
+                    self.hold_list(list(Knob::OutsideCpus), cut.clone());
+                }
+                continue;
+            };
+            let Some(cpus) = self.cut(unit)? else {
+                continue;
+            };
+            self.owned.extend(possible.difference(&cpus).iter());
+            let file = Target::DropIn(unit.to_owned());
+            self.hold(file, Value::Absent, Value::Present);
+            self.hold_list(Target::AllowedCpus(unit.to_owned()), cpus);
+            if let Some(listed) = listed {
+                self.hold_list(list(Knob::ListedCpus), listed);
+            }
+        }
+        vmids
+            .iter()
+            .try_for_each(|vmid| self.threads(*vmid, &cgroup::scope_of(*vmid), &[]))
+    }
+
+    /// Holds a list of which nothing is known but that it is cut: it was empty.
+    fn hold_list(&mut self, target: Target, live: CpuSet) {
+        self.hold(target, Value::Cpus(CpuSet::new()), Value::Cpus(live));
+    }
+
+    /// Returns the CPUs that a unit was cut to until the next boot.
+    fn cut(&self, unit: &str) -> anyhow::Result<Option<CpuSet>> {
+        let file = Target::DropIn(unit.to_owned()).path();
+        if !self.host.files.exists(&file) {
+            return Ok(None);
+        }
+        let allowed = target::read(self.host, &Target::AllowedCpus(unit.to_owned()))?;
+        Ok(allowed.cpus().filter(|cpus| !cpus.is_empty()).cloned())
+    }
+
+    /// Interrupts, work and kernel threads: those that are on every CPU but the owned ones were on all.
+    fn rest_of_host(&mut self) -> anyhow::Result<()> {
+        self.interrupts()?;
+        let possible = self.possible()?;
+        for (target, live) in work::masks(self.host) {
+            let whole = live.union(&self.owned);
+            if live.is_disjoint(&self.owned) && whole == possible {
+                self.hold(target, Value::Cpus(whole), Value::Cpus(live));
+            }
+        }
+        self.kernel_threads(possible)
+    }
+
+    fn interrupts(&mut self) -> anyhow::Result<()> {
+        let default = irq::default_affinity(&*self.host.files)?;
+        if !default.is_disjoint(&self.owned) {
+            return Ok(());
+        }
+        let all = default.union(&self.owned);
+        let nodes = irq::nodes(&*self.host.files);
+        for irq in irq::interrupts(&*self.host.files)? {
+            // One that the kernel or a driver asked for everywhere, or one left where it was born.
+            let whole = if irq.affinity == default {
+                all.clone()
+            } else if irq.affinity == irq.affinity_at_birth(&default, &nodes) {
+                irq.affinity_at_birth(&all, &nodes)
+            } else {
+                continue;
+            };
+            let place = Place::Irq(irq.number, irq.actions);
+            let target = Target::Knob(Knob::IrqAffinity, place);
+            self.hold(target, Value::Cpus(whole), Value::Cpus(irq.affinity));
+        }
+        let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
+        self.hold(target, Value::Cpus(all), Value::Cpus(default));
+        Ok(())
+    }
+
+    /// Some kernel threads, such as kswapd, were on all CPUs of their node. What one shows is without
+    /// the CPUs that are offline.
+    fn kernel_threads(&mut self, possible: CpuSet) -> anyhow::Result<()> {
+        let online = read_cpus(self.host, "/sys/devices/system/cpu/online")?;
+        let online = online.unwrap_or_else(|| possible.clone());
+        let nodes = irq::nodes(&*self.host.files);
+        let wholes: Vec<CpuSet> = std::iter::once(possible)
+            .chain(nodes.into_values())
+            .collect();
+        for thread in kernel_threads(self.host, &CpuSet::new())? {
+            let rest_of = |whole: &&CpuSet| {
+                let rest = whole.difference(&self.owned).intersection(&online);
+                !whole.is_disjoint(&self.owned) && rest == thread.affinity
+            };
+            if let Some(whole) = wholes.iter().find(rest_of).filter(|_| !thread.bound) {
+                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(thread.affinity));
+                self.hold(Target::KernelThread(thread.id), whole, ours);
+            }
+        }
+        Ok(())
+    }
+
+    fn possible(&self) -> anyhow::Result<CpuSet> {
+        let path = "/sys/devices/system/cpu/possible";
+        read_cpus(self.host, path)?.with_context(|| format!("{path} is missing"))
+    }
+}

@@ -1,0 +1,151 @@
+//! The hotplug scrub: the CPUs of a VM go offline and back once, before they are isolated.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::at_work::SCRUB;
+use super::observe::kernel_threads;
+use super::settle::{Pass, Settling};
+use crate::domain::claim::Claims;
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::facts::Facts;
+use crate::domain::knob::Knob;
+use crate::domain::scrub::{debts, scrubbed};
+use crate::domain::state::Record;
+use crate::domain::target::{Place, Stage, Target};
+use crate::domain::vm::{TaskId, Vmid};
+use crate::host::{Host, irq, slow, task};
+
+/// How long it may take: a start of another VM waits a little longer for the host lock.
+const SCRUB_WAIT: Duration = Duration::from_secs(6);
+
+impl Settling<'_, '_> {
+    /// Scrubs the CPUs of claims that this run has brought into force, if they wish for it; a run
+    /// that finishes another's does not begin again. What it leaves undone is put right for the claims
+    /// in force before. Returns what was observed afterwards, or `None` when the kernel does not come
+    /// to an end with it.
+    pub(in crate::lifecycle) fn scrub(
+        &mut self,
+        staying: &Claims,
+        begun: &[Vmid],
+        facts: Facts,
+    ) -> anyhow::Result<Option<Facts>> {
+        let claims = self.journal.state().claims.clone();
+        let cpus: CpuSet = scrubbed(&claims, begun, &facts)
+            .iter()
+            .filter(|cpu| self.host.files.exists(&switch(*cpu).path()))
+            .collect();
+        if cpus.is_empty() {
+            return Ok(Some(facts));
+        }
+        let facts = Facts {
+            irqs: irq::interrupts(&*self.host.files)?,
+            kernel_threads: kernel_threads(self.host, &facts.offline)?,
+            ..facts
+        };
+        let pinned = pinned(self.host, &cpus)?;
+        let debts = debts(&cpus, &self.journal.state().held, &facts, &pinned);
+        self.journal.append(vec![Record::Intend(debts)])?;
+        let wait = self.host.left().min(SCRUB_WAIT);
+        match slow::run(self.host, SCRUB, &off_and_on(&cpus), wait) {
+            Ok(slow::Ended::Done(answers)) => self.report.warnings.extend(refused(&cpus, answers)),
+            Ok(slow::Ended::Late) => {
+                self.end_late(&cpus);
+                return Ok(None);
+            }
+            Err(error) => self
+                .report
+                .warnings
+                .push(uncleared(&cpus, &error.to_string())),
+        }
+        match self.observed(&Stage::ACQUIRE)? {
+            Some(facts) => self.pass(Pass::Release, staying, &Stage::RELEASE, facts),
+            None => Ok(None),
+        }
+    }
+
+    /// Lets the child of a run that died come to its end, because it would take CPUs offline that
+    /// are in a partition by then; tells whether it has.
+    pub(in crate::lifecycle) fn await_scrub(&mut self) -> anyhow::Result<bool> {
+        let held = self.journal.state().held.keys();
+        let cpus = held.filter_map(|target| match target {
+            Target::Knob(Knob::Online, Place::Cpu(cpu)) => Some(*cpu),
+            _ => None,
+        });
+        let cpus: CpuSet = cpus.collect();
+        let n_writes = off_and_on(&cpus).len();
+        let wait = self.host.left().min(SCRUB_WAIT);
+        if cpus.is_empty() || !slow::join(self.host, SCRUB, n_writes, wait)? {
+            return Ok(true);
+        }
+        self.end_late(&cpus);
+        Ok(false)
+    }
+
+    fn end_late(&mut self, cpus: &CpuSet) {
+        let why = slow::late(SCRUB);
+        self.leave_to_reconcile(format!(
+            "cpus {cpus} are still being taken offline and back: {why}"
+        ));
+    }
+}
+
+/// Returns the threads of programs that may run on one of these CPUs alone, with that.
+fn pinned(host: &Host, cpus: &CpuSet) -> anyhow::Result<Vec<(TaskId, CpuSet)>> {
+    let tids = task::threads(&*host.files).context("failed to list threads")?;
+    let pinned = tids.into_iter().filter_map(|tid| {
+        let affinity = host.sched.affinity(tid).ok()?;
+        let is_one = affinity.len() == 1 && affinity.is_subset(cpus);
+        let task = is_one.then(|| task::read_task(&*host.files, tid, tid).ok())??;
+        (!task.is_kernel_thread()).then_some((task.id, affinity))
+    });
+    Ok(pinned.collect())
+}
+
+fn switch(cpu: CpuId) -> Target {
+    Target::Knob(Knob::Online, Place::Cpu(cpu))
+}
+
+/// Returns the writes that take CPUs offline and back, one CPU after the other.
+fn off_and_on(cpus: &CpuSet) -> Vec<slow::Write> {
+    let both = cpus.iter().flat_map(|cpu| {
+        ["0", "1"].map(|text| slow::Write {
+            path: switch(cpu).path(),
+            text: text.to_owned(),
+        })
+    });
+    both.collect()
+}
+
+/// Tells which CPUs did not go offline, and why; that one did not come back is told when it is
+/// tried again.
+fn refused(cpus: &CpuSet, answers: Vec<io::Result<()>>) -> Vec<String> {
+    let mut reasons: BTreeMap<String, CpuSet> = BTreeMap::new();
+    for (cpu, answer) in cpus.iter().zip(answers.into_iter().step_by(2)) {
+        if let Err(error) = answer {
+            reasons.entry(explained(&error)).or_default().insert(cpu);
+        }
+    }
+    let told = reasons.iter().map(|(why, cpus)| uncleared(cpus, why));
+    told.collect()
+}
+
+fn uncleared(cpus: &CpuSet, why: &str) -> String {
+    format!("cpus {cpus} were not taken offline and back: {why}")
+}
+
+/// Says what an error of the kernel means here (`kernel/cpu.c`, `arch/x86/kernel/irq.c`).
+fn explained(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => {
+            format!("the other cpus have no vectors left for their interrupts ({error})")
+        }
+        Some(libc::EBUSY) => {
+            format!("a deadline task needs them, or hotplug is disabled at the moment ({error})")
+        }
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,276 @@
+//! One piece of work on the host under the host lock, the same for every phase and command:
+//! update the claims, then settle.
+
+use super::debts;
+use super::fate::{self, Answers};
+use super::journal::{Journal, NoRoom};
+use super::recover;
+use super::report::Report;
+use super::settle::Settling;
+use super::units;
+use crate::domain::claim::{Claim, ClaimState, Claims, gone_offline};
+use crate::domain::state::{Record, State};
+use crate::domain::taken;
+use crate::domain::vm::Vmid;
+use crate::host::{Host, slow};
+
+/// What became of a piece of work.
+#[derive(Debug)]
+pub enum Worked<R> {
+    /// It was done as far as the report says.
+    Done(Box<Report>, State),
+    /// Another run kept the host lock too long.
+    Busy,
+    /// The update of the claims was refused; nothing was changed for it.
+    Refused(R),
+}
+
+/// Works on the host: brings the claims up to date with what is alive, applies `update`, settles.
+///
+/// The host lock is not held while systemd reads its unit files again.
+pub fn work<R>(
+    host: &Host,
+    answers: &Answers,
+    update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
+) -> anyhow::Result<Worked<R>> {
+    let mut report = Report::default();
+    let Some(mut journal) = open(host, &mut report)? else {
+        return Ok(Worked::Busy);
+    };
+    let before = journal.state().claims.clone();
+    if let Err(refusal) = update_claims(host, &mut journal, answers, update)? {
+        return Ok(Worked::Refused(refusal));
+    }
+    let new = unproven(&journal.state().claims);
+    let offline = gone_offline(&before, &journal.state().claims);
+    report.warnings.extend(offline);
+    let is_first = before.is_empty() && !new.is_empty();
+    if is_first || removes(&before, &journal.state().claims) {
+        // Whoever kills this run in the middle, somebody has to come after it.
+        units::keep_watch(host, journal.state(), &mut report);
+    }
+    let mut settling = Settling::new(host, &mut journal, &mut report, &new);
+    let mut no_room = None;
+    if kept_back(settling.settle_units(), &mut no_room)? {
+        match reload(host, journal, &mut report)? {
+            Some(unlocked_meanwhile) => journal = unlocked_meanwhile,
+            None => return Ok(Worked::Busy),
+        }
+    }
+    if !journal.state().needs_reload {
+        let claims = journal.state().claims.clone();
+        let staying = unchanged(&before, &claims);
+        let mut settling = Settling::new(host, &mut journal, &mut report, &new);
+        let begun = begun(&before, &claims, &new);
+        if kept_back(settling.settle(&staying, &begun), &mut no_room)? {
+            journal.prove(&new);
+        }
+    }
+    if let Some((whose, reason)) = fault(&report, no_room.as_ref()) {
+        let failed = new
+            .iter()
+            .filter(|vmid| whose.is_none_or(|whose| whose == **vmid));
+        let failed: Vec<Vmid> = failed.copied().collect();
+        take_back(host, &mut journal, &mut report, &failed, &reason)?;
+    }
+    report.warnings.extend(no_room.filter(|_| new.is_empty()));
+    journal.checkpoint(report.is_settled())?;
+    let is_looked_after = !before.is_empty() && new.is_empty();
+    let state = close(host, journal, &mut report, is_looked_after)?;
+    Ok(Worked::Done(Box::new(report), state))
+}
+
+/// Takes the host lock and reads the log; tells what that cannot tell.
+fn open<'h>(host: &'h Host, report: &mut Report) -> anyhow::Result<Option<Journal<'h>>> {
+    let opened = recover::open(host)?;
+    Ok(opened.map(|(journal, told)| {
+        report.warnings.extend(told);
+        journal
+    }))
+}
+
+/// Takes note of that settling has taken no more, because there was no room to announce it in; it
+/// has not come to its end then.
+fn kept_back(settled: anyhow::Result<bool>, why: &mut Option<String>) -> anyhow::Result<bool> {
+    match settled {
+        Err(error) if error.is::<NoRoom>() => {
+            *why = Some(format!("{error:#}"));
+            Ok(false)
+        }
+        settled => settled,
+    }
+}
+
+/// Returns why claims that have just come into force cannot be fulfilled, and whose, if only one's.
+fn fault(report: &Report, no_room: Option<&String>) -> Option<(Option<Vmid>, String)> {
+    let problem = report.essential();
+    let problem = problem.map(|problem| (problem.whose, problem.to_string()));
+    problem.or_else(|| no_room.map(|why| (None, why.clone())))
+}
+
+/// Lets go of the host lock, with what is better done without it: has systemd read unit files
+/// that were taken away, and tells the watching units whether they are needed.
+fn close<'h>(
+    host: &'h Host,
+    journal: Journal<'h>,
+    report: &mut Report,
+    is_looked_after: bool,
+) -> anyhow::Result<State> {
+    let mut state = journal.state().clone();
+    if let Some(mut journal) = reload(host, journal, report)? {
+        journal.checkpoint(report.is_settled())?;
+        state = journal.state().clone();
+        if state.is_empty() {
+            slow::tidy(&*host.files);
+        }
+    }
+    if !is_looked_after || state.is_empty() {
+        units::keep_watch(host, &state, report);
+    }
+    if report.is_unfinished {
+        units::wake_reconcile(host);
+    }
+    Ok(state)
+}
+
+/// Brings the claims up to date with what is alive, and applies what was asked for.
+fn update_claims<R>(
+    host: &Host,
+    journal: &mut Journal<'_>,
+    answers: &Answers,
+    update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
+) -> anyhow::Result<Result<(), R>> {
+    let mut updates = fate::updates(host, journal.state(), answers)?;
+    updates.extend(debts::updates(host, journal.state())?);
+    let mut expected = journal.state().clone();
+    for record in &updates {
+        expected.apply(record.clone());
+    }
+    match update(&expected)? {
+        Ok(asked) => {
+            let claims = &journal.state().claims;
+            let records = updates.into_iter().chain(asked).map(|record| match record {
+                Record::Claim(claim) => {
+                    let old = claims.get(&claim.vmid);
+                    Record::Claim(Box::new(claim.in_place_of(old)))
+                }
+                record => record,
+            });
+            let mut records = records.collect();
+            taken::pages(journal.state(), &mut records);
+            taken::functions(journal.state(), &mut records);
+            journal.append(records)?;
+            Ok(Ok(()))
+        }
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// Has systemd read its unit files again if that is due, without the host lock meanwhile.
+///
+/// Returns the journal with the lock held again, or `None` when another run has it too long. What
+/// systemd did not do in time stays due.
+fn reload<'h>(
+    host: &'h Host,
+    journal: Journal<'h>,
+    report: &mut Report,
+) -> anyhow::Result<Option<Journal<'h>>> {
+    if !journal.state().needs_reload || report.is_unfinished {
+        return Ok(Some(journal));
+    }
+    let state = journal.state().clone();
+    drop(journal);
+    units::keep_watch(host, &state, report);
+    let reloaded = host.systemd.reload();
+    let Some(mut journal) = open(host, report)? else {
+        return Ok(None);
+    };
+    match reloaded {
+        Ok(()) => journal.append(vec![Record::Reload(false)])?,
+        Err(error) => {
+            let text = format!("systemd has not read its unit files again: {error:#}");
+            report.warnings.push(text);
+            report.is_unfinished = true;
+            // Another run may have taken its own reload for this one.
+            journal.append(vec![Record::Reload(true)])?;
+        }
+    }
+    Ok(Some(journal))
+}
+
+/// Takes back what was changed for claims that have just come into force and cannot be fulfilled;
+/// they stay as failed ones, so that everybody who looks is told.
+fn take_back<'h>(
+    host: &'h Host,
+    journal: &mut Journal<'h>,
+    report: &mut Report,
+    failed: &[Vmid],
+    reason: &str,
+) -> anyhow::Result<()> {
+    let mut records = Vec::new();
+    for vmid in failed {
+        // It may have ended while the lock was let go for systemd.
+        let Some(claim) = journal.state().claims.get(vmid) else {
+            continue;
+        };
+        if let ClaimState::Running { qemu } = claim.state {
+            let state = ClaimState::Failed {
+                qemu,
+                reason: reason.to_owned(),
+            };
+            records.push(Record::Claim(Box::new(Claim {
+                state,
+                is_unproven: false,
+                ..claim.clone()
+            })));
+        }
+    }
+    journal.append(records)?;
+    let others = journal.state().claims.clone();
+    let mut undo = Report::default();
+    let mut settling = Settling::new(host, journal, &mut undo, &[]);
+    settling.settle(&others, &[])?;
+    report.n_taken_back = undo.n_changes;
+    // What time was too short for is reconcile's, as always.
+    report.is_unfinished |= undo.is_unfinished;
+    report.is_incomplete = !undo.problems.is_empty();
+    report.problems.extend(undo.problems);
+    Ok(())
+}
+
+/// Returns the claims that have come into force, or wish for something else, and were not settled
+/// since.
+fn unproven(claims: &Claims) -> Vec<Vmid> {
+    let unproven = claims.values().filter(|claim| claim.is_unproven);
+    unproven.map(|claim| claim.vmid).collect()
+}
+
+/// Returns those of the `new` claims that were not in force like this before.
+fn begun(before: &Claims, after: &Claims, new: &[Vmid]) -> Vec<Vmid> {
+    let continues = |vmid: &Vmid| {
+        let (old, now) = (before.get(vmid), after.get(vmid));
+        old.zip(now).is_some_and(|(old, now)| now.continues(old))
+    };
+    let begun = new.iter().filter(|vmid| !continues(vmid));
+    begun.copied().collect()
+}
+
+/// Tells whether devices are going to be removed: only the units bring them back after a death.
+fn removes(before: &Claims, after: &Claims) -> bool {
+    let is_away = |claim: &Claim| !claim.away().is_empty();
+    let mut away = after.iter().filter(|(_, claim)| is_away(claim));
+    away.any(|(vmid, _)| !before.get(vmid).is_some_and(is_away))
+}
+
+/// Returns the claims that are as they were before; one that is about to end gives nothing back yet.
+fn unchanged(before: &Claims, after: &Claims) -> Claims {
+    let same = after.iter().filter(|(vmid, claim)| {
+        let old = before.get(vmid).map(|old| Claim {
+            ending: claim.ending,
+            stopper: claim.stopper,
+            ..old.clone()
+        });
+        old.as_ref() == Some(claim)
+    });
+    same.map(|(vmid, claim)| (*vmid, claim.clone())).collect()
+}

@@ -1,0 +1,180 @@
+//! Disabling a VM: it is as it was before it was enabled, and nothing of it is left.
+
+use super::enable::{Hooking, HookingError, our_snippet};
+use super::snippet::{self, User};
+use super::step::{Step, hook_of};
+use crate::domain::nothing::Nothing;
+use crate::domain::storage::Snippet;
+use crate::domain::target::{Target, Value};
+use crate::host::pve::{self, GuestKind};
+use crate::host::target::read;
+use crate::host::{cluster, record};
+use crate::lifecycle::case::nothing::absent;
+use crate::lifecycle::engine::account::{Account, Exit, Level};
+use crate::lifecycle::engine::journal::read_state;
+use crate::lifecycle::engine::run::{Caller, PATIENT_TIME, Run};
+
+impl Hooking<'_> {
+    /// Gives the VM back the hookscript that it had, if it had one, and removes what enabling it
+    /// has left; a VM that owns CPUs lets go of them.
+    pub fn disable(&self, caller: Caller) -> Account {
+        let mut account = Account::default();
+        if let Err(error) = self.try_disable(caller, &mut account) {
+            error.tell(&mut account);
+        }
+        account
+    }
+
+    fn try_disable(&self, caller: Caller, account: &mut Account) -> Result<(), HookingError> {
+        let files = &*self.host.files;
+        let vmid = self.vmid;
+        let is_here = self.is_here()?;
+        let hook = match is_here {
+            true => hook_of(self.host, vmid)?,
+            false => None,
+        };
+        let ours = hook.as_deref().and_then(our_snippet);
+        // First, and what is remembered last: what ends in between is done by the next disabling.
+        if !self.let_go(caller, account)? {
+            let help = format!(
+                "the hookscript of vm {vmid} is as it was: pin-hook disable {vmid} tries again"
+            );
+            account.say(Level::Help, help);
+            return Ok(());
+        }
+        if ours.is_some() {
+            let former = self.former_to_give_back(account)?;
+            self.step(&Step::Hook(vmid, former), account)?;
+        }
+        if read(self.host, &Target::Delegation(vmid)).is_ok_and(|live| live != Value::Absent) {
+            self.step(&Step::Delegate(vmid, false), account)?;
+        }
+        let remembered = [record::saved_path(vmid), record::former_path(vmid)];
+        let is_remembered = remembered.iter().any(|path| files.exists(path));
+        for snippet in self.snippets_left(ours.as_ref(), is_remembered)? {
+            self.remove_snippet(&snippet, account)?;
+        }
+        if is_remembered {
+            self.step(&Step::Forget(vmid), account)?;
+        }
+        if !is_here && account.lines.is_empty() {
+            return Err(Nothing::NoVm(vmid).into());
+        }
+        account.info(match (self.is_dry, is_here && ours.is_none()) {
+            (true, _) => format!("vm {vmid}: nothing was changed"),
+            (false, true) => format!("vm {vmid} does not have the hookscript of pin-hook"),
+            (false, false) => format!("vm {vmid} is disabled"),
+        });
+        Ok(())
+    }
+
+    /// Returns the hookscript that the VM is to have again; PVE would refuse one that is not there.
+    fn former_to_give_back(&self, account: &mut Account) -> Result<Option<Snippet>, HookingError> {
+        let files = &*self.host.files;
+        let vmid = self.vmid;
+        let Some(hook) = self.former()? else {
+            return Ok(None);
+        };
+        let storages = cluster::storages(files)?;
+        match snippet::callable(files, &storages, &hook.to_string()) {
+            Ok(_) => Ok(Some(hook)),
+            Err(fault) => {
+                account.warn(format!(
+                    "vm {vmid} does not get its hookscript {hook} back: {fault}"
+                ));
+                let mend = fault.help();
+                let help = format!("{mend}, then qm set {vmid} --hookscript {hook}");
+                account.say(Level::Help, help);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tells whether this node has the VM; one that is destroyed may have left something.
+    fn is_here(&self) -> Result<bool, HookingError> {
+        let vmid = self.vmid;
+        match self.kind()? {
+            GuestKind::Vm => Ok(true),
+            GuestKind::Container => Err(Nothing::Container(vmid).into()),
+            GuestKind::Absent => match absent(&*self.host.files, vmid) {
+                Nothing::NoVm(_) => Ok(false),
+                elsewhere => Err(elsewhere.into()),
+            },
+        }
+    }
+
+    /// Lets go of the CPUs that the VM owns; tells whether that came to its end.
+    fn let_go(&self, caller: Caller, account: &mut Account) -> anyhow::Result<bool> {
+        let claims = read_state(&*self.host.files)?.claims;
+        if !claims.contains_key(&self.vmid) {
+            return Ok(true);
+        }
+        if self.is_dry {
+            account.info(format!("would let go of what vm {} owns", self.vmid));
+            return Ok(true);
+        }
+        let run = Run::begin(self.host, caller, PATIENT_TIME);
+        let released = run.release(Some(self.vmid));
+        account.lines.extend(released.lines);
+        account.exit = account.exit.max(released.exit);
+        Ok(released.exit == Exit::Done)
+    }
+
+    /// Returns the snippets that enabling the VM may have left: the one that it names, or when it
+    /// names none any more and was enabled here, those that this node has.
+    fn snippets_left(
+        &self,
+        ours: Option<&Snippet>,
+        is_remembered: bool,
+    ) -> anyhow::Result<Vec<Snippet>> {
+        let files = &*self.host.files;
+        if ours.is_some() || !is_remembered {
+            return Ok(ours.into_iter().cloned().collect());
+        }
+        let volumes = cluster::snippets_of(files, &pve::node_name(files)?).unwrap_or_default();
+        let storages = cluster::storages(files)?;
+        let is_there = |one: &Snippet| one.file(&storages).is_some_and(|path| files.exists(&path));
+        let ours = volumes.iter().filter_map(|volume| our_snippet(volume));
+        Ok(ours.filter(is_there).collect())
+    }
+
+    fn remove_snippet(&self, snippet: &Snippet, account: &mut Account) -> anyhow::Result<()> {
+        let files = &*self.host.files;
+        let storages = cluster::storages(files)?;
+        if snippet.file(&storages).is_none() {
+            // It went with its storage.
+            return Ok(());
+        }
+        if self.is_dry {
+            let mut users = snippet::users(files, snippet)?;
+            users.retain_mut(|user| {
+                user.is_now &= user.vmid != self.vmid;
+                user.is_now || user.in_snapshot
+            });
+            let text = match users.is_empty() {
+                true => format!("would remove the snippet {snippet}"),
+                false => format!("would keep the snippet {snippet}: {}", in_use(&users)),
+            };
+            account.info(text);
+            return Ok(());
+        }
+        let users = snippet::users(files, snippet)?;
+        snippet::remove_unused(files, &storages, snippet)?;
+        account.info(match users.is_empty() {
+            true => format!("removed the snippet {snippet}"),
+            false => format!("kept the snippet {snippet}: {}", in_use(&users)),
+        });
+        let node = pve::node_name(files)?;
+        if let Err(error) = snippet::prepare_node(files, &node) {
+            snippet::warn_of_untold(account, &error);
+        }
+        Ok(())
+    }
+}
+
+/// Says who names a snippet still; the VM itself when one of its snapshots does.
+fn in_use(users: &[User]) -> String {
+    let names: Vec<String> = users.iter().map(ToString::to_string).collect();
+    let verb = if names.len() == 1 { "names" } else { "name" };
+    format!("{} {verb} it", names.join(" and "))
+}

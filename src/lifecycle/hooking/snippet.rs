@@ -1,0 +1,288 @@
+//! pin-hook's own snippet in the storages of PVE, and the snippets of others that VMs name.
+
+use std::fmt;
+use std::io;
+
+use crate::config::vm_conf::{Section, parse_vm_conf};
+use crate::domain::enabling::{EnableRefusal, HookFault};
+use crate::domain::guest::Guest;
+use crate::domain::storage::{Snippet, Storage};
+use crate::domain::vm::Vmid;
+use crate::host::cluster;
+use crate::host::files::Files;
+use crate::host::mounts::{Mounts, mounts};
+use crate::host::record::{self, make_dirs};
+use crate::host::trouble::cannot;
+use crate::lifecycle::engine::account::{Account, Level};
+
+/// The snippet: the same on every node, wherever the program is, because nodes may share it.
+const TEXT: &str = include_str!("../../../hooks/pin-hook");
+/// What makes a file recognisable as a snippet of this program, of any version.
+const MARK: &str = "calls pin-hook(8)";
+
+/// What there is in the place of the snippet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// The snippet as it is to be, or a link to the program.
+    Current,
+    /// The snippet of another version, or one that cannot be executed.
+    Old,
+    /// Something of somebody else.
+    Foreign,
+}
+
+/// Tells what there is at a path.
+///
+/// # Errors
+/// Something is there but cannot be read.
+pub fn look(files: &dyn Files, path: &str) -> anyhow::Result<Found> {
+    if files.link(path).is_ok_and(|to| to.ends_with("/pin-hook")) && files.exists(path) {
+        return Ok(Found::Current);
+    }
+    match files.read(path) {
+        Ok(found) if found == TEXT && is_executable(files, path) => Ok(Found::Current),
+        Ok(found) if found.contains(MARK) => Ok(Found::Old),
+        Ok(_) => Ok(Found::Foreign),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) => Err(cannot("read", path)(error)),
+    }
+}
+
+/// Writes the snippet, and the directory for it if that is missing.
+///
+/// # Errors
+/// The kernel's, with the path.
+pub fn put(files: &dyn Files, path: &str) -> anyhow::Result<()> {
+    let (directory, _) = path.rsplit_once('/').unwrap_or_default();
+    make_dirs(files, directory, 0o755)
+        .and_then(|()| files.replace(path, TEXT, 0o755))
+        .map_err(cannot("write", path))
+}
+
+/// Guest whose config names a snippet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Which guest.
+    pub vmid: Vmid,
+    /// Whether it is a container.
+    pub is_container: bool,
+    /// Whether it names it now, or when it is started next.
+    pub is_now: bool,
+    /// Whether a snapshot of it does.
+    pub in_snapshot: bool,
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_container { "container" } else { "vm" };
+        let snapshot = if self.is_now { "" } else { "a snapshot of " };
+        write!(f, "{snapshot}{kind} {}", self.vmid)
+    }
+}
+
+/// Returns the guests of the cluster whose config names a snippet, now or in a snapshot: a
+/// container that does needs it to start as well.
+///
+/// # Errors
+/// A config cannot be read.
+pub fn users(files: &dyn Files, snippet: &Snippet) -> anyhow::Result<Vec<User>> {
+    let volume = snippet.to_string();
+    let mut users = Vec::new();
+    for (vmid, config) in cluster::guest_configs(files)? {
+        let conf = parse_vm_conf(&config.text);
+        let names_it = |section: &Section| section.value("hookscript") == Some(volume.as_str());
+        let user = User {
+            vmid,
+            is_container: config.path.contains("/lxc/"),
+            is_now: names_it(&conf.active) || conf.pending.as_ref().is_some_and(names_it),
+            in_snapshot: conf.snapshots.values().any(names_it),
+        };
+        users.extend(Some(user).filter(|user| user.is_now || user.in_snapshot));
+    }
+    Ok(users)
+}
+
+/// Warns that [`prepare_node`] could not tell the other nodes.
+pub fn warn_of_untold(account: &mut Account, error: &anyhow::Error) {
+    account.warn(format!(
+        "the other nodes do not know which snippets this node has: {error:#}"
+    ));
+    let help = "systemctl restart pin-hook-boot.service tells them";
+    account.say(Level::Help, help);
+}
+
+/// Returns the file of the hookscript that a VM names, if PVE could call it.
+///
+/// # Errors
+/// What PVE would say against it.
+pub fn callable(
+    files: &dyn Files,
+    storages: &[Storage],
+    volume: &str,
+) -> Result<(Snippet, String), HookFault> {
+    let snippet: Snippet = volume.parse().map_err(|()| HookFault::NoSnippet)?;
+    let Some(path) = snippet.file(storages) else {
+        return Err(HookFault::NoStorage(snippet.storage));
+    };
+    match cluster::is_executable(files, &path) {
+        Ok(true) => Ok((snippet, path)),
+        Ok(false) => Err(HookFault::NotExecutable(path)),
+        Err(_) => Err(HookFault::Missing(path)),
+    }
+}
+
+fn is_executable(files: &dyn Files, path: &str) -> bool {
+    cluster::is_executable(files, path).unwrap_or(false)
+}
+
+/// Hookscript that a start would fail with.
+#[derive(Debug)]
+pub struct Broken {
+    /// Its volume.
+    pub volume: String,
+    /// What is wrong with it.
+    pub fault: HookFault,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { volume, fault } = self;
+        write!(f, "the hookscript {volume} does not work: {fault}")
+    }
+}
+
+impl Broken {
+    /// Returns what makes it work again; without a table a VM cannot be enabled.
+    pub fn help(&self, vmid: Vmid, has_table: bool) -> String {
+        let is_ours = self
+            .volume
+            .parse()
+            .is_ok_and(|hook: Snippet| hook.is_ours());
+        match self.fault {
+            HookFault::Missing(_) | HookFault::NotExecutable(_) if is_ours => match has_table {
+                true => format!("pin-hook enable {vmid} sets it right"),
+                false => format!(
+                    "systemctl restart pin-hook-boot.service sets it right, pin-hook disable {vmid} \
+                     has it called no more"
+                ),
+            },
+            _ => self.fault.help(),
+        }
+    }
+}
+
+fn foreign(files: &dyn Files, storages: &[Storage], volume: &str) -> Option<HookFault> {
+    let hook: Snippet = volume.parse().ok().filter(Snippet::is_ours)?;
+    let path = hook.file(storages)?;
+    let is_foreign = look(files, &path).is_ok_and(|found| found == Found::Foreign);
+    is_foreign.then_some(HookFault::Foreign(path))
+}
+
+/// Returns the hookscript of a VM that PVE could not call, or that pin-hook could not, which the VM had
+/// before. Nothing where no storage can be seen, such as in a capture.
+pub fn broken(files: &dyn Files, vmid: Vmid, guest: &Guest) -> Option<Broken> {
+    let own = guest.hookscript.clone()?;
+    let former = guest.is_hooked().then(|| record::former(files, vmid).ok()?);
+    let former = former.flatten().map(|hook| hook.to_string());
+    let storages = cluster::storages(files).ok()?;
+    let is_seen = storages.iter().any(|storage| files.exists(&storage.path));
+    let mut volumes = std::iter::once(own).chain(former).filter(|_| is_seen);
+    volumes.find_map(|volume| {
+        let fault = foreign(files, &storages, &volume);
+        let fault = fault.or_else(|| callable(files, &storages, &volume).err())?;
+        Some(Broken { volume, fault })
+    })
+}
+
+/// Brings the snippet up to date where hooked VMs of the cluster expect it on this node, and tells
+/// the other nodes where it is.
+///
+/// # Errors
+/// What is wrong, after everything else has been done.
+pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
+    if cluster::nodes(files).is_empty() {
+        // No node of PVE, or one whose cluster file system is not mounted.
+        return Ok(());
+    }
+    let storages = cluster::storages(files)?;
+    let mounts = mounts(files);
+    let mut problem = Ok(());
+    let mut there = Vec::new();
+    for storage in storages.iter().filter(|one| one.is_on(node)) {
+        match refresh(files, storage, &mounts) {
+            Ok(true) => there.push(storage.snippet()),
+            Ok(false) => {}
+            Err(error) => problem = Err(error),
+        }
+    }
+    cluster::tell_snippets(files, node, &there).and(problem)
+}
+
+/// Writes a snippet that is old, or missing although VMs name it; tells whether it is there then.
+///
+/// At boot PVE has mounted nothing yet, and a server that is away would make this wait for it. So
+/// a storage that is shared or remote is not touched, and what VMs name counts as being there; one
+/// that is not mounted is not touched either, because what is written would be below the mount.
+fn refresh(files: &dyn Files, storage: &Storage, mounts: &Mounts) -> anyhow::Result<bool> {
+    let is_named = !users(files, &storage.snippet())?.is_empty();
+    let is_mounted = |point: &String| mounts.is_mounted(point);
+    if storage.is_shared || mounts.is_remote(&storage.path) {
+        return Ok(is_named);
+    }
+    if !storage.mount_point.as_ref().is_none_or(is_mounted) || !files.exists(&storage.path) {
+        return Ok(false);
+    }
+    let path = storage.own_file();
+    match look(files, &path)? {
+        Found::Current => Ok(true),
+        Found::Nothing if !is_named => Ok(false),
+        Found::Foreign => Ok(false),
+        Found::Old | Found::Nothing => put(files, &path).map(|()| true),
+    }
+}
+
+/// Removes the snippet of a storage unless somebody still names it.
+///
+/// # Errors
+/// It cannot be removed, or a config cannot be read.
+pub fn remove_unused(
+    files: &dyn Files,
+    storages: &[Storage],
+    snippet: &Snippet,
+) -> anyhow::Result<()> {
+    let users = users(files, snippet)?;
+    let Some(path) = snippet.file(storages).filter(|_| users.is_empty()) else {
+        return Ok(());
+    };
+    match look(files, &path)? {
+        Found::Current | Found::Old => {
+            let removed = crate::host::record::remove(files, &path);
+            removed.map_err(cannot("remove", &path))?;
+        }
+        Found::Nothing | Found::Foreign => {}
+    }
+    Ok(())
+}
+
+/// Returns where the snippet of a storage is to be written, unless something else is there.
+///
+/// # Errors
+/// The outer error when it cannot be read, the inner one when it must not be written.
+pub fn place(
+    files: &dyn Files,
+    storage: &Storage,
+) -> anyhow::Result<Result<(String, Found), EnableRefusal>> {
+    if !files.exists(&storage.path) {
+        return Ok(Err(EnableRefusal::NoFolder {
+            storage: storage.id.clone(),
+            path: storage.path.clone(),
+        }));
+    }
+    let path = storage.own_file();
+    Ok(match look(files, &path)? {
+        Found::Foreign => Err(EnableRefusal::Foreign(path)),
+        found => Ok((path, found)),
+    })
+}

@@ -1,0 +1,281 @@
+//! A table for a VM that has none: which CPUs, why, and what PVE has to be told.
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::plan::Complaint;
+use crate::config::table::parse_table;
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::guest::Guest;
+use crate::domain::nothing::Nothing;
+use crate::domain::placement::{Choice, Remark, Search, remarks};
+use crate::domain::proposal::{Command, Proposal, fit};
+use crate::domain::refusal::Refusal;
+use crate::domain::state::State;
+use crate::domain::table::{HostSettings, Prefer, Smt};
+use crate::domain::topology::Topology;
+use crate::domain::vm::Vmid;
+use crate::host::table::{local_path, path_of_table, write_table};
+use crate::host::topology::{is_amd, read_topology};
+use crate::host::{Host, pve};
+use crate::lifecycle::case::notes;
+use crate::lifecycle::case::nothing::absent;
+use crate::lifecycle::case::room::{Asked, Room, live_state};
+use crate::lifecycle::case::texts::read_settings;
+use crate::lifecycle::engine::look::known_state;
+
+/// A proposed table.
+#[derive(Debug, Serialize)]
+pub struct Proposed {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// Its name.
+    pub name: Option<String>,
+    /// CPUs for vCPUs; nothing when there is no room.
+    pub cpus: Option<CpuSet>,
+    /// SMT siblings that stay without a vCPU.
+    pub also: Option<CpuSet>,
+    /// Why these CPUs.
+    pub reasons: Vec<String>,
+    /// What is not as it could be.
+    pub warnings: Vec<String>,
+    /// What to run so that the guest fits.
+    pub commands: Vec<String>,
+    /// The table.
+    pub table: Option<String>,
+    /// Where a table of the VM is already.
+    pub existing: Option<String>,
+    /// Where the table was written.
+    pub written: Option<String>,
+    /// Why there is none.
+    pub error: Option<Complaint>,
+}
+
+/// What a proposal is made from.
+struct Base {
+    guest: Guest,
+    topology: Topology,
+    room: Room,
+    state: State,
+    /// What could not be seen.
+    left_out: Vec<String>,
+    /// What the notes have another hookscript do.
+    notes: Option<String>,
+}
+
+/// What the operator wants the CPUs for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Intent {
+    /// What counts when they are chosen.
+    pub prefer: Option<Prefer>,
+    /// What becomes of SMT siblings.
+    pub smt: Option<Smt>,
+}
+
+/// Returns a table for a VM, and writes nothing.
+///
+/// # Errors
+/// The host cannot be read, or its settings are wrong.
+pub fn propose(host: &Host, vmid: Vmid, intent: Intent) -> anyhow::Result<Proposed> {
+    let mut proposed = Proposed {
+        vmid,
+        name: None,
+        cpus: None,
+        also: None,
+        reasons: Vec::new(),
+        warnings: Vec::new(),
+        commands: Vec::new(),
+        table: None,
+        existing: path_of_table(&*host.files, vmid),
+        written: None,
+        error: None,
+    };
+    let guest = match guest_of(host, vmid)? {
+        Ok(guest) => guest,
+        Err(complaint) => {
+            proposed.error = Some(complaint);
+            return Ok(proposed);
+        }
+    };
+    proposed.name.clone_from(&guest.name);
+    let settings = match read_settings(host) {
+        Ok(settings) => settings,
+        Err(error) => {
+            proposed.error = Some(Complaint::of(&error));
+            return Ok(proposed);
+        }
+    };
+    let base = Base::read(host, vmid, guest, &settings)?;
+    if let Err(refusal) = base.propose(host, intent, &mut proposed)? {
+        proposed.error = Some(Complaint {
+            message: format!("vm {vmid}: {refusal}"),
+            help: Some(refusal.help(vmid)),
+            ..Complaint::default()
+        });
+    }
+    Ok(proposed)
+}
+
+/// Writes a proposed table; one that is there is replaced only by `force`.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(host: &Host, proposed: &mut Proposed, force: bool) -> anyhow::Result<()> {
+    let vmid = proposed.vmid;
+    let Some(table) = proposed.table.clone() else {
+        return Ok(());
+    };
+    match &proposed.existing {
+        Some(path) if !force => {
+            proposed.error = Some(Complaint {
+                message: format!("vm {vmid} has a table already ({path}), nothing is written"),
+                help: Some(help_for_existing(vmid, path)),
+                file: Some(path.clone()),
+                ..Complaint::default()
+            });
+        }
+        _ => proposed.written = Some(write_table(&*host.files, vmid, &table)?),
+    }
+    Ok(())
+}
+
+/// A table of the cluster is never written: this node's own hides it.
+fn help_for_existing(vmid: Vmid, path: &str) -> String {
+    let force = format!("pin-hook init {vmid} --write --force");
+    match local_path(vmid) {
+        local if local == path => format!("{force} replaces it"),
+        local => format!(
+            "{force} writes {local}, which hides it on this node; for all nodes put the proposal \
+             into {path}"
+        ),
+    }
+}
+
+fn guest_of(host: &Host, vmid: Vmid) -> anyhow::Result<Result<Guest, Complaint>> {
+    let files = &*host.files;
+    let complaint = |why: Nothing| Complaint {
+        message: why.to_string(),
+        help: Some(why.help()),
+        ..Complaint::default()
+    };
+    if pve::guest_kind(files, vmid, "")? == pve::GuestKind::Container {
+        return Ok(Err(complaint(Nothing::Container(vmid))));
+    }
+    let Some(config) = pve::vm_config(files, vmid, "")? else {
+        return Ok(Err(complaint(absent(files, vmid))));
+    };
+    let guest = parse_vm_conf(&config.text).guest_of_next_start();
+    Ok(match guest.template {
+        true => Err(complaint(Nothing::Template(vmid))),
+        false => Ok(guest),
+    })
+}
+
+impl Base {
+    fn read(
+        host: &Host,
+        vmid: Vmid,
+        guest: Guest,
+        settings: &HostSettings,
+    ) -> anyhow::Result<Self> {
+        let topology = read_topology(&*host.files)?;
+        let mut left_out = Vec::new();
+        let state = match known_state(host)? {
+            Ok(state) => live_state(host, state)?,
+            Err(hidden) => {
+                left_out.push(format!("claims of running vms are left out: {hidden}"));
+                State::default()
+            }
+        };
+        let room = Room::read(host, vmid, &guest, settings, &topology, &state)?;
+        left_out.extend(room.unreadable.iter().map(|vmid| {
+            format!("the table of vm {vmid} cannot be used, so its cpus are not known")
+        }));
+        let notes = notes::warning(host, vmid, &guest);
+        Ok(Base {
+            guest,
+            topology,
+            room,
+            state,
+            left_out,
+            notes,
+        })
+    }
+
+    fn propose(
+        &self,
+        host: &Host,
+        intent: Intent,
+        proposed: &mut Proposed,
+    ) -> anyhow::Result<Result<(), Refusal>> {
+        let claims = &self.state.claims;
+        let asked = Asked {
+            prefer: intent.prefer,
+            smt: intent.smt,
+            ..Asked::of(&self.guest)
+        };
+        let search = self.room.search(&asked, claims, &self.topology);
+        let choice = match self.room.choose(&search, claims) {
+            Ok(choice) => choice,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let mut remarks = self.remarks(&search, &choice);
+        let fit = fit(&self.guest, &choice, &self.topology, is_amd(&*host.files));
+        remarks.extend(fit.remark(&choice, &self.topology));
+        let commands = fit.commands(proposed.vmid, &self.guest, &choice, &self.topology);
+        let node = pve::node_name(&*host.files)?;
+        let text = Proposal {
+            title: &title(proposed, &node),
+            choice: &choice,
+            remarks: &remarks,
+            commands: &commands,
+        }
+        .text();
+        parse_table("the proposed table", &text, &node, &Default::default())
+            .context("the proposed table cannot be read")?;
+        proposed.tell(&choice, remarks, commands);
+        proposed.table = Some(text);
+        Ok(Ok(()))
+    }
+
+    fn remarks(&self, search: &Search<'_>, choice: &Choice) -> Vec<Remark> {
+        let mut all = remarks(search, choice, &self.room.devices);
+        let owners = self.room.owners(&self.state.claims).into_iter();
+        let owners: Vec<String> = owners
+            .map(|(who, cpus)| format!("{who} ({cpus})"))
+            .collect();
+        if !owners.is_empty() {
+            all.push(Remark {
+                text: format!("left alone: cpus of {}", owners.join(", ")),
+                is_warning: false,
+            });
+        }
+        all.extend(self.left_out.iter().chain(&self.notes).map(|text| Remark {
+            text: text.clone(),
+            is_warning: true,
+        }));
+        all
+    }
+}
+
+fn title(proposed: &Proposed, node: &str) -> String {
+    let name = proposed.name.as_ref().map(|name| format!(" ({name})"));
+    format!(
+        "Table of vm {}{} on node {node}, proposed by pin-hook init.",
+        proposed.vmid,
+        name.unwrap_or_default()
+    )
+}
+
+impl Proposed {
+    fn tell(&mut self, choice: &Choice, remarks: Vec<Remark>, commands: Vec<Command>) {
+        self.cpus = Some(choice.cpus.clone());
+        self.also = Some(choice.idle.clone());
+        let (warnings, reasons): (Vec<_>, Vec<_>) =
+            remarks.into_iter().partition(|remark| remark.is_warning);
+        self.warnings = warnings.into_iter().map(|remark| remark.text).collect();
+        self.reasons = reasons.into_iter().map(|remark| remark.text).collect();
+        self.commands = commands.into_iter().map(|command| command.line).collect();
+    }
+}

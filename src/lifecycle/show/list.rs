@@ -1,0 +1,441 @@
+//! Every table of this node, and what does not fit together.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::claim::Claim;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::gate;
+use crate::domain::guest::Guest;
+use crate::domain::others::check_others;
+use crate::domain::placement::{
+    PlacementError, check_reserve, housekeeping, owned_by_table, what_names_vcpus,
+};
+use crate::domain::state::State;
+use crate::domain::table::{Cpus, HostSettings, Smt, Table};
+use crate::domain::vm::Vmid;
+use crate::host::Host;
+use crate::host::pve::{self, GuestKind};
+use crate::host::table::{read_table, tables, unread_files};
+use crate::host::topology::read_topology;
+use crate::lifecycle::case::outdated::outdated;
+use crate::lifecycle::case::resolve::gate_facts;
+use crate::lifecycle::case::texts::{CaseError, read_settings, understand};
+use crate::lifecycle::case::yields;
+use crate::lifecycle::engine::journal::read_log;
+use crate::lifecycle::engine::look::{is_over, known_state};
+use crate::lifecycle::engine::others::{look_at_files, look_at_groups};
+use crate::lifecycle::engine::recover;
+use crate::lifecycle::hooking::snippet;
+
+/// Every table of this node.
+#[derive(Debug, Serialize)]
+pub struct Listing {
+    /// Name of the node.
+    pub node: String,
+    /// VMs of this node with a table, broken ones included.
+    pub vms: Vec<Entry>,
+    /// Tables that name the same CPUs.
+    pub overlaps: Vec<Overlap>,
+    /// Tables without a VM, and VMs that are hooked without a table.
+    pub orphans: Vec<Orphan>,
+    /// Tables that do not fit the host or their VM.
+    pub misfits: Vec<Misfit>,
+    /// Files among the tables that nobody reads, with the names that they should have.
+    pub strays: Vec<String>,
+    /// Tables that cannot be used.
+    pub broken: Vec<Broken>,
+    /// What cannot be seen from here and is left out.
+    pub left_out: Vec<String>,
+}
+
+/// A VM with a table.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// Its name.
+    pub name: Option<String>,
+    /// CPUs that its table names, or that were chosen for it; nothing when the table is broken or
+    /// the choice is left to the start.
+    pub cpus: Option<CpuSet>,
+    /// Whether the table leaves the choice to the start.
+    pub auto: bool,
+    /// Whether it is started at host boot.
+    pub onboot: bool,
+    /// Volume of its hookscript.
+    pub hookscript: Option<String>,
+    /// Whether that hookscript is the one of pin-hook.
+    pub hooked: bool,
+    /// Whether it runs.
+    pub running: bool,
+    /// How far the claim of its run has come; nothing without one.
+    pub state: Option<String>,
+    /// Whether that run is over, and the host not given back yet.
+    pub over: bool,
+    /// CPUs that it owns now.
+    pub owned: Option<CpuSet>,
+    /// Why what it owns is not what its table says now.
+    pub outdated: Option<String>,
+    /// Where the table is.
+    pub table: Option<String>,
+}
+
+/// CPUs that two tables name.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Overlap {
+    /// The VMs; they cannot run at the same time.
+    pub vmids: [Vmid; 2],
+    /// The CPUs.
+    pub cpus: CpuSet,
+}
+
+/// A table that a start would be refused with, or all tables together.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Misfit {
+    /// Whose table it is; nothing when it is about all of them.
+    pub vmid: Option<Vmid>,
+    /// What does not fit.
+    pub reason: String,
+}
+
+/// Something that lacks its counterpart.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Orphan {
+    /// Id of the guest.
+    pub vmid: Vmid,
+    /// What is missing.
+    pub reason: String,
+}
+
+/// A table that cannot be used.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Broken {
+    /// Whose table it is; nothing for the settings of the host.
+    pub vmid: Option<Vmid>,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// What can be done about it.
+    pub help: Option<String>,
+}
+
+/// Returns every table of this node.
+pub fn list(host: &Host) -> anyhow::Result<Listing> {
+    let mut listing = Listing {
+        node: pve::node_name(&*host.files)?,
+        vms: Vec::new(),
+        overlaps: Vec::new(),
+        orphans: Vec::new(),
+        misfits: Vec::new(),
+        strays: unread_files(&*host.files),
+        broken: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let state = listing.state(host)?;
+    let settings = listing.settings(host);
+    let with_table = tables(&*host.files)?;
+    let mut vmids: BTreeSet<Vmid> = pve::vms_of_node(&*host.files)?.into_iter().collect();
+    vmids.extend(&with_table);
+    for vmid in vmids {
+        listing.guest(host, vmid, with_table.contains(&vmid), &settings, &state)?;
+    }
+    listing.overlaps = overlaps(&listing.vms);
+    listing.hold_against_host(host, &settings);
+    listing.hold_against_others(host, &settings);
+    Ok(listing)
+}
+
+impl Listing {
+    fn state(&mut self, host: &Host) -> anyhow::Result<State> {
+        match known_state(host)? {
+            Ok(state) => {
+                let (_, damage) = read_log(&*host.files)?;
+                if !damage.is_none() {
+                    self.left_out.push(damage.to_string());
+                }
+                Ok(state)
+            }
+            Err(hidden) => {
+                self.left_out.push(format!("states are left out: {hidden}"));
+                Ok(State::default())
+            }
+        }
+    }
+
+    fn settings(&mut self, host: &Host) -> HostSettings {
+        read_settings(host).unwrap_or_else(|error| {
+            self.broken.push(Broken::of(None, &error));
+            HostSettings::default()
+        })
+    }
+
+    fn guest(
+        &mut self,
+        host: &Host,
+        vmid: Vmid,
+        has_table: bool,
+        settings: &HostSettings,
+        state: &State,
+    ) -> anyhow::Result<()> {
+        let config = pve::vm_config(&*host.files, vmid, "")?;
+        let guest = config.map(|config| parse_vm_conf(&config.text).guest_of_next_start());
+        match guest {
+            None => self.table_without_vm(host, vmid)?,
+            Some(guest) if guest.template => self.template(host, vmid, has_table),
+            Some(guest) => {
+                let claim = state.claims.get(&vmid);
+                if has_table || claim.is_some() {
+                    let mut entry = self.entry(host, vmid, &guest, settings);
+                    entry.running =
+                        pve::running(&*host.files, vmid).is_ok_and(|qemu| qemu.is_some());
+                    if let Some(claim) = claim {
+                        entry.hold_claim(host, state, claim);
+                    }
+                    self.vms.push(entry);
+                }
+                if !has_table && guest.is_hooked() {
+                    let reason = "is hooked and has no table".to_owned();
+                    self.orphans.push(Orphan { vmid, reason });
+                }
+                self.hold_hook(host, vmid, &guest, has_table);
+            }
+        }
+        Ok(())
+    }
+
+    /// A start fails where PVE cannot call what it is to call.
+    fn hold_hook(&mut self, host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) {
+        let broken = snippet::broken(&*host.files, vmid, guest);
+        if let Some(hook) = broken.filter(|_| guest.is_hooked()) {
+            self.broken.push(Broken {
+                vmid: Some(vmid),
+                message: format!("vm {vmid}: {hook}"),
+                help: Some(hook.help(vmid, has_table)),
+            });
+        }
+    }
+
+    fn entry(&mut self, host: &Host, vmid: Vmid, guest: &Guest, settings: &HostSettings) -> Entry {
+        let (path, table) = match table_of(host, vmid, settings) {
+            Ok(Some((path, table))) => (Some(path), Some(table)),
+            Ok(None) => (None, None),
+            Err(error) => {
+                self.broken.push(Broken::of(Some(vmid), &error));
+                (None, None)
+            }
+        };
+        if let Some(table) = &table {
+            self.hold_against_guest(host, vmid, table, guest);
+        }
+        Entry {
+            vmid,
+            name: guest.name.clone(),
+            auto: table.as_ref().is_some_and(|table| table.cpus == Cpus::Auto),
+            cpus: table.as_ref().and_then(|table| cpus_of(host, table)),
+            onboot: guest.onboot,
+            hooked: guest.is_hooked(),
+            hookscript: guest.hookscript.clone(),
+            running: false,
+            state: None,
+            over: false,
+            owned: None,
+            outdated: None,
+            table: path,
+        }
+    }
+
+    fn hold_against_guest(&mut self, host: &Host, vmid: Vmid, table: &Table, guest: &Guest) {
+        let Cpus::Set(cpus) = &table.cpus else {
+            return;
+        };
+        let n_vcpus = guest.n_vcpus as usize;
+        let n_cpus = table.pin.vcpus.as_ref().map_or(cpus.len(), Vec::len);
+        let topology = (table.smt == Some(Smt::IdleSibling)).then(|| read_topology(&*host.files));
+        let n_cores = topology.and_then(Result::ok);
+        let n_cores = n_cores.map(|topology| topology.first_of_cores(cpus).len());
+        let error = match n_cores {
+            Some(n_cores) if n_vcpus > n_cores => PlacementError::TooFewCores { n_vcpus, n_cores },
+            _ if n_vcpus > n_cpus => PlacementError::TooFew {
+                n_vcpus,
+                list: what_names_vcpus(table.pin.vcpus.is_some()),
+                n_cpus,
+            },
+            _ => return,
+        };
+        let (vmid, reason) = (Some(vmid), error.to_string());
+        self.misfits.push(Misfit { vmid, reason });
+    }
+
+    /// Looks whether the host has the CPUs, and enough for itself when all VMs run.
+    fn hold_against_host(&mut self, host: &Host, settings: &HostSettings) {
+        let topology = match read_topology(&*host.files) {
+            Ok(topology) => topology,
+            Err(error) => {
+                let text = format!("tables are not held against the host: {error:#}");
+                self.left_out.push(text);
+                return;
+            }
+        };
+        let mut all = CpuSet::new();
+        for Entry { vmid, cpus, .. } in &self.vms {
+            let cpus = cpus.clone().unwrap_or_default();
+            let missing = cpus.difference(topology.online());
+            if !missing.is_empty() {
+                let online = topology.online();
+                let (cpus, are) = (missing.in_words(), missing.is_or_are());
+                let reason = format!("{cpus} {are} not there or offline (online: {online})");
+                let vmid = Some(*vmid);
+                self.misfits.push(Misfit { vmid, reason });
+            }
+            all.extend(cpus.iter());
+        }
+        let check = |owned: &CpuSet| {
+            let left = housekeeping(&topology, owned, &CpuSet::new());
+            check_reserve(&topology, settings.reserve.as_ref(), &left)
+        };
+        let mut alone = Vec::new();
+        for Entry { vmid, cpus, .. } in &self.vms {
+            let error = cpus.as_ref().and_then(|cpus| check(cpus).err());
+            let vmid = Some(*vmid);
+            alone.extend(error.map(|error| Misfit {
+                vmid,
+                reason: error.to_string(),
+            }));
+        }
+        if alone.is_empty()
+            && let Err(error) = check(&all)
+        {
+            let reason = format!("not all of these vms can run at once: {error}");
+            alone.push(Misfit { vmid: None, reason });
+        }
+        self.misfits.extend(alone);
+    }
+
+    /// Looks whether others have the CPUs, as a start would; those of other VMs are told as overlaps.
+    fn hold_against_others(&mut self, host: &Host, settings: &HostSettings) {
+        let Ok(topology) = read_topology(&*host.files) else {
+            return;
+        };
+        let mut around = look_at_files(host, settings);
+        if let Ok(Ok(mut state)) = known_state(host) {
+            // What is taken in hand again is nobody else's; what cannot be seen is told elsewhere.
+            let _ = recover::foresee(host, &mut state);
+            look_at_groups(host, &state, &mut around);
+        }
+        for Entry { vmid, cpus, .. } in &self.vms {
+            let (Some(cpus), Ok(Some((_, table)))) = (cpus, table_of(host, *vmid, settings)) else {
+                continue;
+            };
+            let facts = gate_facts(host, &table, settings);
+            let choice = facts.map(|facts| gate::choose(table.isolate.backend, &facts));
+            let Ok(Ok(choice)) = choice else { continue };
+            let share = table.share(Some(*vmid), cpus.clone(), choice.backend);
+            if let Err(refusal) = check_others(&share, &topology, &around) {
+                let (vmid, reason) = (Some(*vmid), refusal.to_string());
+                self.misfits.push(Misfit { vmid, reason });
+            }
+        }
+    }
+
+    /// A template may be hooked: what is cloned from it is then, too.
+    fn template(&mut self, host: &Host, vmid: Vmid, has_table: bool) {
+        if has_table {
+            let path = path_for(host, vmid);
+            let reason = format!("has a table ({path}), but it is a template");
+            self.orphans.push(Orphan { vmid, reason });
+        }
+    }
+
+    /// A table in the cluster file system may be that of a VM on another node.
+    fn table_without_vm(&mut self, host: &Host, vmid: Vmid) -> anyhow::Result<()> {
+        let files = &*host.files;
+        let path = path_for(host, vmid);
+        let elsewhere = pve::node_of_vm(files, vmid);
+        let reason = match (pve::guest_kind(files, vmid, "")?, elsewhere) {
+            (GuestKind::Container, _) => "it is a container".to_owned(),
+            (_, Some(_)) if path.starts_with("/etc/pve/") => return Ok(()),
+            (_, Some(node)) => format!("the vm is on node {node}"),
+            (_, None) => "there is no such vm".to_owned(),
+        };
+        let reason = format!("has a table ({path}), but {reason}");
+        self.orphans.push(Orphan { vmid, reason });
+        Ok(())
+    }
+}
+
+/// Returns where the table of a VM is, in words.
+fn path_for(host: &Host, vmid: Vmid) -> String {
+    match read_table(&*host.files, vmid) {
+        Ok(table) => table.map(|table| table.path).unwrap_or_default(),
+        Err(_) => "its table".to_owned(),
+    }
+}
+
+impl Entry {
+    fn hold_claim(&mut self, host: &Host, state: &State, claim: &Claim) {
+        self.outdated = outdated(host, state, claim);
+        self.over = is_over(host, claim);
+        self.state = Some(match self.over {
+            true => "over".to_owned(),
+            false => claim.name(),
+        });
+        self.owned = claim.owns().then(|| claim.wishes.cpus.clone());
+        if self.auto {
+            self.cpus = self.owned.clone().or(self.cpus.take());
+        }
+    }
+}
+
+impl Broken {
+    fn of(vmid: Option<Vmid>, error: &CaseError) -> Self {
+        Broken {
+            vmid,
+            message: error.to_string(),
+            help: Some(error.help()),
+        }
+    }
+}
+
+fn table_of(
+    host: &Host,
+    vmid: Vmid,
+    settings: &HostSettings,
+) -> Result<Option<(String, Table)>, CaseError> {
+    let Some(file) = read_table(&*host.files, vmid)? else {
+        return Ok(None);
+    };
+    let table = understand(host, &file, settings)?;
+    yields::check(host, Some(vmid), &file.path, &table)?;
+    Ok(Some((file.path, table)))
+}
+
+/// Returns what a table owns; siblings are known where the host can be read.
+fn cpus_of(host: &Host, table: &Table) -> Option<CpuSet> {
+    let Cpus::Set(cpus) = &table.cpus else {
+        return None;
+    };
+    let topology = (table.smt == Some(Smt::IdleSibling)).then(|| read_topology(&*host.files));
+    match topology {
+        Some(Ok(topology)) => owned_by_table(table, &topology),
+        Some(Err(_)) | None => Some(cpus.union(&table.isolate.also)),
+    }
+}
+
+fn overlaps(vms: &[Entry]) -> Vec<Overlap> {
+    let mut overlaps = Vec::new();
+    for (n, one) in vms.iter().enumerate() {
+        for two in &vms[n + 1..] {
+            let (Some(of_one), Some(of_two)) = (&one.cpus, &two.cpus) else {
+                continue;
+            };
+            let cpus = of_one.intersection(of_two);
+            if !cpus.is_empty() {
+                let vmids = [one.vmid, two.vmid];
+                overlaps.push(Overlap { vmids, cpus });
+            }
+        }
+    }
+    overlaps
+}

@@ -1,0 +1,7 @@
+//! What is only shown.
+
+pub mod init;
+pub mod lint;
+pub mod list;
+pub mod plan;
+pub mod status;

@@ -1,0 +1,51 @@
+//! A better line for a table that names its CPUs, where one is known.
+
+use crate::domain::cpuset::CpuSet;
+use crate::domain::placement::{Request, doubts, homes, place};
+use crate::domain::state::State;
+use crate::domain::table::Cpus;
+use crate::lifecycle::case::resolve::Resolved;
+use crate::lifecycle::case::room::{Asked, Room};
+use crate::lifecycle::case::texts::Case;
+use crate::lifecycle::engine::run::Run;
+
+impl Run<'_> {
+    /// Returns what to write instead, if the CPUs that would be chosen now leave less to be said
+    /// than those of the table.
+    pub(super) fn better(&self, case: &Case, resolved: &Resolved, state: &State) -> Option<String> {
+        let (guest, topology) = (&case.guest, &resolved.topology);
+        if case.table.cpus == Cpus::Auto || resolved.n_doubts == 0 {
+            return None;
+        }
+        let settings = &case.settings;
+        let room = Room::read(self.host, case.vmid, guest, settings, topology, state).ok()?;
+        let asked = Asked {
+            also: CpuSet::new(),
+            ..Asked::with_table(guest, &case.table)
+        };
+        let search = room.search(&asked, &state.claims, topology);
+        let choice = room.choose(&search, &state.claims).ok()?;
+        let request = Request {
+            cpus: choice.cpus.clone(),
+            also: choice.idle.clone(),
+            n_vcpus: guest.n_vcpus as usize,
+            max_vcpus: guest.max_vcpus as usize,
+            guest_smt: guest.smt as usize,
+            homes: homes(guest),
+            ..Request::default()
+        };
+        let placement = place(&request, topology).ok()?;
+        let left = doubts::of_written(&placement, guest.n_vcpus as usize, topology);
+        if left.len() >= resolved.n_doubts {
+            return None;
+        }
+        let also = match choice.idle.is_empty() {
+            true => String::new(),
+            false => format!(" and isolate.also = \"{}\"", choice.idle),
+        };
+        let (cpus, vmid) = (&choice.cpus, case.vmid);
+        Some(format!(
+            "better cpus are free: cpus = \"{cpus}\"{also} (pin-hook init {vmid} says why)"
+        ))
+    }
+}

@@ -1,0 +1,455 @@
+//! What VMs own: wanted and actual values, and what has drifted.
+
+mod drift;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+pub use drift::{Drifted, Refused};
+
+use drift::{differences, refused};
+
+use crate::domain::advice::Advised;
+use crate::domain::claim::Claim;
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::debt::Debt;
+use crate::domain::desired::{has_partition, kept_off};
+use crate::domain::facts::VmFacts;
+use crate::domain::gate::Backend;
+use crate::domain::knob::Knob;
+use crate::domain::pci::binding::{self, Lent};
+use crate::domain::state::State;
+use crate::domain::stuck::Stuck;
+use crate::domain::target::{Place, Stage, Target, Value};
+use crate::domain::thread::{Role, Thread};
+use crate::domain::vm::Vmid;
+use crate::host::systemd::BUS_SOCKET;
+use crate::host::table::path_of_table;
+use crate::host::topology::smt;
+use crate::host::{Host, pve};
+use crate::lifecycle::case::nothing::no_vm;
+use crate::lifecycle::case::outdated::outdated;
+use crate::lifecycle::engine::journal::{read_log, read_state};
+use crate::lifecycle::engine::look::{Look, is_over, known_state, look};
+use crate::lifecycle::engine::observe::read_cpus;
+use crate::lifecycle::engine::recover;
+use crate::lifecycle::engine::settings::{self, SettingStatus};
+use crate::lifecycle::engine::settle::stuck_in;
+use crate::lifecycle::engine::units;
+
+/// What VMs own, and whether it is as wished.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Whether nothing has drifted and nothing has failed.
+    pub ok: bool,
+    /// Every claim that was asked for.
+    pub claims: Vec<ClaimStatus>,
+    /// VMs with a table that run and own nothing.
+    pub unowned: Vec<Vmid>,
+    /// VMs that were shut down to make room, and are to be started again.
+    pub debts: Vec<DebtStatus>,
+    /// Functions that go back to the driver that they had, once no VM has them.
+    pub lent: Vec<Lent>,
+    /// CPUs that everything outside of partitions may use, where the kernel tells.
+    pub root_effective: Option<CpuSet>,
+    /// Interrupts of the host.
+    pub interrupts: Moved,
+    /// Kernel threads of the host.
+    pub kernel_threads: Moved,
+    /// Settings of the host that VMs wish for.
+    pub settings: Vec<SettingStatus>,
+    /// Interrupts that cannot be moved off owned CPUs, by device.
+    pub stuck: Vec<Stuck>,
+    /// Values that the kernel refuses to take.
+    pub refused: Vec<Refused>,
+    /// Values of ours that somebody else has changed.
+    pub drift: Vec<Drifted>,
+    /// Writes that reconcile will make: for what was born or has ended since it ran.
+    pub pending: usize,
+    /// What nobody remembers, although it is in force.
+    pub forgotten: Vec<Forgotten>,
+    /// What is damaged of the state.
+    pub damage: Option<String>,
+    /// The unit that should look after what VMs own and does not: nothing is set again, or given back when
+    /// a VM ends by itself.
+    pub unwatched: Option<&'static str>,
+    /// What cannot be seen from here and is left out.
+    pub left_out: Vec<String>,
+}
+
+/// CPUs that are taken from the host for a VM, and nobody remembers that.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Forgotten {
+    /// Path of the cgroup below the root of the hierarchy.
+    pub cgroup: String,
+    /// Its CPUs.
+    pub cpus: CpuSet,
+}
+
+/// What one VM owns.
+#[derive(Debug, Serialize)]
+pub struct ClaimStatus {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// How far its run has come: `reserved`, `waiting`, `standby`, `running`, `failed` or `over`.
+    pub state: String,
+    /// Why the VM, which runs, has no CPUs of its own.
+    pub failure: Option<String>,
+    /// Why what it owns is not what its table says now.
+    pub outdated: Option<String>,
+    /// Whether the claimed run is over, and the host not given back yet.
+    pub over: bool,
+    /// CPUs that it owns, or would like to as long as it stands by.
+    pub cpus: CpuSet,
+    /// Those of them that somebody has taken offline.
+    pub offline: CpuSet,
+    /// What can be done about that.
+    #[serde(skip)]
+    pub offline_help: Option<String>,
+    /// How they are taken.
+    pub backend: Backend,
+    /// Why that way.
+    pub reason: String,
+    /// Partitions of its threads.
+    pub partitions: Vec<Partition>,
+    /// Functions that are passed through, and their models.
+    pub devices: BTreeMap<String, String>,
+    /// Threads of the VM.
+    pub threads: Vec<ThreadStatus>,
+}
+
+/// A VM that was shut down to make room, and is to be started again.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct DebtStatus {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// VMs that it made room for and that have not ended.
+    pub owners: Vec<Vmid>,
+    /// Seconds until it is started; nothing while somebody needs the room.
+    pub due_in: Option<u64>,
+}
+
+/// A cpuset partition.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Partition {
+    /// Path of its cgroup below the root of the hierarchy.
+    pub cgroup: String,
+    /// Kind of partition that it should be.
+    pub wanted: String,
+    /// What the kernel says about it; nothing when there is no such cgroup.
+    pub actual: Option<String>,
+}
+
+/// A thread of a VM.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct ThreadStatus {
+    /// Its thread id.
+    pub tid: i32,
+    /// Its name.
+    pub name: String,
+    /// What it is for: `vcpu`, `iothread`, `vhost` or `emulator`.
+    pub role: &'static str,
+    /// Index of its vCPU.
+    pub vcpu: Option<usize>,
+    /// Id of its iothread object.
+    pub iothread: Option<String>,
+    /// CPUs that it should run on; nothing when it is left alone.
+    pub wanted: Option<CpuSet>,
+    /// CPUs that it may run on.
+    pub actual: CpuSet,
+    /// Path of its cgroup below the root of the hierarchy.
+    pub cgroup: String,
+    /// Whether affinity and cgroup are as wished.
+    pub ok: bool,
+}
+
+/// How many of something were kept off owned CPUs.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// Those that have another affinity than they had.
+    pub moved: usize,
+    /// Those that the kernel refuses to move.
+    pub unchangeable: usize,
+}
+
+/// Returns what VMs own, or what `only` owns; no monitor is asked.
+pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
+    let state = known_state(host)??;
+    let is_known = |vmid: &Vmid| state.claims.contains_key(vmid) || state.debts.contains_key(vmid);
+    if let Some(vmid) = only.filter(|vmid| !is_known(vmid)) {
+        check_guest(host, vmid)?;
+    }
+    let (_, damage) = read_log(&*host.files)?;
+    let forgotten = forgotten(host)?;
+    let mut seen = look(host, state.clone(), [])?;
+    let unwatched = unwatched(host, &state, &mut seen.left_out);
+    let is_shown = |vmid: &Vmid| only.is_none_or(|only| only == *vmid);
+    let is_shown = &is_shown;
+    let shown = state.claims.values().filter(|claim| is_shown(&claim.vmid));
+    let claims: Vec<ClaimStatus> = shown
+        .map(|claim| claim_status(host, claim, &state, &seen))
+        .collect();
+    let owner = |target: &Target| owner_of(target, &state, &seen);
+    let (drift, pending) = differences(host, &state, &seen, |target| {
+        owner(target).as_ref().is_none_or(is_shown)
+    });
+    let refused = refused(&state, &seen, |target| {
+        owner(target).as_ref().is_none_or(is_shown)
+    });
+    Ok(Status {
+        ok: drift.is_empty()
+            && refused.iter().all(|one| !one.is_wish)
+            && claims.iter().all(ClaimStatus::is_ok)
+            && forgotten.is_empty()
+            && unwatched.is_none()
+            && damage.is_none(),
+        claims,
+        unowned: unowned(host, &state, is_shown),
+        debts: debts(host, &state, is_shown),
+        lent: binding::lent(&state),
+        root_effective: left_to_host(host, &state)?,
+        interrupts: moved(&state, Stage::Interrupts),
+        kernel_threads: moved(&state, Stage::KernelThreads),
+        settings: settings::in_hand(&state, &seen.facts, only),
+        stuck: stuck(host, &state, is_shown),
+        refused,
+        drift,
+        pending,
+        forgotten,
+        unwatched,
+        damage: (!damage.is_none()).then(|| damage.to_string()),
+        left_out: seen.left_out,
+    })
+}
+
+/// Returns the unit that should look after what VMs own and does not.
+fn unwatched(host: &Host, state: &State, left_out: &mut Vec<String>) -> Option<&'static str> {
+    let is_needed = state.claims.values().any(Claim::owns) && host.files.exists(BUS_SOCKET);
+    let idle = is_needed.then(|| units::idle(host))?;
+    idle.unwrap_or_else(|error| {
+        left_out.push(format!("whether the units look after it: {error:#}"));
+        None
+    })
+}
+
+/// Returns what nobody remembers. A run may be at work meanwhile: what was made or given back since it
+/// was looked at is looked at again.
+fn forgotten(host: &Host) -> anyhow::Result<Vec<Forgotten>> {
+    let look = || Ok::<_, anyhow::Error>(recover::forgotten(host, &read_state(&*host.files)?));
+    let first = look()?;
+    if first.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut still = look()?;
+    still.retain(|found| first.contains(found));
+    let forgotten = still
+        .into_iter()
+        .map(|(cgroup, cpus)| Forgotten { cgroup, cpus });
+    Ok(forgotten.collect())
+}
+
+/// Checks that this node has such a VM: of any other one nothing can be told.
+fn check_guest(host: &Host, vmid: Vmid) -> anyhow::Result<()> {
+    match no_vm(&*host.files, vmid)? {
+        Some(why) => Err(Advised::new(why.to_string(), why.help()).into()),
+        None => Ok(()),
+    }
+}
+
+/// Returns the CPUs that everything else may use: backend slices cuts what is below the root.
+fn left_to_host(host: &Host, state: &State) -> anyhow::Result<Option<CpuSet>> {
+    let root = read_cpus(host, "/sys/fs/cgroup/cpuset.cpus.effective")?;
+    let is_cut = |claim: &&Claim| claim.owns() && claim.wishes.backend == Backend::Slices;
+    let cut = state.claims.values().filter(is_cut);
+    let cut: CpuSet = cut.flat_map(|claim| claim.wishes.cpus.iter()).collect();
+    Ok(root.map(|root| root.difference(&cut)))
+}
+
+/// Returns the VMs of this node that run without what their table says: after a release, or because the
+/// start came first.
+fn unowned(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<Vmid> {
+    let files = &*host.files;
+    let mut vmids = pve::vms_of_node(files).unwrap_or_default();
+    vmids.retain(|vmid| {
+        is_shown(vmid)
+            && !state.claims.contains_key(vmid)
+            && path_of_table(files, *vmid).is_some()
+            && pve::running(files, *vmid).is_ok_and(|qemu| qemu.is_some())
+    });
+    vmids
+}
+
+fn debts(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<DebtStatus> {
+    let now = host.clock.since_boot();
+    let is_meant = |debt: &&Debt| is_shown(&debt.vmid) || debt.owners.keys().any(&is_shown);
+    let debts = state
+        .debts
+        .values()
+        .filter(is_meant)
+        .map(|debt| DebtStatus {
+            vmid: debt.vmid,
+            owners: debt.owners.keys().copied().collect(),
+            due_in: debt.due.map(|due| due.saturating_sub(now).as_secs()),
+        });
+    debts.collect()
+}
+
+impl ClaimStatus {
+    /// Tells whether the VM owns what it should. Threads that were born a moment ago have yet to be moved;
+    /// a vCPU that is elsewhere disturbs the guest.
+    pub fn is_ok(&self) -> bool {
+        let valid = |partition: &Partition| partition.actual.as_ref() == Some(&partition.wanted);
+        let astray = |thread: &ThreadStatus| thread.vcpu.is_some() && !thread.ok;
+        self.failure.is_none()
+            && !self.over
+            && self.offline.is_empty()
+            && self.partitions.iter().all(valid)
+            && !self.threads.iter().any(astray)
+    }
+}
+
+fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Look) -> ClaimStatus {
+    let vm = seen.facts.vms.get(&claim.vmid);
+    let threads = vm.iter().flat_map(|vm| &vm.threads);
+    let failure = claim.obstacle().map(str::to_owned);
+    let over = is_over(host, claim);
+    let offline = match seen.facts.cpus_at_work {
+        true => CpuSet::new(),
+        false => claim.offline_now(&seen.facts.online, &state.taken_offline()),
+    };
+    ClaimStatus {
+        vmid: claim.vmid,
+        state: match over {
+            true => "over".to_owned(),
+            false => claim.name(),
+        },
+        failure,
+        outdated: outdated(host, state, claim),
+        over,
+        offline_help: offline_help(host, claim.vmid, &offline),
+        offline,
+        cpus: claim.wishes.cpus.clone(),
+        backend: claim.wishes.backend,
+        reason: claim.wishes.reason.clone(),
+        devices: claim.devices.clone(),
+        partitions: vm.map_or_else(Vec::new, |vm| partitions(claim, vm, seen)),
+        threads: threads.map(|thread| thread_status(thread, seen)).collect(),
+    }
+}
+
+fn offline_help(host: &Host, vmid: Vmid, offline: &CpuSet) -> Option<String> {
+    let smt = smt(&*host.files);
+    let of_table = format!(
+        "{} in its table and pin-hook apply {vmid}",
+        smt.help(offline)
+    );
+    (!offline.is_empty()).then_some(of_table)
+}
+
+fn partitions(claim: &Claim, vm: &VmFacts, seen: &Look) -> Vec<Partition> {
+    if !has_partition(&claim.wishes) {
+        return Vec::new();
+    }
+    let groups = claim.wishes.groups().into_iter();
+    let partitions = groups.map(|(name, _)| {
+        let cgroup = format!("{}/{name}", vm.scope);
+        let target = Target::Knob(Knob::Partition, Place::Group(cgroup.clone()));
+        let wanted = seen.wishes.get(&target).map(|wish| wish.value.to_string());
+        Partition {
+            cgroup,
+            wanted: wanted.unwrap_or_default(),
+            actual: seen.live.get(&target).and_then(text),
+        }
+    });
+    partitions.collect()
+}
+
+fn thread_status(thread: &Thread, seen: &Look) -> ThreadStatus {
+    let wish = |target: &Target| seen.wishes.get(target).map(|wish| &wish.value);
+    let wanted = wish(&Target::Affinity(thread.id)).and_then(Value::cpus);
+    let group = wish(&Target::Membership(thread.id));
+    let role = thread.role();
+    let is_on = |cpus: &CpuSet| cpus.intersection(&seen.facts.online) == thread.affinity;
+    let is_in = |group: &Value| *group == Value::Text(thread.group.clone());
+    ThreadStatus {
+        tid: thread.id.tid,
+        name: thread.comm.clone(),
+        ok: wanted.is_none_or(is_on) && group.is_none_or(is_in),
+        wanted: wanted.cloned(),
+        actual: thread.affinity.clone(),
+        cgroup: thread.group.clone(),
+        vcpu: match role {
+            Role::Vcpu(n) => Some(n),
+            _ => None,
+        },
+        iothread: thread.iothread.clone(),
+        role: match role {
+            Role::Vcpu(_) => "vcpu",
+            Role::Iothread(_) => "iothread",
+            Role::Vhost => "vhost",
+            Role::Emulator => "emulator",
+        },
+    }
+}
+
+/// Returns the VM that a target belongs to, or `None` when it is the host's.
+fn owner_of(target: &Target, state: &State, seen: &Look) -> Option<Vmid> {
+    let owner_of_cpu = |cpu: CpuId| {
+        let mut claims = state.claims.values();
+        let claim = claims.find(|claim| claim.wishes.cpus.contains(cpu));
+        claim.map(|claim| claim.vmid)
+    };
+    match target {
+        Target::Delegation(vmid) | Target::MemoryNodes(vmid) => Some(*vmid),
+        Target::Group(path) | Target::Knob(_, Place::Group(path)) => {
+            let mut parts = path.split('/');
+            parts.find_map(|part| part.strip_suffix(".scope")?.parse().ok())
+        }
+        Target::Membership(id) | Target::Affinity(id) | Target::Class(id) => {
+            let mut vms = seen.facts.vms.iter();
+            let vm = vms.find(|(_, vm)| vm.threads.iter().any(|thread| thread.id == *id));
+            vm.map(|(vmid, _)| *vmid)
+        }
+        Target::Knob(_, Place::Cpu(cpu)) => owner_of_cpu(*cpu),
+        Target::Knob(_, Place::Policy(policy)) => {
+            let cpus = seen.facts.policies.get(policy);
+            cpus.and_then(|cpus| cpus.iter().find_map(owner_of_cpu))
+        }
+        Target::Knob(..) | Target::KernelThread(_) | Target::DropIn(_) | Target::AllowedCpus(_) => {
+            None
+        }
+    }
+}
+
+fn moved(state: &State, stage: Stage) -> Moved {
+    let mut counts = Moved::default();
+    for (target, held) in &state.held {
+        let is_one = matches!(
+            target,
+            Target::Knob(Knob::IrqAffinity, _) | Target::KernelThread(_)
+        );
+        if target.stage() != stage || !is_one {
+            continue;
+        }
+        if held.unchangeable {
+            counts.unchangeable += 1;
+        } else if held.ours != held.baseline {
+            counts.moved += 1;
+        }
+    }
+    counts
+}
+
+/// Returns the interrupts that are known to stay on owned CPUs of the VMs that are asked for.
+fn stuck(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<Stuck> {
+    let claims = state.claims.iter().filter(|(vmid, _)| is_shown(vmid));
+    let claims = claims.map(|(vmid, claim)| (*vmid, claim.clone())).collect();
+    let owned = kept_off(&claims, |wishes| wishes.interrupts);
+    let held = state.held.iter().filter(|(_, held)| held.unchangeable);
+    stuck_in(host, held.map(|(target, _)| target), &owned)
+}
+
+fn text(value: &Value) -> Option<String> {
+    (*value != Value::Absent).then(|| value.to_string())
+}

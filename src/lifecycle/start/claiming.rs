@@ -1,0 +1,297 @@
+//! Making a VM's claim: resolve its wishes, check them against the others', put the claim in force.
+
+use std::collections::BTreeMap;
+
+use super::memory;
+use super::standby::{is_for_backup, stands_by};
+use crate::domain::claim::{Claim, ClaimState, Standby, Wishes};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::desired::has_partition;
+use crate::domain::others::Surroundings;
+use crate::domain::pci::anew::Reset;
+use crate::domain::refusal::{self, Refusal};
+use crate::domain::state::{Record, State};
+use crate::domain::table::AfterStop;
+use crate::domain::vm::{TaskId, Vmid};
+use crate::lifecycle::case::resolve::{Resolved, resolve, state_for};
+use crate::lifecycle::case::texts::Case;
+use crate::lifecycle::engine::account::Account;
+use crate::lifecycle::engine::fate::{self, Answers};
+use crate::lifecycle::engine::inventory::{Devices, of_running};
+use crate::lifecycle::engine::others::{look_around, look_at_groups};
+use crate::lifecycle::engine::run::Run;
+use crate::lifecycle::engine::settings;
+use crate::lifecycle::engine::work::{Worked, work};
+
+impl Run<'_> {
+    /// Claims the CPUs of a running VM that has no claim yet.
+    pub(in crate::lifecycle) fn adopt(
+        &self,
+        case: &Case,
+        qemu: TaskId,
+        account: &mut Account,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        let resolved = match resolve(self.host, case, &state_for(self.host, case)?)? {
+            Err(refusal) if !is_for_backup(case) => return Ok(Worked::Refused(refusal)),
+            resolved => resolved,
+        };
+        let none = Wishes::none();
+        let wishes = resolved.as_ref().map_or(&none, |found| &found.wishes);
+        let answers = self.ask(case.vmid, wishes, account);
+        let state = self.state_of(case.vmid, qemu, &answers);
+        self.claim_as(case, resolved, state, &answers, account)
+    }
+
+    pub(in crate::lifecycle) fn claim(
+        &self,
+        case: &Case,
+        state: ClaimState,
+        answers: &Answers,
+        account: &mut Account,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        let resolved = resolve(self.host, case, &state_for(self.host, case)?)?;
+        self.claim_as(case, resolved, state, answers, account)
+    }
+
+    fn claim_as(
+        &self,
+        case: &Case,
+        resolved: Result<Resolved, Refusal>,
+        state: ClaimState,
+        answers: &Answers,
+        account: &mut Account,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        match resolved {
+            Ok(resolved) => self.claim_resolved(case, resolved, state, answers, account),
+            Err(_) if stands_by(case, &state) => self.stand_by_without(case, state),
+            Err(refusal) => Ok(Worked::Refused(refusal)),
+        }
+    }
+
+    fn claim_resolved(
+        &self,
+        case: &Case,
+        resolved: Resolved,
+        state: ClaimState,
+        answers: &Answers,
+        account: &mut Account,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
+        let devices = self.devices_of(case, &state);
+        let standby = stands_by(case, &state).then(Standby::default);
+        let mut around = look_around(self.host, &case.settings, &case.table);
+        work(self.host, answers, |now| {
+            let wishes = match &standby {
+                Some(_) => resolved.among(case, &now.claims).map(|found| {
+                    let memory = memory::for_claim(self.host, case.vmid, &found, &state, now);
+                    memory.map(|memory| Wishes {
+                        memory,
+                        ..found.wishes
+                    })
+                }),
+                None => self.fit(case, resolved, &state, &mut around, now, account),
+            };
+            let wishes = match wishes {
+                Ok(wishes) => wishes?,
+                Err(_) if standby.is_some() => Wishes::none(),
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let iothreads = answers.iothreads.get(&case.vmid).cloned();
+            let claim = Claim {
+                vmid: case.vmid,
+                state,
+                wishes,
+                iothreads: iothreads.unwrap_or_default(),
+                devices,
+                resets: still_away(now.claims.get(&case.vmid)),
+                bindings: bindings_of(now.claims.get(&case.vmid)),
+                offline: offline_of(now.claims.get(&case.vmid)),
+                is_unproven: false,
+                standby,
+                ending: None,
+                stopper: None,
+            };
+            let mut records = records(now, claim, asks);
+            records.extend(anew(now, case.vmid));
+            Ok(Ok(records))
+        })
+    }
+
+    /// Finds out whether a VM can be given what its table says; the inner error is the host's.
+    fn fit(
+        &self,
+        case: &Case,
+        resolved: Resolved,
+        state: &ClaimState,
+        around: &mut Surroundings,
+        now: &State,
+        account: &mut Account,
+    ) -> Result<anyhow::Result<Wishes>, Refusal> {
+        let vmid = case.vmid;
+        let resolved = resolved.among(case, &now.claims)?;
+        self.tell_settings(vmid, &resolved.wishes, account);
+        tell(vmid, &resolved, account);
+        look_at_groups(self.host, now, around);
+        let (wishes, topology) = (&resolved.wishes, &resolved.topology);
+        let warnings = refusal::check(vmid, wishes, &now.claims, topology, around)?;
+        warnings.iter().for_each(|text| account.warn(text.clone()));
+        let memory = match memory::for_claim(self.host, vmid, &resolved, state, now) {
+            Ok(memory) => memory,
+            Err(error) => return Ok(Err(error)),
+        };
+        if memory.nodes != resolved.wishes.memory.nodes {
+            account.warn(format!(
+                "vm {vmid}: memory.nodes takes effect at its next start"
+            ));
+        }
+        Ok(Ok(Wishes {
+            memory,
+            ..resolved.wishes
+        }))
+    }
+
+    /// Tells what should be known of a VM's wishes for settings before they are written.
+    fn tell_settings(&self, vmid: Vmid, wishes: &Wishes, account: &mut Account) {
+        let remarks = settings::remarks(self.host, wishes.tuning()).into_iter();
+        remarks.for_each(|text| account.warn(format!("vm {vmid}: {text}")));
+        let companions = settings::companions(self.host, wishes.tuning()).into_iter();
+        companions.for_each(|text| account.info(format!("vm {vmid}: {text}")));
+    }
+
+    /// Returns the functions that the VM has, or would have if it started now.
+    fn devices_of(&self, case: &Case, state: &ClaimState) -> BTreeMap<String, String> {
+        match state.qemu() {
+            _ if case.guest.hostpci.is_empty() => BTreeMap::new(),
+            Some(qemu) => of_running(self.host, case.vmid, qemu),
+            None => Devices::read(self.host, case.vmid, &case.guest, &[]).models(),
+        }
+    }
+
+    pub(in crate::lifecycle) fn promote(
+        &self,
+        claim: &Claim,
+        state: ClaimState,
+        answers: &Answers,
+    ) -> anyhow::Result<Worked<Refusal>> {
+        let vmid = claim.vmid;
+        let asks = self.asks_for_reload(vmid, &claim.wishes, &state);
+        let names = answers.iothreads.get(&vmid).cloned();
+        let iothreads = names.unwrap_or_else(|| claim.iothreads.clone());
+        let failed = matches!(claim.state, ClaimState::Failed { .. });
+        let devices = match state.qemu() {
+            Some(qemu) if !claim.devices.is_empty() => of_running(self.host, vmid, qemu),
+            _ => claim.devices.clone(),
+        };
+        let next = Claim {
+            state,
+            iothreads,
+            devices,
+            // PVE has bound those that have come back.
+            resets: still_away(Some(claim)),
+            ..claim.clone()
+        };
+        let next = if failed { claim.clone() } else { next };
+        work(self.host, answers, |now| {
+            // Somebody may have released it meanwhile, and given the CPUs to another VM.
+            let checked = match next.owns() {
+                true => refusal::check_claims(vmid, &next.wishes, &now.claims),
+                false => Ok(()),
+            };
+            Ok(checked.map(|()| records(now, next, asks)))
+        })
+    }
+
+    /// Asks the monitor what cannot be seen from outside; a monitor that does not answer costs
+    /// its deadline, and the guest is taken as running.
+    pub(in crate::lifecycle) fn ask(
+        &self,
+        vmid: Vmid,
+        wishes: &Wishes,
+        account: &mut Account,
+    ) -> Answers {
+        let mut answers = Answers::default();
+        answers.ask_run_state(self.host, vmid);
+        if answers.run_states.is_empty() {
+            account.warn(format!(
+                "vm {vmid}: its monitor does not answer, taken as running"
+            ));
+            answers.run_states.insert(vmid, fate::GUEST_RUNS.to_owned());
+        }
+        if !wishes.iothreads.is_empty() {
+            answers.ask_iothreads(self.host, vmid);
+        }
+        answers
+    }
+
+    pub(in crate::lifecycle) fn state_of(
+        &self,
+        vmid: Vmid,
+        qemu: TaskId,
+        answers: &Answers,
+    ) -> ClaimState {
+        let run_state = answers.run_states.get(&vmid).map(String::as_str);
+        // Preparing states only: a guest that was paused on purpose keeps its CPUs.
+        let waits = matches!(run_state, Some("prelaunch" | "inmigrate" | "restore-vm"));
+        fate::state_of(qemu, !waits)
+    }
+
+    /// Tells whether systemd does not know that the scope of a VM is delegated, although the
+    /// drop-in may be there: the live scope is asked, not believed.
+    fn asks_for_reload(&self, vmid: Vmid, wishes: &Wishes, state: &ClaimState) -> bool {
+        let is_up = matches!(state, ClaimState::Running { .. }) && has_partition(wishes);
+        let delegated = || self.host.systemd.delegated(&format!("{vmid}.scope"));
+        is_up
+            && matches!(delegated(), Ok(Some(names)) if !names.iter().any(|name| name == "cpuset"))
+    }
+}
+
+/// Returns the resets of a claim that a run has begun and not finished.
+fn still_away(claim: Option<&Claim>) -> BTreeMap<String, String> {
+    let away = claim.map(Claim::away).unwrap_or_default().into_iter();
+    let texts = away.map(|(address, before)| (address, Reset::Away(before).to_string()));
+    texts.collect()
+}
+
+/// Returns the functions that are bound for the run of a claim: only its start can choose them.
+fn bindings_of(claim: Option<&Claim>) -> BTreeMap<String, AfterStop> {
+    claim
+        .map(|claim| claim.bindings.clone())
+        .unwrap_or_default()
+}
+
+/// Returns the CPUs of a claim that were told of as offline.
+fn offline_of(claim: Option<&Claim>) -> CpuSet {
+    claim.map(|claim| claim.offline.clone()).unwrap_or_default()
+}
+
+/// Tells what the operator should know about a table that fits the host.
+fn tell(vmid: Vmid, resolved: &Resolved, account: &mut Account) {
+    let notices = resolved.notices.iter();
+    notices.for_each(|notice| account.info(format!("vm {vmid}: {notice}")));
+    let warnings = resolved.warnings.iter();
+    warnings.for_each(|text| account.warn(format!("vm {vmid}: {text}")));
+}
+
+/// Returns the records that make `claim` the VM's claim; none when it is that already.
+fn records(state: &State, claim: Claim, asks_for_reload: bool) -> Vec<Record> {
+    let mut records = Vec::new();
+    if asks_for_reload {
+        records.push(Record::Reload(true));
+    }
+    if state.claims.get(&claim.vmid) != Some(&claim) {
+        records.push(Record::Claim(Box::new(claim)));
+    }
+    records
+}
+
+/// Returns what begins anew when a VM that is in force already is claimed again: somebody asks for that,
+/// and has the last word about what was left to somebody else or was refused too often.
+fn anew(state: &State, vmid: Vmid) -> Option<Record> {
+    state.claims.get(&vmid).filter(|claim| claim.is_running())?;
+    let held = state.held.iter().filter_map(|(target, held)| {
+        let mut next = held.clone();
+        next.begin_anew().then(|| (target.clone(), next))
+    });
+    let held: Vec<_> = held.collect();
+    (!held.is_empty()).then_some(Record::Intend(held))
+}

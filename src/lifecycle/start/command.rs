@@ -1,0 +1,169 @@
+//! What an operator asks for by hand: apply a table now, let go now.
+
+use crate::domain::claim::Claim;
+use crate::domain::refusal::Refusal;
+use crate::domain::state::{Record, State};
+use crate::domain::vm::Vmid;
+use crate::domain::words::count;
+use crate::host::pve;
+use crate::lifecycle::case::resolve::read_case;
+use crate::lifecycle::case::texts::{CaseError, Found};
+use crate::lifecycle::devices::binding;
+use crate::lifecycle::engine::account::{Account, Exit};
+use crate::lifecycle::engine::debts;
+use crate::lifecycle::engine::journal::{busy, read_state};
+use crate::lifecycle::engine::recover::recover;
+use crate::lifecycle::engine::report::Report;
+use crate::lifecycle::engine::run::Run;
+use crate::lifecycle::engine::units;
+use crate::lifecycle::engine::work::{Worked, work};
+
+impl Run<'_> {
+    /// Applies the table of a running VM as it is now.
+    pub fn apply(&self, vmid: Vmid) -> Account {
+        let mut account = Account::default();
+        match self.try_apply(vmid, &mut account) {
+            Ok(()) => {}
+            Err(error) => {
+                let exit = match error {
+                    CaseError::Other(_) => Exit::Refused,
+                    _ => Exit::Usage,
+                };
+                account.fail(exit, format!("vm {vmid}: {error}"), error.help());
+            }
+        }
+        account
+    }
+
+    fn try_apply(&self, vmid: Vmid, account: &mut Account) -> Result<(), CaseError> {
+        let case = match read_case(self.host, vmid, &self.caller.migrated_from)? {
+            Found::Case(case) => case,
+            Found::Nothing(why) => {
+                account.fail(Exit::Refused, why.to_string(), why.help());
+                return Ok(());
+            }
+        };
+        match pve::running(&*self.host.files, vmid)? {
+            None => account.does_not_run(vmid),
+            Some(qemu) => {
+                let mut worked = self.adopt(&case, qemu, account)?;
+                if let Worked::Done(report, state) = &mut worked {
+                    // Where nothing is new they were not asked for.
+                    units::keep_watch(self.host, state, report);
+                }
+                let is_late = match &worked {
+                    Worked::Done(report, _) => report.is_unfinished,
+                    Worked::Busy => true,
+                    Worked::Refused(_) => false,
+                };
+                self.conclude(vmid, worked, account);
+                if is_late {
+                    let text = format!("vm {vmid}: its table is not in force yet");
+                    let help = format!(
+                        "pin-hook-reconcile goes on; pin-hook status {vmid} shows how far it is"
+                    );
+                    account.fail(Exit::Incomplete, text, help);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of what a VM owns, or with `None` of everything, whether it runs or not.
+    pub fn release(&self, vmid: Option<Vmid>) -> Account {
+        let mut account = Account::default();
+        if let Err(error) = self.try_release(vmid, &mut account) {
+            account.fail_by("", &error);
+        }
+        account
+    }
+
+    fn try_release(&self, vmid: Option<Vmid>, account: &mut Account) -> anyhow::Result<()> {
+        if vmid.is_none() {
+            recover(self.host)?
+                .into_iter()
+                .for_each(|text| account.warn(text));
+        }
+        // What reconcile gives back is let go of as well.
+        let mut had_something = has_something(&read_state(&*self.host.files)?, vmid);
+        // Threads that were born in the VM's partition are found and moved while the claim is
+        // still there; afterwards nobody would know whose they are.
+        let _ = self.reconcile();
+        let worked = work(self.host, &Default::default(), |state| {
+            had_something |= has_something(state, vmid);
+            // Reconcile has said why devices are still away; without the claim drivers would take them.
+            let claimed = state
+                .claims
+                .values()
+                .filter(|claim| claim.away().is_empty());
+            let claimed = claimed.map(|claim| claim.vmid);
+            let ended = claimed.filter(|claimed| vmid.is_none_or(|vmid| vmid == *claimed));
+            let now = self.host.clock.since_boot();
+            let debts = debts::let_go(state, vmid, now);
+            Ok(Ok::<_, Refusal>(
+                ended.map(Record::End).chain(debts).collect(),
+            ))
+        })?;
+        match worked {
+            Worked::Done(report, state) => {
+                // Traces without a record are let go of as well, but of nobody's in particular.
+                let is_idle = vmid.is_some() || report.n_changes == 0;
+                let nothing = (!had_something && is_idle).then(|| owns_nothing(vmid));
+                self.conclude_release(vmid, &report, &state, nothing, account);
+            }
+            Worked::Busy => account.fail_by("", &busy()),
+            Worked::Refused(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Tells what came of letting go; `nothing` says so when there was nothing to let go of.
+    fn conclude_release(
+        &self,
+        vmid: Option<Vmid>,
+        report: &Report,
+        state: &State,
+        nothing: Option<String>,
+        account: &mut Account,
+    ) {
+        account.tell(report);
+        if !state.debts.is_empty() {
+            account.lines.extend(self.reconcile().lines);
+        }
+        let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
+        let mut left = state.claims.values();
+        let is_meant = |claim: &Claim| vmid.is_none_or(|vmid| vmid == claim.vmid);
+        let is_away = left.any(|claim| is_meant(claim) && !claim.away().is_empty());
+        if report.is_unfinished || is_away {
+            let text = format!("{whose}: not everything was given back in time");
+            let help = "pin-hook-reconcile goes on within 15 s; pin-hook status shows what is left";
+            return account.fail(Exit::Incomplete, text, help);
+        }
+        if !report.problems.is_empty() {
+            let text = format!("{whose}: not everything could be given back");
+            let help = "pin-hook reconcile tries again; pin-hook status shows what is left";
+            return account.fail(Exit::Incomplete, text, help);
+        }
+        let changes = count(report.n_changes, "change");
+        account.info(nothing.unwrap_or_else(|| format!("{whose} let go, {changes}")));
+        binding::tell_lent(state, account);
+    }
+}
+
+/// Tells whether a VM, or with `None` anybody, has something that can be let go of.
+fn has_something(state: &State, vmid: Option<Vmid>) -> bool {
+    let Some(vmid) = vmid else {
+        return !state.is_empty();
+    };
+    let mut debts = state.debts.values();
+    state.claims.contains_key(&vmid)
+        || debts.any(|debt| debt.vmid == vmid || debt.owners.contains_key(&vmid))
+}
+
+/// Says that there is nothing to let go of.
+fn owns_nothing(vmid: Option<Vmid>) -> String {
+    match vmid {
+        Some(vmid) => format!("vm {vmid} owns no cpus, there is nothing to let go of"),
+        None => "no vm owns cpus, there is nothing to let go of".to_owned(),
+    }
+}

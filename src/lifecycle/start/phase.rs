@@ -1,0 +1,311 @@
+//! The phases of a VM's life, as PVE calls them.
+//!
+//! Phases are hints about when to look. Only pre-start may keep a VM from starting; the others
+//! bring the claims up to date with what is alive and settle, exactly as reconcile does.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::verdict::backend;
+use crate::domain::claim::{Claim, ClaimState};
+use crate::domain::gate::Backend;
+use crate::domain::refusal::Refusal;
+use crate::domain::state::Record;
+use crate::domain::table::OnRefusal;
+use crate::domain::vm::Vmid;
+use crate::domain::words::count;
+use crate::host::{probe, pve};
+use crate::lifecycle::case::resolve::read_case;
+use crate::lifecycle::case::texts::{Case, CaseError, Found};
+use crate::lifecycle::devices::binding;
+use crate::lifecycle::engine::account::{Account, Level};
+use crate::lifecycle::engine::advice::help_for;
+use crate::lifecycle::engine::debts;
+use crate::lifecycle::engine::fate::Answers;
+use crate::lifecycle::engine::journal::{busy, read_state};
+use crate::lifecycle::engine::run::{Run, START_TIME};
+use crate::lifecycle::engine::units;
+use crate::lifecycle::engine::work::{Worked, work};
+
+/// Time after which a VM that was to be stopped counts as running on: longer than PVE waits for a guest to
+/// shut down, if nobody asks for more.
+const STOP_TIME: Duration = Duration::from_secs(5 * 60);
+
+/// Phase of a VM's life, the second argument of a hookscript.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Before anything of the VM exists; may refuse.
+    PreStart,
+    /// QEMU and its vCPU threads exist.
+    PostStart,
+    /// The VM is about to be stopped, perhaps in vain.
+    PreStop,
+    /// QEMU has ended, of this run or of an earlier one.
+    PostStop,
+}
+
+impl FromStr for Phase {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "pre-start" => Ok(Phase::PreStart),
+            "post-start" => Ok(Phase::PostStart),
+            "pre-stop" => Ok(Phase::PreStop),
+            "post-stop" => Ok(Phase::PostStop),
+            _ => Err(()),
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::PreStart => "pre-start",
+            Phase::PostStart => "post-start",
+            Phase::PreStop => "pre-stop",
+            Phase::PostStop => "post-stop",
+        })
+    }
+}
+
+impl Run<'_> {
+    /// Does what a phase is for.
+    pub fn phase(&self, phase: Phase, vmid: Vmid) -> Account {
+        let mut account = Account::default();
+        let done = match phase {
+            Phase::PreStart => {
+                self.pre_start(vmid, &mut account);
+                Ok(())
+            }
+            Phase::PostStart => self.post_start(vmid, &mut account),
+            Phase::PreStop => self.pre_stop(vmid, &mut account),
+            Phase::PostStop => self.post_stop(vmid, &mut account),
+        };
+        if let Err(error) = done {
+            account.fail_by(&format!("vm {vmid}: "), &error);
+        }
+        account
+    }
+
+    /// Reserves the CPUs, or refuses the start.
+    fn pre_start(&self, vmid: Vmid, account: &mut Account) {
+        let case = match self.case(vmid, account) {
+            Ok(Some(case)) => case,
+            Ok(None) => return,
+            Err(error) => {
+                let policy = self.about_cpus(vmid, OnRefusal::Auto);
+                return self.refuse(vmid, account, policy, &error.to_string(), error.help());
+            }
+        };
+        match self.runs_already(vmid) {
+            Ok(true) => {
+                let text = format!("vm {vmid}: runs already, its claim stays as it is");
+                return account.info(text);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                let text = format!("vm {vmid}: {error:#}");
+                return self.refuse(
+                    vmid,
+                    account,
+                    case.table.start.on_refusal,
+                    &text,
+                    help_for(&error),
+                );
+            }
+        }
+        if let Err(error) = self.reserve_with_room(&case, account) {
+            let text = format!("vm {vmid}: {error:#}");
+            let help = help_for(&error);
+            let policy = self.about_cpus(vmid, case.table.start.on_refusal);
+            self.refuse(vmid, account, policy, &text, help);
+        }
+    }
+
+    /// Tells whether the VM runs, as PVE sees it, with what its claim is about: then PVE does not start it.
+    /// Somebody who calls the phase by hand would take its CPUs from it.
+    fn runs_already(&self, vmid: Vmid) -> anyhow::Result<bool> {
+        let files = &*self.host.files;
+        let running = pve::running(files, vmid).ok().flatten();
+        let state = read_state(files)?;
+        Ok(running.is_some() && running == state.claims.get(&vmid).and_then(Claim::qemu))
+    }
+
+    /// Reserves the CPUs when the VMs have gone that are to make room.
+    fn reserve_with_room(&self, case: &Case, account: &mut Account) -> anyhow::Result<()> {
+        match self.make_room(case, account)? {
+            Ok(()) => self.reserve(case, account),
+            Err(refusal) => {
+                let text = format!("vm {}: {refusal}", case.vmid);
+                let help = refusal.help(case.vmid);
+                self.refuse(case.vmid, account, case.table.start.on_refusal, &text, help);
+                Ok(())
+            }
+        }
+    }
+
+    fn reserve(&self, case: &Case, account: &mut Account) -> anyhow::Result<()> {
+        let (vmid, policy) = (case.vmid, case.table.start.on_refusal);
+        let starter = self.caller.process;
+        let deadline = self.host.clock.since_boot() + START_TIME;
+        let state = ClaimState::Reserved { starter, deadline };
+        let is_back = self.bring_back_own(vmid, account)?;
+        let preparation = match is_back.and_then(|()| self.preparation(case)) {
+            Ok(preparation) => preparation,
+            Err(refusal) => {
+                let text = format!("vm {vmid}: {refusal}");
+                self.refuse(vmid, account, policy, &text, refusal.help(vmid));
+                return Ok(());
+            }
+        };
+        match self.claim(case, state, &Answers::default(), account)? {
+            Worked::Done(report, state) => {
+                let claim = state.claims.get(&vmid);
+                account.tell(&report);
+                if let Err(refusal) = self.prepare(vmid, &preparation, account)? {
+                    let text = format!("vm {vmid}: {refusal}");
+                    self.refuse(vmid, account, policy, &text, refusal.help(vmid));
+                    return Ok(());
+                }
+                match claim {
+                    None => {}
+                    Some(claim) if claim.standby.is_some() => account.info(format!(
+                        "vm {vmid}: started for a backup, no cpus are reserved"
+                    )),
+                    Some(Claim { wishes, .. }) => account.info(format!(
+                        "vm {vmid}: {} reserved, {}",
+                        wishes.cpus.in_words(),
+                        backend(wishes)
+                    )),
+                }
+                self.fill_pools(case, account)?;
+                self.undo_preparation(vmid, &preparation, account)?;
+            }
+            Worked::Refused(refusal) => {
+                let policy = self.about_cpus(vmid, policy);
+                let text = format!("vm {vmid}: {refusal}");
+                self.refuse(vmid, account, policy, &text, refusal.help(vmid));
+            }
+            Worked::Busy => {
+                let text = format!("vm {vmid}: {}", busy());
+                let help = format!("start vm {vmid} again; lslocks shows which run it is");
+                let policy = self.about_cpus(vmid, policy);
+                self.refuse(vmid, account, policy, &text, help);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the claim into force: QEMU and its threads are there.
+    fn post_start(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
+        let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
+            // For a container or a template PVE calls in every phase too.
+            if self.case(vmid, account)?.is_some() {
+                account.does_not_run(vmid);
+            }
+            return Ok(());
+        };
+        let known = read_state(&*self.host.files)?.claims.remove(&vmid);
+        let known = known.filter(|claim| claim.qemu().is_none_or(|of| of == qemu));
+        let worked = match known {
+            Some(claim) => {
+                let answers = self.ask(vmid, &claim.wishes, account);
+                let state = self.state_of(vmid, qemu, &answers);
+                if claim.standby.is_some() && matches!(state, ClaimState::Running { .. }) {
+                    return self.adopt_standby(&claim, qemu, account);
+                }
+                self.promote(&claim, state, &answers)?
+            }
+            None => {
+                let Some(case) = self.case(vmid, account)? else {
+                    return Ok(());
+                };
+                match self.adopt(&case, qemu, account)? {
+                    Worked::Refused(refusal) if !self.aborts(vmid, case.table.start.on_refusal) => {
+                        account.warn(format!(
+                            "vm {vmid}: {refusal}; it runs without cpus of its own"
+                        ));
+                        account.say(Level::Help, refusal.help(vmid));
+                        return Ok(());
+                    }
+                    worked => worked,
+                }
+            }
+        };
+        self.conclude(vmid, worked, account);
+        Ok(())
+    }
+
+    /// Has the partition go without waiting when QEMU ends: systemd removes it then, before any phase is
+    /// called, and on some kernels would wait for whatever driver is probing a device. The stop may be in
+    /// vain, so the CPUs stay the VM's.
+    fn pre_stop(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
+        let is_isolated =
+            |claim: &Claim| claim.is_running() && claim.wishes.backend == Backend::Isolated;
+        let known = read_state(&*self.host.files)?.claims.remove(&vmid);
+        if !known.is_some_and(|claim| is_isolated(&claim))
+            || !probe::partitions_wait(&*self.host.files)
+        {
+            return Ok(());
+        }
+        let ending = Some(self.host.clock.since_boot() + STOP_TIME);
+        let worked = work(self.host, &Answers::default(), |now| {
+            let claim = now.claims.get(&vmid).filter(|claim| is_isolated(claim));
+            let ending = claim.map(|claim| Claim {
+                ending,
+                stopper: Some(self.caller.process),
+                ..claim.clone()
+            });
+            let records = ending
+                .into_iter()
+                .map(|claim| Record::Claim(Box::new(claim)));
+            Ok(Ok::<_, Refusal>(records.collect()))
+        })?;
+        if let Worked::Done(report, _) = worked {
+            account.tell(&report);
+        }
+        Ok(())
+    }
+
+    /// Gives the host back what the VM has owned, if it has ended.
+    fn post_stop(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
+        let worked = work(self.host, &Answers::default(), |_| {
+            Ok(Ok::<_, Refusal>(Vec::new()))
+        })?;
+        match &worked {
+            Worked::Done(report, state) if state.claims.contains_key(&vmid) => {
+                account.tell(report);
+                account.info(format!(
+                    "vm {vmid}: runs or is being started, nothing given back"
+                ));
+            }
+            Worked::Done(report, state) => {
+                account.tell(report);
+                let done = match (report.is_unfinished, report.n_changes) {
+                    (true, _) => "host not given back in time, reconcile does the rest",
+                    (false, 0) => "nothing left to give back",
+                    (false, _) => "host given back",
+                };
+                let changes = count(report.n_changes, "change");
+                account.info(format!("vm {vmid}: {done}, {changes}"));
+                debts::announce(self.host, state, account);
+                binding::tell_lent(state, account);
+            }
+            Worked::Refused(_) => {}
+            Worked::Busy => units::wake_reconcile(self.host),
+        }
+        Ok(())
+    }
+
+    fn case(&self, vmid: Vmid, account: &mut Account) -> Result<Option<Box<Case>>, CaseError> {
+        match read_case(self.host, vmid, &self.caller.migrated_from)? {
+            Found::Case(case) => Ok(Some(case)),
+            Found::Nothing(why) => {
+                account.info(format!("{why}: nothing to do"));
+                Ok(None)
+            }
+        }
+    }
+}
