@@ -1,3 +1,4 @@
+# kernels: stable
 # The other backends: a partition of type root, and affinity alone.
 . /usr/lib/lab/lib.sh
 

@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # The host is as before also when the guest, a crash, PVE or another node ends a VM, and when a start fails.
 . /usr/lib/lab/lib.sh
 . /usr/lib/lab/endings.sh

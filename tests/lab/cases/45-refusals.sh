@@ -1,3 +1,4 @@
+# kernels: backports
 # A start that cannot be done well is refused before anything is changed, in two lines.
 . /usr/lib/lab/lib.sh
 

@@ -1,3 +1,4 @@
+# kernels: stable
 # pin-hook is killed in the middle of post-start: the units finish what it began.
 . /usr/lib/lab/lib.sh
 

@@ -135,6 +135,21 @@ start() {
     qmp 100 stop > /dev/null
 }
 
+# The column to compare with. Who reads a disk on one of the CPUs has interrupts come to it.
+measure_nothing() {
+    local reader
+    seconds=2
+    vm_conf 100 "$spin"
+    start
+    while taskset -c 3 dd if=/dev/nvme0n1 of=/dev/null bs=4k iflag=direct; do :; done 2> "$work/dd" &
+    reader=$!
+    measure nothing
+    kill $reader
+    wait $reader || true
+    check 'without anything the load runs on the VM'\''s CPUs' test "$userland" -gt 0
+    check 'and interrupts of devices come to them' test "$irqs" -gt 0
+}
+
 # The table: a column for each setup, a row for each kind of event; the digit before a row is its place.
 table_of_all() {
     awk 'function row(place, what,  line, i) {
