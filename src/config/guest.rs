@@ -10,8 +10,8 @@ use super::passthrough::{
 use super::property::{
     Properties, boolean, cpu_set, index, integer, is_blank, number, plain, ranges, volume_id,
 };
+use super::section::Section;
 use super::smp::Smp;
-use super::vm_conf::Section;
 use crate::domain::guest::{Guest, GuestNet, GuestNode, HugepageSize, Iothread, RawDisk, Shared};
 
 /// Network card models of PVE; `model=` or the model itself as the key of the MAC address.

@@ -13,6 +13,7 @@ pub mod mapping;
 pub mod nearest;
 mod passthrough;
 mod property;
+pub mod section;
 pub mod sections;
 mod smp;
 pub mod table;

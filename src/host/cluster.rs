@@ -8,9 +8,9 @@ use std::io;
 
 use anyhow::ensure;
 
+use super::dirs::make_dirs;
 use super::files::Files;
 use super::pve::{TextFile, read_if_there};
-use super::record::make_dirs;
 use super::trouble::cannot;
 use crate::config::sections::{Section, parse_sections, parse_storages};
 use crate::domain::advice::Advised;

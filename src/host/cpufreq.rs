@@ -80,8 +80,8 @@ fn loadable_governors(files: &dyn Files) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::dirs::make_dirs;
     use crate::host::files::RootFiles;
-    use crate::host::record::make_dirs;
 
     #[test]
     fn governors_that_the_kernel_would_load_are_available() {

@@ -11,6 +11,7 @@ pub mod container;
 pub mod cpufreq;
 pub mod deadline;
 pub mod device;
+pub mod dirs;
 pub mod drivers;
 pub mod files;
 pub mod hugepages;

@@ -10,6 +10,7 @@ use std::io;
 use anyhow::bail;
 
 use super::cluster::check_mounted;
+use super::dirs::make_dirs;
 use super::files::Files;
 use super::pve::read_if_there;
 use super::table::{CLUSTER_TABLES, check_cluster};
@@ -96,23 +97,6 @@ pub fn forget(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
 pub fn remove(files: &dyn Files, path: &str) -> io::Result<()> {
     match files.remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-/// Makes a directory with all above it; `mode` is that of those that are new.
-///
-/// # Errors
-/// The kernel's.
-pub fn make_dirs(files: &dyn Files, path: &str, mode: u32) -> io::Result<()> {
-    if files.exists(path) {
-        return Ok(());
-    }
-    if let Some((parent, _)) = path.rsplit_once('/').filter(|(p, _)| !p.is_empty()) {
-        make_dirs(files, parent, mode)?;
-    }
-    match files.make_dir(path, mode) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result,
     }
 }

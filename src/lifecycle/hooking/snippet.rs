@@ -3,15 +3,17 @@
 use std::fmt;
 use std::io;
 
-use crate::config::vm_conf::{Section, parse_vm_conf};
+use crate::config::section::Section;
+use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::{EnableRefusal, HookFault};
 use crate::domain::guest::Guest;
 use crate::domain::storage::{Snippet, Storage};
 use crate::domain::vm::Vmid;
 use crate::host::cluster;
+use crate::host::dirs::make_dirs;
 use crate::host::files::Files;
 use crate::host::mounts::{Mounts, mounts};
-use crate::host::record::{self, make_dirs};
+use crate::host::record;
 use crate::host::trouble::cannot;
 use crate::lifecycle::engine::account::{Account, Level};
 

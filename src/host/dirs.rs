@@ -1,0 +1,22 @@
+//! Directories with all above them.
+
+use std::io;
+
+use super::files::Files;
+
+/// Makes a directory with all above it; `mode` is that of those that are new.
+///
+/// # Errors
+/// The kernel's.
+pub fn make_dirs(files: &dyn Files, path: &str, mode: u32) -> io::Result<()> {
+    if files.exists(path) {
+        return Ok(());
+    }
+    if let Some((parent, _)) = path.rsplit_once('/').filter(|(p, _)| !p.is_empty()) {
+        make_dirs(files, parent, mode)?;
+    }
+    match files.make_dir(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
