@@ -30,12 +30,13 @@ use crate::host::sched::{CapturedSched, KernelSched, Sched};
 use crate::host::starter::starter;
 use crate::host::systemd::Bus;
 use crate::host::{Host, priority, privilege, slow, task};
-use crate::lifecycle::engine::account::{Account, Exit};
+use crate::lifecycle::engine::account::{Account, Exit, Level};
 use crate::lifecycle::engine::run::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use crate::lifecycle::hooking::boot;
 use crate::lifecycle::hooking::chain;
 use crate::lifecycle::hooking::enable::Hooking;
 use crate::lifecycle::show::init::Intent;
+use crate::lifecycle::show::plan::Outcome;
 use args::{Call, Command};
 use output::Output;
 use waits::TellingClock;
@@ -115,6 +116,25 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// Says what a start would be refused for as things are: enabling does not depend on it.
+    fn tell_refusal(&self, vmid: Vmid, account: &mut Account) {
+        let plan = self.run().plan(vmid).ok();
+        let refused = plan.filter(|plan| {
+            let is_refused = matches!(plan.outcome, Outcome::Refused | Outcome::Fails);
+            is_refused && account.exit == Exit::Done
+        });
+        if let Some(error) = refused.and_then(|plan| plan.error) {
+            account.warn(format!(
+                "as things are, it would be refused: {}",
+                error.message
+            ));
+            error
+                .help
+                .into_iter()
+                .for_each(|help| account.say(Level::Help, help));
+        }
+    }
+
     fn answer(&self, command: &Command) -> ExitCode {
         let Desk { host, output, .. } = *self;
         let told = |account: Account, call: Call| output.tell(&account, &call, self.started);
@@ -126,7 +146,8 @@ impl Desk<'_> {
                 told(self.run().release(*vmid), Call::about("release", *vmid))
             }
             Command::Enable { vmid, dry_run } => {
-                let account = self.hooking(*vmid, *dry_run).enable();
+                let mut account = self.hooking(*vmid, *dry_run).enable();
+                self.tell_refusal(*vmid, &mut account);
                 told(account, Call::of("enable", *vmid))
             }
             Command::Disable { vmid, dry_run } => {

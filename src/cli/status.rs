@@ -80,16 +80,29 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
         output.say(Level::Help, "journalctl -t pin-hook shows its answer");
     }
     print_lost(status, output);
-    if let Some(unit) = status.unwatched {
-        let text = format!("nothing looks after the claims: {unit} is not active");
-        output.say(Level::Error, &text);
-        let help =
-            format!("systemctl start {unit}; if it is masked, systemctl unmask {unit} first");
-        output.say(Level::Help, &help);
-    }
+    print_unwatched(&status.unwatched, output);
     for text in &status.left_out {
         output.say(Level::Info, text);
     }
+}
+
+/// Tells which units do not look after what VMs own; the timer alone is enough, only later.
+fn print_unwatched(units: &[&str], output: &Output) {
+    let names = units.join(" ");
+    let text = match units {
+        [] => return,
+        [one] if one.ends_with(".path") => format!(
+            "{one} is not active: what ends or changes is seen by the timer only, within 15 s"
+        ),
+        [one] => format!("nothing looks after the claims regularly: {one} is not active"),
+        _ => format!(
+            "nothing looks after the claims: {} are not active",
+            units.join(" and ")
+        ),
+    };
+    output.say(Level::Error, &text);
+    let help = format!("systemctl start {names}; what is masked needs systemctl unmask first");
+    output.say(Level::Help, &help);
 }
 
 /// Prints what the state cannot tell although it may be in force.

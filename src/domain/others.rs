@@ -326,7 +326,7 @@ fn check_bystanders(
     around: &Surroundings,
     taken: &Taken,
 ) -> Result<Vec<String>, Refusal> {
-    let Taken { claimed, left } = taken;
+    let claimed = &taken.claimed;
     let mut warnings = Vec::new();
     if share.is_exclusive() {
         let others = claims.values().filter(|claim| claim.owns());
@@ -339,7 +339,7 @@ fn check_bystanders(
             !share.is_own(one) && !is_all && !one.cpus.is_disjoint(claimed)
         };
         for one in around.bystanders.iter().chain(&pinned).filter(is_concerned) {
-            warnings.push(check_bystander(share, one, claimed, left)?);
+            warnings.push(check_bystander(share, claims, one, taken)?);
         }
     }
     for one in &around.bystanders {
@@ -355,10 +355,11 @@ fn check_bystanders(
 /// gives it back; but what all VMs are in it leaves alone.
 fn check_bystander(
     share: &Share,
+    claims: &Claims,
     bystander: &Bystander,
-    claimed: &CpuSet,
-    left: &CpuSet,
+    taken: &Taken,
 ) -> Result<String, Refusal> {
+    let Taken { claimed, left } = taken;
     let Bystander { who, cpus, .. } = bystander;
     if !cpus.is_subset(claimed) {
         let left = cpus.difference(claimed);
@@ -381,8 +382,18 @@ fn check_bystander(
     Err(Refusal::Starved {
         who: who.clone(),
         remedy: bystander.remedy(left),
+        owners: owners_of(cpus, share, claims),
+        is_by_others: cpus.is_disjoint(&share.cpus),
         cpus: cpus.clone(),
     })
+}
+
+/// Returns the other VMs that own some of `cpus`, with those.
+fn owners_of(cpus: &CpuSet, share: &Share, claims: &Claims) -> Vec<(Vmid, CpuSet)> {
+    let others = claims.values().filter(|claim| claim.owns());
+    let others = others.filter(|claim| Some(claim.vmid) != share.vmid);
+    let owned = others.map(|claim| (claim.vmid, claim.wishes.cpus.intersection(cpus)));
+    owned.filter(|(_, cpus)| !cpus.is_empty()).collect()
 }
 
 /// What is above the threads of a VM cuts what they ask for, but for those in a partition below it.

@@ -66,7 +66,7 @@ pub enum Refusal {
         remedy: &'static str,
     },
     /// Somebody could not start or run any more.
-    #[error("{who} may run on {} only, which would leave it no cpu", cpus.in_words())]
+    #[error("{who} may run on {} only, which would leave it no cpu{}", cpus.in_words(), beside(owners))]
     Starved {
         /// Who it is, such as `vm 107` or `unit irqbalance.service`.
         who: String,
@@ -74,6 +74,10 @@ pub enum Refusal {
         remedy: String,
         /// CPUs that it may run on.
         cpus: CpuSet,
+        /// VMs that own some of them already, with those.
+        owners: Vec<(Vmid, CpuSet)>,
+        /// Whether the VM is to own none of them, so that other ones for it are no remedy.
+        is_by_others: bool,
     },
     /// A unit above the VM's threads keeps them off the CPUs that they are to run on.
     #[error("{0}")]
@@ -219,7 +223,17 @@ impl Refusal {
                     .map(|(vmid, _)| format!("stop vm {vmid}, or "));
                 format!("{}{}", stop.unwrap_or_default(), source.help())
             }
-            Refusal::Starved { remedy, .. } => format!("{remedy}, or {other_cpus}"),
+            Refusal::Starved {
+                remedy,
+                owners,
+                is_by_others,
+                ..
+            } => {
+                let stop = owners.first().map(|(vmid, _)| format!("stop vm {vmid}"));
+                let other_cpus = (!is_by_others).then(|| other_cpus.to_owned());
+                let ways = stop.into_iter().chain([remedy.clone()]).chain(other_cpus);
+                ways.collect::<Vec<_>>().join(", or ")
+            }
             Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
             Refusal::Above(above) => format!("{}, or {other_cpus}", above.remedy),
             _ => other_cpus.to_owned(),

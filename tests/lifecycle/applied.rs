@@ -56,13 +56,13 @@ fn status_fails_while_nothing_looks_after_the_claims_and_apply_has_them_looked_a
         let status = status(&world.host, None).unwrap();
         (status.unwatched, status.ok)
     };
-    assert_eq!(unwatched(), (None, true));
+    assert_eq!(unwatched(), (vec![], true));
     world.start(100);
-    assert_eq!(unwatched(), (None, true));
+    assert_eq!(unwatched(), (vec![], true));
     world.sim.state().systemd.active.remove(TIMER);
-    assert_eq!(unwatched(), (Some(TIMER), false));
+    assert_eq!(unwatched(), (vec![TIMER], false));
     done(world.apply(100));
-    assert_eq!(unwatched(), (None, true));
+    assert_eq!(unwatched(), (vec![], true));
     world.sim.state().systemd.active.remove(TIMER);
     world.sim.fail(&format!("start {TIMER}"), libc::EIO, 1);
     assert_says(&world.apply(100), "nothing looks after the claims");

@@ -216,7 +216,10 @@ fn threads_that_another_vm_would_starve_are_refused_in_both_orders() {
     };
     let world_of_101 = world();
     world_of_101.start(101);
-    assert_refused(&world_of_101, &format!("vm 100: {error}"));
+    assert_refused(
+        &world_of_101,
+        &format!("vm 100: {error}, vm 101 owns cpus 4-5"),
+    );
     let world = world();
     done(world.phase(Phase::PreStart, 100));
     let account = world.phase(Phase::PreStart, 101);
@@ -291,4 +294,20 @@ fn a_guest_without_anything_to_do_is_a_notice_for_pve_and_an_error_by_hand() {
         }
         assert_eq!(told(&world.apply(vmid)), [fact, help]);
     }
+}
+
+/// Other CPUs for the VM itself would change nothing.
+#[test]
+fn a_pin_on_cpus_of_another_vm_names_that_vm() {
+    let table = "cpus = \"6-7\"\npin.emulator = \"2\"\n";
+    let world = World::with_vm().vm(101, CONF, table);
+    world.start(100);
+    let account = world.phase(Phase::PreStart, 101);
+    assert_says(&account, "which would leave it no cpu, vm 100 owns cpu 2");
+    assert_says(
+        &account,
+        "stop vm 100, or give pin.emulator other cpus in the table of vm 101",
+    );
+    let is_elsewhere = |line: &str| line.contains("give vm 101 other cpus");
+    assert!(!account.lines.iter().any(|line| is_elsewhere(&line.text)));
 }

@@ -200,3 +200,29 @@ fn list_without_tables_is_one_line() {
     let text = "node synthetic-5900x has no vm with a table\n".to_owned();
     assert_eq!(node.shown(&["list"]), (text, 0));
 }
+
+#[test]
+fn enabling_says_what_a_start_would_be_refused_for() {
+    let node = settled();
+    node.put("/var/lib/vz/dump/x", "");
+    node.put("/etc/pve/qemu-server/103.conf", "cores: 2\n");
+    let enabled = |cpus: &str| {
+        node.put("/etc/pin-hook/103.toml", &format!("cpus = \"{cpus}\"\n"));
+        node.shown(&["enable", "--dry-run", "103"]).0
+    };
+    let text = enabled("40-41");
+    let told = "warning: as things are, it would be refused: vm 103: the host has no cpus 40-41";
+    assert!(text.contains(told), "{text}");
+    assert!(!enabled("4-5").contains("as things are"));
+}
+
+#[test]
+fn a_table_of_the_cluster_that_a_local_one_hides_is_told() {
+    let node = settled();
+    let (path, text) = ("/etc/pve/pin-hook/100.toml", "cpus = \"10,22\"\n");
+    node.put(path, text);
+    let (path, text) = (path.to_owned(), text.to_owned());
+    let warnings = lint(&node.host(), &TextFile { path, text }).warnings;
+    let told = "nobody reads it here: /etc/pin-hook/100.toml comes first";
+    assert!(warnings.iter().any(|text| text == told), "{warnings:?}");
+}

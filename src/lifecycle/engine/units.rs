@@ -34,17 +34,18 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     }
 }
 
-/// Returns the unit that should look after the claims and does not, if there is one.
+/// Returns the units that should look after the claims and do not.
 ///
 /// # Errors
 /// systemd does not answer.
-pub fn idle(host: &Host) -> anyhow::Result<Option<&'static str>> {
+pub fn idle(host: &Host) -> anyhow::Result<Vec<&'static str>> {
+    let mut idle = Vec::new();
     for unit in WATCHERS {
         if !host.systemd.is_active(unit)? {
-            return Ok(Some(unit));
+            idle.push(unit);
         }
     }
-    Ok(None)
+    Ok(idle)
 }
 
 /// The timer is the last to be stopped: when systemd is late with the one before it, the timer

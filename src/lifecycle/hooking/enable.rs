@@ -255,7 +255,8 @@ impl Hooking<'_> {
         let Some(config) = config else {
             return Err(absent(&*self.host.files, vmid).into());
         };
-        let guest = parse_vm_conf(&config.text).guest();
+        // A hookscript that the next start deletes is none.
+        let guest = parse_vm_conf(&config.text).guest_of_next_start();
         match guest.template {
             true => Err(Nothing::Template(vmid).into()),
             false => Ok((guest, config.text)),

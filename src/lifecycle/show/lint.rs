@@ -184,7 +184,11 @@ impl Lint {
     fn no_vm_for_it(&self, host: &Host) -> Option<String> {
         let files = &*host.files;
         let vmid = vmid_of(&self.file)?;
-        path_of_table(files, vmid).filter(|path| *path == self.file)?;
+        let read = path_of_table(files, vmid)?;
+        if read != self.file {
+            let is_hidden = self.file.starts_with("/etc/pve/pin-hook/");
+            return is_hidden.then(|| format!("nobody reads it here: {read} comes first"));
+        }
         if guest_of(host, vmid).is_some_and(|guest| guest.template) {
             return Some(format!("nobody uses it: {}", Nothing::Template(vmid)));
         }

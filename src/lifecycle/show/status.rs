@@ -71,9 +71,9 @@ pub struct Status {
     pub forgotten: Vec<Forgotten>,
     /// What is damaged of the state.
     pub damage: Option<String>,
-    /// The unit that should look after what VMs own and does not: nothing is set again, or given back when
-    /// a VM ends by itself.
-    pub unwatched: Option<&'static str>,
+    /// Units that should look after what VMs own and do not: without the timer nothing is set again, or
+    /// given back when a VM ends by itself; without the path unit the timer does so, within 15 s.
+    pub unwatched: Vec<&'static str>,
     /// What cannot be seen from here and is left out.
     pub left_out: Vec<String>,
 }
@@ -202,7 +202,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
             && refused.iter().all(|one| !one.is_wish)
             && claims.iter().all(ClaimStatus::is_ok)
             && forgotten.is_empty()
-            && unwatched.is_none()
+            && unwatched.is_empty()
             && damage.is_none(),
         claims,
         unowned: unowned(host, &state, is_shown),
@@ -223,13 +223,16 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     })
 }
 
-/// Returns the unit that should look after what VMs own and does not.
-fn unwatched(host: &Host, state: &State, left_out: &mut Vec<String>) -> Option<&'static str> {
+/// Returns the units that should look after what VMs own and do not.
+fn unwatched(host: &Host, state: &State, left_out: &mut Vec<String>) -> Vec<&'static str> {
     let is_needed = state.claims.values().any(Claim::owns) && host.files.exists(BUS_SOCKET);
-    let idle = is_needed.then(|| units::idle(host))?;
+    let idle = match is_needed {
+        true => units::idle(host),
+        false => Ok(Vec::new()),
+    };
     idle.unwrap_or_else(|error| {
         left_out.push(format!("whether the units look after it: {error:#}"));
-        None
+        Vec::new()
     })
 }
 

@@ -144,8 +144,12 @@ impl Run<'_> {
             let help = "pin-hook reconcile tries again; pin-hook status shows what is left";
             return account.fail(Exit::Incomplete, text, help);
         }
-        let changes = count(report.n_changes, "change");
-        account.info(nothing.unwrap_or_else(|| format!("{whose} let go, {changes}")));
+        // What reconcile has given back just before is not among them.
+        let let_go = match report.n_changes {
+            0 => format!("{whose} let go"),
+            n => format!("{whose} let go, {}", count(n, "change")),
+        };
+        account.info(nothing.unwrap_or(let_go));
         binding::tell_lent(state, account);
     }
 }
