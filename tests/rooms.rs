@@ -161,14 +161,6 @@ fn imports_are_written_so_that_the_rules_see_them() {
     );
 }
 
-/// The names stand here as what no source may have: a wait is for a condition, with a deadline, and only `main`
-/// ends the program.
-#[test]
-fn nothing_sleeps_and_there_is_one_way_out() {
-    let names = ["thread::sleep", "process::exit", "process::abort"];
-    assert_none(&naming(&names, |_| true), "no sleep, one way out");
-}
-
 #[test]
 fn programs_are_executed_through_one_door() {
     let names = [
