@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Desired, View, Wish, has_partition, kept_off};
+use super::claimed::{has_partition, kept_off};
+use super::view::View;
+use super::wish::{Desired, Wish};
 use crate::domain::claim::{Claims, Wishes};
 use crate::domain::container::Container;
 use crate::domain::cpuset::{CpuId, CpuSet};

@@ -1,6 +1,7 @@
 //! What devices need that are reset or bound for a VM.
 
-use super::{Desired, View};
+use super::view::View;
+use super::wish::Desired;
 use crate::domain::claim::Claims;
 use crate::domain::knob::Knob;
 use crate::domain::pci::anew::Reset;

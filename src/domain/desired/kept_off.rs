@@ -1,6 +1,9 @@
 //! What is kept off owned CPUs without a cgroup's help: kernel threads, work and interrupts.
 
-use super::{Desired, Inherited, View, Wish, has_partition, kept_off};
+use super::claimed::{has_partition, kept_off};
+use super::inherited::Inherited;
+use super::view::View;
+use super::wish::{Desired, Wish};
 use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::{Facts, KernelThread};
@@ -226,10 +229,6 @@ impl View<'_> {
         let housekeeping = self.facts.housekeeping(owned);
         let is_fit = held.ours.cpus()?.is_subset(&housekeeping);
         is_fit.then(|| held.ours.clone())
-    }
-
-    pub(super) fn baseline(&self, target: &Target) -> Option<&CpuSet> {
-        self.held.get(target).and_then(|held| held.baseline.cpus())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Desired, Wish};
+use super::wish::{Desired, Wish};
 use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{BoostBy, Facts};

@@ -1,6 +1,7 @@
 //! Where the memory of VMs comes from.
 
-use super::{Desired, View, Wish};
+use super::view::View;
+use super::wish::{Desired, Wish};
 use crate::domain::claim::{Claim, Claims};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::VmFacts;

@@ -3,10 +3,12 @@
 //! The VM's own scope stays open: its threads are pinned one by one. Every other unit is cut, and
 //! so is the scope of a VM by the CPUs of the others.
 
-use super::{Desired, View, Wish, in_force};
+use super::claimed::in_force;
+use super::view::View;
+use super::wish::{Desired, Wish};
 use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::facts::{GroupFacts, VmFacts};
+use crate::domain::facts::GroupFacts;
 use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Target, Value};
 
@@ -69,10 +71,5 @@ impl View<'_> {
     pub(super) fn left_to_the_host(&self, wishes: &Wishes) -> Option<CpuSet> {
         let natural = wishes.affinity.as_ref();
         self.rest(natural.unwrap_or(&self.facts.possible), &self.taken)
-    }
-
-    /// Returns the CPUs that a VM's scope leaves its threads.
-    pub(super) fn effective<'v>(&'v self, vm: &'v VmFacts) -> &'v CpuSet {
-        vm.effective.as_ref().unwrap_or(&self.facts.shared)
     }
 }

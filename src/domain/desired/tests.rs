@@ -1,9 +1,9 @@
 //! Tables of what is wished for what is observed.
 
 use super::*;
-use crate::domain::claim::ClaimState;
-use crate::domain::cpuset::CpuId;
-use crate::domain::facts::{GroupFacts, Irq, KernelThread};
+use crate::domain::claim::{Claim, ClaimState, Wishes};
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::facts::{GroupFacts, Irq, KernelThread, VmFacts};
 use crate::domain::knob::Knob;
 use crate::domain::table::{HostKnobs, Power};
 use crate::domain::target::Place;

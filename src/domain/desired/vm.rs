@@ -1,6 +1,8 @@
 //! What a VM wishes for itself: its partition and its threads.
 
-use super::{Desired, View, Wish, has_partition};
+use super::claimed::has_partition;
+use super::view::View;
+use super::wish::{Desired, Wish};
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::VmFacts;
