@@ -91,6 +91,11 @@ pub struct Core {
     pub cpus: CpuSet,
 }
 
+/// Returns the CPUs of some cores.
+pub fn cpus_of(cores: &[&Core]) -> CpuSet {
+    cores.iter().flat_map(|core| core.cpus.iter()).collect()
+}
+
 /// Level 3 cache and who shares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct L3Domain {

@@ -1,94 +1,26 @@
 //! Which CPUs a VM gets when nobody says: for `cpus = "auto"` and for `init`.
 //!
 //! Candidates are made for every kind of core, for one or several vCPUs per core, and for sets of
-//! NUMA nodes; the one with the lowest [`Cost`] is taken. Nothing
-//! depends on time or chance, so the same host with the same VMs always gives the same CPUs.
+//! NUMA nodes; the one with the lowest [`candidate::Cost`] is taken. Nothing depends on time or chance, so the same host with the same VMs always gives the same CPUs.
 
+mod boot_cpu;
 mod candidate;
+mod choice;
 mod fill;
 mod rank;
 mod scope;
+mod search;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
-
 use candidate::candidates;
-pub use rank::Speeds;
-pub(super) use rank::is_small;
+pub use choice::{Choice, Packing};
+pub use search::{Search, Speeds};
 
 use super::reserve::{TooLittleLeft, check_reserve, housekeeping};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::table::{Prefer, Reserve, Smt};
-use crate::domain::topology::{Core, Topology};
-
-/// What a VM needs, and what is free on the host.
-#[derive(Debug, Clone)]
-pub struct Search<'a> {
-    /// The host.
-    pub topology: &'a Topology,
-    /// vCPUs that the VM can ever have.
-    pub n_vcpus: usize,
-    /// SMT siblings per guest core; 1 (or 0) when the guest has no SMT.
-    pub guest_smt: usize,
-    /// CPUs that belong to others, or to this VM for something else: neither free nor
-    /// housekeeping.
-    pub others: CpuSet,
-    /// Housekeeping CPUs that must stay what they are, such as those that the VM's own table
-    /// gives to other threads.
-    pub kept: CpuSet,
-    /// CPUs that guests and units are set to run on: taken only when nothing else is left.
-    pub avoid: CpuSet,
-    /// NUMA nodes of the VM's passed-through devices.
-    pub near: BTreeSet<u32>,
-    /// What must stay with the host, as `host.toml` says.
-    pub reserve: Option<&'a Reserve>,
-    /// Memory of the VM in MiB; 0 where that does not matter.
-    pub memory_mib: u32,
-    /// What counts besides.
-    pub prefer: Option<Prefer>,
-    /// How fast the cores are.
-    pub speeds: &'a Speeds,
-    /// What becomes of SMT siblings.
-    pub smt: Option<Smt>,
-}
-
-/// CPUs for a VM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
-    /// CPUs for vCPUs.
-    pub cpus: CpuSet,
-    /// SMT siblings of them that are owned without a vCPU.
-    pub idle: CpuSet,
-    /// How the vCPUs are spread.
-    pub packing: Packing,
-}
-
-impl Choice {
-    /// Returns every CPU that is owned.
-    pub fn owned(&self) -> CpuSet {
-        self.cpus.union(&self.idle)
-    }
-}
-
-/// How vCPUs are spread over cores; the first is better where both are as near.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Packing {
-    /// One vCPU for each core; its SMT siblings stay idle.
-    OnePerCore,
-    /// One vCPU for each CPU of a core.
-    Siblings,
-}
-
-impl Packing {
-    /// Returns how many vCPUs a core takes.
-    fn capacity(self, core: &Core) -> usize {
-        match self {
-            Packing::OnePerCore => 1,
-            Packing::Siblings => core.cpus.len(),
-        }
-    }
-}
+use crate::domain::table::{Reserve, Smt};
+use crate::domain::topology::Core;
 
 /// Why no CPUs can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

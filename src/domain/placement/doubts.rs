@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Placement, Remark};
+use super::place::Placement;
+use super::remark::Remark;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::guest::Guest;
 use crate::domain::memory::pools;

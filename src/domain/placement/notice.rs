@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::Request;
 use super::home::Home;
+use super::request::Request;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::topology::Topology;
 use crate::domain::words::count;
@@ -137,7 +137,7 @@ pub(super) fn notices(
     topology: &Topology,
 ) -> Vec<Notice> {
     let used: CpuSet = vcpus.iter().copied().collect();
-    let owned = super::owned(&request.cpus, &request.also, request.smt, topology);
+    let owned = request.owned(topology);
     // Siblings that the table leaves idle on purpose are no surprise.
     let idle_cpus = request.for_vcpus(topology);
     let all = [

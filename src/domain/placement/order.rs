@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Request;
+use super::request::Request;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::table::Smt;
 use crate::domain::topology::Topology;

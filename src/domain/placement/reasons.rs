@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::choose::{Choice, Packing, Search, is_small};
+use super::choose::{Choice, Packing, Search};
 use super::doubts::isolcpus;
+use super::remark::Remark;
 use super::reserve::{default_reserve, housekeeping};
+use super::small_cache::is_small;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::table::{Prefer, Reserve};
 use crate::domain::topology::{L3Domain, Topology};
@@ -18,28 +20,6 @@ pub struct Device {
     pub address: String,
     /// NUMA node; `None` where the host does not tell.
     pub node: Option<u32>,
-}
-
-/// What the operator should know about a choice; one line without a dot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark {
-    /// The line.
-    pub text: String,
-    /// Whether the VM or the host will not have what it could have.
-    pub is_warning: bool,
-}
-
-impl Remark {
-    fn info(text: String) -> Self {
-        let is_warning = false;
-        Remark { text, is_warning }
-    }
-
-    /// Returns a remark on something that will not be as wished.
-    pub fn warning(text: String) -> Self {
-        let is_warning = true;
-        Remark { text, is_warning }
-    }
 }
 
 /// Tells why `choice` is the best for `search`; `devices` are those of the VM.

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::table::Reserve;
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::table::{Reserve, Smt};
 use crate::domain::topology::tests::grid;
-use crate::domain::topology::{Core, CpuSets, Parts};
+use crate::domain::topology::{Core, CpuSets, Parts, Topology};
 
 fn set(text: &str) -> CpuSet {
     text.parse().unwrap()

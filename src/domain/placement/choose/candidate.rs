@@ -3,16 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::boot_cpu::{BOOT_CPU, boots_on_large_cache};
+use super::choice::{Choice, Packing};
 use super::fill::{fill, fill_evenly};
-use super::rank::{Rank, is_small};
+use super::rank::Rank;
 use super::scope::scopes;
-use super::{Choice, Packing, Search};
+use super::search::Search;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::table::{Prefer, Smt};
-use crate::domain::topology::{Core, Topology};
-
-/// CPU that the host boots on: timers and interrupts that cannot move are served there.
-pub(super) const BOOT_CPU: CpuId = CpuId(0);
+use crate::domain::topology::{Core, Topology, cpus_of};
 
 /// Cores that a VM could have.
 #[derive(Debug)]
@@ -111,18 +110,6 @@ fn packings(search: &Search<'_>) -> &'static [Packing] {
         (None, 0 | 1) => &[Packing::OnePerCore, Packing::Siblings],
         (None, _) | (Some(Smt::Pairs), _) => &[Packing::Siblings],
     }
-}
-
-pub(super) fn cpus_of(cores: &[&Core]) -> CpuSet {
-    cores.iter().flat_map(|core| core.cpus.iter()).collect()
-}
-
-/// Tells whether the boot CPU is where the cache is: then a VM may be worth more there than the
-/// host, as on X3D parts.
-pub(super) fn boots_on_large_cache(topology: &Topology) -> bool {
-    let boot = topology.l3_index_of(BOOT_CPU);
-    let mut all = 0..topology.l3_domains().len();
-    boot.is_some_and(|n| !is_small(topology, n)) && all.any(|n| is_small(topology, n))
 }
 
 /// Returns how many vCPUs each node has.

@@ -3,12 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::boot_cpu::{BOOT_CPU, boots_on_large_cache};
+use super::choice::Packing;
 use super::rank::Rank;
-use super::{Packing, Search};
+use super::search::Search;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::topology::{Core, Topology};
-
-use super::candidate::{BOOT_CPU, boots_on_large_cache, cpus_of};
+use crate::domain::topology::{Core, Topology, cpus_of};
 
 /// Free cores of one L3 domain and one node; those without a cache are a group that is never whole.
 struct Group<'t> {

@@ -1,24 +1,11 @@
 //! What the operator prefers, as numbers of cores and caches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::Search;
-use crate::domain::cpuset::CpuId;
+use super::search::Search;
+use crate::domain::placement::small_cache::is_small;
 use crate::domain::table::Prefer;
 use crate::domain::topology::{Core, Topology};
-
-/// A cache that is this many times as large as another one is a reason to prefer it (X3D parts
-/// have 96 and 32 MiB).
-const LARGER_CACHE: u64 = 2;
-
-/// How fast cores are, by their lowest CPU; empty where the host does not tell of each.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Speeds {
-    /// Highest frequency in kHz.
-    pub max_khz: BTreeMap<CpuId, u64>,
-    /// Rank that the firmware gives; higher is faster.
-    pub performance: BTreeMap<CpuId, u64>,
-}
 
 /// The numbers for one search.
 #[derive(Clone, Copy)]
@@ -87,12 +74,4 @@ fn largest(topology: &Topology) -> u64 {
     let all = 0..topology.l3_domains().len();
     let all = all.map(|n| cache_of_core(topology, Some(n)));
     all.max().unwrap_or(0)
-}
-
-/// Tells whether another L3 domain of the host has much more cache.
-pub(in crate::domain::placement) fn is_small(topology: &Topology, l3: usize) -> bool {
-    let domains = topology.l3_domains();
-    let largest = domains.iter().filter_map(|domain| domain.kib).max();
-    let kib = domains.get(l3).and_then(|domain| domain.kib);
-    matches!((kib, largest), (Some(kib), Some(largest)) if largest >= kib.saturating_mul(LARGER_CACHE))
 }

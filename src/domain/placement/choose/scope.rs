@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Search;
+use super::search::Search;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::topology::{Core, Topology};
 

@@ -1,11 +1,14 @@
 //! Tests of the choice.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::domain::cpuset::CpuId;
+use crate::domain::table::Prefer;
 use crate::domain::topology::tests::grid;
-use crate::domain::topology::{Core, CpuSets, L3Domain, Parts};
+use crate::domain::topology::{Core, CpuSets, L3Domain, Parts, Topology};
 
 fn set(text: &str) -> CpuSet {
     text.parse().unwrap()
