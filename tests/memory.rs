@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::claim::Claims;
 use pin_hook::domain::guest::Guest;
-use pin_hook::domain::memory::{MemoryFault, Pages, Pool, nodes, pools, share};
+use pin_hook::domain::memory::{MemoryFault, Pool, nodes, pools};
+use pin_hook::domain::pools::{Pages, share};
 use pin_hook::domain::table::Memory;
 use pin_hook::domain::topology::{Node, Parts, Topology};
 

@@ -10,7 +10,6 @@ use super::cpuset::{CpuId, CpuSet};
 use super::gate::Backend;
 use super::memory::MemoryWishes;
 use super::pci::anew::{Before, Reset};
-use super::state::is_default;
 use super::table::{AfterStop, HostKnobs, PciIrqs, Power, Scheduler};
 use super::vm::{TaskId, Vmid};
 
@@ -131,13 +130,13 @@ pub struct Wishes {
     #[serde(default, skip_serializing_if = "HostKnobs::is_untouched")]
     pub host: HostKnobs,
     /// Whether unbound kernel work is kept off the owned CPUs.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub workqueues: bool,
     /// Whether the soft lockup watchdog is kept off the owned CPUs.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub watchdog: bool,
     /// Scheduling class of the vCPU threads.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "Scheduler::is_other")]
     pub scheduler: Scheduler,
     /// Where the interrupts of passed-through devices go.
     #[serde(default, skip_serializing_if = "Option::is_none")]

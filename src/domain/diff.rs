@@ -7,8 +7,9 @@ use super::cpuset::CpuSet;
 use super::desired::{Desired, Wish};
 use super::held::REFUSAL_LIMIT;
 use super::knob::{Grammar, Knob};
+use super::stage::Stage;
 use super::state::Held;
-use super::target::{Stage, Target, Value};
+use super::target::{Target, Value};
 use super::vm::TaskId;
 
 /// Live value of every target that somebody holds or wishes for.

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::target::Stage;
+use super::stage::Stage;
 
 /// Kernel file with a value; the order of the variants is the order of writing within a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

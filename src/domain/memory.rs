@@ -1,16 +1,10 @@
 //! Where a guest's memory comes from: NUMA nodes, and pools of hugepages.
-//!
-//! PVE takes hugepages for a VM right before it starts QEMU and tries once. Afterwards it sets the
-//! pools of that size to what the kernel's command line says, which leaves the pages in use alone and
-//! frees all others (`PVE/QemuServer/Memory.pm`). So what a start needs is added to the pools before,
-//! and is nobody's business any more once QEMU has taken it.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::claim::{Claim, ClaimState, Claims};
 use super::cpuset::{CpuId, CpuSet};
 use super::guest::{Guest, HugepageSize};
 use super::table::{Memory, Nodes};
@@ -66,15 +60,6 @@ impl MemoryWishes {
     pub fn node_list(&self) -> String {
         list(&self.nodes)
     }
-}
-
-/// Pages of a pool at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pages {
-    /// Those that stay in the pool when they are not used (`nr_hugepages` without surplus).
-    pub persistent: u64,
-    /// Those that nobody uses.
-    pub free: u64,
 }
 
 /// Why a guest's memory cannot come from where it should.
@@ -287,41 +272,6 @@ pub fn pools(guest: &Guest, has_gigantic: bool) -> Vec<(Pool, u64)> {
 fn host_node(number: usize, bound: &[u32]) -> u32 {
     let natural = || u32::try_from(number).unwrap_or(u32::MAX);
     bound.first().copied().unwrap_or_else(natural)
-}
-
-/// Returns a VM's share of a pool, next to the claims of others; `before` is what the pool had before
-/// any of them.
-pub fn share(
-    vmid: Vmid,
-    (pool, needed): (Pool, u64),
-    before: u64,
-    now: Pages,
-    claims: &Claims,
-) -> Share {
-    let others = || starting(claims).filter(|claim| claim.vmid != vmid);
-    let theirs = || others().flat_map(|claim| of_pool(claim, pool));
-    let wanted: u64 = needed + theirs().map(|share| share.needed).sum::<u64>();
-    let whole = now.persistent + wanted.saturating_sub(now.free);
-    let added_by_others: u64 = theirs().map(|share| share.added).sum();
-    Share {
-        pool,
-        needed,
-        before,
-        added: whole.saturating_sub(before + added_by_others),
-    }
-}
-
-/// Returns the claims of VMs that are being started.
-pub fn starting(claims: &Claims) -> impl Iterator<Item = &Claim> {
-    claims
-        .values()
-        .filter(|claim| matches!(claim.state, ClaimState::Reserved { .. }))
-}
-
-/// Returns the shares that a claim has of a pool.
-pub fn of_pool(claim: &Claim, pool: Pool) -> impl Iterator<Item = &Share> {
-    let shares = claim.wishes.memory.shares.iter();
-    shares.filter(move |share| share.pool == pool)
 }
 
 fn list(nodes: &BTreeSet<u32>) -> String {

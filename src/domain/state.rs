@@ -61,7 +61,7 @@ pub struct Held {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unchangeable: bool,
     /// How often in a row the kernel refused it the value `ours`.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub refused: u8,
     /// Values that were ours before, the last one first, because of other claims. The kernel comes back
     /// to such a one by itself: it keeps the last affinity that a thread asked for, and shows another
@@ -77,9 +77,8 @@ pub struct Held {
     pub due: Option<Duration>,
 }
 
-/// Tells whether a field need not be written, because it is read as this when it is not there.
-pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
+fn is_zero(n: &u8) -> bool {
+    *n == 0
 }
 
 /// Entry of the log.

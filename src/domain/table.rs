@@ -126,6 +126,13 @@ pub enum Scheduler {
     Rr(u8),
 }
 
+impl Scheduler {
+    /// Tells whether it is the class that threads have anyway.
+    pub fn is_other(&self) -> bool {
+        *self == Self::Other
+    }
+}
+
 /// How everything else is kept off the owned CPUs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]

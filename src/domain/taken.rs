@@ -2,8 +2,9 @@
 
 use super::claim::{Claim, ClaimState};
 use super::knob::Knob;
-use super::memory::{self, Share};
+use super::memory::Share;
 use super::pci::binding::target;
+use super::pools;
 use super::state::{Record, State};
 use super::table::AfterStop;
 use super::target::{Place, Target};
@@ -25,7 +26,7 @@ pub fn pages(state: &State, records: &mut Vec<Record>) {
         return;
     }
     let is_taken = |share: &Share| sizes.contains(&share.pool.kib);
-    for claim in memory::starting(&state.claims) {
+    for claim in pools::starting(&state.claims) {
         let is_changed = records.iter().any(|record| is_of(record, claim.vmid));
         if !is_changed && claim.wishes.memory.shares.iter().any(is_taken) {
             records.push(Record::Claim(Box::new(without(claim, is_taken))));

@@ -7,7 +7,8 @@
 use std::io;
 
 use super::files::Files;
-use crate::domain::memory::{Pages, Pool};
+use crate::domain::memory::Pool;
+use crate::domain::pools::Pages;
 
 /// Drops clean pages of files and nothing else when `1` is written.
 pub const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";

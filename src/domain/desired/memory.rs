@@ -6,7 +6,8 @@ use crate::domain::claim::{Claim, Claims};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::VmFacts;
 use crate::domain::knob::Knob;
-use crate::domain::memory::{self, Share};
+use crate::domain::memory::Share;
+use crate::domain::pools;
 use crate::domain::target::{Place, Target, Value};
 
 /// What systemd has set is remembered as ours: nothing was set before.
@@ -37,12 +38,12 @@ impl View<'_> {
                 desired.insert(Target::MemoryNodes(claim.vmid), wish);
             }
         }
-        for claim in memory::starting(claims) {
+        for claim in pools::starting(claims) {
             for share in &claim.wishes.memory.shares {
                 let target = Target::Knob(Knob::Hugepages, Place::Pool(share.pool));
                 let before = self.before(&target, share);
-                let added = memory::starting(claims)
-                    .flat_map(|claim| memory::of_pool(claim, share.pool))
+                let added = pools::starting(claims)
+                    .flat_map(|claim| pools::of_pool(claim, share.pool))
                     .map(|share| share.added);
                 let number = |n: u64| Value::Text(n.to_string());
                 let wish = Wish {

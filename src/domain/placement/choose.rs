@@ -1,7 +1,8 @@
 //! Which CPUs a VM gets when nobody says: for `cpus = "auto"` and for `init`.
 //!
 //! Candidates are made for every kind of core, for one or several vCPUs per core, and for sets of
-//! NUMA nodes; the one with the lowest [`candidate::Cost`] is taken. Nothing depends on time or chance, so the same host with the same VMs always gives the same CPUs.
+//! NUMA nodes; the one with the lowest [`candidate::Cost`] is taken. Nothing depends on time or
+//! chance, so the same host with the same VMs always gives the same CPUs.
 
 mod boot_cpu;
 mod candidate;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::domain::claim::ClaimState;
 use crate::domain::knob::Knob;
-use crate::domain::memory::{self, MemoryFault, MemoryWishes, Pages, Pool, Share};
+use crate::domain::memory::{MemoryFault, MemoryWishes, Pool, Share};
+use crate::domain::pools::{self, Pages};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};
 use crate::domain::table::Hugepages;
@@ -50,7 +51,7 @@ pub fn for_claim(
         let before = held.and_then(|held| held.baseline.to_string().parse().ok());
         let before = before.unwrap_or(pages.persistent);
         let asked = (*pool, *needed);
-        Some(memory::share(vmid, asked, before, pages, &now.claims))
+        Some(pools::share(vmid, asked, before, pages, &now.claims))
     });
     Ok(MemoryWishes {
         nodes: resolved.wishes.memory.nodes.clone(),
@@ -194,8 +195,8 @@ impl Filling<'_, '_> {
             .flat_map(|claim| &claim.wishes.memory.shares);
         let wanted = shares.filter_map(|share| {
             let held = state.held.get(&target(share.pool))?;
-            let others = memory::starting(&state.claims).filter(|claim| claim.vmid != self.vmid);
-            let others = others.flat_map(|claim| memory::of_pool(claim, share.pool));
+            let others = pools::starting(&state.claims).filter(|claim| claim.vmid != self.vmid);
+            let others = others.flat_map(|claim| pools::of_pool(claim, share.pool));
             Some(Wanted {
                 share: share.clone(),
                 all: held.ours.to_string().parse().ok()?,
