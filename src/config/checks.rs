@@ -14,8 +14,8 @@ use toml::de::{DeTable, DeValue};
 use super::error::Problem;
 use super::nearest::nearest;
 use super::tree;
+use crate::domain::backend::{Backend, BackendWish};
 use crate::domain::cpuset::{CpuId, CpuSet};
-use crate::domain::gate::{Backend, BackendWish};
 use crate::domain::table::{Cpus, Table, Workqueues};
 use crate::domain::vm::Vmid;
 

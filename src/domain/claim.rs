@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::backend::Backend;
 use super::cpuset::{CpuId, CpuSet};
-use super::gate::Backend;
 use super::memory::MemoryWishes;
 use super::pci::anew::{Before, Reset};
 use super::table::{AfterStop, HostKnobs, PciIrqs, Power, Scheduler};

@@ -23,9 +23,9 @@ pub use containers::takes_cpus;
 use view::View;
 pub use wish::{Desired, Wish};
 
+use super::backend::Backend;
 use super::claim::Claims;
 use super::facts::Facts;
-use super::gate::Backend;
 use super::state::Held;
 use super::target::{Target, Value};
 

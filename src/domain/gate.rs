@@ -9,9 +9,10 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
+use super::backend::BackendWish;
 use super::table::Workqueues;
+
+pub use super::backend::Backend;
 
 /// Key of `host.toml` with which the operator vouches for the running kernel.
 pub const OVERRIDE: &str = "kernel-gate = \"ignore\"";
@@ -101,88 +102,6 @@ impl FromStr for KernelRelease {
 impl fmt::Display for KernelRelease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
-
-/// Means by which a VM gets its CPUs exclusively.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    /// Remote cpuset partition of type isolated: no scheduling domain, no unbound work.
-    Isolated,
-    /// Remote cpuset partition of type root: exclusive, with load balancing.
-    Root,
-    /// `AllowedCPUs` on everything else: needs no partition.
-    Slices,
-    /// Affinity of the vCPU threads only: keeps nobody else away.
-    Affinity,
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Isolated => "isolated",
-            Self::Root => "root",
-            Self::Slices => "slices",
-            Self::Affinity => "affinity",
-        })
-    }
-}
-
-/// What a table says about the backend.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum BackendWish {
-    /// The best that kernel and gate allow.
-    #[default]
-    Auto,
-    /// This backend or none.
-    Only(Backend),
-}
-
-/// Text that names no backend.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not a backend; there are auto, isolated, root, slices and affinity")]
-pub struct ParseWishError(String);
-
-impl FromStr for BackendWish {
-    type Err = ParseWishError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let all = [
-            Backend::Isolated,
-            Backend::Root,
-            Backend::Slices,
-            Backend::Affinity,
-        ];
-        match all.into_iter().find(|backend| backend.to_string() == text) {
-            Some(backend) => Ok(Self::Only(backend)),
-            None if text == "auto" => Ok(Self::Auto),
-            None => Err(ParseWishError(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for BackendWish {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Only(backend) => backend.fmt(f),
-        }
-    }
-}
-
-impl TryFrom<String> for BackendWish {
-    type Error = ParseWishError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<BackendWish> for String {
-    fn from(wish: BackendWish) -> Self {
-        wish.to_string()
     }
 }
 

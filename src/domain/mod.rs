@@ -1,6 +1,7 @@
 //! What follows from what: values and pure functions, without files, clocks or processes.
 
 pub mod advice;
+pub mod backend;
 pub mod claim;
 pub mod container;
 pub mod cpuset;

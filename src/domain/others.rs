@@ -4,9 +4,9 @@
 //! whole list of a neighbour with EINVAL (`cpus_excl_conflict()` in `kernel/cgroup/cpuset.c`), and
 //! where it takes it, a group whose CPUs are all gone silently runs on those of the group above.
 
+use super::backend::Backend;
 use super::claim::{Claims, Wishes, owned_by_others};
 use super::cpuset::CpuSet;
-use super::gate::Backend;
 use super::placement::{check_reserve, housekeeping};
 use super::refusal::Refusal;
 use super::table::{Reserve, Table};

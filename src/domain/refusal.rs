@@ -3,10 +3,11 @@
 //! Everything here is found before anything is written: the kernel itself answers an overlapping
 //! claim with EINVAL and names nobody.
 
+use super::backend::Backend;
 use super::claim::{Claims, Wishes};
 use super::cpuset::CpuSet;
 use super::debt::NoYield;
-use super::gate::{Backend, GateRefusal};
+use super::gate::GateRefusal;
 use super::memory::MemoryFault;
 use super::others::{self, Above, Exclusive, Surroundings};
 use super::pci::asked::Fault;

@@ -6,20 +6,25 @@
 //! not decided here.
 
 mod intent;
+mod kernel;
 mod profile;
+mod quantity;
+mod sets;
 mod text;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use intent::{Prefer, Smt};
+pub use kernel::{Scheduler, SysctlValue, Workqueues};
+pub use quantity::{Frequency, TimeSpan};
+pub use sets::{Cpus, Nodes, Reserve};
 pub use text::ParseWishError;
-use text::Scalar;
 
+use super::backend::BackendWish;
 use super::cpuset::{CpuId, CpuSet};
-use super::gate::BackendWish;
 use super::vm::Vmid;
 
 /// Validated wishes for one VM.
@@ -87,16 +92,6 @@ impl Table {
     }
 }
 
-/// CPUs that a VM owns.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Cpus {
-    /// As many as the guest has vCPUs, chosen by placement.
-    Auto,
-    /// Exactly these.
-    Set(CpuSet),
-}
-
 /// Which thread runs where; what is not written follows from `cpus`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -111,26 +106,6 @@ pub struct Pin {
     pub vhost: BTreeMap<String, CpuSet>,
     /// Scheduling class of the vCPU threads.
     pub scheduler: Scheduler,
-}
-
-/// Scheduling class of a thread.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Scheduler {
-    /// The fair class of all ordinary tasks.
-    #[default]
-    Other,
-    /// First in, first out, at a priority from 1 to 99.
-    Fifo(u8),
-    /// Round robin, at a priority from 1 to 99.
-    Rr(u8),
-}
-
-impl Scheduler {
-    /// Tells whether it is the class that threads have anyway.
-    pub fn is_other(&self) -> bool {
-        *self == Self::Other
-    }
 }
 
 /// How everything else is kept off the owned CPUs.
@@ -165,19 +140,6 @@ impl Default for Isolate {
             also: CpuSet::new(),
         }
     }
-}
-
-/// Whether unbound kernel work is moved off the owned CPUs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Scalar", into = "Scalar")]
-pub enum Workqueues {
-    /// Where the kernel is known to survive it.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
 }
 
 /// Documented bundle of settings.
@@ -266,18 +228,6 @@ impl std::fmt::Display for TransparentHugepages {
     }
 }
 
-/// Value of a sysctl as it is written to the kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Scalar", into = "String")]
-pub struct SysctlValue(String);
-
-impl SysctlValue {
-    /// Returns the text for the kernel.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// Where the guest's memory comes from; untouched unless written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -286,16 +236,6 @@ pub struct Memory {
     pub nodes: Option<Nodes>,
     /// Making room for hugepages before the start.
     pub hugepages: Option<Hugepages>,
-}
-
-/// NUMA nodes for the guest's memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Nodes {
-    /// The nodes of the owned CPUs.
-    Auto,
-    /// Exactly these.
-    Set(BTreeSet<u32>),
 }
 
 /// Making room for hugepages before the start.
@@ -424,16 +364,6 @@ pub struct HostSettings {
     pub defaults: Defaults,
 }
 
-/// CPUs that stay with the host. A number in `host.toml` counts cores, a text lists CPUs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Scalar", into = "Scalar")]
-pub enum Reserve {
-    /// This many physical cores with their SMT siblings.
-    Cores(u32),
-    /// Exactly these CPUs.
-    Cpus(CpuSet),
-}
-
 /// What the known hazards of a kernel version mean.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -453,31 +383,4 @@ pub struct Defaults {
     pub backend: BackendWish,
     /// For `start.on-refusal`.
     pub on_refusal: OnRefusal,
-}
-
-/// Frequency with a unit, such as `3400MHz` or `4GHz`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Frequency(u32);
-
-impl Frequency {
-    /// Returns the frequency in the unit of cpufreq.
-    pub fn kilohertz(self) -> u32 {
-        self.0
-    }
-}
-
-/// Time with a unit, such as `2us` or `30s`; at most half an hour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TimeSpan(Duration);
-
-impl TimeSpan {
-    /// Longest time that is accepted; in microseconds it fits the kernel's 32-bit latencies.
-    pub const MAX: Duration = Duration::from_secs(30 * 60);
-
-    /// Returns the time.
-    pub fn duration(self) -> Duration {
-        self.0
-    }
 }

@@ -1,9 +1,9 @@
 //! Which claims are in force, and what they take from everybody else by which means.
 
+use crate::domain::backend::Backend;
 use crate::domain::claim::{Claim, Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{Facts, VmFacts};
-use crate::domain::gate::Backend;
 
 /// Returns the claims in force with the VMs that they are about.
 pub(super) fn in_force<'a>(

@@ -3,10 +3,10 @@
 use super::claimed::has_partition;
 use super::view::View;
 use super::wish::{Desired, Wish};
+use crate::domain::backend::Backend;
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::VmFacts;
-use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
 use crate::domain::table::Scheduler;
 use crate::domain::target::{Place, Target, Value};

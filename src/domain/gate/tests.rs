@@ -196,17 +196,6 @@ fn what_cannot_work_is_refused_whatever_is_overridden() {
 }
 
 #[test]
-fn wishes_round_trip_and_name_the_alternatives() {
-    for text in ["auto", "isolated", "root", "slices", "affinity"] {
-        assert_eq!(text.parse::<BackendWish>().unwrap().to_string(), text);
-    }
-    assert_eq!(
-        "Root".parse::<BackendWish>().unwrap_err().to_string(),
-        "\"Root\" is not a backend; there are auto, isolated, root, slices and affinity"
-    );
-}
-
-#[test]
 fn unbound_work_is_moved_where_the_kernel_survives_it() {
     use Workqueues::{Auto, Off, On};
     for (wish, release, is_moved) in [
