@@ -5,9 +5,11 @@ pub mod asked;
 pub mod binding;
 pub mod chosen;
 pub mod modules;
+pub mod needs;
 pub mod objection;
 pub mod outlook;
 pub mod reset;
+pub mod rival;
 pub mod verdict;
 
 use std::collections::BTreeMap;
@@ -93,6 +95,12 @@ pub fn is_address(text: &str) -> bool {
     valid && order && is_hex(function, 1..=1)
 }
 
+/// Returns the bus that a function is on, as `/sys/class/pci_bus` names it. A rescan of that one
+/// finds the function and little else; the file of that name of a bridge rescans the bus above.
+pub fn bus_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(bus, _)| bus)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +119,10 @@ mod tests {
         ] {
             assert_eq!(is_address(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_bus_is_named_as_its_functions() {
+        assert_eq!(bus_of("10000:e1:00.0"), "10000:e1");
     }
 }

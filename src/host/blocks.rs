@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::files::Files;
 use super::mounts::mounts;
 use super::pci::function_in;
-use crate::domain::pci::verdict::Disk;
+use crate::domain::pci::needs::Disk;
 
 const BLOCKS: &str = "/sys/class/block";
 /// How deep block devices are stacked at most.

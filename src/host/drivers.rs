@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::files::Files;
-use crate::domain::pci::anew::Rival;
 use crate::domain::pci::modules::{kept_away, matching};
+use crate::domain::pci::rival::Rival;
 
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
 const COMMAND_LINE: &str = "/proc/cmdline";

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use super::files::Files;
 use super::pci::{function_in, last_of_link};
-use crate::domain::pci::verdict::Net;
+use crate::domain::pci::needs::Net;
 
 const NETS: &str = "/sys/class/net";
 /// How deep network devices are stacked at most.

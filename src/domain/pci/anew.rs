@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Function;
-use super::reset::NoReset;
+use super::reset::{self, NoReset};
 use crate::domain::gate::KernelRelease;
 
 /// First kernel that leaves a function that appears to nobody while `drivers_autoprobe` is off.
@@ -135,12 +135,6 @@ impl Before {
     }
 }
 
-/// Returns the bus that a function is on, as `/sys/class/pci_bus` names it. A rescan of that one
-/// finds the function and little else; the file of that name of a bridge rescans the bus above.
-pub fn bus_of(address: &str) -> &str {
-    address.rsplit_once(':').map_or(address, |(bus, _)| bus)
-}
-
 /// Checks that a function may be removed: nothing goes with it, and it can come back.
 ///
 /// # Errors
@@ -152,48 +146,7 @@ pub fn check(function: &Function) -> Result<(), NoReset> {
     if let Some(physical) = &function.physical {
         return Err(NoReset::Virtual(physical.clone()));
     }
-    super::reset::check(function)
-}
-
-/// Module of the host whose driver would take a function.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rival {
-    /// Its name.
-    pub module: String,
-    /// Whether its driver is there already; otherwise udev would load it.
-    pub is_registered: bool,
-}
-
-impl fmt::Display for Rival {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rival { module, .. } = self;
-        match self.is_registered {
-            true => write!(
-                f,
-                "{module} of the host, which is loaded, would take it when it comes back"
-            )?,
-            false => write!(
-                f,
-                "{module} of the host would be loaded and take it when it comes back"
-            )?,
-        }
-        f.write_str(", and before linux 6.19 nothing keeps it off")
-    }
-}
-
-impl Rival {
-    /// Returns what the operator can do about it.
-    pub fn help(&self) -> String {
-        let Rival { module, .. } = self;
-        let unload = match self.is_registered {
-            true => format!("unload it (modprobe -r {module}) and "),
-            false => String::new(),
-        };
-        format!(
-            "{unload}keep it from being loaded (\"blacklist {module}\" in a file in \
-             /etc/modprobe.d), boot linux 6.19 or later, or take pci.reset out of the table"
-        )
-    }
+    reset::check(function)
 }
 
 #[cfg(test)]
@@ -244,11 +197,6 @@ mod tests {
         assert_eq!(check(&function), Err(NoReset::Virtuals(1)));
         function.physical = Some("0000:01:00.0".to_owned());
         assert!(matches!(check(&function), Err(NoReset::Virtual(_))));
-    }
-
-    #[test]
-    fn a_bus_is_named_as_its_functions() {
-        assert_eq!(bus_of("10000:e1:00.0"), "10000:e1");
     }
 
     #[test]

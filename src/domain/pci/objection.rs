@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::verdict::{DiskOfVm, Holder, UsbOfVm};
+use super::needs::{DiskOfVm, Holder, UsbOfVm};
 use crate::domain::guest::RawDisk;
 use crate::domain::vm::Vmid;
 
@@ -58,15 +58,6 @@ impl fmt::Display for Need {
                 write!(f, "the parent of mediated device {uuid} (vm {vmid})")
             }
             Need::Mediated(uuid, None) => write!(f, "the parent of mediated device {uuid}"),
-        }
-    }
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.runs {
-            true => write!(f, "in use by vm {}", self.vmid),
-            false => write!(f, "reserved for vm {}, which is being started", self.vmid),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Function;
-use super::anew::{Rival, bus_of};
+use super::rival::Rival;
+use super::{Function, bus_of};
 
 /// Methods of the kernel that are a function level reset: they reach one function and nothing else
 /// (`pci_reset_fn_methods` in `drivers/pci/pci.c`).

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::RESERVE;
-use crate::domain::pci::anew::{self, Before, Reset, bus_of};
+use crate::domain::pci::anew::{self, Before, Reset};
 use crate::domain::pci::reset::NoReset;
-use crate::domain::pci::{Function, VFIO};
+use crate::domain::pci::{Function, VFIO, bus_of};
 use crate::host::pci::{self, DEVICES};
 use crate::host::slow::Write;
 use crate::host::{Host, drivers, surroundings};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::away::{Away, PAUSE, await_udev, check_rivals, is_probing_off, missing, return_writes};
 use super::{LOCK, LOCK_WAIT, RESERVE, name_of, name_of_return, no_reset};
 use crate::domain::claim::Claim;
-use crate::domain::pci::anew::bus_of;
+use crate::domain::pci::bus_of;
 use crate::domain::pci::reset::NoReset;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};

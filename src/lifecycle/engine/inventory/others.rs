@@ -7,7 +7,7 @@ use crate::config::mapping::usb_mapping;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::guest::{Guest, UsbFrom};
 use crate::domain::pci::chosen::{Until, of_command_line, reservations};
-use crate::domain::pci::verdict::{DiskOfVm, Holder, Needs, UsbOfVm};
+use crate::domain::pci::needs::{DiskOfVm, Holder, Needs, UsbOfVm};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::files::Files;
 use crate::host::{Host, blocks, pci, pve, usb};
