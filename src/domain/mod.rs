@@ -1,5 +1,6 @@
 //! What follows from what: values and pure functions, without files, clocks or processes.
 
+pub mod admission;
 pub mod advice;
 pub mod backend;
 pub mod claim;

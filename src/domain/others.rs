@@ -1,16 +1,9 @@
-//! What others on the host have of its CPUs, and what a VM that owns some would take from them.
-//!
-//! Found before anything is written: the kernel answers a list of exclusive CPUs that contains the
-//! whole list of a neighbour with EINVAL (`cpus_excl_conflict()` in `kernel/cgroup/cpuset.c`), and
-//! where it takes it, a group whose CPUs are all gone silently runs on those of the group above.
+//! What others on the host have of its CPUs, and what of that a VM asks for.
 
 use super::backend::Backend;
-use super::claim::{Claims, Wishes, owned_by_others};
+use super::claim::Wishes;
 use super::cpuset::CpuSet;
-use super::placement::{check_reserve, housekeeping};
-use super::refusal::Refusal;
 use super::table::{Reserve, Table};
-use super::topology::Topology;
 use super::vm::Vmid;
 
 /// Slice that PVE starts VMs in.
@@ -25,6 +18,33 @@ pub struct Exclusive {
     pub cpus: CpuSet,
     /// Whether it is a partition, and not only a list of what may become one.
     pub is_partition: bool,
+}
+
+impl Exclusive {
+    /// Returns what it is.
+    pub fn what(&self) -> &'static str {
+        match self.is_partition {
+            true => "the cpuset partition",
+            false => "cpuset.cpus.exclusive",
+        }
+    }
+
+    /// Returns what can be done about it, or instead of it.
+    pub fn help(&self, other_cpus: &str) -> String {
+        let group = &self.group;
+        // Where pin-hook makes them too, a write by hand might take a running vm's cpus from it.
+        if group.starts_with(QEMU_SLICE) {
+            return format!(
+                "if it is left over from a lost state, pin-hook release --all ends it (every vm \
+                 loses its cpus until pin-hook apply), or {other_cpus}"
+            );
+        }
+        let end = match self.is_partition {
+            true => format!("end it (echo member > /sys/fs/cgroup/{group}/cpuset.cpus.partition)"),
+            false => format!("empty it (echo > /sys/fs/cgroup/{group}/cpuset.cpus.exclusive)"),
+        };
+        format!("{end}, or {other_cpus}")
+    }
 }
 
 /// A unit above a VM's threads that keeps them off CPUs that they are to run on.
@@ -148,12 +168,13 @@ fn pins<'c>(
 }
 
 impl Share {
-    fn is_exclusive(&self) -> bool {
+    /// Tells whether everybody else is kept off the CPUs.
+    pub(super) fn is_exclusive(&self) -> bool {
         self.backend != Backend::Affinity
     }
 
     /// Returns the name of a VM's key, such as `pin.emulator of vm 100`.
-    fn named(&self, key: &str) -> String {
+    pub(super) fn named(&self, key: &str) -> String {
         match self.vmid {
             Some(vmid) => format!("{key} of vm {vmid}"),
             None => key.to_owned(),
@@ -161,7 +182,7 @@ impl Share {
     }
 
     /// Returns the pins that are for CPUs of the host.
-    fn pins_outside(&self) -> impl Iterator<Item = (String, &CpuSet)> {
+    pub(super) fn pins_outside(&self) -> impl Iterator<Item = (String, &CpuSet)> {
         let outside = self
             .pins
             .iter()
@@ -170,7 +191,7 @@ impl Share {
     }
 
     /// Returns the threads that the table sends to CPUs of the host.
-    fn pinned_threads(&self) -> impl Iterator<Item = Bystander> {
+    pub(super) fn pinned_threads(&self) -> impl Iterator<Item = Bystander> {
         self.pins_outside().map(|(who, cpus)| {
             let (key, vm) = who.split_once(" of ").unwrap_or((&who, "this vm"));
             let remedy = format!("give {key} other cpus in the table of {vm}");
@@ -183,11 +204,12 @@ impl Share {
     }
 
     /// Tells whether somebody is above the threads of the VM: its slice or its scope.
-    fn is_below(&self, bystander: &Bystander) -> bool {
+    pub(super) fn is_below(&self, bystander: &Bystander) -> bool {
         bystander.is_of_vms() || self.is_own(bystander)
     }
 
-    fn is_own(&self, bystander: &Bystander) -> bool {
+    /// Tells whether somebody is the VM itself, or its scope.
+    pub(super) fn is_own(&self, bystander: &Bystander) -> bool {
         let Some(vmid) = self.vmid else { return false };
         match &bystander.by {
             Way::Affinity { .. } => bystander.who == format!("vm {vmid}"),
@@ -222,12 +244,12 @@ impl Bystander {
     }
 
     /// Tells whether it was given CPUs by a list of its cgroup.
-    fn has_list(&self) -> bool {
+    pub(super) fn has_list(&self) -> bool {
         !matches!(self.by, Way::Affinity { .. })
     }
 
     /// Returns how it is given `cpus`.
-    fn remedy(&self, cpus: &CpuSet) -> String {
+    pub(super) fn remedy(&self, cpus: &CpuSet) -> String {
         match &self.by {
             Way::Affinity { remedy } => remedy.clone(),
             Way::Unit(unit) => {
@@ -237,229 +259,6 @@ impl Bystander {
                 format!("allow it other cpus (echo {cpus} > /sys/fs/cgroup/{path}/cpuset.cpus)")
             }
         }
-    }
-}
-
-/// Checks that what a VM asks for is nobody else's, and that enough is left for the host; returns what
-/// the operator should know nevertheless.
-///
-/// # Errors
-/// The first reason why not.
-pub fn check(
-    share: &Share,
-    claims: &Claims,
-    topology: &Topology,
-    around: &Surroundings,
-) -> Result<Vec<String>, Refusal> {
-    let taken = Taken::of(share, claims, topology, around);
-    check_partitions(share, around)?;
-    if share.is_exclusive() {
-        let reserve = around.reserve.as_ref();
-        check_reserve(topology, reserve, &taken.left).map_err(|source| {
-            let owners = claims.values().filter(|claim| claim.owns());
-            let owners = owners.filter(|claim| Some(claim.vmid) != share.vmid);
-            let owners = owners.map(|claim| (claim.vmid, claim.wishes.cpus.clone()));
-            Refusal::TooLittleLeft {
-                source,
-                owners: owners.collect(),
-            }
-        })?;
-    }
-    check_bystanders(share, claims, topology, around, &taken)
-}
-
-/// Checks the same without what the host needs for itself.
-///
-/// # Errors
-/// The first reason why not.
-pub fn check_others(
-    share: &Share,
-    topology: &Topology,
-    around: &Surroundings,
-) -> Result<Vec<String>, Refusal> {
-    let claims = Claims::new();
-    let taken = Taken::of(share, &claims, topology, around);
-    check_partitions(share, around)?;
-    check_bystanders(share, &claims, topology, around, &taken)
-}
-
-/// What becomes of the CPUs once the VM owns its own.
-struct Taken {
-    /// Kept off everybody.
-    claimed: CpuSet,
-    /// Left to the host.
-    left: CpuSet,
-}
-
-impl Taken {
-    fn of(share: &Share, claims: &Claims, topology: &Topology, around: &Surroundings) -> Self {
-        let others = share.vmid.map(|vmid| owned_by_others(claims, vmid));
-        let others = others.unwrap_or_default();
-        let claimed = match share.is_exclusive() {
-            true => others.union(&share.cpus),
-            false => others,
-        };
-        let partitions = around.partitions.iter();
-        let foreign: CpuSet = partitions.flat_map(|foreign| foreign.cpus.iter()).collect();
-        let left = housekeeping(topology, &claimed, &foreign);
-        Taken { claimed, left }
-    }
-}
-
-/// A list of what may become a partition keeps nobody from being pinned there.
-fn check_partitions(share: &Share, around: &Surroundings) -> Result<(), Refusal> {
-    let partitions = around.partitions.iter();
-    for foreign in partitions.filter(|foreign| foreign.is_partition || share.is_exclusive()) {
-        let cpus = foreign.cpus.intersection(&share.cpus);
-        if !cpus.is_empty() {
-            let foreign = foreign.clone();
-            return Err(Refusal::Foreign(Exclusive { cpus, ..foreign }));
-        }
-    }
-    Ok(())
-}
-
-fn check_bystanders(
-    share: &Share,
-    claims: &Claims,
-    topology: &Topology,
-    around: &Surroundings,
-    taken: &Taken,
-) -> Result<Vec<String>, Refusal> {
-    let claimed = &taken.claimed;
-    let mut warnings = Vec::new();
-    if share.is_exclusive() {
-        let others = claims.values().filter(|claim| claim.owns());
-        let others = others.map(|claim| claim.wishes.share(claim.vmid));
-        let others = others.filter(|other| other.vmid != share.vmid);
-        let pinned = others.flat_map(|other| other.pinned_threads().collect::<Vec<_>>());
-        let pinned: Vec<Bystander> = share.pinned_threads().chain(pinned).collect();
-        let is_concerned = |one: &&Bystander| {
-            let is_all = one.has_list() && topology.online().is_subset(&one.cpus);
-            !share.is_own(one) && !is_all && !one.cpus.is_disjoint(claimed)
-        };
-        for one in around.bystanders.iter().chain(&pinned).filter(is_concerned) {
-            warnings.push(check_bystander(share, claims, one, taken)?);
-        }
-    }
-    for one in &around.bystanders {
-        if one.has_list() && share.is_below(one) {
-            warnings.extend(check_above(share, one, claimed)?);
-        }
-    }
-    Ok(warnings)
-}
-
-/// A task that asks for CPUs of a partition gets EINVAL when no other one is among them, and is
-/// silently cut otherwise. Backend slices gives a list of which nothing is left those of the host, and
-/// gives it back; but what all VMs are in it leaves alone.
-fn check_bystander(
-    share: &Share,
-    claims: &Claims,
-    bystander: &Bystander,
-    taken: &Taken,
-) -> Result<String, Refusal> {
-    let Taken { claimed, left } = taken;
-    let Bystander { who, cpus, .. } = bystander;
-    if !cpus.is_subset(claimed) {
-        let left = cpus.difference(claimed);
-        let text = format!(
-            "{who} is set to {} and will have only {} of them",
-            cpus.in_words(),
-            left.in_words()
-        );
-        return Ok(text);
-    }
-    let is_moved = share.backend == Backend::Slices && bystander.has_list();
-    if is_moved && !bystander.is_of_vms() {
-        let text = format!(
-            "{who} is set to {} and will have {} instead",
-            cpus.in_words(),
-            left.in_words()
-        );
-        return Ok(text);
-    }
-    Err(Refusal::Starved {
-        who: who.clone(),
-        remedy: bystander.remedy(left),
-        owners: owners_of(cpus, share, claims),
-        is_by_others: cpus.is_disjoint(&share.cpus),
-        cpus: cpus.clone(),
-    })
-}
-
-/// Returns the other VMs that own some of `cpus`, with those.
-fn owners_of(cpus: &CpuSet, share: &Share, claims: &Claims) -> Vec<(Vmid, CpuSet)> {
-    let others = claims.values().filter(|claim| claim.owns());
-    let others = others.filter(|claim| Some(claim.vmid) != share.vmid);
-    let owned = others.map(|claim| (claim.vmid, claim.wishes.cpus.intersection(cpus)));
-    owned.filter(|(_, cpus)| !cpus.is_empty()).collect()
-}
-
-/// What is above the threads of a VM cuts what they ask for, but for those in a partition below it.
-/// A list of which a partition leaves nothing is none: what is above it counts then.
-fn check_above(share: &Share, above: &Bystander, claimed: &CpuSet) -> Result<Vec<String>, Refusal> {
-    let has_partition = matches!(share.backend, Backend::Isolated | Backend::Root);
-    let refused = |what: String, cpus: CpuSet| {
-        Refusal::Above(Box::new(Above {
-            who: above.who.clone(),
-            remedy: above.remedy(&above.cpus.union(&cpus)),
-            allowed: above.cpus.clone(),
-            what,
-            cpus,
-        }))
-    };
-    let cut = share.cpus.difference(&above.cpus);
-    if !has_partition && !cut.is_empty() {
-        return Err(refused(share.named("the vcpus"), cut));
-    }
-    let granted = above.cpus.difference(claimed);
-    if granted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut warnings = Vec::new();
-    for (what, cpus) in share.pins_outside() {
-        let left = cpus.intersection(&granted);
-        if left.is_empty() {
-            return Err(refused(what, cpus.difference(claimed)));
-        }
-        if !cpus.is_subset(&above.cpus) {
-            let who = &above.who;
-            let text = format!(
-                "{what} is set to {}, of which {who} leaves it {}",
-                cpus.in_words(),
-                left.in_words()
-            );
-            warnings.push(text);
-        }
-    }
-    Ok(warnings)
-}
-
-impl Exclusive {
-    /// Returns what it is.
-    pub fn what(&self) -> &'static str {
-        match self.is_partition {
-            true => "the cpuset partition",
-            false => "cpuset.cpus.exclusive",
-        }
-    }
-
-    /// Returns what can be done about it, or instead of it.
-    pub fn help(&self, other_cpus: &str) -> String {
-        let group = &self.group;
-        // Where pin-hook makes them too, a write by hand might take a running vm's cpus from it.
-        if group.starts_with(QEMU_SLICE) {
-            return format!(
-                "if it is left over from a lost state, pin-hook release --all ends it (every vm \
-                 loses its cpus until pin-hook apply), or {other_cpus}"
-            );
-        }
-        let end = match self.is_partition {
-            true => format!("end it (echo member > /sys/fs/cgroup/{group}/cpuset.cpus.partition)"),
-            false => format!("empty it (echo > /sys/fs/cgroup/{group}/cpuset.cpus.exclusive)"),
-        };
-        format!("{end}, or {other_cpus}")
     }
 }
 

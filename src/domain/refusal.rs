@@ -1,22 +1,16 @@
-//! Why a VM is not given the CPUs of its table.
-//!
-//! Everything here is found before anything is written: the kernel itself answers an overlapping
-//! claim with EINVAL and names nobody.
+//! Why a VM is not given the CPUs of its table, in words with a remedy.
 
-use super::backend::Backend;
-use super::claim::{Claims, Wishes};
 use super::cpuset::CpuSet;
 use super::debt::NoYield;
 use super::gate::GateRefusal;
 use super::memory::MemoryFault;
-use super::others::{self, Above, Exclusive, Surroundings};
+use super::others::{self, Above, Exclusive};
 use super::pci::asked::Fault;
 use super::pci::binding::NoBinding;
 use super::pci::objection::Objection;
 use super::pci::reset::NoReset;
 use super::placement::{NoRoom, PlacementError, TooLittleLeft};
 use super::table::Scheduler;
-use super::topology::Topology;
 use super::vm::Vmid;
 use super::words::count;
 
@@ -120,71 +114,6 @@ pub enum Refusal {
     /// The guest's memory cannot come from where it should.
     #[error("{0}")]
     Memory(#[from] MemoryFault),
-}
-
-/// Checks that `vmid` can be given what it wishes for; returns what the operator should know
-/// nevertheless.
-///
-/// # Errors
-/// The first reason why not.
-pub fn check(
-    vmid: Vmid,
-    wishes: &Wishes,
-    claims: &Claims,
-    topology: &Topology,
-    around: &Surroundings,
-) -> Result<Vec<String>, Refusal> {
-    check_claims(vmid, wishes, claims)?;
-    others::check(&wishes.share(vmid), claims, topology, around)
-}
-
-/// Checks that no other VM owns CPUs that a VM wishes to own.
-///
-/// # Errors
-/// Names the first VM that does.
-pub fn check_claims(vmid: Vmid, wishes: &Wishes, claims: &Claims) -> Result<(), Refusal> {
-    let others = claims
-        .values()
-        .filter(|claim| claim.vmid != vmid && claim.owns());
-    for claim in others {
-        let cpus = claim.wishes.cpus.intersection(&wishes.cpus);
-        if !cpus.is_empty() {
-            return Err(Refusal::Claimed {
-                cpus,
-                owner: claim.vmid,
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Checks that a scheduling class harms nobody: a real-time thread never gives its CPU up by
-/// itself.
-///
-/// # Errors
-/// Other tasks may be on the CPUs too, or the kernel reserves them no time at all.
-pub fn check_scheduler(
-    scheduler: Scheduler,
-    backend: Backend,
-    is_throttled: bool,
-) -> Result<(), Refusal> {
-    let (fact, remedy) = match backend {
-        _ if scheduler == Scheduler::Other => return Ok(()),
-        Backend::Affinity => (
-            "with backend affinity other tasks run on the same cpus",
-            "leave pin.scheduler out, or choose a backend that isolates",
-        ),
-        _ if !is_throttled => (
-            "kernel.sched_rt_runtime_us is -1, so real-time tasks may take all of a cpu's time",
-            "set it back (sysctl kernel.sched_rt_runtime_us=950000), or leave pin.scheduler out",
-        ),
-        _ => return Ok(()),
-    };
-    Err(Refusal::RealTime {
-        scheduler,
-        fact,
-        remedy,
-    })
 }
 
 impl Refusal {

@@ -7,17 +7,17 @@ use serde::Serialize;
 use super::plan::Complaint;
 use crate::config::table::{parse_host_settings, parse_table};
 use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::admission::{check_others, check_scheduler};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::knobs::Tuning;
 use crate::domain::gate;
 use crate::domain::guest::Guest;
 use crate::domain::memory;
 use crate::domain::nothing::Nothing;
-use crate::domain::others::{check_others, other_cpus};
+use crate::domain::others::other_cpus;
 use crate::domain::placement::{
     Request, check_reserve, doubts, homes, housekeeping, owned_by_table, place, threads_fit,
 };
-use crate::domain::refusal::check_scheduler;
 use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;

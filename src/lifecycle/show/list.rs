@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::admission::check_others;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate;
 use crate::domain::guest::Guest;
-use crate::domain::others::check_others;
 use crate::domain::placement::{
     PlacementError, check_reserve, housekeeping, owned_by_table, what_names_vcpus,
 };

@@ -14,12 +14,13 @@ pub use planned::Planned;
 
 use outlook::{Now, not_hooked};
 
+use crate::domain::admission;
 use crate::domain::claim::{Claim, ClaimState, Claims};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::nothing::Nothing;
 use crate::domain::pci::outlook::Outlook;
-use crate::domain::refusal::{self, Refusal};
+use crate::domain::refusal::Refusal;
 use crate::domain::scrub::scrubbed;
 use crate::domain::state::State;
 use crate::domain::stuck::Stuck;
@@ -216,7 +217,7 @@ impl Run<'_> {
         plan.warnings.extend(not_hooked(case));
         plan.warnings
             .extend(notes::warning(self.host, case.vmid, &case.guest));
-        match refusal::check(case.vmid, wishes, &state.claims, topology, &around) {
+        match admission::check(case.vmid, wishes, &state.claims, topology, &around) {
             Ok(warnings) => plan.warnings.extend(warnings),
             Err(refusal) => return Ok(Err(refusal)),
         }

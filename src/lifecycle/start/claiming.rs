@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::memory;
 use super::standby::{is_for_backup, stands_by};
+use crate::domain::admission;
 use crate::domain::claim::{Claim, ClaimState, Standby, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
 use crate::domain::others::Surroundings;
 use crate::domain::pci::anew::Reset;
-use crate::domain::refusal::{self, Refusal};
+use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};
 use crate::domain::table::AfterStop;
 use crate::domain::vm::{TaskId, Vmid};
@@ -133,7 +134,7 @@ impl Run<'_> {
         tell(vmid, &resolved, account);
         look_at_groups(self.host, now, around);
         let (wishes, topology) = (&resolved.wishes, &resolved.topology);
-        let warnings = refusal::check(vmid, wishes, &now.claims, topology, around)?;
+        let warnings = admission::check(vmid, wishes, &now.claims, topology, around)?;
         warnings.iter().for_each(|text| account.warn(text.clone()));
         let memory = match memory::for_claim(self.host, vmid, &resolved, state, now) {
             Ok(memory) => memory,
@@ -194,7 +195,7 @@ impl Run<'_> {
         work(self.host, answers, |now| {
             // Somebody may have released it meanwhile, and given the CPUs to another VM.
             let checked = match next.owns() {
-                true => refusal::check_claims(vmid, &next.wishes, &now.claims),
+                true => admission::check_claims(vmid, &next.wishes, &now.claims),
                 false => Ok(()),
             };
             Ok(checked.map(|()| records(now, next, asks)))

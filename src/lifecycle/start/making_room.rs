@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::domain::admission;
 use crate::domain::advice::Advised;
 use crate::domain::debt::{Debt, NoYield, Owner, stopping_unit, stopping_units};
-use crate::domain::refusal::{self, Refusal};
+use crate::domain::refusal::Refusal;
 use crate::domain::start::Purpose;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::{TaskId, Vmid};
@@ -85,7 +86,7 @@ impl Run<'_> {
         let mut around = look_around(self.host, &case.settings, &case.table);
         look_at_groups(self.host, &state, &mut around);
         let (wishes, topology) = (&resolved.wishes, &resolved.topology);
-        let checked = refusal::check(case.vmid, wishes, &state.claims, topology, &around);
+        let checked = admission::check(case.vmid, wishes, &state.claims, topology, &around);
         Ok(checked.map(drop))
     }
 
