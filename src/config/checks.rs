@@ -3,17 +3,17 @@
 //! Only what the table itself can tell: whether the CPUs exist, are free or are enough for the
 //! guest is for placement to say, which knows the host.
 
+mod place;
 mod sysctls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use place::At;
+use toml::de::DeTable;
 
 use super::error::Problem;
 use super::nearest::nearest;
-use super::tree;
 use crate::domain::backend::{Backend, BackendWish};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::table::{Cpus, Table, Workqueues};
@@ -31,35 +31,6 @@ pub(super) fn check(table: &Table, tree: &DeTable<'_>) -> Result<(), Problem> {
     check_power(table, at)?;
     sysctls::check(table, at)?;
     check_yield(table, at)
-}
-
-/// Makes problems at places of the tree.
-#[derive(Clone, Copy)]
-struct At<'t, 'i>(&'t DeTable<'i>);
-
-impl At<'_, '_> {
-    /// Returns a problem with the value at `path`, or with its item number `item`.
-    fn problem(self, path: &[&str], item: Option<usize>, message: String, help: &str) -> Problem {
-        let value = tree::find(self.0, path);
-        let items = value
-            .map(|value| value.get_ref())
-            .and_then(DeValue::as_array);
-        let part = item.and_then(|n| items.and_then(|items| items.get(n)));
-        Problem {
-            span: part.or(value).map_or(0..0, Spanned::span),
-            message,
-            help: help.to_owned(),
-        }
-    }
-
-    /// Returns a problem with the last name of `path` itself.
-    fn name_problem(self, path: &[&str], message: String, help: &str) -> Problem {
-        Problem {
-            span: tree::name_span(self.0, path).unwrap_or(0..0),
-            message,
-            help: help.to_owned(),
-        }
-    }
 }
 
 /// Returns the CPUs with vCPUs on them, as far as the table names them.

@@ -1,6 +1,6 @@
 //! Sysctls that a VM may wish for: those that can be given back when it ends.
 
-use super::At;
+use super::place::At;
 use crate::config::error::Problem;
 use crate::domain::merge::is_number;
 use crate::domain::table::Table;
