@@ -238,7 +238,6 @@ fn owners_of(cpus: &CpuSet, share: &Share, claims: &Claims) -> Vec<(Vmid, CpuSet
 /// What is above the threads of a VM cuts what they ask for, but for those in a partition below it.
 /// A list of which a partition leaves nothing is none: what is above it counts then.
 fn check_above(share: &Share, above: &Bystander, claimed: &CpuSet) -> Result<Vec<String>, Refusal> {
-    let has_partition = matches!(share.backend, Backend::Isolated | Backend::Root);
     let refused = |what: String, cpus: CpuSet| {
         Refusal::Above(Box::new(Above {
             who: above.who.clone(),
@@ -249,7 +248,7 @@ fn check_above(share: &Share, above: &Bystander, claimed: &CpuSet) -> Result<Vec
         }))
     };
     let cut = share.cpus.difference(&above.cpus);
-    if !has_partition && !cut.is_empty() {
+    if !share.backend.is_partition() && !cut.is_empty() {
         return Err(refused(share.named("the vcpus"), cut));
     }
     let granted = above.cpus.difference(claimed);

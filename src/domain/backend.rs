@@ -19,6 +19,18 @@ pub enum Backend {
     Affinity,
 }
 
+impl Backend {
+    /// Tells whether it is a cpuset partition.
+    pub fn is_partition(self) -> bool {
+        matches!(self, Self::Isolated | Self::Root)
+    }
+
+    /// Tells whether it keeps everybody else off the CPUs.
+    pub fn is_exclusive(self) -> bool {
+        self != Self::Affinity
+    }
+}
+
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -185,9 +185,8 @@ enum Hazard {
 impl Hazard {
     /// Returns what `backend` does to the kernel `release`, the worst first.
     fn of(backend: Backend, release: KernelRelease) -> Vec<Self> {
-        let partition = matches!(backend, Backend::Isolated | Backend::Root);
         let mut hazards = Vec::new();
-        if partition && is_in(MOVES_BOUND_WORKERS, release) {
+        if backend.is_partition() && is_in(MOVES_BOUND_WORKERS, release) {
             hazards.push(Self::BoundWorkers);
         }
         if backend == Backend::Isolated && is_in(STALLS_ORDERED_WORKQUEUES, release) {

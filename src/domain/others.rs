@@ -170,7 +170,7 @@ fn pins<'c>(
 impl Share {
     /// Tells whether everybody else is kept off the CPUs.
     pub(super) fn is_exclusive(&self) -> bool {
-        self.backend != Backend::Affinity
+        self.backend.is_exclusive()
     }
 
     /// Returns the name of a VM's key, such as `pin.emulator of vm 100`.

@@ -1,6 +1,5 @@
 //! Which claims are in force, and what they take from everybody else by which means.
 
-use crate::domain::backend::Backend;
 use crate::domain::claim::{Claim, Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{Facts, VmFacts};
@@ -19,12 +18,12 @@ pub(super) fn in_force<'a>(
 
 /// Tells whether the backend takes the CPUs by a cpuset partition.
 pub fn has_partition(wishes: &Wishes) -> bool {
-    matches!(wishes.backend, Backend::Isolated | Backend::Root)
+    wishes.backend.is_partition()
 }
 
 /// Tells whether the backend keeps everything else off the CPUs.
 pub fn is_exclusive(wishes: &Wishes) -> bool {
-    wishes.backend != Backend::Affinity
+    wishes.backend.is_exclusive()
 }
 
 /// Returns the CPUs of the running claims that wish for something to be kept off them.

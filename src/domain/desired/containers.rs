@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use super::claimed::{has_partition, kept_off};
 use super::view::View;
 use super::wish::{Desired, Wish};
-use crate::domain::backend::Backend;
 use crate::domain::claim::{Claims, Wishes};
 use crate::domain::container::Container;
 use crate::domain::cpuset::{CpuId, CpuSet};
@@ -32,7 +31,7 @@ struct Load(BTreeMap<CpuId, usize>);
 
 /// Tells whether a backend takes the CPUs of a VM away from containers.
 pub fn takes_cpus(wishes: &Wishes) -> bool {
-    wishes.backend != Backend::Affinity
+    wishes.backend.is_exclusive()
 }
 
 impl View<'_> {

@@ -38,7 +38,7 @@ pub enum Reset {
 }
 
 /// Name of the way in tables, plans and claims.
-pub const REMOVE_RESCAN: &str = "remove-rescan";
+const REMOVE_RESCAN: &str = "remove-rescan";
 const BACK: &str = "back";
 
 impl Reset {

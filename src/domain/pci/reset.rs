@@ -11,17 +11,6 @@ use super::{Function, bus_of};
 /// (`pci_reset_fn_methods` in `drivers/pci/pci.c`).
 const FLR: [&str; 2] = ["flr", "af_flr"];
 
-/// Every method that the kernel knows.
-pub const METHODS: [&str; 7] = [
-    "device_specific",
-    "acpi",
-    "flr",
-    "af_flr",
-    "pm",
-    "bus",
-    "cxl_bus",
-];
-
 /// Why a function is not reset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoReset {

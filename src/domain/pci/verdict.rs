@@ -13,7 +13,7 @@ use crate::domain::guest::RawDisk;
 use crate::domain::vm::Vmid;
 
 /// Returns who needs a function.
-pub fn needs_of(address: &str, bus: &Bus, needs: &Needs) -> Vec<Need> {
+fn needs_of(address: &str, bus: &Bus, needs: &Needs) -> Vec<Need> {
     let mut found = Vec::new();
     let is_below = |disk: &&Disk| disk.functions.iter().any(|of| of == address);
     for disk in needs.disks.iter().filter(is_below) {
