@@ -33,7 +33,7 @@ use crate::lifecycle::case::resolve::{Resolved, read_case, resolve};
 use crate::lifecycle::case::texts::{Case, CaseError, Found};
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::fate::{self, Answers};
-use crate::lifecycle::engine::inventory::DeviceRow;
+use crate::lifecycle::engine::inventory::rows::DeviceRow;
 use crate::lifecycle::engine::journal::check_room;
 use crate::lifecycle::engine::look::{is_denied, known_state, look};
 use crate::lifecycle::engine::others::{look_around, look_at_groups};

@@ -16,7 +16,7 @@ use crate::lifecycle::devices::resetting::{LOCK, LOCK_WAIT};
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::at_work::kept;
 use crate::lifecycle::engine::fate::Answers;
-use crate::lifecycle::engine::inventory::in_use;
+use crate::lifecycle::engine::inventory::holders::in_use;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settle::partition_is_near;
