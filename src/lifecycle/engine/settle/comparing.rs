@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::{Pass, Settling};
+use super::settling::{Pass, Settling};
 use crate::domain::desired::{Desired, Wish};
 use crate::domain::diff::{self, Diff, diff};
 use crate::domain::facts::Facts;
