@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::interrupts::{irq_of, is_out_of_vectors};
 use super::settling::{LOOK_AGAIN, Pass, Settling};
-use crate::domain::diff::{self, Change};
+use crate::domain::diff::{Change, Context};
 use crate::domain::facts::Facts;
 use crate::domain::knob::Knob;
 use crate::domain::target::{Stage, Target, Value};
 use crate::host::target::{self, Outcome};
-use crate::lifecycle::engine::observe::{effective_cpus, shared_cpus};
+use crate::lifecycle::engine::observe::{context, effective_cpus, shared_cpus};
 use crate::lifecycle::engine::report::Problem;
 
 /// How long the kernel may take to apply what it has taken, for one target.
@@ -118,17 +118,9 @@ impl Settling<'_, '_> {
     /// Tells whether a target has what was written, or what its cpuset leaves of that.
     fn is_well(&self, change: &Change, live: &Value, facts: &Facts) -> bool {
         let Change { target, after, .. } = change;
-        let nothing = BTreeMap::new();
-        let context = diff::Context {
-            online: &facts.online,
-            shared: &facts.shared,
-            effective: &nothing,
-            are_groups_cut: !facts.groups.is_empty(),
-            nodes: &facts.nodes,
-            births: &BTreeMap::new(),
-            written: &self.written,
-            now: self.host.clock.since_boot(),
-        };
+        let (effective, births) = (BTreeMap::new(), BTreeMap::new());
+        let now = self.host.clock.since_boot();
+        let context = context(facts, &effective, &births, &self.written, now);
         if *live == Value::Absent || context.same(target, live, after) {
             return true;
         }
@@ -136,7 +128,7 @@ impl Settling<'_, '_> {
         let Ok(shared) = shared_cpus(self.host) else {
             return true;
         };
-        let context = diff::Context {
+        let context = Context {
             shared: shared.as_ref().unwrap_or(&facts.shared),
             effective: &effective_cpus(self.host, [target]),
             ..context
