@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Bindings, DRIVERS};
+use super::driver::DRIVERS;
+use super::wanted::Bindings;
 use crate::domain::pci::VFIO;
 use crate::domain::pci::binding::{GRACE, Lent, lent, target, unneeded};
 use crate::domain::refusal::Refusal;
@@ -12,7 +13,7 @@ use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::pci::DEVICES;
 use crate::host::{files, pci};
-use crate::lifecycle::devices::resetting::{LOCK, LOCK_WAIT};
+use crate::lifecycle::devices::waiting::{LOCK, LOCK_WAIT};
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::at_work::kept;
 use crate::lifecycle::engine::fate::Answers;
