@@ -1,5 +1,6 @@
 //! What is only shown.
 
+pub mod complaint;
 pub mod init;
 pub mod lint;
 pub mod list;

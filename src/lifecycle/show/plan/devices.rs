@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Plan;
+use super::answer::Plan;
 use crate::domain::refusal::Refusal;
 use crate::lifecycle::case::resolve::Resolved;
 use crate::lifecycle::case::texts::Case;
