@@ -6,3 +6,4 @@ pub mod lint;
 pub mod list;
 pub mod plan;
 pub mod status;
+mod value;
