@@ -24,7 +24,9 @@ use pin_hook::host::pve::TextFile;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
 use pin_hook::host::systemd::Bus;
-use pin_hook::lifecycle::engine::inventory::{Devices, of_running, other_things};
+use pin_hook::lifecycle::engine::inventory::Devices;
+use pin_hook::lifecycle::engine::inventory::besides::other_things;
+use pin_hook::lifecycle::engine::inventory::holders::of_running;
 use pin_hook::lifecycle::show::lint::lint;
 use tempfile::TempDir;
 

@@ -1,4 +1,5 @@
-//! The architecture as tests: which room may name what, and how long things may become.
+//! The architecture as tests: which room may name what, which files import which, and how long things
+//! may become.
 //!
 //! The rooms depend on each other in one direction, `cli` → `lifecycle` → `host` → `domain` and
 //! `config`. The rules look at code only: comments, texts and character literals are blanked
@@ -11,7 +12,10 @@
 
 mod source;
 
-use source::{Source, blanked, is_word, sources, sources_as_written};
+use std::collections::BTreeMap;
+
+use source::imports::{circles, imports};
+use source::{Source, blanked, end_of_block, is_word, sources, sources_as_written};
 
 const MAX_FILE_LINES: usize = 500;
 const MAX_FUNCTION_LINES: usize = 60;
@@ -152,6 +156,62 @@ fn rooms_of_the_lifecycle_know_each_other_in_one_direction() {
     assert_none(&homeless, "every file of the lifecycle is in a room");
 }
 
+/// Files that need each other can only be understood together, and nobody knows to which of them a line
+/// belongs.
+#[test]
+fn files_import_each_other_in_no_circle() {
+    let imports = imports(&sources(&["src"]));
+    let rule = "no file imports one that imports it, also by way of others";
+    assert_none(&circles(&imports), rule);
+}
+
+#[test]
+fn a_circle_of_imports_is_seen() {
+    let circles_with = |changed: &[(&str, &str)]| {
+        let mut texts = BTreeMap::from([
+            ("src/lib.rs", "pub mod a;\npub mod b;"),
+            (
+                "src/a.rs",
+                "use crate::b::{self, N, leaf::{One as Two, Three}};",
+            ),
+            (
+                "src/b/mod.rs",
+                "pub(in crate::a) mod leaf;\npub const N: u8 = 0;",
+            ),
+            (
+                "src/b/leaf.rs",
+                "// crate::a\n#[cfg(test)]\nmod tests {\n use crate::a::A;\n}",
+            ),
+        ]);
+        texts.extend(changed.iter().copied());
+        let sources = texts.into_iter().map(|(path, text)| Source {
+            path: path.to_owned(),
+            code: blanked(text),
+        });
+        circles(&imports(&sources.collect::<Vec<_>>()))
+    };
+    assert!(circles_with(&[]).is_empty());
+    let with_leaf = ["src/a.rs -> src/b/leaf.rs -> src/a.rs"];
+    for text in ["fn f() { super::super::a::f() }", "use crate::{a as b};"] {
+        assert_eq!(circles_with(&[("src/b/leaf.rs", text)]), with_leaf);
+    }
+    let with_mod = ["src/a.rs -> src/b/mod.rs -> src/a.rs"];
+    assert_eq!(
+        circles_with(&[("src/b/mod.rs", "pub use super::a;")]),
+        with_mod
+    );
+    let parent = ("src/b/mod.rs", "mod leaf;\nfn f() { leaf::f() }");
+    assert!(circles_with(&[parent]).is_empty());
+    let with_parent = ["src/b/leaf.rs -> src/b/mod.rs -> src/b/leaf.rs"];
+    let child = ("src/b/leaf.rs", "use super::f;");
+    assert_eq!(circles_with(&[parent, child]), with_parent);
+    let around = ("src/b/mod.rs", "pub use self::leaf::One;");
+    let back = ("src/b/leaf.rs", "use crate::c;");
+    let long = ["src/a.rs -> src/b/leaf.rs -> src/c.rs -> src/a.rs"];
+    let found = circles_with(&[around, back, ("src/c.rs", "use super::a;")]);
+    assert_eq!(found[..1], long);
+}
+
 #[test]
 fn imports_are_written_so_that_the_rules_see_them() {
     let names = ["use std::{", "use crate::{", "use libc::{", "crate::*"];
@@ -230,22 +290,6 @@ fn functions(code: &str) -> Vec<(String, usize, usize)> {
         ));
     }
     found
-}
-
-/// Returns the position of the brace that closes the one at `open`.
-fn end_of_block(code: &str, open: usize) -> usize {
-    let mut depth = 0;
-    for (offset, c) in code[open..].char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return open + offset;
-        }
-    }
-    code.len()
 }
 
 #[test]

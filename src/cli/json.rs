@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::output::Output;
 use crate::lifecycle::engine::account::Exit;
 use crate::lifecycle::engine::advice::help_for;
-use crate::lifecycle::show::plan::Complaint;
+use crate::lifecycle::show::complaint::Complaint;
 
 /// Version of the schema. It grows when a field goes away or changes its meaning; fields may be
 /// added at any time.

@@ -14,7 +14,7 @@ use crate::domain::words::in_words;
 use crate::host::log;
 use crate::lifecycle::engine::account::{Account, Exit, Level, Line};
 use crate::lifecycle::engine::advice::help_for;
-use crate::lifecycle::show::plan::Complaint;
+use crate::lifecycle::show::complaint::Complaint;
 
 /// Where lines go.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::json;
 use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::lifecycle::engine::account::{Exit, Level};
-use crate::lifecycle::engine::inventory::DeviceRow;
+use crate::lifecycle::engine::inventory::rows::DeviceRow;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::show::plan::{Layout, Outcome, Plan, VcpuPlace};
 

@@ -25,6 +25,15 @@ pub fn outer_groups(files: &dyn Files) -> Vec<String> {
     groups
 }
 
+/// Returns the VMs that have a scope, in the order of their directories.
+pub fn scopes(files: &dyn Files) -> Vec<Vmid> {
+    let names = files.list(&join(ROOT, QEMU_SLICE)).unwrap_or_default();
+    let vmids = names
+        .iter()
+        .filter_map(|name| name.strip_suffix(".scope")?.parse().ok());
+    vmids.collect()
+}
+
 /// Tells whether a group can be seen to have no group in it.
 pub fn is_empty(files: &dyn Files, path: &str) -> bool {
     files.list(&join(ROOT, path)).is_ok() && below(files, path).is_empty()

@@ -53,6 +53,12 @@ pub fn function(files: &dyn Files, address: &str) -> Option<Function> {
     })
 }
 
+/// Tells whether only the driver for VMs may take a function.
+pub fn is_kept(files: &dyn Files, address: &str) -> bool {
+    let text = files.read(&format!("{DEVICES}/{address}/driver_override"));
+    text.is_ok_and(|text| text.trim() == VFIO)
+}
+
 /// Returns the driver that a function is bound to.
 pub fn driver(files: &dyn Files, address: &str) -> Option<String> {
     last_of_link(files, &format!("{DEVICES}/{address}/driver"))

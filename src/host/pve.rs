@@ -190,10 +190,8 @@ pub fn running_vms(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TaskId)>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         names => names.map_err(cannot("list", RUN))?,
     };
-    let slice = format!("{}/{}", cgroup::ROOT, cgroup::QEMU_SLICE);
-    let scopes = files.list(&slice).unwrap_or_default();
     let mut all = vmids(&names, ".pid");
-    all.extend(vmids(&scopes, ".scope"));
+    all.extend(cgroup::scopes(files));
     all.sort_unstable();
     all.dedup();
     all.into_iter()

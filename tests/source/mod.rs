@@ -9,6 +9,8 @@
     reason = "a source that cannot be read is a failed test"
 )]
 
+pub mod imports;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -113,6 +115,22 @@ fn quoted_length(text: &str, quote: char) -> usize {
         is_escaped = c == '\\' && !is_escaped;
     }
     text.len()
+}
+
+/// Returns the position of the brace that closes the one at `open`.
+pub fn end_of_block(code: &str, open: usize) -> usize {
+    let mut depth = 0;
+    for (offset, c) in code[open..].char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return open + offset;
+        }
+    }
+    code.len()
 }
 
 pub fn is_word(c: char) -> bool {

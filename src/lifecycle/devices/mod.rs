@@ -2,3 +2,4 @@
 
 pub(in crate::lifecycle) mod binding;
 pub(in crate::lifecycle) mod resetting;
+pub(in crate::lifecycle) mod waiting;

@@ -14,8 +14,8 @@ use std::io;
 use std::time::Duration;
 
 use self::away::{Away, await_udev, away, first_write, is_probing_off, missing, return_writes};
-pub(in crate::lifecycle) use self::away::{PAUSE, is_kept};
-pub use self::wanted::{Resets, Way, wanted};
+pub use self::wanted::{Resets, Way, no_reset, wanted};
+use super::waiting::{PAUSE, time_left};
 use crate::domain::claim::Claim;
 use crate::domain::pci::Function;
 use crate::domain::pci::anew::Reset;
@@ -23,21 +23,14 @@ use crate::domain::pci::reset::{NoReset, check, flr};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
 use crate::domain::vm::Vmid;
-use crate::host::files::Held;
 use crate::host::pci;
 use crate::host::slow::{self, Ended, Write};
 use crate::lifecycle::engine::account::Account;
 use crate::lifecycle::engine::fate::Answers;
+use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::units;
 use crate::lifecycle::engine::work::{Worked, work};
-
-/// Held by whoever resets devices: the kernel does not survive two at once everywhere.
-pub(in crate::lifecycle) const LOCK: &str = "/run/pin-hook/pci.lock";
-/// How long another run's reset is waited for.
-pub(in crate::lifecycle) const LOCK_WAIT: Duration = Duration::from_secs(3);
-/// What of the time of a phase is left for telling what has not come back.
-pub(in crate::lifecycle) const RESERVE: Duration = Duration::from_millis(1500);
 
 /// Why a reset came to no good end.
 enum Halt {
@@ -90,12 +83,6 @@ impl Run<'_> {
                 Ok(Err(refusal))
             }
         }
-    }
-
-    /// Takes the lock of the devices; `None` when another run keeps it: a driver may take its time.
-    pub(in crate::lifecycle) fn lock_devices(&self) -> io::Result<Option<Box<dyn Held>>> {
-        let wait = self.host.left().saturating_sub(RESERVE);
-        self.host.files.lock(LOCK, wait)
     }
 
     /// Has the claim say what is being reset.
@@ -159,7 +146,7 @@ impl Run<'_> {
     /// Has a child write; returns what the kernel answered, or why there is no answer.
     fn errand(&self, name: &str, writes: &[Write]) -> Result<Vec<io::Result<()>>, String> {
         // What came of it has to be told, and given back.
-        let wait = self.host.left().saturating_sub(RESERVE);
+        let wait = time_left(self.host);
         match slow::run(self.host, name, writes, wait) {
             Ok(Ended::Done(answers)) => Ok(answers),
             Ok(Ended::Late) => Err(slow::late(name).to_string()),
@@ -170,7 +157,7 @@ impl Run<'_> {
     /// Waits until every function is back; some need a moment and one more rescan.
     fn await_back(&self, vmid: Vmid, resets: &Resets, away: &Away) -> Result<(), Halt> {
         let clock = &self.host.clock;
-        let until = clock.since_boot() + self.host.left().saturating_sub(RESERVE);
+        let until = clock.since_boot() + time_left(self.host);
         let mut took = Duration::ZERO;
         loop {
             let missing = missing(self.host, away);
@@ -210,7 +197,12 @@ impl Run<'_> {
                 },
                 _ => match away(self.host, address, &function) {
                     Err(why) => return refuse(why),
-                    Ok(_) if is_probing_off(self.host) && is_kept(self.host, address) => continue,
+                    Ok(_)
+                        if is_probing_off(self.host)
+                            && pci::is_kept(&*self.host.files, address) =>
+                    {
+                        continue;
+                    }
                     Ok(_) => "drivers of the host cannot be kept off".to_owned(),
                 },
             };
@@ -226,7 +218,7 @@ impl Run<'_> {
             let found = self.same_function(vmid, address);
             let found = found.and_then(|function| check(&function));
             found.map_err(|why| Halt::Refused(no_reset(key, address, why)))?;
-            if !is_kept(self.host, address) {
+            if !pci::is_kept(&*self.host.files, address) {
                 let why = "drivers of the host cannot be kept off".to_owned();
                 return Err(Halt::Open(no_reset(key, address, NoReset::Unready(why))));
             }
@@ -245,7 +237,7 @@ impl Run<'_> {
 
     /// Returns the model of a function as the claim of a VM says it.
     fn model_of(&self, vmid: Vmid, address: &str) -> Option<String> {
-        let mut state = crate::lifecycle::engine::journal::read_state(&*self.host.files).ok()?;
+        let mut state = read_state(&*self.host.files).ok()?;
         state.claims.remove(&vmid)?.devices.remove(address)
     }
 }
@@ -263,14 +255,6 @@ fn returned(resets: &Resets) -> BTreeMap<String, String> {
     let away = away_of(resets).into_keys();
     away.map(|address| (address, Reset::Back.to_string()))
         .collect()
-}
-
-pub(in crate::lifecycle) fn no_reset(key: &str, address: &str, why: NoReset) -> Refusal {
-    Refusal::NoReset {
-        key: key.to_owned(),
-        address: address.to_owned(),
-        why,
-    }
 }
 
 fn refused(resets: &Resets, why: NoReset) -> Refusal {

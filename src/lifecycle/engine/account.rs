@@ -123,7 +123,7 @@ impl Account {
                     remedies.extend(keep_off(&suspects));
                     left_to(&suspects)
                 }
-                answer => answer.describe().to_owned(),
+                answer => done_about(*answer).to_owned(),
             };
             let target = report.names.get(target).cloned();
             let target = target.unwrap_or_else(|| drift.target.to_string());
@@ -159,9 +159,18 @@ impl Account {
     }
 }
 
+/// Returns what is done about somebody else's value, in words.
+fn done_about(answer: drift::Answer) -> &'static str {
+    match answer {
+        drift::Answer::Reassert => "set again",
+        drift::Answer::GiveUp => "set again three times, now left to somebody else",
+        drift::Answer::Leave => "left as it is",
+    }
+}
+
 /// Returns to whom a value was left: the services that run and are known to write it.
 pub fn left_to(writers: &[&str]) -> String {
-    let left = drift::Answer::GiveUp.describe();
+    let left = done_about(drift::Answer::GiveUp);
     match writers {
         [] => left.to_owned(),
         [one] => format!("{left} ({one} runs)"),

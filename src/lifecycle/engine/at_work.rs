@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::inventory::in_use;
+use super::inventory::holders::in_use;
 use crate::domain::pci::binding::function_of;
 use crate::domain::state::State;
 use crate::domain::target::{Place, Target};

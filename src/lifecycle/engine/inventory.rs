@@ -1,33 +1,31 @@
 //! What a VM takes from the host: devices, whole disks and directories, and who else needs them.
 
+pub mod besides;
+pub mod holders;
 mod others;
-mod rows;
+pub mod rows;
 
 use std::collections::BTreeMap;
 
 use others::of_other_vms;
-pub use others::{in_use, other_things};
-pub use rows::{DeviceRow, FunctionRow};
 
 use crate::config::mapping::pci_mapping;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::guest::{Guest, RawDisk};
 use crate::domain::pci::Bus;
 use crate::domain::pci::asked::{Asked, asked};
-use crate::domain::pci::chosen::{of_command_line, reservations};
 use crate::domain::pci::needs::Needs;
 use crate::domain::pci::objection::Objection;
 use crate::domain::pci::outlook::Outlook;
 use crate::domain::pci::verdict::{choice, disk_objections, objections};
 use crate::domain::refusal::Refusal;
 use crate::domain::topology::Topology;
-use crate::domain::vm::{TaskId, Vmid};
+use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::files::Files;
 use crate::host::{Host, blocks, device, nets, pci, pve};
 
 const PCI_MAPPINGS: &str = "/etc/pve/mapping/pci.cfg";
-const RESERVATIONS: &str = "/run/qemu-server/pci-id-reservations";
 
 /// What a VM takes from the host.
 #[derive(Debug, Clone, Default)]
@@ -235,20 +233,4 @@ impl Devices {
         }
         far
     }
-}
-
-/// Returns the functions that a running VM has, with their models: by its QEMU's command line, else
-/// by PVE's list of reservations.
-pub fn of_running(host: &Host, vmid: Vmid, qemu: TaskId) -> BTreeMap<String, String> {
-    let files = &*host.files;
-    let command = files.read(&format!("/proc/{qemu}/cmdline"));
-    let mut functions = of_command_line(&command.unwrap_or_default());
-    if functions.is_empty() {
-        let reserved = reservations(&files.read(RESERVATIONS).unwrap_or_default());
-        let own = reserved.into_iter().filter(|(_, one)| one.vmid == vmid);
-        functions.extend(own.map(|(address, _)| address));
-    }
-    let model = |address: String| Some((pci::function(files, &address)?.model, address));
-    let models = functions.into_iter().filter_map(model);
-    models.map(|(model, address)| (address, model)).collect()
 }

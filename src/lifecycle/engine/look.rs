@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 
 use super::journal::{self, read_state};
-use super::observe::{effective_cpus, live_values, observe};
+use super::observe::{context, effective_cpus, live_values, observe};
 use crate::domain::claim::Claim;
 use crate::domain::desired::{Desired, desired};
-use crate::domain::diff::{self, Diff, Live, diff};
+use crate::domain::diff::{Diff, Live, diff};
 use crate::domain::facts::{Facts, VmFacts};
 use crate::domain::gate::Backend;
 use crate::domain::state::State;
@@ -50,16 +50,9 @@ pub fn look(
     let targets: BTreeSet<&Target> = wishes.keys().chain(state.held.keys()).collect();
     let effective = effective_cpus(host, targets.iter().copied());
     let live = live_values(host, &facts, targets).live;
-    let context = diff::Context {
-        online: &facts.online,
-        shared: &facts.shared,
-        effective: &effective,
-        are_groups_cut: !facts.groups.is_empty(),
-        nodes: &facts.nodes,
-        births: &facts.births(),
-        written: &BTreeSet::new(),
-        now: host.clock.since_boot(),
-    };
+    let (births, written) = (facts.births(), BTreeSet::new());
+    let now = host.clock.since_boot();
+    let context = context(&facts, &effective, &births, &written, now);
     let diff = diff(&wishes, &state.held, &live, context);
     Ok(Look {
         facts,

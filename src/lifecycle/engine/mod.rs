@@ -13,7 +13,6 @@ pub mod others;
 pub mod recover;
 pub mod report;
 pub mod run;
-pub(in crate::lifecycle) mod scrub;
 pub mod settings;
 pub mod settle;
 pub mod units;

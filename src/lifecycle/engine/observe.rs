@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::Context as _;
 
 use super::at_work;
 use super::settings;
@@ -11,7 +12,7 @@ use crate::domain::claim::{Claim, Wishes};
 use crate::domain::container::Container;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::{has_partition, takes_cpus};
-use crate::domain::diff::Live;
+use crate::domain::diff::{Context, Live};
 use crate::domain::facts::{Facts, GroupFacts, KernelThread, VmFacts};
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
@@ -150,6 +151,26 @@ pub fn effective_cpus<'t>(
         Some((id, cpus.clone()?))
     });
     effective.collect()
+}
+
+/// Returns what comparing needs to know of what was observed, and of what this run has `written`.
+pub fn context<'a>(
+    facts: &'a Facts,
+    effective: &'a BTreeMap<TaskId, CpuSet>,
+    births: &'a BTreeMap<Target, CpuSet>,
+    written: &'a BTreeSet<Target>,
+    now: Duration,
+) -> Context<'a> {
+    Context {
+        online: &facts.online,
+        shared: &facts.shared,
+        effective,
+        are_groups_cut: !facts.groups.is_empty(),
+        nodes: &facts.nodes,
+        births,
+        written,
+        now,
+    }
 }
 
 /// Returns the CPUs of our own partitions; what else is in one is somebody else's.

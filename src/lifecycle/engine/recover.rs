@@ -18,12 +18,9 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record, State};
 use crate::domain::target::{Place, Target};
-use crate::domain::vm::Vmid;
 use crate::domain::words::count;
-use crate::host::{Host, cgroup};
-
-const GROUPS: &str = "/sys/fs/cgroup";
-const SLICE: &str = "qemu.slice";
+use crate::host::Host;
+use crate::host::cgroup::{self, QEMU_SLICE, ROOT};
 
 /// Takes the host lock and reads the log, as [`Journal::open`]; where that cannot tell what is
 /// held, holds what the host shows. Returns what is to be told about it, too.
@@ -125,33 +122,26 @@ pub fn foresee(host: &Host, state: &mut State) -> anyhow::Result<bool> {
 /// know: somebody has removed the state.
 pub fn forgotten(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
     let cpus = |group: &str, file: &str| {
-        let path = format!("{GROUPS}/{group}/{file}");
+        let path = cgroup::file(group, file);
         read_cpus(host, &path).ok().flatten().unwrap_or_default()
     };
-    let scopes = scopes(host).into_iter().map(cgroup::scope_of);
+    let scopes = cgroup::scopes(&*host.files)
+        .into_iter()
+        .map(cgroup::scope_of);
     let groups = scopes.flat_map(|scope| ["vcpu", "io"].map(|name| format!("{scope}/{name}")));
     let groups = groups.filter(|group| {
-        let is_there = host.files.exists(&format!("{GROUPS}/{group}"));
+        let is_there = host.files.exists(&format!("{ROOT}/{group}"));
         is_there && !state.held.contains_key(&Target::Group(group.clone()))
     });
     let mut found: Vec<_> = groups
         .map(|group| (group.clone(), cpus(&group, "cpuset.cpus")))
         .collect();
-    let target = Target::Knob(Knob::CpusExclusive, Place::Group(SLICE.to_owned()));
-    let left = cpus(SLICE, "cpuset.cpus.exclusive");
+    let target = Target::Knob(Knob::CpusExclusive, Place::Group(QEMU_SLICE.to_owned()));
+    let left = cpus(QEMU_SLICE, "cpuset.cpus.exclusive");
     if !left.is_empty() && !state.held.contains_key(&target) {
-        found.push((SLICE.to_owned(), left));
+        found.push((QEMU_SLICE.to_owned(), left));
     }
     found
-}
-
-fn scopes(host: &Host) -> Vec<Vmid> {
-    let names = host.files.list(&format!("{GROUPS}/{SLICE}"));
-    let names = names.unwrap_or_default();
-    let vmids = names
-        .iter()
-        .filter_map(|name| name.strip_suffix(".scope")?.parse().ok());
-    vmids.collect()
 }
 
 /// Returns the CPUs that are known to be kept from the host: those of claims, and those that a held mask

@@ -4,7 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::plan::Complaint;
+use super::complaint::Complaint;
 use crate::config::table::{parse_host_settings, parse_table};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::admission::{check_others, check_scheduler};

@@ -1,7 +1,9 @@
 //! What is only shown.
 
+pub mod complaint;
 pub mod init;
 pub mod lint;
 pub mod list;
 pub mod plan;
 pub mod status;
+mod value;

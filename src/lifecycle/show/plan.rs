@@ -1,147 +1,43 @@
 //! What a start of a VM would change: the way of pre-start and post-start up to the first write.
 
+mod answer;
 mod better;
 mod devices;
 mod layout;
 mod outlook;
 mod planned;
+mod staying;
 
 use anyhow::Context;
-use serde::Serialize;
 
-pub use layout::{Layout, ThreadCpus, VcpuPlace};
-pub use planned::Planned;
-
-use outlook::{Now, not_hooked};
-
+pub use self::answer::{Outcome, Plan};
+pub use self::layout::{Layout, ThreadCpus, VcpuPlace};
+use self::outlook::not_hooked;
+pub use self::planned::Planned;
 use crate::domain::admission;
-use crate::domain::claim::{Claim, ClaimState, Claims};
+use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::facts::{Facts, VmFacts};
+use crate::domain::facts::VmFacts;
 use crate::domain::nothing::Nothing;
-use crate::domain::pci::outlook::Outlook;
 use crate::domain::refusal::Refusal;
-use crate::domain::scrub::scrubbed;
 use crate::domain::state::State;
-use crate::domain::stuck::Stuck;
-use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
-use crate::domain::words::count;
-use crate::host::{irq, pve};
-use crate::lifecycle::case::neighbours::{Yielding, without_neighbours, yielding};
+use crate::host::pve;
+use crate::lifecycle::case::neighbours::{without_neighbours, yielding};
 use crate::lifecycle::case::notes;
 use crate::lifecycle::case::resolve::{Resolved, read_case, resolve};
-use crate::lifecycle::case::texts::{Case, CaseError, Found};
+use crate::lifecycle::case::texts::{Case, Found};
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::fate::{self, Answers};
-use crate::lifecycle::engine::inventory::DeviceRow;
 use crate::lifecycle::engine::journal::check_room;
 use crate::lifecycle::engine::look::{is_denied, known_state, look};
 use crate::lifecycle::engine::others::{look_around, look_at_groups};
 use crate::lifecycle::engine::recover;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settings;
-use crate::lifecycle::engine::settle::fixed_irq;
 
 /// Process of a VM that does not run.
 const NO_PROCESS: TaskId = TaskId { tid: 0, start: 0 };
-
-/// What a start of a VM would change, and why.
-#[derive(Debug, Serialize)]
-pub struct Plan {
-    /// Which VM.
-    pub vmid: Vmid,
-    /// Its name.
-    pub name: Option<String>,
-    /// What would come of a start.
-    pub outcome: Outcome,
-    /// The plan in one sentence.
-    pub summary: String,
-    /// Why it would be refused, or what is wrong with the table.
-    pub error: Option<Complaint>,
-    /// What to do where there is nothing to plan.
-    pub advice: Option<String>,
-    /// Where the table is.
-    pub table: Option<String>,
-    /// Whether the VM runs, so that the plan is about now.
-    pub running: bool,
-    /// Where the VM's threads are to run, if the table fits the host.
-    pub layout: Option<Layout>,
-    /// What the operator should know.
-    pub notices: Vec<String>,
-    /// The same, where something will not be as wished.
-    pub warnings: Vec<String>,
-    /// Devices that are passed through.
-    pub devices: Vec<DeviceRow>,
-    /// VMs that would make room, running or not.
-    pub yields: Vec<Yielding>,
-    /// What cannot be seen from here and is left out.
-    pub left_out: Vec<String>,
-    /// What would be written, in this order.
-    pub changes: Vec<Planned>,
-}
-
-/// What would come of a start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The VM would get its CPUs.
-    Ready,
-    /// There is nothing to do for this guest.
-    Nothing,
-    /// This node has no such VM.
-    Absent,
-    /// The host cannot give what the table asks for.
-    Refused,
-    /// PVE or QEMU would refuse the start: the VM cannot have one of its devices.
-    Fails,
-    /// The VM would start, and take from the host or another VM what they work with.
-    Harms,
-    /// The table is wrong.
-    Invalid,
-}
-
-/// What is wrong and what can be done about it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Complaint {
-    /// What is wrong, in one line.
-    pub message: String,
-    /// What can be done about it.
-    pub help: Option<String>,
-    /// File, where one is wrong.
-    pub file: Option<String>,
-    /// Line in that file, from 1.
-    pub line: Option<usize>,
-    /// Column in that line, from 1.
-    pub column: Option<usize>,
-    /// The place in the text, for a terminal.
-    #[serde(skip)]
-    pub snippet: Option<String>,
-}
-
-impl Complaint {
-    /// Returns what is wrong with a table or the settings of the host.
-    pub fn of(error: &CaseError) -> Self {
-        let mut complaint = Complaint {
-            message: error.to_string(),
-            help: Some(error.help()),
-            ..Complaint::default()
-        };
-        match error {
-            CaseError::Config(error) => {
-                complaint.file = Some(error.file.clone());
-                complaint.line = Some(error.line);
-                complaint.column = Some(error.column);
-                complaint.snippet = Some(error.snippet.clone());
-            }
-            CaseError::Yield { path, .. } => {
-                complaint.file = Some(path.clone());
-            }
-            CaseError::Other(_) => {}
-        }
-        complaint
-    }
-}
 
 impl Run<'_> {
     /// Returns what a start of a VM would change, and changes nothing.
@@ -322,118 +218,5 @@ impl Run<'_> {
         plan.changes
             .sort_by_key(|planned| planned.change.target.stage());
         Ok(())
-    }
-}
-
-impl Run<'_> {
-    /// Returns what is to be told of the owned CPUs of a VM: what the kernel leaves on them, and how
-    /// they are cleared of the rest.
-    fn what_stays(&self, claims: &Claims, vmid: Vmid, facts: &Facts) -> Vec<String> {
-        let owned = claims.get(&vmid).map(|claim| claim.wishes.cpus.clone());
-        let owned = owned.unwrap_or_default();
-        let bound = facts.kernel_threads.iter();
-        let bound = bound.filter(|thread| thread.bound && !thread.affinity.is_disjoint(&owned));
-        let mut notices = Vec::new();
-        let n = bound.count();
-        if n > 0 {
-            let text = "kernel threads that are bound to owned cpus stay there";
-            notices.push(format!("{text}: {n}"));
-        }
-        let cleared = scrubbed(claims, &[vmid], facts);
-        if !cleared.is_empty() {
-            let cpus = cleared.in_words();
-            let text = format!("{cpus} are taken offline and back before they are isolated");
-            notices.push(text);
-        }
-        notices.extend(self.stuck(facts, &owned));
-        notices
-    }
-
-    /// Returns what is to be told of interrupts on `owned` that the kernel lets nobody move, where
-    /// it shows that (Linux 6.11 and later take the permission to write from their files).
-    fn stuck(&self, facts: &Facts, owned: &CpuSet) -> Vec<String> {
-        let files = &*self.host.files;
-        let fixed = facts
-            .irqs
-            .iter()
-            .filter(|irq| !irq.affinity.is_disjoint(owned) && irq::is_fixed(files, irq.number));
-        let irqs = fixed.map(|irq| fixed_irq(files, (irq.number, &irq.actions), owned));
-        let stuck = Stuck::by_device(irqs);
-        stuck.iter().map(Stuck::to_string).collect()
-    }
-}
-
-impl Plan {
-    fn new(vmid: Vmid) -> Self {
-        Plan {
-            vmid,
-            name: None,
-            outcome: Outcome::Nothing,
-            summary: String::new(),
-            error: None,
-            advice: None,
-            table: None,
-            running: false,
-            layout: None,
-            notices: Vec::new(),
-            warnings: Vec::new(),
-            devices: Vec::new(),
-            yields: Vec::new(),
-            left_out: Vec::new(),
-            changes: Vec::new(),
-        }
-    }
-
-    fn summarise(&mut self) {
-        let (vmid, n) = (self.vmid, self.changes.len());
-        let Some(layout) = &self.layout else { return };
-        let gives = format!("gives vm {vmid} {}", layout.cpus.in_words());
-        let changes = count(n, "change");
-        self.summary = match (self.running, n) {
-            (true, 0) => format!("vm {vmid} runs as planned, nothing would change"),
-            (true, _) => format!("pin-hook apply {vmid} {gives} by {changes}"),
-            (false, 0) => format!("a start pins the vcpus of vm {vmid} and changes nothing else"),
-            (false, _) => {
-                let rest = "and pinned threads, put back when it stops";
-                format!("a start {gives} by {changes} {rest}")
-            }
-        };
-    }
-
-    fn refuse(&mut self, why: &str, help: String, policy: OnRefusal, now: Now) {
-        let vmid = self.vmid;
-        self.outcome = Outcome::Refused;
-        self.error = Some(Complaint {
-            message: format!("vm {vmid}: {why}"),
-            help: Some(help),
-            ..Complaint::default()
-        });
-        self.summary = now.refused(vmid, policy);
-    }
-
-    /// Says what would come of a start although its CPUs are there.
-    fn foresee(&mut self, outlook: Outlook) {
-        self.outcome = match outlook.fails {
-            true => Outcome::Fails,
-            false => Outcome::Harms,
-        };
-        // The reason is told once, as the error.
-        self.warnings
-            .retain(|text| !text.starts_with(&outlook.reason));
-        self.error = Some(Complaint {
-            message: format!("vm {}: {}", self.vmid, outlook.reason),
-            help: Some(outlook.help),
-            ..Complaint::default()
-        });
-        self.summary = outlook.summary;
-    }
-
-    fn complain(&mut self, error: &CaseError, now: Now) {
-        self.outcome = match error {
-            CaseError::Other(_) => Outcome::Refused,
-            _ => Outcome::Invalid,
-        };
-        self.error = Some(Complaint::of(error));
-        self.summary = now.refused(self.vmid, OnRefusal::Auto);
     }
 }

@@ -1,37 +1,32 @@
 //! What VMs own: wanted and actual values, and what has drifted.
 
+mod claim;
 mod drift;
-
-use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use drift::{Drifted, Refused};
-
-use drift::{differences, refused};
-
+use self::claim::claim_status;
+pub use self::claim::{ClaimStatus, Partition, ThreadStatus};
+pub use self::drift::{Drifted, Refused};
+use self::drift::{differences, refused};
 use crate::domain::advice::Advised;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::debt::Debt;
-use crate::domain::desired::{has_partition, kept_off};
-use crate::domain::facts::VmFacts;
+use crate::domain::desired::kept_off;
 use crate::domain::gate::Backend;
 use crate::domain::knob::Knob;
 use crate::domain::pci::binding::{self, Lent};
 use crate::domain::state::State;
 use crate::domain::stuck::Stuck;
-use crate::domain::target::{Place, Stage, Target, Value};
-use crate::domain::thread::{Role, Thread};
+use crate::domain::target::{Place, Stage, Target};
 use crate::domain::vm::Vmid;
 use crate::host::systemd::BUS_SOCKET;
 use crate::host::table::path_of_table;
-use crate::host::topology::smt;
 use crate::host::{Host, pve};
 use crate::lifecycle::case::nothing::no_vm;
-use crate::lifecycle::case::outdated::outdated;
 use crate::lifecycle::engine::journal::{read_log, read_state};
-use crate::lifecycle::engine::look::{Look, is_over, known_state, look};
+use crate::lifecycle::engine::look::{Look, known_state, look};
 use crate::lifecycle::engine::observe::read_cpus;
 use crate::lifecycle::engine::recover;
 use crate::lifecycle::engine::settings::{self, SettingStatus};
@@ -87,38 +82,6 @@ pub struct Forgotten {
     pub cpus: CpuSet,
 }
 
-/// What one VM owns.
-#[derive(Debug, Serialize)]
-pub struct ClaimStatus {
-    /// Which VM.
-    pub vmid: Vmid,
-    /// How far its run has come: `reserved`, `waiting`, `standby`, `running`, `failed` or `over`.
-    pub state: String,
-    /// Why the VM, which runs, has no CPUs of its own.
-    pub failure: Option<String>,
-    /// Why what it owns is not what its table says now.
-    pub outdated: Option<String>,
-    /// Whether the claimed run is over, and the host not given back yet.
-    pub over: bool,
-    /// CPUs that it owns, or would like to as long as it stands by.
-    pub cpus: CpuSet,
-    /// Those of them that somebody has taken offline.
-    pub offline: CpuSet,
-    /// What can be done about that.
-    #[serde(skip)]
-    pub offline_help: Option<String>,
-    /// How they are taken.
-    pub backend: Backend,
-    /// Why that way.
-    pub reason: String,
-    /// Partitions of its threads.
-    pub partitions: Vec<Partition>,
-    /// Functions that are passed through, and their models.
-    pub devices: BTreeMap<String, String>,
-    /// Threads of the VM.
-    pub threads: Vec<ThreadStatus>,
-}
-
 /// A VM that was shut down to make room, and is to be started again.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct DebtStatus {
@@ -128,40 +91,6 @@ pub struct DebtStatus {
     pub owners: Vec<Vmid>,
     /// Seconds until it is started; nothing while somebody needs the room.
     pub due_in: Option<u64>,
-}
-
-/// A cpuset partition.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Partition {
-    /// Path of its cgroup below the root of the hierarchy.
-    pub cgroup: String,
-    /// Kind of partition that it should be.
-    pub wanted: String,
-    /// What the kernel says about it; nothing when there is no such cgroup.
-    pub actual: Option<String>,
-}
-
-/// A thread of a VM.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct ThreadStatus {
-    /// Its thread id.
-    pub tid: i32,
-    /// Its name.
-    pub name: String,
-    /// What it is for: `vcpu`, `iothread`, `vhost` or `emulator`.
-    pub role: &'static str,
-    /// Index of its vCPU.
-    pub vcpu: Option<usize>,
-    /// Id of its iothread object.
-    pub iothread: Option<String>,
-    /// CPUs that it should run on; nothing when it is left alone.
-    pub wanted: Option<CpuSet>,
-    /// CPUs that it may run on.
-    pub actual: CpuSet,
-    /// Path of its cgroup below the root of the hierarchy.
-    pub cgroup: String,
-    /// Whether affinity and cgroup are as wished.
-    pub ok: bool,
 }
 
 /// How many of something were kept off owned CPUs.
@@ -298,104 +227,6 @@ fn debts(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<De
     debts.collect()
 }
 
-impl ClaimStatus {
-    /// Tells whether the VM owns what it should. Threads that were born a moment ago have yet to be moved;
-    /// a vCPU that is elsewhere disturbs the guest.
-    pub fn is_ok(&self) -> bool {
-        let valid = |partition: &Partition| partition.actual.as_ref() == Some(&partition.wanted);
-        let astray = |thread: &ThreadStatus| thread.vcpu.is_some() && !thread.ok;
-        self.failure.is_none()
-            && !self.over
-            && self.offline.is_empty()
-            && self.partitions.iter().all(valid)
-            && !self.threads.iter().any(astray)
-    }
-}
-
-fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Look) -> ClaimStatus {
-    let vm = seen.facts.vms.get(&claim.vmid);
-    let threads = vm.iter().flat_map(|vm| &vm.threads);
-    let failure = claim.obstacle().map(str::to_owned);
-    let over = is_over(host, claim);
-    let offline = match seen.facts.cpus_at_work {
-        true => CpuSet::new(),
-        false => claim.offline_now(&seen.facts.online, &state.taken_offline()),
-    };
-    ClaimStatus {
-        vmid: claim.vmid,
-        state: match over {
-            true => "over".to_owned(),
-            false => claim.name(),
-        },
-        failure,
-        outdated: outdated(host, state, claim),
-        over,
-        offline_help: offline_help(host, claim.vmid, &offline),
-        offline,
-        cpus: claim.wishes.cpus.clone(),
-        backend: claim.wishes.backend,
-        reason: claim.wishes.reason.clone(),
-        devices: claim.devices.clone(),
-        partitions: vm.map_or_else(Vec::new, |vm| partitions(claim, vm, seen)),
-        threads: threads.map(|thread| thread_status(thread, seen)).collect(),
-    }
-}
-
-fn offline_help(host: &Host, vmid: Vmid, offline: &CpuSet) -> Option<String> {
-    let smt = smt(&*host.files);
-    let of_table = format!(
-        "{} in its table and pin-hook apply {vmid}",
-        smt.help(offline)
-    );
-    (!offline.is_empty()).then_some(of_table)
-}
-
-fn partitions(claim: &Claim, vm: &VmFacts, seen: &Look) -> Vec<Partition> {
-    if !has_partition(&claim.wishes) {
-        return Vec::new();
-    }
-    let groups = claim.wishes.groups().into_iter();
-    let partitions = groups.map(|(name, _)| {
-        let cgroup = format!("{}/{name}", vm.scope);
-        let target = Target::Knob(Knob::Partition, Place::Group(cgroup.clone()));
-        let wanted = seen.wishes.get(&target).map(|wish| wish.value.to_string());
-        Partition {
-            cgroup,
-            wanted: wanted.unwrap_or_default(),
-            actual: seen.live.get(&target).and_then(text),
-        }
-    });
-    partitions.collect()
-}
-
-fn thread_status(thread: &Thread, seen: &Look) -> ThreadStatus {
-    let wish = |target: &Target| seen.wishes.get(target).map(|wish| &wish.value);
-    let wanted = wish(&Target::Affinity(thread.id)).and_then(Value::cpus);
-    let group = wish(&Target::Membership(thread.id));
-    let role = thread.role();
-    let is_on = |cpus: &CpuSet| cpus.intersection(&seen.facts.online) == thread.affinity;
-    let is_in = |group: &Value| *group == Value::Text(thread.group.clone());
-    ThreadStatus {
-        tid: thread.id.tid,
-        name: thread.comm.clone(),
-        ok: wanted.is_none_or(is_on) && group.is_none_or(is_in),
-        wanted: wanted.cloned(),
-        actual: thread.affinity.clone(),
-        cgroup: thread.group.clone(),
-        vcpu: match role {
-            Role::Vcpu(n) => Some(n),
-            _ => None,
-        },
-        iothread: thread.iothread.clone(),
-        role: match role {
-            Role::Vcpu(_) => "vcpu",
-            Role::Iothread(_) => "iothread",
-            Role::Vhost => "vhost",
-            Role::Emulator => "emulator",
-        },
-    }
-}
-
 /// Returns the VM that a target belongs to, or `None` when it is the host's.
 fn owner_of(target: &Target, state: &State, seen: &Look) -> Option<Vmid> {
     let owner_of_cpu = |cpu: CpuId| {
@@ -451,8 +282,4 @@ fn stuck(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<St
     let owned = kept_off(&claims, |wishes| wishes.interrupts);
     let held = state.held.iter().filter(|(_, held)| held.unchangeable);
     stuck_in(host, held.map(|(target, _)| target), &owned)
-}
-
-fn text(value: &Value) -> Option<String> {
-    (*value != Value::Absent).then(|| value.to_string())
 }

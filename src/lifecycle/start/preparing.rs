@@ -13,6 +13,7 @@ use crate::host::Host;
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::devices::binding::{self, Bindings, no_binding};
 use crate::lifecycle::devices::resetting::{self, Resets, no_reset};
+use crate::lifecycle::devices::waiting;
 use crate::lifecycle::engine::account::Account;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::journal::read_state;
@@ -50,7 +51,7 @@ pub fn wanted(host: &Host, case: &Case, devices: &Devices) -> Result<Preparation
 impl Preparation {
     /// Returns the refusal of a start that cannot have the lock of the devices.
     fn refused(&self, error: Option<io::Error>) -> Option<Refusal> {
-        let why = error.map(|error| format!("{}: {error}", resetting::LOCK));
+        let why = error.map(|error| format!("{}: {error}", waiting::LOCK));
         if let Some((address, way)) = self.resets.iter().next() {
             let why = why.map_or(NoReset::Busy, NoReset::Failed);
             return Some(no_reset(&way.key, address, why));

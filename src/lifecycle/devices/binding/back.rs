@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Bindings, DRIVERS};
+use super::driver::DRIVERS;
+use super::wanted::Bindings;
 use crate::domain::pci::VFIO;
 use crate::domain::pci::binding::{GRACE, Lent, lent, target, unneeded};
 use crate::domain::refusal::Refusal;
@@ -12,11 +13,11 @@ use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::pci::DEVICES;
 use crate::host::{files, pci};
-use crate::lifecycle::devices::resetting::{LOCK, LOCK_WAIT};
+use crate::lifecycle::devices::waiting::{LOCK, LOCK_WAIT};
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::at_work::kept;
 use crate::lifecycle::engine::fate::Answers;
-use crate::lifecycle::engine::inventory::in_use;
+use crate::lifecycle::engine::inventory::holders::in_use;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settle::partition_is_near;

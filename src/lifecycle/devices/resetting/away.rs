@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::RESERVE;
 use crate::domain::pci::anew::{self, Before, Reset};
 use crate::domain::pci::reset::NoReset;
 use crate::domain::pci::{Function, VFIO, bus_of};
 use crate::host::pci::{self, DEVICES};
 use crate::host::slow::Write;
 use crate::host::{Host, drivers, surroundings};
+use crate::lifecycle::devices::waiting::{PAUSE, time_left};
 
 /// Whether drivers take what appears.
 const AUTOPROBE: &str = "/sys/bus/pci/drivers_autoprobe";
@@ -21,9 +21,6 @@ const AUTOPROBE: &str = "/sys/bus/pci/drivers_autoprobe";
 const UDEV_QUEUE: &str = "/run/udev/queue";
 /// How long udev may take to load drivers for what has come back.
 const UDEV_WAIT: Duration = Duration::from_secs(3);
-/// How often it is looked whether something has happened.
-pub(in crate::lifecycle) const PAUSE: Duration = Duration::from_millis(100);
-
 /// Functions that are away, or were, as they were before.
 pub(super) type Away = BTreeMap<String, Before>;
 
@@ -117,18 +114,10 @@ pub(super) fn is_probing_off(host: &Host) -> bool {
         .is_ok_and(|text| text.trim() == "0")
 }
 
-/// Tells whether only the driver for VMs may take a function.
-pub(in crate::lifecycle) fn is_kept(host: &Host, address: &str) -> bool {
-    let text = host
-        .files
-        .read(&format!("{DEVICES}/{address}/driver_override"));
-    text.is_ok_and(|text| text.trim() == VFIO)
-}
-
 /// Waits until udev has loaded what it loads for functions that have appeared: a driver that comes
 /// while none is probed for does not take them later either.
 pub(super) fn await_udev(host: &Host) {
-    let wait = UDEV_WAIT.min(host.left().saturating_sub(RESERVE));
+    let wait = UDEV_WAIT.min(time_left(host));
     let until = host.clock.since_boot() + wait;
     while host.files.exists(UDEV_QUEUE) && host.clock.since_boot() < until {
         host.clock.wait_for_end(&[], PAUSE);

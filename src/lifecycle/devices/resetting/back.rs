@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use super::away::{Away, PAUSE, await_udev, check_rivals, is_probing_off, missing, return_writes};
-use super::{LOCK, LOCK_WAIT, RESERVE, name_of, name_of_return, no_reset};
+use super::away::{Away, await_udev, check_rivals, is_probing_off, missing, return_writes};
+use super::wanted::no_reset;
+use super::{name_of, name_of_return};
 use crate::domain::claim::Claim;
 use crate::domain::pci::bus_of;
 use crate::domain::pci::reset::NoReset;
@@ -15,6 +16,7 @@ use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::host::slow::{self, Ended};
 use crate::host::{Host, task};
+use crate::lifecycle::devices::waiting::{LOCK, LOCK_WAIT, PAUSE, time_left};
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::read_state;
@@ -114,14 +116,13 @@ impl Run<'_> {
             return Ok(false);
         }
         // Also when all are there: the run may have died before they were what they had been.
-        let wait = self.host.left().saturating_sub(RESERVE);
+        let wait = time_left(self.host);
         let name = name_of_return(vmid);
         if let Ended::Late = slow::run(host, &name, &return_writes(away), wait)? {
             account.warn(late(&name));
             return Ok(false);
         }
-        let until =
-            host.clock.since_boot() + BACK_WAIT.min(self.host.left().saturating_sub(RESERVE));
+        let until = host.clock.since_boot() + BACK_WAIT.min(time_left(self.host));
         while !missing(host, away).is_empty() && host.clock.since_boot() < until {
             host.clock.wait_for_end(&[], PAUSE);
         }
@@ -138,7 +139,7 @@ impl Run<'_> {
             (name_of_return(claim.vmid), n_returns),
         ];
         for (name, n_writes) in children {
-            let wait = BACK_WAIT.min(self.host.left().saturating_sub(RESERVE));
+            let wait = BACK_WAIT.min(time_left(self.host));
             let is_late = slow::join(self.host, &name, n_writes, wait)?;
             if is_late || slow::is_at_work(self.host, &name)? {
                 return Ok(Some(name));

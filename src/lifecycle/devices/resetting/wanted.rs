@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::away::away;
-use super::no_reset;
 use crate::domain::pci::Function;
 use crate::domain::pci::anew::Reset;
 use crate::domain::pci::reset::{NoReset, flr};
@@ -84,5 +83,14 @@ fn way(
             }
         },
         (_, method) => Ok((by(method?), None)),
+    }
+}
+
+/// Returns the refusal of a function that cannot be reset.
+pub fn no_reset(key: &str, address: &str, why: NoReset) -> Refusal {
+    Refusal::NoReset {
+        key: key.to_owned(),
+        address: address.to_owned(),
+        why,
     }
 }

@@ -6,7 +6,6 @@
 
 use std::fmt;
 
-use super::Newer;
 use crate::domain::state::{Record, State, VERSION};
 use crate::domain::words::count;
 
@@ -58,6 +57,14 @@ impl fmt::Display for Damage {
     }
 }
 
+/// A log that a newer version wrote. Nothing of it is understood, so nothing is done about it:
+/// what it holds can only be given back by the version that took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its version {version} is newer than {VERSION}, the newest that this program knows")]
+pub struct Newer {
+    version: u32,
+}
+
 /// Reads a log.
 ///
 /// # Errors
@@ -96,6 +103,22 @@ pub fn read(text: &str) -> Result<Log, Newer> {
         }
     }
     Ok(log)
+}
+
+/// Parses a log; returns what it amounts to and what is damaged.
+///
+/// # Errors
+/// [`Newer`].
+pub fn parse(text: &str) -> Result<(State, Damage), Newer> {
+    read(text).map(|log| (log.state, log.damage))
+}
+
+/// Returns the text of a log.
+///
+/// # Errors
+/// A record cannot be put into words.
+pub fn text_of(records: &[Record]) -> anyhow::Result<String> {
+    lines(records)
 }
 
 /// Returns the lines of records.
@@ -140,4 +163,65 @@ fn check(text: &str) -> String {
     let step = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
     format!("{sum:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::state::{Held, based};
+    use crate::domain::target::{Target, Value};
+
+    fn intend(ours: Value) -> Record {
+        let held = Held::new(Value::Absent, ours);
+        Record::Intend(vec![(
+            Target::Group("qemu.slice/100.scope/vcpu".to_owned()),
+            held,
+        )])
+    }
+
+    #[test]
+    fn a_line_cut_short_is_as_if_it_was_never_written() {
+        let whole = lines(&based(vec![intend(Value::Present)])).unwrap();
+        let torn = format!("{whole}{{\"forget\":[{{\"gro");
+        assert_eq!(parse(&torn).unwrap(), parse(&whole).unwrap());
+        assert_eq!(parse(&whole).unwrap().0.held.len(), 1);
+        let zeros = "\0".repeat(100);
+        assert_eq!(parse(&format!("{torn}{zeros}")), parse(&whole));
+    }
+
+    #[test]
+    fn a_damaged_line_costs_that_line_and_is_no_empty_state() {
+        let rest = lines(&[intend(Value::Present)]).unwrap();
+        let (state, damage) = parse(&format!("{{\"version\":1}}\ngarbage\n{rest}")).unwrap();
+        assert_eq!(state.held.len(), 1);
+        assert_eq!(damage.lines, [(2, "garbage".to_owned())]);
+        assert_eq!(
+            parse(""),
+            Ok((
+                State::default(),
+                Damage {
+                    missing: 1,
+                    ..Damage::default()
+                }
+            ))
+        );
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage_to_the_line_that_says_so() {
+        let newer = Newer { version: 99 };
+        assert_eq!(parse("{\"version\":99}\n{\"who\":1}\n"), Err(newer));
+        let log = lines(&based(vec![intend(Value::Present)])).unwrap();
+        let (state, damage) = parse(&log.replacen('2', "3", 1)).unwrap();
+        assert_eq!((state.held.len(), damage.lines.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_checkpoint_says_the_same_in_fewer_lines() {
+        let mut state = State::default();
+        state.apply(intend(Value::Present));
+        state.apply(Record::Reload(true));
+        let text = lines(&state.checkpoint(true)).unwrap();
+        assert_eq!(parse(&text).unwrap(), (state, Damage::default()));
+    }
 }

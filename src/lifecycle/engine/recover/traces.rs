@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 
-use super::{GROUPS, SLICE, scopes};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::knob::Knob;
 use crate::domain::state::Held;
 use crate::domain::target::{KTHREADD, Place, Target, Value};
 use crate::domain::vm::{TaskId, Vmid};
-use crate::host::{Host, cgroup, container, irq, pve, target, work};
+use crate::host::cgroup::{self, QEMU_SLICE, ROOT};
+use crate::host::{Host, container, irq, pve, target, work};
 use crate::lifecycle::engine::observe::{
     boot_isolated, kernel_threads, read_cpus, shared_cpus, threads_of,
 };
@@ -41,7 +41,7 @@ pub struct Known {
 /// # Errors
 /// What the kernel or systemd says.
 pub fn traces(host: &Host, known: Known, marks: Marks) -> anyhow::Result<Vec<(Target, Held)>> {
-    let vmids = scopes(host);
+    let vmids = cgroup::scopes(&*host.files);
     let mut found = Traces {
         host,
         known: known.vms,
@@ -58,12 +58,12 @@ pub fn traces(host: &Host, known: Known, marks: Marks) -> anyhow::Result<Vec<(Ta
     }
     found.memory_nodes()?;
     // It stays when the scopes have gone with their VMs.
-    let left = read_cpus(host, &format!("{GROUPS}/{SLICE}/cpuset.cpus.exclusive"))?;
+    let left = read_cpus(host, &cgroup::file(QEMU_SLICE, "cpuset.cpus.exclusive"))?;
     found.owned.extend(left.unwrap_or_default().iter());
     if !found.owned.is_empty() {
-        found.exclusive(SLICE);
+        found.exclusive(QEMU_SLICE);
         if !found.is_delegated {
-            found.switch(SLICE);
+            found.switch(QEMU_SLICE);
         }
     }
     found.owned.extend(known.cpus.iter());
@@ -122,7 +122,7 @@ impl Traces<'_> {
         }
         self.is_sure |= is_ours;
         for group in &ours {
-            let cpus = read_cpus(self.host, &format!("{GROUPS}/{group}/cpuset.cpus"))?;
+            let cpus = read_cpus(self.host, &cgroup::file(group, "cpuset.cpus"))?;
             self.owned.extend(cpus.unwrap_or_default().iter());
             self.hold(Target::Group(group.clone()), Value::Absent, Value::Present);
         }
@@ -132,7 +132,7 @@ impl Traces<'_> {
     }
 
     fn is_group(&self, group: &str) -> bool {
-        self.host.files.exists(&format!("{GROUPS}/{group}"))
+        self.host.files.exists(&format!("{ROOT}/{group}"))
     }
 
     /// A VM that was adopted by hand was not delegated before. Tells whether there is a delegation.

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::{Pass, Settling};
+use super::settling::{Pass, Settling};
 use crate::domain::desired::{Desired, Wish};
-use crate::domain::diff::{self, Diff, diff};
+use crate::domain::diff::{Diff, diff};
 use crate::domain::facts::Facts;
 use crate::domain::scrub::waits_for_cpus;
 use crate::domain::target::{Stage, Target, Value};
-use crate::lifecycle::engine::observe::{effective_cpus, live_values};
+use crate::lifecycle::engine::observe::{context, effective_cpus, live_values};
 use crate::lifecycle::engine::report::Problem;
 
 impl Settling<'_, '_> {
@@ -45,21 +45,8 @@ impl Settling<'_, '_> {
             _ => BTreeMap::new(),
         };
         let now = self.host.clock.since_boot();
-        let mut diff = diff(
-            wishes,
-            &state.held,
-            &seen.live,
-            diff::Context {
-                online: &facts.online,
-                shared: &facts.shared,
-                effective: &effective,
-                are_groups_cut: !facts.groups.is_empty(),
-                nodes: &facts.nodes,
-                births: &births,
-                written: &self.written,
-                now,
-            },
-        );
+        let context = context(facts, &effective, &births, &self.written, now);
+        let mut diff = diff(wishes, &state.held, &seen.live, context);
         let is_there = |target: &Target| seen.live.get(target) != Some(&Value::Absent);
         let waits = |target: &Target| waits_for_cpus(&state.held, target, &facts.online);
         diff.forget

@@ -2,7 +2,7 @@
 //! held that systemd needs as well. So none comes or goes while a driver is probing, and no driver is given
 //! back while one may; what a child is late with is not touched again before it has ended.
 
-use super::Settling;
+use super::settling::Settling;
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::desired::has_partition;
 use crate::domain::diff::Diff;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Plan;
+use super::answer::Plan;
 use crate::domain::refusal::Refusal;
 use crate::lifecycle::case::resolve::Resolved;
 use crate::lifecycle::case::texts::Case;
-use crate::lifecycle::engine::inventory::{Devices, other_things};
+use crate::lifecycle::engine::inventory::Devices;
+use crate::lifecycle::engine::inventory::besides::other_things;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::start::preparing::{Preparation, wanted};
 

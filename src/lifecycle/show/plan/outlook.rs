@@ -1,12 +1,14 @@
 //! What comes of a start apart from the table: whether PVE lets it happen, and calls the program.
 
-use super::{Case, Run, pve};
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::HookFault;
 use crate::domain::guest::Guest;
 use crate::domain::pci::outlook::Outlook;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
+use crate::host::pve;
+use crate::lifecycle::case::texts::Case;
+use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::hooking::snippet;
 
 impl Run<'_> {

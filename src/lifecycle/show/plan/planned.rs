@@ -5,7 +5,8 @@ use serde::Serialize;
 use crate::domain::diff::Change;
 use crate::domain::facts::Facts;
 use crate::domain::knob::Knob;
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::target::{Place, Target};
+use crate::lifecycle::show::value::text;
 
 /// One write that would be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,7 +28,6 @@ pub struct Planned {
 
 impl Planned {
     pub(super) fn of(change: Change, facts: &Facts) -> Self {
-        let text = |value: &Value| (*value != Value::Absent).then(|| value.to_string());
         Planned {
             purpose: change.target.purpose(),
             target: change.target.to_string(),

@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 
-use super::{Look, text};
 use crate::domain::diff;
 use crate::domain::pci::binding;
 use crate::domain::state::State;
 use crate::domain::target::{Stage, Target};
 use crate::host::Host;
 use crate::host::surroundings::is_service_running;
+use crate::lifecycle::engine::look::Look;
+use crate::lifecycle::show::value::text;
 
 /// A value that the kernel refuses to take; the VM owns its CPUs without it.
 #[derive(Debug, PartialEq, Eq, Serialize)]

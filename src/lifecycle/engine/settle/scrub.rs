@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::at_work::SCRUB;
-use super::observe::kernel_threads;
-use super::settle::{Pass, Settling};
+use super::settling::{Pass, Settling};
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::Facts;
@@ -18,6 +16,8 @@ use crate::domain::state::Record;
 use crate::domain::target::{Place, Stage, Target};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::{Host, irq, slow, task};
+use crate::lifecycle::engine::at_work::SCRUB;
+use crate::lifecycle::engine::observe::kernel_threads;
 
 /// How long it may take: a start of another VM waits a little longer for the host lock.
 const SCRUB_WAIT: Duration = Duration::from_secs(6);
@@ -27,7 +27,7 @@ impl Settling<'_, '_> {
     /// that finishes another's does not begin again. What it leaves undone is put right for the claims
     /// in force before. Returns what was observed afterwards, or `None` when the kernel does not come
     /// to an end with it.
-    pub(in crate::lifecycle) fn scrub(
+    pub(super) fn scrub(
         &mut self,
         staying: &Claims,
         begun: &[Vmid],
@@ -69,7 +69,7 @@ impl Settling<'_, '_> {
 
     /// Lets the child of a run that died come to its end, because it would take CPUs offline that
     /// are in a partition by then; tells whether it has.
-    pub(in crate::lifecycle) fn await_scrub(&mut self) -> anyhow::Result<bool> {
+    pub(super) fn await_scrub(&mut self) -> anyhow::Result<bool> {
         let held = self.journal.state().held.keys();
         let cpus = held.filter_map(|target| match target {
             Target::Knob(Knob::Online, Place::Cpu(cpu)) => Some(*cpu),

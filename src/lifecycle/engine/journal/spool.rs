@@ -1,0 +1,34 @@
+//! Wishes that came while the host lock could not be had, for the next reconcile.
+
+use std::io;
+
+use super::state_dir::make_state_dir;
+use crate::domain::vm::Vmid;
+use crate::host::files::Files;
+use crate::host::trouble::cannot;
+
+/// One empty file for each VM.
+const SPOOL: &str = "/run/pin-hook/spool";
+
+/// Leaves a wish for a VM to the next reconcile, because the host lock could not be had.
+pub fn spool(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
+    make_state_dir(files)?;
+    match files.make_dir(SPOOL, 0o700) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(cannot("make", SPOOL)(error));
+        }
+        _ => {}
+    }
+    let path = format!("{SPOOL}/{vmid}");
+    files
+        .replace(&path, "", 0o600)
+        .map_err(cannot("write", &path))
+}
+
+/// Takes the wishes that were left.
+pub fn take_spooled(files: &dyn Files) -> Vec<Vmid> {
+    let names = files.list(SPOOL).unwrap_or_default();
+    let vmids = names.iter().filter_map(|name| name.parse().ok());
+    let taken = vmids.filter(|vmid: &Vmid| files.remove(&format!("{SPOOL}/{vmid}")).is_ok());
+    taken.collect()
+}

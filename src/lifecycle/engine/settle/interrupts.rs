@@ -1,0 +1,121 @@
+//! Interrupts, which do not simply go where they are sent: some move when they occur next, some
+//! elsewhere, and some never.
+
+use std::io;
+use std::time::Duration;
+
+use super::settling::{LOOK_AGAIN, Settling};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::desired::{kept_off, other_irq_cpus};
+use crate::domain::diff::Change;
+use crate::domain::facts::Facts;
+use crate::domain::knob::Knob;
+use crate::domain::stuck::{Fixed, Stuck};
+use crate::domain::target::{Place, Target, Value};
+use crate::host::files::Files;
+use crate::host::{Host, irq, target};
+
+/// How long the moves of all interrupts are waited for together. Without interrupt remapping an
+/// interrupt moves when it occurs next, which may be never.
+const MOVE_WAIT: Duration = Duration::from_millis(50);
+
+impl Settling<'_, '_> {
+    /// Sends an interrupt for which its CPUs have no vector left to the other CPUs of the host.
+    /// Returns whether it went.
+    pub(super) fn send_elsewhere(
+        &mut self,
+        change: &Change,
+        facts: &Facts,
+    ) -> anyhow::Result<bool> {
+        let Change {
+            target,
+            before,
+            after,
+        } = change;
+        let claims = &self.journal.state().claims;
+        let asked = after.cpus().cloned().unwrap_or_default();
+        let others = other_irq_cpus(claims, facts, &asked);
+        let Some(others) = others.filter(|_| matches!(target, Target::Knob(Knob::IrqAffinity, _)))
+        else {
+            return Ok(false);
+        };
+        let mut held = self.held(target)?;
+        let ours = Value::Cpus(others);
+        held.turn_to(&ours);
+        held.refused = held.refused.saturating_add(1);
+        self.remember(target, held)?;
+        let written = target::write(self.host, target, before, &ours);
+        Ok(matches!(written, Ok(target::Outcome::Taken)))
+    }
+
+    /// Reports what has yet to move and what never will.
+    pub(super) fn look_at_unmoved(&mut self) {
+        let clock = &self.host.clock;
+        let until = clock.since_boot() + MOVE_WAIT.min(self.host.left());
+        self.report.n_moving = self.moving();
+        while self.report.n_moving > 0 && clock.since_boot() < until {
+            clock.wait_for_end(&[], LOOK_AGAIN);
+            self.report.n_moving = self.moving();
+        }
+        let others = self
+            .unchangeable
+            .iter()
+            .filter(|target| irq_of(target).is_none());
+        self.report.n_unchangeable = others.count();
+        let owned = kept_off(&self.journal.state().claims, |wishes| wishes.interrupts);
+        self.report.stuck = stuck_in(self.host, self.unchangeable.iter(), &owned);
+    }
+
+    /// Returns how many interrupts that were moved in this run are still delivered elsewhere.
+    fn moving(&self) -> usize {
+        let is_moving = |target: &&Target| {
+            let asked = self.journal.state().held.get(target);
+            let asked = asked.and_then(|held| held.ours.cpus());
+            let effective = irq_of(target)
+                .filter(|(_, actions)| !actions.is_empty())
+                .and_then(|(number, _)| irq::delivered_to(&*self.host.files, number));
+            asked
+                .zip(effective.as_ref())
+                .is_some_and(|(asked, effective)| !effective.is_subset(asked))
+        };
+        self.written.iter().filter(is_moving).count()
+    }
+}
+
+/// Returns the interrupt that a target is about: its number and the names of what handles it.
+pub(super) fn irq_of(target: &Target) -> Option<(u32, &str)> {
+    match target {
+        Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)) => Some((*number, actions)),
+        _ => None,
+    }
+}
+
+/// Tells whether the CPUs that an interrupt was to go to have no vector left for it.
+pub(super) fn is_out_of_vectors(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOSPC)
+}
+
+/// Returns the interrupts among targets that are delivered to owned CPUs, by device.
+pub fn stuck_in<'t>(
+    host: &Host,
+    targets: impl Iterator<Item = &'t Target>,
+    owned: &CpuSet,
+) -> Vec<Stuck> {
+    let irqs = targets.filter_map(irq_of);
+    Stuck::by_device(irqs.map(|irq| fixed_irq(&*host.files, irq, owned)))
+}
+
+/// Returns what is to be known of an interrupt that nobody can move, given by its number and the
+/// names of what handles it.
+pub fn fixed_irq<'i>(
+    files: &dyn Files,
+    (number, actions): (u32, &'i str),
+    owned: &CpuSet,
+) -> Fixed<'i> {
+    let cpus = irq::delivered_to(files, number).unwrap_or_default();
+    Fixed {
+        actions,
+        cpus: cpus.intersection(owned),
+        managed: irq::is_managed(files, number),
+    }
+}

@@ -1,0 +1,49 @@
+//! What stays on the owned CPUs of a VM, and how they are cleared of the rest.
+
+use crate::domain::claim::Claims;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::facts::Facts;
+use crate::domain::scrub::scrubbed;
+use crate::domain::stuck::Stuck;
+use crate::domain::vm::Vmid;
+use crate::host::irq;
+use crate::lifecycle::engine::run::Run;
+use crate::lifecycle::engine::settle::fixed_irq;
+
+impl Run<'_> {
+    /// Returns what is to be told of the owned CPUs of a VM: what the kernel leaves on them, and how
+    /// they are cleared of the rest.
+    pub(super) fn what_stays(&self, claims: &Claims, vmid: Vmid, facts: &Facts) -> Vec<String> {
+        let owned = claims.get(&vmid).map(|claim| claim.wishes.cpus.clone());
+        let owned = owned.unwrap_or_default();
+        let bound = facts.kernel_threads.iter();
+        let bound = bound.filter(|thread| thread.bound && !thread.affinity.is_disjoint(&owned));
+        let mut notices = Vec::new();
+        let n = bound.count();
+        if n > 0 {
+            let text = "kernel threads that are bound to owned cpus stay there";
+            notices.push(format!("{text}: {n}"));
+        }
+        let cleared = scrubbed(claims, &[vmid], facts);
+        if !cleared.is_empty() {
+            let cpus = cleared.in_words();
+            let text = format!("{cpus} are taken offline and back before they are isolated");
+            notices.push(text);
+        }
+        notices.extend(self.stuck(facts, &owned));
+        notices
+    }
+
+    /// Returns what is to be told of interrupts on `owned` that the kernel lets nobody move, where
+    /// it shows that (Linux 6.11 and later take the permission to write from their files).
+    fn stuck(&self, facts: &Facts, owned: &CpuSet) -> Vec<String> {
+        let files = &*self.host.files;
+        let fixed = facts
+            .irqs
+            .iter()
+            .filter(|irq| !irq.affinity.is_disjoint(owned) && irq::is_fixed(files, irq.number));
+        let irqs = fixed.map(|irq| fixed_irq(files, (irq.number, &irq.actions), owned));
+        let stuck = Stuck::by_device(irqs);
+        stuck.iter().map(Stuck::to_string).collect()
+    }
+}
