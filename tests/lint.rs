@@ -183,3 +183,26 @@ fn a_table_that_cannot_be_read_is_an_error() {
     );
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_reserve_that_leaves_no_vm_anything_is_an_error() {
+    let host = hosts::unpack(&hosts::entries("synthetic-5900x"));
+    for (text, told) in [
+        (
+            "reserve = \"0-1,24-25\"\n",
+            "names cpus 24-25, the host has 0-23",
+        ),
+        (
+            "reserve = 12\n",
+            "12 cores with all their smt siblings must stay with the host, which has 12",
+        ),
+    ] {
+        let (shown, status) = checked(host.path(), "host.toml", text, &[]);
+        assert!(shown.contains(told), "{shown}");
+        assert_eq!(status, 2);
+    }
+    assert_eq!(
+        checked(host.path(), "host.toml", "reserve = 11\n", &[]).1,
+        0
+    );
+}

@@ -41,7 +41,7 @@ fn print(listing: &Listing, output: &Output) {
         let [one, two] = overlap.vmids;
         let cpus = &overlap.cpus;
         let text = format!(
-            "vm {one} and vm {two} both name {}: only one can run",
+            "vm {one} and vm {two} both name {}: they cannot own them at the same time",
             cpus.in_words()
         );
         output.say(Level::Warning, &text);

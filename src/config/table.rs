@@ -70,7 +70,7 @@ fn read<T>(
 
 fn table_of(text: &str, node: &str, defaults: &Defaults) -> Result<Table, Problem> {
     let mut base = tree::parse(text, KEYS)?;
-    let nodes = tree::take_nodes(&mut base)?;
+    let nodes = tree::take_nodes(&mut base, KEYS)?;
     for section in std::iter::once(&base).chain(nodes.iter().map(|(_, tree)| tree)) {
         tree::check(section, "", KEYS)?;
         // Values are looked at in every section too, but what they mean together only for ours.

@@ -84,6 +84,7 @@ pub(super) fn check(tree: &DeTable<'_>, section: &str, keys: &[Key]) -> Result<(
 /// Takes the sections of the nodes out of the file.
 pub(super) fn take_nodes<'i>(
     tree: &mut DeTable<'i>,
+    keys: &[Key],
 ) -> Result<Vec<(String, DeTable<'i>)>, Problem> {
     let Some(nodes) = tree.remove("node") else {
         return Ok(Vec::new());
@@ -91,7 +92,8 @@ pub(super) fn take_nodes<'i>(
     let nodes = as_section("node", &nodes)?.clone();
     let section = |(name, value): (&Spanned<_>, &Spanned<DeValue<'i>>)| {
         let name: &std::borrow::Cow<'_, str> = name.get_ref();
-        let tree = as_section(&join("node", name), value)?;
+        let tree =
+            as_section(&join("node", name), value).map_err(|problem| named(problem, name, keys))?;
         match tree.get_key_value("node") {
             Some((inner, _)) => Err(Problem {
                 span: inner.span(),
@@ -102,6 +104,23 @@ pub(super) fn take_nodes<'i>(
         }
     };
     in_file_order(&nodes).into_iter().map(section).collect()
+}
+
+/// A key of the table right below `[node]` is meant for a node that is not named.
+fn named(problem: Problem, key: &str, keys: &[Key]) -> Problem {
+    if !keys
+        .iter()
+        .any(|known| known.path.split('.').next() == Some(key))
+    {
+        return problem;
+    }
+    Problem {
+        message: format!("node.{key} is for no node"),
+        help: format!(
+            "write {key} below a line [node.NAME], with the name of a node of the cluster"
+        ),
+        ..problem
+    }
 }
 
 /// Replaces every key of `base` that `over` has too; a key is replaced as a whole.

@@ -28,8 +28,11 @@ pub fn check(
     topology: &Topology,
     around: &Surroundings,
 ) -> Result<Vec<String>, Refusal> {
+    let share = wishes.share(vmid);
+    // What no other VM could change comes first: nobody is to be stopped for it in vain.
+    check_left(&share, &Claims::new(), topology, around)?;
     check_claims(vmid, wishes, claims)?;
-    check_share(&wishes.share(vmid), claims, topology, around)
+    check_share(&share, claims, topology, around)
 }
 
 /// Checks that no other VM owns CPUs that a VM wishes to own.
@@ -91,19 +94,37 @@ fn check_share(
 ) -> Result<Vec<String>, Refusal> {
     let taken = Taken::of(share, claims, topology, around);
     check_partitions(share, around)?;
-    if share.is_exclusive() {
-        let reserve = around.reserve.as_ref();
-        check_reserve(topology, reserve, &taken.left).map_err(|source| {
-            let owners = claims.values().filter(|claim| claim.owns());
-            let owners = owners.filter(|claim| Some(claim.vmid) != share.vmid);
-            let owners = owners.map(|claim| (claim.vmid, claim.wishes.cpus.clone()));
-            Refusal::TooLittleLeft {
-                source,
-                owners: owners.collect(),
-            }
-        })?;
-    }
+    check_left(share, claims, topology, around)?;
     check_bystanders(share, claims, topology, around, &taken)
+}
+
+/// Checks that enough is left for the host once a VM owns its CPUs beside those of `claims`. Other VMs are
+/// named only where there would be enough without them.
+fn check_left(
+    share: &Share,
+    claims: &Claims,
+    topology: &Topology,
+    around: &Surroundings,
+) -> Result<(), Refusal> {
+    if !share.is_exclusive() {
+        return Ok(());
+    }
+    let left_beside = |claims: &Claims| {
+        let left = Taken::of(share, claims, topology, around).left;
+        check_reserve(topology, around.reserve.as_ref(), &left)
+    };
+    let Err(source) = left_beside(claims) else {
+        return Ok(());
+    };
+    if let Err(source) = left_beside(&Claims::new()) {
+        let owners = Vec::new();
+        return Err(Refusal::TooLittleLeft { source, owners });
+    }
+    let owners = claims.values().filter(|claim| claim.owns());
+    let owners = owners.filter(|claim| Some(claim.vmid) != share.vmid);
+    let owners = owners.map(|claim| (claim.vmid, claim.wishes.cpus.clone()));
+    let owners = owners.collect();
+    Err(Refusal::TooLittleLeft { source, owners })
 }
 
 /// Checks that what a VM asks for is nobody else's, whatever other VMs own and the host needs for

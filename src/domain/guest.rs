@@ -89,6 +89,12 @@ impl Guest {
         let volume = self.hookscript.as_ref();
         volume.is_some_and(|volume| volume.ends_with("/pin-hook"))
     }
+
+    /// Keeps the vCPUs that the guest runs with, which a config that was edited meanwhile may not have.
+    pub fn keep_vcpus(&mut self, at_work: u32) {
+        self.n_vcpus = self.n_vcpus.max(at_work);
+        self.max_vcpus = self.max_vcpus.max(at_work);
+    }
 }
 
 /// NUMA node of a guest.

@@ -43,7 +43,7 @@ impl Thread {
     /// vhost workers `vhost-<pid>`; iothreads are known by QMP only.
     pub fn role(&self) -> Role {
         if let Some(n) = vcpu_of_comm(&self.comm) {
-            return Role::Vcpu(n);
+            return Role::Vcpu(n as usize);
         }
         match &self.iothread {
             Some(id) => Role::Iothread(id.clone()),
@@ -91,7 +91,9 @@ pub fn policy_of_class(text: &str) -> Option<(u32, u32)> {
     Some((policy?, priority.parse().ok()?))
 }
 
-fn vcpu_of_comm(comm: &str) -> Option<usize> {
+/// Returns the index of the vCPU that a thread of this name runs (`qemu_thread_get_name` with
+/// `debug-threads=on`, which PVE sets).
+pub fn vcpu_of_comm(comm: &str) -> Option<u32> {
     let (number, accelerator) = comm.strip_prefix("CPU ")?.split_once('/')?;
     matches!(accelerator, "KVM" | "TCG")
         .then(|| number.parse().ok())

@@ -128,6 +128,11 @@ fn why_unread(directory: &str, name: &str) -> Option<String> {
         return Some(Stray { path, meant }.help());
     }
     let stem = name.strip_suffix(".toml")?;
+    if stem == "host" && directory == CLUSTER_TABLES {
+        return Some(format!(
+            "{path} is not read; settings of a node are in {LOCAL_TABLES}/host.toml there"
+        ));
+    }
     let is_read = stem.parse::<Vmid>().is_ok() || stem == "host";
     (!is_read)
         .then(|| format!("{path} is not read; a table is named after its vm, such as 100.toml"))

@@ -153,3 +153,20 @@ fn halt_poll_has_an_effect_on_pves_kernel() {
     assert_eq!(world.sim.get(time), "200000\n");
     assert_eq!(world.sim.get(grow), "0\n");
 }
+
+/// A guest runs with the vCPUs that it was started with, whatever its config says by now: none of them
+/// loses its CPU.
+#[test]
+fn a_config_that_was_cut_meanwhile_takes_no_cpu_from_a_vcpu() {
+    let world = running();
+    let conf = CONF.replace("cores: 2", "cores: 1");
+    world
+        .sim
+        .put("/etc/pve/nodes/pve1/qemu-server/100.conf", &conf);
+    let status = || status(&world.host, None).unwrap();
+    assert_eq!(status().claims[0].outdated, None);
+    assert!(world.plan(100).changes.is_empty());
+    done(world.apply(100));
+    assert!(status().ok, "{:#?}", status());
+    world.assert_owns(100);
+}

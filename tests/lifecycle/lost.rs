@@ -1,5 +1,6 @@
 //! The state is lost or damaged while VMs own CPUs: the case lost-state.
 
+use pin_hook::domain::claim::Claim;
 use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::target::{Target, Value};
 use pin_hook::lifecycle::engine::journal::{parse, text_of};
@@ -290,4 +291,51 @@ fn what_the_version_before_has_taken_is_given_back() {
     world.stop(100);
     assert_eq!(left(&world, &before, "nothing"), "");
     world.assert_at_rest();
+}
+
+/// A cut log may know the claims and not what was taken for them: nobody is told to let go of VMs that own
+/// their CPUs.
+#[test]
+fn cpus_of_a_claim_that_is_known_are_not_said_to_be_nobodys() {
+    let world = World::with_vm();
+    world.start(100);
+    let log = log_of(&world);
+    let mut n_cuts = 0;
+    for (what, cut) in damages(&log) {
+        let is_known = parse(&cut).is_ok_and(|(state, _)| state.claims.values().any(Claim::owns));
+        if !is_known {
+            continue;
+        }
+        n_cuts += 1;
+        let world = world.fork();
+        world.sim.put(JOURNAL, &cut);
+        let shown = status(&world.host, None).unwrap();
+        assert_eq!(shown.forgotten, [], "{what}");
+        assert_eq!(list(&world.host).unwrap().misfits, [], "{what}");
+        let plan = world.plan(100);
+        assert_eq!(plan.outcome, Outcome::Ready, "{what}: {plan:#?}");
+    }
+    assert!(n_cuts > 10, "{n_cuts}");
+}
+
+/// Whose a partition among the VMs is cannot be told by who may not read the state.
+#[test]
+fn who_may_not_read_the_state_is_not_told_to_let_go_of_vms() {
+    let world = World::with_vm();
+    world.start(100);
+    world.sim.fail("read /run/qemu-server/", libc::EACCES, 99);
+    world.sim.fail(&format!("read {JOURNAL}"), libc::EACCES, 99);
+    let plan = world.plan(100);
+    assert!(plan.error.is_none(), "{plan:#?}");
+}
+
+#[test]
+fn a_run_that_gives_back_what_nobody_remembers_says_whose_it_was() {
+    let world = World::with_two_vms();
+    world.start(100);
+    world.start(101);
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    let account = done(world.apply(100));
+    assert_says(&account, "vm 101 loses its cpus until pin-hook apply 101");
+    world.assert_owns(100);
 }

@@ -311,3 +311,53 @@ fn a_pin_on_cpus_of_another_vm_names_that_vm() {
     let is_elsewhere = |line: &str| line.contains("give vm 101 other cpus");
     assert!(!account.lines.iter().any(|line| is_elsewhere(&line.text)));
 }
+
+/// Nobody is to stop a VM for a start that would be refused without it, too.
+#[test]
+fn another_vm_is_named_only_where_the_start_would_be_granted_without_it() {
+    let refused = |reserve: &str, cpus: &str| {
+        let world = World::with_two_vms();
+        world.start(101);
+        world.sim.put("/etc/pin-hook/host.toml", reserve);
+        let conf = match cpus {
+            "auto" => CONF.replace("cores: 2", "cores: 8"),
+            _ => CONF.to_owned(),
+        };
+        let world = world.vm(100, &conf, &format!("cpus = \"{cpus}\"\n"));
+        let account = world.phase(Phase::PreStart, 100);
+        assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+        let texts = account.lines.iter().map(|line| line.text.clone());
+        texts.collect::<Vec<_>>().join("\n")
+    };
+    for (reserve, cpus, fact) in [
+        (
+            "reserve = \"2-3\"",
+            "2-3",
+            "cpus 2-3 must stay with the host",
+        ),
+        ("reserve = 3", "2-5", "3 cores with all their smt siblings"),
+        ("reserve = 4", "2-3", "must stay with the host, which has 4"),
+        ("", "0-7", "no cpu would be left for the host"),
+        (
+            "",
+            "auto",
+            "8 vcpus leave too little: no cpu would be left for the host",
+        ),
+    ] {
+        let text = refused(reserve, cpus);
+        assert!(text.contains(fact), "{text}");
+        assert!(!text.contains("vm 101"), "{text}");
+    }
+    let text = refused("reserve = 2", "2-3,6-7");
+    assert!(text.contains("vm 101"), "{text}");
+}
+
+#[test]
+fn a_reserve_that_the_host_does_not_have_is_refused() {
+    let world = World::with_vm();
+    world
+        .sim
+        .put("/etc/pin-hook/host.toml", "reserve = \"0-1,9\"\n");
+    let error = "vm 100: reserve names cpu 9, the host has 0-7";
+    assert_refused(&world, error);
+}

@@ -226,3 +226,13 @@ fn a_table_of_the_cluster_that_a_local_one_hides_is_told() {
     let told = "nobody reads it here: /etc/pin-hook/100.toml comes first";
     assert!(warnings.iter().any(|text| text == told), "{warnings:?}");
 }
+
+#[test]
+fn settings_of_the_host_in_the_cluster_are_read_by_nobody() {
+    let node = settled();
+    node.put("/etc/pve/pin-hook/host.toml", "reserve = 3\n");
+    let (text, _) = node.shown(&["list"]);
+    let told = "/etc/pve/pin-hook/host.toml is not read; settings of a node are in \
+                /etc/pin-hook/host.toml there";
+    assert!(text.contains(told), "{text}");
+}

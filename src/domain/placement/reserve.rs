@@ -13,6 +13,22 @@ pub enum TooLittleLeft {
     /// No CPU at all; no partition can be made then.
     #[error("no cpu would be left for the host")]
     Nothing,
+    /// More whole cores are reserved than the host has, or all of them.
+    #[error("{wanted} cores with all their smt siblings must stay with the host, which has {all}")]
+    AllCores {
+        /// Reserved cores.
+        wanted: usize,
+        /// Cores of the host.
+        all: usize,
+    },
+    /// Reserved CPUs that the host does not have, which hold nothing back for it.
+    #[error("reserve names {}, the host has {present}", absent.in_words())]
+    NoSuchCpus {
+        /// Those that it does not have.
+        absent: CpuSet,
+        /// What the host has.
+        present: CpuSet,
+    },
     /// Fewer whole cores than reserved.
     #[error(
         "{wanted} cores with all their smt siblings must stay with the host, {left} would be left \
@@ -52,6 +68,12 @@ impl TooLittleLeft {
             }
             Self::Cpus { .. } => {
                 format!("{fewer}, or change reserve in /etc/pin-hook/host.toml")
+            }
+            Self::AllCores { all, .. } => {
+                format!("lower reserve in /etc/pin-hook/host.toml to less than {all}")
+            }
+            Self::NoSuchCpus { .. } => {
+                "name cpus of this host in reserve in /etc/pin-hook/host.toml".to_owned()
             }
         }
     }
@@ -99,6 +121,7 @@ pub fn check_reserve(
         None => check_cores(topology, default_reserve(topology), housekeeping),
         Some(&Reserve::Cores(wanted)) => check_cores(topology, wanted as usize, housekeeping),
         Some(Reserve::Cpus(reserve)) => {
+            check_present(topology, reserve)?;
             let missing = reserve
                 .intersection(topology.online())
                 .difference(housekeeping);
@@ -113,6 +136,18 @@ pub fn check_reserve(
     }
 }
 
+fn check_present(topology: &Topology, reserve: &CpuSet) -> Result<(), TooLittleLeft> {
+    let present = &topology.sets().present;
+    let absent = reserve.difference(present);
+    match absent.is_empty() {
+        true => Ok(()),
+        false => Err(TooLittleLeft::NoSuchCpus {
+            absent,
+            present: present.clone(),
+        }),
+    }
+}
+
 fn check_cores(
     topology: &Topology,
     wanted: usize,
@@ -122,6 +157,10 @@ fn check_cores(
     let cores = topology.cores().iter();
     match cores.filter(|core| whole(&core.cpus)).count() {
         0 if wanted == 1 && topology.cores().len() == 1 => Err(TooLittleLeft::OneCore),
+        _ if wanted >= topology.cores().len() && wanted > 1 => Err(TooLittleLeft::AllCores {
+            wanted,
+            all: topology.cores().len(),
+        }),
         left if left < wanted => Err(TooLittleLeft::Cores {
             wanted,
             left,

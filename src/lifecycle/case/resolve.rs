@@ -19,13 +19,14 @@ use crate::domain::placement::{place, remarks, threads_fit};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, KernelGate, Smt, Table, Workqueues};
+use crate::domain::thread::vcpu_of_comm;
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::pve::{self, GuestKind};
 use crate::host::table::read_table;
 use crate::host::topology::read_topology;
-use crate::host::{cluster, hugepages, surroundings};
+use crate::host::{cluster, hugepages, surroundings, task};
 
 /// A table that fits this host.
 #[derive(Debug, Clone)]
@@ -77,7 +78,7 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     let Some(config) = pve::vm_config(files, vmid, migrated_from)? else {
         return Ok(Found::Nothing(absent(files, vmid)));
     };
-    let guest = parse_vm_conf(&config.text).guest();
+    let mut guest = parse_vm_conf(&config.text).guest();
     if guest.template {
         return Ok(Found::Nothing(Nothing::Template(vmid)));
     }
@@ -86,6 +87,7 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     let table_path = table.path.clone();
     let table = understand(host, &table, &settings)?;
     yields::check(host, Some(vmid), &table_path, &table)?;
+    guest.keep_vcpus(vcpus_at_work(host, vmid));
     Ok(Found::Case(Box::new(Case {
         vmid,
         guest,
@@ -93,6 +95,18 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
         table_path,
         settings,
     })))
+}
+
+/// Returns how many vCPUs a guest runs with: those that it was started with stay, whatever its config says by
+/// now. None when it does not run, or nobody may look.
+fn vcpus_at_work(host: &Host, vmid: Vmid) -> u32 {
+    let files = &*host.files;
+    let Ok(Some(qemu)) = pve::running(files, vmid) else {
+        return 0;
+    };
+    let tasks = task::tasks_of(files, qemu.tid).unwrap_or_default();
+    let indices = tasks.iter().filter_map(|task| vcpu_of_comm(&task.comm));
+    indices.max().map_or(0, |last| last + 1)
 }
 
 /// Resolves a table against this host; `state` is what the program remembers.

@@ -172,9 +172,22 @@ impl Room {
     /// # Errors
     /// There is no room; the refusal says who has the CPUs.
     pub fn choose(&self, search: &Search<'_>, claims: &Claims) -> Result<Choice, Refusal> {
-        choose(search).map_err(|source: NoRoom| Refusal::NoRoom {
-            source,
-            taken: self.owners(claims),
+        choose(search).map_err(|source: NoRoom| {
+            let alone = Search {
+                others: CpuSet::new(),
+                ..search.clone()
+            };
+            // Where it would not fit even alone, others who let go are no remedy.
+            match choose(&alone) {
+                Err(source) => Refusal::NoRoom {
+                    source,
+                    taken: Vec::new(),
+                },
+                Ok(_) => Refusal::NoRoom {
+                    source,
+                    taken: self.owners(claims),
+                },
+            }
         })
     }
 }

@@ -8,19 +8,22 @@
 
 mod traces;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use traces::{Known, Marks, traces};
 
 use super::journal::{self, Journal, Lost, busy};
 use super::observe::read_cpus;
+use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record, State};
 use crate::domain::target::{Place, Target};
+use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
 use crate::host::cgroup::{self, QEMU_SLICE, ROOT};
+use crate::host::pve;
 
 /// Takes the host lock and reads the log, as [`Journal::open`]; where that cannot tell what is
 /// held, holds what the host shows. Returns what is to be told about it, too.
@@ -42,6 +45,20 @@ pub fn open(host: &Host) -> anyhow::Result<Option<(Journal<'_>, Vec<String>)>> {
     };
     told.extend(hold_traces(host, &mut journal, marks)?);
     Ok(Some((journal, told)))
+}
+
+/// Names the VMs that run and are about to lose their CPUs because the log has lost their claims.
+pub fn ownerless(host: &Host, journal: &Journal<'_>) -> Vec<String> {
+    if *journal.lost() == Lost::Nothing {
+        return Vec::new();
+    }
+    let state = journal.state();
+    let owns = |vmid: &Vmid| state.claims.get(vmid).is_some_and(Claim::owns);
+    let runs = |vmid: &Vmid| pve::running(&*host.files, *vmid).is_ok_and(|qemu| qemu.is_some());
+    let held: BTreeSet<Vmid> = state.held.keys().filter_map(Target::vmid).collect();
+    let lost = held.into_iter().filter(|vmid| !owns(vmid) && runs(vmid));
+    lost.map(|vmid| format!("vm {vmid} loses its cpus until pin-hook apply {vmid}"))
+        .collect()
 }
 
 /// Makes sure that the log knows everything that is held, also what only the host shows. Returns
@@ -103,31 +120,40 @@ fn untold(
     Ok(traces)
 }
 
-/// Adds to `state` what the next run would take from the host because there is no log, and writes
-/// nothing; tells whether there was something.
+/// Adds to `state` what the next run would take from the host because the log is missing or damaged, and
+/// writes nothing; tells whether there was something.
 ///
 /// # Errors
 /// What the kernel or systemd says.
 pub fn foresee(host: &Host, state: &mut State) -> anyhow::Result<bool> {
-    if !journal::is_missing(&*host.files) || forgotten(host, state).is_empty() {
-        return Ok(false);
-    }
-    let traces = untold(host, state, &Lost::Log, Marks::Sure)?;
+    let files = &*host.files;
+    let (_, damage) = journal::read_log(files)?;
+    let is_missing = journal::is_missing(files) && !forgotten(host, state).is_empty();
+    let traces = match (is_missing, damage.is_none()) {
+        (true, _) => untold(host, state, &Lost::Log, Marks::Sure)?,
+        (false, false) => untold(host, state, &Lost::Records(damage.to_string()), Marks::All)?,
+        (false, true) => return Ok(false),
+    };
     let is_something = !traces.is_empty();
     state.apply(Record::Intend(traces));
     Ok(is_something)
 }
 
 /// Returns the cgroups of VMs' threads and the exclusive CPUs of their slice that `state` does not
-/// know: somebody has removed the state.
+/// know: somebody has removed the state. What belongs to a VM whose claim is known is not among them, even
+/// where the record of it is lost.
 pub fn forgotten(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
     let cpus = |group: &str, file: &str| {
         let path = cgroup::file(group, file);
         read_cpus(host, &path).ok().flatten().unwrap_or_default()
     };
-    let scopes = cgroup::scopes(&*host.files)
-        .into_iter()
-        .map(cgroup::scope_of);
+    let owners = state.claims.values().filter(|claim| claim.owns());
+    let owners: BTreeMap<_, _> = owners
+        .map(|claim| (claim.vmid, &claim.wishes.cpus))
+        .collect();
+    let mut scopes = cgroup::scopes(&*host.files);
+    scopes.retain(|vmid| !owners.contains_key(vmid));
+    let scopes = scopes.into_iter().map(cgroup::scope_of);
     let groups = scopes.flat_map(|scope| ["vcpu", "io"].map(|name| format!("{scope}/{name}")));
     let groups = groups.filter(|group| {
         let is_there = host.files.exists(&format!("{ROOT}/{group}"));
@@ -138,6 +164,9 @@ pub fn forgotten(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
         .collect();
     let target = Target::Knob(Knob::CpusExclusive, Place::Group(QEMU_SLICE.to_owned()));
     let left = cpus(QEMU_SLICE, "cpuset.cpus.exclusive");
+    let left = owners
+        .values()
+        .fold(left, |left, cpus| left.difference(cpus));
     if !left.is_empty() && !state.held.contains_key(&target) {
         found.push((QEMU_SLICE.to_owned(), left));
     }

@@ -44,6 +44,7 @@ pub fn work<R>(
     let new = unproven(&journal.state().claims);
     let offline = gone_offline(&before, &journal.state().claims);
     report.warnings.extend(offline);
+    report.warnings.extend(recover::ownerless(host, &journal));
     let is_first = before.is_empty() && !new.is_empty();
     if is_first || removes(&before, &journal.state().claims) {
         // Whoever kills this run in the middle, somebody has to come after it.

@@ -149,11 +149,23 @@ fn understand(host: &Host, file: &TextFile, settings: &HostSettings) -> Result<T
 }
 
 impl Lint {
+    /// What no VM at all could leave to the host is no reserve.
+    fn judge_reserve(&mut self, host: &Host, settings: &HostSettings) {
+        let Ok(topology) = read_topology(&*host.files) else {
+            return;
+        };
+        let left = housekeeping(&topology, &CpuSet::new(), &CpuSet::new());
+        if let Err(error) = check_reserve(&topology, settings.reserve.as_ref(), &left) {
+            self.refuse(&error.to_string(), error.help());
+        }
+    }
+
     /// Checks the settings of the host, which are no table.
     fn of_host(mut self, host: &Host, file: &TextFile) -> Self {
         self.is_host = true;
-        if let Err(error) = parse_host_settings(&file.path, &file.text) {
-            self.error = Some(Complaint::of(&error.into()));
+        match parse_host_settings(&file.path, &file.text) {
+            Ok(settings) => self.judge_reserve(host, &settings),
+            Err(error) => self.error = Some(Complaint::of(&error.into())),
         }
         self.judge_place(host);
         self.ok = self.error.is_none();

@@ -19,10 +19,11 @@ use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::VmFacts;
 use crate::domain::nothing::Nothing;
+use crate::domain::others::{Exclusive, Surroundings};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::vm::{TaskId, Vmid};
-use crate::host::pve;
+use crate::host::{cgroup, pve};
 use crate::lifecycle::case::neighbours::{without_neighbours, yielding};
 use crate::lifecycle::case::notes;
 use crate::lifecycle::case::resolve::{Resolved, read_case, resolve};
@@ -78,7 +79,9 @@ impl Run<'_> {
     fn plan_case(&self, case: &Case, plan: &mut Plan) -> anyhow::Result<Result<(), Refusal>> {
         plan.name.clone_from(&case.guest.name);
         plan.table = Some(case.table_path.clone());
-        let mut state = self.state_now(plan)?;
+        let known = self.state_now(plan)?;
+        let is_hidden = known.is_none();
+        let mut state = known.unwrap_or_default();
         let qemu = self.qemu_now(plan)?;
         plan.running = qemu.is_some();
         plan.yields = yielding(self.host, case, plan.running)?;
@@ -97,8 +100,7 @@ impl Run<'_> {
             Ok(resolved) => resolved,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let mut around = look_around(self.host, &case.settings, &case.table);
-        look_at_groups(self.host, &state, &mut around);
+        let around = self.around(case, (!is_hidden).then_some(&state));
         let Resolved {
             wishes, topology, ..
         } = &resolved;
@@ -119,7 +121,7 @@ impl Run<'_> {
         }
         self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
-        plan.summarise();
+        plan.summarise(case.guest.is_hooked());
         if let Err(error) = check_room(&*self.host.files) {
             let (why, policy) = (format!("{error:#}"), case.table.start.on_refusal);
             plan.refuse(&why, help_for(&error), policy, self.what_runs(case.vmid));
@@ -133,24 +135,35 @@ impl Run<'_> {
         Ok(Ok(()))
     }
 
-    /// Returns the state as it would be after a look at what is alive.
-    fn state_now(&self, plan: &mut Plan) -> anyhow::Result<State> {
+    /// Returns what others have of the CPUs. Whose the partitions of VMs are cannot be told without the state:
+    /// our own, most likely.
+    fn around(&self, case: &Case, state: Option<&State>) -> Surroundings {
+        let mut around = look_around(self.host, &case.settings, &case.table);
+        look_at_groups(self.host, state.unwrap_or(&State::default()), &mut around);
+        if state.is_none() {
+            let is_of_vms = |one: &Exclusive| one.group.starts_with(cgroup::QEMU_SLICE);
+            around.partitions.retain(|one| !is_of_vms(one));
+        }
+        around
+    }
+
+    /// Returns the state as it would be after a look at what is alive; none when only root may read it.
+    fn state_now(&self, plan: &mut Plan) -> anyhow::Result<Option<State>> {
         let mut state = match known_state(self.host)? {
             Ok(state) => state,
             Err(hidden) => {
                 let text = format!("claims of other vms are left out: {hidden}");
                 plan.left_out.push(text);
-                return Ok(State::default());
+                return Ok(None);
             }
         };
         if recover::foresee(self.host, &mut state)? {
-            let text =
-                "the state is lost, and a run takes in hand again what the host shows to be held";
+            let text = "the state is lost; the next run rebuilds it from what the host shows";
             plan.warnings.push(text.to_owned());
         }
         let updates = fate::updates(self.host, &state, &Answers::default())?;
         updates.into_iter().for_each(|record| state.apply(record));
-        Ok(state)
+        Ok(Some(state))
     }
 
     /// Returns the VM's QEMU, if it runs; who may not look is shown a start.

@@ -92,18 +92,22 @@ impl Plan {
     }
 
     /// Puts a plan that can be carried out into one sentence.
-    pub(super) fn summarise(&mut self) {
+    pub(super) fn summarise(&mut self, is_hooked: bool) {
         let (vmid, n) = (self.vmid, self.changes.len());
         let Some(layout) = &self.layout else { return };
         let gives = format!("gives vm {vmid} {}", layout.cpus.in_words());
         let changes = count(n, "change");
+        let a_start = match is_hooked {
+            true => "a start".to_owned(),
+            false => format!("after pin-hook enable {vmid}, a start"),
+        };
         self.summary = match (self.running, n) {
             (true, 0) => format!("vm {vmid} runs as planned, nothing would change"),
-            (true, _) => format!("pin-hook apply {vmid} {gives} by {changes}"),
-            (false, 0) => format!("a start pins the vcpus of vm {vmid} and changes nothing else"),
+            (true, _) => format!("pin-hook apply {vmid} {gives} with {changes}"),
+            (false, 0) => format!("{a_start} pins the vcpus of vm {vmid} and changes nothing else"),
             (false, _) => {
-                let rest = "and pinned threads, put back when it stops";
-                format!("a start {gives} by {changes} {rest}")
+                let rest = "plus thread pinning, undone when it stops";
+                format!("{a_start} {gives} with {changes} {rest}")
             }
         };
     }
