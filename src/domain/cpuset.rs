@@ -5,7 +5,7 @@
 //! is given. There is no upper bound of 1024 CPUs as in glibc's `cpu_set_t`; the bound is
 //! [`CpuId::MAX`], the largest `NR_CPUS` that x86-64 kernels are built with.
 
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -28,9 +28,19 @@ impl fmt::Display for CpuId {
 }
 
 /// Set of logical CPUs; prints as a cpulist.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+///
+/// A bit for each CPU. The first 64 are in place: on most hosts a set costs no memory of its own, and what
+/// compares thousands of them costs an instruction each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct CpuSet(BTreeSet<CpuId>);
+pub struct CpuSet {
+    low: u64,
+    /// Words of the CPUs from 64 on, without zeros at the end, so that equal sets are equal.
+    high: Box<[u64]>,
+}
+
+/// Number of CPUs in a word.
+const BITS: u32 = u64::BITS;
 
 /// Text that is no cpulist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +75,36 @@ impl CpuSet {
 
     /// Returns the set that holds `cpu` only.
     pub fn of(cpu: CpuId) -> Self {
-        Self(BTreeSet::from([cpu]))
+        Self::from_iter([cpu])
+    }
+
+    fn from_words(low: u64, mut high: Vec<u64>) -> Self {
+        high.truncate(
+            high.iter()
+                .rposition(|word| *word != 0)
+                .map_or(0, |n| n + 1),
+        );
+        let high = high.into_boxed_slice();
+        Self { low, high }
+    }
+
+    fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        std::iter::once(self.low).chain(self.high.iter().copied())
+    }
+
+    /// Joins the words of two sets, a missing one as 0.
+    fn joined(&self, other: &Self, join: impl Fn(u64, u64) -> u64) -> Self {
+        let low = join(self.low, other.low);
+        let n_words = self.high.len().max(other.high.len());
+        let word = |set: &Self, n: usize| set.high.get(n).copied().unwrap_or_default();
+        let high = (0..n_words).map(|n| join(word(self, n), word(other, n)));
+        Self::from_words(low, high.collect())
+    }
+
+    /// Tells whether nothing is left of the words that both sets have, joined.
+    fn is_nothing(&self, other: &Self, join: impl Fn(u64, u64) -> u64) -> bool {
+        let mut pairs = self.words().zip(other.words());
+        pairs.all(|(one, two)| join(one, two) == 0)
     }
 
     /// Returns the set as a sentence names it: "cpu 3", "cpus 3-5".
@@ -81,93 +120,135 @@ impl CpuSet {
 
     /// Tells whether `cpu` is in the set.
     pub fn contains(&self, cpu: CpuId) -> bool {
-        self.0.contains(&cpu)
+        let word = match (cpu.0 / BITS) as usize {
+            0 => self.low,
+            n => self.high.get(n - 1).copied().unwrap_or_default(),
+        };
+        word >> (cpu.0 % BITS) & 1 == 1
     }
 
     /// Adds `cpu`.
     pub fn insert(&mut self, cpu: CpuId) {
-        self.0.insert(cpu);
+        self.extend([cpu]);
     }
 
     /// Tells whether there is no CPU in the set.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.low == 0 && self.high.is_empty()
     }
 
     /// Returns the number of CPUs in the set.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.words().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Returns the CPUs in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + '_ {
-        self.0.iter().copied()
+        (0..).zip(self.words()).flat_map(|(n, word)| {
+            // Without its lowest bit again and again.
+            let rests = std::iter::successors(Some(word), |rest| Some(rest & (rest - 1)));
+            let rests = rests.take(word.count_ones() as usize);
+            rests.map(move |rest| CpuId(n * BITS + rest.trailing_zeros()))
+        })
     }
 
     /// Returns the lowest CPU.
     pub fn first(&self) -> Option<CpuId> {
-        self.0.first().copied()
+        self.iter().next()
     }
 
     /// Returns the highest CPU.
     pub fn last(&self) -> Option<CpuId> {
-        self.0.last().copied()
+        let (n, word) = match self.high.last() {
+            Some(word) => (self.high.len(), *word),
+            None => (0, self.low),
+        };
+        let bit = word.checked_ilog2()?;
+        Some(CpuId(n as u32 * BITS + bit))
     }
 
     /// Returns the CPUs that are in either set.
     pub fn union(&self, other: &Self) -> Self {
-        Self(&self.0 | &other.0)
+        self.joined(other, |one, two| one | two)
     }
 
     /// Returns the CPUs that are in both sets.
     pub fn intersection(&self, other: &Self) -> Self {
-        Self(&self.0 & &other.0)
+        self.joined(other, |one, two| one & two)
     }
 
     /// Returns the CPUs of this set that are not in `other`.
     pub fn difference(&self, other: &Self) -> Self {
-        Self(&self.0 - &other.0)
+        self.joined(other, |one, two| one & !two)
     }
 
     /// Tells whether every CPU of this set is in `other`.
     pub fn is_subset(&self, other: &Self) -> bool {
-        self.0.is_subset(&other.0)
+        self.high.len() <= other.high.len() && self.is_nothing(other, |one, two| one & !two)
     }
 
     /// Tells whether the sets share no CPU.
     pub fn is_disjoint(&self, other: &Self) -> bool {
-        self.0.is_disjoint(&other.0)
+        self.is_nothing(other, |one, two| one & two)
     }
 
     /// Returns the set as bytes, CPU 0 in bit 0 of byte 0: the form of `sched_setaffinity(2)` on
     /// little-endian machines and of systemd's `AllowedCPUs`.
     pub fn to_bytes(&self) -> Vec<u8> {
         let n_bytes = self.last().map_or(0, |cpu| cpu.0 as usize / 8 + 1);
-        let mut bytes = vec![0u8; n_bytes];
-        for cpu in self.iter() {
-            bytes[cpu.0 as usize / 8] |= 1 << (cpu.0 % 8);
-        }
+        let mut bytes: Vec<u8> = self.words().flat_map(u64::to_le_bytes).collect();
+        bytes.truncate(n_bytes);
         bytes
     }
 
     /// Returns the set whose bit form is `bytes`; the inverse of [`CpuSet::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        let bits = (0u32..).zip(bytes).flat_map(|(n, &byte)| {
-            (0..8).filter_map(move |bit| (byte >> bit & 1 == 1).then_some(CpuId(n * 8 + bit)))
+        let words = bytes.chunks(8).map(|chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_le_bytes(word)
         });
-        Self(bits.collect())
+        let mut words = words.fuse();
+        let low = words.next().unwrap_or_default();
+        Self::from_words(low, words.collect())
+    }
+}
+
+/// Sets are ordered as their CPUs are, one after the other: `0-7` comes before `2`.
+impl Ord for CpuSet {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.iter().cmp(other.iter())
+    }
+}
+
+impl PartialOrd for CpuSet {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
 impl FromIterator<CpuId> for CpuSet {
     fn from_iter<I: IntoIterator<Item = CpuId>>(cpus: I) -> Self {
-        Self(cpus.into_iter().collect())
+        let mut set = Self::new();
+        set.extend(cpus);
+        set
     }
 }
 
 impl Extend<CpuId> for CpuSet {
     fn extend<I: IntoIterator<Item = CpuId>>(&mut self, cpus: I) {
-        self.0.extend(cpus);
+        let mut high = std::mem::take(&mut self.high).into_vec();
+        for cpu in cpus {
+            let bit = 1 << (cpu.0 % BITS);
+            match (cpu.0 / BITS) as usize {
+                0 => self.low |= bit,
+                n => {
+                    high.resize(high.len().max(n), 0);
+                    high[n - 1] |= bit;
+                }
+            }
+        }
+        self.high = high.into_boxed_slice();
     }
 }
 
@@ -250,6 +331,13 @@ impl From<CpuSet> for String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// Some numbers around the ends of words, and any others.
+    fn numbers() -> impl Strategy<Value = BTreeSet<u32>> {
+        let number = prop_oneof![0u32..8, 60u32..68, 124u32..132, 0u32..=8191];
+        proptest::collection::btree_set(number, 0..12)
+    }
 
     #[test]
     fn parses_and_prints_cpulists() {
@@ -290,6 +378,31 @@ mod tests {
             let set: CpuSet = cpus.into_iter().map(CpuId).collect();
             prop_assert_eq!(&set.to_string().parse::<CpuSet>().unwrap(), &set);
             prop_assert_eq!(&CpuSet::from_bytes(&set.to_bytes()), &set);
+        }
+
+        /// Whatever is asked of two sets is what sets of numbers say.
+        #[test]
+        fn bits_are_as_sets_of_numbers(one in numbers(), two in numbers()) {
+            let of = |numbers: &BTreeSet<u32>| -> CpuSet {
+                numbers.iter().copied().map(CpuId).collect()
+            };
+            let (a, b) = (of(&one), of(&two));
+            prop_assert_eq!(a.union(&b), of(&(&one | &two)));
+            prop_assert_eq!(a.intersection(&b), of(&(&one & &two)));
+            prop_assert_eq!(a.difference(&b), of(&(&one - &two)));
+            prop_assert_eq!(a.is_subset(&b), one.is_subset(&two));
+            prop_assert!(a.intersection(&b).is_subset(&b));
+            prop_assert_eq!(a.is_disjoint(&b), one.is_disjoint(&two));
+            prop_assert_eq!(a.cmp(&b), one.cmp(&two));
+            prop_assert_eq!(a == b, one == two);
+            prop_assert_eq!(a.len(), one.len());
+            prop_assert_eq!(a.is_empty(), one.is_empty());
+            prop_assert_eq!(a.first().map(|cpu| cpu.0), one.first().copied());
+            prop_assert_eq!(a.last().map(|cpu| cpu.0), one.last().copied());
+            prop_assert!(a.iter().map(|cpu| cpu.0).eq(one.iter().copied()));
+            for n in one.iter().chain(&two) {
+                prop_assert_eq!(a.contains(CpuId(*n)), one.contains(n));
+            }
         }
 
         #[test]
