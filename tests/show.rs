@@ -141,6 +141,7 @@ impl Node {
             Target::KernelThread(_) => {
                 self.put(&path, &format!("Cpus_allowed_list:\t{value}\n"));
             }
+            Target::Hugepages(_) | Target::Driver(_) => self.put(&path, &value.to_string()),
             Target::Membership(_) | Target::Affinity(_) | Target::Class(_) => {}
             Target::DropIn(_) | Target::AllowedCpus(_) => {}
         }

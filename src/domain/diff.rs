@@ -129,8 +129,7 @@ fn acquire(
         || held.is_some_and(|held| context.was_granted(target, live, held, &wish.value));
     let may_ask_otherwise = context.may_ask_otherwise(target, live, wish, held);
     next.expect(&wish.value);
-    let is_asked_elsewhere = matches!(target, Target::Knob(knob, _) if knob.is_asked_elsewhere());
-    let is_done = is_there && !may_ask_otherwise || is_asked_elsewhere;
+    let is_done = is_there && !may_ask_otherwise || target.is_asked_elsewhere();
     if is_done || next.unchangeable || next.refused >= REFUSAL_LIMIT {
         if is_new {
             next.turn_to(&wish.value);
@@ -182,7 +181,7 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
             answer: Answer::Leave,
         });
         diff.forget.push(target.clone());
-    } else if !matches!(target, Target::Knob(Knob::Driver, _)) {
+    } else if !matches!(target, Target::Driver(_)) {
         let mut next = held.clone();
         next.expect(&held.baseline);
         diff.change(target, live, &held.baseline, next);
@@ -381,11 +380,9 @@ impl Context<'_> {
             }
             (_, Value::Text(text), _) if text.contains(" invalid") => false,
             // The kernel may have found some of the pages only.
-            (Target::Knob(Knob::Hugepages, _), live, ours) => {
-                !is_between(live, &held.baseline, ours)
-            }
+            (Target::Hugepages(_), live, ours) => !is_between(live, &held.baseline, ours),
             // Without a driver it is on its way.
-            (Target::Knob(Knob::Driver, _), Value::Text(driver), _) => !driver.is_empty(),
+            (Target::Driver(_), Value::Text(driver), _) => !driver.is_empty(),
             // PVE goes on balancing containers, which changes which CPUs and not how many.
             (Target::Knob(Knob::ContainerCpus, _), Value::Cpus(live), Value::Cpus(ours)) => {
                 live.len() != ours.len()

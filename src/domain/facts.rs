@@ -100,7 +100,9 @@ impl Facts {
     /// CPUs offline and back.
     pub fn is_at_work(&self, target: &Target) -> bool {
         match target {
-            Target::Knob(_, Place::Function(address)) => self.functions_at_work.contains(address),
+            Target::Driver(address) | Target::Knob(_, Place::Function(address)) => {
+                self.functions_at_work.contains(address)
+            }
             Target::Knob(Knob::Online, _) => self.cpus_at_work,
             _ => false,
         }

@@ -68,9 +68,6 @@ pub enum Knob {
     QueueCpus,
     /// CPUs on which the kernel looks for soft lockups.
     WatchdogCpus,
-    /// Hugepages of a pool, in use or not. They are asked for without the host lock by the start
-    /// that needs them: only what the pool had before is looked after like that of other knobs.
-    Hugepages,
     /// NUMA nodes that a VM's scope may allocate from. systemd sets them when it makes the scope, and
     /// does not take them back when the drop-in that says so goes.
     ScopeNodes,
@@ -80,9 +77,6 @@ pub enum Knob {
     DriversAutoprobe,
     /// The only driver that may take a function.
     DriverOverride,
-    /// Driver that a function is bound to. It is bound, and goes back to what it had, without the host
-    /// lock: only that is looked after like other knobs.
-    Driver,
 }
 
 /// How the text of a knob is read, compared and written.
@@ -311,13 +305,6 @@ pub const ROWS: &[Row] = &[
         doc: "keeps the soft lockup watchdog off the owned cpus",
     },
     Row {
-        knob: Knob::Hugepages,
-        path: "/sys/devices/system/node/node{}/nr_hugepages",
-        grammar: Grammar::Word,
-        stage: Stage::Host,
-        doc: "has the hugepages ready that the start of the vm needs",
-    },
-    Row {
         knob: Knob::ScopeNodes,
         path: "/sys/fs/cgroup/{}/cpuset.mems",
         grammar: Grammar::CpuList,
@@ -345,13 +332,6 @@ pub const ROWS: &[Row] = &[
         stage: Stage::Host,
         doc: "keeps drivers of the host off a device until pve has bound it",
     },
-    Row {
-        knob: Knob::Driver,
-        path: "/sys/bus/pci/devices/{}/driver",
-        grammar: Grammar::Name,
-        stage: Stage::Host,
-        doc: "gives a device back to the driver that it had",
-    },
 ];
 
 /// The place of what does not depend on the others of its stage.
@@ -361,11 +341,6 @@ impl Knob {
     /// Tells whether it is the list of a cgroup that was there before and has tasks of others.
     pub fn is_list_of_others(self) -> bool {
         matches!(self, Knob::ListedCpus | Knob::OutsideCpus)
-    }
-
-    /// Tells whether it is written without the host lock, by whoever needs that, and not by settling.
-    pub fn is_asked_elsewhere(self) -> bool {
-        matches!(self, Knob::Hugepages | Knob::Driver)
     }
 
     /// Returns its place among those of its stage when they are taken; what is given back goes backwards

@@ -1,13 +1,12 @@
 //! What a QEMU that is up has taken for good: nothing of it is ours any more.
 
 use super::claim::{Claim, ClaimState};
-use super::knob::Knob;
 use super::memory::Share;
 use super::pci::binding::target;
 use super::pools;
 use super::state::{Record, State};
 use super::table::AfterStop;
-use super::target::{Place, Target};
+use super::target::Target;
 use super::vm::Vmid;
 
 /// Returns what the changes of claims in `records` mean for pools: a VM whose QEMU is up has taken its
@@ -32,9 +31,10 @@ pub fn pages(state: &State, records: &mut Vec<Record>) {
             records.push(Record::Claim(Box::new(without(claim, is_taken))));
         }
     }
-    let held = state.held.keys().filter(|target| {
-        matches!(target, Target::Knob(Knob::Hugepages, Place::Pool(pool)) if sizes.contains(&pool.kib))
-    });
+    let held = state
+        .held
+        .keys()
+        .filter(|target| matches!(target, Target::Hugepages(pool) if sizes.contains(&pool.kib)));
     let held: Vec<Target> = held.cloned().collect();
     if !held.is_empty() {
         records.push(Record::Forget(held));

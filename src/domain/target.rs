@@ -10,6 +10,8 @@ use super::memory::Pool;
 pub use super::stage::Stage;
 use super::vm::{TaskId, Vmid};
 
+mod stored;
+
 /// Which of several files a knob is meant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -33,8 +35,6 @@ pub enum Place {
     ContainerInside(Vmid, u64),
     /// That of a workqueue, by its name.
     Workqueue(String),
-    /// That of a pool of hugepages.
-    Pool(Pool),
     /// That of a PCI function, by its address.
     Function(String),
 }
@@ -49,7 +49,6 @@ impl fmt::Display for Place {
             | Place::Function(name) => f.write_str(name),
             Place::Irq(number, _) | Place::Policy(number) => number.fmt(f),
             Place::Cpu(cpu) => cpu.fmt(f),
-            Place::Pool(pool) => pool.fmt(f),
             Place::Container(ctid, _) => write!(f, "lxc/{ctid}"),
             Place::ContainerInside(ctid, _) => write!(f, "lxc/{ctid}/ns"),
         }
@@ -58,9 +57,10 @@ impl fmt::Display for Place {
 
 /// One thing on the host that has a value.
 ///
-/// The order of targets is the order of writing within a stage.
+/// The order of targets is the order of writing within a stage. `remote` leaves it to `stored` how they
+/// are written down.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", remote = "Self")]
 pub enum Target {
     /// Drop-in that delegates the cpuset controller of a VM's scope.
     Delegation(Vmid),
@@ -68,8 +68,15 @@ pub enum Target {
     MemoryNodes(Vmid),
     /// Existence of a cgroup, named by its path below the root of the hierarchy.
     Group(String),
+    /// Hugepages of a pool, in use or not. They are asked for without the host lock by the start
+    /// that needs them: only what the pool had before is looked after like that of other targets.
+    /// Before the knobs, so that they are given back after those of a device: freeing may take long.
+    Hugepages(Pool),
     /// Kernel file of the knob table.
     Knob(Knob, Place),
+    /// Driver that a function, named by its address, is bound to. It is bound, and goes back to what it
+    /// had, without the host lock: only that is looked after like other targets.
+    Driver(String),
     /// Cgroup that a thread is a member of.
     Membership(TaskId),
     /// Affinity of a thread of a VM.
@@ -103,6 +110,7 @@ impl Target {
         match self {
             Target::Delegation(_) | Target::MemoryNodes(_) => Stage::Unit,
             Target::Group(_) => Stage::Partition,
+            Target::Hugepages(_) | Target::Driver(_) => Stage::Host,
             Target::Knob(knob, _) => knob.row().stage,
             Target::Membership(_) => Stage::Members,
             Target::Affinity(_) => Stage::Threads,
@@ -122,7 +130,11 @@ impl Target {
                 format!("/run/systemd/system/{vmid}.scope.d/50-pin-hook-memory.conf")
             }
             Target::Group(path) => format!("/sys/fs/cgroup/{path}"),
+            Target::Hugepages(pool) => {
+                format!("/sys/devices/system/node/node{pool}/nr_hugepages")
+            }
             Target::Knob(knob, place) => knob.row().path.replacen("{}", &place.to_string(), 1),
+            Target::Driver(address) => format!("/sys/bus/pci/devices/{address}/driver"),
             Target::Membership(task) => format!("/proc/{task}/cgroup"),
             Target::Affinity(task) | Target::KernelThread(task) => {
                 format!("/proc/{task}/status")
@@ -138,7 +150,9 @@ impl Target {
             Target::Delegation(_) => "keeps systemd from undoing the vm's partition, until reboot",
             Target::MemoryNodes(_) => "has the vm's memory come from its nodes only",
             Target::Group(_) => "makes the cgroup of the vm's threads",
+            Target::Hugepages(_) => "has the hugepages ready that the start of the vm needs",
             Target::Knob(knob, _) => knob.row().doc,
+            Target::Driver(_) => "gives a device back to the driver that it had",
             Target::Membership(_) => "puts threads of the vm into their cgroup",
             Target::Affinity(_) => "keeps threads of the vm on their cpus",
             Target::KernelThread(_) => "keeps kernel threads off the owned cpus",
@@ -146,6 +160,11 @@ impl Target {
             Target::AllowedCpus(_) => "keeps units off the owned cpus",
             Target::Class(_) => "gives vcpu threads their scheduling class",
         }
+    }
+
+    /// Tells whether it is written without the host lock, by whoever needs that, and not by settling.
+    pub fn is_asked_elsewhere(&self) -> bool {
+        matches!(self, Target::Hugepages(_) | Target::Driver(_))
     }
 
     /// Returns the VM that the target belongs to, where that can be told by its name.

@@ -81,7 +81,8 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
             });
         }
         Target::Knob(Knob::Online, Place::Cpu(cpu)) => read_online(host, target, *cpu),
-        Target::Knob(Knob::Driver, Place::Function(address)) => Ok(read_driver(host, address)),
+        Target::Driver(address) => Ok(read_driver(host, address)),
+        Target::Hugepages(_) => persistent_pages(host, &target.path()).map(Value::Text),
         Target::Knob(knob, _) => {
             let text = read_knob(host, *knob, &target.path());
             text.map(|text| Value::parse(knob.row().grammar, &text))
@@ -144,6 +145,11 @@ pub fn write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             };
             slow::write_each(host, &target.path(), &texts, slow_wait(host))
         }
+        // Memory may be compacted for pages, and one write waits for another (`mm/hugetlb.c`).
+        Target::Hugepages(_) => {
+            let text = value.to_string();
+            slow::write_each(host, &target.path(), &[text.as_str()], slow_wait(host))
+        }
         Target::Group(group) if *value != Value::Present => {
             end_partition(host, group).and_then(|()| try_write(host, target, before, value))
         }
@@ -170,7 +176,7 @@ pub fn may_sleep(host: &Host, target: &Target, values: [&Value; 2]) -> bool {
     let isolates =
         |value: &&Value| matches!(value, Value::Text(text) if text.starts_with(ISOLATED));
     match target {
-        Target::Knob(Knob::Online | Knob::Hugepages, _) => true,
+        Target::Knob(Knob::Online, _) => true,
         Target::Knob(Knob::KsmRun, _) => values.iter().any(unmerges),
         Target::Knob(Knob::Partition, _) => {
             values.iter().any(isolates) && probe::partitions_wait(files)
@@ -310,14 +316,17 @@ fn read_knob(host: &Host, knob: Knob, path: &str) -> io::Result<String> {
     if knob == Knob::ScopeNodes && host.files.read(NODES_WITH_MEMORY).is_ok_and(is_all) {
         return Ok(String::new());
     }
-    // What a process has taken beside the pool goes when it ends, and is no wish of anybody.
-    if knob == Knob::Hugepages
-        && let Some(surplus) = surplus_beside(host, path)
-        && let Ok(pages) = text.trim().parse::<u64>()
-    {
-        return Ok(pages.saturating_sub(surplus).to_string());
-    }
     Ok(text)
+}
+
+/// What a process has taken beside the pool goes when it ends, and is no wish of anybody.
+fn persistent_pages(host: &Host, path: &str) -> io::Result<String> {
+    let text = host.files.read(path)?.trim_end().to_owned();
+    let pages = text.trim().parse::<u64>().ok();
+    let persistent = pages
+        .zip(surplus_beside(host, path))
+        .map(|(pages, surplus)| pages.saturating_sub(surplus).to_string());
+    Ok(persistent.unwrap_or(text))
 }
 
 fn surplus_beside(host: &Host, path: &str) -> Option<u64> {

@@ -150,7 +150,6 @@ fn place(knob: Knob) -> Place {
         Knob::IrqAffinity => Place::Irq(24, "ahci[0000:00:1f.2]".to_owned()),
         Knob::UnboundCpus | Knob::WatchdogCpus => Place::Host,
         Knob::QueueCpus => Place::Workqueue("writeback".to_owned()),
-        Knob::Hugepages => Place::Pool(POOL),
         Knob::ResetMethod => Place::Function("0000:01:00.0".to_owned()),
         Knob::Online => Place::Cpu(CpuId(3)),
         Knob::Sysctl => Place::Sysctl("vm/stat_interval".to_owned()),
@@ -172,10 +171,13 @@ fn targets() -> Vec<Target> {
         Target::KernelThread(TaskId { tid: 2, start: 0 }),
         Target::Class(QEMU),
     ];
-    targets.extend(
-        ROWS.iter()
-            .map(|row| Target::Knob(row.knob, place(row.knob))),
-    );
+    for row in ROWS {
+        if row.knob == Knob::ScopeNodes {
+            targets.push(Target::Hugepages(POOL));
+        }
+        targets.push(Target::Knob(row.knob, place(row.knob)));
+    }
+    targets.push(Target::Driver("0000:01:00.0".to_owned()));
     let inside = Place::ContainerInside(id(200), 81234);
     targets.push(Target::Knob(Knob::ContainerCpus, inside));
     let unit = "system.slice".to_owned();
@@ -245,6 +247,34 @@ fn a_journal_of_version_1_is_understood() {
             .held
             .contains_key(&Target::Knob(Knob::Partition, scope))
     );
+}
+
+/// They were rows of the knob table before they were targets of their own.
+#[test]
+fn drivers_and_pools_are_written_as_ever() {
+    let held =
+        r#"{"baseline":{"text":"nouveau"},"ours":{"text":"vfio-pci"},"due":{"secs":10,"nanos":0}}"#;
+    let written = [
+        (
+            r#"{"knob":["driver",{"function":"0000:01:00.0"}]}"#,
+            Target::Driver("0000:01:00.0".to_owned()),
+        ),
+        (
+            r#"{"knob":["hugepages",{"pool":{"node":1,"kib":2048}}]}"#,
+            Target::Hugepages(POOL),
+        ),
+    ];
+    for (text, target) in written {
+        let line = format!(r#"{{"intend":[[{text},{held}]]}}"#);
+        let (state, damage) = parse(&format!("{{\"version\":1}}\n{line}\n")).unwrap();
+        assert!(damage.is_none());
+        assert_eq!(state.held[&target].baseline, Value::Text("nouveau".into()));
+        let records: Vec<_> = state.held.clone().into_iter().collect();
+        let again = text_of(&[Record::Intend(records)]).unwrap();
+        assert!(again.starts_with(&line), "{again}");
+    }
+    let odd = r#"{"knob":["driver",{"pool":{"node":1,"kib":2048}}]}"#;
+    assert!(serde_json::from_str::<Target>(odd).is_err());
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl View<'_> {
         }
         for claim in pools::starting(claims) {
             for share in &claim.wishes.memory.shares {
-                let target = Target::Knob(Knob::Hugepages, Place::Pool(share.pool));
+                let target = Target::Hugepages(share.pool);
                 let before = self.before(&target, share);
                 let added = pools::starting(claims)
                     .flat_map(|claim| pools::of_pool(claim, share.pool))

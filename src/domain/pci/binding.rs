@@ -147,13 +147,13 @@ impl fmt::Display for Lent {
 
 /// Returns the target that remembers the driver of a function.
 pub fn target(address: &str) -> Target {
-    Target::Knob(Knob::Driver, Place::Function(address.to_owned()))
+    Target::Driver(address.to_owned())
 }
 
 /// Returns the function whose driver a target remembers.
 pub fn function_of(target: &Target) -> Option<&str> {
     match target {
-        Target::Knob(Knob::Driver, Place::Function(address)) => Some(address),
+        Target::Driver(address) => Some(address),
         _ => None,
     }
 }

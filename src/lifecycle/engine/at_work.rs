@@ -26,7 +26,9 @@ pub fn is_scrub(host: &Host) -> bool {
 /// Returns the functions in hand that a child is at work on; where that cannot be told, all of them.
 pub fn functions(host: &Host, state: &State) -> BTreeSet<String> {
     let held = state.held.keys().filter_map(|target| match target {
-        Target::Knob(_, Place::Function(address)) => Some(address.clone()),
+        Target::Driver(address) | Target::Knob(_, Place::Function(address)) => {
+            Some(address.clone())
+        }
         _ => None,
     });
     let held: BTreeSet<String> = held.collect();

@@ -250,9 +250,12 @@ fn owner_of(target: &Target, state: &State, seen: &Look) -> Option<Vmid> {
             let cpus = seen.facts.policies.get(policy);
             cpus.and_then(|cpus| cpus.iter().find_map(owner_of_cpu))
         }
-        Target::Knob(..) | Target::KernelThread(_) | Target::DropIn(_) | Target::AllowedCpus(_) => {
-            None
-        }
+        Target::Hugepages(_)
+        | Target::Knob(..)
+        | Target::Driver(_)
+        | Target::KernelThread(_)
+        | Target::DropIn(_)
+        | Target::AllowedCpus(_) => None,
     }
 }
 

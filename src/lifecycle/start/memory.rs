@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use crate::domain::claim::ClaimState;
-use crate::domain::knob::Knob;
 use crate::domain::memory::{MemoryFault, MemoryWishes, Pool, Share};
 use crate::domain::pools::{self, Pages};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};
 use crate::domain::table::Hugepages;
-use crate::domain::target::{Place, Target};
+use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::clock::awaiting;
 use crate::host::{Host, hugepages, slow, task};
@@ -60,7 +59,7 @@ pub fn for_claim(
 }
 
 fn target(pool: Pool) -> Target {
-    Target::Knob(Knob::Hugepages, Place::Pool(pool))
+    Target::Hugepages(pool)
 }
 
 impl Run<'_> {
