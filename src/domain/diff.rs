@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::cpuset::CpuSet;
 use super::desired::{Desired, Wish};
 use super::held::REFUSAL_LIMIT;
-use super::knob::{Grammar, Knob};
+use super::knob::Grammar;
 use super::stage::Stage;
 use super::state::Held;
 use super::target::{Target, Value};
@@ -248,7 +248,7 @@ impl Context<'_> {
             (Target::DropIn(_), _, Value::Present) => true,
             // Before Linux 7.0 the list of a cgroup with tasks cannot be emptied any more.
             (Target::Knob(knob, _), Value::Cpus(live), Value::Cpus(cpus))
-                if knob.is_list_of_others() && cpus.is_empty() =>
+                if knob.row().is_list_of_others && cpus.is_empty() =>
             {
                 live.is_empty() || self.online.is_subset(live)
             }
@@ -367,9 +367,7 @@ impl Context<'_> {
                 false
             }
             // Its driver gave it back and has set it up again.
-            (Target::Knob(Knob::IrqAffinity, _), Value::Cpus(live), _)
-                if self.births.get(target) == Some(live) =>
-            {
+            (Target::Knob(..), Value::Cpus(live), _) if self.births.get(target) == Some(live) => {
                 false
             }
             // Kernels before 6.2 forget an affinity when the cpuset changes.
@@ -383,8 +381,9 @@ impl Context<'_> {
             (Target::Hugepages(_), live, ours) => !is_between(live, &held.baseline, ours),
             // Without a driver it is on its way.
             (Target::Driver(_), Value::Text(driver), _) => !driver.is_empty(),
-            // PVE goes on balancing containers, which changes which CPUs and not how many.
-            (Target::Knob(Knob::ContainerCpus, _), Value::Cpus(live), Value::Cpus(ours)) => {
+            (Target::Knob(knob, _), Value::Cpus(live), Value::Cpus(ours))
+                if knob.row().is_balanced =>
+            {
                 live.len() != ours.len()
             }
             (Target::Affinity(_) | Target::KernelThread(_), _, Value::Cpus(ours)) => {

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::container::Container;
 use super::cpuset::CpuSet;
-use super::knob::Knob;
 use super::target::{Place, Target};
 use super::thread::{Role, Thread};
 use super::vm::{TaskId, Vmid};
@@ -103,8 +102,7 @@ impl Facts {
             Target::Driver(address) | Target::Knob(_, Place::Function(address)) => {
                 self.functions_at_work.contains(address)
             }
-            Target::Knob(Knob::Online, _) => self.cpus_at_work,
-            _ => false,
+            _ => self.cpus_at_work && target.switched_cpu().is_some(),
         }
     }
 }
@@ -200,10 +198,9 @@ impl Facts {
     /// Returns what each interrupt would get that is set up now.
     pub fn births(&self) -> BTreeMap<Target, CpuSet> {
         let births = self.irqs.iter().filter_map(|irq| {
-            let place = Place::Irq(irq.number, irq.actions.clone());
             let default = self.default_irq_affinity.as_ref()?;
             let cpus = irq.affinity_at_birth(default, &self.nodes);
-            Some((Target::Knob(Knob::IrqAffinity, place), cpus))
+            Some((Target::irq(irq.number, &irq.actions), cpus))
         });
         births.collect()
     }

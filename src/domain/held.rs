@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::knob::Knob;
 use super::state::Held;
 use super::target::{Target, Value};
 
@@ -43,26 +42,7 @@ impl Held {
     /// Tells whether somebody has given a setting of ours the value again that it had before: the kernel
     /// does not do that to these by itself.
     pub(super) fn was_set_back(&self, target: &Target, live: &Value) -> bool {
-        let is_kept = matches!(
-            target,
-            Target::Knob(
-                Knob::Governor
-                    | Knob::EnergyPreference
-                    | Knob::MinFrequency
-                    | Knob::MaxFrequency
-                    | Knob::Boost
-                    | Knob::NoTurbo
-                    | Knob::PolicyBoost
-                    | Knob::IdleLatency
-                    | Knob::WatchdogCpus
-                    | Knob::Sysctl
-                    | Knob::KsmRun
-                    | Knob::TransparentHugepages
-                    | Knob::HaltPoll
-                    | Knob::HaltPollGrow,
-                _
-            )
-        );
+        let is_kept = target.row().is_some_and(|row| row.is_kept);
         is_kept && self.before.is_none() && self.baseline == *live && self.ours != *live
     }
 

@@ -1,376 +1,361 @@
 //! The knob table: every target that is a file of the kernel, as a row.
 //!
-//! A row says where the file is, how its text is to be read and when it is written. Adding a knob
-//! is adding a row (and a line in [`super::desired`] that wishes for it); observing, comparing,
-//! writing, reading back and giving back need no code of their own.
+//! A row says all that there is to know of the file: where it is, how its text is read, when it is
+//! written, which key of a VM's table is about it, what holds when VMs disagree, what the kernel makes of
+//! it. Adding a knob is adding a row, and a line in [`super::desired`] that wishes for it; observing,
+//! comparing, merging, writing, reading back, giving back and telling ask the row.
+
+mod row;
 
 use serde::{Deserialize, Serialize};
 
 use super::stage::Stage;
+pub use row::{Grammar, LAST_RANK, Reading, Row, Rule, Sleeps, Words};
+use row::{LIST_OF_OTHERS, PLAIN, SETTING};
 
-/// Kernel file with a value; the order of the variants is the order of writing within a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Knob {
+/// Makes the enumeration of the knobs and their rows of one list.
+macro_rules! knobs {
+    ($($(#[doc = $doc:literal])* $name:ident = $row:expr,)*) => {
+        /// Kernel file with a value; the order of the variants is the order of writing within a stage.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Knob {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Knob {
+            /// Every knob, in their order.
+            pub const ALL: &[Knob] = &[$(Knob::$name,)*];
+
+            /// Returns the row of the knob.
+            pub fn row(self) -> &'static Row {
+                match self {
+                    $(Knob::$name => {
+                        const ROW: Row = $row;
+                        &ROW
+                    })*
+                }
+            }
+        }
+    };
+}
+
+const GOVERNORS: &[&str] = &[
+    "performance",
+    "schedutil",
+    "ondemand",
+    "conservative",
+    "powersave",
+];
+const PREFERENCES: &[&str] = &[
+    "performance",
+    "balance_performance",
+    "balance_power",
+    "power",
+];
+
+/// Value of [`Knob::KsmRun`] that takes merged pages apart.
+pub const UNMERGE: &str = "2";
+
+/// Sysctls of which one value serves every VM (`Documentation/admin-guide/sysctl`).
+pub const SYSCTLS: &[(&str, Rule)] = &[
+    ("kernel/nmi_watchdog", Rule::Lowest),
+    ("kernel/numa_balancing", Rule::Lowest),
+    ("kernel/soft_watchdog", Rule::Lowest),
+    ("kernel/watchdog_thresh", Rule::Highest),
+    ("vm/stat_interval", Rule::Highest),
+];
+
+/// NUMA nodes that memory can come from.
+const NODES_WITH_MEMORY: &str = "/sys/devices/system/node/has_memory";
+
+knobs! {
     /// Whether a cgroup holds threads (`threaded`) or processes.
-    GroupType,
-    /// Whether the children of a cgroup have the cpuset controller.
-    CpusetForChildren,
-    /// CPUs that a cgroup may grant exclusively below it.
-    CpusExclusive,
-    /// CPUs that a cgroup asks for.
-    Cpus,
-    /// Kind of cpuset partition that a cgroup is the root of.
-    Partition,
-    /// CPUs that a container asks for.
-    ContainerCpus,
-    /// CPUs that interrupts are given when they are set up.
-    DefaultIrqAffinity,
-    /// CPUs that one interrupt may be delivered to.
-    IrqAffinity,
-    /// Highest frequency of a cpufreq policy, in kHz.
-    MaxFrequency,
-    /// Lowest frequency of a cpufreq policy, in kHz.
-    MinFrequency,
-    /// Whether the CPUs of a policy may run faster than their nominal frequency.
-    PolicyBoost,
-    /// The same for the whole host, where policies cannot tell.
-    Boost,
-    /// The same, negated, with the driver `intel_pstate`.
-    NoTurbo,
-    /// Preference between performance and energy of a policy, where the hardware governs.
-    EnergyPreference,
-    /// Governor of a cpufreq policy.
-    Governor,
-    /// Longest time that waking up a CPU from an idle state may take, in microseconds.
-    IdleLatency,
-    /// Setting of the kernel below `/proc/sys`.
-    Sysctl,
-    /// Whether the kernel merges equal pages of memory (KSM).
-    KsmRun,
-    /// When processes get huge pages without asking (THP).
-    TransparentHugepages,
-    /// How long KVM polls for work before a vCPU sleeps, in nanoseconds.
-    HaltPoll,
-    /// By how much KVM lengthens that time at once, from nothing on; PVE's kernel begins with 0, which
-    /// lets it stay nothing (`grow_halt_poll_ns()`).
-    HaltPollGrow,
-    /// CPUs that the cgroup of a unit outside of the VMs asks for.
-    ListedCpus,
-    /// CPUs that a cgroup outside of systemd asks for. It is given back before the units, with
-    /// the last of which systemd may take the controller away.
-    OutsideCpus,
-    /// Whether a CPU is online.
-    Online,
-    /// CPUs that unbound kernel work may run on, as requested.
-    UnboundCpus,
-    /// CPUs that the work of one unbound workqueue may run on.
-    QueueCpus,
-    /// CPUs on which the kernel looks for soft lockups.
-    WatchdogCpus,
-    /// NUMA nodes that a VM's scope may allocate from. systemd sets them when it makes the scope, and
-    /// does not take them back when the drop-in that says so goes.
-    ScopeNodes,
-    /// Methods by which the kernel may reset a function, in the order in which it tries them.
-    ResetMethod,
-    /// Whether drivers take functions that they match without being asked to.
-    DriversAutoprobe,
-    /// The only driver that may take a function.
-    DriverOverride,
-}
-
-/// How the text of a knob is read, compared and written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grammar {
-    /// A cpulist; compared as a set. The empty set is written as an empty line.
-    CpuList,
-    /// A hexadecimal cpumask in words of 32 bits; compared as a set.
-    CpuMask,
-    /// One line of text, compared as it is.
-    Word,
-    /// Words or numbers between blanks; compared word by word.
-    Fields,
-    /// All choices on one line with the one in force in brackets; written without.
-    Choice,
-    /// A name, or `(null)` where there is none, which is written as an empty line.
-    Name,
-    /// A list of words of which one is there or not; written as `+word` or `-word`.
-    Switch(&'static str),
-}
-
-/// Row of the knob table.
-#[derive(Debug, Clone, Copy)]
-pub struct Row {
-    /// Which knob it is.
-    pub knob: Knob,
-    /// Path of the file; `{}` stands for the place (a cgroup, an interrupt number).
-    pub path: &'static str,
-    /// How the file is read and written.
-    pub grammar: Grammar,
-    /// When it is written.
-    pub stage: Stage,
-    /// What it is for, in one line.
-    pub doc: &'static str,
-}
-
-/// The knob table, in the order of [`Knob`].
-pub const ROWS: &[Row] = &[
-    Row {
-        knob: Knob::GroupType,
+    GroupType = Row {
         path: "/sys/fs/cgroup/{}/cgroup.type",
-        grammar: Grammar::Word,
         stage: Stage::Partition,
         doc: "lets single threads of the vm live in a cgroup of their own",
+        ..PLAIN
     },
-    Row {
-        knob: Knob::CpusetForChildren,
+    /// Whether the children of a cgroup have the cpuset controller.
+    CpusetForChildren = Row {
         path: "/sys/fs/cgroup/{}/cgroup.subtree_control",
         grammar: Grammar::Switch("cpuset"),
         stage: Stage::Partition,
         doc: "gives the cgroups of the vm's threads the cpuset controller",
+        is_passed_on: true,
+        ..PLAIN
     },
-    Row {
-        knob: Knob::CpusExclusive,
+    /// CPUs that a cgroup may grant exclusively below it.
+    CpusExclusive = Row {
         path: "/sys/fs/cgroup/{}/cpuset.cpus.exclusive",
         grammar: Grammar::CpuList,
         stage: Stage::Partition,
         doc: "passes the owned cpus down to the vm's partition",
+        sleeps: Sleeps::Isolated,
+        is_passed_on: true,
+        ..PLAIN
     },
-    Row {
-        knob: Knob::Cpus,
+    /// CPUs that a cgroup asks for.
+    Cpus = Row {
         path: "/sys/fs/cgroup/{}/cpuset.cpus",
         grammar: Grammar::CpuList,
         stage: Stage::Partition,
         doc: "the cpus of the vm's partition",
+        sleeps: Sleeps::Isolated,
+        ..PLAIN
     },
-    Row {
-        knob: Knob::Partition,
+    /// Kind of cpuset partition that a cgroup is the root of.
+    Partition = Row {
         path: "/sys/fs/cgroup/{}/cpuset.cpus.partition",
-        grammar: Grammar::Word,
         stage: Stage::Partition,
         doc: "takes the cpus away from every other cgroup",
+        // Taking CPUs out of the scheduling domains waits for the probes of drivers.
+        sleeps: Sleeps::Isolating("isolated"),
+        // Writing its kind again does not make a partition valid that went invalid.
+        revived_by: Some("member"),
+        ..PLAIN
     },
-    Row {
-        knob: Knob::ContainerCpus,
+    /// CPUs that a container asks for.
+    ContainerCpus = Row {
         path: "/sys/fs/cgroup/{}/cpuset.cpus",
         grammar: Grammar::CpuList,
         stage: Stage::Containers,
         doc: "gives containers as many cpus beside the owned ones as they had",
+        // PVE goes on balancing containers, which changes which CPUs and not how many.
+        is_balanced: true,
+        ..PLAIN
     },
-    Row {
-        knob: Knob::DefaultIrqAffinity,
+    /// CPUs that interrupts are given when they are set up.
+    DefaultIrqAffinity = Row {
         path: "/proc/irq/default_smp_affinity",
         grammar: Grammar::CpuMask,
         stage: Stage::Interrupts,
         doc: "keeps interrupts that are set up later off the owned cpus",
+        is_inherited: true,
+        tells_owned: true,
+        ..PLAIN
     },
-    Row {
-        knob: Knob::IrqAffinity,
+    /// CPUs that one interrupt may be delivered to.
+    IrqAffinity = Row {
         path: "/proc/irq/{}/smp_affinity_list",
         grammar: Grammar::CpuList,
         stage: Stage::Interrupts,
         doc: "keeps an interrupt off the owned cpus",
+        ..PLAIN
     },
-    Row {
-        knob: Knob::MaxFrequency,
+    /// Highest frequency of a cpufreq policy, in kHz.
+    MaxFrequency = Row {
         path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_max_freq",
-        grammar: Grammar::Word,
         stage: Stage::Power,
         doc: "limits the frequency of the owned cpus",
+        key: Some("power.max-frequency"),
+        // After boost, which allows them.
+        rank: 1,
+        rule: Rule::Highest,
+        // `cpufreq_notifier_max()` in `drivers/cpufreq/cpufreq.c`.
+        is_applied_later: true,
+        ..SETTING
     },
-    Row {
-        knob: Knob::MinFrequency,
+    /// Lowest frequency of a cpufreq policy, in kHz.
+    MinFrequency = Row {
         path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_min_freq",
-        grammar: Grammar::Word,
         stage: Stage::Power,
         doc: "keeps the owned cpus from running slower",
+        key: Some("power.min-frequency"),
+        rank: 1,
+        rule: Rule::Highest,
+        // `cpufreq_notifier_min()` in the same file.
+        is_applied_later: true,
+        ..SETTING
     },
-    Row {
-        knob: Knob::PolicyBoost,
+    /// Whether the CPUs of a policy may run faster than their nominal frequency.
+    PolicyBoost = Row {
         path: "/sys/devices/system/cpu/cpufreq/policy{}/boost",
-        grammar: Grammar::Word,
         stage: Stage::Power,
         doc: "lets the owned cpus run faster than nominal, or not",
+        key: Some("power.boost"),
+        rank: 0,
+        rule: Rule::Highest,
+        ..SETTING
     },
-    Row {
-        knob: Knob::Boost,
+    /// The same for the whole host, where policies cannot tell.
+    Boost = Row {
         path: "/sys/devices/system/cpu/cpufreq/boost",
-        grammar: Grammar::Word,
         stage: Stage::Power,
         doc: "lets all cpus run faster than nominal, or not",
+        key: Some("power.boost"),
+        rank: 0,
+        rule: Rule::Highest,
+        ..SETTING
     },
-    Row {
-        knob: Knob::NoTurbo,
+    /// The same, negated, with the driver `intel_pstate`.
+    NoTurbo = Row {
         path: "/sys/devices/system/cpu/intel_pstate/no_turbo",
-        grammar: Grammar::Word,
         stage: Stage::Power,
         doc: "lets all cpus run faster than nominal, or not",
+        key: Some("power.boost"),
+        rank: 0,
+        rule: Rule::Lowest,
+        ..SETTING
     },
-    Row {
-        knob: Knob::EnergyPreference,
+    /// Preference between performance and energy of a policy, where the hardware governs.
+    EnergyPreference = Row {
         path: "/sys/devices/system/cpu/cpufreq/policy{}/energy_performance_preference",
-        grammar: Grammar::Word,
         stage: Stage::Power,
         doc: "has the hardware choose frequencies of the owned cpus as wished",
+        key: Some("power.energy-preference"),
+        // After the governor: `performance` refuses every other preference (EBUSY in
+        // `intel_pstate.c` and `amd-pstate.c`).
+        rank: 3,
+        rule: Rule::Strongest(PREFERENCES),
+        words: Words::Beside("energy_performance_available_preferences"),
+        ..SETTING
     },
-    Row {
-        knob: Knob::Governor,
+    /// Governor of a cpufreq policy.
+    Governor = Row {
         path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_governor",
-        grammar: Grammar::Word,
         stage: Stage::Power,
         doc: "chooses the frequency of the owned cpus as wished",
+        key: Some("power.governor"),
+        rank: 2,
+        rule: Rule::Strongest(GOVERNORS),
+        words: Words::Governors("scaling_available_governors"),
+        ..SETTING
     },
-    Row {
-        knob: Knob::IdleLatency,
+    /// Longest time that waking up a CPU from an idle state may take, in microseconds.
+    IdleLatency = Row {
         path: "/sys/devices/system/cpu/cpu{}/power/pm_qos_resume_latency_us",
-        grammar: Grammar::Word,
         stage: Stage::Power,
         doc: "keeps the owned cpus from sleeping too deeply",
+        key: Some("power.max-idle-latency"),
+        ..SETTING
     },
-    Row {
-        knob: Knob::Sysctl,
+    /// Setting of the kernel below `/proc/sys`.
+    Sysctl = Row {
         path: "/proc/sys/{}",
         grammar: Grammar::Fields,
-        stage: Stage::Host,
         doc: "sets what the table wishes for the whole host",
+        key: Some("host.sysctl {}"),
+        rules: SYSCTLS,
+        ..SETTING
     },
-    Row {
-        knob: Knob::KsmRun,
+    /// Whether the kernel merges equal pages of memory (KSM).
+    KsmRun = Row {
         path: "/sys/kernel/mm/ksm/run",
-        grammar: Grammar::Word,
-        stage: Stage::Host,
         doc: "stops the merging of memory pages",
+        key: Some("host.ksm"),
+        // Taking merged pages apart stops the merging as well.
+        rule: Rule::Strongest(&[UNMERGE, "0"]),
+        // Whatever is written meanwhile waits for that to end (`ksm_thread_mutex` in `mm/ksm.c`).
+        sleeps: Sleeps::Around(UNMERGE),
+        ..SETTING
     },
-    Row {
-        knob: Knob::TransparentHugepages,
+    /// When processes get huge pages without asking (THP).
+    TransparentHugepages = Row {
         path: "/sys/kernel/mm/transparent_hugepage/enabled",
         grammar: Grammar::Choice,
-        stage: Stage::Host,
         doc: "decides who gets huge pages without asking",
+        key: Some("host.transparent-hugepages"),
+        ..SETTING
     },
-    Row {
-        knob: Knob::HaltPoll,
+    /// How long KVM polls for work before a vCPU sleeps, in nanoseconds.
+    HaltPoll = Row {
         path: "/sys/module/kvm/parameters/halt_poll_ns",
-        grammar: Grammar::Word,
-        stage: Stage::Host,
         doc: "has kvm wait for work of a vcpu without sleeping",
+        key: Some("host.halt-poll"),
+        rule: Rule::Highest,
+        ..SETTING
     },
-    Row {
-        knob: Knob::HaltPollGrow,
+    /// By how much KVM lengthens that time at once, from nothing on; PVE's kernel begins with 0, which
+    /// lets it stay nothing (`grow_halt_poll_ns()`).
+    HaltPollGrow = Row {
         path: "/sys/module/kvm/parameters/halt_poll_ns_grow",
-        grammar: Grammar::Word,
-        stage: Stage::Host,
         doc: "lets kvm come to that time, from which some kernels keep it",
+        key: Some("host.halt-poll"),
+        rule: Rule::Highest,
+        ..SETTING
     },
-    Row {
-        knob: Knob::ListedCpus,
-        path: "/sys/fs/cgroup/{}/cpuset.cpus",
-        grammar: Grammar::CpuList,
+    /// CPUs that the cgroup of a unit outside of the VMs asks for.
+    ListedCpus = Row {
         stage: Stage::Slices,
         doc: "has the cgroup of a unit follow its AllowedCPUs=",
+        ..LIST_OF_OTHERS
     },
-    Row {
-        knob: Knob::OutsideCpus,
-        path: "/sys/fs/cgroup/{}/cpuset.cpus",
-        grammar: Grammar::CpuList,
+    /// CPUs that a cgroup outside of systemd asks for. It is given back before the units, with
+    /// the last of which systemd may take the controller away.
+    OutsideCpus = Row {
         stage: Stage::Partition,
         doc: "keeps cgroups outside of systemd off the owned cpus",
+        ..LIST_OF_OTHERS
     },
-    Row {
-        knob: Knob::Online,
+    /// Whether a CPU is online.
+    Online = Row {
         path: "/sys/devices/system/cpu/cpu{}/online",
-        grammar: Grammar::Word,
         stage: Stage::Hotplug,
         doc: "brings a cpu back that was taken offline to clear it",
+        reading: Reading::Online,
+        sleeps: Sleeps::Always,
+        ..PLAIN
     },
-    Row {
-        knob: Knob::UnboundCpus,
+    /// CPUs that unbound kernel work may run on, as requested.
+    UnboundCpus = Row {
         path: "/sys/devices/virtual/workqueue/cpumask",
         grammar: Grammar::CpuMask,
         stage: Stage::Work,
         doc: "keeps unbound kernel work off the owned cpus",
+        // It shows what partitions of type isolated leave of it; what was asked for is beside it (Linux
+        // 6.7 and later, where such partitions narrow it).
+        reading: Reading::Beside("_requested"),
+        tells_owned: true,
+        ..PLAIN
     },
-    Row {
-        knob: Knob::QueueCpus,
+    /// CPUs that the work of one unbound workqueue may run on.
+    QueueCpus = Row {
         path: "/sys/devices/virtual/workqueue/{}/cpumask",
         grammar: Grammar::CpuMask,
         stage: Stage::Work,
         doc: "keeps the work of a workqueue off the owned cpus",
+        ..PLAIN
     },
-    Row {
-        knob: Knob::WatchdogCpus,
+    /// CPUs on which the kernel looks for soft lockups.
+    WatchdogCpus = Row {
         path: "/proc/sys/kernel/watchdog_cpumask",
         grammar: Grammar::CpuList,
         stage: Stage::Work,
         doc: "keeps the soft lockup watchdog off the owned cpus",
+        ..SETTING
     },
-    Row {
-        knob: Knob::ScopeNodes,
+    /// NUMA nodes that a VM's scope may allocate from. systemd sets them when it makes the scope, and
+    /// does not take them back when the drop-in that says so goes.
+    ScopeNodes = Row {
         path: "/sys/fs/cgroup/{}/cpuset.mems",
         grammar: Grammar::CpuList,
         stage: Stage::Partition,
         doc: "has the cgroup of the vm follow its nodes",
+        // There may be no way back from all to none.
+        reading: Reading::AllIsNone(NODES_WITH_MEMORY),
+        all: Some(NODES_WITH_MEMORY),
+        ..PLAIN
     },
-    Row {
-        knob: Knob::ResetMethod,
+    /// Methods by which the kernel may reset a function, in the order in which it tries them.
+    ResetMethod = Row {
         path: "/sys/bus/pci/devices/{}/reset_method",
         grammar: Grammar::Fields,
-        stage: Stage::Host,
         doc: "chooses how a device is reset before the vm gets it",
+        ..PLAIN
     },
-    Row {
-        knob: Knob::DriversAutoprobe,
+    /// Whether drivers take functions that they match without being asked to.
+    DriversAutoprobe = Row {
         path: "/sys/bus/pci/drivers_autoprobe",
-        grammar: Grammar::Word,
-        stage: Stage::Host,
         doc: "keeps drivers of the host off a device that is removed and comes back",
+        ..PLAIN
     },
-    Row {
-        knob: Knob::DriverOverride,
+    /// The only driver that may take a function.
+    DriverOverride = Row {
         path: "/sys/bus/pci/devices/{}/driver_override",
         grammar: Grammar::Name,
-        stage: Stage::Host,
         doc: "keeps drivers of the host off a device until pve has bound it",
+        ..PLAIN
     },
-];
-
-/// The place of what does not depend on the others of its stage.
-pub const LAST_RANK: u8 = 4;
-
-impl Knob {
-    /// Tells whether it is the list of a cgroup that was there before and has tasks of others.
-    pub fn is_list_of_others(self) -> bool {
-        matches!(self, Knob::ListedCpus | Knob::OutsideCpus)
-    }
-
-    /// Returns its place among those of its stage when they are taken; what is given back goes backwards
-    /// in the order of [`Knob`]. Either way boost is switched before the frequencies that it allows, and
-    /// the governor before the preference: `performance` refuses every other one (EBUSY in
-    /// `intel_pstate.c` and `amd-pstate.c`).
-    pub fn rank(self) -> u8 {
-        match self {
-            Knob::PolicyBoost | Knob::Boost | Knob::NoTurbo => 0,
-            Knob::MaxFrequency | Knob::MinFrequency => 1,
-            Knob::Governor => 2,
-            Knob::EnergyPreference => 3,
-            _ => LAST_RANK,
-        }
-    }
-
-    /// Returns the row of the knob.
-    pub fn row(self) -> &'static Row {
-        &ROWS[self as usize]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_stand_in_the_order_of_the_knobs() {
-        for (n, row) in ROWS.iter().enumerate() {
-            assert_eq!(row.knob as usize, n, "{:?}", row.knob);
-        }
-    }
 }

@@ -1,63 +1,13 @@
 //! What holds when several VMs wish for different values of one thing.
 //!
 //! CPUs belong to one VM, but a cpufreq policy may span several, and a setting of the host is
-//! everybody's. Every knob has a rule, so that the order of starts and stops does not matter
+//! everybody's. Every row of the knob table has a rule, so that the order of starts and stops does not matter
 //! where one value serves all.
 
-use super::knob::Knob;
-use super::target::{Place, Target, Value};
+use super::knob::{Rule, SYSCTLS};
+use super::target::{Target, Value};
 use super::vm::Vmid;
 use super::words::path_of_sysctl;
-
-/// Which of several wishes holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// That of the VM that was started first, as long as it runs.
-    First,
-    /// The largest number.
-    Highest,
-    /// The smallest number.
-    Lowest,
-    /// The word that comes first in this list.
-    Strongest(&'static [&'static str]),
-}
-
-impl Rule {
-    /// Returns the rule in words.
-    pub fn in_words(self) -> &'static str {
-        match self {
-            Rule::First => "the vm that was started first decides",
-            Rule::Highest => "the highest value holds",
-            Rule::Lowest => "the lowest value holds",
-            Rule::Strongest(_) => "the strongest value holds",
-        }
-    }
-}
-
-const GOVERNORS: &[&str] = &[
-    "performance",
-    "schedutil",
-    "ondemand",
-    "conservative",
-    "powersave",
-];
-const PREFERENCES: &[&str] = &[
-    "performance",
-    "balance_performance",
-    "balance_power",
-    "power",
-];
-/// Taking merged pages apart stops the merging as well.
-const KSM: &[&str] = &["2", "0"];
-
-/// Sysctls of which one value serves every VM (`Documentation/admin-guide/sysctl`).
-const SYSCTLS: &[(&str, Rule)] = &[
-    ("kernel/nmi_watchdog", Rule::Lowest),
-    ("kernel/numa_balancing", Rule::Lowest),
-    ("kernel/soft_watchdog", Rule::Lowest),
-    ("kernel/watchdog_thresh", Rule::Highest),
-    ("vm/stat_interval", Rule::Highest),
-];
 
 /// Wish of one VM for a target that others may wish for too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,26 +22,13 @@ pub struct Asked {
 
 /// Returns the rule for a target.
 pub fn rule(target: &Target) -> Rule {
-    match target {
-        Target::Knob(Knob::Governor, _) => Rule::Strongest(GOVERNORS),
-        Target::Knob(Knob::EnergyPreference, _) => Rule::Strongest(PREFERENCES),
-        Target::Knob(Knob::KsmRun, _) => Rule::Strongest(KSM),
-        Target::Knob(Knob::NoTurbo, _) => Rule::Lowest,
-        Target::Knob(
-            Knob::MaxFrequency
-            | Knob::MinFrequency
-            | Knob::PolicyBoost
-            | Knob::Boost
-            | Knob::HaltPoll
-            | Knob::HaltPollGrow,
-            _,
-        ) => Rule::Highest,
-        Target::Knob(Knob::Sysctl, Place::Sysctl(path)) => {
-            let known = SYSCTLS.iter().find(|(name, _)| name == path);
-            known.map_or(Rule::First, |(_, rule)| *rule)
-        }
-        _ => Rule::First,
-    }
+    let Target::Knob(knob, place) = target else {
+        return Rule::First;
+    };
+    let row = knob.row();
+    let place = place.to_string();
+    let own = row.rules.iter().find(|(name, _)| *name == place);
+    own.map_or(row.rule, |(_, rule)| *rule)
 }
 
 /// Tells whether a sysctl, by its name with dots, is a number of which the highest or lowest holds.
@@ -134,6 +71,8 @@ fn rank(rule: Rule, value: &Value) -> Option<i64> {
 mod tests {
     use super::*;
 
+    const WORDS: Rule = Rule::Strongest(&["performance", "powersave"]);
+
     fn asked(vmid: u32, since: u64, text: &str) -> Asked {
         Asked {
             vmid: vmid.to_string().parse().unwrap(),
@@ -157,7 +96,7 @@ mod tests {
             (Rule::Highest, [(101, 5, "3"), (100, 9, "120")], "120"),
             (Rule::Lowest, [(101, 5, "3"), (100, 9, "120")], "3"),
             (
-                Rule::Strongest(GOVERNORS),
+                WORDS,
                 [(101, 5, "powersave"), (100, 9, "performance")],
                 "performance",
             ),
@@ -171,7 +110,7 @@ mod tests {
     #[test]
     fn what_a_rule_does_not_know_is_left_to_the_first() {
         let wishes = [(101, 5, "userspace"), (100, 9, "performance")];
-        assert_eq!(held(Rule::Strongest(GOVERNORS), &wishes), "userspace");
+        assert_eq!(held(WORDS, &wishes), "userspace");
         assert_eq!(held(Rule::Highest, &[(101, 5, "all"), (100, 2, "1")]), "1");
         assert_eq!(winner(Rule::First, &[]), None);
     }

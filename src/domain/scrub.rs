@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use super::claim::{Claims, owned_by_others};
 use super::cpuset::{CpuId, CpuSet};
 use super::facts::{Facts, KernelThread};
-use super::knob::Knob;
 use super::state::Held;
-use super::target::{Place, Target, Value};
+use super::target::{Target, Value};
 use super::vm::{TaskId, Vmid};
 
 /// The CPU that the kernel starts on; on x86 it does not go offline.
@@ -50,15 +49,14 @@ pub fn debts(
         (target, next)
     };
     let switches = cpus.iter().map(|cpu| {
-        let target = Target::Knob(Knob::Online, Place::Cpu(cpu));
+        let target = Target::online(cpu);
         debt(target, switch(true), switch(false))
     });
     // The kernel gives an interrupt without an online CPU all of them (`migrate_one_irq()`), and
     // a thread that runs all that there may be (`select_fallback_rq()`).
     let irqs = facts.irqs.iter().filter_map(|irq| {
         let cpu = only(&irq.affinity.intersection(&facts.online), cpus)?;
-        let place = Place::Irq(irq.number, irq.actions.clone());
-        let target = Target::Knob(Knob::IrqAffinity, place);
+        let target = Target::irq(irq.number, &irq.actions);
         let others = facts.online.difference(&CpuSet::of(cpu));
         let live = Value::Cpus(irq.affinity.clone());
         Some(debt(target, live, Value::Cpus(others)))

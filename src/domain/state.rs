@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::claim::{Claim, Claims};
 use super::cpuset::CpuSet;
 use super::debt::{Debt, Debts};
-use super::knob::Knob;
-use super::target::{Place, Target, Value};
+use super::target::{Target, Value};
 use super::vm::Vmid;
 
 /// Version of the log's format.
@@ -34,11 +33,7 @@ pub struct State {
 impl State {
     /// Returns the CPUs that were taken offline by us and are to come back.
     pub fn taken_offline(&self) -> CpuSet {
-        let cpus = self.held.keys().filter_map(|target| match target {
-            Target::Knob(Knob::Online, Place::Cpu(cpu)) => Some(*cpu),
-            _ => None,
-        });
-        cpus.collect()
+        self.held.keys().filter_map(Target::switched_cpu).collect()
     }
 }
 

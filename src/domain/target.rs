@@ -5,11 +5,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::cpuset::{CpuId, CpuSet};
-use super::knob::{Grammar, Knob, LAST_RANK};
+use super::knob::{Grammar, Knob, LAST_RANK, Row};
 use super::memory::Pool;
 pub use super::stage::Stage;
 use super::vm::{TaskId, Vmid};
 
+mod named;
 mod stored;
 
 /// Which of several files a knob is meant.
@@ -97,10 +98,18 @@ pub enum Target {
 pub const KTHREADD: i32 = 2;
 
 impl Target {
-    /// Returns its place among those of its stage when it is taken; see [`Knob::rank`].
+    /// Returns the row of the knob table that it is a file of.
+    pub fn row(&self) -> Option<&'static Row> {
+        match self {
+            Target::Knob(knob, _) => Some(knob.row()),
+            _ => None,
+        }
+    }
+
+    /// Returns its place among those of its stage when it is taken; see [`Row::rank`].
     pub fn rank(&self) -> u8 {
         match self {
-            Target::Knob(knob, _) => knob.rank(),
+            Target::Knob(knob, _) => knob.row().rank,
             _ => LAST_RANK,
         }
     }
@@ -182,7 +191,7 @@ impl Target {
     pub fn is_inherited(&self) -> bool {
         match self {
             Target::KernelThread(id) => id.tid == KTHREADD,
-            Target::Knob(knob, _) => *knob == Knob::DefaultIrqAffinity,
+            Target::Knob(knob, _) => knob.row().is_inherited,
             _ => false,
         }
     }
@@ -327,12 +336,12 @@ mod tests {
 
     #[test]
     fn paths_are_those_of_the_kernel() {
-        let exclusive = Target::Knob(Knob::CpusExclusive, Place::Group("qemu.slice".to_owned()));
+        let exclusive = Target::exclusive("qemu.slice");
         assert_eq!(
             exclusive.path(),
             "/sys/fs/cgroup/qemu.slice/cpuset.cpus.exclusive"
         );
-        let irq = Target::Knob(Knob::IrqAffinity, Place::Irq(24, "nvme0q0".to_owned()));
+        let irq = Target::irq(24, "nvme0q0");
         assert_eq!(irq.path(), "/proc/irq/24/smp_affinity_list");
     }
 

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use super::drivers::modules_dir;
 use super::files::Files;
 use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::desired::knobs::boost_switches;
 use crate::domain::facts::BoostBy;
-use crate::domain::knob::Knob;
-use crate::domain::target::{Place, Target};
+use crate::domain::knob::{Knob, Words};
 
 const DIR: &str = "/sys/devices/system/cpu/cpufreq";
 
@@ -30,27 +30,24 @@ pub fn policies(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
 
 /// Returns how frequencies above nominal are switched on this host.
 pub fn boost_by(files: &dyn Files) -> BoostBy {
-    let exists = |knob, place| files.exists(&Target::Knob(knob, place).path());
     let first = policies(files).into_keys().next();
-    match first {
-        _ if exists(Knob::NoTurbo, Place::Host) => BoostBy::NoTurbo,
-        Some(policy) if exists(Knob::PolicyBoost, Place::Policy(policy)) => BoostBy::Policy,
-        _ if exists(Knob::Boost, Place::Host) => BoostBy::Host,
-        _ => BoostBy::Nothing,
-    }
+    let there = boost_switches(first)
+        .into_iter()
+        .find(|(_, target)| files.exists(&target.path()));
+    there.map_or(BoostBy::Nothing, |(by, _)| by)
 }
 
 /// Returns the words that a policy accepts for a knob, where the driver lists them: governors that the
 /// kernel loads as their name is written (`cpufreq_parse_governor`) as well.
 pub fn available(files: &dyn Files, knob: Knob, policy: u32) -> Option<Vec<String>> {
-    let name = match knob {
-        Knob::Governor => "scaling_available_governors",
-        Knob::EnergyPreference => "energy_performance_available_preferences",
-        _ => return None,
+    let (name, is_governor) = match knob.row().words {
+        Words::Unlisted => return None,
+        Words::Beside(name) => (name, false),
+        Words::Governors(name) => (name, true),
     };
     let text = files.read(&format!("{DIR}/policy{policy}/{name}")).ok()?;
     let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-    if knob == Knob::Governor && !has_own_governors(files, policy) {
+    if is_governor && !has_own_governors(files, policy) {
         words.extend(loadable_governors(files));
         words.sort_unstable();
         words.dedup();
@@ -96,6 +93,8 @@ mod tests {
         let list = "kernel/drivers/cpufreq/cpufreq_ondemand.ko.xz: kernel/x.ko\n\
                     kernel/drivers/cpufreq/acpi-cpufreq.ko.xz:\n";
         put("/lib/modules/6.12.1/modules.dep", list);
+        let governs = |knob: &&Knob| knob.row().key == Some("power.governor");
+        let governor = *Knob::ALL.iter().find(governs).unwrap();
         let policy = format!("{DIR}/policy0");
         let listed = "performance schedutil \n";
         put(&format!("{policy}/scaling_available_governors"), listed);
@@ -104,7 +103,7 @@ mod tests {
             ("intel_pstate\n", "performance schedutil"),
         ] {
             put(&format!("{policy}/scaling_driver"), driver);
-            let words = available(&files, Knob::Governor, 0).unwrap();
+            let words = available(&files, governor, 0).unwrap();
             assert_eq!(words.join(" "), expected);
         }
     }

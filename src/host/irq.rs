@@ -11,8 +11,7 @@ use anyhow::Context;
 use super::files::Files;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::facts::Irq;
-use crate::domain::knob::Knob;
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::target::{Target, Value};
 
 const IRQ_DIR: &str = "/proc/irq";
 const NODE_DIR: &str = "/sys/devices/system/node";
@@ -30,7 +29,7 @@ const FILES: [&str; 7] = [
 
 /// Returns the CPUs that interrupts are given when they are set up.
 pub fn default_affinity(files: &dyn Files) -> anyhow::Result<CpuSet> {
-    let value = read_knob(files, Knob::DefaultIrqAffinity, Place::Host);
+    let value = read_mask(files, &Target::default_irqs());
     value.with_context(|| format!("failed to read {IRQ_DIR}/default_smp_affinity"))
 }
 
@@ -112,7 +111,7 @@ fn actions_of(files: &dyn Files, number: u32) -> io::Result<String> {
 fn read_irq(files: &dyn Files, number: u32) -> io::Result<Irq> {
     let dir = format!("{IRQ_DIR}/{number}");
     let actions = actions_of(files, number)?;
-    let affinity = read_knob(files, Knob::IrqAffinity, Place::Irq(number, String::new()))?;
+    let affinity = read_mask(files, &Target::irq(number, ""))?;
     // The kernel prints -1 where it knows no node.
     let node = files.read(&format!("{dir}/node")).ok();
     let node = node.and_then(|node| node.trim().parse().ok());
@@ -124,10 +123,11 @@ fn read_irq(files: &dyn Files, number: u32) -> io::Result<Irq> {
     })
 }
 
-fn read_knob(files: &dyn Files, knob: Knob, place: Place) -> io::Result<CpuSet> {
-    let text = files.read(&Target::Knob(knob, place).path())?;
-    match Value::parse(knob.row().grammar, &text) {
-        Value::Cpus(cpus) => Ok(cpus),
+fn read_mask(files: &dyn Files, target: &Target) -> io::Result<CpuSet> {
+    let text = files.read(&target.path())?;
+    let value = target.row().map(|row| Value::parse(row.grammar, &text));
+    match value {
+        Some(Value::Cpus(cpus)) => Ok(cpus),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

@@ -15,8 +15,7 @@ use super::slow;
 use super::systemd;
 use super::task;
 use crate::domain::cpuset::{CpuId, CpuSet};
-use crate::domain::desired::knobs::UNMERGE;
-use crate::domain::knob::Knob;
+use crate::domain::knob::{Reading, Row, Sleeps};
 use crate::domain::partition::is_changed;
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::thread::policy_of_class;
@@ -36,15 +35,11 @@ const MEMORY_NODES: &str = "# Written by pin-hook(8) while the vm is started and
 /// CPUs that the kernel may ever have.
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
-/// NUMA nodes that memory can come from.
-const NODES_WITH_MEMORY: &str = "/sys/devices/system/node/has_memory";
-
 /// How long one write is waited for that may sleep in the kernel without bound.
 pub const SLOW_WAIT: Duration = Duration::from_secs(5);
 
-/// Kinds of partitions: no partition, and one without a scheduling domain.
+/// Kind of a cgroup that is no partition.
 const MEMBER: &str = "member";
-const ISOLATED: &str = "isolated";
 
 /// What became of a write.
 #[derive(Debug)]
@@ -80,13 +75,9 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
                 Value::Absent
             });
         }
-        Target::Knob(Knob::Online, Place::Cpu(cpu)) => read_online(host, target, *cpu),
         Target::Driver(address) => Ok(read_driver(host, address)),
         Target::Hugepages(_) => persistent_pages(host, &target.path()).map(Value::Text),
-        Target::Knob(knob, _) => {
-            let text = read_knob(host, *knob, &target.path());
-            text.map(|text| Value::parse(knob.row().grammar, &text))
-        }
+        Target::Knob(knob, place) => read_knob(host, knob.row(), place, &target.path()),
         Target::Membership(id) => alive(host, *id)
             .and_then(|()| task::cgroup_of(&*host.files, id.tid, id.tid))
             .map(|path| Value::Text(path.trim_start_matches('/').to_owned())),
@@ -113,8 +104,8 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
 }
 
 /// The file of a CPU on its way offline cannot be read before it is there.
-fn read_online(host: &Host, target: &Target, cpu: CpuId) -> io::Result<Value> {
-    let is_there = host.files.exists(&target.path());
+fn read_online(host: &Host, path: &str, cpu: CpuId) -> io::Result<Value> {
+    let is_there = host.files.exists(path);
     online(host).map(|online| match (is_there, online.contains(cpu)) {
         (false, _) => Value::Absent,
         (true, is_online) => Value::Text(u8::from(is_online).to_string()),
@@ -137,12 +128,9 @@ fn read_driver(host: &Host, address: &str) -> Value {
 pub fn write(host: &Host, target: &Target, before: &Value, value: &Value) -> io::Result<Outcome> {
     let written = match target {
         Target::Knob(knob, _) if may_sleep(host, target, [before, value]) => {
-            let text = value.render(knob.row().grammar);
-            let texts = if is_invalid(*knob, before) {
-                vec![MEMBER, text.as_str()]
-            } else {
-                vec![text.as_str()]
-            };
+            let row = knob.row();
+            let (first, text) = (revival(row, before), value.render(row.grammar));
+            let texts: Vec<&str> = first.into_iter().chain([text.as_str()]).collect();
             slow::write_each(host, &target.path(), &texts, slow_wait(host))
         }
         // Memory may be compacted for pages, and one write waits for another (`mm/hugetlb.c`).
@@ -167,40 +155,39 @@ fn slow_wait(host: &Host) -> Duration {
     host.left().min(SLOW_WAIT)
 }
 
-/// Tells whether a write may sleep in the kernel without bound. Of KSM that is taking merged pages
-/// apart, and whatever waits for that to end; of cgroups what changes the CPUs that are isolated, where
-/// the kernel waits for probes then.
-pub fn may_sleep(host: &Host, target: &Target, values: [&Value; 2]) -> bool {
+/// Tells whether the write of a knob may sleep in the kernel without bound.
+fn may_sleep(host: &Host, target: &Target, values: [&Value; 2]) -> bool {
     let files = &*host.files;
-    let unmerges = |value: &&Value| matches!(value, Value::Text(text) if text == UNMERGE);
-    let isolates =
-        |value: &&Value| matches!(value, Value::Text(text) if text.starts_with(ISOLATED));
-    match target {
-        Target::Knob(Knob::Online, _) => true,
-        Target::Knob(Knob::KsmRun, _) => values.iter().any(unmerges),
-        Target::Knob(Knob::Partition, _) => {
-            values.iter().any(isolates) && probe::partitions_wait(files)
+    let has = |is_meant: &dyn Fn(&str) -> bool| {
+        let mut values = values.iter();
+        values.any(|value| matches!(value, Value::Text(text) if is_meant(text)))
+    };
+    let sleeps = target.row().map_or(Sleeps::Never, |row| row.sleeps);
+    match (sleeps, target.group()) {
+        (Sleeps::Always, _) => true,
+        (Sleeps::Around(meant), _) => has(&|text| text == meant),
+        (Sleeps::Isolating(start), _) => {
+            has(&|text| text.starts_with(start)) && probe::partitions_wait(files)
         }
-        Target::Knob(Knob::Cpus | Knob::CpusExclusive, Place::Group(group)) => {
+        (Sleeps::Isolated, Some(group)) => {
             probe::partitions_wait(files) && changes_isolated(host, group, values)
         }
-        _ => false,
+        (Sleeps::Isolated, None) | (Sleeps::Never, _) => false,
     }
 }
 
 /// Tells whether a list of a cgroup changes which CPUs are isolated: its own, or those of cgroups below it.
 fn changes_isolated(host: &Host, group: &str, values: [&Value; 2]) -> bool {
     let [before, after] = values.map(|value| value.cpus().cloned().unwrap_or_default());
-    let list_of = |group: &str, knob| {
-        let list = Target::Knob(knob, Place::Group(group.to_owned()));
+    let list_of = |list: Target| {
         let list = read(host, &list).ok();
         list.and_then(|list| list.cpus().cloned())
             .unwrap_or_default()
     };
     let isolated = cgroup::isolated_within(&*host.files, group);
     isolated.iter().any(|one| {
-        let wanted = match list_of(one, Knob::CpusExclusive) {
-            cpus if cpus.is_empty() => list_of(one, Knob::Cpus),
+        let wanted = match list_of(Target::exclusive(one)) {
+            cpus if cpus.is_empty() => list_of(Target::cpus(one)),
             cpus => cpus,
         };
         one == group || is_changed(&wanted, &before, &after)
@@ -215,13 +202,14 @@ fn end_partition(host: &Host, group: &str) -> io::Result<()> {
     if !probe::partitions_wait(files) || !is_isolated(group) {
         return Ok(());
     }
-    let partition = Target::Knob(Knob::Partition, Place::Group(group.to_owned()));
+    let partition = Target::partition(group);
     slow::write(host, &partition.path(), MEMBER, slow_wait(host))
 }
 
-/// A partition that went invalid does not become valid by writing its kind again.
-fn is_invalid(knob: Knob, before: &Value) -> bool {
-    knob == Knob::Partition && matches!(before, Value::Text(text) if text.contains(" invalid"))
+/// Returns what is written first because the kernel found the value invalid.
+fn revival(row: &Row, before: &Value) -> Option<&'static str> {
+    let is_invalid = matches!(before, Value::Text(text) if text.contains(" invalid"));
+    row.revived_by.filter(|_| is_invalid)
 }
 
 fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io::Result<()> {
@@ -247,12 +235,12 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             empty_group(host, &path);
             host.files.remove_dir(&path)
         }
-        (Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)), _)
+        (Target::Knob(_, Place::Irq(number, actions)), _)
             if !irq::is_of(&*host.files, *number, actions).unwrap_or(false) =>
         {
             Err(io::ErrorKind::NotFound.into())
         }
-        (Target::Knob(knob, _), value) => write_knob(host, *knob, &path, before, value),
+        (Target::Knob(knob, _), value) => write_knob(host, knob.row(), &path, before, value),
         (Target::Membership(id), Value::Text(group)) => {
             alive(host, *id)?;
             let threads = format!("{CGROUP_ROOT}/{group}/cgroup.threads");
@@ -302,21 +290,22 @@ fn allow_cpus(host: &Host, unit: &str, before: &Value, cpus: &CpuSet) -> io::Res
     set(cpus)
 }
 
-/// The mask of unbound work shows what partitions of type isolated leave of it; what was asked for
-/// is beside it (Linux 6.7 and later, where such partitions narrow it).
-fn read_knob(host: &Host, knob: Knob, path: &str) -> io::Result<String> {
-    if knob == Knob::UnboundCpus
-        && let Ok(requested) = host.files.read(&format!("{path}_requested"))
-    {
-        return Ok(requested);
-    }
-    let text = host.files.read(path)?;
-    // All that are named mean what none means; there may be no way back to that.
-    let is_all = |all: String| all == text;
-    if knob == Knob::ScopeNodes && host.files.read(NODES_WITH_MEMORY).is_ok_and(is_all) {
-        return Ok(String::new());
-    }
-    Ok(text)
+fn read_knob(host: &Host, row: &Row, place: &Place, path: &str) -> io::Result<Value> {
+    let files = &host.files;
+    let text = match (row.reading, place) {
+        (Reading::Online, Place::Cpu(cpu)) => return read_online(host, path, *cpu),
+        (Reading::Beside(suffix), _) => {
+            let requested = files.read(&format!("{path}{suffix}"));
+            requested.or_else(|_| files.read(path))?
+        }
+        (Reading::AllIsNone(all), _) => {
+            let text = files.read(path)?;
+            let is_all = files.read(all).is_ok_and(|all| all == text);
+            if is_all { String::new() } else { text }
+        }
+        (Reading::File | Reading::Online, _) => files.read(path)?,
+    };
+    Ok(Value::parse(row.grammar, &text))
 }
 
 /// What a process has taken beside the pool goes when it ends, and is no wish of anybody.
@@ -335,28 +324,16 @@ fn surplus_beside(host: &Host, path: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-fn write_knob(
-    host: &Host,
-    knob: Knob,
-    path: &str,
-    before: &Value,
-    value: &Value,
-) -> io::Result<()> {
-    if is_invalid(knob, before) {
-        host.files.write(path, MEMBER)?;
+fn write_knob(host: &Host, row: &Row, path: &str, before: &Value, value: &Value) -> io::Result<()> {
+    if let Some(first) = revival(row, before) {
+        host.files.write(path, first)?;
     }
-    match host.files.write(path, &value.render(knob.row().grammar)) {
-        // Before Linux 7.0 the list of a cgroup with tasks cannot be emptied any more; all CPUs
-        // mean the same (`validate_change()` in `kernel/cgroup/cpuset.c`).
-        Err(error) if knob.is_list_of_others() && error.raw_os_error() == Some(libc::ENOSPC) => {
-            let all = host.files.read(POSSIBLE_CPUS)?;
+    match (host.files.write(path, &value.render(row.grammar)), row.all) {
+        (Err(error), Some(all)) if error.raw_os_error() == Some(libc::ENOSPC) => {
+            let all = host.files.read(all)?;
             host.files.write(path, all.trim_end())
         }
-        Err(error) if knob == Knob::ScopeNodes && error.raw_os_error() == Some(libc::ENOSPC) => {
-            let all = host.files.read(NODES_WITH_MEMORY)?;
-            host.files.write(path, all.trim_end())
-        }
-        result => result,
+        (result, _) => result,
     }
 }
 
@@ -409,7 +386,7 @@ pub fn is_gone(error: &io::Error) -> bool {
 
 fn is_unchangeable(target: &Target, error: &io::Error) -> bool {
     match target {
-        Target::Knob(Knob::IrqAffinity, _) => {
+        Target::Knob(_, Place::Irq(..)) => {
             matches!(
                 error.raw_os_error(),
                 Some(libc::EIO | libc::EACCES | libc::EPERM)

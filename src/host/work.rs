@@ -7,20 +7,15 @@ use std::collections::BTreeMap;
 
 use super::{Host, target};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::knob::Knob;
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::target::{Target, Value};
 
 const QUEUE_DIR: &str = "/sys/devices/virtual/workqueue";
 
 /// Returns the masks that this kernel has. Only unbound workqueues have one.
 pub fn masks(host: &Host) -> BTreeMap<Target, CpuSet> {
     let names = host.files.list(QUEUE_DIR).unwrap_or_default();
-    let queues = names
-        .into_iter()
-        .map(|name| Target::Knob(Knob::QueueCpus, Place::Workqueue(name)));
-    let of_host =
-        [Knob::UnboundCpus, Knob::WatchdogCpus].map(|knob| Target::Knob(knob, Place::Host));
-    let targets = of_host.into_iter().chain(queues);
+    let queues = names.into_iter().map(Target::queue);
+    let targets = Target::work_of_host().into_iter().chain(queues);
     let masks = targets.filter_map(|target| match target::read(host, &target) {
         Ok(Value::Cpus(cpus)) => Some((target, cpus)),
         _ => None,

@@ -7,7 +7,7 @@ use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::debt::{Debt, Owner};
 use pin_hook::domain::gate::Backend;
-use pin_hook::domain::knob::{Knob, ROWS};
+use pin_hook::domain::knob::Knob;
 use pin_hook::domain::memory::{MemoryWishes, Pool, Share};
 use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::table::{AfterStop, HostKnobs, PciIrqs, Power};
@@ -171,11 +171,11 @@ fn targets() -> Vec<Target> {
         Target::KernelThread(TaskId { tid: 2, start: 0 }),
         Target::Class(QEMU),
     ];
-    for row in ROWS {
-        if row.knob == Knob::ScopeNodes {
+    for knob in Knob::ALL.iter().copied() {
+        if knob == Knob::ScopeNodes {
             targets.push(Target::Hugepages(POOL));
         }
-        targets.push(Target::Knob(row.knob, place(row.knob)));
+        targets.push(Target::Knob(knob, place(knob)));
     }
     targets.push(Target::Driver("0000:01:00.0".to_owned()));
     let inside = Place::ContainerInside(id(200), 81234);

@@ -1,6 +1,5 @@
 //! The changes of a plan: why, what, from what to what.
 
-use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::words::count;
 use crate::lifecycle::show::plan::{Plan, Planned};
@@ -60,7 +59,7 @@ fn summary(planned: &[&Planned], plan: &Plan) -> String {
     let owned = owned.unwrap_or_default();
     let n = planned.len();
     match planned.first().map(|planned| &planned.change.target) {
-        Some(Target::Knob(Knob::IrqAffinity, _)) => {
+        Some(Target::Knob(_, Place::Irq(..))) => {
             format!("    {}: off {owned}\n", count(n, "interrupt"))
         }
         Some(Target::KernelThread(_)) => {

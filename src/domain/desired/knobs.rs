@@ -9,7 +9,7 @@ use super::wish::{Desired, Wish};
 use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{BoostBy, Facts};
-use crate::domain::knob::Knob;
+use crate::domain::knob::{Knob, UNMERGE};
 use crate::domain::merge::{self, Asked};
 use crate::domain::table::{HostKnobs, Ksm, Power};
 use crate::domain::target::{Place, Target, Value};
@@ -50,9 +50,6 @@ pub type Settings = BTreeMap<Target, Vec<Asked>>;
 /// The governor under which the drivers that leave frequencies to the hardware set the energy
 /// preference themselves, and refuse another one with EBUSY (`intel_pstate.c`, `amd-pstate.c`).
 const PERFORMANCE: &str = "performance";
-
-/// Value of [`Knob::KsmRun`] that takes merged pages apart.
-pub const UNMERGE: &str = "2";
 
 /// Returns the settings that running claims wish for.
 pub fn settings(claims: &Claims, facts: &Facts) -> Settings {
@@ -109,6 +106,40 @@ pub fn of_tuning(wishes: Tuning<'_>, facts: &Facts) -> Vec<(Target, Value)> {
         }));
     }
     wished
+}
+
+/// Returns what one VM wishes for of any policy, whatever that can do.
+pub fn of_any_policy(wishes: Tuning<'_>) -> Vec<Target> {
+    let wished = of_policy(wishes.power, BoostBy::Nothing).into_iter();
+    wished
+        .map(|(knob, _)| Target::Knob(knob, Place::Policy(0)))
+        .collect()
+}
+
+/// Tells whether a target is wished for only because another wish changes it.
+pub fn is_implied(target: &Target, wishes: Tuning<'_>) -> bool {
+    let is_preference = matches!(target, Target::Knob(Knob::EnergyPreference, _));
+    is_preference && wishes.power.energy_preference.is_none()
+}
+
+/// Returns the switches of boost, the one first that is used where there are several.
+pub fn boost_switches(policy: Option<u32>) -> Vec<(BoostBy, Target)> {
+    let of_policy = policy.map(|policy| {
+        let target = Target::Knob(Knob::PolicyBoost, Place::Policy(policy));
+        (BoostBy::Policy, target)
+    });
+    let of_host = |by, knob| Some((by, Target::Knob(knob, Place::Host)));
+    let switches = [
+        of_host(BoostBy::NoTurbo, Knob::NoTurbo),
+        of_policy,
+        of_host(BoostBy::Host, Knob::Boost),
+    ];
+    switches.into_iter().flatten().collect()
+}
+
+/// Returns the target that goes with [`Knob::HaltPoll`], which has no effect where this one is 0.
+pub fn halt_poll_grow() -> Target {
+    Target::Knob(Knob::HaltPollGrow, Place::Host)
 }
 
 fn of_policy(power: &Power, boost: BoostBy) -> Vec<(Knob, Value)> {

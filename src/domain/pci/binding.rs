@@ -10,10 +10,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Function, VFIO};
-use crate::domain::knob::Knob;
 use crate::domain::state::State;
 use crate::domain::table::AfterStop;
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::target::{Target, Value};
 
 /// Why a function is not bound for a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,10 +177,7 @@ pub fn unneeded(state: &State, in_use: &BTreeSet<String>) -> Vec<Lent> {
     let mut lent = lent(state);
     lent.retain(|Lent { address, .. }| {
         // As long as only vfio-pci may have it, its driver cannot.
-        let place = Place::Function(address.clone());
-        let is_kept = state
-            .held
-            .contains_key(&Target::Knob(Knob::DriverOverride, place));
+        let is_kept = state.held.contains_key(&Target::driver_override(address));
         let mut claims = state.claims.values();
         let is_bound = claims.any(|claim| claim.binds(address));
         !is_bound && !is_kept && !in_use.contains(address)

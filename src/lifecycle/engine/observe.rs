@@ -15,7 +15,6 @@ use crate::domain::desired::{has_partition, takes_cpus};
 use crate::domain::diff::{Context, Live};
 use crate::domain::facts::{Facts, GroupFacts, KernelThread, VmFacts};
 use crate::domain::gate::Backend;
-use crate::domain::knob::Knob;
 use crate::domain::state::State;
 use crate::domain::target::{Place, Stage, Target, Value};
 use crate::domain::thread::Thread;
@@ -175,10 +174,8 @@ pub fn context<'a>(
 
 /// Returns the CPUs of our own partitions; what else is in one is somebody else's.
 fn own_partitions(host: &Host, state: &State) -> CpuSet {
-    let groups = state.held.keys().filter_map(|target| match target {
-        Target::Knob(Knob::Partition, Place::Group(group)) => Some(group),
-        _ => None,
-    });
+    let groups = state.held.keys().filter_map(Target::partitioned);
+
     let cpus = groups.filter_map(|group| surroundings::cpus_of_partition(&*host.files, group));
     cpus.fold(CpuSet::new(), |all, cpus| all.union(&cpus))
 }
@@ -231,7 +228,7 @@ fn live_value(host: &Host, facts: &Facts, target: &Target) -> io::Result<Value> 
         _ => Ok(Value::Absent),
     };
     let value = match target {
-        Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)) => {
+        Target::Knob(_, Place::Irq(number, actions)) => {
             let mut irqs = facts.irqs.iter();
             match irqs.find(|irq| irq.number == *number && irq.actions == *actions) {
                 Some(irq) => Some(irq.affinity.clone()),
@@ -239,7 +236,7 @@ fn live_value(host: &Host, facts: &Facts, target: &Target) -> io::Result<Value> 
             }
         }
         Target::Knob(
-            Knob::ContainerCpus,
+            _,
             place @ (Place::Container(ctid, run) | Place::ContainerInside(ctid, run)),
         ) => {
             let mut lists = facts.containers.iter().flat_map(Container::lists);
@@ -311,7 +308,7 @@ fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
         thread.iothread = claim.iothreads.get(&thread.id.tid).cloned();
     }
     let scope = scope_in(scope.trim_start_matches('/')).to_owned();
-    let nodes = Target::Knob(Knob::ScopeNodes, Place::Group(scope.clone()));
+    let nodes = Target::scope_nodes(&scope);
     let nodes = target::read(host, &nodes).ok();
     Some(VmFacts {
         qemu,

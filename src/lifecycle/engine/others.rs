@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use crate::config::ct_conf::parse_ct_conf;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::knob::Knob;
 use crate::domain::others::{Bystander, Surroundings, Way};
 use crate::domain::state::State;
 use crate::domain::table::{HostSettings, Table};
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::target::{Target, Value};
 use crate::domain::unit::{Setting, Unit};
 use crate::host::{Host, cgroup, pve, surroundings, units};
 
@@ -88,8 +87,7 @@ fn list_of_others(state: &State, path: &str, live: &CpuSet) -> Option<CpuSet> {
     if path.is_empty() || path.starts_with(CONTAINERS) || is_in_scope {
         return None;
     }
-    let list = |knob| Target::Knob(knob, Place::Group(path.to_owned()));
-    let held = [Knob::ListedCpus, Knob::OutsideCpus].map(|knob| state.held.get(&list(knob)));
+    let held = [Target::listed(path), Target::outside(path)].map(|list| state.held.get(&list));
     let before = held
         .into_iter()
         .flatten()
@@ -101,7 +99,7 @@ fn cgroup_of(target: &Target) -> Option<String> {
     match target {
         Target::Group(path) => Some(path.clone()),
         // Not ours, only cut.
-        Target::Knob(knob, _) if knob.is_list_of_others() => None,
+        Target::Knob(knob, _) if knob.row().is_list_of_others => None,
         _ => target.group().map(str::to_owned),
     }
 }

@@ -16,9 +16,8 @@ use super::journal::{self, Journal, Lost, busy};
 use super::observe::read_cpus;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::knob::Knob;
 use crate::domain::state::{Held, Record, State};
-use crate::domain::target::{Place, Target};
+use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
@@ -83,12 +82,8 @@ fn hold_traces(
     }
     let values = count(traces.len(), "value");
     // What was born meanwhile is narrowed as well, and nothing was forgotten then.
-    let is_birth = |target: &Target| {
-        matches!(
-            target,
-            Target::KernelThread(_) | Target::Knob(Knob::IrqAffinity, _)
-        )
-    };
+    let is_birth =
+        |target: &Target| matches!(target, Target::KernelThread(_)) || target.of_irq().is_some();
     let is_known = *journal.lost() == Lost::Nothing;
     let are_births = is_known && traces.iter().all(|(target, _)| is_birth(target));
     journal.append(vec![Record::Intend(traces)])?;
@@ -162,7 +157,7 @@ pub fn forgotten(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
     let mut found: Vec<_> = groups
         .map(|group| (group.clone(), cpus(&group, "cpuset.cpus")))
         .collect();
-    let target = Target::Knob(Knob::CpusExclusive, Place::Group(QEMU_SLICE.to_owned()));
+    let target = Target::exclusive(QEMU_SLICE);
     let left = cpus(QEMU_SLICE, "cpuset.cpus.exclusive");
     let left = owners
         .values()
@@ -181,7 +176,7 @@ fn known(state: &State) -> CpuSet {
     let masks = state.held.iter().filter_map(|(target, held)| {
         let is_mask = match target {
             Target::KernelThread(_) => true,
-            Target::Knob(knob, _) => matches!(knob, Knob::DefaultIrqAffinity | Knob::UnboundCpus),
+            Target::Knob(knob, _) => knob.row().tells_owned,
             _ => false,
         };
         let (baseline, ours) = (held.baseline.cpus()?, held.ours.cpus()?);

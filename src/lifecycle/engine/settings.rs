@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::desired::knobs::{HALT_POLL_GROW, Tuning, of_tuning, settings};
+use crate::domain::desired::knobs::{
+    HALT_POLL_GROW, Tuning, halt_poll_grow, is_implied, of_any_policy, of_tuning, settings,
+};
 use crate::domain::facts::Facts;
-use crate::domain::knob::Knob;
 use crate::domain::merge;
 use crate::domain::state::State;
 use crate::domain::table::Ksm;
@@ -45,21 +46,12 @@ pub fn remarks(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
 /// Names each key of the table once that this host has no file for, or one that nobody can read.
 fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
     let mut remarks = Vec::new();
-    let frequency = [
-        ("power.governor", wishes.power.governor.is_some()),
-        (
-            "power.energy-preference",
-            wishes.power.energy_preference.is_some(),
-        ),
-        ("power.min-frequency", wishes.power.min_frequency.is_some()),
-        ("power.max-frequency", wishes.power.max_frequency.is_some()),
-    ];
     let covered: CpuSet = facts.policies.values().flat_map(CpuSet::iter).collect();
     let bare = wishes.cpus.difference(&covered);
-    for (key, _) in frequency
-        .iter()
-        .filter(|(_, is_wished)| *is_wished && !bare.is_empty())
-    {
+    // The governor first: it is what people think of.
+    let of_policies = of_any_policy(wishes).into_iter().rev();
+    let keys = of_policies.filter_map(|target| key_of(&target, wishes));
+    for key in keys.filter(|_| !bare.is_empty()) {
         let cpus = bare.in_words();
         remarks.push(format!(
             "{key} is left out: nothing governs the frequency of {cpus}"
@@ -135,7 +127,7 @@ fn consequences(wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
 pub fn companions(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
     let halt_poll = wishes.host.halt_poll;
     let is_wished = halt_poll.is_some_and(|time| !time.duration().is_zero());
-    let grow = Target::Knob(Knob::HaltPollGrow, Place::Host);
+    let grow = halt_poll_grow();
     let keeps_off = || matches!(target::read(host, &grow), Ok(Value::Text(text)) if text == "0");
     if !is_wished || !keeps_off() {
         return Vec::new();
@@ -241,24 +233,6 @@ fn key_of(target: &Target, wishes: Tuning<'_>) -> Option<String> {
     let Target::Knob(knob, place) = target else {
         return None;
     };
-    let key = match knob {
-        Knob::MaxFrequency => "power.max-frequency",
-        Knob::MinFrequency => "power.min-frequency",
-        Knob::PolicyBoost | Knob::Boost | Knob::NoTurbo => "power.boost",
-        Knob::EnergyPreference if wishes.power.energy_preference.is_none() => return None,
-        Knob::EnergyPreference => "power.energy-preference",
-        Knob::Governor => "power.governor",
-        Knob::IdleLatency => "power.max-idle-latency",
-        Knob::KsmRun => "host.ksm",
-        Knob::TransparentHugepages => "host.transparent-hugepages",
-        Knob::HaltPoll | Knob::HaltPollGrow => "host.halt-poll",
-        Knob::Sysctl => {
-            return Some(format!(
-                "host.sysctl {}",
-                path_of_sysctl(&place.to_string())
-            ));
-        }
-        _ => return None,
-    };
-    Some(key.to_owned())
+    let key = knob.row().key.filter(|_| !is_implied(target, wishes))?;
+    Some(key.replacen("{}", &path_of_sysctl(&place.to_string()), 1))
 }

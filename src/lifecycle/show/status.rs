@@ -15,7 +15,6 @@ use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::debt::Debt;
 use crate::domain::desired::kept_off;
 use crate::domain::gate::Backend;
-use crate::domain::knob::Knob;
 use crate::domain::pci::binding::{self, Lent};
 use crate::domain::state::State;
 use crate::domain::stuck::Stuck;
@@ -262,10 +261,7 @@ fn owner_of(target: &Target, state: &State, seen: &Look) -> Option<Vmid> {
 fn moved(state: &State, stage: Stage) -> Moved {
     let mut counts = Moved::default();
     for (target, held) in &state.held {
-        let is_one = matches!(
-            target,
-            Target::Knob(Knob::IrqAffinity, _) | Target::KernelThread(_)
-        );
+        let is_one = matches!(target, Target::KernelThread(_)) || target.of_irq().is_some();
         if target.stage() != stage || !is_one {
             continue;
         }

@@ -6,9 +6,8 @@ use anyhow::Context;
 
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::knob::Knob;
 use crate::domain::state::Held;
-use crate::domain::target::{KTHREADD, Place, Target, Value};
+use crate::domain::target::{KTHREADD, Target, Value};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::cgroup::{self, QEMU_SLICE, ROOT};
 use crate::host::{Host, container, irq, pve, target, work};
@@ -167,12 +166,12 @@ impl Traces<'_> {
     }
 
     fn switch(&mut self, group: &str) {
-        let target = Target::Knob(Knob::CpusetForChildren, Place::Group(group.to_owned()));
+        let target = Target::controller(group);
         self.hold(target, Value::Absent, Value::Present);
     }
 
     fn exclusive(&mut self, group: &str) {
-        let target = Target::Knob(Knob::CpusExclusive, Place::Group(group.to_owned()));
+        let target = Target::exclusive(group);
         let live = read_cpus(self.host, &target.path()).ok().flatten();
         if let Some(live) = live {
             self.hold(target, Value::Cpus(CpuSet::new()), Value::Cpus(live));
@@ -220,7 +219,7 @@ impl Traces<'_> {
         for found in container::containers(&*self.host.files)? {
             let lists = found.lists().filter(|(_, live)| !live.is_empty());
             for (place, live) in lists.filter(|_| found.share(whole.len()) == all) {
-                let target = Target::Knob(Knob::ContainerCpus, place);
+                let target = Target::container(place);
                 let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(live.clone()));
                 self.hold(target, whole, ours);
             }
@@ -246,11 +245,10 @@ impl Traces<'_> {
         };
         let possible = self.possible()?;
         for path in cgroup::outer_groups(&*self.host.files) {
-            let list = |knob| Target::Knob(knob, Place::Group(path.clone()));
-            let listed = read_cpus(self.host, &list(Knob::ListedCpus).path())?;
+            let listed = read_cpus(self.host, &Target::listed(&path).path())?;
             let Some(unit) = cgroup::unit_of(&path) else {
                 if listed.as_ref() == Some(&cut) {
-                    self.hold_list(list(Knob::OutsideCpus), cut.clone());
+                    self.hold_list(Target::outside(&path), cut.clone());
                 }
                 continue;
             };
@@ -262,7 +260,7 @@ impl Traces<'_> {
             self.hold(file, Value::Absent, Value::Present);
             self.hold_list(Target::AllowedCpus(unit.to_owned()), cpus);
             if let Some(listed) = listed {
-                self.hold_list(list(Knob::ListedCpus), listed);
+                self.hold_list(Target::listed(&path), listed);
             }
         }
         vmids
@@ -314,11 +312,10 @@ impl Traces<'_> {
             } else {
                 continue;
             };
-            let place = Place::Irq(irq.number, irq.actions);
-            let target = Target::Knob(Knob::IrqAffinity, place);
+            let target = Target::irq(irq.number, &irq.actions);
             self.hold(target, Value::Cpus(whole), Value::Cpus(irq.affinity));
         }
-        let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
+        let target = Target::default_irqs();
         self.hold(target, Value::Cpus(all), Value::Cpus(default));
         Ok(())
     }

@@ -5,8 +5,7 @@ use super::settling::Settling;
 use crate::domain::desired::has_partition;
 use crate::domain::diff::Change;
 use crate::domain::facts::{Facts, VmFacts};
-use crate::domain::knob::Knob;
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::target::{Target, Value};
 use crate::domain::vm::Vmid;
 use crate::host::{cgroup, target};
 use crate::lifecycle::engine::report::Problem;
@@ -21,10 +20,7 @@ impl Settling<'_, '_> {
             let file = cgroup::file(&vm.scope, "cgroup.procs");
             claim.is_some_and(|claim| has_partition(&claim.wishes)) && self.host.files.exists(&file)
         };
-        let is_passed_on = matches!(
-            target,
-            Target::Knob(Knob::CpusetForChildren | Knob::CpusExclusive, _)
-        );
+        let is_passed_on = target.row().is_some_and(|row| row.is_passed_on);
         is_passed_on && !facts.vms.iter().any(is_passed_to)
     }
 
@@ -36,7 +32,7 @@ impl Settling<'_, '_> {
             return;
         }
         for target in forgotten {
-            let Target::Knob(Knob::CpusetForChildren, Place::Group(group)) = target else {
+            let Some(group) = target.passes_controller() else {
                 continue;
             };
             let is_passed_on = matches!(target::read(self.host, target), Ok(Value::Present));

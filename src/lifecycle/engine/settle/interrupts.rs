@@ -9,9 +9,8 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::{kept_off, other_irq_cpus};
 use crate::domain::diff::Change;
 use crate::domain::facts::Facts;
-use crate::domain::knob::Knob;
 use crate::domain::stuck::{Fixed, Stuck};
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::target::{Target, Value};
 use crate::host::files::Files;
 use crate::host::{Host, irq, target};
 
@@ -35,8 +34,7 @@ impl Settling<'_, '_> {
         let claims = &self.journal.state().claims;
         let asked = after.cpus().cloned().unwrap_or_default();
         let others = other_irq_cpus(claims, facts, &asked);
-        let Some(others) = others.filter(|_| matches!(target, Target::Knob(Knob::IrqAffinity, _)))
-        else {
+        let Some(others) = others.filter(|_| target.of_irq().is_some()) else {
             return Ok(false);
         };
         let mut held = self.held(target)?;
@@ -60,7 +58,7 @@ impl Settling<'_, '_> {
         let others = self
             .unchangeable
             .iter()
-            .filter(|target| irq_of(target).is_none());
+            .filter(|target| target.of_irq().is_none());
         self.report.n_unchangeable = others.count();
         let owned = kept_off(&self.journal.state().claims, |wishes| wishes.interrupts);
         self.report.stuck = stuck_in(self.host, self.unchangeable.iter(), &owned);
@@ -71,7 +69,8 @@ impl Settling<'_, '_> {
         let is_moving = |target: &&Target| {
             let asked = self.journal.state().held.get(target);
             let asked = asked.and_then(|held| held.ours.cpus());
-            let effective = irq_of(target)
+            let effective = target
+                .of_irq()
                 .filter(|(_, actions)| !actions.is_empty())
                 .and_then(|(number, _)| irq::delivered_to(&*self.host.files, number));
             asked
@@ -79,14 +78,6 @@ impl Settling<'_, '_> {
                 .is_some_and(|(asked, effective)| !effective.is_subset(asked))
         };
         self.written.iter().filter(is_moving).count()
-    }
-}
-
-/// Returns the interrupt that a target is about: its number and the names of what handles it.
-pub(super) fn irq_of(target: &Target) -> Option<(u32, &str)> {
-    match target {
-        Target::Knob(Knob::IrqAffinity, Place::Irq(number, actions)) => Some((*number, actions)),
-        _ => None,
     }
 }
 
@@ -101,7 +92,7 @@ pub fn stuck_in<'t>(
     targets: impl Iterator<Item = &'t Target>,
     owned: &CpuSet,
 ) -> Vec<Stuck> {
-    let irqs = targets.filter_map(irq_of);
+    let irqs = targets.filter_map(Target::of_irq);
     Stuck::by_device(irqs.map(|irq| fixed_irq(&*host.files, irq, owned)))
 }
 

@@ -6,7 +6,6 @@ use super::settling::Settling;
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::desired::has_partition;
 use crate::domain::diff::Diff;
-use crate::domain::knob::Knob;
 use crate::domain::state::State;
 use crate::domain::target::{Stage, Target};
 use crate::domain::vm::Vmid;
@@ -47,8 +46,7 @@ pub fn partition_is_near(host: &Host, state: &State) -> bool {
     };
     let owns = |vmid: Vmid| state.claims.get(&vmid).is_some_and(Claim::is_running);
     let goes = |target: &Target| {
-        let is_partition = matches!(target, Target::Knob(Knob::Partition, _));
-        is_partition && target.vmid().is_none_or(|vmid| !owns(vmid))
+        target.partitioned().is_some() && target.vmid().is_none_or(|vmid| !owns(vmid))
     };
     probe::partitions_wait(&*host.files)
         && (state.claims.values().any(is_near) || state.held.keys().any(goes))

@@ -8,12 +8,11 @@ use anyhow::Context;
 
 use super::settling::{Pass, Settling};
 use crate::domain::claim::Claims;
-use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::Facts;
-use crate::domain::knob::Knob;
 use crate::domain::scrub::{debts, scrubbed};
 use crate::domain::state::Record;
-use crate::domain::target::{Place, Stage, Target};
+use crate::domain::target::{Stage, Target};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::{Host, irq, slow, task};
 use crate::lifecycle::engine::at_work::SCRUB;
@@ -36,7 +35,7 @@ impl Settling<'_, '_> {
         let claims = self.journal.state().claims.clone();
         let cpus: CpuSet = scrubbed(&claims, begun, &facts)
             .iter()
-            .filter(|cpu| self.host.files.exists(&switch(*cpu).path()))
+            .filter(|cpu| self.host.files.exists(&Target::online(*cpu).path()))
             .collect();
         if cpus.is_empty() {
             return Ok(Some(facts));
@@ -71,11 +70,7 @@ impl Settling<'_, '_> {
     /// are in a partition by then; tells whether it has.
     pub(super) fn await_scrub(&mut self) -> anyhow::Result<bool> {
         let held = self.journal.state().held.keys();
-        let cpus = held.filter_map(|target| match target {
-            Target::Knob(Knob::Online, Place::Cpu(cpu)) => Some(*cpu),
-            _ => None,
-        });
-        let cpus: CpuSet = cpus.collect();
+        let cpus: CpuSet = held.filter_map(Target::switched_cpu).collect();
         let n_writes = off_and_on(&cpus).len();
         let wait = self.host.left().min(SCRUB_WAIT);
         if cpus.is_empty() || !slow::join(self.host, SCRUB, n_writes, wait)? {
@@ -105,15 +100,11 @@ fn pinned(host: &Host, cpus: &CpuSet) -> anyhow::Result<Vec<(TaskId, CpuSet)>> {
     Ok(pinned.collect())
 }
 
-fn switch(cpu: CpuId) -> Target {
-    Target::Knob(Knob::Online, Place::Cpu(cpu))
-}
-
 /// Returns the writes that take CPUs offline and back, one CPU after the other.
 fn off_and_on(cpus: &CpuSet) -> Vec<slow::Write> {
     let both = cpus.iter().flat_map(|cpu| {
         ["0", "1"].map(|text| slow::Write {
-            path: switch(cpu).path(),
+            path: Target::online(cpu).path(),
             text: text.to_owned(),
         })
     });

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::interrupts::{irq_of, is_out_of_vectors};
+use super::interrupts::is_out_of_vectors;
 use super::settling::{LOOK_AGAIN, Pass, Settling};
 use crate::domain::diff::{Change, Context};
 use crate::domain::facts::Facts;
-use crate::domain::knob::Knob;
 use crate::domain::target::{Stage, Target, Value};
 use crate::host::target::{self, Outcome};
 use crate::lifecycle::engine::observe::{context, effective_cpus, shared_cpus};
@@ -48,7 +47,7 @@ impl Settling<'_, '_> {
                 if self.gives_back(pass, change) || self.was_moved(change) =>
             {
                 // An interrupt that was moved before can be moved back.
-                if irq_of(target).is_none() {
+                if target.of_irq().is_none() {
                     self.mark_unchangeable(target)?;
                 }
                 Ok(Some(Problem::refused(change, &error)))
@@ -79,7 +78,7 @@ impl Settling<'_, '_> {
     /// Tells whether a change is of an interrupt that has been moved: its mask is not what it had.
     fn was_moved(&self, change: &Change) -> bool {
         let held = self.journal.state().held.get(&change.target);
-        irq_of(&change.target).is_some() && held.is_some_and(|held| held.baseline != change.before)
+        change.target.of_irq().is_some() && held.is_some_and(|held| held.baseline != change.before)
     }
 
     /// Tells whether a write that was done has to be remembered as done at once.
@@ -137,11 +136,7 @@ impl Settling<'_, '_> {
     }
 }
 
-/// Tells whether the kernel takes a value and applies it later, in work of its own: limits of
-/// frequencies (`cpufreq_notifier_max()` in `drivers/cpufreq/cpufreq.c`).
+/// Tells whether the kernel takes a value and applies it later, in work of its own.
 fn is_applied_later(target: &Target) -> bool {
-    matches!(
-        target,
-        Target::Knob(Knob::MaxFrequency | Knob::MinFrequency, _)
-    )
+    target.row().is_some_and(|row| row.is_applied_later)
 }

@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use crate::domain::diff::Change;
 use crate::domain::facts::Facts;
-use crate::domain::knob::Knob;
 use crate::domain::target::{Place, Target};
 use crate::lifecycle::show::value::text;
 
@@ -42,7 +41,7 @@ impl Planned {
 /// Returns the name of what a target belongs to, where its number alone says nothing.
 fn object_of(target: &Target, facts: &Facts) -> Option<String> {
     match target {
-        Target::Knob(Knob::IrqAffinity, Place::Irq(_, actions)) => Some(actions.clone()),
+        Target::Knob(_, Place::Irq(_, actions)) => Some(actions.clone()),
         Target::KernelThread(id) => {
             let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);
             thread.map(|thread| thread.comm.clone())

@@ -9,9 +9,8 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
 use crate::domain::facts::VmFacts;
 use crate::domain::gate::Backend;
-use crate::domain::knob::Knob;
 use crate::domain::state::State;
-use crate::domain::target::{Place, Target, Value};
+use crate::domain::target::{Target, Value};
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
@@ -146,7 +145,7 @@ fn partitions(claim: &Claim, vm: &VmFacts, seen: &Look) -> Vec<Partition> {
     let groups = claim.wishes.groups().into_iter();
     let partitions = groups.map(|(name, _)| {
         let cgroup = format!("{}/{name}", vm.scope);
-        let target = Target::Knob(Knob::Partition, Place::Group(cgroup.clone()));
+        let target = Target::partition(&cgroup);
         let wanted = seen.wishes.get(&target).map(|wish| wish.value.to_string());
         Partition {
             cgroup,
