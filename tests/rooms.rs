@@ -221,6 +221,92 @@ fn imports_are_written_so_that_the_rules_see_them() {
     );
 }
 
+/// The knobs that a mechanism is about, with the only file that names them outside of the table and the
+/// wishes, and the reason.
+const STRUCTURAL: [(&str, &str, &str); 15] = {
+    const FILE: &str = "src/domain/target/named.rs";
+    [
+        (
+            "CpusetForChildren",
+            FILE,
+            "nobody below it: systemd has taken it",
+        ),
+        (
+            "CpusExclusive",
+            FILE,
+            "tells what is owned when the log is lost",
+        ),
+        ("Cpus", FILE, "tells what of a partition is isolated"),
+        (
+            "Partition",
+            FILE,
+            "waits for probes, and ends before its cgroup",
+        ),
+        ("ScopeNodes", FILE, "systemd's own wish is read from it"),
+        (
+            "ListedCpus",
+            FILE,
+            "a unit that is cut when the log is lost",
+        ),
+        (
+            "OutsideCpus",
+            FILE,
+            "a cgroup that is cut when the log is lost",
+        ),
+        (
+            "ContainerCpus",
+            FILE,
+            "a container that is cut when the log is lost",
+        ),
+        (
+            "DriverOverride",
+            FILE,
+            "a driver cannot have a function back before",
+        ),
+        ("Online", FILE, "the scrub takes CPUs offline and back"),
+        ("DefaultIrqAffinity", FILE, "interrupts are born with it"),
+        ("IrqAffinity", FILE, "numbers of interrupts are observed"),
+        (
+            "UnboundCpus",
+            FILE,
+            "its mask is observed with those of queues",
+        ),
+        ("WatchdogCpus", FILE, "the same"),
+        ("QueueCpus", FILE, "names of workqueues are observed"),
+    ]
+};
+
+/// What is to be known of a knob is in its row, so that adding one is adding a row and a wish.
+#[test]
+fn knobs_are_named_in_the_table_and_the_wishes() {
+    let mut found = Vec::new();
+    let mut seen = Vec::new();
+    for Source { path, code } in sources(&["src"]) {
+        let is_theirs = path == "src/domain/knob.rs" || path.starts_with("src/domain/desired/");
+        if is_theirs || path.ends_with("/tests.rs") {
+            continue;
+        }
+        for at in positions(&code, "Knob::") {
+            let rest = code[at + "Knob::".len()..].chars();
+            let name: String = rest.take_while(|c| is_word(*c)).collect();
+            let is_variant =
+                name.chars().any(char::is_lowercase) && !name.starts_with(char::is_lowercase);
+            let is_known = |(knob, file, _): &(&str, &str, &str)| *knob == name && *file == path;
+            if STRUCTURAL.iter().any(is_known) {
+                seen.push(name);
+            } else if is_variant {
+                found.push(format!("{path}:{}: {name}", line_of(&code, at)));
+            }
+        }
+    }
+    assert_none(&found, "only the table and the wishes name a knob");
+    let stale = STRUCTURAL
+        .iter()
+        .filter(|(knob, ..)| !seen.iter().any(|name| name == knob));
+    let stale: Vec<String> = stale.map(|(knob, ..)| (*knob).to_owned()).collect();
+    assert_none(&stale, "the list names no knob that is not named");
+}
+
 #[test]
 fn programs_are_executed_through_one_door() {
     let names = [
