@@ -55,6 +55,8 @@ mod refusals;
 mod refused_targets;
 #[path = "lifecycle/rescan.rs"]
 mod rescan;
+#[path = "lifecycle/rows.rs"]
+mod rows;
 #[path = "lifecycle/scenario.rs"]
 mod scenario;
 #[path = "lifecycle/schedules.rs"]
