@@ -104,7 +104,7 @@ fn when_the_other_hook_refuses_a_start_nothing_of_ours_is_done() {
         [
             "vm 100: local:snippets/gpu.sh ended with exit status 42",
             "its own output is above; vm 100 had it before pin-hook enable, remove \
-             /etc/pve/pin-hook/100.chain to do without it",
+             /etc/pve/pin-hook/100.chain to stop using it",
         ]
     );
 }
@@ -123,7 +123,7 @@ fn in_the_other_phases_both_parts_are_done_and_the_first_failure_counts() {
     assert_eq!(status, 137);
     assert_eq!(
         told[0],
-        "vm 100: local:snippets/gpu.sh was ended by signal 9"
+        "vm 100: local:snippets/gpu.sh was killed by signal 9"
     );
 }
 
@@ -137,9 +137,10 @@ fn a_hook_that_cannot_be_called_refuses_the_start_as_pve_would() {
     assert_eq!(
         told,
         [
-            "the hookscript local:snippets/gpu.sh of vm 100 cannot be called: \
+            "the hookscript local:snippets/gpu.sh of vm 100 cannot be run: \
              /var/lib/vz/snippets/gpu.sh does not exist",
-            "put /var/lib/vz/snippets/gpu.sh back, or remove /etc/pve/pin-hook/100.chain to do without it",
+            "put /var/lib/vz/snippets/gpu.sh back, or remove /etc/pve/pin-hook/100.chain to stop \
+             using it",
         ]
     );
     node.put("/var/lib/vz/snippets/gpu.sh", "#!/bin/sh\n");
@@ -169,13 +170,13 @@ fn a_hook_that_cannot_be_called_refuses_the_start_as_pve_would() {
         let (status, order, told) = run_phase(&node, "pre-start", Exit::Done);
         assert_eq!((status, order.len()), (1, 0), "{record}");
         assert!(
-            told[0].ends_with("names no snippet of another hook"),
+            told[0].ends_with("does not name a snippet of another hook"),
             "{told:?}"
         );
         assert_eq!(
             told[1],
-            "write the volume of the hookscript into it that the vm had before, or remove \
-             /etc/pve/pin-hook/100.chain to do without it"
+            "write into it the volume of the hookscript that the vm had before, or remove \
+             /etc/pve/pin-hook/100.chain to stop using it"
         );
     }
 }

@@ -53,10 +53,7 @@ fn a_phase_of_a_newer_pve_is_nothing_to_do() {
     let output = run(&["100", "pre-migrate"]);
     assert_eq!(output.status.code(), Some(0));
     let text = text(&output);
-    assert!(
-        text.contains("the phase \"pre-migrate\" is not known"),
-        "{text}"
-    );
+    assert!(text.contains("unknown phase \"pre-migrate\""), "{text}");
 }
 
 #[test]
@@ -116,7 +113,7 @@ fn a_captured_host_cannot_be_changed() {
         let more = if words[0] == "init" { "--write" } else { "-v" };
         let output = run(&[&words[..], &[more, "--root", root]].concat());
         assert_eq!(output.status.code(), Some(2), "{words:?}");
-        assert!(text(&output).contains("pin-hook: help: leave --root out"));
+        assert!(text(&output).contains("pin-hook: help: leave out --root"));
     }
 }
 
@@ -158,7 +155,7 @@ fn a_table_that_is_named_in_another_way_is_told_how() {
         ),
         (
             &["check", "--table", "/etc/"],
-            "help: name a table in it, such as /etc/100.toml",
+            "help: give a table in it, such as /etc/100.toml",
         ),
     ] {
         let output = run(words);

@@ -202,7 +202,7 @@ fn stored_wishes_are_read_back() {
 fn files_beyond_any_sane_size_are_refused() {
     let comment = "#".repeat(MAX_BYTES);
     let error = parse(&format!("{comment}\ncpus = \"2-3\"")).unwrap_err();
-    assert!(error.message.contains("bytes are more than"), "{error}");
+    assert!(error.message.contains("bytes, more than"), "{error}");
 }
 
 proptest! {

@@ -54,7 +54,7 @@ fn a_former_hook_that_is_gone_does_not_keep_a_vm_enabled() {
     assert_eq!(
         lines(&disabled)[..3],
         [
-            "vm 100 does not get its hookscript local:snippets/gpu.sh back: \
+            "cannot give vm 100 its hookscript local:snippets/gpu.sh back: \
              /var/lib/vz/snippets/gpu.sh does not exist",
             "put /var/lib/vz/snippets/gpu.sh back, then qm set 100 --hookscript local:snippets/gpu.sh",
             "ran qm set 100 --delete hookscript",
@@ -72,8 +72,8 @@ fn a_record_that_cannot_be_used_is_named_with_the_remedy() {
     for refused in [node.enable(100), node.disable(100)] {
         assert_eq!(
             refusal(&refused),
-            "/etc/pve/pin-hook/100.chain names no snippet of another hook; remove \
-             /etc/pve/pin-hook/100.chain, if the hookscript it should name is given up"
+            "/etc/pve/pin-hook/100.chain does not name a snippet of another hook; remove \
+             /etc/pve/pin-hook/100.chain if the hookscript it should name is no longer needed"
         );
     }
     assert!(node.config(100).contains(HOOK));
@@ -164,8 +164,8 @@ fn a_vm_whose_snippet_went_with_its_storage_is_disabled_and_enabled_again() {
     node.vm("pve1", 100, "hookscript: nas:snippets/pin-hook\n");
     assert_eq!(
         refusal(&node.enable(100)),
-        "there is no storage nas, where the hookscript of vm 100 is; add storage nas again, or \
-         pin-hook disable 100, then pin-hook enable 100"
+        "storage nas, which has the hookscript of vm 100, does not exist; add storage nas again, \
+         or pin-hook disable 100, then pin-hook enable 100"
     );
     let disabled = node.disable(100);
     assert_eq!(
@@ -202,9 +202,9 @@ fn a_hookscript_that_stays_is_told_with_where_to_look() {
     node.qm_does_nothing();
     assert_eq!(
         refusal(&node.disable(100)),
-        "qm set 100 --delete hookscript ended well, but the hookscript is \
-         local:snippets/pin-hook; somebody else may have changed it: look at qm config 100, then \
-         try again"
+        "qm set 100 --delete hookscript succeeded, but the hookscript is \
+         local:snippets/pin-hook; someone else may have changed it: check qm config 100, then try \
+         again"
     );
     assert_eq!(node.disable(100).exit, Exit::Done);
 }

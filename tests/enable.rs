@@ -48,7 +48,7 @@ fn enabling_hooks_a_vm_and_disabling_leaves_nothing() {
             "ran qm set 100 --hookscript local:snippets/pin-hook",
             "wrote the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
             "enabled pin-hook-boot.service",
-            "vm 100 is enabled, from its next start on",
+            "vm 100 is enabled; this takes effect at its next start",
         ]
     );
     assert!(node.config(100).contains(HOOK));
@@ -112,7 +112,7 @@ fn a_dry_run_changes_nothing() {
             "would run qm set 100 --hookscript local:snippets/pin-hook",
             "would write the drop-in /run/systemd/system/100.scope.d/50-pin-hook.conf",
             "would enable pin-hook-boot.service",
-            "vm 100: local:snippets/gpu.sh stays in force, called by pin-hook",
+            "vm 100: local:snippets/gpu.sh stays in use, called by pin-hook",
             "vm 100: nothing was changed",
         ]
     );
@@ -218,10 +218,9 @@ fn a_running_vm_is_told_apart() {
     let node = node();
     node.qemu(100);
     let enabled = node.enable(100);
-    assert_eq!(
-        lines(&enabled).last(),
-        Some(&"vm 100 is enabled, from its next start on; pin-hook apply 100 does it now")
-    );
+    let told = "this takes effect at its next start; run pin-hook apply 100 to apply it now";
+    let last = lines(&enabled).last().copied();
+    assert_eq!(last, Some(format!("vm 100 is enabled; {told}").as_str()));
 }
 
 #[test]
@@ -298,18 +297,18 @@ fn a_storage_or_hook_that_cannot_be_used_is_refused_with_the_remedy() {
     broken.vm("pve1", 100, "hookscript: local:snippets/lost.pl\n");
     assert_eq!(
         told(&broken, 100),
-        "the hookscript local:snippets/lost.pl of vm 100 cannot be called: \
-         /var/lib/vz/snippets/lost.pl does not exist; put /var/lib/vz/snippets/lost.pl back, or give \
-         it up: qm set 100 --delete hookscript"
+        "the hookscript local:snippets/lost.pl of vm 100 cannot be run: \
+         /var/lib/vz/snippets/lost.pl does not exist; put /var/lib/vz/snippets/lost.pl back, or \
+         remove it: qm set 100 --delete hookscript"
     );
     let forbidden = node();
     forbidden.vm("pve1", 100, "hookscript: local:snippets/lost.pl\n");
     forbidden.put("/var/lib/vz/snippets/lost.pl", "#!/bin/sh\n");
     assert_eq!(
         told(&forbidden, 100),
-        "the hookscript local:snippets/lost.pl of vm 100 cannot be called: \
+        "the hookscript local:snippets/lost.pl of vm 100 cannot be run: \
          /var/lib/vz/snippets/lost.pl is not executable; chmod +x /var/lib/vz/snippets/lost.pl, \
-         or give it up: qm set 100 --delete hookscript"
+         or remove it: qm set 100 --delete hookscript"
     );
 }
 
@@ -352,9 +351,9 @@ fn a_hookscript_that_is_not_set_afterwards_is_told_with_where_to_look() {
     assert_eq!(
         lines(&refused)[2..],
         [
-            "qm set 100 --hookscript local:snippets/pin-hook ended well, but the hookscript is \
+            "qm set 100 --hookscript local:snippets/pin-hook succeeded, but the hookscript is \
              not set",
-            "somebody else may have changed it: look at qm config 100, then try again",
+            "someone else may have changed it: check qm config 100, then try again",
         ]
     );
     assert_eq!(node.files_below("/"), before);
@@ -369,7 +368,7 @@ fn a_file_that_cannot_be_written_is_told_with_what_is_in_its_place() {
     assert_eq!(
         refusal(&node.enable(100)),
         "cannot write /var/lib/pin-hook/saved/100.conf: Not a directory (os error 20); namei \
-         -l /var/lib/pin-hook/saved/100.conf shows what is in its place, or on the way to it"
+         -l /var/lib/pin-hook/saved/100.conf shows what is there, and on the way to it"
     );
     assert_eq!(node.files_below("/"), before);
 }
@@ -389,8 +388,8 @@ fn what_fails_on_an_enabled_vm_forgets_nothing() {
         lines(&failed),
         [
             "cannot write /var/lib/vz/snippets/pin-hook: Is a directory (os error 21); vm 100 has \
-             the hookscript local:snippets/pin-hook nevertheless",
-            "pin-hook enable 100 goes on with it, pin-hook disable 100 undoes it",
+             the hookscript local:snippets/pin-hook anyway",
+            "pin-hook enable 100 continues with it, pin-hook disable 100 undoes it",
         ]
     );
     assert_eq!(node.files_below("/"), before);
@@ -405,8 +404,8 @@ fn a_hookscript_that_pve_set_before_it_was_late_forgets_nothing() {
     assert_eq!(failed.exit, Exit::Incomplete, "{failed:?}");
     assert_eq!(
         lines(&failed)[3],
-        "qm set 100 --hookscript local:snippets/pin-hook did not end within 40s; vm 100 has the \
-         hookscript local:snippets/pin-hook nevertheless"
+        "qm set 100 --hookscript local:snippets/pin-hook did not finish within 40s; vm 100 has the \
+         hookscript local:snippets/pin-hook anyway"
     );
     assert!(node.config(100).contains(HOOK));
     assert_eq!(

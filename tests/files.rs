@@ -56,9 +56,9 @@ fn what_is_no_text_is_refused_without_being_read() {
         std::fs::remove_file(&path).unwrap();
     };
     symlink("/dev/zero", &path).unwrap();
-    refused("it is no regular file");
+    refused("it is not a regular file");
     mkfifo(&path, Mode::S_IRWXU).unwrap();
-    refused("it is no regular file");
+    refused("it is not a regular file");
     File::create(&path).unwrap().set_len(1 << 40).unwrap();
     refused("it has more than 65536 bytes");
     let error = files.read("/etc").unwrap_err();

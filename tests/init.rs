@@ -73,7 +73,7 @@ fn a_table_is_written_whole_and_never_over_another_one() {
     write(&host, &mut second, false).unwrap();
     let message = second.error.as_ref().unwrap().message.clone();
     assert!(
-        message.contains("has a table already (/etc/pin-hook/100.toml)"),
+        message.contains("already has a table (/etc/pin-hook/100.toml)"),
         "{message}"
     );
     assert_eq!(files.read(path).unwrap(), "cpus = \"2\"\n");
@@ -94,8 +94,8 @@ fn a_table_of_the_cluster_is_said_to_be_hidden_and_not_replaced() {
     write(&host, &mut proposed, false).unwrap();
     assert_eq!(
         proposed.error.take().unwrap().help.unwrap(),
-        "pin-hook init 100 --write --force writes /etc/pin-hook/100.toml, which hides it on this \
-         node; for all nodes put the proposal into /etc/pve/pin-hook/100.toml"
+        "pin-hook init 100 --write --force writes /etc/pin-hook/100.toml, which takes precedence \
+         on this node; for all nodes, put the proposal into /etc/pve/pin-hook/100.toml"
     );
     write(&host, &mut proposed, true).unwrap();
     assert_eq!(proposed.written.as_deref(), Some("/etc/pin-hook/100.toml"));

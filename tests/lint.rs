@@ -115,7 +115,7 @@ fn what_the_host_has_no_file_for_is_told() {
     let table = "cpus = \"6,18\"\nhost.sysctl = { \"vm.nope\" = 1 }\n";
     let (text, status) = checked(host.path(), "t.toml", table, &[]);
     let expected =
-        "pin-hook: warning: host.sysctl vm.nope is left out: this host has no /proc/sys/vm/nope";
+        "pin-hook: warning: host.sysctl vm.nope is skipped: this host has no /proc/sys/vm/nope";
     assert!(text.starts_with(expected), "{text}");
     assert_eq!(status, 0);
 }
@@ -160,7 +160,7 @@ fn a_table_with_the_name_of_a_vm_is_held_against_that_vm() {
 fn without_a_host_a_table_is_checked_by_itself() {
     let nothing = TempDir::new().unwrap();
     let (text, status) = checked(nothing.path(), "t.toml", "cpus = \"900\"\n", &[]);
-    let expected = "pin-hook: the table is not held against this host: failed to read /sys";
+    let expected = "pin-hook: the table is not checked against this host: failed to read /sys";
     assert!(text.starts_with(expected), "{text}");
     assert!(text.ends_with("t.toml can be used: cpu 900\n"), "{text}");
     assert_eq!(status, 0);

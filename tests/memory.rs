@@ -54,7 +54,7 @@ fn nodes_that_the_guest_cannot_start_with_are_refused() {
     let error = nodes_for("1", bound).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "numa0 of the vm's config takes memory from node 0, which memory.nodes leaves out"
+        "numa0 of the vm's config takes memory from node 0, which memory.nodes does not include"
     );
     // Without a binding PVE fills the pool of node 0 for guest node 0.
     let hugepages = "numa: 1\nhugepages: 2\nmemory: 512\n";

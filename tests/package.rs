@@ -176,7 +176,7 @@ fn a_removal_that_leaves_no_partition_warns_of_the_rest() {
     assert!(!node.has("/etc/pve/pin-hook/nodes/pve1"));
     let said = node.get("/errors");
     assert!(
-        said.contains("warning: not everything was given back"),
+        said.contains("warning: not everything was restored"),
         "{said}"
     );
 }

@@ -239,11 +239,11 @@ fn a_check_of_the_table_judges_what_is_to_be_bound() {
     for (bind, expected) in [
         (
             "hostpci7 = \"stay\"",
-            "hostpci7 is not bound to vfio-pci: the vm has no such device",
+            "cannot bind hostpci7 to vfio-pci: the vm has no such device",
         ),
         (
             "hostpci1 = \"stay\"",
-            "hostpci1 is not bound to vfio-pci: it stays with its driver",
+            "cannot bind hostpci1 to vfio-pci: it stays with its driver",
         ),
         ("\"*\" = \"stay\"", ""),
     ] {

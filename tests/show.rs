@@ -191,7 +191,7 @@ fn claim(state: ClaimState) -> Claim {
             iothreads: BTreeMap::new(),
             vhost: Vec::new(),
             backend: Backend::Isolated,
-            reason: "kernel 7.0.2: no known hazard".to_owned(),
+            reason: "kernel 7.0.2: no known problem".to_owned(),
             kernel_threads: true,
             interrupts: true,
             power: Power::default(),
@@ -306,7 +306,7 @@ fn status_shows_who_made_room() {
         "\"100\":{\"running\":{\"qemu\":{\"tid\":5,\"start\":6}}}",
         "",
     );
-    let text = "pin-hook: vm 107 made room for vm 100, it is started again after that\n";
+    let text = "pin-hook: vm 107 made room for vm 100 and will be started again afterwards\n";
     for words in [
         ["status"].as_slice(),
         &["status", "100"],
@@ -323,7 +323,7 @@ fn status_shows_who_made_room() {
     debt("", ",\"due\":{\"secs\":0,\"nanos\":0}");
     let (shown, _) = node.shown(&["status"]);
     assert!(
-        shown.ends_with("vm 107 made room, it is started again in 0 s\n"),
+        shown.ends_with("vm 107 made room and will be started again in 0 s\n"),
         "{shown}"
     );
 }
@@ -375,8 +375,9 @@ fn status_says_where_the_answer_is_to_what_the_kernel_refused() {
     let record = serde_json::to_string(&record).unwrap();
     node.put("/run/pin-hook/journal", &format!("{log}{record}\n"));
     let (shown, _) = node.shown(&["status"]);
-    let told = "/proc/sys/kernel/watchdog_cpumask: the kernel did not take \"0-10\", tried 2 times\n\
-                pin-hook: help: journalctl -t pin-hook shows its answer\n";
+    let told = "/proc/sys/kernel/watchdog_cpumask: the kernel did not accept \"0-10\", tried 2 \
+                times\n\
+                pin-hook: help: journalctl -t pin-hook shows its response\n";
     assert!(shown.contains(told), "{shown}");
 }
 
@@ -385,15 +386,24 @@ fn status_fails_while_a_run_that_is_over_holds_the_host() {
     let node = settled();
     node.remove(&format!("/proc/{QEMU}/task/{QEMU}/stat"));
     let (text, status) = node.shown(&["status"]);
-    assert!(text.contains("vm 100: this run is over"), "{text}");
-    assert!(text.contains("vm 100: has ended and still owns"), "{text}");
+    assert!(
+        text.contains("vm 100 has stopped, but the host is not restored"),
+        "{text}"
+    );
+    assert!(
+        text.contains("vm 100: has stopped but still owns"),
+        "{text}"
+    );
     assert_eq!(status, 1);
     assert_eq!(
         node.json(&["status", "--json"])["claims"][0]["state"],
         "over"
     );
     let (text, _) = node.shown(&["list"]);
-    assert!(text.contains("vm 100: this run is over"), "{text}");
+    assert!(
+        text.contains("vm 100 has stopped, but the host is not restored"),
+        "{text}"
+    );
     assert!(!text.contains("running"), "{text}");
 }
 
@@ -412,7 +422,7 @@ fn a_damaged_journal_is_a_failure_in_both_forms() {
     node.put("/run/pin-hook/journal", "garbage\n");
     let (text, status) = node.shown(&["status", "--color=never"]);
     let told = "pin-hook: warning: the state in /run/pin-hook/journal is damaged: line 1\n\
-                pin-hook: help: pin-hook reconcile sets the damage aside";
+                pin-hook: help: pin-hook reconcile sets the damaged part aside";
     assert!(text.contains(told), "{text}");
     assert_eq!(status, 1);
     let json = node.json(&["status", "--json"]);

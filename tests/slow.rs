@@ -212,7 +212,7 @@ fn the_error_of_a_late_write_names_the_unit() {
     let error = slow::write(&host, &off(&[3])[0].path, "0", SHORT).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     let unit = "pin-hook-write-cpu-cpu3-online.service";
-    let expected = format!("the kernel does not answer, {unit} waits for it");
+    let expected = format!("the kernel does not respond, {unit} waits for it");
     assert_eq!(error.to_string(), expected);
     fs::read_to_string(pipe).unwrap();
 }
@@ -280,7 +280,11 @@ fn the_child_refuses_what_no_parent_asks_for() {
             "is not written",
         ),
         ("scrub", words(&[online]), "each path needs a text"),
-        ("../lock", words(&[online, "0"]), "is no name of an answer"),
+        (
+            "../lock",
+            words(&[online, "0"]),
+            "is not the name of an answer",
+        ),
     ] {
         let error = serve(&*host.files, name, &words).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
@@ -298,6 +302,6 @@ fn a_child_that_nobody_waits_for_writes_nothing() {
     fs::write(root.path().join(file), "0").unwrap();
     let words = [format!("/{file}"), "1".to_owned()];
     let error = serve(&RootFiles::new(root.path()), "late", &words).unwrap_err();
-    assert!(error.to_string().contains("nobody waits"), "{error:#}");
+    assert!(error.to_string().contains("nothing waits"), "{error:#}");
     assert_eq!(fs::read_to_string(root.path().join(file)).unwrap(), "0");
 }

@@ -11,7 +11,7 @@ use crate::domain::table::{Prefer, Smt};
 use crate::domain::vm::Vmid;
 use crate::lifecycle::start::phase::Phase;
 
-/// Gives a VM its CPUs for real while it runs, and the host back afterwards
+/// Gives a VM exclusive CPUs while it runs, and restores the host afterwards
 #[derive(Debug, Parser)]
 #[command(
     name = "pin-hook",
@@ -20,13 +20,13 @@ use crate::lifecycle::start::phase::Phase;
     arg_required_else_help = true
 )]
 pub struct Args {
-    /// Look at a captured or synthetic host below this directory
+    /// Read a captured or synthetic host in this directory
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Also print what is only of interest when something is wrong
+    /// Also print details that help when something is wrong
     #[arg(short, long, global = true)]
     pub verbose: bool,
-    /// When to use colours
+    /// When to use colors
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: ColorChoice,
     /// What to do.
@@ -66,7 +66,7 @@ pub enum Command {
     Init {
         /// VM to propose a table for
         vmid: Vmid,
-        /// What counts besides few NUMA nodes and L3 domains
+        /// What to prefer, besides few NUMA nodes and L3 domains
         #[arg(long, value_name = "WHAT", value_parser = prefer_parser())]
         prefer: Option<Prefer>,
         /// Whether two vCPUs share a core (pairs), or each has one whose sibling stays idle
@@ -75,7 +75,7 @@ pub enum Command {
         /// Also write it to /etc/pin-hook, for this node
         #[arg(long)]
         write: bool,
-        /// Write it although the VM has a table already
+        /// Write it even if the VM already has a table
         #[arg(long, requires = "write")]
         force: bool,
         /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
@@ -84,20 +84,20 @@ pub enum Command {
     },
     /// Apply the table of a running VM now
     Apply {
-        /// VM to apply the table of
+        /// VM whose table to apply
         vmid: Vmid,
     },
-    /// Let go of what a VM owns now, running or not
+    /// Release what a VM owns now, running or not
     #[command(group = ArgGroup::new("which").required(true))]
     Release {
-        /// VM to let go of
+        /// VM to release
         #[arg(group = "which")]
         vmid: Option<Vmid>,
-        /// Let go of everything, also when the state of pin-hook is lost
+        /// Release everything, even if the state of pin-hook is lost
         #[arg(long, group = "which")]
         all: bool,
     },
-    /// Have PVE call pin-hook for a VM from its next start on
+    /// Make PVE call pin-hook for a VM, from its next start on
     Enable {
         /// VM to enable
         vmid: Vmid,
@@ -105,7 +105,7 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Give a VM back the hookscript that it had, and leave nothing behind
+    /// Give a VM back its previous hookscript, and leave nothing behind
     Disable {
         /// VM to disable
         vmid: Vmid,
@@ -144,7 +144,7 @@ pub enum Command {
         /// Path and text of each write.
         words: Vec<String>,
     },
-    /// Bring the host in line with what runs (called by systemd)
+    /// Bring the host in line with the running VMs (called by systemd)
     Reconcile,
     /// Prepare the scopes of all VMs with a table (called by systemd at boot)
     Boot,
@@ -245,7 +245,8 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Args, clap::Error> {
 }
 
 fn parse_phase(text: &str) -> Result<Phase, String> {
-    text.parse().map_err(|()| format!("\"{text}\" is no phase"))
+    text.parse()
+        .map_err(|()| format!("\"{text}\" is not a phase"))
 }
 
 /// Brings the arguments into the order of commands: `100 pre-start` (PVE's order) and

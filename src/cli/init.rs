@@ -48,7 +48,8 @@ fn print(proposed: &Proposed, output: &Output) {
     if let Some(path) = &proposed.written {
         let vmid = proposed.vmid;
         let hidden = proposed.existing.as_ref().filter(|other| *other != path);
-        let hides = hidden.map(|other| format!(", which hides {other} on this node"));
+        let hides =
+            hidden.map(|other| format!(", which takes precedence over {other} on this node"));
         let hides = hides.unwrap_or_default();
         let text =
             format!("wrote {path}{hides}; pin-hook plan {vmid} shows what a start would change");

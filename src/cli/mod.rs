@@ -60,15 +60,15 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     }
     let host = host_at(args.root.as_deref(), command.is_phase());
     if let Some(root) = args.root.as_deref().filter(|root| !root.is_dir()) {
-        let text = format!("--root {}: there is no such directory", root.display());
-        return output.fail(Exit::Usage, &text, "name the directory of a captured host");
+        let text = format!("--root {}: no such directory", root.display());
+        return output.fail(Exit::Usage, &text, "give the directory of a captured host");
     }
     if args.root.is_some() && command.changes_the_host() {
-        let text = "a captured host (--root) can be looked at, not changed";
+        let text = "a captured host (--root) can only be looked at";
         return output.fail(
             Exit::Usage,
             text,
-            "leave --root out, or use a command that only looks",
+            "leave out --root, or use a command that changes nothing",
         );
     }
     if command.changes_the_host()
@@ -125,7 +125,7 @@ impl Desk<'_> {
         });
         if let Some(error) = refused.and_then(|plan| plan.error) {
             account.warn(format!(
-                "as things are, it would be refused: {}",
+                "as things stand, it would be refused: {}",
                 error.message
             ));
             error
@@ -204,7 +204,7 @@ impl Desk<'_> {
                 let like = tips::phase_like(phase);
                 let like = like.map(|name| format!(" (did you mean {name}?)"));
                 account.info(format!(
-                    "vm {vmid}: the phase \"{phase}\" is not known, nothing to do{}",
+                    "vm {vmid}: unknown phase \"{phase}\", nothing to do{}",
                     like.unwrap_or_default()
                 ));
                 account

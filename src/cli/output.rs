@@ -97,7 +97,7 @@ impl Output {
             .map(|line| entry(line, account, call, ms))
             .collect();
         if !log::send(entries) && self.verbose {
-            self.print("pin-hook: warning: journald does not answer, nothing was logged\n");
+            self.print("pin-hook: warning: journald does not respond, nothing was logged\n");
         }
         ExitCode::from(account.exit.code())
     }

@@ -63,7 +63,11 @@ fn print(plan: &Plan, output: &Output) {
 
 fn head(plan: &Plan, layout: &Layout) -> String {
     let name = plan.name.as_ref().map(|name| format!(" ({name})"));
-    let runs = if plan.running { "runs" } else { "does not run" };
+    let runs = if plan.running {
+        "running"
+    } else {
+        "not running"
+    };
     let Layout {
         backend, reason, ..
     } = layout;

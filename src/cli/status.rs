@@ -47,8 +47,8 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     }
     for vmid in &status.unowned {
         let text = format!(
-            "vm {vmid} has a table and runs without cpus of its own: pin-hook plan {vmid} shows what \
-             pin-hook apply {vmid} would change"
+            "vm {vmid} has a table but runs without cpus of its own: pin-hook plan {vmid} shows \
+             what pin-hook apply {vmid} would change"
         );
         output.say(Level::Info, &text);
     }
@@ -73,11 +73,11 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
         let times = count(usize::from(*attempts), "time");
         let is = actual.as_ref().map(|actual| format!(" is \"{actual}\""));
         let is = is.unwrap_or_default();
-        let text = format!("{target}{is}: the kernel did not take \"{wanted}\", tried {times}");
+        let text = format!("{target}{is}: the kernel did not accept \"{wanted}\", tried {times}");
         output.say(Level::Warning, &text);
     }
     if !status.refused.is_empty() {
-        output.say(Level::Help, "journalctl -t pin-hook shows its answer");
+        output.say(Level::Help, "journalctl -t pin-hook shows its response");
     }
     print_lost(status, output);
     print_unwatched(&status.unwatched, output);
@@ -91,17 +91,17 @@ fn print_unwatched(units: &[&str], output: &Output) {
     let names = units.join(" ");
     let text = match units {
         [] => return,
-        [one] if one.ends_with(".path") => format!(
-            "{one} is not active: what ends or changes is seen by the timer only, within 15 s"
-        ),
-        [one] => format!("nothing looks after the claims regularly: {one} is not active"),
+        [one] if one.ends_with(".path") => {
+            format!("{one} is not active: changes are only noticed by the timer, within 15 s")
+        }
+        [one] => format!("{one} is not active: there are no regular checks"),
         _ => format!(
-            "nothing looks after the claims: {} are not active",
+            "{} are not active: a crash would not be cleaned up",
             units.join(" and ")
         ),
     };
     output.say(Level::Error, &text);
-    let help = format!("systemctl start {names}; what is masked needs systemctl unmask first");
+    let help = format!("systemctl start {names}; masked units need systemctl unmask first");
     output.say(Level::Help, &help);
 }
 
@@ -111,12 +111,12 @@ fn print_lost(status: &Status, output: &Output) {
         output.say(Level::Warning, damage);
         output.say(
             Level::Help,
-            "pin-hook reconcile sets the damage aside and goes on without it",
+            "pin-hook reconcile sets the damaged part aside and continues without it",
         );
     }
     for Forgotten { cgroup, cpus } in &status.forgotten {
         let text = format!(
-            "cgroup {cgroup} keeps {} from the host, and no vm is known to own them",
+            "cgroup {cgroup} withholds {} from the host, but no vm owns them",
             cpus.in_words()
         );
         output.say(Level::Warning, &text);
@@ -124,7 +124,7 @@ fn print_lost(status: &Status, output: &Output) {
     if !status.forgotten.is_empty() {
         output.say(
             Level::Help,
-            "pin-hook release --all gives them back; pin-hook apply VMID takes them again for a vm",
+            "pin-hook release --all returns them; pin-hook apply VMID claims them for a vm again",
         );
     }
 }
@@ -141,7 +141,7 @@ fn tell_drift(drift: &[Drifted], output: &Output) {
     } in drift
     {
         let actual = actual.as_deref().unwrap_or("absent");
-        let mut text = format!("{target} is \"{actual}\", and pin-hook had set \"{wanted}\"");
+        let mut text = format!("{target} is \"{actual}\", but pin-hook had set \"{wanted}\"");
         if *given_up {
             text += &format!(": {}", left_to(writers));
             remedies.extend(keep_off(writers));
@@ -156,11 +156,11 @@ fn tell_drift(drift: &[Drifted], output: &Output) {
 fn debt_text(debt: &DebtStatus) -> String {
     let vmid = debt.vmid;
     match debt.due_in {
-        Some(seconds) => format!("vm {vmid} made room, it is started again in {seconds} s"),
+        Some(seconds) => format!("vm {vmid} made room and will be started again in {seconds} s"),
         None => {
             let owners: Vec<String> = debt.owners.iter().map(ToString::to_string).collect();
             let owners = owners.join(" and vm ");
-            format!("vm {vmid} made room for vm {owners}, it is started again after that")
+            format!("vm {vmid} made room for vm {owners} and will be started again afterwards")
         }
     }
 }
@@ -180,7 +180,7 @@ fn claim_text(claim: &ClaimStatus) -> String {
             "vm {vmid}: standby, started for a backup, would have {}",
             cpus.in_words()
         ),
-        "over" => format!("vm {vmid}: has ended and still owns {}", cpus.in_words()),
+        "over" => format!("vm {vmid}: has stopped but still owns {}", cpus.in_words()),
         _ => format!("vm {vmid}: {state}, {}", cpus.in_words()),
     };
     let mut text = wrapped(&summary, "");
@@ -252,9 +252,9 @@ fn complain(claim: &ClaimStatus, output: &Output) {
 
 /// Says that a VM has ended and nobody has seen to it.
 pub fn tell_over(vmid: Vmid, level: Level, output: &Output) {
-    let text = format!("vm {vmid}: this run is over, and the host not given back yet");
+    let text = format!("vm {vmid} has stopped, but the host is not restored yet");
     output.say(level, &text);
-    output.say(Level::Help, "pin-hook reconcile gives it back now");
+    output.say(Level::Help, "pin-hook reconcile restores it now");
 }
 
 fn host_text(status: &Status) -> String {
@@ -274,7 +274,7 @@ fn host_text(status: &Status) -> String {
     text += &settings_text(&status.settings);
     if status.pending > 0 {
         let pending = count(status.pending, "change");
-        text += &format!("  {pending} yet to be made by reconcile\n");
+        text += &format!("  {pending} still to be made by reconcile\n");
     }
     text
 }
@@ -295,7 +295,7 @@ fn settings_text(settings: &[SettingStatus]) -> String {
         true => String::new(),
         false => format!(" ({})", count(settings.len(), "value")),
     };
-    let mut text = paragraph(&format!("{n} as wished{values}: {}", keys.join(", ")));
+    let mut text = paragraph(&format!("{n} as requested{values}: {}", keys.join(", ")));
     for setting in settings {
         let Some(rule) = setting.rule else { continue };
         let wishes = setting.wishes.iter();

@@ -25,7 +25,7 @@ pub fn commands(grammar: &clap::Command) -> impl Iterator<Item = &str> {
 const OTHERWISE: [(&str, &str); 10] = [
     (
         "measure",
-        "there is no such command yet; pin-hook status shows what is not where it should be",
+        "no such command yet; pin-hook status shows what is not where it should be",
     ),
     (
         "topology",
@@ -33,28 +33,29 @@ const OTHERWISE: [(&str, &str); 10] = [
     ),
     (
         "show",
-        "pin-hook status shows what vms own, pin-hook list every table",
+        "pin-hook status shows what vms own, pin-hook list shows every table",
     ),
     (
         "doctor",
-        "pin-hook status shows what is wrong now, pin-hook check --table FILE what is with a table",
+        "pin-hook status shows what is wrong now, pin-hook check --table FILE what is wrong with \
+         a table",
     ),
     ("validate", "pin-hook check --table FILE checks a table"),
     (
         "start",
-        "qm start VMID starts a vm; pin-hook apply VMID is for one that runs",
+        "qm start VMID starts a vm; pin-hook apply VMID is for a running one",
     ),
     (
         "stop",
-        "qm stop VMID stops a vm; pin-hook release VMID lets go of its cpus",
+        "qm stop VMID stops a vm; pin-hook release VMID releases its cpus",
     ),
     (
         "undo",
-        "pin-hook release VMID lets go of its cpus, pin-hook disable VMID for good",
+        "pin-hook release VMID releases its cpus, pin-hook disable VMID does so for good",
     ),
     (
         "install",
-        "pin-hook enable VMID has pve call pin-hook for a vm",
+        "pin-hook enable VMID makes pve call pin-hook for a vm",
     ),
     (
         "uninstall",
@@ -95,7 +96,7 @@ pub fn with_tip(
     let next = next.and_then(|word| word.to_str());
     let tip = match (meant, nearest(&typed, names), next) {
         _ if PHASES.contains(&typed.as_str()) => {
-            format!("a phase takes the vm and nothing else: pin-hook {typed} VMID")
+            format!("a phase takes a vm id and nothing else: pin-hook {typed} VMID")
         }
         (Some((_, tip)), _, _) => (*tip).to_owned(),
         (None, Some(name), _) => format!("a similar command exists: '{name}'"),
@@ -125,7 +126,7 @@ fn tip_for_argument(
     let word = arguments.get(2)?.to_str()?;
     match (error.kind(), command, word) {
         (ErrorKind::ValueValidation, "release", "all") => {
-            Some("pin-hook release --all lets go of everything".to_owned())
+            Some("pin-hook release --all releases everything".to_owned())
         }
         (ErrorKind::UnknownArgument, "check", vmid) if vmid.parse::<Vmid>().is_ok() => Some(
             format!("pin-hook plan {vmid} checks the table of vm {vmid}"),
@@ -135,7 +136,7 @@ fn tip_for_argument(
         }
         // The library would have it taken for a value.
         (ErrorKind::UnknownArgument, command, _) => {
-            Some(format!("pin-hook {command} --help shows what it takes"))
+            Some(format!("pin-hook {command} --help shows its arguments"))
         }
         _ => None,
     }

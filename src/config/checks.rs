@@ -46,14 +46,14 @@ fn check_owned(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
         return Ok(());
     };
     if cpus.is_empty() {
-        let help = "name the cpus of the vm, or write cpus = \"auto\"";
+        let help = "list the cpus of the vm, or write cpus = \"auto\"";
         return Err(at.problem(&["cpus"], None, "cpus is empty".to_owned(), help));
     }
     let both = cpus.intersection(&table.isolate.also);
     if !both.is_empty() {
         let (both, are) = (both.in_words(), both.is_or_are());
-        let message = format!("isolate.also has {both}, which {are} in cpus already");
-        let help = "isolate.also is for cpus without a vcpu; leave them in one of the two";
+        let message = format!("isolate.also has {both}, which {are} already in cpus");
+        let help = "isolate.also is for cpus without a vcpu; keep them in only one of the two";
         return Err(at.problem(&["isolate", "also"], None, message, help));
     }
     Ok(())
@@ -66,7 +66,7 @@ fn check_vcpus(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     };
     let Some(cpus) = named(&table.cpus) else {
         let message = "pin.vcpus names cpus, but cpus is \"auto\"".to_owned();
-        let help = "write the cpus of the vm into cpus, or leave pin.vcpus out";
+        let help = "list the cpus of the vm in cpus, or leave pin.vcpus out";
         return Err(at.problem(PATH, None, message, help));
     };
     if vcpus.is_empty() {
@@ -193,7 +193,7 @@ fn check_words(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
         let word = |text: &String| !text.is_empty() && text.bytes().all(letter);
         if let Some(text) = value.as_ref().filter(|text| !word(text)) {
             let message = format!("power.{key} cannot be {text:?}");
-            let help = "names of the kernel are one word in lower case, such as \"performance\"";
+            let help = "kernel names are one word in lower case, such as \"performance\"";
             return Err(at.problem(&["power", key], None, message, help));
         }
     }
@@ -233,8 +233,8 @@ fn check_power(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     }
     let preference = power.energy_preference.as_deref();
     if preference == Some("default") {
-        let message = "energy preference default means another one on each host".to_owned();
-        let help = "write the one that the host shows, such as \"balance_performance\"";
+        let message = "energy preference default differs from host to host".to_owned();
+        let help = "write the one that the host reports, such as \"balance_performance\"";
         return Err(at.problem(&["power", "energy-preference"], None, message, help));
     }
     let contradicts = preference.is_some_and(|preference| preference != "performance");
@@ -263,8 +263,8 @@ fn check_yield(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
     }
     let timeout = table.yields.timeout;
     if timeout.duration() < SHORTEST_TIMEOUT {
-        let message = "yield.timeout is less than 1s, and no vm shuts down in that".to_owned();
-        let help = "write more; a guest takes about half a minute";
+        let message = "yield.timeout is less than 1s, too short for any vm to shut down".to_owned();
+        let help = "raise it; a guest takes about half a minute";
         return Err(at.problem(&["yield", "timeout"], None, message, help));
     }
     Ok(())

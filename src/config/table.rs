@@ -58,10 +58,10 @@ fn read<T>(
         let too_large = Problem {
             span: 0..0,
             message: format!(
-                "{} bytes are more than the {MAX_BYTES} of any sane file",
+                "{} bytes, more than the {MAX_BYTES} of any sane file",
                 text.len()
             ),
-            help: "see whether this is the right file".to_owned(),
+            help: "check that this is the right file".to_owned(),
         };
         return Err(too_large.in_file(file, ""));
     }

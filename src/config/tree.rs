@@ -16,7 +16,7 @@ pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Prob
         let span = error.span().unwrap_or(0..0);
         let message = error.message().replace('`', "'");
         let help = match message.as_str() {
-            "duplicate key" => "a key or a section may be written once".to_owned(),
+            "duplicate key" => "a key or a section may be written only once".to_owned(),
             _ => syntax_help(text, span.start, keys),
         };
         let message = miswritten(text, span.start).unwrap_or(message);
@@ -43,8 +43,8 @@ fn miswritten(text: &str, at: usize) -> Option<String> {
         return Some(fact);
     }
     match bare.to_ascii_lowercase().as_str() {
-        "yes" | "on" | "true" => return Some(format!("{bare} is no boolean: write true")),
-        "no" | "off" | "false" => return Some(format!("{bare} is no boolean: write false")),
+        "yes" | "on" | "true" => return Some(format!("{bare} is not a boolean: write true")),
+        "no" | "off" | "false" => return Some(format!("{bare} is not a boolean: write false")),
         _ => {}
     }
     let letter = |b: u8| b.is_ascii_digit() || b == b'-' || b == b',';
@@ -115,7 +115,7 @@ fn named(problem: Problem, key: &str, keys: &[Key]) -> Problem {
         return problem;
     }
     Problem {
-        message: format!("node.{key} is for no node"),
+        message: format!("node.{key} does not name a node"),
         help: format!(
             "write {key} below a line [node.NAME], with the name of a node of the cluster"
         ),
@@ -241,7 +241,7 @@ fn unknown(
             None => format!("{name} belongs above the first section"),
         },
         (Some(meant), None) => format!("did you mean \"{meant}\"?"),
-        (None, None) => "remove it; nothing here is ignored silently".to_owned(),
+        (None, None) => "remove it; nothing is ignored silently".to_owned(),
     };
     Problem {
         span,
@@ -256,7 +256,7 @@ fn unknown(
 /// Names the type of a value.
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
-        DeValue::String(_) => "a text",
+        DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a number",
         DeValue::Float(_) => "a number with a fraction",
         DeValue::Boolean(_) => "a boolean",
@@ -335,8 +335,8 @@ impl Shape {
     fn part(self) -> &'static str {
         match self {
             Self::Number => "a number",
-            Self::TextOrNumber => "a number or a text in quotes",
-            _ => "a text in quotes",
+            Self::TextOrNumber => "a number or a string in quotes",
+            _ => "a string in quotes",
         }
     }
 }

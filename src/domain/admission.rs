@@ -224,7 +224,7 @@ fn check_bystander(
     if !cpus.is_subset(claimed) {
         let left = cpus.difference(claimed);
         let text = format!(
-            "{who} is set to {} and will have only {} of them",
+            "{who} is configured for {} and will have only {} of them",
             cpus.in_words(),
             left.in_words()
         );
@@ -233,7 +233,7 @@ fn check_bystander(
     let is_moved = share.backend == Backend::Slices && bystander.has_list();
     if is_moved && !bystander.is_of_vms() {
         let text = format!(
-            "{who} is set to {} and will have {} instead",
+            "{who} is configured for {} and will have {} instead",
             cpus.in_words(),
             left.in_words()
         );
@@ -285,7 +285,7 @@ fn check_above(share: &Share, above: &Bystander, claimed: &CpuSet) -> Result<Vec
         if !cpus.is_subset(&above.cpus) {
             let who = &above.who;
             let text = format!(
-                "{what} is set to {}, of which {who} leaves it {}",
+                "{what} is configured for {}, of which {who} leaves it {}",
                 cpus.in_words(),
                 left.in_words()
             );

@@ -290,7 +290,7 @@ pub fn gone_offline(before: &Claims, after: &Claims) -> Vec<String> {
         });
         let (vmid, cpus, are) = (claim.vmid, new.in_words(), new.is_or_are());
         let text = format!(
-            "vm {vmid}: {cpus} {are} offline, what was pinned there runs elsewhere meanwhile"
+            "vm {vmid}: {cpus} {are} offline, what was pinned there runs elsewhere for now"
         );
         (!new.is_empty()).then_some(text)
     });

@@ -46,13 +46,13 @@ const BITS: u32 = u64::BITS;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseCpuListError {
     /// There is nothing before, between or behind the commas.
-    #[error("there is a comma too many")]
+    #[error("there is one comma too many")]
     Comma,
     /// A part is neither a number nor a range.
     #[error("\"{0}\" is not a cpu number or a range of them (such as \"0-3,8\")")]
     Part(String),
     /// A dash of a word processor, say, looks like a hyphen.
-    #[error("\"{part}\" has a {letter:?} that looks right and is no part of a cpu list")]
+    #[error("\"{part}\" has a {letter:?} that looks right but does not belong in a cpu list")]
     Letter {
         /// What there is between two commas.
         part: String,

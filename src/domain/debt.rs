@@ -159,11 +159,11 @@ impl Debt {
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cancelled::Started => f.write_str("somebody has started it"),
-            Cancelled::Gone => f.write_str("it is not on this node any more"),
+            Cancelled::Started => f.write_str("it has already been started"),
+            Cancelled::Gone => f.write_str("it is no longer on this node"),
             Cancelled::Locked(lock) => write!(f, "it is locked ({lock})"),
-            Cancelled::Ha => f.write_str("ha looks after it now"),
-            Cancelled::NeverStopped => f.write_str("it has not shut down"),
+            Cancelled::Ha => f.write_str("it is now managed by ha"),
+            Cancelled::NeverStopped => f.write_str("it did not shut down"),
         }
     }
 }
@@ -172,10 +172,10 @@ impl fmt::Display for Cancelled {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoYield {
     /// HA would start it again.
-    #[error("vm {0} is to make room, and ha would start it again")]
+    #[error("cannot shut down vm {0} (yield.stop): ha would restart it")]
     Ha(Vmid),
     /// PVE is in the middle of something with it.
-    #[error("vm {vmid} is to make room, and it is locked ({lock})")]
+    #[error("vm {vmid} has to make room, but is locked ({lock})")]
     Locked {
         /// Which VM.
         vmid: Vmid,
@@ -183,10 +183,10 @@ pub enum NoYield {
         lock: String,
     },
     /// `qm shutdown` has ended and the VM runs on.
-    #[error("vm {0} is to make room, and shutting it down failed")]
+    #[error("vm {0} has to make room, but shutting it down failed")]
     Failed(Vmid),
     /// It takes longer than the table allows.
-    #[error("vm {vmid} is to make room, and it has not shut down within {timeout}")]
+    #[error("vm {vmid} has to make room, but did not shut down within {timeout}")]
     Late {
         /// Which VM.
         vmid: Vmid,
@@ -202,19 +202,19 @@ impl NoYield {
             NoYield::Ha(other) => {
                 format!(
                     "ha-manager set vm:{other} --state stopped, then start vm {vmid}; afterwards \
-                     --state started, pin-hook does not start it again"
+                     set --state started, because pin-hook does not start it again"
                 )
             }
             NoYield::Locked { vmid: other, .. } => {
-                format!("start vm {vmid} when that has ended; qm config {other} shows the lock")
+                format!("start vm {vmid} when the lock is gone; qm config {other} shows it")
             }
             NoYield::Failed(other) => {
                 let units = stopping_units(*other);
-                format!("see why in journalctl -u '{units}', or shut vm {other} down by hand")
+                format!("journalctl -u '{units}' shows why; or shut down vm {other} by hand")
             }
             NoYield::Late { vmid: other, .. } => format!(
-                "shut vm {other} down in its guest or by qm stop {other}, then start vm {vmid}; or \
-                 raise yield.timeout"
+                "shut down vm {other} from its guest or with qm stop {other}, then start vm \
+                 {vmid}; or raise yield.timeout"
             ),
         }
     }

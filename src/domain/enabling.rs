@@ -11,7 +11,7 @@ pub enum EnableRefusal {
     #[error(transparent)]
     Nothing(#[from] Nothing),
     /// The storage of the VM's own snippet is unknown.
-    #[error("there is no storage {storage}, where the hookscript of vm {vmid} is")]
+    #[error("storage {storage}, which has the hookscript of vm {vmid}, does not exist")]
     LostStorage {
         /// Which VM.
         vmid: Vmid,
@@ -46,7 +46,7 @@ pub enum EnableRefusal {
     #[error("{0} exists and is not pin-hook's")]
     Foreign(String),
     /// The hookscript that the VM has does not work.
-    #[error("the hookscript {volume} of vm {vmid} cannot be called: {fault}")]
+    #[error("the hookscript {volume} of vm {vmid} cannot be run: {fault}")]
     BrokenHook {
         /// Which VM.
         vmid: Vmid,
@@ -56,7 +56,7 @@ pub enum EnableRefusal {
         fault: HookFault,
     },
     /// PVE did as it was told, and the VM's config says something else.
-    #[error("{command} ended well, but the hookscript is {}", set.as_deref().unwrap_or("not set"))]
+    #[error("{command} succeeded, but the hookscript is {}", set.as_deref().unwrap_or("not set"))]
     NotSet {
         /// Which VM.
         vmid: Vmid,
@@ -101,11 +101,11 @@ impl EnableRefusal {
             Self::Foreign(path) => format!("rename {path}, and the hookscript of vms that use it"),
             Self::BrokenHook { vmid, fault, .. } => {
                 let mend = fault.help();
-                format!("{mend}, or give it up: qm set {vmid} --delete hookscript")
+                format!("{mend}, or remove it: qm set {vmid} --delete hookscript")
             }
-            Self::NotSet { vmid, .. } => format!(
-                "somebody else may have changed it: look at qm config {vmid}, then try again"
-            ),
+            Self::NotSet { vmid, .. } => {
+                format!("someone else may have changed it: check qm config {vmid}, then try again")
+            }
             Self::Pve { command, .. } => format!("try again; {command} by hand may tell more"),
         }
     }
@@ -115,7 +115,7 @@ impl EnableRefusal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HookFault {
     /// It is not named as PVE names snippets.
-    #[error("it is no snippet")]
+    #[error("it is not a snippet")]
     NoSnippet,
     /// Its storage is unknown.
     #[error("there is no storage {0}")]

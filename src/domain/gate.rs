@@ -46,8 +46,8 @@ const STALLS_ORDERED_WORKQUEUES: &[Range<KernelRelease>] = &[
 const KEEPS_RESCUERS_NARROW: &[Range<KernelRelease>] = &[release(0, 0, 0)..release(6, 9, 0)];
 
 /// What the operator must know who insists on it there.
-const RESCUERS_STAY: &str = "this kernel leaves rescuers of workqueues on fewer cpus until \
-                             reboot; workqueues = \"auto\" avoids it";
+const RESCUERS_STAY: &str = "this kernel leaves workqueue rescuers on fewer cpus until reboot; \
+                             workqueues = \"auto\" avoids it";
 
 /// First kernel on which a partition of type isolated that comes or goes waits for every probe of a PCI
 /// driver that is under way, and systemd with it: "PCI: Flush PCI probe workqueue on cpuset isolated
@@ -73,7 +73,7 @@ pub struct KernelRelease {
 
 /// Text that does not begin like a kernel release.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" does not begin with a kernel version such as 6.14.11")]
+#[error("\"{0}\" does not start with a kernel version such as 6.14.11")]
 pub struct ParseReleaseError(String);
 
 const fn release(major: u32, minor: u32, patch: u32) -> KernelRelease {
@@ -169,7 +169,7 @@ impl GateRefusal {
 
 /// What the operator must know who overrides the gate on a host with mlx5.
 const STALLS_SEEN: &str = "the kernel gate is overridden while mlx5 is loaded, with which ordered \
-                           workqueues were seen to stall";
+                           workqueues have been seen to stall";
 
 fn is_in(ranges: &[Range<KernelRelease>], release: KernelRelease) -> bool {
     ranges.iter().any(|range| range.contains(&release))
@@ -262,9 +262,9 @@ fn best_reason(release: KernelRelease, backend: Backend, obstacles: &[String]) -
     let kernel = format!("kernel {release}");
     match obstacles {
         [] if backend == Backend::Isolated && waits_for_probes(release) => {
-            format!("{kernel}: no known hazard but waits for pci probes")
+            format!("{kernel}: no known problem, except that it waits for pci probes")
         }
-        [] => format!("{kernel}: no known hazard"),
+        [] => format!("{kernel}: no known problem"),
         _ => format!(
             "{kernel}: {}, so partition type {backend}",
             obstacles.join("; ")
@@ -291,14 +291,14 @@ fn missing(backend: Backend, facts: &GateFacts) -> Option<String> {
         Backend::Root if facts.isolcpus_overlap => {
             "a partition of type root is invalid on cpus in isolcpus="
         }
-        Backend::Slices if !facts.features.systemd_bus => "systemd does not answer on the bus",
+        Backend::Slices if !facts.features.systemd_bus => "systemd does not respond on the bus",
         _ => return None,
     };
     Some(fact.to_owned())
 }
 
 fn chosen(backend: Backend, reason: String) -> Choice {
-    let alone = "only the vcpu threads are pinned, nobody else is kept off these cpus";
+    let alone = "only the vcpu threads are pinned, nothing else is kept off these cpus";
     Choice {
         backend,
         reason,

@@ -121,7 +121,7 @@ knobs! {
         path: "/sys/fs/cgroup/{}/cpuset.cpus",
         grammar: Grammar::CpuList,
         stage: Stage::Containers,
-        doc: "gives containers as many cpus beside the owned ones as they had",
+        doc: "gives containers as many other cpus as they had",
         // PVE goes on balancing containers, which changes which CPUs and not how many.
         is_balanced: true,
         ..PLAIN
@@ -173,7 +173,7 @@ knobs! {
     PolicyBoost = Row {
         path: "/sys/devices/system/cpu/cpufreq/policy{}/boost",
         stage: Stage::Power,
-        doc: "lets the owned cpus run faster than nominal, or not",
+        doc: "switches boost of the owned cpus on or off",
         key: Some("power.boost"),
         rank: 0,
         rule: Rule::Highest,
@@ -183,7 +183,7 @@ knobs! {
     Boost = Row {
         path: "/sys/devices/system/cpu/cpufreq/boost",
         stage: Stage::Power,
-        doc: "lets all cpus run faster than nominal, or not",
+        doc: "switches boost of all cpus on or off",
         key: Some("power.boost"),
         rank: 0,
         rule: Rule::Highest,
@@ -193,7 +193,7 @@ knobs! {
     NoTurbo = Row {
         path: "/sys/devices/system/cpu/intel_pstate/no_turbo",
         stage: Stage::Power,
-        doc: "lets all cpus run faster than nominal, or not",
+        doc: "switches boost of all cpus on or off",
         key: Some("power.boost"),
         rank: 0,
         rule: Rule::Lowest,
@@ -203,7 +203,7 @@ knobs! {
     EnergyPreference = Row {
         path: "/sys/devices/system/cpu/cpufreq/policy{}/energy_performance_preference",
         stage: Stage::Power,
-        doc: "has the hardware choose frequencies of the owned cpus as wished",
+        doc: "sets the energy preference of the owned cpus",
         key: Some("power.energy-preference"),
         // After the governor: `performance` refuses every other preference (EBUSY in
         // `intel_pstate.c` and `amd-pstate.c`).
@@ -216,7 +216,7 @@ knobs! {
     Governor = Row {
         path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_governor",
         stage: Stage::Power,
-        doc: "chooses the frequency of the owned cpus as wished",
+        doc: "sets the cpufreq governor of the owned cpus",
         key: Some("power.governor"),
         rank: 2,
         rule: Rule::Strongest(GOVERNORS),
@@ -235,7 +235,7 @@ knobs! {
     Sysctl = Row {
         path: "/proc/sys/{}",
         grammar: Grammar::Fields,
-        doc: "sets what the table wishes for the whole host",
+        doc: "sets the table's host settings",
         key: Some("host.sysctl {}"),
         rules: SYSCTLS,
         ..SETTING
@@ -255,14 +255,14 @@ knobs! {
     TransparentHugepages = Row {
         path: "/sys/kernel/mm/transparent_hugepage/enabled",
         grammar: Grammar::Choice,
-        doc: "decides who gets huge pages without asking",
+        doc: "sets who gets transparent hugepages",
         key: Some("host.transparent-hugepages"),
         ..SETTING
     },
     /// How long KVM polls for work before a vCPU sleeps, in nanoseconds.
     HaltPoll = Row {
         path: "/sys/module/kvm/parameters/halt_poll_ns",
-        doc: "has kvm wait for work of a vcpu without sleeping",
+        doc: "sets how long kvm polls for work of a vcpu before it sleeps",
         key: Some("host.halt-poll"),
         rule: Rule::Highest,
         ..SETTING
@@ -271,7 +271,7 @@ knobs! {
     /// lets it stay nothing (`grow_halt_poll_ns()`).
     HaltPollGrow = Row {
         path: "/sys/module/kvm/parameters/halt_poll_ns_grow",
-        doc: "lets kvm come to that time, from which some kernels keep it",
+        doc: "lets kvm reach that polling time, which some kernels prevent",
         key: Some("host.halt-poll"),
         rule: Rule::Highest,
         ..SETTING
@@ -279,7 +279,7 @@ knobs! {
     /// CPUs that the cgroup of a unit outside of the VMs asks for.
     ListedCpus = Row {
         stage: Stage::Slices,
-        doc: "has the cgroup of a unit follow its AllowedCPUs=",
+        doc: "makes the cgroup of a unit follow its AllowedCPUs=",
         ..LIST_OF_OTHERS
     },
     /// CPUs that a cgroup outside of systemd asks for. It is given back before the units, with
@@ -293,7 +293,7 @@ knobs! {
     Online = Row {
         path: "/sys/devices/system/cpu/cpu{}/online",
         stage: Stage::Hotplug,
-        doc: "brings a cpu back that was taken offline to clear it",
+        doc: "brings back a cpu that was taken offline to clear it",
         reading: Reading::Online,
         sleeps: Sleeps::Always,
         ..PLAIN
@@ -332,7 +332,7 @@ knobs! {
         path: "/sys/fs/cgroup/{}/cpuset.mems",
         grammar: Grammar::CpuList,
         stage: Stage::Partition,
-        doc: "has the cgroup of the vm follow its nodes",
+        doc: "makes the cgroup of the vm follow its nodes",
         // There may be no way back from all to none.
         reading: Reading::AllIsNone(NODES_WITH_MEMORY),
         all: Some(NODES_WITH_MEMORY),
@@ -348,14 +348,14 @@ knobs! {
     /// Whether drivers take functions that they match without being asked to.
     DriversAutoprobe = Row {
         path: "/sys/bus/pci/drivers_autoprobe",
-        doc: "keeps drivers of the host off a device that is removed and comes back",
+        doc: "keeps host drivers off a device that is removed and reappears",
         ..PLAIN
     },
     /// The only driver that may take a function.
     DriverOverride = Row {
         path: "/sys/bus/pci/devices/{}/driver_override",
         grammar: Grammar::Name,
-        doc: "keeps drivers of the host off a device until pve has bound it",
+        doc: "keeps host drivers off a device until pve has bound it",
         ..PLAIN
     },
 }

@@ -81,7 +81,7 @@ pub enum MemoryFault {
     },
     /// The config of the VM binds a guest node elsewhere.
     #[error(
-        "numa{number} of the vm's config takes memory from {}, which memory.nodes leaves out",
+        "numa{number} of the vm's config takes memory from {}, which memory.nodes does not include",
         nodes_in_words(from)
     )]
     LeftOut {
@@ -92,7 +92,8 @@ pub enum MemoryFault {
     },
     /// PVE takes the hugepages of a guest node elsewhere.
     #[error(
-        "pve takes the hugepages of guest node {number} from node {node}, which memory.nodes leaves out"
+        "pve takes the hugepages of guest node {number} from node {node}, which memory.nodes \
+         does not include"
     )]
     PoolLeftOut {
         /// Number of the guest node.

@@ -49,7 +49,7 @@ impl Exclusive {
 
 /// A unit above a VM's threads that keeps them off CPUs that they are to run on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{who} may run on {} only, which keeps {what} off {}", allowed.in_words(), cpus.in_words())]
+#[error("{who} is limited to {}, which keeps {what} off {}", allowed.in_words(), cpus.in_words())]
 pub struct Above {
     /// Which unit.
     pub who: String,
@@ -266,6 +266,6 @@ impl Bystander {
 pub fn other_cpus(vmid: Option<Vmid>) -> String {
     match vmid {
         Some(vmid) => format!("give vm {vmid} other cpus in its table (cpus = \"...\")"),
-        None => "name other cpus in the table (cpus = \"...\")".to_owned(),
+        None => "choose other cpus in the table (cpus = \"...\")".to_owned(),
     }
 }

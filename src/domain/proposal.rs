@@ -38,7 +38,7 @@ impl Proposal<'_> {
             text += &comment(&format!("- {}", remark.text), "  ");
         }
         if self.remarks.iter().any(|remark| remark.is_warning) {
-            text += "#\n# mind:\n";
+            text += "#\n# note:\n";
         }
         for remark in of_kind(true) {
             text += &comment(&format!("- {}", remark.text), "  ");
@@ -115,7 +115,7 @@ mod tests {
         .text();
         let expected = format!(
             "# Table of a vm with a bell.\n#\n# why these cpus:\n# - {word}\n#   {word}\n\
-             #\n# mind:\n# - b\n#\n# the vm's configuration fits as it is\n\
+             #\n# note:\n# - b\n#\n# the vm's configuration fits as it is\n\
              cpus = \"2-3\"\n\n[isolate]\nalso = \"6-7\"   # smt siblings, idle\n"
         );
         assert_eq!(text, expected);

@@ -61,7 +61,7 @@ pub enum Refusal {
         remedy: &'static str,
     },
     /// Somebody could not start or run any more.
-    #[error("{who} may run on {} only, which would leave it no cpu{}", cpus.in_words(), beside(owners))]
+    #[error("{who} is limited to {}, and would have no cpu left{}", cpus.in_words(), beside(owners))]
     Starved {
         /// Who it is, such as `vm 107` or `unit irqbalance.service`.
         who: String,
@@ -89,7 +89,7 @@ pub enum Refusal {
     #[error("{0}")]
     Device(Box<Objection>),
     /// A device cannot be reset as the table wishes, or must not be.
-    #[error("{key} ({address}) is not reset: {why}")]
+    #[error("cannot reset {key} ({address}): {why}")]
     NoReset {
         /// Key in the VM's configuration.
         key: String,
@@ -99,7 +99,7 @@ pub enum Refusal {
         why: NoReset,
     },
     /// A device cannot be bound as the table wishes, or must not be.
-    #[error("{key}{} is not bound to vfio-pci: {why}", in_brackets(address))]
+    #[error("cannot bind {key}{} to vfio-pci: {why}", in_brackets(address))]
     NoBinding {
         /// Key in the VM's configuration.
         key: String,
@@ -195,8 +195,8 @@ fn help_for_room(vmid: Vmid, fitting: usize, taken: &[(String, CpuSet)]) -> Stri
     let others = match taken.is_empty() {
         true => None,
         false => Some(format!(
-            "let others own fewer cpus ({}); pin-hook list shows their tables, which count while \
-             a vm is off too",
+            "let others own fewer cpus ({}); pin-hook list shows their tables, which count even \
+             while a vm is off",
             taken.join("; ")
         )),
     };

@@ -157,15 +157,15 @@ impl Target {
     pub fn purpose(&self) -> &'static str {
         match self {
             Target::Delegation(_) => "keeps systemd from undoing the vm's partition, until reboot",
-            Target::MemoryNodes(_) => "has the vm's memory come from its nodes only",
-            Target::Group(_) => "makes the cgroup of the vm's threads",
-            Target::Hugepages(_) => "has the hugepages ready that the start of the vm needs",
+            Target::MemoryNodes(_) => "limits the vm's memory to its nodes",
+            Target::Group(_) => "creates the cgroup of the vm's threads",
+            Target::Hugepages(_) => "reserves the hugepages that the vm needs to start",
             Target::Knob(knob, _) => knob.row().doc,
-            Target::Driver(_) => "gives a device back to the driver that it had",
+            Target::Driver(_) => "returns a device to its previous driver",
             Target::Membership(_) => "puts threads of the vm into their cgroup",
             Target::Affinity(_) => "keeps threads of the vm on their cpus",
             Target::KernelThread(_) => "keeps kernel threads off the owned cpus",
-            Target::DropIn(_) => "has systemd remember AllowedCPUs= of a unit",
+            Target::DropIn(_) => "makes systemd remember AllowedCPUs= of a unit",
             Target::AllowedCpus(_) => "keeps units off the owned cpus",
             Target::Class(_) => "gives vcpu threads their scheduling class",
         }

@@ -54,18 +54,20 @@ impl SmtControl {
     pub fn help(self, offline: &CpuSet) -> String {
         let cpus = offline.in_words();
         match (self, offline.first()) {
-            (SmtControl::Off, _) => format!("smt is off (smt/control): name others than {cpus}"),
+            (SmtControl::Off, _) => format!("smt is off (smt/control): choose others than {cpus}"),
             (SmtControl::ForcedOff, _) => {
                 format!(
-                    "smt is off until the next boot (smt/control: forceoff): name others than {cpus}"
+                    "smt is off until the next boot (smt/control: forceoff): choose others than \
+                     {cpus}"
                 )
             }
             (SmtControl::Allowed, Some(cpu)) if offline.len() == 1 => {
                 format!(
-                    "write 1 to /sys/devices/system/cpu/cpu{cpu}/online, or name another one instead"
+                    "write 1 to /sys/devices/system/cpu/cpu{cpu}/online, or choose another one \
+                     instead"
                 )
             }
-            _ => "write 1 to their /sys/devices/system/cpu/cpuN/online, or name others instead"
+            _ => "write 1 to their /sys/devices/system/cpu/cpuN/online, or choose others instead"
                 .to_owned(),
         }
     }
@@ -320,11 +322,11 @@ pub(crate) mod tests {
         let help = |control: &str| SmtControl::parse(control).help(&"12-15".parse().unwrap());
         assert_eq!(
             help("off\n"),
-            "smt is off (smt/control): name others than cpus 12-15"
+            "smt is off (smt/control): choose others than cpus 12-15"
         );
         assert_eq!(
             help("forceoff\n"),
-            "smt is off until the next boot (smt/control: forceoff): name others than cpus 12-15"
+            "smt is off until the next boot (smt/control: forceoff): choose others than cpus 12-15"
         );
         for control in ["on", "notsupported", "notimplemented", "2", ""] {
             assert!(help(control).starts_with("write 1 to their "), "{control}");

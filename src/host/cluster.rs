@@ -143,7 +143,7 @@ pub fn check_mounted(files: &dyn Files) -> anyhow::Result<()> {
     ensure!(
         is_mounted,
         Advised::new(
-            format!("the cluster file system is not there ({CLUSTER_NODES})"),
+            format!("the cluster file system is missing ({CLUSTER_NODES})"),
             "systemctl status pve-cluster shows why; without it no vm starts either",
         )
     );

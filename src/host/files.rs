@@ -46,7 +46,7 @@ pub trait Held: Debug {}
 ///
 /// Every method fails with the [`io::Error`] that the kernel gave; callers add the path.
 pub trait Files: Debug {
-    /// Reads a whole file as text; bytes that are no UTF-8 are replaced. What is no regular file, or
+    /// Reads a whole file as text; bytes that are not UTF-8 are replaced. What is no regular file, or
     /// is larger than any that is needed, is an error, and nothing is waited for.
     fn read(&self, path: &str) -> io::Result<String>;
     /// The same for a file with at most `limit` bytes (`FileTooLarge`), no more of which is read.
@@ -292,7 +292,7 @@ fn open_regular(path: &Path) -> io::Result<File> {
         return Err(io::Error::from_raw_os_error(libc::EISDIR));
     }
     if !kind.is_file() {
-        let text = "it is no regular file";
+        let text = "it is not a regular file";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     Ok(file)

@@ -53,7 +53,10 @@ impl MissingCapability {
     pub fn remedy(&self) -> String {
         if self.is_root {
             let Self { capability, .. } = self;
-            format!("allow {capability} in what starts pin-hook (systemd: CapabilityBoundingSet=)")
+            format!(
+                "allow {capability} in whatever starts pin-hook (systemd: \
+                 CapabilityBoundingSet=)"
+            )
         } else {
             "run it as root".to_owned()
         }

@@ -57,7 +57,7 @@ pub fn node_name(files: &dyn Files) -> anyhow::Result<String> {
     ensure!(
         is_node_name(node),
         Advised::new(
-            format!("host name {node:?} is no node's name"),
+            format!("host name {node:?} is not the name of a node"),
             "name the host as ls /etc/pve/nodes shows it (hostnamectl hostname)",
         )
     );
@@ -70,7 +70,7 @@ pub fn node_name(files: &dyn Files) -> anyhow::Result<String> {
 /// this node its config is still among those of the node it comes from.
 ///
 /// # Errors
-/// The config is there but cannot be read, or `migrated_from` is no node's name.
+/// The config is there but cannot be read, or `migrated_from` is not the name of a node.
 pub fn vm_config(
     files: &dyn Files,
     vmid: Vmid,
@@ -80,7 +80,7 @@ pub fn vm_config(
         let valid = is_node_name(migrated_from);
         ensure!(
             valid,
-            "PVE_MIGRATED_FROM={migrated_from:?} is no node's name"
+            "PVE_MIGRATED_FROM={migrated_from:?} is not the name of a node"
         );
         let path = format!("/etc/pve/nodes/{migrated_from}/qemu-server/{vmid}.conf");
         if let Some(config) = read_if_there(files, path)? {

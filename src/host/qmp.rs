@@ -184,7 +184,7 @@ impl Talk {
             let found = self.unread[searched..].iter().position(|&b| b == b'\n');
             if let Some(end) = found.map(|at| searched + at) {
                 let line = self.unread.drain(..=end).collect::<Vec<_>>();
-                return serde_json::from_slice(&line).context("reply is no qmp");
+                return serde_json::from_slice(&line).context("reply is not qmp");
             }
             searched = self.unread.len();
             if searched > LONGEST_LINE {

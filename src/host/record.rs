@@ -69,8 +69,8 @@ pub fn former(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Snippet>> 
     match record.text.trim().parse::<Snippet>() {
         Ok(hook) if !hook.is_ours() => Ok(Some(hook)),
         _ => bail!(Advised::new(
-            format!("{} names no snippet of another hook", record.path),
-            "write the volume of the hookscript into it that the vm had before",
+            format!("{} does not name a snippet of another hook", record.path),
+            "write into it the volume of the hookscript that the vm had before",
         )),
     }
 }

@@ -84,7 +84,7 @@ pub fn write_each(host: &Host, path: &str, texts: &[&str], wait: Duration) -> io
 
 /// Returns the error of a unit that does not come to its end.
 pub fn late(name: &str) -> io::Error {
-    let text = format!("the kernel does not answer, {} waits for it", unit(name));
+    let text = format!("the kernel does not respond, {} waits for it", unit(name));
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
@@ -152,7 +152,7 @@ pub fn tidy(files: &dyn Files) {
 pub fn serve(files: &dyn Files, name: &str, words: &[String]) -> anyhow::Result<()> {
     let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if name.starts_with('.') || !name.bytes().all(is_name) {
-        bail!("\"{name}\" is no name of an answer");
+        bail!("\"{name}\" is not the name of an answer");
     }
     let (pairs, []) = words.as_chunks::<2>() else {
         bail!("each path needs a text");
@@ -161,7 +161,7 @@ pub fn serve(files: &dyn Files, name: &str, words: &[String]) -> anyhow::Result<
         bail!("\"{text}\" is not written to {path} by this command");
     }
     if !files.exists(&answer_path(name)) {
-        bail!("nobody waits for the answer any more");
+        bail!("nothing waits for the answer any more");
     }
     let mut answer = String::new();
     for [path, text] in pairs {
@@ -171,7 +171,7 @@ pub fn serve(files: &dyn Files, name: &str, words: &[String]) -> anyhow::Result<
         };
         answer.push_str(&format!("{number} "));
         let told = files.write(&answer_path(name), &answer);
-        told.context("nobody waits for the answer any more")?;
+        told.context("nothing waits for the answer any more")?;
     }
     Ok(())
 }

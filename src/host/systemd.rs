@@ -197,7 +197,7 @@ impl Bus {
     fn unreachable(&self, what: &str) -> Advised {
         Advised::new(
             format!("cannot reach the bus at {} for {what}", self.address),
-            "systemctl status dbus.socket shows whether it is there",
+            "systemctl status dbus.socket shows whether it is active",
         )
     }
 

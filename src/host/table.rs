@@ -192,7 +192,7 @@ pub fn local_path(vmid: Vmid) -> String {
 pub fn write_table(files: &dyn Files, vmid: Vmid, text: &str) -> anyhow::Result<String> {
     if !files.exists(LOCAL_TABLES) {
         let made = files.make_dir(LOCAL_TABLES, 0o755);
-        made.map_err(cannot("make the directory", LOCAL_TABLES))?;
+        made.map_err(cannot("create the directory", LOCAL_TABLES))?;
     }
     let path = local_path(vmid);
     let written = files.replace(&path, text, 0o644);
@@ -247,7 +247,7 @@ impl Untrusted {
     fn fault(&self) -> String {
         match self.owner {
             Owner { uid: 0, mode } => {
-                format!("can be written by others than root (mode {mode:04o})")
+                format!("is writable by others than root (mode {mode:04o})")
             }
             Owner { uid, .. } => format!("belongs to user {uid} instead of root"),
         }
@@ -294,18 +294,18 @@ fn read_trusted(
 
 /// Returns the error of a link whose file is gone: whoever made it wants a table to be there.
 fn to_nothing(path: &str, to: &str) -> anyhow::Error {
-    let text = format!("{path} is a link to {to}, which is not there");
+    let text = format!("{path} is a link to {to}, which does not exist");
     Advised::new(text, format!("put the file there, or rm {path}")).into()
 }
 
 fn check_text(table: &TextFile) -> anyhow::Result<()> {
     let TextFile { path, text } = table;
-    // The door to the files has put this in the place of bytes that are no UTF-8.
+    // The door to the files has put this in the place of bytes that are not UTF-8.
     let broken = text.lines().position(|line| line.contains('\u{fffd}'));
     match broken {
         Some(line) => bail!(Advised::new(
-            format!("{path}:{}: bytes that are no UTF-8", line + 1),
-            "write it again in UTF-8, or without letters outside of ASCII",
+            format!("{path}:{}: bytes that are not UTF-8", line + 1),
+            "save it as UTF-8, or without letters outside of ASCII",
         )),
         None => Ok(()),
     }
@@ -352,7 +352,7 @@ mod tests {
         let link = dir.path().join("etc/pin-hook/100.toml");
         std::os::unix::fs::symlink("/root/100.toml", link).unwrap();
         let error = read_table(&files, id("100")).unwrap_err().to_string();
-        let expected = "/etc/pin-hook/100.toml is a link to /root/100.toml, which is not there";
+        let expected = "/etc/pin-hook/100.toml is a link to /root/100.toml, which does not exist";
         assert_eq!(error, expected);
     }
 
@@ -368,7 +368,7 @@ mod tests {
         };
         assert_eq!(
             told(0, 0o664),
-            "F can be written by others than root (mode 0664); chmod go-w F"
+            "F is writable by others than root (mode 0664); chmod go-w F"
         );
         assert_eq!(
             told(1000, 0o644),
@@ -400,6 +400,6 @@ mod tests {
         let long = error(&"#".repeat(LARGEST_TABLE + 1));
         assert!(long.contains("it has more than 65536 bytes"), "{long}");
         let broken = error("a = 1\nb = \"\u{fffd}\"\n");
-        assert_eq!(broken, "/etc/pin-hook/100.toml:2: bytes that are no UTF-8");
+        assert_eq!(broken, "/etc/pin-hook/100.toml:2: bytes that are not UTF-8");
     }
 }

@@ -19,7 +19,7 @@ use crate::domain::vm::TaskId;
 pub struct Task {
     /// Its identity.
     pub id: TaskId,
-    /// Its name; bytes that are no UTF-8 are replaced.
+    /// Its name; bytes that are not UTF-8 are replaced.
     pub comm: String,
     /// The kernel's `PF_*` flags.
     pub flags: u32,

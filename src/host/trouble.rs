@@ -34,10 +34,10 @@ fn remedy(path: &str, error: &io::Error, is_root: bool) -> String {
         }
         ErrorKind::IsADirectory => format!("{path} is a directory: move it away"),
         ErrorKind::FileTooLarge | ErrorKind::InvalidInput => {
-            format!("ls -lL {path} shows what is in the place of a text file")
+            format!("ls -lL {path} shows what is there instead of a text file")
         }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            format!("make room: df {directory} shows what is full")
+            format!("free up space: df {directory} shows what is full")
         }
         ErrorKind::ReadOnlyFilesystem => {
             format!("mount it for writing: findmnt --target {directory} shows what it is")
@@ -45,7 +45,7 @@ fn remedy(path: &str, error: &io::Error, is_root: bool) -> String {
         _ if error.raw_os_error() == Some(EPERM) => {
             format!("lsattr -d {path} {directory} shows whether it is immutable (chattr -i)")
         }
-        _ => format!("namei -l {path} shows what is in its place, or on the way to it"),
+        _ => format!("namei -l {path} shows what is there, and on the way to it"),
     }
 }
 

@@ -65,7 +65,7 @@ fn status_fails_while_nothing_looks_after_the_claims_and_apply_has_them_looked_a
     assert_eq!(unwatched(), (vec![], true));
     world.sim.state().systemd.active.remove(TIMER);
     world.sim.fail(&format!("start {TIMER}"), libc::EIO, 1);
-    assert_says(&world.apply(100), "nothing looks after the claims");
+    assert_says(&world.apply(100), "cannot start the reconcile units");
 }
 
 #[test]
@@ -106,7 +106,8 @@ fn an_edited_table_is_told_until_it_is_in_force() {
     world.sim.table(100, "cpus = \"3-4\"\n");
     assert_eq!(
         told(),
-        "its table or config has changed since, which takes effect by pin-hook apply 100 or at its next start"
+        "its table or config has changed since; this takes effect with pin-hook apply 100 or at \
+         the next start"
     );
     done(world.apply(100));
     assert_eq!(told(), "");
@@ -123,12 +124,9 @@ fn who_owns_nothing_is_not_let_go_of() {
         let account = done(world.release(vmid));
         account.lines.last().unwrap().text.clone()
     };
-    assert_eq!(
-        said(Some(999)),
-        "vm 999 owns no cpus, there is nothing to let go of"
-    );
-    assert!(said(Some(100)).starts_with("vm 100 let go, "));
-    assert_eq!(said(None), "no vm owns cpus, there is nothing to let go of");
+    assert_eq!(said(Some(999)), "vm 999 owns no cpus, nothing to release");
+    assert!(said(Some(100)).starts_with("vm 100 released, "));
+    assert_eq!(said(None), "no vm owns cpus, nothing to release");
 }
 
 /// PVE's kernel keeps KVM from ever polling; what lifts that is given back with the rest.
@@ -147,7 +145,7 @@ fn halt_poll_has_an_effect_on_pves_kernel() {
     let told = account
         .lines
         .iter()
-        .any(|line| line.level == Level::Info && line.text.contains("halt_poll_ns_grow = 0"));
+        .any(|line| line.level == Level::Info && line.text.contains("halt_poll_ns_grow is 0"));
     assert!(told, "{account:#?}");
     done(world.release(Some(100)));
     assert_eq!(world.sim.get(time), "200000\n");

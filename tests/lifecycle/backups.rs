@@ -51,10 +51,7 @@ fn a_backup_of_a_stopped_vm_does_not_fail_for_cpus_that_another_vm_has() {
         let before = world.capture();
         world.start(100);
         let told = begin(&world, 102);
-        assert_says(
-            &told[0],
-            "vm 102: started for a backup, no cpus are reserved",
-        );
+        assert_says(&told[0], "vm 102: started for a backup, no cpus reserved");
         let then =
             "vm 102: started for a backup, it gets its cpus when its guest runs, if they are free";
         assert_says(&told[1], then);
@@ -81,7 +78,8 @@ fn a_backup_of_a_stopped_vm_keeps_nobody_from_its_cpus() {
     world.assert_owns(100);
     world.sim.set_run_state(102, "running");
     let account = done(world.reconcile());
-    let why = "vm 102: cpus 2-3 are claimed by vm 100; it runs without cpus of its own, reconcile tries again";
+    let why = "vm 102: cpus 2-3 are claimed by vm 100; it runs without cpus of its own, \
+               reconcile will try again";
     assert_says(&account, why);
     assert_says(&account, "stop vm 100");
     assert_eq!(done(world.reconcile()).lines.len(), 0, "said once");
@@ -125,7 +123,8 @@ fn what_kept_a_guest_from_its_cpus_may_be_mended_meanwhile() {
     let account = done(world.reconcile());
     assert_says(
         &account,
-        "vm 102: the host has no cpu 8, it has 0-7; it runs without cpus of its own, reconcile tries",
+        "vm 102: the host has no cpu 8, it has 0-7; it runs without cpus of its own, reconcile \
+         will try",
     );
     world.sim.table(102, TABLE);
     done(world.reconcile());

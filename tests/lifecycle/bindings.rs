@@ -111,7 +111,7 @@ fn devices_are_bound_for_the_run_and_go_back_after_it() {
     let account = done(world.phase(Phase::PostStop, 100));
     assert_says(
         &account,
-        "0000:01:00.0 goes back to driver nouveau once no vm has it",
+        "0000:01:00.0 will return to driver nouveau once no vm has it",
     );
     world.end_worker();
     done(world.reconcile());
@@ -234,14 +234,17 @@ fn a_driver_that_does_not_let_go_refuses_the_start() {
     assert_eq!(account.exit, Exit::Refused, "{account:#?}");
     assert_says(
         &account,
-        "hostpci0 (0000:01:00.0) is not bound to vfio-pci: the kernel does not answer, \
+        "cannot bind hostpci0 (0000:01:00.0) to vfio-pci: the kernel does not respond, \
          pin-hook-write-driver-0000-01-00.0.service waits for it",
     );
     world.end_worker();
     // It is PVE's next try.
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused, "{account:#?}");
-    assert_says(&account, "end what uses the device (fuser -v /dev/dri/*");
+    assert_says(
+        &account,
+        "stop whatever uses the device (fuser -v /dev/dri/*",
+    );
     world.end_worker();
     world.reconcile();
     world.reconcile();
@@ -300,7 +303,7 @@ fn a_device_stays_as_long_as_any_vm_has_it() {
     let account = world.reconcile();
     assert_says(
         &account,
-        "another process has /run/qemu-server/pci-id-reservations.lock",
+        "another process holds /run/qemu-server/pci-id-reservations.lock",
     );
     assert_drivers(&world, "vfio-pci", "vfio-pci");
     world.sim.unlock_by_other(&format!("{RESERVATIONS}.lock"));
@@ -337,7 +340,8 @@ fn a_start_right_after_the_stop_takes_the_devices_over() {
 fn a_device_that_had_no_driver_of_the_host_stays_and_that_is_said() {
     let world = returning();
     world.sim.give_to(GPU, "vfio-pci");
-    let said = "hostpci0 (0000:01:00.0) stays with vfio-pci after the stop, because it has that";
+    let said =
+        "hostpci0 (0000:01:00.0) stays with vfio-pci after the stop, because it is bound to that";
     assert!(world.plan(100).warnings.join("\n").contains(said));
     assert_says(&done(world.phase(Phase::PreStart, 100)), said);
     launch(&world);
@@ -375,7 +379,7 @@ fn a_driver_that_refuses_is_asked_three_times() {
     done(world.reconcile());
     for _ in 0..2 {
         let account = done(world.reconcile());
-        assert_says(&account, "0000:01:00.0 does not go back to driver nouveau");
+        assert_says(&account, "cannot return 0000:01:00.0 to driver nouveau");
     }
     let account = world.reconcile();
     assert_eq!(account.exit, Exit::Incomplete, "{account:#?}");
@@ -407,8 +411,8 @@ fn what_must_not_be_bound_refuses_the_start() {
     let world = returning();
     world.sim.put(&file(SOUND, "class"), "0x010601\n");
     world.assert_refuses_start(
-        "hostpci0 (0000:01:00.1) is not bound to vfio-pci: it is a controller of disks, and back \
-         with the host its lvm, md or zfs would take the disks of the vm",
+        "cannot bind hostpci0 (0000:01:00.1) to vfio-pci: it is a disk controller, and once it is \
+         back the host's lvm, md or zfs would take the disks of the vm",
     );
     world.assert_refuses_start("write hostpci0 = \"stay\" in pci.bind");
     let virtual_function = format!("/sys/devices/pci0000:00/{GPU}/virtfn0");
@@ -418,10 +422,10 @@ fn what_must_not_be_bound_refuses_the_start() {
     drop(state);
     world.assert_refuses_start("it has virtual functions (1), which go with its driver");
     let world = world_of("bind = { hostpci3 = \"stay\" }");
-    world.assert_refuses_start("hostpci3 is not bound to vfio-pci: the vm has no such device");
+    world.assert_refuses_start("cannot bind hostpci3 to vfio-pci: the vm has no such device");
     let world = staying();
     world.sim.lock_by_other("/run/pin-hook/pci.lock");
-    world.assert_refuses_start("another run of pin-hook works on devices");
+    world.assert_refuses_start("another pin-hook process is working on devices");
     assert_drivers(&world, "nouveau", "snd_hda_intel");
     let entry = CONF.replace("01:00.0", "01:00.0,driver=keep");
     for (bind, refused) in [("hostpci0", true), ("\"*\"", false)] {
@@ -469,7 +473,7 @@ fn a_driver_for_vms_that_is_not_loaded_is_loaded() {
         .remove_all("/sys/bus/pci/drivers/vfio-pci");
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused, "{account:#?}");
-    assert_says(&account, "modprobe vfio-pci has not loaded it");
+    assert_says(&account, "modprobe vfio-pci did not load it");
     assert_says(&account, "modprobe -v vfio-pci shows why");
     let state = world.sim.state();
     let job = state.systemd.jobs.last().unwrap();

@@ -51,7 +51,7 @@ fn release_pays_at_once() {
     let world = occupied();
     start(&world, 100);
     let account = done(world.release(Some(100)));
-    assert_says(&account, "vm 107 is started again");
+    assert_says(&account, "vm 107 is being started again");
     assert_eq!(asked(&world), ["shutdown 107", "start 107"]);
     assert!(world.sim.runs(100));
 }
@@ -73,7 +73,7 @@ fn what_somebody_else_has_done_cancels_the_debt() {
                     .sim
                     .put("/etc/pve/nodes/pve2/qemu-server/107.conf", CONF);
             },
-            "it is not on this node any more",
+            "it is no longer on this node",
         ),
         (
             |world| {
@@ -81,7 +81,7 @@ fn what_somebody_else_has_done_cancels_the_debt() {
                     .sim
                     .put("/etc/pve/ha/resources.cfg", "vm: 107\n\tstate started\n");
             },
-            "ha looks after it now",
+            "it is now managed by ha",
         ),
         (|world| world.sim.state().systemd.is_stopping = true, ""),
     ];

@@ -154,7 +154,7 @@ fn what_the_host_works_with_is_not_reset() {
     let world = flr_world();
     let driver = format!("/sys/devices/pci0000:00/{GPU}/driver");
     world.sim.state().tree.put_link(&driver, "drivers/nvme");
-    world.assert_refuses_start("vm 100: hostpci0 (0000:01:00.0) is not reset: driver nvme of");
+    world.assert_refuses_start("vm 100: cannot reset hostpci0 (0000:01:00.0): host driver nvme");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_device_that_is_not_there_is_named() {
 fn a_device_that_knows_no_flr_is_named_with_what_it_knows() {
     let world = flr_world();
     world.sim.put(&file("reset_method"), "pm bus\n");
-    world.assert_refuses_start("it knows no function level reset, only pm, bus");
+    world.assert_refuses_start("it supports no function level reset, only pm, bus");
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_reset_that_fails_or_hangs_refuses_the_start() {
     let world = flr_world();
     let path = file("reset");
     world.sim.fail(&format!("write {path} 1"), libc::ENOTTY, 1);
-    world.assert_refuses_start("is not reset: the reset failed: Inappropriate ioctl");
+    world.assert_refuses_start("): the reset failed: Inappropriate ioctl");
     let world = flr_world();
     world.sim.hang("/reset");
     world.allow(Duration::from_secs(2));
@@ -198,7 +198,7 @@ fn while_others_are_reset_the_start_is_refused_and_may_be_tried_again() {
     let lock = "/run/pin-hook/pci.lock";
     world.sim.put(lock, "");
     world.sim.lock_by_other(lock);
-    world.assert_refuses_start("is not reset: another run of pin-hook works on devices");
+    world.assert_refuses_start("): another pin-hook process is working on devices");
     world.sim.unlock_by_other(lock);
     done(world.phase(Phase::PreStart, 100));
 }

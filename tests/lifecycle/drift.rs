@@ -27,7 +27,7 @@ fn an_interrupt_that_somebody_moves_is_moved_back_three_times_and_then_left() {
         let account = done(world.reconcile());
         assert_says(
             &account,
-            "is \"2\", and pin-hook had set \"0-1,4-7\": set again",
+            "is \"2\", but pin-hook had set \"0-1,4-7\": set again",
         );
         world.assert_owns(100);
     }
@@ -35,7 +35,7 @@ fn an_interrupt_that_somebody_moves_is_moved_back_three_times_and_then_left() {
     let account = done(world.reconcile());
     assert_says(
         &account,
-        "set again three times, now left to somebody else (irqbalance runs)",
+        "set again three times, now left alone (irqbalance is running)",
     );
     assert_says(&account, "(IRQBALANCE_BANNED_CPULIST=), or stop it");
     assert_eq!(world.sim.get(IRQ), "2\n");
@@ -98,8 +98,8 @@ fn a_vcpu_that_somebody_moves_is_pinned_again() {
     }
     world.sim.state().set_affinity(tid, &cpus("3")).unwrap();
     let account = done(world.reconcile());
-    assert_says(&account, "set again three times, now left to somebody else");
-    assert_says(&account, "stop what writes it; 10 minutes later pin-hook");
+    assert_says(&account, "set again three times, now left alone");
+    assert_says(&account, "stop whatever writes it; pin-hook");
     assert_eq!(mask(&world, tid), cpus("3"));
 }
 
@@ -113,11 +113,11 @@ fn somebody_elses_value_is_left_when_the_host_is_given_back() {
     let account = done(world.phase(Phase::PostStop, 100));
     assert_says(
         &account,
-        "is \"6\", and pin-hook had set \"0-1,4-7\": left as it is",
+        "is \"6\", but pin-hook had set \"0-1,4-7\": left as it is",
     );
     assert_says(
         &account,
-        "is \"7\", and pin-hook had set \"0-1,4-7\": left as it is",
+        "is \"7\", but pin-hook had set \"0-1,4-7\": left as it is",
     );
     assert_eq!(world.sim.get(IRQ), "6\n");
     assert_eq!(mask(&world, thread), cpus("7"));
@@ -272,7 +272,7 @@ fn every_setting_that_somebody_sets_back_is_left_after_three_times() {
         world.sim.poke(path, before).unwrap();
         let theirs = world.sim.get(path);
         let account = done(world.reconcile());
-        assert_says(&account, "set again three times, now left to somebody else");
+        assert_says(&account, "set again three times, now left alone");
         assert_eq!(world.sim.get(path), theirs, "{path}");
     }
 }

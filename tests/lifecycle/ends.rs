@@ -262,7 +262,10 @@ fn a_journal_of_a_newer_version_is_not_thrown_away() {
         world.reconcile(),
     ] {
         assert_eq!(account.exit, Exit::Refused, "{account:#?}");
-        assert_says(&account, "/run/pin-hook/journal is of a newer pin-hook");
+        assert_says(
+            &account,
+            "/run/pin-hook/journal was written by a newer pin-hook",
+        );
         assert_says(&account, "install that version again");
     }
     assert_eq!(world.writes(), Vec::<String>::new());
@@ -277,7 +280,7 @@ fn what_cannot_be_given_back_is_told_with_what_goes_on_with_it() {
     world.sim.fail("remove_dir*100.scope/vcpu", libc::EBUSY, 1);
     let account = world.release(Some(100));
     assert_eq!(account.exit, Exit::Incomplete, "{account:#?}");
-    assert_says(&account, "vm 100: not everything could be given back");
+    assert_says(&account, "vm 100: not everything could be restored");
     assert_says(&account, "pin-hook reconcile tries again");
     world.end_worker();
     world.end_qemu(100);

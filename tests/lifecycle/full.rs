@@ -21,7 +21,7 @@ fn a_start_is_refused_while_there_is_no_room_for_giving_back() {
         assert_eq!(plan.outcome, Outcome::Refused, "{free} KiB: {plan:#?}");
         let account = world.phase(Phase::PreStart, 100);
         assert_eq!(account.exit, Exit::Refused, "{free} KiB: {account:#?}");
-        assert_says(&account, "for what giving the host back may announce");
+        assert_says(&account, "needed to record how to restore the host");
         assert_says(&account, "df /run");
         world.end_worker();
         world.assert_as(&before);
@@ -103,7 +103,7 @@ fn what_needs_more_room_than_there_is_is_taken_back() {
     world.sim.fill_run(0);
     let account = world.phase(Phase::PostStart, 100);
     assert_eq!(account.exit, Exit::Refused, "{account:#?}");
-    assert_says(&account, "for what giving the host back may announce");
+    assert_says(&account, "needed to record how to restore the host");
     assert_eq!(world.claim_state(100), "failed");
     world.assert_as(&before);
     // The admin makes room, and asks for it again.

@@ -42,7 +42,7 @@ fn wishes(backend: Backend) -> Wishes {
         ]),
         vhost: vec![Some(cpus("6")), None],
         backend,
-        reason: "kernel 6.12.107: no known hazard".to_owned(),
+        reason: "kernel 6.12.107: no known problem".to_owned(),
         kernel_threads: true,
         interrupts: true,
         power: Power {

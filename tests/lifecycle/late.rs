@@ -27,7 +27,7 @@ fn a_post_start_without_time_is_not_taken_back_and_reconcile_finishes_it() {
             let account = done(world.phase(Phase::PostStart, 100));
             assert_says(
                 &account,
-                "not everything was done in time, reconcile finishes it",
+                "not everything was done in time, reconcile will finish it",
             );
             assert_eq!(world.claim_state(100), "running");
             assert!(world.sim.is_active(RECONCILE));
@@ -99,11 +99,11 @@ fn a_pre_start_that_is_locked_out_refuses() {
     world.sim.lock_by_other(LOCK);
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused);
-    let fact = "vm 100: another run of pin-hook has kept /run/pin-hook/lock too long";
+    let fact = "vm 100: another pin-hook process has held /run/pin-hook/lock for too long";
     assert_says(&account, fact);
     assert_says(
         &account,
-        "start vm 100 again; lslocks shows which run it is",
+        "start vm 100 again; lslocks shows which process it is",
     );
     world.end_worker();
     world.assert_as(&before);
@@ -230,7 +230,10 @@ fn a_monitor_that_does_not_answer_costs_a_warning() {
     world.launch(100, &VmSpec::with_vcpus(2));
     world.sim.fail("run_state 100", libc::ETIMEDOUT, u32::MAX);
     let account = done(world.phase(Phase::PostStart, 100));
-    assert_says(&account, "its monitor does not answer, taken as running");
+    assert_says(
+        &account,
+        "its monitor does not respond, assuming that it runs",
+    );
     world.assert_owns(100);
 }
 
@@ -240,7 +243,7 @@ fn a_systemd_that_does_not_answer_costs_a_warning_and_reconcile_goes_on() {
     let before = world.capture();
     world.sim.fail("=reload", libc::ETIMEDOUT, 1);
     let account = done(world.phase(Phase::PreStart, 100));
-    assert_says(&account, "systemd has not read its unit files again");
+    assert_says(&account, "systemd daemon-reload failed");
     world.launch(100, &VmSpec::with_vcpus(2));
     done(world.phase(Phase::PostStart, 100));
     world.end_worker();
@@ -266,7 +269,7 @@ fn a_reload_that_boot_was_not_granted_is_made_up_for() {
         world.sim.fail("=reload", libc::ETIMEDOUT, 1);
         let account = boot(&world.host);
         assert_eq!(account.exit, Exit::Refused, "{account:#?}");
-        assert_says(&account, "systemd has not read the drop-ins");
+        assert_says(&account, "systemd has not loaded the drop-ins");
         assert!(world.sim.state().exists(&drop_in(100)));
         world.sim.take_log();
         world

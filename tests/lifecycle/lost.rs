@@ -215,11 +215,11 @@ fn what_a_release_finds_without_the_state_is_let_go_and_told() {
     world.start(100);
     world.sim.state().tree.remove_all("/run/pin-hook");
     let account = done(world.release(None));
-    assert_says(&account, "everything let go");
+    assert_says(&account, "everything released");
     let denies = account
         .lines
         .iter()
-        .any(|line| line.text.contains("nothing to let go"));
+        .any(|line| line.text.contains("nothing to release"));
     assert!(!denies, "{account:#?}");
 }
 
@@ -228,7 +228,7 @@ fn a_run_that_is_over_is_something_to_let_go_of() {
     let world = World::with_vm();
     world.start(100);
     world.end_qemu(100);
-    assert_says(&done(world.release(Some(100))), "vm 100 let go");
+    assert_says(&done(world.release(Some(100))), "vm 100 released");
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn where_nobody_reads_a_refusal_pve_decides() {
     let table = format!("{PAGES}[start]\non-refusal = \"warn\"\n");
     let world = scattered(node(&table), Room::default());
     let account = done(world.phase(Phase::PreStart, 100));
-    assert_says(&account, "pve tries to find the others");
+    assert_says(&account, "pve will try to find the others");
     assert!(
         read_state(&*world.host.files)
             .unwrap()
@@ -278,7 +278,7 @@ fn a_kernel_that_does_not_answer_costs_the_time_of_the_table_and_no_more() {
     world.sim.hang("nr_hugepages");
     let account = world.phase(Phase::PreStart, 100);
     refused(&account);
-    assert_says(&account, "the kernel does not answer");
+    assert_says(&account, "the kernel does not respond");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::common::sim::{VmSpec, cpus};
 fn a_unit_whose_allowed_cpus_would_all_be_owned_is_refused() {
     let world = World::with_vm();
     world.sim.allow_cpus("system.slice", &cpus("2-3"));
-    let error = "vm 100: unit system.slice may run on cpus 2-3 only, which would leave it no cpu";
+    let error = "vm 100: unit system.slice is limited to cpus 2-3, and would have no cpu left";
     world.assert_refuses_start(error);
     let help = "allow it other cpus (systemctl set-property system.slice AllowedCPUs=0-1,4-7), or";
     assert_says(&world.phase(Phase::PreStart, 100), help);
@@ -21,7 +21,7 @@ fn a_unit_whose_allowed_cpus_would_all_be_owned_is_refused() {
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(
         &account,
-        "unit system.slice is set to cpus 3-4 and will have only cpu 4 of them",
+        "unit system.slice is configured for cpus 3-4 and will have only cpu 4 of them",
     );
 }
 
@@ -34,7 +34,8 @@ fn what_a_unit_above_a_vm_leaves_of_a_pin_is_told_and_is_enough() {
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(
         &account,
-        "pin.emulator of vm 100 is set to cpus 0-1,6-7, of which unit qemu.slice leaves it cpus 0-1",
+        "pin.emulator of vm 100 is configured for cpus 0-1,6-7, of which unit qemu.slice leaves \
+         it cpus 0-1",
     );
     world.launch(100, &VmSpec::with_vcpus(2));
     done(world.phase(Phase::PostStart, 100));

@@ -21,7 +21,7 @@ fn a_vm_without_its_pid_file_keeps_what_it_owns() {
     let claim = world.claim(100);
     world.reconcile_until_quiet().unwrap();
     let account = done(world.phase(Phase::PreStart, 100));
-    assert_says(&account, "runs already, its claim stays as it is");
+    assert_says(&account, "already running, its claim stays as it is");
     done(world.phase(Phase::PostStart, 100));
     done(world.phase(Phase::PostStop, 100));
     world.end_worker();

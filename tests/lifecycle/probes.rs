@@ -154,7 +154,7 @@ fn a_partition_that_the_kernel_does_not_make_costs_its_deadline_and_nothing_else
     world.sim.hang("cpuset.cpus.partition");
     let begin = world.sim.state().since_boot;
     let account = done(world.phase(Phase::PostStart, 100));
-    assert_says(&account, "the kernel does not answer");
+    assert_says(&account, "the kernel does not respond");
     assert!(world.sim.state().since_boot - begin < PHASE_TIME);
     assert_eq!(world.claim_state(100), "running");
     world.end_worker();
@@ -177,7 +177,7 @@ fn a_partition_that_the_kernel_does_not_end_is_given_back_by_reconcile() {
     world.start(100);
     world.sim.hang("cpuset.cpus.exclusive");
     let account = world.release(None);
-    assert_says(&account, "the kernel does not answer");
+    assert_says(&account, "the kernel does not respond");
     assert_eq!(world.sim.get(PARTITION).trim_end(), "isolated");
     world.sim.unhang();
     world.reconcile_until_quiet().unwrap();

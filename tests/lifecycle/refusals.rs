@@ -62,7 +62,7 @@ fn a_foreign_partition_is_refused() {
     let exclusive = "/sys/fs/cgroup/system.slice/cpuset.cpus.exclusive";
     world.sim.poke(exclusive, "\n").unwrap();
     // And what empties that leaves the list of what it may run on.
-    let error = "vm 100: unit system.slice may run on cpu 3 only, which would leave it no cpu";
+    let error = "vm 100: unit system.slice is limited to cpu 3, and would have no cpu left";
     assert_refused(&world, error);
     let listed = "/sys/fs/cgroup/system.slice/cpuset.cpus";
     world.sim.poke(listed, "0-7").unwrap();
@@ -77,11 +77,11 @@ fn a_container_that_may_run_on_the_cpus_only_is_refused_and_others_are_warned_of
     };
     let world = World::with_vm();
     pin(&world, "3");
-    let error = "vm 100: container 200 may run on cpu 3 only, which would leave it no cpu";
+    let error = "vm 100: container 200 is limited to cpu 3, and would have no cpu left";
     assert_refused(&world, error);
     pin(&world, "3-4");
     let account = done(world.phase(Phase::PreStart, 100));
-    let warning = "container 200 is set to cpus 3-4 and will have only cpu 4 of them";
+    let warning = "container 200 is configured for cpus 3-4 and will have only cpu 4 of them";
     assert_says(&account, warning);
 }
 
@@ -109,7 +109,7 @@ fn a_guest_or_unit_that_could_not_run_any_more_is_a_reason() {
     world.sim.vm_conf(107, "cores: 1\naffinity: 2-3\n");
     assert_refused(
         &world,
-        "vm 100: vm 107 may run on cpus 2-3 only, which would leave it no cpu",
+        "vm 100: vm 107 is limited to cpus 2-3, and would have no cpu left",
     );
     // That it could not start otherwise is the kernel's behaviour.
     let world = World::with_vm();
@@ -124,7 +124,7 @@ fn a_guest_or_unit_that_could_not_run_any_more_is_a_reason() {
         "/etc/systemd/system/x.service",
         "[Service]\nCPUAffinity=3\n",
     );
-    let error = "vm 100: unit x.service may run on cpu 3 only, which would leave it no cpu";
+    let error = "vm 100: unit x.service is limited to cpu 3, and would have no cpu left";
     assert_refused(&world, error);
 }
 
@@ -135,7 +135,7 @@ fn a_guest_that_is_only_cut_is_a_warning() {
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(
         &account,
-        "vm 107 is set to cpus 1-3 and will have only cpu 1 of them",
+        "vm 107 is configured for cpus 1-3 and will have only cpu 1 of them",
     );
 }
 
@@ -208,7 +208,7 @@ fn nobody_is_there_to_read_the_refusal_of_a_remote_migration() {
 
 #[test]
 fn threads_that_another_vm_would_starve_are_refused_in_both_orders() {
-    let error = "pin.emulator of vm 100 may run on cpus 4-5 only, which would leave it no cpu";
+    let error = "pin.emulator of vm 100 is limited to cpus 4-5, and would have no cpu left";
     let pinned = "cpus = \"2-3\"\n[pin]\nemulator = \"4-5\"\n";
     let world = || {
         let world = World::lab().vm(100, CONF, pinned);
@@ -251,8 +251,9 @@ fn told(account: &Account) -> Vec<&str> {
 fn what_needs_a_running_vm_says_how_to_get_one() {
     let world = World::with_vm();
     let expected = [
-        "vm 100 does not run on this node",
-        "start it (qm start 100): an enabled vm gets its cpus then, any other once it runs by pin-hook apply 100",
+        "vm 100 is not running on this node",
+        "start it (qm start 100): an enabled vm gets its cpus then, any other vm by pin-hook \
+         apply 100 once it runs",
     ];
     for account in [world.phase(Phase::PostStart, 100), world.apply(100)] {
         assert_eq!(told(&account), expected);
@@ -303,7 +304,7 @@ fn a_pin_on_cpus_of_another_vm_names_that_vm() {
     let world = World::with_vm().vm(101, CONF, table);
     world.start(100);
     let account = world.phase(Phase::PreStart, 101);
-    assert_says(&account, "which would leave it no cpu, vm 100 owns cpu 2");
+    assert_says(&account, "and would have no cpu left, vm 100 owns cpu 2");
     assert_says(
         &account,
         "stop vm 100, or give pin.emulator other cpus in the table of vm 101",

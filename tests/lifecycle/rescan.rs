@@ -189,7 +189,7 @@ fn a_device_that_does_not_come_back_is_named_within_the_deadline() {
     assert_eq!(account.exit, Exit::Refused, "{account:#?}");
     assert_says(
         &account,
-        "hostpci0 (0000:01:00.0) is not reset: it (10de:2204) was removed and has not come back",
+        "cannot reset hostpci0 (0000:01:00.0): it (10de:2204) was removed and has not reappeared",
     );
     assert_says(&account, "echo 1 > /sys/class/pci_bus/0000:01/rescan");
     assert!(world.sim.state().since_boot - begin < Duration::from_secs(4));
@@ -200,7 +200,7 @@ fn a_device_that_does_not_come_back_is_named_within_the_deadline() {
     assert_eq!(account.exit, Exit::Incomplete, "{account:#?}");
     assert_says(
         &account,
-        "0000:01:00.0 (10de:2204) was removed and does not come back",
+        "0000:01:00.0 (10de:2204) was removed and has not reappeared",
     );
     assert_eq!(world.sim.get(AUTOPROBE), "1\n");
     assert_eq!(world.claim_state(100), "none");
@@ -286,14 +286,15 @@ const NOUVEAU: &str = "# Aliases\nalias pci:v000010DEd*sv*sd*bc03sc*i* nvidia\n\
 fn a_kernel_that_asks_nobody_needs_a_host_without_a_driver_for_it() {
     let world = old_world(NOUVEAU);
     world.assert_refuses_start(
-        "nouveau of the host would be loaded and take it when it comes back, and before linux 6.19",
+        "nouveau on the host would be loaded and grab it when it reappears, and nothing prevents \
+         that before linux 6.19",
     );
     let registered = "/sys/module/nouveau/drivers/pci:nouveau";
     world.sim.put(registered, "");
     world
         .sim
         .put("/etc/modprobe.d/gpu.conf", "blacklist nouveau\n");
-    world.assert_refuses_start("nouveau of the host, which is loaded, would take it");
+    world.assert_refuses_start("nouveau on the host, which is loaded, would grab it");
     world.sim.state().tree.remove_all("/sys/module/nouveau");
     world.sim.state().pci = Default::default();
     done(world.phase(Phase::PreStart, 100));
@@ -304,7 +305,7 @@ fn a_kernel_that_asks_nobody_needs_a_host_without_a_driver_for_it() {
 #[test]
 fn a_host_whose_modules_are_unknown_is_refused_there() {
     let world = world_of(Kernel::V6_12, "remove-rescan");
-    world.assert_refuses_start("which drivers would take it then cannot be told: /lib/modules");
+    world.assert_refuses_start("cannot tell which drivers would grab it then: /lib/modules");
 }
 
 #[test]
@@ -313,7 +314,7 @@ fn auto_prefers_what_reaches_one_function_alone() {
     let account = world.phase(Phase::PreStart, 100);
     assert_says(
         &account,
-        "reset (remove-rescan: it knows no function level reset, only pm, bus)",
+        "reset (remove-rescan: it supports no function level reset, only pm, bus)",
     );
     let world = world_of(Kernel::V7_3, "auto");
     world.sim.poke(&file("reset_method"), "flr bus").unwrap();
@@ -331,7 +332,7 @@ fn auto_prefers_what_reaches_one_function_alone() {
         .tree
         .put_link(&physical, "../0000:01:00.1");
     world.assert_refuses_start(
-        "only pm, bus, and it is a virtual function, which only 0000:01:00.1 makes",
+        "only pm, bus, and it is a virtual function, which only 0000:01:00.1 can create",
     );
 }
 

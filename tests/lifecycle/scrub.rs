@@ -213,11 +213,11 @@ fn a_cpu_that_never_goes_offline_costs_the_deadline_and_not_the_phase() {
     let account = done(world.phase(Phase::PostStart, 100));
     assert_says(
         &account,
-        &format!("the kernel does not answer, {SCRUB} waits for it"),
+        &format!("the kernel does not respond, {SCRUB} waits for it"),
     );
     assert_says(
         &account,
-        "not everything was done in time, reconcile finishes it",
+        "not everything was done in time, reconcile will finish it",
     );
     assert!(world.sim.is_active("pin-hook-reconcile.service"));
     // The kernel goes on not answering: the VM gets its CPUs nevertheless.

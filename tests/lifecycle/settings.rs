@@ -250,7 +250,7 @@ fn status_tells_who_wishes_for_what_and_who_decides() {
         .map(|wish| format!("{} {}", wish.vmid, wish.value))
         .collect();
     assert_eq!(wishes, ["100 120", "101 10"]);
-    assert_eq!(interval.rule, Some("the highest value holds"));
+    assert_eq!(interval.rule, Some("the highest value wins"));
     // What only VM 100 wishes for is not shown for VM 101.
     assert!(status.settings.iter().all(|setting| setting.target != KSM));
 }
@@ -274,10 +274,10 @@ fn a_setting_that_this_host_does_not_have_is_left_out_and_named() {
     let before = world.capture();
     let account = done(world.phase(Phase::PreStart, 100));
     for text in [
-        "power.boost is left out: this host has no switch for it",
-        "power.energy-preference is left out: this host has no /sys/devices/system/cpu/cpufreq",
-        "host.halt-poll is left out: this host has no /sys/module/kvm/parameters/halt_poll_ns",
-        "host.sysctl kernel.none is left out: this host has no /proc/sys/kernel/none",
+        "power.boost is skipped: this host has no switch for it",
+        "power.energy-preference is skipped: this host has no /sys/devices/system/cpu/cpufreq",
+        "host.halt-poll is skipped: this host has no /sys/module/kvm/parameters/halt_poll_ns",
+        "host.sysctl kernel.none is skipped: this host has no /proc/sys/kernel/none",
     ] {
         assert_says(&account, text);
     }
@@ -286,7 +286,7 @@ fn a_setting_that_this_host_does_not_have_is_left_out_and_named() {
     let told = account
         .lines
         .iter()
-        .any(|line| line.text.contains("left out"));
+        .any(|line| line.text.contains("is skipped"));
     assert!(!told, "said before already: {account:#?}");
     world.end_worker();
     world.stop(100);
@@ -304,7 +304,7 @@ fn a_setting_that_nobody_can_read_is_left_out_and_named() {
     assert_says(
         &account,
         &format!(
-            "host.sysctl vm.stat_interval is left out: {STAT_INTERVAL} cannot be read: Input/output"
+            "host.sysctl vm.stat_interval is skipped: {STAT_INTERVAL} cannot be read: Input/output"
         ),
     );
     world.launch(100, &VmSpec::with_vcpus(2));
@@ -322,7 +322,7 @@ fn a_setting_that_somebody_changes_is_set_again_and_left_when_letting_go() {
     world.sim.poke(STAT_INTERVAL, "7").unwrap();
     assert_says(
         &done(world.reconcile()),
-        "is \"7\", and pin-hook had set \"120\": set again",
+        "is \"7\", but pin-hook had set \"120\": set again",
     );
     assert_eq!(world.sim.get(STAT_INTERVAL), "120\n");
     world.sim.poke(STAT_INTERVAL, "8").unwrap();
@@ -330,7 +330,7 @@ fn a_setting_that_somebody_changes_is_set_again_and_left_when_letting_go() {
     let account = done(world.phase(Phase::PostStop, 100));
     assert_says(
         &account,
-        "is \"8\", and pin-hook had set \"120\": left as it is",
+        "is \"8\", but pin-hook had set \"120\": left as it is",
     );
     assert_eq!(world.sim.get(STAT_INTERVAL), "8\n");
 }
@@ -434,7 +434,7 @@ fn merged_pages_stay_merged_where_memory_is_too_short_to_take_them_apart() {
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(
         &account,
-        "too little memory to take merged pages apart, they stay merged",
+        "too little memory to unmerge pages, they stay merged",
     );
     world.launch(100, &VmSpec::with_vcpus(2));
     done(world.phase(Phase::PostStart, 100));

@@ -79,7 +79,7 @@ fn a_systemd_that_is_late_is_no_failure() {
         let account = done(world.phase(Phase::PostStart, 100));
         assert_says(
             &account,
-            "not everything was done in time, reconcile finishes it",
+            "not everything was done in time, reconcile will finish it",
         );
         assert_eq!(world.claim_state(100), "running", "{late}");
         world.end_worker();

@@ -185,7 +185,7 @@ fn a_post_stop_of_an_earlier_run_changes_nothing() {
         .check(|world| {
             world.sim.take_log();
             let account = done(world.phase(Phase::PostStop, 100));
-            assert_says(&account, "nothing given back");
+            assert_says(&account, "nothing restored");
             assert_eq!(world.writes(), Vec::<String>::new());
         })
         .owns(100)
@@ -306,7 +306,10 @@ fn a_pre_start_by_hand_takes_nothing_from_a_vm_that_runs() {
     world.start(100);
     world.sim.take_log();
     let account = done(world.phase(Phase::PreStart, 100));
-    assert_says(&account, "vm 100: runs already, its claim stays as it is");
+    assert_says(
+        &account,
+        "vm 100: already running, its claim stays as it is",
+    );
     assert_eq!(world.writes(), Vec::<String>::new());
     world.end_worker();
     done(world.reconcile());

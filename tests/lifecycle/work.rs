@@ -217,7 +217,7 @@ fn interrupts_that_move_with_their_next_occurrence_are_counted() {
     let account = done(world.phase(Phase::PostStart, 100));
     assert_says(
         &account,
-        "interrupts that move only when they occur next: 1",
+        "interrupts that will only move when they next occur: 1",
     );
     world.end_worker();
     assert_eq!(done(world.reconcile()).lines, []);
@@ -260,7 +260,7 @@ fn who_moves_an_interrupt_again_and_again_is_named() {
         let given_up = account
             .lines
             .iter()
-            .any(|line| line.text.contains("left to somebody else"));
+            .any(|line| line.text.contains("now left alone"));
         assert_eq!(named, given_up, "{account:#?}");
     }
 }

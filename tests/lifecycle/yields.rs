@@ -92,7 +92,7 @@ fn a_vm_makes_room_and_is_started_again() {
     let account = done(world.phase(Phase::PreStart, 100));
     assert_says(
         &account,
-        "vm 107 is shut down, and started again when vm 100",
+        "vm 107 is being shut down, and will be started again when vm 100",
     );
     assert!(!world.sim.runs(107));
     assert_eq!(world.claim_state(100), "reserved");
@@ -102,7 +102,10 @@ fn a_vm_makes_room_and_is_started_again() {
     world.assert_owns(100);
     assert_eq!(later(&world), Vec::<String>::new());
     let account = stop(&world, 100);
-    assert_says(&account, "vm 107 made room, it is started again in 30 s");
+    assert_says(
+        &account,
+        "vm 107 made room and will be started again in 30 s",
+    );
     world.reconcile();
     assert_eq!(asked(&world), ["shutdown 107"]);
     world.reconcile();
@@ -131,7 +134,7 @@ fn a_vm_that_stays_refuses_the_start_and_runs_on() {
     let before = world.sim.state().since_boot;
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused);
-    let error = "vm 100: vm 107 is to make room, and it has not shut down within 1min";
+    let error = "vm 100: vm 107 has to make room, but did not shut down within 1min";
     assert_says(&account, error);
     assert_says(&account, "qm stop 107");
     let passed = world.sim.state().since_boot - before;
@@ -140,7 +143,7 @@ fn a_vm_that_stays_refuses_the_start_and_runs_on() {
     assert!(debt(&world).is_some());
     world.assert_owns(107);
     let said = later(&world);
-    assert_eq!(said, ["vm 107 is not started again: it has not shut down"]);
+    assert_eq!(said, ["vm 107 is not started again: it did not shut down"]);
     assert_eq!(asked(&world), ["shutdown 107"]);
     assert_eq!(debt(&world), None);
     world.assert_owns(107);
@@ -155,7 +158,7 @@ fn a_vm_that_has_yet_to_let_go_of_its_devices_is_waited_for() {
     stop(&world, 107);
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused);
-    let error = "vm 100: vm 107 is to make room, and it has not shut down within 1min";
+    let error = "vm 100: vm 107 has to make room, but did not shut down within 1min";
     assert_says(&account, error);
     world.end_worker();
     world.sim.kill(last);
@@ -197,7 +200,7 @@ fn a_shutdown_that_fails_at_once_is_not_waited_for() {
     assert_eq!(account.exit, Exit::Refused);
     assert_says(
         &account,
-        "vm 107 is to make room, and shutting it down failed",
+        "vm 107 has to make room, but shutting it down failed",
     );
     assert_says(&account, "journalctl -u 'pin-hook-yield-107-*.service'");
     assert!(world.sim.state().since_boot - before < Duration::from_secs(6));
@@ -234,7 +237,7 @@ fn a_start_that_comes_while_the_vm_is_started_again_waits_for_that() {
     let account = world.phase(Phase::PreStart, 100);
     assert_says(
         &account,
-        "vm 107 is to make room, and it has not shut down within 1min",
+        "vm 107 has to make room, but did not shut down within 1min",
     );
     world.end_worker();
     world.sim.work_on_jobs();
@@ -282,14 +285,17 @@ fn a_vm_that_is_only_backed_up_is_not_in_the_way() {
     let world = node();
     world.sim.vm_conf(107, &format!("{CONF}lock: backup\n"));
     world.launch(107, &VmSpec::with_vcpus(2).run_state("prelaunch"));
-    assert_says_room(&world, "vm 107 is only backed up, nothing to shut down");
+    assert_says_room(
+        &world,
+        "vm 107 is only being backed up, nothing to shut down",
+    );
     start(&world, 100);
     world.assert_owns(100);
     assert_eq!(asked(&world), Vec::<String>::new());
     stop(&world, 100);
     world.sim.set_run_state(107, "running");
-    let error = "vm 100: vm 107 is to make room, and it is locked (backup)";
-    assert_refused(&world, error, "start vm 100 when that has ended");
+    let error = "vm 100: vm 107 has to make room, but is locked (backup)";
+    assert_refused(&world, error, "start vm 100 when the lock is gone");
 }
 
 fn assert_says_room(world: &World, text: &str) {
@@ -301,13 +307,13 @@ fn assert_says_room(world: &World, text: &str) {
 fn a_vm_that_cannot_make_room_is_not_asked() {
     let world = occupied();
     world.sim.vm_conf(107, &format!("{CONF}lock: backup\n"));
-    let error = "vm 100: vm 107 is to make room, and it is locked (backup)";
-    assert_refused(&world, error, "start vm 100 when that has ended");
+    let error = "vm 100: vm 107 has to make room, but is locked (backup)";
+    assert_refused(&world, error, "start vm 100 when the lock is gone");
     let world = occupied();
     world
         .sim
         .put("/etc/pve/ha/resources.cfg", "vm: 107\n\tgroup a\n");
-    let error = "vm 100: vm 107 is to make room, and ha would start it again";
+    let error = "vm 100: cannot shut down vm 107 (yield.stop): ha would restart it";
     assert_refused(&world, error, "ha-manager set vm:107 --state stopped");
     world
         .sim
@@ -372,7 +378,7 @@ fn a_service_manager_that_refuses_is_a_refusal() {
     world.sim.fail("run pin-hook-yield-107", libc::EIO, 1);
     let account = world.phase(Phase::PreStart, 100);
     assert_eq!(account.exit, Exit::Refused);
-    assert_says(&account, "cannot have vm 107 shut down");
+    assert_says(&account, "cannot shut down vm 107");
     world.end_worker();
     later(&world);
     world.assert_owns(107);
@@ -395,12 +401,12 @@ fn who_may_not_look_whether_vms_run_is_shown_a_plan() {
         "{left_out}"
     );
     assert!(
-        left_out.contains("vm 100 is taken as not running"),
+        left_out.contains("assuming that vm 100 is not running"),
         "{left_out}"
     );
     let summary = &plan.yields[0].summary;
     assert!(
-        summary.contains("if it runs, which can be read by root only"),
+        summary.contains("if it is running (only root can tell)"),
         "{summary}"
     );
 }

@@ -86,7 +86,7 @@ fn a_vm_that_runs_without_its_cpus_is_told_apart_from_one_that_is_off() {
     let (text, _) = node.shown(&["list"]);
     assert!(text.contains("runs, owns no cpus"), "{text}");
     let (text, _) = node.shown(&["status"]);
-    let expected = "vm 100 has a table and runs without cpus of its own";
+    let expected = "vm 100 has a table but runs without cpus of its own";
     assert!(text.contains(expected), "{text}");
     assert_eq!(node.json(&["status", "--json"])["unowned"][0], 100);
 }
@@ -97,7 +97,7 @@ fn an_owned_cpu_that_is_offline_is_no_change_of_the_table() {
     node.put("/sys/devices/system/cpu/online", "0-22\n");
     let (text, _) = node.shown(&["list"]);
     assert!(!text.contains("has changed"), "{text}");
-    assert!(text.contains("cpu 23 is not there or offline"), "{text}");
+    assert!(text.contains("cpu 23 is missing or offline"), "{text}");
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn a_table_in_its_place_that_nobody_reads_is_told() {
         lint(&node.host(), &TextFile { path, text }).warnings
     };
     for (name, told) in [
-        ("103", "nobody reads it: there is no vm 103"),
-        ("104", "nobody reads it: 104 is a container"),
+        ("103", "not used: there is no vm 103"),
+        ("104", "not used: 104 is a container"),
         ("0103", "is not read; the table of vm 103"),
         ("vrbox", "is not read; a table is named after its vm"),
     ] {
@@ -157,7 +157,7 @@ fn the_table_of_a_template_is_used_by_nobody() {
     assert!(shown.contains(told), "{shown}");
     let (path, text) = ("/etc/pin-hook/103.toml".to_owned(), text.to_owned());
     let lint = lint(&node.host(), &TextFile { path, text });
-    let told = "nobody uses it: vm 103 is a template, which runs for backups only";
+    let told = "not used: vm 103 is a template, which runs for backups only";
     assert_eq!(lint.warnings, [told]);
 }
 
@@ -172,7 +172,7 @@ fn a_broken_hook_of_a_vm_without_a_table_is_mended_by_the_boot_unit() {
     let conf = "cores: 1\nhookscript: local:snippets/pin-hook\n";
     node.put("/etc/pve/qemu-server/103.conf", conf);
     let (text, _) = node.shown(&["list"]);
-    let help = |start: &str| text.contains(&format!("help: {start} sets it right"));
+    let help = |start: &str| text.contains(&format!("help: {start} fixes it"));
     assert!(help("systemctl restart pin-hook-boot.service"), "{text}");
     assert!(help("pin-hook enable 100"), "{text}");
 }
@@ -211,9 +211,9 @@ fn enabling_says_what_a_start_would_be_refused_for() {
         node.shown(&["enable", "--dry-run", "103"]).0
     };
     let text = enabled("40-41");
-    let told = "warning: as things are, it would be refused: vm 103: the host has no cpus 40-41";
+    let told = "warning: as things stand, it would be refused: vm 103: the host has no cpus 40-41";
     assert!(text.contains(told), "{text}");
-    assert!(!enabled("4-5").contains("as things are"));
+    assert!(!enabled("4-5").contains("as things stand"));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_table_of_the_cluster_that_a_local_one_hides_is_told() {
     node.put(path, text);
     let (path, text) = (path.to_owned(), text.to_owned());
     let warnings = lint(&node.host(), &TextFile { path, text }).warnings;
-    let told = "nobody reads it here: /etc/pin-hook/100.toml comes first";
+    let told = "not used on this node: /etc/pin-hook/100.toml takes precedence";
     assert!(warnings.iter().any(|text| text == told), "{warnings:?}");
 }
 

@@ -62,17 +62,17 @@ pub(super) fn check(table: &Table, at: At<'_, '_>) -> Result<(), Problem> {
 fn of_name(name: &str) -> Option<(String, &'static str)> {
     let coupled = COUPLED.iter().find(|(one, _)| *one == name);
     if COMMANDS.contains(&name) {
-        let message = format!("{name} is a command and no setting: nothing could be given back");
+        let message = format!("{name} is a command, not a setting: it could not be restored");
         let help = "take it out; what it does cannot be undone when the vm ends";
         Some((message, help))
     } else if ONE_WAY.contains(&name) {
-        let message = format!("{name} cannot be set back before a reboot");
+        let message = format!("{name} cannot be restored before a reboot");
         Some((message, FOR_GOOD))
     } else if let Some((_, other)) = coupled {
-        let message = format!("{name} cannot be given back: it sets {other} to 0");
+        let message = format!("{name} cannot be restored: it sets {other} to 0");
         Some((message, FOR_GOOD))
     } else if name == BOTH_WATCHDOGS {
-        let message = format!("{name} cannot be given back: the watchdogs read as 0 while it is 0");
+        let message = format!("{name} cannot be restored: the watchdogs read as 0 while it is 0");
         let help = "name kernel.soft_watchdog and kernel.nmi_watchdog, or one of them";
         Some((message, help))
     } else if name == WATCHDOG {
@@ -97,7 +97,7 @@ const FOR_GOOD: &str = "take it out; a file in /etc/sysctl.d sets it for good";
 /// Returns what is wrong with a value, and what to do.
 fn of_value(name: &str, value: &str) -> Option<(String, &'static str)> {
     if name == REAL_TIME && value == "-1" {
-        let message = format!("{name} -1 takes the real-time limit from the whole host");
+        let message = format!("{name} -1 removes the real-time limit of the whole host");
         let help = "leave it out; a vm with cpus of its own does not need that";
         Some((message, help))
     } else if is_number(name) && value.parse::<u32>().is_err() {

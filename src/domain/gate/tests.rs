@@ -73,10 +73,10 @@ fn without_systemd_there_is_only_affinity_and_that_is_a_warning() {
     assert_eq!(choice.backend, Backend::Affinity);
     assert_eq!(
         choice.reason,
-        "kernel 6.8.12: a partition moves kernel workers that must not move, and systemd does \
-         not answer on the bus"
+        "kernel 6.8.12: a partition moves kernel workers that must not move, and systemd does not \
+         respond on the bus"
     );
-    assert!(choice.warning.unwrap().contains("nobody else is kept off"));
+    assert!(choice.warning.unwrap().contains("nothing else is kept off"));
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn auto_says_why() {
     let mut old = facts("6.1.0");
     old.features.remote_partitions = false;
     for (facts, reason) in [
-        (facts("6.12.107"), "kernel 6.12.107: no known hazard"),
+        (facts("6.12.107"), "kernel 6.12.107: no known problem"),
         (
             facts("6.17.2"),
             "kernel 6.17.2: changing the workqueue mask can stall ordered workqueues, so \
@@ -187,7 +187,7 @@ fn what_cannot_work_is_refused_whatever_is_overridden() {
         (Backend::Isolated, no_partitions, "no remote partitions"),
         (Backend::Root, no_partitions, "no remote partitions"),
         (Backend::Root, isolcpus, "isolcpus="),
-        (Backend::Slices, no_systemd, "systemd does not answer"),
+        (Backend::Slices, no_systemd, "systemd does not respond"),
     ] {
         let refusal = choose(BackendWish::Only(backend), &facts).unwrap_err();
         assert!(refusal.to_string().contains(fact), "{refusal}");

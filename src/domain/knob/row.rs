@@ -38,10 +38,10 @@ impl Rule {
     /// Returns the rule in words.
     pub fn in_words(self) -> &'static str {
         match self {
-            Rule::First => "the vm that was started first decides",
-            Rule::Highest => "the highest value holds",
-            Rule::Lowest => "the lowest value holds",
-            Rule::Strongest(_) => "the strongest value holds",
+            Rule::First => "the vm that was started first wins",
+            Rule::Highest => "the highest value wins",
+            Rule::Lowest => "the lowest value wins",
+            Rule::Strongest(_) => "the strongest value wins",
         }
     }
 }

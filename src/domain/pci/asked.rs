@@ -76,8 +76,8 @@ pub enum Fault {
     },
     /// A bridge of the group has a driver that does not leave it to a VM, and PVE binds no bridges.
     #[error(
-        "{address} shares iommu group {group} with {other}, which {driver} works with: the group is \
-         not viable"
+        "{address} shares iommu group {group} with {other}, which {driver} uses: the group is not \
+         viable"
     )]
     NotViable {
         /// Which function.
@@ -108,8 +108,8 @@ impl Fault {
     pub fn help(&self) -> String {
         match self {
             Fault::Missing { .. } => {
-                "lspci -Dnn shows where the device is now: correct the entry; if it is not there: \
-                 echo 1 > /sys/bus/pci/rescan, or switch the host off and on"
+                "lspci -Dnn shows where the device is now: correct the entry; if it is missing, \
+                 try echo 1 > /sys/bus/pci/rescan, or power the host off and on"
                     .to_owned()
             }
             Fault::NoMapping { name } => format!(
@@ -120,7 +120,7 @@ impl Fault {
             }
             Fault::Changed { name, address, .. } => format!(
                 "lspci -Dnnvs {address} shows it: if it is the right device, save mapping {name} \
-                 anew (datacenter, resource mappings), else lspci -Dnn shows where that is now"
+                 again (datacenter, resource mappings), else lspci -Dnn shows where that is now"
             ),
             Fault::NotViable { other, driver, .. } => format!(
                 "echo {other} > /sys/bus/pci/drivers/{driver}/unbind before the start, or put the \

@@ -45,8 +45,8 @@ impl fmt::Display for NoBinding {
             NoBinding::NoEntry => f.write_str("the vm has no such device"),
             NoBinding::Kept => f.write_str("it stays with its driver (mdev, or driver=keep)"),
             NoBinding::Storage => f.write_str(
-                "it is a controller of disks, and back with the host its lvm, md or zfs would take \
-                 the disks of the vm",
+                "it is a disk controller, and once it is back the host's lvm, md or zfs would \
+                 take the disks of the vm",
             ),
             NoBinding::Virtuals(n) => {
                 write!(
@@ -54,8 +54,8 @@ impl fmt::Display for NoBinding {
                     "it has virtual functions ({n}), which go with its driver"
                 )
             }
-            NoBinding::Mediated(n) => write!(f, "it carries mediated devices ({n})"),
-            NoBinding::Busy => f.write_str("another run of pin-hook works on devices"),
+            NoBinding::Mediated(n) => write!(f, "it has mediated devices ({n})"),
+            NoBinding::Busy => f.write_str("another pin-hook process is working on devices"),
             NoBinding::Unready => f.write_str("its driver_override cannot be set"),
             NoBinding::Late(why) | NoBinding::NoDriver(why) | NoBinding::Failed(why) => {
                 f.write_str(why)
@@ -69,29 +69,30 @@ impl NoBinding {
     pub fn help(&self, key: &str, address: &str) -> String {
         match self {
             NoBinding::NoEntry => {
-                format!("take {key} out of pci.bind, or add it to the vm (qm set)")
+                format!("remove {key} from pci.bind, or add it to the vm (qm set)")
             }
-            NoBinding::Kept => format!("take {key} out of pci.bind"),
+            NoBinding::Kept => format!("remove {key} from pci.bind"),
             NoBinding::Storage => format!("write {key} = \"stay\" in pci.bind"),
             NoBinding::Virtuals(_) => format!(
-                "where nobody uses them, remove them (echo 0 > \
-                 /sys/bus/pci/devices/{address}/sriov_numvfs), or take {key} out of pci.bind"
+                "if nothing uses them, remove them (echo 0 > \
+                 /sys/bus/pci/devices/{address}/sriov_numvfs), or remove {key} from pci.bind"
             ),
             NoBinding::Mediated(_) => format!(
-                "remove them (echo 1 > /sys/bus/mdev/devices/<uuid>/remove), or take {key} out of \
+                "remove them (echo 1 > /sys/bus/mdev/devices/<uuid>/remove), or remove {key} from \
                  pci.bind"
             ),
             NoBinding::Busy => "start the vm again in a few seconds".to_owned(),
             NoBinding::Late(_) => format!(
-                "end what uses the device (fuser -v /dev/dri/* /dev/nvidia* names who has a display \
-                 card open), then start the vm: without {key} in pci.bind pve would wait for the same"
+                "stop whatever uses the device (fuser -v /dev/dri/* /dev/nvidia* names who has a \
+                 display card open), then start the vm; without {key} in pci.bind pve would wait \
+                 for the same thing"
             ),
             NoBinding::NoDriver(_) => {
                 "modprobe -v vfio-pci shows why; pve needs it as well".to_owned()
             }
             NoBinding::Unready | NoBinding::Failed(_) => format!(
-                "see dmesg and what uses the device, or take pci.bind out of the table: pve binds \
-                 {address} by itself"
+                "check dmesg and what uses the device, or remove pci.bind from the table: pve \
+                 binds {address} by itself"
             ),
         }
     }
@@ -135,10 +136,10 @@ impl fmt::Display for Lent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Lent { address, driver } = self;
         match driver.as_str() {
-            "" => write!(f, "{address} is without a driver again once no vm has it"),
+            "" => write!(f, "{address} will have no driver again once no vm has it"),
             _ => write!(
                 f,
-                "{address} goes back to driver {driver} once no vm has it"
+                "{address} will return to driver {driver} once no vm has it"
             ),
         }
     }

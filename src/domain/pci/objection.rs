@@ -136,25 +136,26 @@ impl Objection {
             } => {
                 return format!(
                     "{}, put one of them into another slot, so that {other} gets a group of its \
-                     own, or take {key} out of vm {vmid} (qm set {vmid} --delete {key})",
+                     own, or remove {key} from vm {vmid} (qm set {vmid} --delete {key})",
                     need.mend()
                 );
             }
             Objection::Used { disk, .. } => {
                 let key = &disk.key;
                 return format!(
-                    "end that use, or take {key} out of vm {vmid} (qm set {vmid} --delete {key})"
+                    "stop whatever uses it, or remove {key} from vm {vmid} (qm set {vmid} \
+                     --delete {key})"
                 );
             }
             Objection::Taken { disk, by } => {
                 let (key, other) = (&disk.key, by.vmid);
                 return format!(
-                    "stop vm {other}, or take {key} out of vm {vmid} (qm set {vmid} --delete {key})"
+                    "stop vm {other}, or remove {key} from vm {vmid} (qm set {vmid} --delete {key})"
                 );
             }
         };
         let mend = need.mend();
-        format!("{mend}, or take {key} out of vm {vmid} (qm set {vmid} --delete {key})")
+        format!("{mend}, or remove {key} from vm {vmid} (qm set {vmid} --delete {key})")
     }
 
     /// Says what will come of it where nobody keeps the VM from starting.
@@ -163,7 +164,7 @@ impl Objection {
             Objection::Needed {
                 need: Need::Disk(..) | Need::Net(..) | Need::Console,
                 ..
-            } => format!("{self}, which the host loses when vm {vmid} starts"),
+            } => format!("{self}: the host loses it when vm {vmid} starts"),
             _ => self.to_string(),
         }
     }
@@ -174,9 +175,9 @@ impl Need {
     fn mend(&self) -> String {
         match self {
             Need::Disk(disk, _) => format!("move what the host has on {disk} to another disk"),
-            Need::Net(net, _) => format!("give the host another network card than {net}"),
+            Need::Net(net, _) => format!("use another network card than {net} for the host"),
             Need::Switch(net, ..) => {
-                format!("give the vm a virtual function instead, or take {net} out of its bridge")
+                format!("give the vm a virtual function instead, or remove {net} from its bridge")
             }
             Need::Console => {
                 "give the host another display, or have vfio-pci bind it at boot (options vfio-pci \

@@ -49,16 +49,16 @@ pub enum NoReset {
 impl fmt::Display for NoReset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NoReset::Bound(driver) => write!(f, "driver {driver} of the host works with it"),
+            NoReset::Bound(driver) => write!(f, "host driver {driver} uses it"),
             NoReset::Virtuals(n) => write!(f, "it has virtual functions ({n})"),
-            NoReset::Mediated(n) => write!(f, "it carries mediated devices ({n})"),
+            NoReset::Mediated(n) => write!(f, "it has mediated devices ({n})"),
             NoReset::NoFlr(methods) if methods.is_empty() => {
-                f.write_str("it knows no way to be reset")
+                f.write_str("it supports no way to be reset")
             }
             NoReset::NoFlr(methods) => {
                 write!(
                     f,
-                    "it knows no function level reset, only {}",
+                    "it supports no function level reset, only {}",
                     methods.join(", ")
                 )
             }
@@ -66,21 +66,24 @@ impl fmt::Display for NoReset {
                 write!(f, "{}, and {why}", NoReset::NoFlr(methods.clone()))
             }
             NoReset::Virtual(physical) => {
-                write!(f, "it is a virtual function, which only {physical} makes")
+                write!(
+                    f,
+                    "it is a virtual function, which only {physical} can create"
+                )
             }
-            NoReset::Bridge => f.write_str("it is a bridge, and takes along what is behind it"),
+            NoReset::Bridge => f.write_str("it is a bridge, and what is behind it would go too"),
             NoReset::Rival(rival) => rival.fmt(f),
             NoReset::Unknown(why) => {
-                write!(f, "which drivers would take it then cannot be told: {why}")
+                write!(f, "cannot tell which drivers would grab it then: {why}")
             }
             NoReset::NotBack(model) => {
-                write!(f, "it ({model}) was removed and has not come back in time")
+                write!(f, "it ({model}) was removed and has not reappeared in time")
             }
             NoReset::Changed(expected, actual) => {
                 write!(f, "it was {expected} a moment ago and is {actual} now")
             }
-            NoReset::Gone => f.write_str("it is not there any more"),
-            NoReset::Busy => f.write_str("another run of pin-hook works on devices"),
+            NoReset::Gone => f.write_str("it is no longer there"),
+            NoReset::Busy => f.write_str("another pin-hook process is working on devices"),
             NoReset::Unready(why) => f.write_str(why),
             NoReset::Failed(why) => write!(f, "the reset failed: {why}"),
         }
@@ -94,15 +97,15 @@ impl NoReset {
             NoReset::Bound(_) => format!(
                 "name it in pci.bind, have vfio-pci bind it at boot (options vfio-pci ids=... in \
                  /etc/modprobe.d, then update-initramfs -u), unbind it (echo {address} > \
-                 /sys/bus/pci/devices/{address}/driver/unbind), or take pci.reset out of the table: \
+                 /sys/bus/pci/devices/{address}/driver/unbind), or remove pci.reset from the table: \
                  pve binds and resets by itself"
             ),
             NoReset::Virtuals(_) => format!(
-                "where nobody uses them, remove them (echo 0 > \
-                 /sys/bus/pci/devices/{address}/sriov_numvfs), or take pci.reset out of the table"
+                "if nothing uses them, remove them (echo 0 > \
+                 /sys/bus/pci/devices/{address}/sriov_numvfs), or remove pci.reset from the table"
             ),
             NoReset::Mediated(_) => "remove them (echo 1 > /sys/bus/mdev/devices/<uuid>/remove), \
-                                     or take pci.reset out of the table"
+                                     or remove pci.reset from the table"
                 .to_owned(),
             NoReset::NoFlr(methods) if methods.is_empty() => {
                 "pci.reset = \"remove-rescan\" is for such devices; without it the host may have to \
@@ -110,23 +113,23 @@ impl NoReset {
                     .to_owned()
             }
             NoReset::NoFlr(_) => {
-                "take pci.reset out of the table: pve resets by what the device knows".to_owned()
+                "remove pci.reset from the table: pve resets by what the device supports".to_owned()
             }
             NoReset::Neither(_, why) => why.help(address),
             NoReset::Virtual(_) => {
-                "pci.reset = \"flr\" resets one, or take pci.reset out of the table".to_owned()
+                "pci.reset = \"flr\" resets one, or remove pci.reset from the table".to_owned()
             }
             NoReset::Bridge => {
-                "take it out of hostpci, or pci.reset out of the table".to_owned()
+                "remove it from hostpci, or pci.reset from the table".to_owned()
             }
             NoReset::Rival(rival) => rival.help(),
             NoReset::Unknown(_) => {
-                "install the modules of the running kernel, or take pci.reset out of the table"
+                "install the modules of the running kernel, or remove pci.reset from the table"
                     .to_owned()
             }
             NoReset::NotBack(_) => format!(
-                "the units try once more; then echo 1 > /sys/class/pci_bus/{}/rescan may bring it \
-                 back, switching the host off and on does",
+                "the units try once more; after that, try echo 1 > /sys/class/pci_bus/{}/rescan; \
+                 if that fails, power the host off and on",
                 bus_of(address)
             ),
             NoReset::Changed(..) => {
@@ -134,14 +137,15 @@ impl NoReset {
                     .to_owned()
             }
             NoReset::Busy => "start the vm again in a few seconds".to_owned(),
-            NoReset::Unready(_) => "take pci.reset out of the table: pve resets by itself".to_owned(),
+            NoReset::Unready(_) => "remove pci.reset from the table: pve resets by \
+                                    itself".to_owned(),
             NoReset::Gone => {
-                "lspci -Dnn shows what is there; echo 1 > /sys/bus/pci/rescan may bring \
-                              it back, switching the host off and on does"
+                "lspci -Dnn shows what is there; try echo 1 > /sys/bus/pci/rescan; if that fails, \
+                 power the host off and on"
                     .to_owned()
             }
-            NoReset::Failed(_) => "take pci.reset out of the table, or look into dmesg; where \
-                                   nothing else helps, switching the host off and on does"
+            NoReset::Failed(_) => "remove pci.reset from the table, or check dmesg; if nothing \
+                                   else helps, power the host off and on"
                 .to_owned(),
         }
     }

@@ -17,14 +17,14 @@ impl fmt::Display for Rival {
         match self.is_registered {
             true => write!(
                 f,
-                "{module} of the host, which is loaded, would take it when it comes back"
+                "{module} on the host, which is loaded, would grab it when it reappears"
             )?,
             false => write!(
                 f,
-                "{module} of the host would be loaded and take it when it comes back"
+                "{module} on the host would be loaded and grab it when it reappears"
             )?,
         }
-        f.write_str(", and before linux 6.19 nothing keeps it off")
+        f.write_str(", and nothing prevents that before linux 6.19")
     }
 }
 
@@ -38,7 +38,7 @@ impl Rival {
         };
         format!(
             "{unload}keep it from being loaded (\"blacklist {module}\" in a file in \
-             /etc/modprobe.d), boot linux 6.19 or later, or take pci.reset out of the table"
+             /etc/modprobe.d), boot linux 6.19 or later, or remove pci.reset from the table"
         )
     }
 }

@@ -108,8 +108,8 @@ pub fn cpu_limit(vmid: Vmid, guest: &Guest) -> Option<String> {
         .cpu_limit
         .filter(|limit| *limit <= f64::from(guest.n_vcpus))?;
     Some(format!(
-        "cpulimit {limit} stops the vm each time it has used the time of {limit} cpus, also on cpus \
-         of its own: qm set {vmid} --delete cpulimit"
+        "cpulimit {limit} throttles the vm to {limit} cpus, even on cpus of its own: qm set \
+         {vmid} --delete cpulimit"
     ))
 }
 
@@ -117,7 +117,7 @@ fn kinds(used: &CpuSet, topology: &Topology) -> Option<String> {
     let slow = used.intersection(topology.efficient());
     (!slow.is_empty() && slow != *used).then(|| {
         format!(
-            "cpus {slow} are those of efficient cores, the others are not: the guest cannot know \
+            "cpus {slow} are on efficient cores, the others are not: the guest cannot know \
              which of its vcpus are slow"
         )
     })
@@ -152,7 +152,7 @@ fn too_many_nodes(used: &CpuSet, topology: &Topology) -> Option<String> {
     (needed < nodes.len() && needed > 0).then(|| {
         let list: CpuSet = nodes.iter().copied().map(CpuId).collect();
         let would = if needed == 1 { "one" } else { "fewer" };
-        format!("the vcpus are on numa nodes {list}, where {would} would do")
+        format!("the vcpus are on numa nodes {list}, but {would} would do")
     })
 }
 
@@ -208,7 +208,7 @@ fn no_memory(used: &CpuSet, topology: &Topology) -> Vec<String> {
     let here = here.filter(|(_, cpus)| !cpus.is_empty());
     let text = |(id, cpus): (u32, CpuSet)| {
         let cpus = cpus.in_words();
-        format!("node {id} has no memory: all memory of the vcpus on {cpus} is far away")
+        format!("node {id} has no memory: vcpus on {cpus} have no local memory")
     };
     here.map(text).collect()
 }

@@ -81,8 +81,8 @@ impl fmt::Display for Notice {
             ),
             Self::SiblingsLeft { owned, siblings } => write!(
                 f,
-                "{} {} not the vm's, and on the same {} as its {} (smt): what runs there slows its \
-                 vcpus",
+                "{} {} not the vm's, and on the same {} as its {} (smt): anything running there \
+                 slows down its vcpus",
                 siblings.in_words(),
                 siblings.is_or_are(),
                 if owned.len() == 1 { "core" } else { "cores" },

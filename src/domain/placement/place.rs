@@ -60,7 +60,7 @@ pub enum PlacementError {
         smt: SmtControl,
     },
     /// CPUs that are to have a vCPU and none at once.
-    #[error("isolate.also has {}, which {} in cpus already", .0.in_words(), .0.is_or_are())]
+    #[error("isolate.also has {}, which {} already in cpus", .0.in_words(), .0.is_or_are())]
     AlsoOverlaps(CpuSet),
     /// CPUs of an explicit list that the VM does not own.
     #[error("pin.vcpus names {}, which {} not in cpus = \"{owned}\"", cpus.in_words(), cpus.is_or_are())]
@@ -100,13 +100,16 @@ impl PlacementError {
     /// Returns what the operator can do about it.
     pub fn help(&self) -> String {
         match self {
-            Self::NoCpus => "name the cpus of the vm, such as cpus = \"2-3\"".to_owned(),
+            Self::NoCpus => "list the cpus of the vm, such as cpus = \"2-3\"".to_owned(),
             Self::Absent { cpus, .. } => format!(
-                "name other cpus than {cpus} in the vm's table (cpus, isolate.also or a key of pin)"
+                "choose other cpus than {cpus} in the vm's table (cpus, isolate.also or a key of \
+                 pin)"
             ),
             Self::Offline { cpus, smt } => smt.help(cpus),
             Self::AlsoOverlaps(_) => {
-                "isolate.also is for cpus without a vcpu; leave them in one of the two".to_owned()
+                "isolate.also is for cpus without a vcpu; keep them in only one of the \
+                 two"
+                .to_owned()
             }
             Self::Outside { .. } => "add them to cpus, or take them out of pin.vcpus".to_owned(),
             Self::Twice(_) => "give each vcpu a cpu of its own".to_owned(),

@@ -53,7 +53,7 @@ fn l3_domains(topology: &Topology, owned: &CpuSet) -> Vec<Remark> {
         used.partition(|(_, domain)| domain.cpus.is_subset(owned));
     let mut remarks = Vec::new();
     if topology.l3_domains().is_empty() {
-        let text = "free cores from the top, because the host tells of no l3 domains";
+        let text = "free cores from the top, because the host reports no l3 domains";
         remarks.push(Remark::info(text.to_owned()));
     }
     match whole.as_slice() {
@@ -106,7 +106,7 @@ fn kinds(search: &Search<'_>, owned: &CpuSet) -> Option<Remark> {
     }
     Some(match owned.intersection(slow) {
         none if none.is_empty() => Remark::info(format!(
-            "performance cores; cpus {slow} are those of efficient cores"
+            "performance cores; cpus {slow} are on efficient cores"
         )),
         all if all == *owned && search.prefer == Some(Prefer::Efficiency) => {
             Remark::info("efficient cores, as preferred".to_owned())
@@ -115,7 +115,7 @@ fn kinds(search: &Search<'_>, owned: &CpuSet) -> Option<Remark> {
             Remark::warning("efficient cores: too few performance cores are free".to_owned())
         }
         some => Remark::warning(format!(
-            "cpus {some} are those of efficient cores, the others are not: the guest cannot know \
+            "cpus {some} are on efficient cores, the others are not: the guest cannot know \
              which of its vcpus are slow"
         )),
     })
@@ -133,7 +133,7 @@ fn preference(search: &Search<'_>, owned: &CpuSet) -> Option<Remark> {
     };
     match (numbers.len(), numbers.last()) {
         (0, _) | (_, None) => Some(Remark::warning(format!(
-            "prefer = \"{name}\" has no effect: the host does not tell cores of several kinds apart"
+            "prefer = \"{name}\" has no effect: the host does not distinguish kinds of cores"
         ))),
         (1, _) => Some(Remark::info(format!(
             "prefer = \"{name}\" makes no difference: all cores are alike"
@@ -194,7 +194,7 @@ fn attached(topology: &Topology, owned: &CpuSet, devices: &[Device]) -> Vec<Rema
             "{key} ({address}) is attached to numa node {id}, which has no room"
         )),
         None => Remark::info(format!(
-            "{key} ({address}): the host does not tell its numa node"
+            "{key} ({address}): the host does not report its numa node"
         )),
     };
     devices.iter().map(remark).collect()
@@ -226,7 +226,7 @@ fn host(search: &Search<'_>, owned: &CpuSet) -> Vec<Remark> {
     let cores = if n_cores == 1 { "core" } else { "cores" };
     let when = match search.others.is_empty() {
         true => "",
-        false => " while everybody has theirs",
+        false => " when all vms have theirs",
     };
     let keeps = format!("the host keeps cpus {left}{when}: {n_cores} whole {cores}, {reserved}");
     let mut remarks = vec![Remark::info(keeps)];
@@ -241,7 +241,7 @@ fn avoided(search: &Search<'_>, owned: &CpuSet) -> Option<Remark> {
     let cpus = search.avoid.intersection(owned);
     (!cpus.is_empty()).then(|| {
         Remark::warning(format!(
-            "guests or units of this node are set to run on cpus {cpus} and are pushed off"
+            "guests or units of this node are configured for cpus {cpus} and will be moved off"
         ))
     })
 }

@@ -58,7 +58,8 @@ impl TooLittleLeft {
         let fewer = "take fewer cpus in the vm's table (cpus = \"...\")";
         match self {
             Self::OneCore => {
-                "leave the vm without a table, or limit it by pve's own means (qm set ... --cpulimit)"
+                "leave the vm without a table, or limit it with pve's own means (qm set ... \
+                 --cpulimit)"
                     .to_owned()
             }
             // Less than one core cannot be reserved.

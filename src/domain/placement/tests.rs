@@ -206,8 +206,8 @@ fn explicit_list_is_taken_as_it_is() {
     assert_eq!(
         texts(&placement),
         [
-            "cpu 11 is not the vm's, and on the same core as its cpu 23 (smt): what runs there slows its \
-             vcpus",
+            "cpu 11 is not the vm's, and on the same core as its cpu 23 (smt): anything running \
+             there slows down its vcpus",
             "cpus 8,18-19 of the vm are idle: it has 3 vcpus",
         ]
     );
@@ -242,7 +242,7 @@ fn refuses_what_cannot_be_placed() {
         (
             request("6-9", 1, 1),
             "the host has no cpus 8-9, it has 0-7",
-            "name other cpus than 8-9",
+            "choose other cpus than 8-9",
         ),
         (
             request("6-7", 1, 1),
@@ -270,7 +270,7 @@ fn refuses_what_cannot_be_placed() {
                 also: set("5-6"),
                 ..request("2-5", 2, 1)
             },
-            "isolate.also has cpu 5, which is in cpus already",
+            "isolate.also has cpu 5, which is already in cpus",
             "one of the two",
         ),
     ] {

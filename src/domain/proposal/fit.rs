@@ -213,7 +213,7 @@ impl Fit {
         if self.threads > 1 && self.lacks_topoext(guest) {
             let model = self.model(guest);
             args.push(format!("-global {model}-x86_64-cpu.topoext=on"));
-            why += "; AMD's guests need topoext for that";
+            why += "; AMD guests need topoext for that";
         }
         Some(match args.is_empty() {
             true => ("--delete args".to_owned(), why),
@@ -255,7 +255,7 @@ impl Fit {
         let is_known = matches!(guest.cpu_type.as_deref(), Some("host" | "max"));
         let needed = self.threads > 1 && self.lacks_topoext(guest) && !is_known;
         needed.then(|| {
-            let why = "only this type can be told of smt on AMD".to_owned();
+            let why = "only this type can expose smt on AMD".to_owned();
             ("--cpu host".to_owned(), why)
         })
     }
@@ -368,7 +368,7 @@ fn affinity(guest: &Guest) -> Option<(String, String)> {
 
 fn cpu_limit(guest: &Guest) -> Option<(String, String)> {
     let limit = guest.cpu_limit?;
-    let why = format!("cpulimit {limit} would stop the vm also on cpus of its own");
+    let why = format!("cpulimit {limit} would throttle the vm even on cpus of its own");
     Some(("--delete cpulimit".to_owned(), why))
 }
 

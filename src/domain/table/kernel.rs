@@ -120,7 +120,7 @@ impl TryFrom<Scalar> for SysctlValue {
                 Ok(Self(text))
             }
             _ => Err(ParseWishError(
-                "neither a number nor one line of text".to_owned(),
+                "neither a number nor a single line of text".to_owned(),
             )),
         }
     }

@@ -100,7 +100,7 @@ impl FromStr for Frequency {
             .and_then(|n: u32| n.checked_mul(*factor))
         {
             Some(kilohertz @ 1..) => Ok(Self(kilohertz)),
-            _ => refuse("is no frequency of a cpu"),
+            _ => refuse("is not a cpu frequency"),
         }
     }
 }

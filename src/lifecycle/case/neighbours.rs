@@ -88,22 +88,22 @@ pub fn yielding(host: &Host, case: &Case, runs: bool) -> anyhow::Result<Vec<Yiel
         let is_up = is_up.map(|is_up| is_up && !is_read);
         let (summary, obstacle) = match (runs, is_up) {
             (false, Some(false)) if is_read => (
-                format!("vm {vmid} is only backed up, nothing to shut down"),
+                format!("vm {vmid} is only being backed up, nothing to shut down"),
                 None,
             ),
             (false, None) => (
-                format!("vm {vmid} is shut down first if it runs, which can be read by root only"),
+                format!("vm {vmid} is shut down first if it is running (only root can tell)"),
                 None,
             ),
             (true, _) => (
                 format!(
-                    "vm {vmid} is shut down by a start only, and vm {} runs",
+                    "vm {vmid} is only shut down by a start, and vm {} is already running",
                     case.vmid
                 ),
                 None,
             ),
             (false, Some(false)) => (
-                format!("vm {vmid} does not run here, nothing to shut down"),
+                format!("vm {vmid} is not running here, nothing to shut down"),
                 None,
             ),
             (false, Some(true)) => (

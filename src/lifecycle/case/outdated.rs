@@ -20,7 +20,8 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
     let case = match read_case(host, vmid, "") {
         Ok(Found::Case(case)) => case,
         Ok(Found::Nothing(Nothing::NoTable(_) | Nothing::Misnamed { .. })) => {
-            let text = "its table is gone; what it owns stays until it stops, or pin-hook release";
+            let text = "its table is gone; it keeps what it owns until it stops, or until \
+                        pin-hook release";
             return Some(format!("{text} {vmid}"));
         }
         Ok(Found::Nothing(_)) => return None,
@@ -33,8 +34,8 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
         Ok(Ok(resolved)) if is_same(&resolved.wishes, &claim.wishes) => None,
         Ok(Ok(_)) => {
             let text =
-                "its table or config has changed since, which takes effect by pin-hook apply";
-            Some(format!("{text} {vmid} or at its next start"))
+                "its table or config has changed since; this takes effect with pin-hook apply";
+            Some(format!("{text} {vmid} or at the next start"))
         }
         // That is no change of the table, and told by itself.
         Ok(Err(Refusal::Placement(PlacementError::Offline { cpus, .. })))

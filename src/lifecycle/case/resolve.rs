@@ -181,7 +181,7 @@ pub(in crate::lifecycle) fn strange_nodes(host: &Host, table: &Table) -> Option<
     let are = if sections.len() == 1 { "is" } else { "are" };
     let (sections, nodes) = (sections.join(", "), nodes.join(", "));
     Some(format!(
-        "{sections} of the table {are} for no node of the cluster, which has {nodes}"
+        "{sections} of the table {are} not for any node of the cluster, which has {nodes}"
     ))
 }
 

@@ -203,7 +203,7 @@ impl Run<'_> {
                     {
                         continue;
                     }
-                    Ok(_) => "drivers of the host cannot be kept off".to_owned(),
+                    Ok(_) => "host drivers cannot be kept off".to_owned(),
                 },
             };
             return refuse(NoReset::Unready(unready));
@@ -219,7 +219,7 @@ impl Run<'_> {
             let found = found.and_then(|function| check(&function));
             found.map_err(|why| Halt::Refused(no_reset(key, address, why)))?;
             if !pci::is_kept(&*self.host.files, address) {
-                let why = "drivers of the host cannot be kept off".to_owned();
+                let why = "host drivers cannot be kept off".to_owned();
                 return Err(Halt::Open(no_reset(key, address, NoReset::Unready(why))));
             }
         }

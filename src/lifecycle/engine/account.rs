@@ -99,7 +99,7 @@ impl Account {
         if report.n_moving > 0 {
             let n = report.n_moving;
             self.info(format!(
-                "interrupts that move only when they occur next: {n}"
+                "interrupts that will only move when they next occur: {n}"
             ));
         }
     }
@@ -128,7 +128,7 @@ impl Account {
             let target = report.names.get(target).cloned();
             let target = target.unwrap_or_else(|| drift.target.to_string());
             self.warn(format!(
-                "{target} is \"{live}\", and pin-hook had set \"{ours}\": {answer}"
+                "{target} is \"{live}\", but pin-hook had set \"{ours}\": {answer}"
             ));
         }
         let remedies = remedies.into_iter();
@@ -144,10 +144,10 @@ impl Account {
 
     /// Adds that a VM does not run, where it has to.
     pub fn does_not_run(&mut self, vmid: Vmid) {
-        let text = format!("vm {vmid} does not run on this node");
+        let text = format!("vm {vmid} is not running on this node");
         let help = format!(
-            "start it (qm start {vmid}): an enabled vm gets its cpus then, any other once it runs by \
-             pin-hook apply {vmid}"
+            "start it (qm start {vmid}): an enabled vm gets its cpus then, any other vm by \
+             pin-hook apply {vmid} once it runs"
         );
         self.fail(Exit::Refused, text, help);
     }
@@ -163,7 +163,7 @@ impl Account {
 fn done_about(answer: drift::Answer) -> &'static str {
     match answer {
         drift::Answer::Reassert => "set again",
-        drift::Answer::GiveUp => "set again three times, now left to somebody else",
+        drift::Answer::GiveUp => "set again three times, now left alone",
         drift::Answer::Leave => "left as it is",
     }
 }
@@ -173,8 +173,8 @@ pub fn left_to(writers: &[&str]) -> String {
     let left = done_about(drift::Answer::GiveUp);
     match writers {
         [] => left.to_owned(),
-        [one] => format!("{left} ({one} runs)"),
-        _ => format!("{left} ({} run)", writers.join(" and ")),
+        [one] => format!("{left} ({one} is running)"),
+        _ => format!("{left} ({} are running)", writers.join(" and ")),
     }
 }
 
@@ -191,11 +191,11 @@ fn remedy(service: &str) -> &'static str {
         "irqbalance" => {
             "ban the vm's cpus in /etc/default/irqbalance (IRQBALANCE_BANNED_CPULIST=), or stop it"
         }
-        "tuned" => "choose a profile of tuned that leaves it alone, or stop tuned",
+        "tuned" => "choose a tuned profile that leaves it alone, or stop tuned",
         "ksmtuned" => "stop ksmtuned, or leave host.ksm out of the table",
         _ => {
-            "stop what writes it; 10 minutes later pin-hook sets it again, at once when pin-hook \
-             apply is called"
+            "stop whatever writes it; pin-hook sets it again in 10 minutes, or at once with \
+             pin-hook apply"
         }
     }
 }

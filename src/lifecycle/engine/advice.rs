@@ -38,5 +38,5 @@ pub fn help_without_cpus(vmid: Vmid) -> String {
 }
 
 /// For what nobody has foreseen: the host refuses what it has never refused before.
-const SOMEWHERE: &str =
-    "try again; dmesg and journalctl -t pin-hook may tell more, pin-hook status what is owned";
+const SOMEWHERE: &str = "try again; dmesg and journalctl -t pin-hook may tell more, pin-hook \
+                         status shows what is owned";

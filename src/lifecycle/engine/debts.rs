@@ -122,7 +122,7 @@ pub fn pay(
                 account.info(format!("vm {vmid} is not started again: {why}"));
             }
             Verdict::Pay => match host.systemd.run(&job(*vmid, now)) {
-                Ok(()) => account.info(format!("vm {vmid} is started again")),
+                Ok(()) => account.info(format!("vm {vmid} is being started again")),
                 Err(error) => {
                     account.warn(format!("vm {vmid} cannot be started again: {error:#}"));
                     continue;
@@ -151,7 +151,7 @@ fn see(host: &Host, vmid: Vmid, is_at_work: bool) -> anyhow::Result<Seen> {
 fn job(vmid: Vmid, now: Duration) -> Job {
     Job {
         unit: starting_unit(vmid, now),
-        description: format!("start vm {vmid} again, which made room for another one"),
+        description: format!("start vm {vmid} again, after it made room for another one"),
         path: pve::QM.to_owned(),
         arguments: vec!["start".to_owned(), vmid.to_string()],
         limit: None,
@@ -167,7 +167,7 @@ pub fn announce(host: &Host, state: &State, account: &mut Account) {
             let seconds = due.saturating_sub(now).as_secs();
             let vmid = debt.vmid;
             account.info(format!(
-                "vm {vmid} made room, it is started again in {seconds} s"
+                "vm {vmid} made room and will be started again in {seconds} s"
             ));
         }
     }

@@ -265,7 +265,7 @@ const MAX_DAMAGED: u32 = 20;
 /// Returns the error of a run that another one kept from the host.
 pub fn busy() -> anyhow::Error {
     anyhow::Error::new(Advised::new(
-        format!("another run of pin-hook has kept {LOCK} too long"),
-        "try again; lslocks shows which",
+        format!("another pin-hook process has held {LOCK} for too long"),
+        "try again; lslocks shows which process",
     ))
 }

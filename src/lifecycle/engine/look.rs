@@ -83,7 +83,7 @@ pub fn known_state(host: &Host) -> anyhow::Result<Result<State, Hidden>> {
 
 /// The state of the program can only be read by root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{dir} can be read by root only", dir = journal::STATE_DIR)]
+#[error("only root can read {dir}", dir = journal::STATE_DIR)]
 pub struct Hidden;
 
 impl Hidden {

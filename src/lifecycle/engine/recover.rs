@@ -91,8 +91,8 @@ fn hold_traces(
         return Ok(None);
     }
     Ok(Some(format!(
-        "taken from the host, because the state does not tell: {values}; what each was before is \
-         inferred, all cpus where nothing else shows"
+        "inferred from the host, because the state does not record it: {values}; earlier values \
+         are inferred too, as all cpus unless something else shows"
     )))
 }
 

@@ -54,11 +54,11 @@ fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
     for key in keys.filter(|_| !bare.is_empty()) {
         let cpus = bare.in_words();
         remarks.push(format!(
-            "{key} is left out: nothing governs the frequency of {cpus}"
+            "{key} is skipped: nothing governs the frequency of {cpus}"
         ));
     }
     if wishes.power.boost.is_some() && facts.boost == crate::domain::facts::BoostBy::Nothing {
-        remarks.push("power.boost is left out: this host has no switch for it".to_owned());
+        remarks.push("power.boost is skipped: this host has no switch for it".to_owned());
     }
     let mut seen = BTreeSet::new();
     for (target, _) in of_tuning(wishes, facts) {
@@ -72,7 +72,7 @@ fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
             Err(error) => format!("{path} cannot be read: {error}"),
         };
         if seen.insert(key.clone()) {
-            remarks.push(format!("{key} is left out: {lack}"));
+            remarks.push(format!("{key} is skipped: {lack}"));
         }
     }
     remarks
@@ -99,12 +99,12 @@ fn consequences(wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
     let mut remarks = Vec::new();
     let latency = wishes.power.max_idle_latency;
     if latency.is_some_and(|latency| latency.duration().is_zero()) {
-        let text = "power.max-idle-latency of zero lets the cpus poll: they get hot, and their \
-                    siblings and boosted neighbours slower";
+        let text = "power.max-idle-latency of zero makes the cpus poll: they get hot, and slow \
+                    down siblings and boosted neighbours";
         remarks.push(text.to_owned());
     }
     if wishes.host.ksm == Some(Ksm::Unmerge) && !facts.ksm_may_unmerge {
-        let text = "host.ksm: too little memory to take merged pages apart, they stay merged";
+        let text = "host.ksm: too little memory to unmerge pages, they stay merged";
         remarks.push(text.to_owned());
     }
     let governed = facts
@@ -133,8 +133,8 @@ pub fn companions(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
         return Vec::new();
     }
     vec![format!(
-        "host.halt-poll has no effect with halt_poll_ns_grow = 0, as this host has it: it is set to \
-         {HALT_POLL_GROW} as well"
+        "host.halt-poll has no effect while halt_poll_ns_grow is 0, as it is on this host: it is \
+         set to {HALT_POLL_GROW} as well"
     )]
 }
 
@@ -156,10 +156,10 @@ pub fn contested(host: &Host, claims: &Claims, vmid: Vmid) -> Vec<String> {
             let wishes = &claims.get(&vmid)?.wishes;
             let key = key_of(&target, wishes.tuning())?;
             Some(format!(
-                "{key}: \"{}\" is wished for here and \"{}\" by vm {}; \"{}\" holds ({})",
+                "{key}: this table asks for \"{}\", vm {} for \"{}\"; using \"{}\" ({})",
                 own.value,
-                other.value,
                 other.vmid,
+                other.value,
                 winner.value,
                 rule.in_words()
             ))

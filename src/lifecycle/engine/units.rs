@@ -28,8 +28,14 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     }
     if let Err(error) = told {
         report.warnings.push(match is_needed {
-            true => format!("nothing looks after the claims: {error:#}"),
-            false => format!("the units look on though nothing is claimed: {error:#}"),
+            true => format!(
+                "cannot start the reconcile units, a crash would not be cleaned up: \
+                 {error:#}"
+            ),
+            false => format!(
+                "cannot stop the reconcile units, although nothing is claimed: \
+                 {error:#}"
+            ),
         });
     }
 }

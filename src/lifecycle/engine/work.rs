@@ -189,7 +189,7 @@ fn reload<'h>(
     match reloaded {
         Ok(()) => journal.append(vec![Record::Reload(false)])?,
         Err(error) => {
-            let text = format!("systemd has not read its unit files again: {error:#}");
+            let text = format!("systemd daemon-reload failed: {error:#}");
             report.warnings.push(text);
             report.is_unfinished = true;
             // Another run may have taken its own reload for this one.

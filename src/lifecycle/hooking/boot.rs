@@ -51,7 +51,7 @@ fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
             Worked::Done(report, state) => {
                 account.tell(&report);
                 if state.needs_reload {
-                    let text = "systemd has not read the drop-ins of the vms' scopes";
+                    let text = "systemd has not loaded the drop-ins of the vms' scopes";
                     let help = "pin-hook boot tries again, and so does every start of a vm";
                     account.fail(Exit::Refused, text, help);
                 }

@@ -90,16 +90,16 @@ impl Hook<'_> {
         let mend = match error.downcast_ref() {
             Some(EnableRefusal::BrokenHook { fault, .. }) => fault.help(),
             _ if is_script_of_nothing(error) => {
-                "its first line has to name a program that is there (#!)".to_owned()
+                "its first line has to name an existing program (#!)".to_owned()
             }
-            _ => known_help(error).unwrap_or_else(|| "mend it".to_owned()),
+            _ => known_help(error).unwrap_or_else(|| "fix it".to_owned()),
         };
         format!("{mend}, or {}", self.do_without())
     }
 
     fn do_without(&self) -> String {
         let record = record::former_path(self.vmid);
-        format!("remove {record} to do without it")
+        format!("remove {record} to stop using it")
     }
 
     fn try_call(&self, phase: &str, account: &mut Account) -> anyhow::Result<u8> {
@@ -129,11 +129,11 @@ impl Hook<'_> {
             // As a shell tells of it: PVE cannot be told of a signal that another process got.
             How::Killed(signal) => (
                 u8::try_from(128 + signal).unwrap_or(u8::MAX),
-                format!("was ended by signal {signal}"),
+                format!("was killed by signal {signal}"),
             ),
             How::Late => (
                 Exit::Refused.code(),
-                format!("was ended: it took more than {HOOK_WAIT:?}"),
+                format!("was killed: it took more than {HOOK_WAIT:?}"),
             ),
         };
         let help = format!(

@@ -37,7 +37,7 @@ impl Hooking<'_> {
         // First, and what is remembered last: what ends in between is done by the next disabling.
         if !self.let_go(caller, account)? {
             let help = format!(
-                "the hookscript of vm {vmid} is as it was: pin-hook disable {vmid} tries again"
+                "the hookscript of vm {vmid} is unchanged: pin-hook disable {vmid} tries again"
             );
             account.say(Level::Help, help);
             return Ok(());
@@ -80,7 +80,7 @@ impl Hooking<'_> {
             Ok(_) => Ok(Some(hook)),
             Err(fault) => {
                 account.warn(format!(
-                    "vm {vmid} does not get its hookscript {hook} back: {fault}"
+                    "cannot give vm {vmid} its hookscript {hook} back: {fault}"
                 ));
                 let mend = fault.help();
                 let help = format!("{mend}, then qm set {vmid} --hookscript {hook}");
@@ -110,7 +110,7 @@ impl Hooking<'_> {
             return Ok(true);
         }
         if self.is_dry {
-            account.info(format!("would let go of what vm {} owns", self.vmid));
+            account.info(format!("would release what vm {} owns", self.vmid));
             return Ok(true);
         }
         let run = Run::begin(self.host, caller, PATIENT_TIME);

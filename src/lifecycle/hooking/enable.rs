@@ -60,7 +60,7 @@ pub enum HookingError {
     #[error("{1:#}")]
     Record(Vmid, anyhow::Error),
     /// What was done before it went wrong could not be taken back.
-    #[error("{error:#}; taking back what was done failed too: {undo:#}")]
+    #[error("{error:#}; undoing it failed too: {undo:#}")]
     HalfDone {
         /// Which VM.
         vmid: Vmid,
@@ -70,7 +70,7 @@ pub enum HookingError {
         undo: anyhow::Error,
     },
     /// It went wrong when the VM had the hookscript, so nothing was taken back.
-    #[error("{error:#}; vm {vmid} has the hookscript {hook} nevertheless")]
+    #[error("{error:#}; vm {vmid} has the hookscript {hook} anyway")]
     Hooked {
         /// Which VM.
         vmid: Vmid,
@@ -108,7 +108,8 @@ impl HookingError {
             HookingError::Case(_, error) => (Exit::Usage, error.help()),
             HookingError::Record(vmid, _) => {
                 let path = record::former_path(*vmid);
-                let help = format!("remove {path}, if the hookscript it should name is given up");
+                let help =
+                    format!("remove {path} if the hookscript it should name is no longer needed");
                 (Exit::Refused, help)
             }
             HookingError::HalfDone { vmid, .. } => {
@@ -117,7 +118,7 @@ impl HookingError {
             }
             HookingError::Hooked { vmid, .. } => {
                 let help = format!(
-                    "pin-hook enable {vmid} goes on with it, pin-hook disable {vmid} undoes it"
+                    "pin-hook enable {vmid} continues with it, pin-hook disable {vmid} undoes it"
                 );
                 (Exit::Incomplete, help)
             }
@@ -379,7 +380,7 @@ impl Hooking<'_> {
     fn conclude(&self, plan: &Plan, account: &mut Account) -> Result<(), HookingError> {
         let vmid = self.vmid;
         if let Some(hook) = &plan.former {
-            let text = format!("vm {vmid}: {hook} stays in force, called by pin-hook");
+            let text = format!("vm {vmid}: {hook} stays in use, called by pin-hook");
             account.info(text);
         }
         if self.is_dry {
@@ -391,9 +392,10 @@ impl Hooking<'_> {
         let runs = !owns && pve::running(&*self.host.files, vmid)?.is_some();
         account.info(match runs {
             true => format!(
-                "vm {vmid} is enabled, from its next start on; pin-hook apply {vmid} does it now"
+                "vm {vmid} is enabled; this takes effect at its next start; run \
+                 pin-hook apply {vmid} to apply it now"
             ),
-            false => format!("vm {vmid} is enabled, from its next start on"),
+            false => format!("vm {vmid} is enabled; this takes effect at its next start"),
         });
         Ok(())
     }

@@ -164,10 +164,10 @@ impl Broken {
             .is_ok_and(|hook: Snippet| hook.is_ours());
         match self.fault {
             HookFault::Missing(_) | HookFault::NotExecutable(_) if is_ours => match has_table {
-                true => format!("pin-hook enable {vmid} sets it right"),
+                true => format!("pin-hook enable {vmid} fixes it"),
                 false => format!(
-                    "systemctl restart pin-hook-boot.service sets it right, pin-hook disable {vmid} \
-                     has it called no more"
+                    "systemctl restart pin-hook-boot.service fixes it, pin-hook disable {vmid} \
+                     stops it from being called"
                 ),
             },
             _ => self.fault.help(),

@@ -88,7 +88,7 @@ impl Step {
     pub fn in_words(&self) -> String {
         match self {
             Step::Hook(vmid, hook) => command(*vmid, hook.as_ref()),
-            Step::Delegate(..) | Step::Boot => "systemd to read its unit files".to_owned(),
+            Step::Delegate(..) | Step::Boot => "systemd to reload its unit files".to_owned(),
             _ => "a file to be written".to_owned(),
         }
     }
@@ -157,8 +157,8 @@ fn set_hook(
         How::Exited(0) => None,
         How::Exited(_) if !said.is_empty() => Some(format!("failed: {said}")),
         How::Exited(status) => Some(format!("failed with exit status {status}")),
-        How::Killed(signal) => Some(format!("was ended by signal {signal}")),
-        How::Late => Some(format!("did not end within {QM_WAIT:?}")),
+        How::Killed(signal) => Some(format!("was killed by signal {signal}")),
+        How::Late => Some(format!("did not finish within {QM_WAIT:?}")),
     };
     if let Some(fault) = fault {
         let command = command(vmid, hook);

@@ -129,7 +129,7 @@ pub fn write(host: &Host, proposed: &mut Proposed, force: bool) -> anyhow::Resul
     match &proposed.existing {
         Some(path) if !force => {
             proposed.error = Some(Complaint {
-                message: format!("vm {vmid} has a table already ({path}), nothing is written"),
+                message: format!("vm {vmid} already has a table ({path}), nothing written"),
                 help: Some(help_for_existing(vmid, path)),
                 file: Some(path.clone()),
                 ..Complaint::default()
@@ -146,8 +146,8 @@ fn help_for_existing(vmid: Vmid, path: &str) -> String {
     match local_path(vmid) {
         local if local == path => format!("{force} replaces it"),
         local => format!(
-            "{force} writes {local}, which hides it on this node; for all nodes put the proposal \
-             into {path}"
+            "{force} writes {local}, which takes precedence on this node; for all nodes, put the \
+             proposal into {path}"
         ),
     }
 }

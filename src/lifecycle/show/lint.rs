@@ -98,7 +98,7 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
             lint.judge_others(host, &table, &settings, &topology);
         }
         Err(error) => {
-            let text = format!("the table is not held against this host: {error:#}");
+            let text = format!("the table is not checked against this host: {error:#}");
             lint.left_out.push(text);
         }
     }
@@ -131,7 +131,7 @@ fn help_for_file(path: &str, error: &anyhow::Error) -> String {
     match kind {
         Some(io::ErrorKind::IsADirectory) if vmid_of(path).is_none() => {
             let directory = path.trim_end_matches('/');
-            format!("name a table in it, such as {directory}/100.toml")
+            format!("give a table in it, such as {directory}/100.toml")
         }
         Some(io::ErrorKind::NotFound) if path.parse::<Vmid>().is_ok() => {
             format!("pin-hook plan {path} checks the table of vm {path}, wherever it is")
@@ -199,15 +199,15 @@ impl Lint {
         let read = path_of_table(files, vmid)?;
         if read != self.file {
             let is_hidden = self.file.starts_with("/etc/pve/pin-hook/");
-            return is_hidden.then(|| format!("nobody reads it here: {read} comes first"));
+            return is_hidden.then(|| format!("not used on this node: {read} takes precedence"));
         }
         if guest_of(host, vmid).is_some_and(|guest| guest.template) {
-            return Some(format!("nobody uses it: {}", Nothing::Template(vmid)));
+            return Some(format!("not used: {}", Nothing::Template(vmid)));
         }
         let why = no_vm(files, vmid).ok()??;
         let is_shared = self.file.starts_with("/etc/pve/");
         let is_elsewhere = matches!(why, Nothing::Elsewhere { .. });
-        (!is_shared || !is_elsewhere).then(|| format!("nobody reads it: {why}"))
+        (!is_shared || !is_elsewhere).then(|| format!("not used: {why}"))
     }
 
     /// Says who else needs the devices of the VM, and whether they can be bound as the table wishes;

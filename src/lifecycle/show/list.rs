@@ -196,7 +196,7 @@ impl Listing {
                     self.vms.push(entry);
                 }
                 if !has_table && guest.is_hooked() {
-                    let reason = "is hooked and has no table".to_owned();
+                    let reason = "has the hookscript, but no table".to_owned();
                     self.orphans.push(Orphan { vmid, reason });
                 }
                 self.hold_hook(host, vmid, &guest, has_table);
@@ -273,7 +273,7 @@ impl Listing {
         let topology = match read_topology(&*host.files) {
             Ok(topology) => topology,
             Err(error) => {
-                let text = format!("tables are not held against the host: {error:#}");
+                let text = format!("tables are not checked against the host: {error:#}");
                 self.left_out.push(text);
                 return;
             }
@@ -285,7 +285,7 @@ impl Listing {
             if !missing.is_empty() {
                 let online = topology.online();
                 let (cpus, are) = (missing.in_words(), missing.is_or_are());
-                let reason = format!("{cpus} {are} not there or offline (online: {online})");
+                let reason = format!("{cpus} {are} missing or offline (online: {online})");
                 let vmid = Some(*vmid);
                 self.misfits.push(Misfit { vmid, reason });
             }

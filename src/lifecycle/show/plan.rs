@@ -50,7 +50,7 @@ impl Run<'_> {
                 let case = self.as_it_starts(*case);
                 if case.guest != guest {
                     let text =
-                        "changes that are pending in the vm's config count: a start applies them";
+                        "pending changes in the vm's config are included: a start applies them";
                     plan.notices.push(text.to_owned());
                 }
                 let policy = case.table.start.on_refusal;
@@ -171,7 +171,7 @@ impl Run<'_> {
         match pve::running(&*self.host.files, plan.vmid) {
             Err(error) if is_denied(&error) => {
                 let vmid = plan.vmid;
-                let text = format!("vm {vmid} is taken as not running: {error:#}");
+                let text = format!("assuming that vm {vmid} is not running: {error:#}");
                 plan.left_out.push(text);
                 Ok(None)
             }
@@ -220,7 +220,7 @@ impl Run<'_> {
             threads: Vec::new(),
         };
         let seen = look(self.host, state, [(vmid, assumed)])
-            .context("failed to look at what would change")?;
+            .context("failed to find out what would change")?;
         plan.notices
             .extend(self.what_stays(&claims, vmid, &seen.facts));
         plan.left_out.extend(seen.left_out);

@@ -159,7 +159,9 @@ fn unwatched(host: &Host, state: &State, left_out: &mut Vec<String>) -> Vec<&'st
         false => Ok(Vec::new()),
     };
     idle.unwrap_or_else(|error| {
-        left_out.push(format!("whether the units look after it: {error:#}"));
+        left_out.push(format!(
+            "cannot tell whether the reconcile units are active: {error:#}"
+        ));
         Vec::new()
     })
 }

@@ -78,7 +78,7 @@ impl Run<'_> {
             return Ok(());
         }
         let text =
-            format!("vm {vmid}: {why}; it runs without cpus of its own, reconcile tries again");
+            format!("vm {vmid}: {why}; it runs without cpus of its own, reconcile will try again");
         account.warn(text);
         account.say(Level::Help, help);
         let next = Standby {

@@ -58,9 +58,10 @@ impl Run<'_> {
                 };
                 self.conclude(vmid, worked, account);
                 if is_late {
-                    let text = format!("vm {vmid}: its table is not in force yet");
+                    let text = format!("vm {vmid}: its table is not applied yet");
                     let help = format!(
-                        "pin-hook-reconcile goes on; pin-hook status {vmid} shows how far it is"
+                        "pin-hook-reconcile will continue; pin-hook status {vmid} shows how far \
+                         it is"
                     );
                     account.fail(Exit::Incomplete, text, help);
                 }
@@ -135,19 +136,20 @@ impl Run<'_> {
         let is_meant = |claim: &Claim| vmid.is_none_or(|vmid| vmid == claim.vmid);
         let is_away = left.any(|claim| is_meant(claim) && !claim.away().is_empty());
         if report.is_unfinished || is_away {
-            let text = format!("{whose}: not everything was given back in time");
-            let help = "pin-hook-reconcile goes on within 15 s; pin-hook status shows what is left";
+            let text = format!("{whose}: not everything was restored in time");
+            let help = "pin-hook-reconcile will continue within 15 s; pin-hook status shows what \
+                        is left";
             return account.fail(Exit::Incomplete, text, help);
         }
         if !report.problems.is_empty() {
-            let text = format!("{whose}: not everything could be given back");
+            let text = format!("{whose}: not everything could be restored");
             let help = "pin-hook reconcile tries again; pin-hook status shows what is left";
             return account.fail(Exit::Incomplete, text, help);
         }
         // What reconcile has given back just before is not among them.
         let let_go = match report.n_changes {
-            0 => format!("{whose} let go"),
-            n => format!("{whose} let go, {}", count(n, "change")),
+            0 => format!("{whose} released"),
+            n => format!("{whose} released, {}", count(n, "change")),
         };
         account.info(nothing.unwrap_or(let_go));
         binding::tell_lent(state, account);
@@ -164,10 +166,10 @@ fn has_something(state: &State, vmid: Option<Vmid>) -> bool {
         || debts.any(|debt| debt.vmid == vmid || debt.owners.contains_key(&vmid))
 }
 
-/// Says that there is nothing to let go of.
+/// Says that there is nothing to release.
 fn owns_nothing(vmid: Option<Vmid>) -> String {
     match vmid {
-        Some(vmid) => format!("vm {vmid} owns no cpus, there is nothing to let go of"),
-        None => "no vm owns cpus, there is nothing to let go of".to_owned(),
+        Some(vmid) => format!("vm {vmid} owns no cpus, nothing to release"),
+        None => "no vm owns cpus, nothing to release".to_owned(),
     }
 }

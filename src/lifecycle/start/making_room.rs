@@ -131,7 +131,7 @@ impl Run<'_> {
             if !task::alive(&*self.host.files, self.caller.process) {
                 let vmid = case.vmid;
                 bail!(Advised::new(
-                    format!("the task that started vm {vmid} has ended meanwhile"),
+                    format!("the task that was starting vm {vmid} has ended"),
                     format!("start vm {vmid} again"),
                 ));
             }
@@ -173,11 +173,12 @@ impl Run<'_> {
             let is_asked = self.host.systemd.is_any_active(&units).unwrap_or(false);
             if !is_asked {
                 let asked = self.host.systemd.run(&job(*vmid, case, now));
-                asked.with_context(|| format!("cannot have vm {vmid} shut down"))?;
+                asked.with_context(|| format!("cannot shut down vm {vmid}"))?;
             }
             let own = case.vmid;
             account.info(format!(
-                "vm {own}: vm {vmid} is shut down, and started again when vm {own} has ended"
+                "vm {own}: vm {vmid} is being shut down, and will be started again when vm {own} \
+                 has stopped"
             ));
         }
         Ok(())

@@ -116,7 +116,7 @@ impl Run<'_> {
         let vmid = case.vmid;
         let text = format!("vm {vmid}: {fault}");
         if !self.aborts(vmid, case.table.start.on_refusal) {
-            account.warn(format!("{text}; pve tries to find the others"));
+            account.warn(format!("{text}; pve will try to find the others"));
             account.say(Level::Help, fault.help(Some(vmid)));
             return Ok(());
         }
@@ -260,7 +260,7 @@ impl Filling<'_, '_> {
         const GIB: u64 = 1 << 30;
         if let Some(bytes) = hugepages::zfs_cache(&*self.run.host.files).filter(|n| *n >= GIB) {
             account.warn(format!(
-                "vm {}: the cache of zfs holds {} GiB, which it gives back slowly: lower \
+                "vm {}: the zfs cache uses {} GiB and shrinks slowly: lower \
                  /sys/module/zfs/parameters/zfs_arc_max",
                 self.vmid,
                 bytes / GIB

@@ -101,7 +101,7 @@ impl Run<'_> {
         };
         match self.runs_already(vmid) {
             Ok(true) => {
-                let text = format!("vm {vmid}: runs already, its claim stays as it is");
+                let text = format!("vm {vmid}: already running, its claim stays as it is");
                 return account.info(text);
             }
             Ok(false) => {}
@@ -171,9 +171,9 @@ impl Run<'_> {
                 }
                 match claim {
                     None => {}
-                    Some(claim) if claim.standby.is_some() => account.info(format!(
-                        "vm {vmid}: started for a backup, no cpus are reserved"
-                    )),
+                    Some(claim) if claim.standby.is_some() => {
+                        account.info(format!("vm {vmid}: started for a backup, no cpus reserved"));
+                    }
                     Some(Claim { wishes, .. }) => account.info(format!(
                         "vm {vmid}: {} reserved, {}",
                         wishes.cpus.in_words(),
@@ -190,7 +190,7 @@ impl Run<'_> {
             }
             Worked::Busy => {
                 let text = format!("vm {vmid}: {}", busy());
-                let help = format!("start vm {vmid} again; lslocks shows which run it is");
+                let help = format!("start vm {vmid} again; lslocks shows which process it is");
                 let policy = self.about_cpus(vmid, policy);
                 self.refuse(vmid, account, policy, &text, help);
             }
@@ -278,15 +278,15 @@ impl Run<'_> {
             Worked::Done(report, state) if state.claims.contains_key(&vmid) => {
                 account.tell(report);
                 account.info(format!(
-                    "vm {vmid}: runs or is being started, nothing given back"
+                    "vm {vmid}: running or being started, nothing restored"
                 ));
             }
             Worked::Done(report, state) => {
                 account.tell(report);
                 let done = match (report.is_unfinished, report.n_changes) {
-                    (true, _) => "host not given back in time, reconcile does the rest",
-                    (false, 0) => "nothing left to give back",
-                    (false, _) => "host given back",
+                    (true, _) => "host not restored in time, reconcile will finish it",
+                    (false, 0) => "nothing left to restore",
+                    (false, _) => "host restored",
                 };
                 let changes = count(report.n_changes, "change");
                 account.info(format!("vm {vmid}: {done}, {changes}"));

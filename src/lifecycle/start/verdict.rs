@@ -19,8 +19,8 @@ use crate::lifecycle::engine::units;
 use crate::lifecycle::engine::work::Worked;
 
 /// What backend `slices` cannot do: units that do not exist yet have no property to set.
-const GAP: &str = "a vm or container that starts later may run on these cpus until reconcile sees \
-                   it, within 15 s";
+const GAP: &str = "a vm or container that starts later may run on these cpus until reconcile \
+                   notices it, within 15 s";
 
 impl Run<'_> {
     pub(in crate::lifecycle) fn conclude(
@@ -53,7 +53,7 @@ impl Run<'_> {
         account.backend = Some(wishes.backend.to_string());
         match &claim.state {
             ClaimState::Running { .. } if report.is_unfinished => account.warn(format!(
-                "vm {vmid}: not everything was done in time, reconcile finishes it"
+                "vm {vmid}: not everything was done in time, reconcile will finish it"
             )),
             ClaimState::Running { .. } => {
                 if wishes.backend == Backend::Slices {
@@ -76,7 +76,7 @@ impl Run<'_> {
                     "wait"
                 };
                 account.info(format!(
-                    "vm {vmid}: its guest does not run yet, {} {wait}",
+                    "vm {vmid}: its guest is not running yet, {} {wait}",
                     wishes.cpus.in_words()
                 ));
             }

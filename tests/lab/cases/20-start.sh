@@ -43,7 +43,7 @@ check 'the summary tells what was done' has "$work/start" 'vm 100: owns cpus 2-5
 pin-hook 100 post-start > "$work/again"
 check 'post-start once more writes nothing' has "$work/again" ' 0 changes'
 pin-hook 100 pre-start > "$work/again"
-check 'a pre-start by hand finds that the VM runs' has "$work/again" 'vm 100: runs already, its claim stays as it is'
+check 'a pre-start by hand finds that the VM runs' has "$work/again" 'vm 100: already running, its claim stays as it is'
 equal 'and takes nothing from it' 'isolated 2-5: 2 3 4 5' "$(standing 100)"
 
 qm start 101 > /dev/null
@@ -60,7 +60,7 @@ qm stop 100 > "$work/stop"
 comes_to 'the stop of the first leaves the second' 'isolated 6-7: 6 7' 101
 equal 'and gives its CPUs back' 0-5 "$(housekeeping)"
 qm stop 101 > "$work/stop"
-check 'the summary tells what was given back' has "$work/stop" 'vm 101: host given back'
+check 'the summary tells what was given back' has "$work/stop" 'vm 101: host restored'
 pin-hook 101 post-stop > "$work/again"
 check 'post-stop once more writes nothing' has "$work/again" ' 0 changes'
 capture_after_equal 'the host is as before'

@@ -17,7 +17,7 @@ systemctl set-property --runtime rt.slice AllowedCPUs=3-4
 systemd-run --quiet --slice=rt.slice --unit=rtapp sleep infinity
 rtapp=$(systemctl show -P MainPID rtapp)
 snapshot "$work/snapshot"
-starved='unit rt.slice may run on cpus 3-4 only, which would leave it no cpu'
+starved='unit rt.slice is limited to cpus 3-4, and would have no cpu left'
 refuses 'plan refuses CPUs that are all a slice has' pin-hook plan 100
 check 'by its name' has "$work/refused" "$starved"
 check 'with the command that mends it' has "$work/refused" 'systemctl set-property rt.slice AllowedCPUs=0-1,6-7'

@@ -56,7 +56,7 @@ for _ in 1 2 3 4; do
 done
 equal 'it is left to somebody else' member "$(< $partition)"
 refuses 'status fails then' pin-hook status
-check 'and says why' has "$work/refused" 'set again three times, now left to somebody else'
+check 'and says why' has "$work/refused" 'set again three times, now left alone'
 check 'apply is done' pin-hook apply 100
 equal 'apply sets it again' isolated "$(< $partition)"
 
@@ -66,7 +66,7 @@ hide() { mv /run/qemu-server/100.pid "$work/pid"; }
 unhide() { mv "$work/pid" /run/qemu-server/100.pid; }
 hide
 pin-hook 100 pre-start > "$work/out" 2>&1 || true
-check 'without its pid file the VM runs for pre-start' has "$work/out" 'runs already'
+check 'without its pid file the VM runs for pre-start' has "$work/out" 'already running'
 pin-hook reconcile > /dev/null || true
 unhide
 equal 'and keeps its CPUs' "$before" "$(standing 100)"

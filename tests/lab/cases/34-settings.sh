@@ -74,7 +74,7 @@ pin-hook post-start 100 > "$work/again"
 check 'a second post-start changes nothing' has "$work/again" ' 0 changes'
 check 'status agrees' pin-hook status 100
 pin-hook plan 101 > "$work/plan" 2>&1 || true
-check 'the plan of another VM tells who decides' has "$work/plan" 'the highest value holds'
+check 'the plan of another VM tells who decides' has "$work/plan" 'the highest value wins'
 said <(grep holds "$work/plan")
 
 start 101
@@ -106,7 +106,7 @@ for n in 1 2 3; do
 done
 equal 'the fourth time they are left' '3 powersave schedutil 1 madvise' "$(after_foreign)"
 for name in vm/stat_interval policy2/scaling_governor policy3/scaling_governor ksm/run transparent_hugepage/enabled; do
-    check "and named: $name" grep -q "$name.*set again three times, now left to somebody else" "$work/drift"
+    check "and named: $name" grep -q "$name.*set again three times, now left alone" "$work/drift"
 done
 refuses 'status says that it has drifted' pin-hook status 100
 foreign 120 performance performance 0 never
@@ -115,7 +115,7 @@ for n in 1 2 3 4; do
     echo 2-3 > "/proc/irq/$irq/smp_affinity_list"
     pin-hook reconcile > "$work/drift" 2>&1
 done
-check 'a service that moves interrupts back is named' has "$work/drift" 'now left to somebody else (irqbalance runs)'
+check 'a service that moves interrupts back is named' has "$work/drift" 'now left alone (irqbalance is running)'
 systemctl stop irqbalance
 qm stop 100 > /dev/null
 echo "$mask" > "/proc/irq/$irq/smp_affinity_list"

@@ -123,7 +123,7 @@ freeze
 dmesg -C
 bash -c 'pin-hook 100 pre-start; true' > /dev/null
 phase_ends post-start
-check 'it names the unit' has "$work/hung" "the kernel does not answer, $scrub waits for it"
+check 'it names the unit' has "$work/hung" "the kernel does not respond, $scrub waits for it"
 said "$work/hung"
 check 'the child still sleeps' child_sleeps
 check 'the units isolate the VM nevertheless' wait_until 90 'isolated' stands 100 "$isolated"

@@ -82,7 +82,7 @@ refuses 'an NVMe that is swap is refused' qm start 100
 check 'because it is swap' has "$work/refused" 'the controller of disk nvme0n1 (nvme0n1 is swap)'
 swapoff /dev/nvme0n1
 refuses 'an NVMe that the host drives is not reset' qm start 100
-check 'because of its driver' has "$work/refused" 'driver nvme of the host works with it'
+check 'because of its driver' has "$work/refused" 'host driver nvme uses it'
 
 hostpci "$pf" '[pci]' 'reset = "flr"'
 refuses 'a physical function with virtual ones is not reset' qm start 100

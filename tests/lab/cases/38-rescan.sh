@@ -43,7 +43,7 @@ if is_old; then
     hostpci "$nvme" remove-rescan
     refuses 'a driver that is loaded would take the device' qm start 100
     said "$work/refused"
-    check 'with the driver' has "$work/refused" 'nvme of the host, which is loaded, would take it when it comes back'
+    check 'with the driver' has "$work/refused" 'nvme on the host, which is loaded, would grab it when it reappears'
     check 'with the remedy' has "$work/refused" 'modprobe -r nvme'
     modprobe -r nvme
     refuses 'so would one that is loaded then' qm start 100
@@ -134,12 +134,12 @@ begin=$SECONDS
 refuses 'a device that does not come back refuses the start' command qm start 100
 said "$work/refused"
 check 'in time' test $((SECONDS - begin)) -lt 25
-check 'with the device' has "$work/refused" "hostpci0 ($pf) is not reset: it (8086:10c9) was removed and has not come back in time"
+check 'with the device' has "$work/refused" "cannot reset hostpci0 ($pf): it (8086:10c9) was removed and has not reappeared in time"
 check 'and how it may come back' has "$work/refused" 'echo 1 > /sys/class/pci_bus/0000:01/rescan'
 wait_until 120 'the units give up' nothing_left && ok 'the units give up'
 equal 'drivers are probed for again' 1 "$(cat $autoprobe)"
 units_rest
-journalctl -q -u pin-hook-reconcile.service -g 'does not come back' > "$work/journal" || true
+journalctl -q -u pin-hook-reconcile.service -g 'has not reappeared' > "$work/journal" || true
 said "$work/journal"
 check 'and say so' has "$work/journal" "$pf"
 unhide

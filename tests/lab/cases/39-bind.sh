@@ -46,7 +46,7 @@ wait_until 60 'the VM is gone' gone 100
 hostpci $pf 'hostpci0 = "return"'
 pin-hook plan 100 > "$work/plan" 2>&1 || true
 check 'a device that PVE has left with vfio-pci has no driver to go back to' \
-    has "$work/plan" "hostpci0 ($pf) stays with vfio-pci after the stop, because it has that already"
+    has "$work/plan" "hostpci0 ($pf) stays with vfio-pci after the stop, because it is bound to that already"
 echo $pf > $devices/$pf/driver/unbind
 echo $pf > /sys/bus/pci/drivers/igb/bind
 udevadm settle
@@ -59,11 +59,11 @@ check 'because of the disk' has "$work/refused" 'is the controller of disk vda (
 hostpci "$nvme" 'hostpci0 = "return"'
 refuses 'a controller of disks does not go back' qm start 100
 said "$work/refused"
-check 'with the reason' has "$work/refused" "hostpci0 ($nvme) is not bound to vfio-pci: it is a controller of disks"
+check 'with the reason' has "$work/refused" "cannot bind hostpci0 ($nvme) to vfio-pci: it is a disk controller"
 check 'and the remedy' has "$work/refused" 'write hostpci0 = "stay" in pci.bind'
 hostpci $pf '"hostpci7" = "stay"'
 refuses 'a device that the VM does not have is refused' qm start 100
-check 'by its key' has "$work/refused" 'hostpci7 is not bound to vfio-pci: the vm has no such device'
+check 'by its key' has "$work/refused" 'cannot bind hostpci7 to vfio-pci: the vm has no such device'
 
 hostpci $pf 'hostpci0 = "return"'
 pin-hook plan 100 > "$work/plan" 2>&1 || true
@@ -84,7 +84,7 @@ comes_to 'and has its CPUs again' 'isolated 2-5: 2 3 4 5' 100
 equal 'meanwhile its driver has not had the card' "$(grep -c "igb $pf" "$work/dmesg")" "$(dmesg | grep -c "igb $pf")"
 released 100
 pin-hook status > "$work/status" 2>&1 || true
-check 'status says what is still to go back' has "$work/status" "$pf goes back to driver igb once no vm has it"
+check 'status says what is still to go back' has "$work/status" "$pf will return to driver igb once no vm has it"
 equal 'without the claim the VM keeps it' vfio-pci "$(driver_of $pf)"
 qm stop 100
 goes_back 'it goes back to its driver after the stop'

@@ -26,7 +26,7 @@ qm start 100 > /dev/null
 snapshot "$work/before-stale"
 pin-hook 100 post-stop > "$work/stale"
 snapshot "$work/after-stale"
-check 'a late post-stop says that the VM runs' has "$work/stale" 'vm 100: runs or is being started, nothing given back'
+check 'a late post-stop says that the VM runs' has "$work/stale" 'vm 100: running or being started, nothing restored'
 check 'and changes nothing' cmp "$work/before-stale" "$work/after-stale"
 equal 'the VM is still isolated' "$isolated" "$(standing 100)"
 qm stop 100 > /dev/null
@@ -43,7 +43,7 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
 done
 equal 'reconciles during a slow start keep the reservation' 10 $kept
 pin-hook 100 post-stop > "$work/stale"
-check 'a late post-stop during it too' has "$work/stale" 'nothing given back'
+check 'a late post-stop during it too' has "$work/stale" 'nothing restored'
 refuses 'a rival is refused meanwhile' pin-hook 101 pre-start
 check 'because of the reservation' has "$work/refused" 'cpus 4-5 are claimed by vm 100'
 let_qemu_go

@@ -41,7 +41,7 @@ rm -rf /run/pin-hook
 qm start 101 > "$work/start" 2>&1
 said "$work/start"
 check 'two: release --all' released --all
-equal 'two: the first vm is let go' "$none" "$(standing 100)"
+equal 'two: the first vm is released' "$none" "$(standing 100)"
 qm stop 100 > /dev/null
 qm stop 101 > /dev/null
 capture_after_equal 'two: the host is as before'
@@ -66,7 +66,7 @@ for kind in 'ln -s /dev/zero' 'truncate -s 1T' mkfifo; do
     rm /etc/pin-hook/100.toml
     $kind /etc/pin-hook/100.toml
     refuses "$kind: is refused" timeout 20 pin-hook plan 100
-    check "$kind: with the reason" grep -qE 'it is no regular file|it has more than 65536 bytes' "$work/refused"
+    check "$kind: with the reason" grep -qE 'it is not a regular file|it has more than 65536 bytes' "$work/refused"
 done
 rm /etc/pin-hook/100.toml
 table 100 'cpus = "2-5"'

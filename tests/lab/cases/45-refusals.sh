@@ -63,10 +63,10 @@ refuses 'a VM with an affinity in the VM'\''s CPUs cannot start' qm start 107
 check 'because of taskset' has "$work/refused" 'Invalid argument'
 qm stop 101 > /dev/null
 
-refused 'a starved guest' 'vm 107 may run on cpus 2-3 only' 'qm set 107 --affinity'
+refused 'a starved guest' 'vm 107 is limited to cpus 2-3' 'qm set 107 --affinity'
 rm "$(conf_path 107)"
 printf '[Service]\nCPUAffinity=3\nExecStart=/bin/true\n' > $unit
-refused 'a starved unit' 'unit pinned.service may run on cpu 3 only'
+refused 'a starved unit' 'unit pinned.service is limited to cpu 3'
 rm $unit
 
 echo +cpuset > $cg/cgroup.subtree_control
@@ -120,18 +120,18 @@ for command in '100 pre-start' '101 post-start' '101 post-stop' 'apply 101' 'rel
     # shellcheck disable=SC2086
     needs_more user 'not root' "$as_root" pin-hook $command
 done
-needs_more crippled 'missing capability CAP_SYS_NICE' 'allow CAP_SYS_NICE in what starts pin-hook (systemd: CapabilityBoundingSet=)' pin-hook apply 101
+needs_more crippled 'missing capability CAP_SYS_NICE' 'allow CAP_SYS_NICE in whatever starts pin-hook (systemd: CapabilityBoundingSet=)' pin-hook apply 101
 # shown COMMAND...: what it prints is in $work/shown.
 shown() { "$@" > "$work/shown" 2>&1 || { cat "$work/shown"; return 1; }; }
 check 'a user is shown a plan' shown user pin-hook plan 100
 check 'with the CPUs' has "$work/shown" 'cpus 4-5'
-check 'and with what is left out of it' has "$work/shown" 'claims of other vms are left out: /run/pin-hook can be read by root only'
+check 'and with what is left out of it' has "$work/shown" 'claims of other vms are left out: only root can read /run/pin-hook'
 # /run/qemu-server is for root and www-data, as PVE has it.
-check 'and that nobody could see whether it runs' has "$work/shown" 'vm 100 is taken as not running: cannot tell'
+check 'and that nobody could see whether it runs' has "$work/shown" 'assuming that vm 100 is not running: cannot tell'
 check 'a user is shown the tables' user pin-hook list
 check 'and what enabling would do' user pin-hook enable --dry-run 100
 refuses 'what VMs own is shown to root only' user pin-hook status
-equal 'which is said' 'pin-hook: error: /run/pin-hook can be read by root only
+equal 'which is said' 'pin-hook: error: only root can read /run/pin-hook
 pin-hook: help: run it as root' "$(cat "$work/refused")"
 # As PVE's cluster file system has it: configs are for root and www-data.
 chmod 640 "$(conf_path 100)"

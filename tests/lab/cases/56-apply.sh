@@ -9,9 +9,9 @@ comes_to 'each vCPU has its CPU' 'isolated 2-5: 2 3 4 5' 100
 for cpus in 4-7 3-6 2-5; do
     table 100 "cpus = \"$cpus\""
     pin-hook list > "$work/list"
-    check "$cpus: list says that the table is not in force" has "$work/list" 'takes effect by pin-hook apply 100'
+    check "$cpus: list says that the table is not in force" has "$work/list" 'takes effect with pin-hook apply 100'
     pin-hook status 100 > "$work/status" || true
-    check "$cpus: so does status" has "$work/status" 'takes effect by pin-hook apply 100'
+    check "$cpus: so does status" has "$work/status" 'takes effect with pin-hook apply 100'
     # Nobody else may finish what apply has begun.
     systemctl stop pin-hook-reconcile.{timer,path,service}
     check "$cpus: apply is done" pin-hook apply 100

@@ -8,7 +8,7 @@ hooked_vm 100 'cpus = "2-5"'
 capture_before
 mv "$(conf_path 100)" /etc/pve/nodes/pve2/qemu-server/
 qm migrate-in 100 > "$work/start" 2>&1
-check 'an incoming migration waits' has "$work/start" 'its guest does not run yet, cpus 2-5 wait'
+check 'an incoming migration waits' has "$work/start" 'its guest is not running yet, cpus 2-5 wait'
 check 'and has its CPUs when it has arrived' wait_until 60 'isolated' stands 100 "$isolated"
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'
@@ -21,7 +21,7 @@ qm stop 100 > /dev/null
 wait_until 60 'PVE has cleaned up' cleaned_up
 table 100 'cpus = "2-5"'
 qm remote-migrate-in 100 > "$work/start" 2>&1
-check 'one whose CPUs can be had waits for them' has "$work/start" 'its guest does not run yet, cpus 2-5 wait'
+check 'one whose CPUs can be had waits for them' has "$work/start" 'its guest is not running yet, cpus 2-5 wait'
 check 'and has them when it has arrived' wait_until 60 'isolated' stands 100 "$isolated"
 qm stop 100 > /dev/null
 capture_after_equal 'the host is as before'

@@ -15,7 +15,7 @@ qm start 100 > /dev/null 2>&1
 comes_to 'vm 100 has its CPUs' "$isolated" 100
 for how in 'as pvescheduler.service' 'as pvedaemon.service' 'as by-hand.service'; do
     $how qm backup-start 102 > "$work/start" 2>&1 || not_ok "backup by '$how'"
-    check "by '$how': no CPUs needed" has "$work/start" 'vm 102: started for a backup, no cpus are reserved'
+    check "by '$how': no CPUs needed" has "$work/start" 'vm 102: started for a backup, no cpus reserved'
     check 'vm 100 keeps its CPUs' stands 100 "$isolated"
     $how qm backup-end 102 > /dev/null 2>&1
     check 'the backup ends' gone 102

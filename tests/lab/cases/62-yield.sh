@@ -31,9 +31,9 @@ pin-hook plan 100 > "$work/plan" 2>&1
 check 'the plan says who makes room' has "$work/plan" 'vm 107 is shut down first (within 1min) and started again'
 equal 'and shuts nothing down' "$first" "$(qemu_pid 107)"
 start_100 'vm 100 has the CPUs of vm 107, both hooked'
-check 'the task says so' has "$work/start" 'vm 107 is shut down, and started again when vm 100 has ended'
+check 'the task says so' has "$work/start" 'vm 107 is being shut down, and will be started again when vm 100 has stopped'
 pin-hook status > "$work/status" 2>&1
-check 'the status as well' has "$work/status" 'vm 107 made room for vm 100, it is started again after that'
+check 'the status as well' has "$work/status" 'vm 107 made room for vm 100 and will be started again afterwards'
 
 running_100=$(qemu_pid 100)
 rebooted() { qemu_alive 100 && [ "$(qemu_pid 100)" != "$running_100" ] && stands 100 "$isolated"; }
@@ -42,7 +42,7 @@ check 'after qm reboot vm 100 has its CPUs again' wait_until 90 'a new QEMU is i
 check 'and vm 107 was not started in between' gone 107
 check 'it is still owed' owed
 qm stop 100 > "$work/stop" 2>&1
-check 'the stop says what comes' has "$work/stop" 'vm 107 made room, it is started again in'
+check 'the stop says what comes' has "$work/stop" 'vm 107 made room and will be started again in'
 back 'vm 107 runs again after the stop'
 check 'nothing is owed any more' settled
 
@@ -54,7 +54,7 @@ back 'vm 107 runs again after kill -9 of vm 100'
 table 100 'cpus = "2-5"' 'yield.stop = [107]' 'yield.timeout = "3s"'
 qmp 107 stop > /dev/null
 refuses 'a VM that stays refuses the start' qm start 100
-check 'the refusal names it and the time' has "$work/refused" 'vm 107 is to make room, and it has not shut down within 3s'
+check 'the refusal names it and the time' has "$work/refused" 'vm 107 has to make room, but did not shut down within 3s'
 check 'and says what to do' has "$work/refused" 'qm stop 107'
 # From pre-stop on its partition on Linux 7 is one of type root, in case it does end.
 comes_to 'vm 107 keeps its CPUs, isolated again once nobody stops it any more' "$isolated" 107

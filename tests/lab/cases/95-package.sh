@@ -107,7 +107,7 @@ pin-hook disable 100 > /dev/null
 qm set 100 --hookscript local:snippets/former.sh > /dev/null
 pin-hook enable 100 > "$work/enable"
 said "$work/enable"
-check 'enable says that it stays in force' has "$work/enable" 'local:snippets/former.sh stays in force'
+check 'enable says that it stays in force' has "$work/enable" 'local:snippets/former.sh stays in use'
 qm start 100 > "$work/start" 2>&1
 comes_to 'isolated with a former hook' "$isolated" 100
 check 'what it prints is in the task log' has "$work/start" 'former hook: 100 pre-start'

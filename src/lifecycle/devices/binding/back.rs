@@ -158,7 +158,7 @@ impl Run<'_> {
         let wait = RESERVATION_WAIT.min(self.host.left());
         let lock = self.host.files.lock(RESERVATION_LOCK, wait)?;
         let busy = || {
-            let text = format!("another process has {RESERVATION_LOCK}");
+            let text = format!("another process holds {RESERVATION_LOCK}");
             io::Error::new(io::ErrorKind::WouldBlock, text)
         };
         lock.ok_or_else(busy)
@@ -179,8 +179,8 @@ fn due(one: &Lent, held: &Held, due: Duration) -> Record {
 fn refused(one: &Lent, held: &Held, why: &io::Error, account: &mut Account) -> Option<Record> {
     let Lent { address, driver } = one;
     let text = match driver.as_str() {
-        "" => format!("{address} does not leave {VFIO}: {why}"),
-        _ => format!("{address} does not go back to driver {driver}: {why}"),
+        "" => format!("cannot take {address} from {VFIO}: {why}"),
+        _ => format!("cannot return {address} to driver {driver}: {why}"),
     };
     let is_other = why.kind() == io::ErrorKind::WouldBlock;
     let refused = held.refused + u8::from(!is_other);
@@ -220,7 +220,7 @@ fn tell_if_back(one: &Lent, after: &State, account: &mut Account) {
     let Lent { address, driver } = one;
     if !after.held.contains_key(&target(address)) {
         account.info(match driver.is_empty() {
-            true => format!("{address} is without a driver again"),
+            true => format!("{address} has no driver again"),
             false => format!("{address} is back with driver {driver}"),
         });
     }

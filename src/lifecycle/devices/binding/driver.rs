@@ -43,7 +43,7 @@ impl Run<'_> {
         match is_there() {
             true => Ok(()),
             false => Err(NoBinding::NoDriver(format!(
-                "modprobe {VFIO} has not loaded it"
+                "modprobe {VFIO} did not load it"
             ))),
         }
     }

@@ -29,7 +29,7 @@ impl Binding {
         let then = match (self.after, &self.driver) {
             (AfterStop::Stay, _) => String::new(),
             (AfterStop::Return, Some(driver)) => format!(", and back to {driver} after the stop"),
-            (AfterStop::Return, None) => ", and without a driver after the stop".to_owned(),
+            (AfterStop::Return, None) => ", without a driver after the stop".to_owned(),
         };
         format!("{from}{then}")
     }
@@ -53,8 +53,8 @@ impl Binding {
         let key = &self.key;
         is_in_vain.then(|| {
             format!(
-                "{key} ({address}) stays with vfio-pci after the stop, because it has that already: \
-                 bind it to its driver of the host once, before the vm is started"
+                "{key} ({address}) stays with vfio-pci after the stop, because it is bound to \
+                 that already: bind it to its host driver once, before the vm is started"
             )
         })
     }

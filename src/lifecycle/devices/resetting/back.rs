@@ -110,7 +110,7 @@ impl Run<'_> {
         }
         let lost = missing(host, away);
         if let Some(why) = self.danger(&lost) {
-            let help = "mend that, then pin-hook reconcile brings it back".to_owned();
+            let help = "fix that, then run pin-hook reconcile to bring it back".to_owned();
             let text = format!("vm {vmid}: {} is away: {why}", list(&lost));
             account.fail(Exit::Incomplete, text, help);
             return Ok(false);
@@ -154,7 +154,7 @@ impl Run<'_> {
             return None;
         }
         if !is_probing_off(self.host) {
-            return Some("somebody else has switched drivers_autoprobe on".to_owned());
+            return Some("something else has switched drivers_autoprobe on".to_owned());
         }
         let rivals = lost.values();
         let mut rivals = rivals.filter_map(|before| check_rivals(self.host, before).err());
@@ -173,10 +173,10 @@ fn tell(claim: &Claim, lost: &Away, missing: &Away, account: &mut Account) {
         let model = claim.devices.get(address).map_or("?", String::as_str);
         if missing.contains_key(address) {
             let bus = bus_of(address);
-            let text = format!("vm {vmid}: {address} ({model}) was removed and does not come back");
+            let text = format!("vm {vmid}: {address} ({model}) was removed and has not reappeared");
             let help = format!(
-                "echo 1 > /sys/class/pci_bus/{bus}/rescan may bring it back, switching the host off \
-                 and on does"
+                "try echo 1 > /sys/class/pci_bus/{bus}/rescan; if that fails, power the host off \
+                 and on"
             );
             account.fail(Exit::Incomplete, text, help);
         } else {

@@ -61,8 +61,9 @@ pub(super) fn read_text(files: &dyn Files) -> anyhow::Result<Option<String>> {
 pub(super) fn understood(text: &str) -> anyhow::Result<Log> {
     text::read(text).map_err(|newer| {
         anyhow::Error::new(newer).context(Advised::new(
-            format!("{JOURNAL} is of a newer pin-hook"),
-            "install that version again, and before going back to this one: pin-hook release --all",
+            format!("{JOURNAL} was written by a newer pin-hook"),
+            "install that version again, and run pin-hook release --all before going back to \
+             this one",
         ))
     })
 }

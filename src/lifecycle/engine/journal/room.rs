@@ -32,7 +32,7 @@ pub(super) fn least_room(files: &dyn Files) -> usize {
 
 /// `/run` is too full for more to be taken than could be given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("nothing is taken that could not be given back")]
+#[error("refusing to change anything that could not be restored")]
 pub struct NoRoom;
 
 /// Checks that a first claim would find the room that it needs; nothing is taken.
@@ -52,9 +52,7 @@ pub fn check_room(files: &dyn Files) -> anyhow::Result<()> {
 pub(super) fn no_room(room: usize) -> anyhow::Error {
     let kib = (2 * room).div_ceil(1 << 10);
     anyhow::Error::new(NoRoom).context(Advised::new(
-        format!(
-            "{STATE_DIR} needs {kib} KiB for what giving the host back may announce, and is full"
-        ),
-        "make room: df /run shows how full it is, du -xh /run | sort -h what fills it",
+        format!("{STATE_DIR} is full: {kib} KiB needed to record how to restore the host"),
+        "free up space: df /run shows how full it is, du -xh /run | sort -h what uses it",
     ))
 }

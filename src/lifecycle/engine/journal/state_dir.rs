@@ -25,7 +25,8 @@ fn check_owner(files: &dyn Files) -> anyhow::Result<()> {
         let Owner { uid, mode } = owner;
         bail!(Advised::new(
             format!(
-                "{STATE_DIR} belongs to uid {uid} with mode {mode:o}, so others than root may have written it"
+                "{STATE_DIR} belongs to uid {uid} with mode {mode:o}, so someone other than root \
+                 may have written it"
             ),
             format!("rm -r {STATE_DIR}, then pin-hook release --all"),
         ));

@@ -73,7 +73,7 @@ fn locked(case: &Case) -> Option<Outlook> {
     let vmid = case.vmid;
     Some(Outlook {
         reason: format!("the vm is locked ({lock})"),
-        help: format!("wait for what is at work; if nothing is: qm unlock {vmid}"),
+        help: format!("wait for the task that is running; if there is none: qm unlock {vmid}"),
         summary: format!("vm {vmid} would not start: pve refuses it while it is locked"),
         fails: true,
     })
@@ -85,11 +85,11 @@ pub(super) fn not_hooked(case: &Case) -> Option<String> {
     match &case.guest.hookscript {
         _ if case.guest.is_hooked() => None,
         None => Some(format!(
-            "the vm has no hookscript, so a start does nothing of this: pin-hook enable {vmid}"
+            "the vm has no hookscript, so a start does none of this: pin-hook enable {vmid}"
         )),
         Some(volume) => Some(format!(
-            "the hookscript of the vm is {volume}, so a start does nothing of this: pin-hook \
-             enable {vmid} has both called"
+            "the hookscript of the vm is {volume}, so a start does none of this: pin-hook enable \
+             {vmid} gets both called"
         )),
     }
 }
@@ -107,7 +107,7 @@ impl Now {
     /// Says what becomes of a start or an apply that is refused.
     pub(super) fn refused(self, vmid: Vmid, policy: OnRefusal) -> String {
         match self {
-            Now::Runs => format!("vm {vmid} runs on as it is, nothing would change"),
+            Now::Runs => format!("vm {vmid} keeps running as it is, nothing would change"),
             Now::NotHooked => format!(
                 "vm {vmid} has no hookscript of pin-hook: it would start, and nothing would change"
             ),

@@ -89,7 +89,7 @@ fn writers(host: &Host, target: &Target) -> Vec<&'static str> {
         .collect()
 }
 
-/// Returns the values that the kernel did not take.
+/// Returns the values that the kernel did not accept.
 pub(super) fn refused(
     state: &State,
     seen: &Look,
