@@ -95,6 +95,42 @@ fn a_class_that_can_stop_the_host_is_an_error() {
     assert_eq!(status, 2);
 }
 
+/// Also where the CPUs are chosen at the start: whichever they are, it would be refused.
+#[test]
+fn what_a_start_is_refused_for_is_an_error() {
+    let mut entries = hosts::entries("synthetic-5900x");
+    let mut put = |path: &str, text: &str| entries.insert(path.to_owned(), text.to_owned());
+    put("/proc/sys/kernel/osrelease", "6.14.11-4-pve\n");
+    put("/proc/sys/kernel/sched_rt_runtime_us", "-1\n");
+    let host = hosts::unpack(&entries);
+    for cpus in ["6,18", "auto"] {
+        for (wish, expected, help) in [
+            (
+                "isolate.backend = \"isolated\"\n",
+                "backend \"isolated\" is refused: kernel 6.14.11: ",
+                "kernel-gate = \"ignore\"",
+            ),
+            (
+                "isolate.workqueues = true\n",
+                "workqueues = true is refused: kernel 6.14.11: ",
+                "write workqueues = \"auto\"",
+            ),
+            (
+                "pin.scheduler = \"fifo:1\"\n",
+                "scheduler fifo:1 can stop the host: kernel.sched_rt_runtime_us is -1",
+                "sysctl kernel.sched_rt_runtime_us=950000",
+            ),
+        ] {
+            let table = format!("cpus = \"{cpus}\"\n{wish}");
+            let (text, status) = checked(host.path(), "t.toml", &table, &[]);
+            let expected = format!("pin-hook: error: t.toml: {expected}");
+            assert!(text.starts_with(&expected), "{table}: {text}");
+            assert!(text.contains(help), "{table}: {text}");
+            assert_eq!(status, 2, "{table}");
+        }
+    }
+}
+
 #[test]
 fn the_settings_of_the_host_are_no_table() {
     let host = hosts::unpack(&hosts::entries("synthetic-5900x"));

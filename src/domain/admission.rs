@@ -7,7 +7,7 @@
 //! those of the group above.
 
 use super::backend::Backend;
-use super::claim::{Claims, Wishes, owned_by_others};
+use super::claim::{Claims, owned_by_others};
 use super::cpuset::CpuSet;
 use super::others::{Above, Bystander, Exclusive, Share, Surroundings};
 use super::placement::{check_reserve, housekeeping};
@@ -16,35 +16,36 @@ use super::table::Scheduler;
 use super::topology::Topology;
 use super::vm::Vmid;
 
-/// Checks that `vmid` can be given what it wishes for; returns what the operator should know
+/// Checks that a VM can be given what it asks for; returns what the operator should know
 /// nevertheless.
 ///
 /// # Errors
 /// The first reason why not.
 pub fn check(
-    vmid: Vmid,
-    wishes: &Wishes,
+    share: &Share,
     claims: &Claims,
     topology: &Topology,
     around: &Surroundings,
 ) -> Result<Vec<String>, Refusal> {
-    let share = wishes.share(vmid);
     // What no other VM could change comes first: nobody is to be stopped for it in vain.
-    check_left(&share, &Claims::new(), topology, around)?;
-    check_claims(vmid, wishes, claims)?;
-    check_share(&share, claims, topology, around)
+    check_left(share, &Claims::new(), topology, around)?;
+    check_claims(share, claims)?;
+    let taken = Taken::of(share, claims, topology, around);
+    check_partitions(share, around)?;
+    check_left(share, claims, topology, around)?;
+    check_bystanders(share, claims, topology, around, &taken)
 }
 
-/// Checks that no other VM owns CPUs that a VM wishes to own.
+/// Checks that no other VM owns CPUs that a VM asks for.
 ///
 /// # Errors
 /// Names the first VM that does.
-pub fn check_claims(vmid: Vmid, wishes: &Wishes, claims: &Claims) -> Result<(), Refusal> {
+pub fn check_claims(share: &Share, claims: &Claims) -> Result<(), Refusal> {
     let others = claims
         .values()
-        .filter(|claim| claim.vmid != vmid && claim.owns());
+        .filter(|claim| Some(claim.vmid) != share.vmid && claim.owns());
     for claim in others {
-        let cpus = claim.wishes.cpus.intersection(&wishes.cpus);
+        let cpus = claim.wishes.cpus.intersection(&share.cpus);
         if !cpus.is_empty() {
             return Err(Refusal::Claimed {
                 cpus,
@@ -84,20 +85,6 @@ pub fn check_scheduler(
     })
 }
 
-/// Checks that what a VM asks for is nobody else's, and that enough is left for the host; returns what
-/// the operator should know nevertheless.
-fn check_share(
-    share: &Share,
-    claims: &Claims,
-    topology: &Topology,
-    around: &Surroundings,
-) -> Result<Vec<String>, Refusal> {
-    let taken = Taken::of(share, claims, topology, around);
-    check_partitions(share, around)?;
-    check_left(share, claims, topology, around)?;
-    check_bystanders(share, claims, topology, around, &taken)
-}
-
 /// Checks that enough is left for the host once a VM owns its CPUs beside those of `claims`. Other VMs are
 /// named only where there would be enough without them.
 fn check_left(
@@ -125,22 +112,6 @@ fn check_left(
     let owners = owners.map(|claim| (claim.vmid, claim.wishes.cpus.clone()));
     let owners = owners.collect();
     Err(Refusal::TooLittleLeft { source, owners })
-}
-
-/// Checks that what a VM asks for is nobody else's, whatever other VMs own and the host needs for
-/// itself; returns what the operator should know nevertheless.
-///
-/// # Errors
-/// The first reason why not.
-pub fn check_others(
-    share: &Share,
-    topology: &Topology,
-    around: &Surroundings,
-) -> Result<Vec<String>, Refusal> {
-    let claims = Claims::new();
-    let taken = Taken::of(share, &claims, topology, around);
-    check_partitions(share, around)?;
-    check_bystanders(share, &claims, topology, around, &taken)
 }
 
 /// What becomes of the CPUs once the VM owns its own.

@@ -117,33 +117,36 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Tells whether it is about devices, which a start needs even if its guest is not to run.
+    pub fn is_about_devices(&self) -> bool {
+        matches!(
+            self,
+            Refusal::NoDevice { .. }
+                | Refusal::Device(_)
+                | Refusal::NoReset { .. }
+                | Refusal::NoBinding { .. }
+        )
+    }
+
     /// Returns what the operator can do about it.
     pub fn help(&self, vmid: Vmid) -> String {
         let other_cpus = others::other_cpus(Some(vmid));
         match self {
             Refusal::Claimed { owner, .. } => format!("stop vm {owner}, or {other_cpus}"),
-            Refusal::Foreign(_)
-            | Refusal::TooLittleLeft { .. }
-            | Refusal::Starved { .. }
-            | Refusal::RealTime { .. }
-            | Refusal::Above(_) => self.help_with(&other_cpus),
-            Refusal::Placement(error) => error.help(),
             Refusal::NoRoom {
                 source: NoRoom::OneCore(error),
                 ..
             } => error.help(),
             Refusal::NoRoom { source, taken } => help_for_room(vmid, source.fitting(), taken),
-            Refusal::Gate(error) => error.help(),
             Refusal::NoYield(error) => error.help(vmid),
             Refusal::Memory(error) => error.help(Some(vmid)),
-            Refusal::NoDevice { fault, .. } => fault.help(),
-            Refusal::NoReset { address, why, .. } => why.help(address),
-            Refusal::NoBinding { key, address, why } => why.help(key, address),
             Refusal::Device(objection) => objection.help(vmid),
+            _ => self.help_with(&other_cpus),
         }
     }
 
-    /// Returns what can be done about others who have CPUs, or the other way out.
+    /// Returns what can be done about it where it may not be known whose the table is; `other_cpus` is
+    /// how the VM is given others.
     pub fn help_with(&self, other_cpus: &str) -> String {
         match self {
             Refusal::Foreign(foreign) => foreign.help(other_cpus),
@@ -166,6 +169,12 @@ impl Refusal {
             }
             Refusal::RealTime { remedy, .. } => (*remedy).to_owned(),
             Refusal::Above(above) => format!("{}, or {other_cpus}", above.remedy),
+            Refusal::Placement(error) => error.help(),
+            Refusal::Gate(error) => error.help(),
+            Refusal::Memory(error) => error.help(None),
+            Refusal::NoDevice { fault, .. } => fault.help(),
+            Refusal::NoReset { address, why, .. } => why.help(address),
+            Refusal::NoBinding { key, address, why } => why.help(key, address),
             _ => other_cpus.to_owned(),
         }
     }

@@ -21,17 +21,6 @@ const RUN_ON_COMMAND_LINE: &str = "/var/run/qemu-server";
 /// PVE's program for VMs.
 pub const QM: &str = "/usr/sbin/qm";
 
-/// What kind of guest has an id on this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuestKind {
-    /// A VM.
-    Vm,
-    /// A container.
-    Container,
-    /// None: no config of a guest on this node has that id.
-    Absent,
-}
-
 /// A text file that was read whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextFile {
@@ -95,22 +84,11 @@ pub fn vm_config(
     Ok(None)
 }
 
-/// Tells what kind of guest an id belongs to on this node; see [`vm_config`] for `migrated_from`.
-///
-/// # Errors
-/// As [`vm_config`].
-pub fn guest_kind(files: &dyn Files, vmid: Vmid, migrated_from: &str) -> anyhow::Result<GuestKind> {
-    if vm_config(files, vmid, migrated_from)?.is_some() {
-        return Ok(GuestKind::Vm);
-    }
-    let container = config_directories(files, "lxc")
-        .iter()
-        .any(|directory| files.exists(&format!("{directory}/{vmid}.conf")));
-    Ok(if container {
-        GuestKind::Container
-    } else {
-        GuestKind::Absent
-    })
+/// Tells whether an id is that of a container of this node.
+pub fn is_container(files: &dyn Files, ctid: Vmid) -> bool {
+    let directories = config_directories(files, "lxc");
+    let mut directories = directories.iter();
+    directories.any(|directory| files.exists(&format!("{directory}/{ctid}.conf")))
 }
 
 /// Returns the config of a container of this node, or `None` when there is none.
@@ -389,11 +367,12 @@ mod tests {
         node.put("/etc/pve/qemu-server/1000.conf.new", "");
         node.put("/etc/pve/nodes/pve1/lxc/101.conf", "");
         node.put("/etc/pve/nodes/pve2/qemu-server/102.conf", "");
-        let kind = |vmid, from| guest_kind(&node.files, id(vmid), from).unwrap();
-        assert_eq!(kind(100, ""), GuestKind::Vm);
-        assert_eq!(kind(101, ""), GuestKind::Container);
-        assert_eq!(kind(102, ""), GuestKind::Absent);
-        assert_eq!(kind(102, "pve2"), GuestKind::Vm);
+        let is_vm = |vmid, from| vm_config(&node.files, id(vmid), from).unwrap().is_some();
+        let is_container = |vmid| is_container(&node.files, id(vmid));
+        assert!(is_vm(100, "") && !is_container(100));
+        assert!(!is_vm(101, "") && is_container(101));
+        assert!(!is_vm(102, "") && !is_container(102));
+        assert!(is_vm(102, "pve2"));
         assert_eq!(vms_of_node(&node.files).unwrap(), [id(100)]);
         let empty = Node::new("pve3");
         assert!(vms_of_node(&empty.files).unwrap().is_empty());

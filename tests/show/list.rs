@@ -112,6 +112,31 @@ fn tables_are_held_against_what_the_next_start_makes_of_a_vm() {
 }
 
 #[test]
+fn list_tells_what_a_start_is_refused_for() {
+    let node = settled();
+    node.put("/proc/sys/kernel/osrelease", "6.14.11-4-pve\n");
+    node.put("/proc/sys/kernel/sched_rt_runtime_us", "-1\n");
+    let wishes = [
+        "isolate.backend = \"isolated\"",
+        "pin.scheduler = \"fifo:1\"",
+        "pin.emulator = \"99\"",
+    ];
+    for (id, wish) in ["101", "102", "103"].into_iter().zip(wishes) {
+        node.put(&format!("/etc/pve/qemu-server/{id}.conf"), "cores: 2\n");
+        let table = format!("cpus = \"10,22\"\n{wish}\n");
+        node.put(&format!("/etc/pin-hook/{id}.toml"), &table);
+    }
+    let (text, _) = node.shown(&["list"]);
+    for told in [
+        "vm 101: backend \"isolated\" is refused: kernel 6.14.11: ",
+        "vm 102: scheduler fifo:1 can stop the host: kernel.sched_rt_runtime_us is -1",
+        "vm 103: the host has no cpu 99, it has 0-23",
+    ] {
+        assert_eq!(text.matches(told).count(), 1, "{told}: {text}");
+    }
+}
+
+#[test]
 fn a_reserve_that_one_vm_alone_cannot_leave_is_told_of_that_vm() {
     let node = settled();
     node.put("/etc/pin-hook/host.toml", "reserve = 20\n");

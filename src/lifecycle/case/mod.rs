@@ -1,5 +1,7 @@
 //! What there is under a VM id, and what it is to own on this host.
 
+pub mod assess;
+pub mod ground;
 pub mod neighbours;
 pub mod notes;
 pub(in crate::lifecycle) mod nothing;

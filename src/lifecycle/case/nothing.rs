@@ -1,29 +1,74 @@
-//! Guests that are not on this node, or have no table there.
+//! What there is under a guest id on this node: a VM, or why there is none.
 
+use crate::config::vm_conf::{VmConf, parse_vm_conf};
 use crate::domain::nothing::Nothing;
 use crate::domain::vm::Vmid;
 use crate::host::files::Files;
-use crate::host::pve::{self, GuestKind};
+use crate::host::pve;
 use crate::host::table::stray_tables;
 
+/// What there is under a guest id.
+#[derive(Debug, Clone)]
+pub enum There {
+    /// A VM of this node.
+    Vm(VmText),
+    /// A template of this node, which is never started but for a backup.
+    Template(Vmid),
+    /// No VM of this node.
+    Nothing(Nothing),
+}
+
+/// The config of a VM.
+#[derive(Debug, Clone)]
+pub struct VmText {
+    /// As it is written.
+    pub text: String,
+    /// What it says.
+    pub conf: VmConf,
+}
+
+/// Finds out what there is under a guest id; `migrated_from` as in [`pve::vm_config`].
+///
+/// # Errors
+/// The config is there but cannot be read.
+pub fn look_up(files: &dyn Files, vmid: Vmid, migrated_from: &str) -> anyhow::Result<There> {
+    let Some(config) = pve::vm_config(files, vmid, migrated_from)? else {
+        let why = match pve::is_container(files, vmid) {
+            true => Nothing::Container(vmid),
+            false => absent(files, vmid),
+        };
+        return Ok(There::Nothing(why));
+    };
+    let conf = parse_vm_conf(&config.text);
+    Ok(match conf.guest().template {
+        true => There::Template(vmid),
+        false => There::Vm(VmText {
+            text: config.text,
+            conf,
+        }),
+    })
+}
+
+impl There {
+    /// Returns the VM that can be started.
+    ///
+    /// # Errors
+    /// There is none, and why.
+    pub fn vm(self) -> Result<VmText, Nothing> {
+        match self {
+            There::Vm(vm) => Ok(vm),
+            There::Template(vmid) => Err(Nothing::Template(vmid)),
+            There::Nothing(why) => Err(why),
+        }
+    }
+}
+
 /// Says where a VM is that this node does not have.
-pub fn absent(files: &dyn Files, vmid: Vmid) -> Nothing {
+fn absent(files: &dyn Files, vmid: Vmid) -> Nothing {
     match pve::node_of_vm(files, vmid) {
         Some(node) => Nothing::Elsewhere { vmid, node },
         None => Nothing::NoVm(vmid),
     }
-}
-
-/// Says why a number is no VM of this node, if it is none.
-///
-/// # Errors
-/// The directories of guests cannot be read.
-pub fn no_vm(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Nothing>> {
-    Ok(match pve::guest_kind(files, vmid, "")? {
-        GuestKind::Vm => None,
-        GuestKind::Container => Some(Nothing::Container(vmid)),
-        GuestKind::Absent => Some(absent(files, vmid)),
-    })
 }
 
 /// Says that a VM has no table, or which file was meant to be it.

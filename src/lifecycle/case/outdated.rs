@@ -9,6 +9,7 @@ use crate::domain::placement::PlacementError;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::host::Host;
+use crate::lifecycle::engine::denied::Denied;
 
 /// Returns what a person who looks at a claim should know of the table behind it; nothing when it is in
 /// force as it is.
@@ -31,24 +32,24 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
         }
     };
     match resolve(host, &case, state) {
-        Ok(Ok(resolved)) if is_same(&resolved.wishes, &claim.wishes) => None,
-        Ok(Ok(_)) => {
+        Ok(resolved) if is_same(&resolved.wishes, &claim.wishes) => None,
+        Ok(_) => {
             let text =
                 "its table or config has changed since; this takes effect with pin-hook apply";
             Some(format!("{text} {vmid} or at the next start"))
         }
         // That is no change of the table, and told by itself.
-        Ok(Err(Refusal::Placement(PlacementError::Offline { cpus, .. })))
+        Err(Denied::Refused(Refusal::Placement(PlacementError::Offline { cpus, .. })))
             if cpus.is_subset(&claim.wishes.cpus) =>
         {
             None
         }
-        Ok(Err(refusal)) => {
+        Err(Denied::Refused(refusal)) => {
             let text = "its table or config has changed since and would be refused";
             Some(format!("{text}: {refusal}"))
         }
         // What cannot be read says nothing about the table.
-        Err(_) => None,
+        Err(Denied::Failed(_)) => None,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::host::Host;
 use crate::host::pve::{self, TextFile};
 use crate::host::table::read_host_table;
 use crate::lifecycle::engine::advice::help_for;
+use crate::lifecycle::engine::denied::Denied;
 
 /// A VM with a table, as it is configured.
 #[derive(Debug, Clone)]
@@ -53,6 +54,12 @@ pub enum CaseError {
     /// A file cannot be read or must not be trusted.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
+}
+
+impl From<CaseError> for Denied {
+    fn from(error: CaseError) -> Self {
+        Denied::Failed(error.into())
+    }
 }
 
 impl CaseError {

@@ -4,15 +4,15 @@
 
 use std::collections::BTreeSet;
 
+use super::nothing::{There, look_up};
 use super::texts::{CaseError, read_settings};
 use crate::config::table::parse_table;
-use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::nothing::Nothing;
 use crate::domain::table::{HostSettings, Table};
 use crate::domain::vm::Vmid;
 use crate::domain::yields::YieldFault;
-use crate::host::pve::{self, GuestKind};
 use crate::host::table::read_table;
-use crate::host::{Host, cluster};
+use crate::host::{Host, cluster, pve};
 
 /// Checks what the table at `path`, that of `vmid` if that is known, says of VMs that make room.
 ///
@@ -44,18 +44,11 @@ pub fn check(host: &Host, vmid: Option<Vmid>, path: &str, table: &Table) -> Resu
 
 fn wrong_guest(host: &Host, vmid: Vmid, is_node: bool) -> anyhow::Result<Option<YieldFault>> {
     let files = &*host.files;
-    Ok(match pve::guest_kind(files, vmid, "")? {
-        GuestKind::Container => Some(YieldFault::Container(vmid)),
-        GuestKind::Absent if is_node && pve::node_of_vm(files, vmid).is_none() => {
-            Some(YieldFault::Unknown(vmid))
-        }
-        GuestKind::Absent => None,
-        GuestKind::Vm => {
-            let config = pve::vm_config(files, vmid, "")?;
-            let guest = config.map(|config| parse_vm_conf(&config.text).guest());
-            let is_template = guest.is_some_and(|guest| guest.template);
-            is_template.then_some(YieldFault::Template(vmid))
-        }
+    Ok(match look_up(files, vmid, "")? {
+        There::Template(_) => Some(YieldFault::Template(vmid)),
+        There::Nothing(Nothing::Container(_)) => Some(YieldFault::Container(vmid)),
+        There::Nothing(Nothing::NoVm(_)) if is_node => Some(YieldFault::Unknown(vmid)),
+        There::Nothing(_) | There::Vm(_) => None,
     })
 }
 

@@ -26,6 +26,7 @@ use crate::domain::vm::Vmid;
 use crate::host::pci;
 use crate::host::slow::{self, Ended, Write};
 use crate::lifecycle::engine::account::Account;
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
@@ -58,9 +59,9 @@ impl Run<'_> {
         vmid: Vmid,
         resets: &Resets,
         account: &mut Account,
-    ) -> anyhow::Result<Result<(), Refusal>> {
+    ) -> Result<(), Denied> {
         if resets.is_empty() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let texts = resets.iter();
         let texts = texts.map(|(address, way)| (address.clone(), way.reset.to_string()));
@@ -72,15 +73,15 @@ impl Run<'_> {
                     let way = way.in_words();
                     account.info(format!("vm {vmid}: {key} ({address}) reset ({way})"));
                 }
-                Ok(Ok(()))
+                Ok(())
             }
             Err(Halt::Refused(refusal)) => {
                 self.update_claim(vmid, account, |_| Record::End(vmid))?;
-                Ok(Err(refusal))
+                Err(refusal.into())
             }
             Err(Halt::Open(refusal)) => {
                 units::wake_reconcile(self.host);
-                Ok(Err(refusal))
+                Err(refusal.into())
             }
         }
     }
@@ -109,7 +110,7 @@ impl Run<'_> {
     ) -> anyhow::Result<()> {
         let worked = work(self.host, &Answers::default(), |now| {
             let claim = now.claims.get(&vmid);
-            Ok(Ok::<_, Refusal>(claim.map(changed).into_iter().collect()))
+            Ok(claim.map(changed).into_iter().collect())
         })?;
         if let Worked::Done(report, _) = &worked {
             account.tell(report);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::advice::help_for;
+use super::denied::Denied;
 use super::report::Report;
 use crate::domain::diff as drift;
 use crate::domain::vm::Vmid;
@@ -150,6 +151,12 @@ impl Account {
              pin-hook apply {vmid} once it runs"
         );
         self.fail(Exit::Refused, text, help);
+    }
+
+    /// Adds why something was not done for a VM, and what can be done about it.
+    pub fn deny(&mut self, vmid: Vmid, why: &Denied) {
+        let help = why.help(vmid);
+        self.fail(Exit::Refused, format!("vm {vmid}: {why}"), help);
     }
 
     /// Adds an error that only the operator can do something about; `whose` goes before it, or is

@@ -73,12 +73,11 @@ pub fn is_over(host: &Host, claim: &Claim) -> bool {
 ///
 /// # Errors
 /// [`Hidden`] when only privileges are missing, so that a caller may go on without.
-pub fn known_state(host: &Host) -> anyhow::Result<Result<State, Hidden>> {
-    match read_state(&*host.files) {
-        Ok(state) => Ok(Ok(state)),
-        Err(error) if is_denied(&error) => Ok(Err(Hidden)),
-        Err(error) => Err(error),
-    }
+pub fn known_state(host: &Host) -> anyhow::Result<State> {
+    read_state(&*host.files).map_err(|error| match is_denied(&error) {
+        true => Hidden.into(),
+        false => error,
+    })
 }
 
 /// The state of the program can only be read by root.

@@ -4,6 +4,7 @@ pub mod account;
 pub mod advice;
 pub mod at_work;
 pub mod debts;
+pub mod denied;
 pub mod fate;
 pub mod inventory;
 pub mod journal;

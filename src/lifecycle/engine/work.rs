@@ -2,6 +2,7 @@
 //! update the claims, then settle.
 
 use super::debts;
+use super::denied::Denied;
 use super::fate::{self, Answers};
 use super::journal::{Journal, NoRoom};
 use super::recover;
@@ -16,31 +17,30 @@ use crate::host::{Host, slow};
 
 /// What became of a piece of work.
 #[derive(Debug)]
-pub enum Worked<R> {
+pub enum Worked {
     /// It was done as far as the report says.
     Done(Box<Report>, State),
     /// Another run kept the host lock too long.
     Busy,
-    /// The update of the claims was refused; nothing was changed for it.
-    Refused(R),
 }
 
 /// Works on the host: brings the claims up to date with what is alive, applies `update`, settles.
 ///
 /// The host lock is not held while systemd reads its unit files again.
-pub fn work<R>(
+///
+/// # Errors
+/// The host cannot be worked on, or the update of the claims was denied; nothing was changed for it.
+pub fn work(
     host: &Host,
     answers: &Answers,
-    update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
-) -> anyhow::Result<Worked<R>> {
+    update: impl FnOnce(&State) -> Result<Vec<Record>, Denied>,
+) -> Result<Worked, Denied> {
     let mut report = Report::default();
     let Some(mut journal) = open(host, &mut report)? else {
         return Ok(Worked::Busy);
     };
     let before = journal.state().claims.clone();
-    if let Err(refusal) = update_claims(host, &mut journal, answers, update)? {
-        return Ok(Worked::Refused(refusal));
-    }
+    update_claims(host, &mut journal, answers, update)?;
     let new = unproven(&journal.state().claims);
     let offline = gone_offline(&before, &journal.state().claims);
     report.warnings.extend(offline);
@@ -135,36 +135,32 @@ fn close<'h>(
 }
 
 /// Brings the claims up to date with what is alive, and applies what was asked for.
-fn update_claims<R>(
+fn update_claims(
     host: &Host,
     journal: &mut Journal<'_>,
     answers: &Answers,
-    update: impl FnOnce(&State) -> anyhow::Result<Result<Vec<Record>, R>>,
-) -> anyhow::Result<Result<(), R>> {
+    update: impl FnOnce(&State) -> Result<Vec<Record>, Denied>,
+) -> Result<(), Denied> {
     let mut updates = fate::updates(host, journal.state(), answers)?;
     updates.extend(debts::updates(host, journal.state())?);
     let mut expected = journal.state().clone();
     for record in &updates {
         expected.apply(record.clone());
     }
-    match update(&expected)? {
-        Ok(asked) => {
-            let claims = &journal.state().claims;
-            let records = updates.into_iter().chain(asked).map(|record| match record {
-                Record::Claim(claim) => {
-                    let old = claims.get(&claim.vmid);
-                    Record::Claim(Box::new(claim.in_place_of(old)))
-                }
-                record => record,
-            });
-            let mut records = records.collect();
-            taken::pages(journal.state(), &mut records);
-            taken::functions(journal.state(), &mut records);
-            journal.append(records)?;
-            Ok(Ok(()))
+    let asked = update(&expected)?;
+    let claims = &journal.state().claims;
+    let records = updates.into_iter().chain(asked).map(|record| match record {
+        Record::Claim(claim) => {
+            let old = claims.get(&claim.vmid);
+            Record::Claim(Box::new(claim.in_place_of(old)))
         }
-        Err(refusal) => Ok(Err(refusal)),
-    }
+        record => record,
+    });
+    let mut records = records.collect();
+    taken::pages(journal.state(), &mut records);
+    taken::functions(journal.state(), &mut records);
+    journal.append(records)?;
+    Ok(())
 }
 
 /// Has systemd read its unit files again if that is due, without the host lock meanwhile.

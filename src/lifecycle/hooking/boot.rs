@@ -1,7 +1,6 @@
 //! What is prepared once per boot, before PVE starts guests.
 
 use super::snippet;
-use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
 use crate::domain::target::{Target, Value};
 use crate::host::table::read_table;
@@ -44,9 +43,7 @@ fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
     let needs_reload = journal.state().needs_reload;
     drop(journal);
     if needs_reload {
-        let worked = work(host, &Answers::default(), |_| {
-            Ok(Ok::<_, Refusal>(Vec::new()))
-        })?;
+        let worked = work(host, &Answers::default(), |_| Ok(Vec::new()))?;
         match worked {
             Worked::Done(report, state) => {
                 account.tell(&report);
@@ -56,7 +53,7 @@ fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
                     account.fail(Exit::Refused, text, help);
                 }
             }
-            Worked::Busy | Worked::Refused(_) => return Err(busy()),
+            Worked::Busy => return Err(busy()),
         }
     }
     if n_written > 0 {

@@ -6,10 +6,9 @@ use super::step::{Step, hook_of};
 use crate::domain::nothing::Nothing;
 use crate::domain::storage::Snippet;
 use crate::domain::target::{Target, Value};
-use crate::host::pve::{self, GuestKind};
 use crate::host::target::read;
-use crate::host::{cluster, record};
-use crate::lifecycle::case::nothing::absent;
+use crate::host::{cluster, pve, record};
+use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::engine::account::{Account, Exit, Level};
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::{Caller, PATIENT_TIME, Run};
@@ -92,14 +91,10 @@ impl Hooking<'_> {
 
     /// Tells whether this node has the VM; one that is destroyed may have left something.
     fn is_here(&self) -> Result<bool, HookingError> {
-        let vmid = self.vmid;
-        match self.kind()? {
-            GuestKind::Vm => Ok(true),
-            GuestKind::Container => Err(Nothing::Container(vmid).into()),
-            GuestKind::Absent => match absent(&*self.host.files, vmid) {
-                Nothing::NoVm(_) => Ok(false),
-                elsewhere => Err(elsewhere.into()),
-            },
+        match look_up(&*self.host.files, self.vmid, "")? {
+            There::Vm(_) | There::Template(_) => Ok(true),
+            There::Nothing(Nothing::NoVm(_)) => Ok(false),
+            There::Nothing(why) => Err(why.into()),
         }
     }
 

@@ -5,7 +5,6 @@
 
 use super::snippet;
 use super::step::{Step, hook_of};
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::Claim;
 use crate::domain::enabling::EnableRefusal;
 use crate::domain::guest::Guest;
@@ -15,10 +14,9 @@ use crate::domain::target::{Target, Value};
 use crate::domain::vm::Vmid;
 use crate::host::clock::awaiting;
 use crate::host::programs::Programs;
-use crate::host::pve::{self, GuestKind};
 use crate::host::target::read;
-use crate::host::{Host, cluster, record};
-use crate::lifecycle::case::nothing::absent;
+use crate::host::{Host, cluster, pve, record};
+use crate::lifecycle::case::nothing::look_up;
 use crate::lifecycle::case::resolve::read_case;
 use crate::lifecycle::case::texts::{CaseError, Found};
 use crate::lifecycle::engine::account::{Account, Exit};
@@ -185,7 +183,7 @@ impl Hooking<'_> {
         let storages = cluster::storages(&*self.host.files)?;
         let ours = guest.hookscript.as_deref().and_then(our_snippet);
         let storage = self.storage(&storages, ours.as_ref())?;
-        let (path, found) = snippet::place(&*self.host.files, storage)??;
+        let (path, found) = snippet::place(&*self.host.files, storage)?;
         let former = match (&ours, &guest.hookscript) {
             (Some(_), _) => self.former()?,
             (None, Some(volume)) => Some(self.usable(&storages, volume)?),
@@ -247,25 +245,9 @@ impl Hooking<'_> {
 
     /// Returns the VM, and the text of its config.
     fn guest(&self) -> Result<(Guest, String), HookingError> {
-        let vmid = self.vmid;
-        let config = match self.kind()? {
-            GuestKind::Container => return Err(Nothing::Container(vmid).into()),
-            GuestKind::Vm => pve::vm_config(&*self.host.files, vmid, "")?,
-            GuestKind::Absent => None,
-        };
-        let Some(config) = config else {
-            return Err(absent(&*self.host.files, vmid).into());
-        };
+        let vm = look_up(&*self.host.files, self.vmid, "")?.vm()?;
         // A hookscript that the next start deletes is none.
-        let guest = parse_vm_conf(&config.text).guest_of_next_start();
-        match guest.template {
-            true => Err(Nothing::Template(vmid).into()),
-            false => Ok((guest, config.text)),
-        }
-    }
-
-    pub(in crate::lifecycle) fn kind(&self) -> anyhow::Result<GuestKind> {
-        pve::guest_kind(&*self.host.files, self.vmid, "")
+        Ok((vm.conf.guest_of_next_start(), vm.text))
     }
 
     /// Returns the hookscript that is recorded for the VM.

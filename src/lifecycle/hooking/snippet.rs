@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use anyhow::bail;
+
 use crate::config::section::Section;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::{EnableRefusal, HookFault};
@@ -271,20 +273,17 @@ pub fn remove_unused(
 /// Returns where the snippet of a storage is to be written, unless something else is there.
 ///
 /// # Errors
-/// The outer error when it cannot be read, the inner one when it must not be written.
-pub fn place(
-    files: &dyn Files,
-    storage: &Storage,
-) -> anyhow::Result<Result<(String, Found), EnableRefusal>> {
+/// It cannot be read, or must not be written ([`EnableRefusal`]).
+pub fn place(files: &dyn Files, storage: &Storage) -> anyhow::Result<(String, Found)> {
     if !files.exists(&storage.path) {
-        return Ok(Err(EnableRefusal::NoFolder {
+        bail!(EnableRefusal::NoFolder {
             storage: storage.id.clone(),
             path: storage.path.clone(),
-        }));
+        });
     }
     let path = storage.own_file();
-    Ok(match look(files, &path)? {
-        Found::Foreign => Err(EnableRefusal::Foreign(path)),
+    match look(files, &path)? {
+        Found::Foreign => bail!(EnableRefusal::Foreign(path)),
         found => Ok((path, found)),
-    })
+    }
 }

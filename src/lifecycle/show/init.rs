@@ -5,13 +5,10 @@ use serde::Serialize;
 
 use super::complaint::Complaint;
 use crate::config::table::parse_table;
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
-use crate::domain::nothing::Nothing;
 use crate::domain::placement::{Choice, Remark, Search, remarks};
 use crate::domain::proposal::{Command, Proposal, fit};
-use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::{HostSettings, Prefer, Smt};
 use crate::domain::topology::Topology;
@@ -20,10 +17,11 @@ use crate::host::table::{local_path, path_of_table, write_table};
 use crate::host::topology::{is_amd, read_topology};
 use crate::host::{Host, pve};
 use crate::lifecycle::case::notes;
-use crate::lifecycle::case::nothing::absent;
+use crate::lifecycle::case::nothing::look_up;
 use crate::lifecycle::case::room::{Asked, Room, live_state};
 use crate::lifecycle::case::texts::read_settings;
-use crate::lifecycle::engine::look::known_state;
+use crate::lifecycle::engine::denied::Denied;
+use crate::lifecycle::engine::look::{Hidden, known_state};
 
 /// A proposed table.
 #[derive(Debug, Serialize)]
@@ -91,10 +89,14 @@ pub fn propose(host: &Host, vmid: Vmid, intent: Intent) -> anyhow::Result<Propos
         written: None,
         error: None,
     };
-    let guest = match guest_of(host, vmid)? {
-        Ok(guest) => guest,
-        Err(complaint) => {
-            proposed.error = Some(complaint);
+    let guest = match look_up(&*host.files, vmid, "")?.vm() {
+        Ok(vm) => vm.conf.guest_of_next_start(),
+        Err(why) => {
+            proposed.error = Some(Complaint {
+                message: why.to_string(),
+                help: Some(why.help()),
+                ..Complaint::default()
+            });
             return Ok(proposed);
         }
     };
@@ -107,7 +109,8 @@ pub fn propose(host: &Host, vmid: Vmid, intent: Intent) -> anyhow::Result<Propos
         }
     };
     let base = Base::read(host, vmid, guest, &settings)?;
-    if let Err(refusal) = base.propose(host, intent, &mut proposed)? {
+    if let Err(denied) = base.propose(host, intent, &mut proposed) {
+        let refusal = denied.refusal()?;
         proposed.error = Some(Complaint {
             message: format!("vm {vmid}: {refusal}"),
             help: Some(refusal.help(vmid)),
@@ -152,26 +155,6 @@ fn help_for_existing(vmid: Vmid, path: &str) -> String {
     }
 }
 
-fn guest_of(host: &Host, vmid: Vmid) -> anyhow::Result<Result<Guest, Complaint>> {
-    let files = &*host.files;
-    let complaint = |why: Nothing| Complaint {
-        message: why.to_string(),
-        help: Some(why.help()),
-        ..Complaint::default()
-    };
-    if pve::guest_kind(files, vmid, "")? == pve::GuestKind::Container {
-        return Ok(Err(complaint(Nothing::Container(vmid))));
-    }
-    let Some(config) = pve::vm_config(files, vmid, "")? else {
-        return Ok(Err(complaint(absent(files, vmid))));
-    };
-    let guest = parse_vm_conf(&config.text).guest_of_next_start();
-    Ok(match guest.template {
-        true => Err(complaint(Nothing::Template(vmid))),
-        false => Ok(guest),
-    })
-}
-
 impl Base {
     fn read(
         host: &Host,
@@ -181,12 +164,13 @@ impl Base {
     ) -> anyhow::Result<Self> {
         let topology = read_topology(&*host.files)?;
         let mut left_out = Vec::new();
-        let state = match known_state(host)? {
+        let state = match known_state(host) {
             Ok(state) => live_state(host, state)?,
-            Err(hidden) => {
+            Err(hidden) if hidden.is::<Hidden>() => {
                 left_out.push(format!("claims of running vms are left out: {hidden}"));
                 State::default()
             }
+            Err(error) => return Err(error),
         };
         let room = Room::read(host, vmid, &guest, settings, &topology, &state)?;
         left_out.extend(room.unreadable.iter().map(|vmid| {
@@ -203,12 +187,7 @@ impl Base {
         })
     }
 
-    fn propose(
-        &self,
-        host: &Host,
-        intent: Intent,
-        proposed: &mut Proposed,
-    ) -> anyhow::Result<Result<(), Refusal>> {
+    fn propose(&self, host: &Host, intent: Intent, proposed: &mut Proposed) -> Result<(), Denied> {
         let claims = &self.state.claims;
         let asked = Asked {
             prefer: intent.prefer,
@@ -216,10 +195,7 @@ impl Base {
             ..Asked::of(&self.guest)
         };
         let search = self.room.search(&asked, claims, &self.topology);
-        let choice = match self.room.choose(&search, claims) {
-            Ok(choice) => choice,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let choice = self.room.choose(&search, claims)?;
         let mut remarks = self.remarks(&search, &choice);
         let fit = fit(&self.guest, &choice, &self.topology, is_amd(&*host.files));
         remarks.extend(fit.remark(&choice, &self.topology));
@@ -236,7 +212,7 @@ impl Base {
             .context("the proposed table cannot be read")?;
         proposed.tell(&choice, remarks, commands);
         proposed.table = Some(text);
-        Ok(Ok(()))
+        Ok(())
     }
 
     fn remarks(&self, search: &Search<'_>, choice: &Choice) -> Vec<Remark> {

@@ -6,27 +6,23 @@ use serde::Serialize;
 
 use super::complaint::Complaint;
 use crate::config::table::{parse_host_settings, parse_table};
-use crate::config::vm_conf::parse_vm_conf;
-use crate::domain::admission::{check_others, check_scheduler};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::knobs::Tuning;
-use crate::domain::gate;
 use crate::domain::guest::Guest;
-use crate::domain::memory;
 use crate::domain::nothing::Nothing;
-use crate::domain::others::other_cpus;
-use crate::domain::placement::{
-    Request, check_reserve, doubts, homes, housekeeping, owned_by_table, place, threads_fit,
-};
-use crate::domain::table::{Cpus, HostSettings, Smt, Table};
-use crate::domain::topology::Topology;
+use crate::domain::others::{Surroundings, other_cpus};
+use crate::domain::placement::{check_reserve, housekeeping, owned_by_table};
+use crate::domain::refusal::Refusal;
+use crate::domain::table::{Cpus, HostSettings, Table};
 use crate::domain::vm::Vmid;
+use crate::host::Host;
 use crate::host::pve::{self, TextFile};
 use crate::host::table::{check_place, path_of_table};
 use crate::host::topology::read_topology;
-use crate::host::{Host, surroundings};
-use crate::lifecycle::case::nothing::no_vm;
-use crate::lifecycle::case::resolve::{gate_facts, strange_nodes};
+use crate::lifecycle::case::assess::assess_alone;
+use crate::lifecycle::case::ground::{Asking, Ground};
+use crate::lifecycle::case::nothing::look_up;
+use crate::lifecycle::case::resolve::strange_nodes;
 use crate::lifecycle::case::texts::{CaseError, read_settings};
 use crate::lifecycle::case::yields;
 use crate::lifecycle::devices::binding;
@@ -81,9 +77,9 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
             return lint;
         }
     };
-    let topology = read_topology(&*host.files);
-    lint.cpus = match (&table.cpus, &topology) {
-        (_, Ok(topology)) => owned_by_table(&table, topology),
+    let ground = Ground::read(host, &settings);
+    lint.cpus = match (&table.cpus, &ground) {
+        (_, Ok(ground)) => owned_by_table(&table, &ground.topology),
         (Cpus::Set(cpus), Err(_)) => Some(cpus.union(&table.isolate.also)),
         (Cpus::Auto, Err(_)) => None,
     };
@@ -92,10 +88,18 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
     let guest = lint.guest(host);
     lint.judge_devices(host, guest.as_ref(), &table);
     lint.judge_settings(host, &table);
-    match topology {
-        Ok(topology) => {
-            lint.fits(&table, &settings, guest.as_ref(), &topology);
-            lint.judge_others(host, &table, &settings, &topology);
+    match ground {
+        Ok(ground) => {
+            let around = lint.around(host, &settings);
+            let asking = Asking {
+                vmid: lint.vmid,
+                guest: guest.as_ref(),
+                table: &table,
+            };
+            match assess_alone(&ground, &asking, &around) {
+                Ok(warnings) => lint.warnings.extend(warnings),
+                Err(refusal) => lint.deny(&refusal),
+            }
         }
         Err(error) => {
             let text = format!("the table is not checked against this host: {error:#}");
@@ -175,9 +179,9 @@ impl Lint {
     /// Returns the guest of this node that the name of the file speaks of, unless it is a template.
     fn guest(&mut self, host: &Host) -> Option<Guest> {
         let vmid = vmid_of(&self.file)?;
-        let guest = guest_of(host, vmid).filter(|guest| !guest.template)?;
+        let vm = look_up(&*host.files, vmid, "").ok()?.vm().ok()?;
         self.vmid = Some(vmid);
-        Some(guest)
+        Some(vm.conf.guest_of_next_start())
     }
 
     /// Says what keeps a file that is in the place of a table from being one.
@@ -201,10 +205,10 @@ impl Lint {
             let is_hidden = self.file.starts_with("/etc/pve/pin-hook/");
             return is_hidden.then(|| format!("not used on this node: {read} takes precedence"));
         }
-        if guest_of(host, vmid).is_some_and(|guest| guest.template) {
-            return Some(format!("not used: {}", Nothing::Template(vmid)));
+        let why = look_up(files, vmid, "").ok()?.vm().err()?;
+        if let Nothing::Template(_) = why {
+            return Some(format!("not used: {why}"));
         }
-        let why = no_vm(files, vmid).ok()??;
         let is_shared = self.file.starts_with("/etc/pve/");
         let is_elsewhere = matches!(why, Nothing::Elsewhere { .. });
         (!is_shared || !is_elsewhere).then(|| format!("not used: {why}"))
@@ -222,7 +226,7 @@ impl Lint {
         }
         self.warnings.extend(devices.warnings(vmid));
         if let Err(refusal) = binding::wanted(table, &devices, &[]) {
-            self.refuse(&refusal.to_string(), refusal.help(vmid));
+            self.deny(&refusal);
         }
     }
 
@@ -238,86 +242,25 @@ impl Lint {
         }
     }
 
-    /// Says whether the CPUs are somebody else's, as a start would; the claims of VMs that run are not
-    /// the table's business.
-    fn judge_others(
-        &mut self,
-        host: &Host,
-        table: &Table,
-        settings: &HostSettings,
-        topology: &Topology,
-    ) {
-        let Some(cpus) = self.cpus.clone() else {
-            return;
-        };
+    /// Returns what others have of the CPUs; the claims of VMs that run are not the table's business.
+    fn around(&mut self, host: &Host, settings: &HostSettings) -> Surroundings {
         let mut around = look_at_files(host, settings);
         match known_state(host) {
-            Ok(Ok(state)) => look_at_groups(host, &state, &mut around),
-            Ok(Err(hidden)) => self
-                .left_out
-                .push(format!("cgroups are left out: {hidden}")),
+            Ok(state) => look_at_groups(host, &state, &mut around),
             Err(error) => self
                 .left_out
                 .push(format!("cgroups are left out: {error:#}")),
         }
-        let facts = gate_facts(host, table, settings);
-        let choice = facts.map(|facts| gate::choose(table.isolate.backend, &facts));
-        let Ok(Ok(choice)) = choice else { return };
-        let is_throttled = surroundings::throttles_real_time(&*host.files);
-        if let Err(refusal) = check_scheduler(table.pin.scheduler, choice.backend, is_throttled) {
-            self.refuse(
-                &refusal.to_string(),
-                refusal.help_with(&other_cpus(self.vmid)),
-            );
-        }
-        let share = table.share(self.vmid, cpus, choice.backend);
-        match check_others(&share, topology, &around) {
-            Ok(warnings) => self.warnings.extend(warnings),
-            Err(refusal) => {
-                let help = refusal.help_with(&other_cpus(self.vmid));
-                self.refuse(&refusal.to_string(), help);
-            }
-        }
+        around
     }
 
-    fn fits(
-        &mut self,
-        table: &Table,
-        settings: &HostSettings,
-        guest: Option<&Guest>,
-        topology: &Topology,
-    ) {
-        if let Err(error) = threads_fit(&table.pin, topology) {
-            self.refuse(&error.to_string(), error.help());
-        }
-        let Cpus::Set(cpus) = &table.cpus else {
-            return;
+    /// Says why a start would be refused.
+    fn deny(&mut self, refusal: &Refusal) {
+        let help = match self.vmid {
+            Some(vmid) => refusal.help(vmid),
+            None => refusal.help_with(&other_cpus(None)),
         };
-        let owned = owned_by_table(table, topology).unwrap_or_default();
-        match place(&request(table, cpus, guest, topology), topology) {
-            Ok(placement) => {
-                let warnings = placement
-                    .notices
-                    .iter()
-                    .filter(|notice| notice.is_warning());
-                self.warnings.extend(warnings.map(ToString::to_string));
-                let n_vcpus = guest.map_or(usize::MAX, |guest| guest.n_vcpus as usize);
-                let mut doubts = doubts::of_written(&placement, n_vcpus, topology);
-                if let Some((vmid, guest)) = self.vmid.zip(guest) {
-                    doubts.extend(doubts::of_guest(vmid, guest, table, &placement, topology));
-                }
-                self.warnings
-                    .extend(doubts.into_iter().map(|doubt| doubt.text));
-            }
-            Err(error) => self.refuse(&error.to_string(), error.help()),
-        }
-        if let Err(error) = memory::nodes(&table.memory, guest, &owned, topology) {
-            self.refuse(&error.to_string(), error.help(self.vmid));
-        }
-        let left = housekeeping(topology, &owned, &CpuSet::new());
-        if let Err(error) = check_reserve(topology, settings.reserve.as_ref(), &left) {
-            self.refuse(&error.to_string(), error.help());
-        }
+        self.refuse(&refusal.to_string(), help);
     }
 
     /// Says what is wrong; the first error counts.
@@ -332,34 +275,8 @@ impl Lint {
     }
 }
 
-fn guest_of(host: &Host, vmid: Vmid) -> Option<Guest> {
-    let config = pve::vm_config(&*host.files, vmid, "").ok()??;
-    Some(parse_vm_conf(&config.text).guest_of_next_start())
-}
-
 /// Returns the VM that the name of a table speaks of.
 fn vmid_of(path: &str) -> Option<Vmid> {
     let name = path.rsplit('/').next()?;
     name.strip_suffix(".toml")?.parse().ok()
-}
-
-/// Returns what would be asked of placement; without a guest, as many vCPUs as fit.
-fn request(table: &Table, cpus: &CpuSet, guest: Option<&Guest>, topology: &Topology) -> Request {
-    let vcpus = table.pin.vcpus.clone();
-    let cores = topology.first_of_cores(cpus);
-    let n_cpus = match (&vcpus, table.smt) {
-        (Some(list), _) => list.len(),
-        (None, Some(Smt::IdleSibling)) => cores.len(),
-        (None, _) => cpus.len(),
-    };
-    Request {
-        cpus: cpus.clone(),
-        also: table.isolate.also.clone(),
-        vcpus,
-        n_vcpus: guest.map_or(n_cpus, |guest| guest.n_vcpus as usize),
-        max_vcpus: guest.map_or(n_cpus, |guest| guest.max_vcpus as usize),
-        guest_smt: guest.map_or(1, |guest| guest.smt as usize),
-        smt: table.smt,
-        homes: guest.map(homes).unwrap_or_default(),
-    }
 }

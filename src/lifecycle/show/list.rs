@@ -4,28 +4,28 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::config::vm_conf::parse_vm_conf;
-use crate::domain::admission::check_others;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::gate;
 use crate::domain::guest::Guest;
+use crate::domain::nothing::Nothing;
 use crate::domain::placement::{
     PlacementError, check_reserve, housekeeping, owned_by_table, what_names_vcpus,
 };
+use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings, Smt, Table};
 use crate::domain::vm::Vmid;
-use crate::host::Host;
-use crate::host::pve::{self, GuestKind};
 use crate::host::table::{read_table, tables, unread_files};
 use crate::host::topology::read_topology;
+use crate::host::{Host, pve};
+use crate::lifecycle::case::assess::assess_alone;
+use crate::lifecycle::case::ground::{Asking, Ground};
+use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::case::outdated::outdated;
-use crate::lifecycle::case::resolve::gate_facts;
 use crate::lifecycle::case::texts::{CaseError, read_settings, understand};
 use crate::lifecycle::case::yields;
 use crate::lifecycle::engine::journal::read_log;
-use crate::lifecycle::engine::look::{is_over, known_state};
+use crate::lifecycle::engine::look::{Hidden, is_over, known_state};
 use crate::lifecycle::engine::others::{look_at_files, look_at_groups};
 use crate::lifecycle::engine::recover;
 use crate::lifecycle::hooking::snippet;
@@ -142,14 +142,16 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
         listing.guest(host, vmid, with_table.contains(&vmid), &settings, &state)?;
     }
     listing.overlaps = overlaps(&listing.vms);
-    listing.hold_against_host(host, &settings);
-    listing.hold_against_others(host, &settings);
+    listing.hold_against_host(host);
+    if listing.hold_against_start(host, &settings) {
+        listing.hold_all_at_once(host, &settings);
+    }
     Ok(listing)
 }
 
 impl Listing {
     fn state(&mut self, host: &Host) -> anyhow::Result<State> {
-        match known_state(host)? {
+        match known_state(host) {
             Ok(state) => {
                 let (_, damage) = read_log(&*host.files)?;
                 if !damage.is_none() {
@@ -157,10 +159,11 @@ impl Listing {
                 }
                 Ok(state)
             }
-            Err(hidden) => {
+            Err(hidden) if hidden.is::<Hidden>() => {
                 self.left_out.push(format!("states are left out: {hidden}"));
                 Ok(State::default())
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -179,12 +182,11 @@ impl Listing {
         settings: &HostSettings,
         state: &State,
     ) -> anyhow::Result<()> {
-        let config = pve::vm_config(&*host.files, vmid, "")?;
-        let guest = config.map(|config| parse_vm_conf(&config.text).guest_of_next_start());
-        match guest {
-            None => self.table_without_vm(host, vmid)?,
-            Some(guest) if guest.template => self.template(host, vmid, has_table),
-            Some(guest) => {
+        match look_up(&*host.files, vmid, "")? {
+            There::Nothing(why) => self.table_without_vm(host, vmid, &why),
+            There::Template(_) => self.template(host, vmid, has_table),
+            There::Vm(vm) => {
+                let guest = vm.conf.guest_of_next_start();
                 let claim = state.claims.get(&vmid);
                 if has_table || claim.is_some() {
                     let mut entry = self.entry(host, vmid, &guest, settings);
@@ -268,17 +270,12 @@ impl Listing {
         self.misfits.push(Misfit { vmid, reason });
     }
 
-    /// Looks whether the host has the CPUs, and enough for itself when all VMs run.
-    fn hold_against_host(&mut self, host: &Host, settings: &HostSettings) {
+    /// Looks whether the host has the CPUs.
+    fn hold_against_host(&mut self, host: &Host) {
         let topology = match read_topology(&*host.files) {
             Ok(topology) => topology,
-            Err(error) => {
-                let text = format!("tables are not checked against the host: {error:#}");
-                self.left_out.push(text);
-                return;
-            }
+            Err(error) => return self.without_host(&error),
         };
-        let mut all = CpuSet::new();
         for Entry { vmid, cpus, .. } in &self.vms {
             let cpus = cpus.clone().unwrap_or_default();
             let missing = cpus.difference(topology.online());
@@ -289,53 +286,73 @@ impl Listing {
                 let vmid = Some(*vmid);
                 self.misfits.push(Misfit { vmid, reason });
             }
-            all.extend(cpus.iter());
         }
-        let check = |owned: &CpuSet| {
-            let left = housekeeping(&topology, owned, &CpuSet::new());
-            check_reserve(&topology, settings.reserve.as_ref(), &left)
-        };
-        let mut alone = Vec::new();
-        for Entry { vmid, cpus, .. } in &self.vms {
-            let error = cpus.as_ref().and_then(|cpus| check(cpus).err());
-            let vmid = Some(*vmid);
-            alone.extend(error.map(|error| Misfit {
-                vmid,
-                reason: error.to_string(),
-            }));
-        }
-        if alone.is_empty()
-            && let Err(error) = check(&all)
-        {
-            let reason = format!("not all of these vms can run at once: {error}");
-            alone.push(Misfit { vmid: None, reason });
-        }
-        self.misfits.extend(alone);
     }
 
-    /// Looks whether others have the CPUs, as a start would; those of other VMs are told as overlaps.
-    fn hold_against_others(&mut self, host: &Host, settings: &HostSettings) {
+    /// Looks whether enough is left for the host when all VMs run.
+    fn hold_all_at_once(&mut self, host: &Host, settings: &HostSettings) {
         let Ok(topology) = read_topology(&*host.files) else {
             return;
         };
+        let all: CpuSet = self
+            .vms
+            .iter()
+            .flat_map(|vm| &vm.cpus)
+            .flat_map(CpuSet::iter)
+            .collect();
+        let left = housekeeping(&topology, &all, &CpuSet::new());
+        if let Err(error) = check_reserve(&topology, settings.reserve.as_ref(), &left) {
+            let reason = format!("not all of these vms can run at once: {error}");
+            self.misfits.push(Misfit { vmid: None, reason });
+        }
+    }
+
+    /// Looks whether a start could have what each table asks for; what other VMs own is told as
+    /// overlaps. Returns whether each of them alone leaves the host enough.
+    fn hold_against_start(&mut self, host: &Host, settings: &HostSettings) -> bool {
+        let ground = match Ground::read(host, settings) {
+            Ok(ground) => ground,
+            Err(error) => {
+                self.without_host(&error);
+                return true;
+            }
+        };
         let mut around = look_at_files(host, settings);
-        if let Ok(Ok(mut state)) = known_state(host) {
+        if let Ok(mut state) = known_state(host) {
             // What is taken in hand again is nobody else's; what cannot be seen is told elsewhere.
             let _ = recover::foresee(host, &mut state);
             look_at_groups(host, &state, &mut around);
         }
+        let mut is_one_too_large = false;
         for Entry { vmid, cpus, .. } in &self.vms {
-            let (Some(cpus), Ok(Some((_, table)))) = (cpus, table_of(host, *vmid, settings)) else {
+            let Ok(Some((_, table))) = table_of(host, *vmid, settings) else {
                 continue;
             };
-            let facts = gate_facts(host, &table, settings);
-            let choice = facts.map(|facts| gate::choose(table.isolate.backend, &facts));
-            let Ok(Ok(choice)) = choice else { continue };
-            let share = table.share(Some(*vmid), cpus.clone(), choice.backend);
-            if let Err(refusal) = check_others(&share, &topology, &around) {
-                let (vmid, reason) = (Some(*vmid), refusal.to_string());
-                self.misfits.push(Misfit { vmid, reason });
+            let vm = look_up(&*host.files, *vmid, "").ok();
+            let vm = vm.and_then(|there| there.vm().ok());
+            let guest = vm.map(|vm| vm.conf.guest_of_next_start());
+            let asking = Asking {
+                vmid: Some(*vmid),
+                guest: guest.as_ref(),
+                table: &table,
+            };
+            let Err(refusal) = assess_alone(&ground, &asking, &around) else {
+                continue;
+            };
+            let (vmid, reason) = (Some(*vmid), refusal.to_string());
+            let misfit = Misfit { vmid, reason };
+            is_one_too_large |= matches!(refusal, Refusal::TooLittleLeft { .. });
+            if !is_told(&refusal, cpus.as_ref()) && !self.misfits.contains(&misfit) {
+                self.misfits.push(misfit);
             }
+        }
+        !is_one_too_large
+    }
+
+    fn without_host(&mut self, error: &anyhow::Error) {
+        let text = format!("tables are not checked against the host: {error:#}");
+        if !self.left_out.contains(&text) {
+            self.left_out.push(text);
         }
     }
 
@@ -349,19 +366,26 @@ impl Listing {
     }
 
     /// A table in the cluster file system may be that of a VM on another node.
-    fn table_without_vm(&mut self, host: &Host, vmid: Vmid) -> anyhow::Result<()> {
-        let files = &*host.files;
+    fn table_without_vm(&mut self, host: &Host, vmid: Vmid, why: &Nothing) {
         let path = path_for(host, vmid);
-        let elsewhere = pve::node_of_vm(files, vmid);
-        let reason = match (pve::guest_kind(files, vmid, "")?, elsewhere) {
-            (GuestKind::Container, _) => "it is a container".to_owned(),
-            (_, Some(_)) if path.starts_with("/etc/pve/") => return Ok(()),
-            (_, Some(node)) => format!("the vm is on node {node}"),
-            (_, None) => "there is no such vm".to_owned(),
+        let reason = match why {
+            Nothing::Container(_) => "it is a container".to_owned(),
+            Nothing::Elsewhere { .. } if path.starts_with("/etc/pve/") => return,
+            Nothing::Elsewhere { node, .. } => format!("the vm is on node {node}"),
+            _ => "there is no such vm".to_owned(),
         };
         let reason = format!("has a table ({path}), but {reason}");
         self.orphans.push(Orphan { vmid, reason });
-        Ok(())
+    }
+}
+
+/// Tells whether a refusal is for lack of CPUs that a table owns: that is told of all of them at once.
+fn is_told(refusal: &Refusal, owned: Option<&CpuSet>) -> bool {
+    match refusal {
+        Refusal::Placement(
+            PlacementError::Absent { cpus, .. } | PlacementError::Offline { cpus, .. },
+        ) => owned.is_some_and(|owned| cpus.is_subset(owned)),
+        _ => false,
     }
 }
 

@@ -14,25 +14,24 @@ pub use self::answer::{Outcome, Plan};
 pub use self::layout::{Layout, ThreadCpus, VcpuPlace};
 use self::outlook::not_hooked;
 pub use self::planned::Planned;
-use crate::domain::admission;
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::VmFacts;
 use crate::domain::nothing::Nothing;
-use crate::domain::others::{Exclusive, Surroundings};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::vm::{TaskId, Vmid};
-use crate::host::{cgroup, pve};
+use crate::host::pve;
+use crate::lifecycle::case::assess::assess;
 use crate::lifecycle::case::neighbours::{without_neighbours, yielding};
 use crate::lifecycle::case::notes;
-use crate::lifecycle::case::resolve::{Resolved, read_case, resolve};
+use crate::lifecycle::case::resolve::{Resolved, read_case};
 use crate::lifecycle::case::texts::{Case, Found};
 use crate::lifecycle::engine::advice::help_for;
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::{self, Answers};
 use crate::lifecycle::engine::journal::check_room;
-use crate::lifecycle::engine::look::{is_denied, known_state, look};
-use crate::lifecycle::engine::others::{look_around, look_at_groups};
+use crate::lifecycle::engine::look::{Hidden, is_denied, known_state, look};
 use crate::lifecycle::engine::recover;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settings;
@@ -54,7 +53,8 @@ impl Run<'_> {
                     plan.notices.push(text.to_owned());
                 }
                 let policy = case.table.start.on_refusal;
-                if let Err(refusal) = self.plan_case(&case, &mut plan)? {
+                if let Err(denied) = self.plan_case(&case, &mut plan) {
+                    let refusal = denied.refusal()?;
                     let (why, help) = (refusal.to_string(), refusal.help(vmid));
                     plan.refuse(&why, help, policy, self.what_runs(vmid));
                 }
@@ -76,7 +76,7 @@ impl Run<'_> {
         Ok(plan)
     }
 
-    fn plan_case(&self, case: &Case, plan: &mut Plan) -> anyhow::Result<Result<(), Refusal>> {
+    fn plan_case(&self, case: &Case, plan: &mut Plan) -> Result<(), Denied> {
         plan.name.clone_from(&case.guest.name);
         plan.table = Some(case.table_path.clone());
         let known = self.state_now(plan)?;
@@ -87,38 +87,27 @@ impl Run<'_> {
         plan.yields = yielding(self.host, case, plan.running)?;
         let mut obstacles = plan.yields.iter().filter_map(|one| one.obstacle.clone());
         if let Some(obstacle) = obstacles.next() {
-            return Ok(Err(Refusal::NoYield(obstacle)));
+            return Err(Refusal::NoYield(obstacle).into());
         }
-        let devices = match self.plan_devices(case, plan) {
-            Ok(devices) => devices,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let devices = self.plan_devices(case, plan)?;
         if !plan.running {
             state = without_neighbours(state, case);
         }
-        let resolved = match resolve(self.host, case, &state)? {
-            Ok(resolved) => resolved,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let around = self.around(case, (!is_hidden).then_some(&state));
-        let Resolved {
-            wishes, topology, ..
-        } = &resolved;
-        plan.layout = Some(Layout::of(case, &resolved, &state.claims, &around));
+        let assessment = assess(self.host, case, (!is_hidden).then_some(&state))?;
+        let (resolved, around) = (&assessment.resolved, &assessment.around);
+        plan.layout = Some(Layout::of(case, resolved, &state.claims, around));
         let reasons = resolved.reasons.iter();
         plan.notices
             .extend(reasons.map(|why| format!("cpus chosen: {why}")));
         plan.notices.extend(resolved.notices.iter().cloned());
         plan.warnings.extend(resolved.warnings.iter().cloned());
-        plan.warnings.extend(self.better(case, &resolved, &state));
-        plan.tell_far(self, &devices, case, &resolved);
+        plan.warnings.extend(self.better(case, resolved, &state));
+        plan.tell_far(self, &devices, case, resolved);
         plan.warnings.extend(not_hooked(case));
         plan.warnings
             .extend(notes::warning(self.host, case.vmid, &case.guest));
-        match admission::check(case.vmid, wishes, &state.claims, topology, &around) {
-            Ok(warnings) => plan.warnings.extend(warnings),
-            Err(refusal) => return Ok(Err(refusal)),
-        }
+        let (resolved, warnings) = assessment.granted()?;
+        plan.warnings.extend(warnings);
         self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise(case.guest.is_hooked());
@@ -132,30 +121,19 @@ impl Run<'_> {
         {
             plan.foresee(outlook);
         }
-        Ok(Ok(()))
-    }
-
-    /// Returns what others have of the CPUs. Whose the partitions of VMs are cannot be told without the state:
-    /// our own, most likely.
-    fn around(&self, case: &Case, state: Option<&State>) -> Surroundings {
-        let mut around = look_around(self.host, &case.settings, &case.table);
-        look_at_groups(self.host, state.unwrap_or(&State::default()), &mut around);
-        if state.is_none() {
-            let is_of_vms = |one: &Exclusive| one.group.starts_with(cgroup::QEMU_SLICE);
-            around.partitions.retain(|one| !is_of_vms(one));
-        }
-        around
+        Ok(())
     }
 
     /// Returns the state as it would be after a look at what is alive; none when only root may read it.
     fn state_now(&self, plan: &mut Plan) -> anyhow::Result<Option<State>> {
-        let mut state = match known_state(self.host)? {
+        let mut state = match known_state(self.host) {
             Ok(state) => state,
-            Err(hidden) => {
+            Err(hidden) if hidden.is::<Hidden>() => {
                 let text = format!("claims of other vms are left out: {hidden}");
                 plan.left_out.push(text);
                 return Ok(None);
             }
+            Err(error) => return Err(error),
         };
         if recover::foresee(self.host, &mut state)? {
             let text = "the state is lost; the next run rebuilds it from what the host shows";

@@ -23,7 +23,7 @@ use crate::domain::vm::Vmid;
 use crate::host::systemd::BUS_SOCKET;
 use crate::host::table::path_of_table;
 use crate::host::{Host, pve};
-use crate::lifecycle::case::nothing::no_vm;
+use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::engine::journal::{read_log, read_state};
 use crate::lifecycle::engine::look::{Look, known_state, look};
 use crate::lifecycle::engine::observe::read_cpus;
@@ -103,7 +103,7 @@ pub struct Moved {
 
 /// Returns what VMs own, or what `only` owns; no monitor is asked.
 pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
-    let state = known_state(host)??;
+    let state = known_state(host)?;
     let is_known = |vmid: &Vmid| state.claims.contains_key(vmid) || state.debts.contains_key(vmid);
     if let Some(vmid) = only.filter(|vmid| !is_known(vmid)) {
         check_guest(host, vmid)?;
@@ -184,9 +184,9 @@ fn forgotten(host: &Host) -> anyhow::Result<Vec<Forgotten>> {
 
 /// Checks that this node has such a VM: of any other one nothing can be told.
 fn check_guest(host: &Host, vmid: Vmid) -> anyhow::Result<()> {
-    match no_vm(&*host.files, vmid)? {
-        Some(why) => Err(Advised::new(why.to_string(), why.help()).into()),
-        None => Ok(()),
+    match look_up(&*host.files, vmid, "")? {
+        There::Nothing(why) => Err(Advised::new(why.to_string(), why.help()).into()),
+        There::Vm(_) | There::Template(_) => Ok(()),
     }
 }
 

@@ -4,15 +4,15 @@
 //! adopted by hand. What is not free then is tried again.
 
 use crate::domain::claim::{Claim, Standby};
-use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::lifecycle::case::resolve::read_case;
 use crate::lifecycle::case::texts::Found;
 use crate::lifecycle::engine::account::{Account, Level};
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::{Answers, GUEST_RUNS};
 use crate::lifecycle::engine::run::Run;
-use crate::lifecycle::engine::work::{Worked, work};
+use crate::lifecycle::engine::work::work;
 
 impl Run<'_> {
     /// Gives VMs their CPUs that were started for a backup and whose guests run by now.
@@ -51,17 +51,17 @@ impl Run<'_> {
         };
         // What is said of the table is said once it is in force.
         let mut told = Account::default();
-        match self.adopt(&case, qemu, &mut told)? {
-            Worked::Refused(refusal) => {
-                self.tell_obstacle(claim, &refusal.to_string(), &refusal.help(vmid), account)
+        let worked = match self.adopt(&case, qemu, &mut told) {
+            Err(Denied::Refused(refusal)) => {
+                let help = refusal.help(vmid);
+                return self.tell_obstacle(claim, &refusal.to_string(), &help, account);
             }
-            worked => {
-                account.lines.extend(told.lines);
-                account.exit = account.exit.max(told.exit);
-                self.conclude(vmid, worked, account);
-                Ok(())
-            }
-        }
+            worked => worked?,
+        };
+        account.lines.extend(told.lines);
+        account.exit = account.exit.max(told.exit);
+        self.conclude(vmid, worked, account);
+        Ok(())
     }
 
     /// Says why a guest that runs has no CPUs of its own, unless that was said before; reconcile
@@ -96,7 +96,7 @@ impl Run<'_> {
                 ..claim.clone()
             });
             let records = changed.map(|claim| Record::Claim(Box::new(claim)));
-            Ok(Ok::<_, Refusal>(records.into_iter().collect()))
+            Ok(records.into_iter().collect())
         })?;
         Ok(())
     }

@@ -8,19 +8,18 @@ use crate::domain::admission;
 use crate::domain::claim::{Claim, ClaimState, Standby, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
-use crate::domain::others::Surroundings;
 use crate::domain::pci::anew::Reset;
-use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};
 use crate::domain::table::AfterStop;
 use crate::domain::vm::{TaskId, Vmid};
-use crate::lifecycle::case::resolve::{Resolved, resolve, state_for};
+use crate::lifecycle::case::assess::Prospect;
+use crate::lifecycle::case::resolve::{Resolved, state_for};
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::account::Account;
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::{self, Answers};
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::inventory::holders::of_running;
-use crate::lifecycle::engine::others::{look_around, look_at_groups};
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settings;
 use crate::lifecycle::engine::work::{Worked, work};
@@ -32,16 +31,18 @@ impl Run<'_> {
         case: &Case,
         qemu: TaskId,
         account: &mut Account,
-    ) -> anyhow::Result<Worked<Refusal>> {
-        let resolved = match resolve(self.host, case, &state_for(self.host, case)?)? {
-            Err(refusal) if !is_for_backup(case) => return Ok(Worked::Refused(refusal)),
-            resolved => resolved,
+    ) -> Result<Worked, Denied> {
+        let prospect = match Prospect::of(self.host, case, &state_for(self.host, case)?) {
+            Err(denied) if !is_for_backup(case) => return Err(denied),
+            prospect => prospect,
         };
         let none = Wishes::none();
-        let wishes = resolved.as_ref().map_or(&none, |found| &found.wishes);
+        let wishes = prospect
+            .as_ref()
+            .map_or(&none, |found| &found.resolved.wishes);
         let answers = self.ask(case.vmid, wishes, account);
         let state = self.state_of(case.vmid, qemu, &answers);
-        self.claim_as(case, resolved, state, &answers, account)
+        self.claim_as(case, prospect, state, &answers, account)
     }
 
     pub(in crate::lifecycle) fn claim(
@@ -50,53 +51,49 @@ impl Run<'_> {
         state: ClaimState,
         answers: &Answers,
         account: &mut Account,
-    ) -> anyhow::Result<Worked<Refusal>> {
-        let resolved = resolve(self.host, case, &state_for(self.host, case)?)?;
-        self.claim_as(case, resolved, state, answers, account)
+    ) -> Result<Worked, Denied> {
+        let prospect = Prospect::of(self.host, case, &state_for(self.host, case)?);
+        self.claim_as(case, prospect, state, answers, account)
     }
 
     fn claim_as(
         &self,
         case: &Case,
-        resolved: Result<Resolved, Refusal>,
+        prospect: Result<Prospect, Denied>,
         state: ClaimState,
         answers: &Answers,
         account: &mut Account,
-    ) -> anyhow::Result<Worked<Refusal>> {
-        match resolved {
-            Ok(resolved) => self.claim_resolved(case, resolved, state, answers, account),
-            Err(_) if stands_by(case, &state) => self.stand_by_without(case, state),
-            Err(refusal) => Ok(Worked::Refused(refusal)),
+    ) -> Result<Worked, Denied> {
+        match prospect {
+            Ok(prospect) => self.claim_resolved(case, prospect, state, answers, account),
+            Err(Denied::Refused(_)) if stands_by(case, &state) => {
+                self.stand_by_without(case, state)
+            }
+            Err(denied) => Err(denied),
         }
     }
 
     fn claim_resolved(
         &self,
         case: &Case,
-        resolved: Resolved,
+        prospect: Prospect,
         state: ClaimState,
         answers: &Answers,
         account: &mut Account,
-    ) -> anyhow::Result<Worked<Refusal>> {
-        let asks = self.asks_for_reload(case.vmid, &resolved.wishes, &state);
+    ) -> Result<Worked, Denied> {
+        let asks = self.asks_for_reload(case.vmid, &prospect.resolved.wishes, &state);
         let devices = self.devices_of(case, &state);
         let standby = stands_by(case, &state).then(Standby::default);
-        let mut around = look_around(self.host, &case.settings, &case.table);
         work(self.host, answers, |now| {
-            let wishes = match &standby {
-                Some(_) => resolved.among(case, &now.claims).map(|found| {
-                    let memory = memory::for_claim(self.host, case.vmid, &found, &state, now);
-                    memory.map(|memory| Wishes {
-                        memory,
-                        ..found.wishes
-                    })
-                }),
-                None => self.fit(case, resolved, &state, &mut around, now, account),
-            };
-            let wishes = match wishes {
-                Ok(wishes) => wishes?,
-                Err(_) if standby.is_some() => Wishes::none(),
-                Err(refusal) => return Ok(Err(refusal)),
+            let prospect = prospect.among(case, &now.claims);
+            let fitting = prospect.map_err(Denied::from);
+            let fitting = fitting.and_then(|found| match standby {
+                Some(_) => self.with_memory(case.vmid, found.resolved, &state, now),
+                None => self.fit(case, found, &state, now, account),
+            });
+            let wishes = match fitting {
+                Err(Denied::Refused(_)) if standby.is_some() => Wishes::none(),
+                fitting => fitting?,
             };
             let iothreads = answers.iothreads.get(&case.vmid).cloned();
             let claim = Claim {
@@ -115,41 +112,47 @@ impl Run<'_> {
             };
             let mut records = records(now, claim, asks);
             records.extend(anew(now, case.vmid));
-            Ok(Ok(records))
+            Ok(records)
         })
     }
 
-    /// Finds out whether a VM can be given what its table says; the inner error is the host's.
+    /// Finds out whether a VM can be given what its table says, and tells what should be known of it.
     fn fit(
         &self,
         case: &Case,
-        resolved: Resolved,
+        prospect: Prospect,
         state: &ClaimState,
-        around: &mut Surroundings,
         now: &State,
         account: &mut Account,
-    ) -> Result<anyhow::Result<Wishes>, Refusal> {
+    ) -> Result<Wishes, Denied> {
         let vmid = case.vmid;
-        let resolved = resolved.among(case, &now.claims)?;
-        self.tell_settings(vmid, &resolved.wishes, account);
-        tell(vmid, &resolved, account);
-        look_at_groups(self.host, now, around);
-        let (wishes, topology) = (&resolved.wishes, &resolved.topology);
-        let warnings = admission::check(vmid, wishes, &now.claims, topology, around)?;
+        self.tell_settings(vmid, &prospect.resolved.wishes, account);
+        tell(vmid, &prospect.resolved, account);
+        let assessment = prospect.assess(self.host, case, Some(now));
+        let (resolved, warnings) = assessment.granted()?;
         warnings.iter().for_each(|text| account.warn(text.clone()));
-        let memory = match memory::for_claim(self.host, vmid, &resolved, state, now) {
-            Ok(memory) => memory,
-            Err(error) => return Ok(Err(error)),
-        };
-        if memory.nodes != resolved.wishes.memory.nodes {
+        let asked = resolved.wishes.memory.nodes.clone();
+        let wishes = self.with_memory(vmid, resolved, state, now)?;
+        if wishes.memory.nodes != asked {
             account.warn(format!(
                 "vm {vmid}: memory.nodes takes effect at its next start"
             ));
         }
-        Ok(Ok(Wishes {
+        Ok(wishes)
+    }
+
+    fn with_memory(
+        &self,
+        vmid: Vmid,
+        resolved: Resolved,
+        state: &ClaimState,
+        now: &State,
+    ) -> Result<Wishes, Denied> {
+        let memory = memory::for_claim(self.host, vmid, &resolved, state, now)?;
+        Ok(Wishes {
             memory,
             ..resolved.wishes
-        }))
+        })
     }
 
     /// Tells what should be known of a VM's wishes for settings before they are written.
@@ -174,7 +177,7 @@ impl Run<'_> {
         claim: &Claim,
         state: ClaimState,
         answers: &Answers,
-    ) -> anyhow::Result<Worked<Refusal>> {
+    ) -> Result<Worked, Denied> {
         let vmid = claim.vmid;
         let asks = self.asks_for_reload(vmid, &claim.wishes, &state);
         let names = answers.iothreads.get(&vmid).cloned();
@@ -195,11 +198,10 @@ impl Run<'_> {
         let next = if failed { claim.clone() } else { next };
         work(self.host, answers, |now| {
             // Somebody may have released it meanwhile, and given the CPUs to another VM.
-            let checked = match next.owns() {
-                true => admission::check_claims(vmid, &next.wishes, &now.claims),
-                false => Ok(()),
-            };
-            Ok(checked.map(|()| records(now, next, asks)))
+            if next.owns() {
+                admission::check_claims(&next.wishes.share(vmid), &now.claims)?;
+            }
+            Ok(records(now, next, asks))
         })
     }
 

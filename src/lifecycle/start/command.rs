@@ -1,16 +1,16 @@
 //! What an operator asks for by hand: apply a table now, let go now.
 
 use crate::domain::claim::Claim;
-use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::pve;
 use crate::lifecycle::case::resolve::read_case;
-use crate::lifecycle::case::texts::{CaseError, Found};
+use crate::lifecycle::case::texts::{Case, CaseError, Found};
 use crate::lifecycle::devices::binding;
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::debts;
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::journal::{busy, read_state};
 use crate::lifecycle::engine::recover::recover;
 use crate::lifecycle::engine::report::Report;
@@ -22,8 +22,15 @@ impl Run<'_> {
     /// Applies the table of a running VM as it is now.
     pub fn apply(&self, vmid: Vmid) -> Account {
         let mut account = Account::default();
-        match self.try_apply(vmid, &mut account) {
-            Ok(()) => {}
+        match read_case(self.host, vmid, &self.caller.migrated_from) {
+            Ok(Found::Case(case)) => {
+                if let Err(denied) = self.apply_case(&case, &mut account) {
+                    account.deny(vmid, &denied);
+                }
+            }
+            Ok(Found::Nothing(why)) => {
+                account.fail(Exit::Refused, why.to_string(), why.help());
+            }
             Err(error) => {
                 let exit = match error {
                     CaseError::Other(_) => Exit::Refused,
@@ -35,18 +42,12 @@ impl Run<'_> {
         account
     }
 
-    fn try_apply(&self, vmid: Vmid, account: &mut Account) -> Result<(), CaseError> {
-        let case = match read_case(self.host, vmid, &self.caller.migrated_from)? {
-            Found::Case(case) => case,
-            Found::Nothing(why) => {
-                account.fail(Exit::Refused, why.to_string(), why.help());
-                return Ok(());
-            }
-        };
+    fn apply_case(&self, case: &Case, account: &mut Account) -> Result<(), Denied> {
+        let vmid = case.vmid;
         match pve::running(&*self.host.files, vmid)? {
             None => account.does_not_run(vmid),
             Some(qemu) => {
-                let mut worked = self.adopt(&case, qemu, account)?;
+                let mut worked = self.adopt(case, qemu, account)?;
                 if let Worked::Done(report, state) = &mut worked {
                     // Where nothing is new they were not asked for.
                     units::keep_watch(self.host, state, report);
@@ -54,7 +55,6 @@ impl Run<'_> {
                 let is_late = match &worked {
                     Worked::Done(report, _) => report.is_unfinished,
                     Worked::Busy => true,
-                    Worked::Refused(_) => false,
                 };
                 self.conclude(vmid, worked, account);
                 if is_late {
@@ -101,9 +101,7 @@ impl Run<'_> {
             let ended = claimed.filter(|claimed| vmid.is_none_or(|vmid| vmid == *claimed));
             let now = self.host.clock.since_boot();
             let debts = debts::let_go(state, vmid, now);
-            Ok(Ok::<_, Refusal>(
-                ended.map(Record::End).chain(debts).collect(),
-            ))
+            Ok(ended.map(Record::End).chain(debts).collect())
         })?;
         match worked {
             Worked::Done(report, state) => {
@@ -113,7 +111,6 @@ impl Run<'_> {
                 self.conclude_release(vmid, &report, &state, nothing, account);
             }
             Worked::Busy => account.fail_by("", &busy()),
-            Worked::Refused(_) => {}
         }
         Ok(())
     }

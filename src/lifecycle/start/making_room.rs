@@ -6,9 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use crate::domain::admission;
 use crate::domain::advice::Advised;
 use crate::domain::debt::{Debt, NoYield, Owner, stopping_unit, stopping_units};
 use crate::domain::refusal::Refusal;
@@ -18,14 +17,14 @@ use crate::domain::vm::{TaskId, Vmid};
 use crate::host::clock::awaiting;
 use crate::host::systemd::Job;
 use crate::host::{pve, task};
+use crate::lifecycle::case::assess::assess;
 use crate::lifecycle::case::neighbours::{Neighbour, neighbours, without_neighbours};
-use crate::lifecycle::case::resolve::resolve;
 use crate::lifecycle::case::room::state_now;
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::account::Account;
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::{busy, read_state};
-use crate::lifecycle::engine::others::{look_around, look_at_groups};
 use crate::lifecycle::engine::run::{Run, START_TIME};
 use crate::lifecycle::engine::work::{Worked, work};
 
@@ -35,9 +34,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a unit that was asked for may take to be seen at work.
 const BEGIN_WAIT: Duration = Duration::from_secs(3);
 
-/// What came of making room: why there is none.
-type Made = Result<(), Refusal>;
-
 impl Run<'_> {
     /// Has the VMs shut down that are to make room, and waits until they are gone.
     ///
@@ -46,21 +42,19 @@ impl Run<'_> {
         &self,
         case: &Case,
         account: &mut Account,
-    ) -> anyhow::Result<Made> {
+    ) -> Result<(), Denied> {
         if case.table.yields.stop.is_empty() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let left = self.host.left();
         self.remember(case, &[], account)?;
         if !self.needs_room(case) {
-            return Ok(Ok(()));
+            return Ok(());
         }
-        if let Err(refusal) = self.foresee(case)? {
-            return Ok(Err(refusal));
-        }
-        let made = self.shut_down(case, left, account)?;
+        self.foresee(case)?;
+        let made = self.shut_down(case, left, account);
         self.host.allow(left);
-        Ok(made)
+        made
     }
 
     /// Tells whether the guest is going to run: not when it is started for a backup or comes from
@@ -70,34 +64,22 @@ impl Run<'_> {
     }
 
     /// Finds what would keep the VM from its CPUs once the others are gone: then they stay.
-    fn foresee(&self, case: &Case) -> anyhow::Result<Result<(), Refusal>> {
+    fn foresee(&self, case: &Case) -> Result<(), Denied> {
         let neighbours = neighbours(self.host, case)?;
         if neighbours.is_empty() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         if let Some(obstacle) = neighbours.into_iter().find_map(|one| one.obstacle) {
-            return Ok(Err(Refusal::NoYield(obstacle)));
+            return Err(Refusal::NoYield(obstacle).into());
         }
         let state = without_neighbours(state_now(self.host)?, case);
-        let resolved = match resolve(self.host, case, &state)? {
-            Ok(resolved) => resolved,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let mut around = look_around(self.host, &case.settings, &case.table);
-        look_at_groups(self.host, &state, &mut around);
-        let (wishes, topology) = (&resolved.wishes, &resolved.topology);
-        let checked = admission::check(case.vmid, wishes, &state.claims, topology, &around);
-        Ok(checked.map(drop))
+        assess(self.host, case, Some(&state))?.granted()?;
+        Ok(())
     }
 
     /// Has them shut down; `left` is the time for each piece of work on the host.
-    fn shut_down(
-        &self,
-        case: &Case,
-        left: Duration,
-        account: &mut Account,
-    ) -> anyhow::Result<Result<(), Refusal>> {
-        let refused = |why| Ok(Err(Refusal::NoYield(why)));
+    fn shut_down(&self, case: &Case, left: Duration, account: &mut Account) -> Result<(), Denied> {
+        let refused = |why| Err(Refusal::NoYield(why).into());
         let timeout = case.table.yields.timeout;
         let until = self.host.clock.since_boot() + timeout.duration();
         let vmids = case.table.yields.stop.iter();
@@ -111,7 +93,7 @@ impl Run<'_> {
             let open = neighbours(self.host, case)?;
             let now = self.host.clock.since_boot();
             let Some(first) = open.first() else {
-                return Ok(Ok(()));
+                return Ok(());
             };
             if now >= until {
                 let (vmid, timeout) = (first.vmid, timeout.to_string());
@@ -130,10 +112,11 @@ impl Run<'_> {
             asked.extend(new.iter().map(|one| (one.vmid, now)));
             if !task::alive(&*self.host.files, self.caller.process) {
                 let vmid = case.vmid;
-                bail!(Advised::new(
+                let ended = Advised::new(
                     format!("the task that was starting vm {vmid} has ended"),
                     format!("start vm {vmid} again"),
-                ));
+                );
+                return Err(Denied::Failed(ended.into()));
             }
             let qemus = open.iter().filter_map(|one| one.qemu);
             let ends: Vec<TaskId> = qemus.chain([self.caller.process]).collect();
@@ -207,7 +190,7 @@ impl Run<'_> {
                 let debt = Debt::owed_by(vmid, stopped, now.debts.get(&vmid), (case.vmid, owner));
                 Record::Debt(Box::new(debt))
             });
-            Ok(Ok::<_, Refusal>(records.collect()))
+            Ok(records.collect())
         })?;
         match worked {
             Worked::Busy => Err(busy()),
@@ -215,7 +198,6 @@ impl Run<'_> {
                 account.tell(&report);
                 Ok(())
             }
-            Worked::Refused(_) => Ok(()),
         }
     }
 }

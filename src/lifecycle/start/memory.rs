@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::domain::claim::ClaimState;
 use crate::domain::memory::{MemoryFault, MemoryWishes, Pool, Share};
 use crate::domain::pools::{self, Pages};
-use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};
 use crate::domain::table::Hugepages;
 use crate::domain::target::Target;
@@ -122,7 +121,7 @@ impl Run<'_> {
         }
         account.fail(Exit::Refused, text, fault.help(Some(vmid)));
         work(self.host, &Answers::default(), |_| {
-            Ok(Ok::<_, Refusal>(vec![Record::End(vmid)]))
+            Ok(vec![Record::End(vmid)])
         })?;
         Ok(())
     }

@@ -8,9 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::verdict::backend;
+use crate::domain::advice::Advised;
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::gate::Backend;
-use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
@@ -22,6 +22,7 @@ use crate::lifecycle::devices::binding;
 use crate::lifecycle::engine::account::{Account, Level};
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::debts;
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::{busy, read_state};
 use crate::lifecycle::engine::run::{Run, START_TIME};
@@ -83,8 +84,8 @@ impl Run<'_> {
             Phase::PreStop => self.pre_stop(vmid, &mut account),
             Phase::PostStop => self.post_stop(vmid, &mut account),
         };
-        if let Err(error) = done {
-            account.fail_by(&format!("vm {vmid}: "), &error);
+        if let Err(denied) = done {
+            account.deny(vmid, &denied);
         }
         account
     }
@@ -116,11 +117,17 @@ impl Run<'_> {
                 );
             }
         }
-        if let Err(error) = self.reserve_with_room(&case, account) {
-            let text = format!("vm {vmid}: {error:#}");
-            let help = help_for(&error);
-            let policy = self.about_cpus(vmid, case.table.start.on_refusal);
-            self.refuse(vmid, account, policy, &text, help);
+        let room = self.make_room(&case, account);
+        if let Err(denied) = room.and_then(|()| self.reserve(&case, account)) {
+            let policy = match &denied {
+                // A backup does without cpus, not without what its devices need.
+                Denied::Refused(refusal) if refusal.is_about_devices() => {
+                    case.table.start.on_refusal
+                }
+                _ => self.about_cpus(vmid, case.table.start.on_refusal),
+            };
+            let text = format!("vm {vmid}: {denied}");
+            self.refuse(vmid, account, policy, &text, denied.help(vmid));
         }
     }
 
@@ -134,72 +141,39 @@ impl Run<'_> {
     }
 
     /// Reserves the CPUs when the VMs have gone that are to make room.
-    fn reserve_with_room(&self, case: &Case, account: &mut Account) -> anyhow::Result<()> {
-        match self.make_room(case, account)? {
-            Ok(()) => self.reserve(case, account),
-            Err(refusal) => {
-                let text = format!("vm {}: {refusal}", case.vmid);
-                let help = refusal.help(case.vmid);
-                self.refuse(case.vmid, account, case.table.start.on_refusal, &text, help);
-                Ok(())
-            }
-        }
-    }
-
-    fn reserve(&self, case: &Case, account: &mut Account) -> anyhow::Result<()> {
-        let (vmid, policy) = (case.vmid, case.table.start.on_refusal);
+    fn reserve(&self, case: &Case, account: &mut Account) -> Result<(), Denied> {
+        let vmid = case.vmid;
         let starter = self.caller.process;
         let deadline = self.host.clock.since_boot() + START_TIME;
         let state = ClaimState::Reserved { starter, deadline };
-        let is_back = self.bring_back_own(vmid, account)?;
-        let preparation = match is_back.and_then(|()| self.preparation(case)) {
-            Ok(preparation) => preparation,
-            Err(refusal) => {
-                let text = format!("vm {vmid}: {refusal}");
-                self.refuse(vmid, account, policy, &text, refusal.help(vmid));
-                return Ok(());
-            }
+        self.bring_back_own(vmid, account)?;
+        let preparation = self.preparation(case)?;
+        let worked = self.claim(case, state, &Answers::default(), account)?;
+        let Worked::Done(report, state) = worked else {
+            let help = format!("start vm {vmid} again; lslocks shows which process it is");
+            let late = Advised::new(busy().to_string(), help);
+            return Err(Denied::Failed(late.into()));
         };
-        match self.claim(case, state, &Answers::default(), account)? {
-            Worked::Done(report, state) => {
-                let claim = state.claims.get(&vmid);
-                account.tell(&report);
-                if let Err(refusal) = self.prepare(vmid, &preparation, account)? {
-                    let text = format!("vm {vmid}: {refusal}");
-                    self.refuse(vmid, account, policy, &text, refusal.help(vmid));
-                    return Ok(());
-                }
-                match claim {
-                    None => {}
-                    Some(claim) if claim.standby.is_some() => {
-                        account.info(format!("vm {vmid}: started for a backup, no cpus reserved"));
-                    }
-                    Some(Claim { wishes, .. }) => account.info(format!(
-                        "vm {vmid}: {} reserved, {}",
-                        wishes.cpus.in_words(),
-                        backend(wishes)
-                    )),
-                }
-                self.fill_pools(case, account)?;
-                self.undo_preparation(vmid, &preparation, account)?;
+        account.tell(&report);
+        self.prepare(vmid, &preparation, account)?;
+        match state.claims.get(&vmid) {
+            None => {}
+            Some(claim) if claim.standby.is_some() => {
+                account.info(format!("vm {vmid}: started for a backup, no cpus reserved"))
             }
-            Worked::Refused(refusal) => {
-                let policy = self.about_cpus(vmid, policy);
-                let text = format!("vm {vmid}: {refusal}");
-                self.refuse(vmid, account, policy, &text, refusal.help(vmid));
-            }
-            Worked::Busy => {
-                let text = format!("vm {vmid}: {}", busy());
-                let help = format!("start vm {vmid} again; lslocks shows which process it is");
-                let policy = self.about_cpus(vmid, policy);
-                self.refuse(vmid, account, policy, &text, help);
-            }
+            Some(Claim { wishes, .. }) => account.info(format!(
+                "vm {vmid}: {} reserved, {}",
+                wishes.cpus.in_words(),
+                backend(wishes)
+            )),
         }
+        self.fill_pools(case, account)?;
+        self.undo_preparation(vmid, &preparation, account)?;
         Ok(())
     }
 
     /// Brings the claim into force: QEMU and its threads are there.
-    fn post_start(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
+    fn post_start(&self, vmid: Vmid, account: &mut Account) -> Result<(), Denied> {
         let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
             // For a container or a template PVE calls in every phase too.
             if self.case(vmid, account)?.is_some() {
@@ -214,7 +188,7 @@ impl Run<'_> {
                 let answers = self.ask(vmid, &claim.wishes, account);
                 let state = self.state_of(vmid, qemu, &answers);
                 if claim.standby.is_some() && matches!(state, ClaimState::Running { .. }) {
-                    return self.adopt_standby(&claim, qemu, account);
+                    return Ok(self.adopt_standby(&claim, qemu, account)?);
                 }
                 self.promote(&claim, state, &answers)?
             }
@@ -222,15 +196,16 @@ impl Run<'_> {
                 let Some(case) = self.case(vmid, account)? else {
                     return Ok(());
                 };
-                match self.adopt(&case, qemu, account)? {
-                    Worked::Refused(refusal) if !self.aborts(vmid, case.table.start.on_refusal) => {
+                let on_refusal = case.table.start.on_refusal;
+                match self.adopt(&case, qemu, account) {
+                    Err(Denied::Refused(refusal)) if !self.aborts(vmid, on_refusal) => {
                         account.warn(format!(
                             "vm {vmid}: {refusal}; it runs without cpus of its own"
                         ));
                         account.say(Level::Help, refusal.help(vmid));
                         return Ok(());
                     }
-                    worked => worked,
+                    worked => worked?,
                 }
             }
         };
@@ -241,7 +216,7 @@ impl Run<'_> {
     /// Has the partition go without waiting when QEMU ends: systemd removes it then, before any phase is
     /// called, and on some kernels would wait for whatever driver is probing a device. The stop may be in
     /// vain, so the CPUs stay the VM's.
-    fn pre_stop(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
+    fn pre_stop(&self, vmid: Vmid, account: &mut Account) -> Result<(), Denied> {
         let is_isolated =
             |claim: &Claim| claim.is_running() && claim.wishes.backend == Backend::Isolated;
         let known = read_state(&*self.host.files)?.claims.remove(&vmid);
@@ -261,7 +236,7 @@ impl Run<'_> {
             let records = ending
                 .into_iter()
                 .map(|claim| Record::Claim(Box::new(claim)));
-            Ok(Ok::<_, Refusal>(records.collect()))
+            Ok(records.collect())
         })?;
         if let Worked::Done(report, _) = worked {
             account.tell(&report);
@@ -270,10 +245,8 @@ impl Run<'_> {
     }
 
     /// Gives the host back what the VM has owned, if it has ended.
-    fn post_stop(&self, vmid: Vmid, account: &mut Account) -> anyhow::Result<()> {
-        let worked = work(self.host, &Answers::default(), |_| {
-            Ok(Ok::<_, Refusal>(Vec::new()))
-        })?;
+    fn post_stop(&self, vmid: Vmid, account: &mut Account) -> Result<(), Denied> {
+        let worked = work(self.host, &Answers::default(), |_| Ok(Vec::new()))?;
         match &worked {
             Worked::Done(report, state) if state.claims.contains_key(&vmid) => {
                 account.tell(report);
@@ -293,7 +266,6 @@ impl Run<'_> {
                 debts::announce(self.host, state, account);
                 binding::tell_lent(state, account);
             }
-            Worked::Refused(_) => {}
             Worked::Busy => units::wake_reconcile(self.host),
         }
         Ok(())

@@ -15,6 +15,7 @@ use crate::lifecycle::devices::binding::{self, Bindings, no_binding};
 use crate::lifecycle::devices::resetting::{self, Resets, no_reset};
 use crate::lifecycle::devices::waiting;
 use crate::lifecycle::engine::account::Account;
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
@@ -80,29 +81,31 @@ impl Run<'_> {
         vmid: Vmid,
         preparation: &Preparation,
         account: &mut Account,
-    ) -> anyhow::Result<Result<(), Refusal>> {
+    ) -> Result<(), Denied> {
         let Preparation { bindings, resets } = preparation;
         if bindings.is_empty() && resets.is_empty() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let _lock = match self.lock_devices() {
             Ok(Some(lock)) => lock,
             busy => {
                 self.update_claim(vmid, account, |_| Record::End(vmid))?;
-                return Ok(preparation.refused(busy.err()).map_or(Ok(()), Err));
+                let refused = preparation.refused(busy.err());
+                return refused.map_or(Ok(()), |why| Err(why.into()));
             }
         };
-        let done = match self.announce_and_bind(vmid, bindings, account)? {
-            Ok(()) => self.reset(vmid, resets, account)?,
-            Err(refusal) => {
+        let done = match self.announce_and_bind(vmid, bindings, account) {
+            Ok(()) => self.reset(vmid, resets, account),
+            Err(Denied::Refused(refusal)) => {
                 self.update_claim(vmid, account, |_| Record::End(vmid))?;
-                Err(refusal)
+                Err(refusal.into())
             }
+            failed => failed,
         };
-        if done.is_err() {
+        if let Err(Denied::Refused(_)) = done {
             self.give_bound_back(vmid, bindings, account)?;
         }
-        Ok(done)
+        done
     }
 
     /// Gives back what was bound for a start that was refused after that.
@@ -128,12 +131,12 @@ impl Run<'_> {
         vmid: Vmid,
         bindings: &Bindings,
         account: &mut Account,
-    ) -> anyhow::Result<Result<(), Refusal>> {
+    ) -> Result<(), Denied> {
         if bindings.is_empty() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         if let Some(refusal) = self.unready(bindings) {
-            return Ok(Err(refusal));
+            return Err(refusal.into());
         }
         let all = bindings.iter();
         let all = all.map(|(address, binding)| (address.clone(), binding.after));
@@ -143,6 +146,6 @@ impl Run<'_> {
                 ..claim.clone()
             }))
         })?;
-        Ok(self.bind(vmid, bindings, account))
+        Ok(self.bind(vmid, bindings, account)?)
     }
 }

@@ -2,7 +2,6 @@
 
 use super::phase::Phase;
 use crate::domain::claim::ClaimState;
-use crate::domain::refusal::Refusal;
 use crate::domain::words::count;
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::advice::help_without_cpus;
@@ -34,8 +33,7 @@ impl Run<'_> {
         let answers = fate::ask_monitors(self.host, &known);
         let asked = debts::ask(self.host, &known);
         let worked = work(self.host, &answers, |now| {
-            let paid = debts::pay(self.host, now, &asked, account)?;
-            Ok(Ok::<_, Refusal>(paid))
+            Ok(debts::pay(self.host, now, &asked, account)?)
         })?;
         let Worked::Done(report, state) = worked else {
             return Ok(());

@@ -3,10 +3,10 @@
 //! Such a start never fails for CPUs and keeps nobody from them.
 
 use crate::domain::claim::{Claim, ClaimState, Standby, Wishes};
-use crate::domain::refusal::Refusal;
 use crate::domain::start::Purpose;
 use crate::domain::state::Record;
 use crate::lifecycle::case::texts::Case;
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::work::{Worked, work};
@@ -28,7 +28,7 @@ impl Run<'_> {
         &self,
         case: &Case,
         state: ClaimState,
-    ) -> anyhow::Result<Worked<Refusal>> {
+    ) -> Result<Worked, Denied> {
         work(self.host, &Answers::default(), |now| {
             let claim = Claim {
                 vmid: case.vmid,
@@ -46,10 +46,8 @@ impl Run<'_> {
             };
             let known = now.claims.get(&case.vmid);
             let is_new = known != Some(&claim);
-            Ok(Ok(is_new
-                .then(|| Record::Claim(Box::new(claim)))
-                .into_iter()
-                .collect()))
+            let record = is_new.then(|| Record::Claim(Box::new(claim)));
+            Ok(record.into_iter().collect())
         })
     }
 }

@@ -3,7 +3,6 @@
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::{Claim, ClaimState, Wishes};
 use crate::domain::gate::Backend;
-use crate::domain::refusal::Refusal;
 use crate::domain::start::Purpose;
 use crate::domain::state::State;
 use crate::domain::table::OnRefusal;
@@ -23,20 +22,11 @@ const GAP: &str = "a vm or container that starts later may run on these cpus unt
                    notices it, within 15 s";
 
 impl Run<'_> {
-    pub(in crate::lifecycle) fn conclude(
-        &self,
-        vmid: Vmid,
-        worked: Worked<Refusal>,
-        account: &mut Account,
-    ) {
+    pub(in crate::lifecycle) fn conclude(&self, vmid: Vmid, worked: Worked, account: &mut Account) {
         match worked {
             Worked::Done(report, state) => {
                 account.tell(&report);
                 self.summarise(vmid, &report, &state, account);
-            }
-            Worked::Refused(refusal) => {
-                let text = format!("vm {vmid}: {refusal}");
-                account.fail(Exit::Refused, text, refusal.help(vmid));
             }
             Worked::Busy => match journal::spool(&*self.host.files, vmid) {
                 Ok(()) => units::wake_reconcile(self.host),

@@ -7,7 +7,6 @@ use super::driver::DRIVERS;
 use super::wanted::Bindings;
 use crate::domain::pci::VFIO;
 use crate::domain::pci::binding::{GRACE, Lent, lent, target, unneeded};
-use crate::domain::refusal::Refusal;
 use crate::domain::state::{Held, Record, State};
 use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
@@ -122,7 +121,7 @@ impl Run<'_> {
                 Record::Forget(targets) => targets.iter().all(is_as_known),
                 _ => true,
             });
-            Ok(Ok::<_, Refusal>(records))
+            Ok(records)
         })?;
         match worked {
             Worked::Done(report, after) => {

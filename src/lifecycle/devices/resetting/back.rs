@@ -11,13 +11,13 @@ use super::{name_of, name_of_return};
 use crate::domain::claim::Claim;
 use crate::domain::pci::bus_of;
 use crate::domain::pci::reset::NoReset;
-use crate::domain::refusal::Refusal;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::host::slow::{self, Ended};
 use crate::host::{Host, task};
 use crate::lifecycle::devices::waiting::{LOCK, LOCK_WAIT, PAUSE, time_left};
 use crate::lifecycle::engine::account::{Account, Exit};
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
@@ -57,7 +57,7 @@ impl Run<'_> {
         let worked = work(self.host, &Answers::default(), |now| {
             let claims = done.iter().filter_map(|vmid| now.claims.get(vmid));
             let records = claims.map(|claim| brought_back(self.host, claim));
-            Ok(Ok::<_, Refusal>(records.collect()))
+            Ok(records.collect())
         })?;
         if let Worked::Done(report, _) = &worked {
             account.tell(report);
@@ -68,12 +68,12 @@ impl Run<'_> {
     /// Brings back what an earlier start of a VM has removed, before it is started again.
     ///
     /// # Errors
-    /// The outer error when the host cannot be worked on, the inner one when something stays away.
+    /// The host cannot be worked on, or something stays away.
     pub(in crate::lifecycle) fn bring_back_own(
         &self,
         vmid: Vmid,
         account: &mut Account,
-    ) -> anyhow::Result<Result<(), Refusal>> {
+    ) -> Result<(), Denied> {
         let away = || {
             let state = read_state(&*self.host.files)?;
             let claim = state.claims.get(&vmid);
@@ -82,17 +82,17 @@ impl Run<'_> {
         };
         let (state, before) = away()?;
         if before.is_empty() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         self.bring_back(&state, account)?;
         let (_, left) = away()?;
-        Ok(match left.into_keys().next() {
+        match left.into_keys().next() {
             Some(address) => {
                 let why = NoReset::Failed("an earlier start has not brought it back".to_owned());
-                Err(no_reset("hostpci", &address, why))
+                Err(no_reset("hostpci", &address, why).into())
             }
             None => Ok(()),
-        })
+        }
     }
 
     /// Brings back the functions of one claim; tells whether nothing more is to be done about them.

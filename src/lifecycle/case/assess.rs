@@ -1,0 +1,131 @@
+//! Whether the table of a VM can be granted: the one place where that is worked out, in one order,
+//! for a start as for those who only show.
+
+use super::ground::{Asking, Ground};
+use super::resolve::{Resolved, resolve};
+use super::texts::Case;
+use crate::domain::admission;
+use crate::domain::claim::Claims;
+use crate::domain::cpuset::CpuSet;
+use crate::domain::others::{Exclusive, Surroundings};
+use crate::domain::refusal::Refusal;
+use crate::domain::state::State;
+use crate::domain::table::Cpus;
+use crate::host::{Host, cgroup};
+use crate::lifecycle::engine::denied::Denied;
+use crate::lifecycle::engine::others::{look_around, look_at_groups};
+
+/// What is looked at before it is known what others own: that takes its time, so it is done
+/// without the host lock.
+#[derive(Debug)]
+pub struct Prospect {
+    /// What the VM is to own.
+    pub resolved: Resolved,
+    around: Surroundings,
+}
+
+/// What comes of a table.
+#[derive(Debug)]
+pub struct Assessment {
+    /// What the VM is to own.
+    pub resolved: Resolved,
+    /// What others have of the CPUs.
+    pub around: Surroundings,
+    /// What the operator should know if it is granted, or why it is not.
+    verdict: Result<Vec<String>, Refusal>,
+}
+
+/// Finds out whether a table can be granted beside what `state` says; `None` when that is hidden.
+///
+/// # Errors
+/// The host cannot be read, or does not have what the table asks for.
+pub fn assess(host: &Host, case: &Case, state: Option<&State>) -> Result<Assessment, Denied> {
+    let nobody = State::default();
+    let prospect = Prospect::of(host, case, state.unwrap_or(&nobody))?;
+    Ok(prospect.assess(host, case, state))
+}
+
+/// Finds out whether a table can be granted, as far as it does not depend on what other VMs own;
+/// returns what the operator should know nevertheless.
+///
+/// Where it leaves the choice of CPUs to the start, only what they do not matter for is looked at.
+///
+/// # Errors
+/// The first reason why not.
+pub fn assess_alone(
+    ground: &Ground,
+    asking: &Asking<'_>,
+    around: &Surroundings,
+) -> Result<Vec<String>, Refusal> {
+    let (table, topology) = (asking.table, &ground.topology);
+    let Cpus::Set(cpus) = &table.cpus else {
+        ground.fit_any(table)?;
+        return Ok(Vec::new());
+    };
+    let request = asking.request(cpus.clone(), &CpuSet::new(), topology);
+    let fit = ground.fit(asking, &request)?;
+    let placement = &fit.placement;
+    let notices = placement.notices.iter();
+    let notices = notices.filter(|notice| notice.is_warning());
+    let mut warnings: Vec<String> = notices.map(ToString::to_string).collect();
+    let doubts = asking.doubts_of_written(placement, topology).into_iter();
+    let doubts = doubts.chain(asking.doubts_of_guest(placement, topology));
+    warnings.extend(doubts.map(|remark| remark.text));
+    let share = table.share(asking.vmid, placement.owned(), fit.choice.backend);
+    warnings.extend(admission::check(&share, &Claims::new(), topology, around)?);
+    Ok(warnings)
+}
+
+impl Prospect {
+    /// Resolves the table of a case next to `state`, and looks around.
+    ///
+    /// # Errors
+    /// The host cannot be read, or does not have what the table asks for.
+    pub fn of(host: &Host, case: &Case, state: &State) -> Result<Self, Denied> {
+        Ok(Prospect {
+            resolved: resolve(host, case, state)?,
+            around: look_around(host, &case.settings, &case.table),
+        })
+    }
+
+    /// Resolves the table again next to `claims`: see [`Resolved::among`].
+    ///
+    /// # Errors
+    /// There is no room any more.
+    pub fn among(self, case: &Case, claims: &Claims) -> Result<Self, Refusal> {
+        let resolved = self.resolved.among(case, claims)?;
+        Ok(Prospect { resolved, ..self })
+    }
+
+    /// Finds out whether others leave the VM what it is to own, beside what `state` says.
+    ///
+    /// Whose the partitions of VMs are cannot be told without it: our own, most likely.
+    pub fn assess(mut self, host: &Host, case: &Case, state: Option<&State>) -> Assessment {
+        let nobody = State::default();
+        look_at_groups(host, state.unwrap_or(&nobody), &mut self.around);
+        if state.is_none() {
+            let is_of_vms = |one: &Exclusive| one.group.starts_with(cgroup::QEMU_SLICE);
+            self.around.partitions.retain(|one| !is_of_vms(one));
+        }
+        let Prospect { resolved, around } = self;
+        let claims = &state.unwrap_or(&nobody).claims;
+        let share = resolved.wishes.share(case.vmid);
+        let verdict = admission::check(&share, claims, &resolved.topology, &around);
+        Assessment {
+            resolved,
+            around,
+            verdict,
+        }
+    }
+}
+
+impl Assessment {
+    /// Returns what the VM is to own, and what the operator should know nevertheless.
+    ///
+    /// # Errors
+    /// Others do not leave it that.
+    pub fn granted(self) -> Result<(Resolved, Vec<String>), Refusal> {
+        let warnings = self.verdict?;
+        Ok((self.resolved, warnings))
+    }
+}
