@@ -159,12 +159,9 @@ impl CpuSet {
 
     /// Returns the highest CPU.
     pub fn last(&self) -> Option<CpuId> {
-        let (n, word) = match self.high.last() {
-            Some(word) => (self.high.len(), *word),
-            None => (0, self.low),
-        };
-        let bit = word.checked_ilog2()?;
-        Some(CpuId(n as u32 * BITS + bit))
+        let words = (0..).zip(self.words());
+        let (n, word) = words.filter(|(_, word)| *word != 0).last()?;
+        Some(CpuId(n * BITS + word.ilog2()))
     }
 
     /// Returns the CPUs that are in either set.

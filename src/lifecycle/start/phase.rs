@@ -159,7 +159,7 @@ impl Run<'_> {
         match state.claims.get(&vmid) {
             None => {}
             Some(claim) if claim.standby.is_some() => {
-                account.info(format!("vm {vmid}: started for a backup, no cpus reserved"))
+                account.info(format!("vm {vmid}: started for a backup, no cpus reserved"));
             }
             Some(Claim { wishes, .. }) => account.info(format!(
                 "vm {vmid}: {} reserved, {}",
