@@ -7,7 +7,7 @@
 //! those of the group above.
 
 use super::backend::Backend;
-use super::claim::{Claims, owned_by_others};
+use super::claim::{ClaimState, Claims, owned_by_others};
 use super::cpuset::CpuSet;
 use super::others::{Above, Bystander, Exclusive, Share, Surroundings};
 use super::placement::{check_reserve, housekeeping};
@@ -47,9 +47,10 @@ pub fn check_claims(share: &Share, claims: &Claims) -> Result<(), Refusal> {
     for claim in others {
         let cpus = claim.wishes.cpus.intersection(&share.cpus);
         if !cpus.is_empty() {
-            return Err(Refusal::Claimed {
-                cpus,
-                owner: claim.vmid,
+            let owner = claim.vmid;
+            return Err(match claim.state {
+                ClaimState::Reserved { .. } => Refusal::Reserved { cpus, owner },
+                _ => Refusal::Claimed { cpus, owner },
             });
         }
     }

@@ -25,6 +25,14 @@ pub enum Refusal {
         /// Who owns them.
         owner: Vmid,
     },
+    /// A start of another VM that has not come to its end has reserved some of them.
+    #[error("{} {} reserved for a start of vm {owner}", cpus.in_words(), cpus.is_or_are())]
+    Reserved {
+        /// The CPUs in question.
+        cpus: CpuSet,
+        /// Who is being started.
+        owner: Vmid,
+    },
     /// Somebody else's cgroup owns some of them.
     #[error("{} {} in {} of cgroup {}", .0.cpus.in_words(), .0.cpus.is_or_are(), .0.what(), .0.group)]
     Foreign(Exclusive),
@@ -133,6 +141,10 @@ impl Refusal {
         let other_cpus = others::other_cpus(Some(vmid));
         match self {
             Refusal::Claimed { owner, .. } => format!("stop vm {owner}, or {other_cpus}"),
+            Refusal::Reserved { owner, .. } => format!(
+                "wait for vm {owner} to start and stop it then (if nothing starts it: pin-hook \
+                 release {owner}), or {other_cpus}"
+            ),
             Refusal::NoRoom {
                 source: NoRoom::OneCore(error),
                 ..

@@ -10,6 +10,7 @@ use super::world::{CONF, World, assert_says, done};
 use crate::common::sim::VmSpec;
 
 const TIMER: &str = "pin-hook-reconcile.timer";
+const PATH: &str = "pin-hook-reconcile.path";
 
 fn running() -> World {
     let world = World::with_vm();
@@ -65,7 +66,14 @@ fn status_fails_while_nothing_looks_after_the_claims_and_apply_has_them_looked_a
     assert_eq!(unwatched(), (vec![], true));
     world.sim.state().systemd.active.remove(TIMER);
     world.sim.fail(&format!("start {TIMER}"), libc::EIO, 1);
-    assert_says(&world.apply(100), "cannot start the reconcile units");
+    let alone = format!("cannot start {TIMER}, so there are no regular checks");
+    assert_says(&world.apply(100), &alone);
+    for unit in [TIMER, PATH] {
+        world.sim.state().systemd.active.remove(unit);
+        world.sim.fail(&format!("start {unit}"), libc::EIO, 1);
+    }
+    let both = format!("cannot start {TIMER} and {PATH}, so a crash would not be cleaned up");
+    assert_says(&world.apply(100), &both);
 }
 
 #[test]
@@ -166,5 +174,34 @@ fn a_config_that_was_cut_meanwhile_takes_no_cpu_from_a_vcpu() {
     assert!(world.plan(100).changes.is_empty());
     done(world.apply(100));
     assert!(status().ok, "{:#?}", status());
+    world.assert_owns(100);
+}
+
+/// A table for the guest that a start will make does not fit the one that runs, and is said to be for later.
+#[test]
+fn a_table_for_fewer_vcpus_is_for_the_next_start() {
+    let world = running();
+    let conf = CONF.replace("cores: 2", "cores: 1");
+    world
+        .sim
+        .put("/etc/pve/nodes/pve1/qemu-server/100.conf", &conf);
+    world.sim.table(100, "cpus = \"2\"\n");
+    let outdated = status(&world.host, None).unwrap().claims[0]
+        .outdated
+        .clone();
+    let told = "this takes effect at the next start: the vm has 2 vcpus, the table has 1 cpu";
+    assert!(
+        outdated.as_ref().is_some_and(|text| text.contains(told)),
+        "{outdated:?}"
+    );
+    let runs = "the vm runs with 2 vcpus: its config names fewer";
+    assert_says(&world.apply(100), runs);
+    let notices = world.plan(100).notices;
+    assert!(
+        notices.iter().any(|text| text.starts_with(runs)),
+        "{notices:?}"
+    );
+    world.stop(100);
+    world.start_as(100, &VmSpec::with_vcpus(1));
     world.assert_owns(100);
 }

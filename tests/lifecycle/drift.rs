@@ -276,3 +276,15 @@ fn every_setting_that_somebody_sets_back_is_left_after_three_times() {
         assert_eq!(world.sim.get(path), theirs, "{path}");
     }
 }
+
+/// What an apply says of a device is what status says: those that an earlier run has found count as well.
+#[test]
+fn interrupts_that_an_earlier_run_has_found_are_counted() {
+    let world = World::with_vm();
+    world.sim.add_managed_irq(60, "nvme0q5", &cpus("4"));
+    world.sim.add_managed_irq(61, "nvme0q6", &cpus("5"));
+    world.start(100);
+    world.sim.table(100, "cpus = \"2-5\"\n");
+    let account = done(world.apply(100));
+    assert_says(&account, "nvme0: 4 interrupts cannot be moved off cpus 2-5");
+}

@@ -25,7 +25,14 @@ fn assert_refused(world: &World, error: &str) {
 fn cpus_of_another_vm_are_refused_and_the_vm_is_named() {
     let world = World::with_two_vms().vm(100, CONF, "cpus = \"3-4\"\n");
     done(world.phase(Phase::PreStart, 101));
-    assert_refused(&world, "vm 100: cpu 4 is claimed by vm 101");
+    let account = world.phase(Phase::PreStart, 100);
+    assert_says(&account, "pin-hook release 101");
+    let account = world.phase(Phase::PostStop, 101);
+    assert_says(
+        &account,
+        "its cpus are reserved for a start until pin-hook release",
+    );
+    assert_refused(&world, "vm 100: cpu 4 is reserved for a start of vm 101");
     world.start(101);
     assert_refused(&world, "vm 100: cpu 4 is claimed by vm 101");
     world.assert_owns(101);

@@ -76,10 +76,13 @@ pub fn read_case(host: &Host, vmid: Vmid, migrated_from: &str) -> Result<Found, 
     let table_path = table.path.clone();
     let table = understand(host, &table, &settings)?;
     yields::check(host, Some(vmid), &table_path, &table)?;
-    guest.keep_vcpus(vcpus_at_work(host, vmid));
+    let at_work = vcpus_at_work(host, vmid);
+    let surplus_vcpus = (at_work > guest.n_vcpus).then_some(at_work);
+    guest.keep_vcpus(at_work);
     Ok(Found::Case(Box::new(Case {
         vmid,
         guest,
+        surplus_vcpus,
         table,
         table_path,
         settings,

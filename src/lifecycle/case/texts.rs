@@ -6,6 +6,7 @@ use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
 use crate::domain::table::{HostSettings, Table};
 use crate::domain::vm::Vmid;
+use crate::domain::words::count;
 use crate::domain::yields::YieldFault;
 use crate::host::Host;
 use crate::host::pve::{self, TextFile};
@@ -18,14 +19,28 @@ use crate::lifecycle::engine::denied::Denied;
 pub struct Case {
     /// Which VM.
     pub vmid: Vmid,
-    /// What PVE would start.
+    /// What PVE would start, with the vCPUs that it runs with if those are more.
     pub guest: Guest,
+    /// vCPUs that it runs with, where its config names fewer by now.
+    pub surplus_vcpus: Option<u32>,
     /// What the operator wishes.
     pub table: Table,
     /// Where the table is.
     pub table_path: String,
     /// Settings of the host.
     pub settings: HostSettings,
+}
+
+impl Case {
+    /// Returns what is to be known of a guest that runs with more vCPUs than its config names.
+    pub fn on_vcpus(&self) -> Option<String> {
+        let n = self.surplus_vcpus?;
+        let text = "its config names fewer, which takes effect when it is stopped and started";
+        Some(format!(
+            "the vm runs with {}: {text}",
+            count(n as usize, "vcpu")
+        ))
+    }
 }
 
 /// What there is under a guest id.

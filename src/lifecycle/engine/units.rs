@@ -6,7 +6,9 @@ use crate::domain::state::State;
 use crate::host::Host;
 
 /// Units that run reconcile: every 15 s, and when a VM comes or goes.
-const WATCHERS: [&str; 2] = ["pin-hook-reconcile.timer", "pin-hook-reconcile.path"];
+const WATCHERS: [&str; 2] = [TIMER, PATH];
+const TIMER: &str = "pin-hook-reconcile.timer";
+const PATH: &str = "pin-hook-reconcile.path";
 /// The unit that is reconcile.
 const RECONCILE: &str = "pin-hook-reconcile.service";
 
@@ -23,21 +25,25 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     // A run that claimed something meanwhile may have started them before they were stopped here.
     let is_needed_again = || read_state(&*host.files).is_ok_and(|state| !state.is_empty());
     let mut told = tell(host, is_needed);
-    if told.is_ok() && !is_needed && is_needed_again() {
+    if told.is_empty() && !is_needed && is_needed_again() {
         told = tell(host, true);
     }
-    if let Err(error) = told {
-        report.warnings.push(match is_needed {
-            true => format!(
-                "cannot start the reconcile units, a crash would not be cleaned up: \
-                 {error:#}"
-            ),
-            false => format!(
-                "cannot stop the reconcile units, although nothing is claimed: \
-                 {error:#}"
-            ),
-        });
-    }
+    let text = match (is_needed, told.as_slice()) {
+        (_, []) => return,
+        (true, [(one, error), (two, _)]) => {
+            format!("cannot start {one} and {two}, so a crash would not be cleaned up: {error:#}")
+        }
+        (true, [(TIMER, error), ..]) => {
+            format!("cannot start {TIMER}, so there are no regular checks: {error:#}")
+        }
+        (true, [(unit, error), ..]) => format!(
+            "cannot start {unit}, so changes are only noticed by the timer, within 15 s: {error:#}"
+        ),
+        (false, [(unit, error), ..]) => {
+            format!("cannot stop {unit}, although nothing is claimed: {error:#}")
+        }
+    };
+    report.warnings.push(text);
 }
 
 /// Returns the units that should look after the claims and do not.
@@ -54,13 +60,17 @@ pub fn idle(host: &Host) -> anyhow::Result<Vec<&'static str>> {
     Ok(idle)
 }
 
-/// The timer is the last to be stopped: when systemd is late with the one before it, the timer
-/// comes back and has it stopped then.
-fn tell(host: &Host, is_needed: bool) -> anyhow::Result<()> {
-    let mut watchers = WATCHERS.iter();
+/// Starts or stops the units; returns those that it could not.
+///
+/// One that is masked keeps the other from nothing. The timer is the last to be stopped, and only after the
+/// path unit: when systemd is late with that, the timer comes back and has it stopped then.
+fn tell(host: &Host, is_needed: bool) -> Vec<(&'static str, anyhow::Error)> {
+    let failed = |unit, done: anyhow::Result<()>| done.err().map(|error| (unit, error));
+    let start = |unit| failed(unit, host.systemd.start(unit));
+    let stop = |unit| failed(unit, host.systemd.stop(unit));
     match is_needed {
-        true => watchers.try_for_each(|unit| host.systemd.start(unit)),
-        false => watchers.rev().try_for_each(|unit| host.systemd.stop(unit)),
+        true => WATCHERS.into_iter().filter_map(start).collect(),
+        false => stop(PATH).or_else(|| stop(TIMER)).into_iter().collect(),
     }
 }
 

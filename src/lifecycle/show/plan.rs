@@ -52,6 +52,7 @@ impl Run<'_> {
                         "pending changes in the vm's config are included: a start applies them";
                     plan.notices.push(text.to_owned());
                 }
+                plan.notices.extend(case.on_vcpus());
                 let policy = case.table.start.on_refusal;
                 if let Err(denied) = self.plan_case(&case, &mut plan) {
                     let refusal = denied.refusal()?;

@@ -47,6 +47,9 @@ impl Run<'_> {
         match pve::running(&*self.host.files, vmid)? {
             None => account.does_not_run(vmid),
             Some(qemu) => {
+                if let Some(text) = case.on_vcpus() {
+                    account.info(format!("vm {vmid}: {text}"));
+                }
                 let mut worked = self.adopt(case, qemu, account)?;
                 if let Worked::Done(report, state) = &mut worked {
                     // Where nothing is new they were not asked for.

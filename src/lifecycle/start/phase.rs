@@ -250,9 +250,16 @@ impl Run<'_> {
         match &worked {
             Worked::Done(report, state) if state.claims.contains_key(&vmid) => {
                 account.tell(report);
-                account.info(format!(
-                    "vm {vmid}: running or being started, nothing restored"
-                ));
+                let is_reserved =
+                    |claim: &Claim| matches!(claim.state, ClaimState::Reserved { .. });
+                let why = match state.claims.get(&vmid).is_some_and(is_reserved) {
+                    true => {
+                        "its cpus are reserved for a start until pin-hook release, or until the \
+                             process that began it ends"
+                    }
+                    false => "it is running",
+                };
+                account.info(format!("vm {vmid}: nothing restored: {why}"));
             }
             Worked::Done(report, state) => {
                 account.tell(report);

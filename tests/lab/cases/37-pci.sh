@@ -104,7 +104,7 @@ rm -r /etc/pve/mapping
 
 hostpci "$vf" '[pci]' 'reset = "remove-rescan"'
 refuses 'a virtual function is not removed' qm start 100
-check 'because only its physical one makes it' has "$work/refused" "it is a virtual function, which only $pf makes"
+check 'because only its physical one makes it' has "$work/refused" "it is a virtual function, which only $pf can create"
 
 hostpci "$vf" '[pci]' 'reset = "flr"' 'irqs = "vcpus"'
 methods=$(cat "$devices/$vf/reset_method")

@@ -29,7 +29,7 @@ capture_before
 begin 'lost'
 rm -rf /run/pin-hook
 refuses 'lost: status does not say that all is well' pin-hook status
-check 'lost: it names the cgroup' has "$work/refused" 'cgroup qemu.slice/100.scope/vcpu keeps cpus 2-5 from the host'
+check 'lost: it names the cgroup' has "$work/refused" 'cgroup qemu.slice/100.scope/vcpu withholds cpus 2-5 from the host'
 qm stop 100 > "$work/stop" 2>&1
 looked_at
 check 'lost, the vm stopped: release --all' released --all

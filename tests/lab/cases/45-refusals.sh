@@ -90,7 +90,7 @@ refused 'too little left' 'no cpu would be left for the host'
 table 100 'cpus = "2-5"' 'colour = "blue"'
 refused 'a broken table' '/etc/pin-hook/100.toml:2:1'
 
-overlap='cpus 2-5 are claimed by vm 101'
+overlap='cpus 2-5 are reserved for a start of vm 101'
 table 101 'cpus = "2-5"'
 vm_conf 101 "$hooked"
 pin-hook 101 pre-start > /dev/null

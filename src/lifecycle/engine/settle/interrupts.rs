@@ -1,6 +1,7 @@
 //! Interrupts, which do not simply go where they are sent: some move when they occur next, some
 //! elsewhere, and some never.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -60,8 +61,21 @@ impl Settling<'_, '_> {
             .iter()
             .filter(|target| target.of_irq().is_none());
         self.report.n_unchangeable = others.count();
-        let owned = kept_off(&self.journal.state().claims, |wishes| wishes.interrupts);
-        self.report.stuck = stuck_in(self.host, self.unchangeable.iter(), &owned);
+        self.report.stuck = self.stuck();
+    }
+
+    /// Returns the interrupts that stay on owned CPUs, of devices of which this run has found one: all of
+    /// them count, those that an earlier run has found as well.
+    fn stuck(&self) -> Vec<Stuck> {
+        let state = self.journal.state();
+        let owned = kept_off(&state.claims, |wishes| wishes.interrupts);
+        let new = stuck_in(self.host, self.unchangeable.iter(), &owned);
+        let held = state.held.iter().filter(|(_, held)| held.unchangeable);
+        let all = held.map(|(target, _)| target).chain(&self.unchangeable);
+        let all: BTreeSet<&Target> = all.collect();
+        let mut stuck = stuck_in(self.host, all.into_iter(), &owned);
+        stuck.retain(|one| new.iter().any(|new| new.device == one.device));
+        stuck
     }
 
     /// Returns how many interrupts that were moved in this run are still delivered elsewhere.
