@@ -21,7 +21,7 @@ mount -t tmpfs -o size=1M,mode=700 tmpfs $D
 for free in 0 4 16 40; do
     fill $free
     refuses "$free KiB free: a start is refused" qm start 100
-    check "$free KiB free: it says why" has "$work/refused" 'needs'
+    check "$free KiB free: it says why" has "$work/refused" 'needed to record how to restore the host'
 done
 rm $D/filler
 qm start 100 > "$work/start"
