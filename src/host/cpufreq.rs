@@ -28,6 +28,15 @@ pub fn policies(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
     policies.collect()
 }
 
+/// Returns the lowest and the highest frequency that the hardware of a policy has, in kHz.
+pub fn hardware_range(files: &dyn Files, policy: u32) -> Option<(u32, u32)> {
+    let read = |name: &str| {
+        let text = files.read(&format!("{DIR}/policy{policy}/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some((read("cpuinfo_min_freq")?, read("cpuinfo_max_freq")?))
+}
+
 /// Returns how frequencies above nominal are switched on this host.
 pub fn boost_by(files: &dyn Files) -> BoostBy {
     let first = policies(files).into_keys().next();

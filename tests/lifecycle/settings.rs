@@ -440,3 +440,28 @@ fn merged_pages_stay_merged_where_memory_is_too_short_to_take_them_apart() {
     done(world.phase(Phase::PostStart, 100));
     assert_eq!(world.sim.get(KSM), "0\n");
 }
+
+#[test]
+fn a_frequency_that_the_hardware_does_not_have_is_told_before_a_start() {
+    let warnings = |line: &str| {
+        let world = World::lab().vm(100, CONF, &format!("cpus = \"2-3\"\n[power]\n{line}\n"));
+        for (name, khz) in [("min", "800000\n"), ("max", "3400000\n")] {
+            let dir = "/sys/devices/system/cpu/cpufreq/policy2";
+            world.sim.put(&format!("{dir}/cpuinfo_{name}_freq"), khz);
+            world.sim.put(&format!("{dir}/scaling_{name}_freq"), khz);
+        }
+        world.plan(100).warnings.join("\n")
+    };
+    let text = warnings("max-frequency = \"9GHz\"");
+    assert!(
+        text.contains("power.max-frequency: 9GHz is beyond the hardware"),
+        "{text}"
+    );
+    let text = warnings("min-frequency = \"1MHz\"");
+    assert!(
+        text.contains("power.min-frequency: 1MHz is beyond the hardware"),
+        "{text}"
+    );
+    let text = warnings("max-frequency = \"2GHz\"");
+    assert!(!text.contains("beyond the hardware"), "{text}");
+}

@@ -37,7 +37,7 @@ pub fn of_guest(
 ) -> Vec<Remark> {
     let used: CpuSet = placement.vcpus.iter().copied().collect();
     let mut texts: Vec<String> = Vec::new();
-    texts.extend(shared_cores(vmid, guest, placement, topology));
+    texts.extend(shared_cores(guest, placement, topology));
     texts.extend(no_memory(&used, topology));
     texts.extend(bound_to_nothing(guest, topology));
     texts.extend(too_much_memory(guest, topology));
@@ -182,22 +182,16 @@ fn nodes_of(cpus: &CpuSet, topology: &Topology) -> BTreeSet<u32> {
 
 /// Says that vCPUs share cores where the guest does not know; those that are plugged in later do not
 /// count.
-fn shared_cores(
-    vmid: Vmid,
-    guest: &Guest,
-    placement: &Placement,
-    topology: &Topology,
-) -> Option<String> {
+fn shared_cores(guest: &Guest, placement: &Placement, topology: &Topology) -> Option<String> {
     let used = placement.vcpus.iter().take(guest.n_vcpus as usize);
     let used: CpuSet = used.copied().collect();
     let shares = used
         .iter()
         .any(|cpu| !topology.siblings(cpu).is_disjoint(&used));
     (guest.smt < 2 && shares).then(|| {
-        format!(
-            "vcpus share cores and the guest does not know which: pin-hook init {vmid} says what \
-             to set"
-        )
+        "vcpus share cores and the guest does not know which: tell it (args, as under smt in man \
+         pin-hook.toml), or keep siblings idle (smt = \"idle-sibling\")"
+            .to_owned()
     })
 }
 

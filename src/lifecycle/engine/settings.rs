@@ -39,6 +39,7 @@ pub fn remarks(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
     let facts = observed(host);
     let mut remarks = lacks(host, wishes, &facts);
     remarks.extend(unavailable(host, wishes, &facts));
+    remarks.extend(beyond_hardware(host, wishes, &facts));
     remarks.extend(consequences(wishes, &facts));
     remarks
 }
@@ -76,6 +77,39 @@ fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
         }
     }
     remarks
+}
+
+/// Names frequencies that the hardware does not have: the kernel cuts them (`cpufreq_verify_within_limits()`).
+/// What boost adds to them is not known before it is switched.
+fn beyond_hardware(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> BTreeSet<String> {
+    let power = wishes.power;
+    let asked = [
+        ("power.max-frequency", power.max_frequency),
+        ("power.min-frequency", power.min_frequency),
+    ];
+    let asked = asked.map(|(key, asked)| Some((key, asked?)));
+    let policies = facts.policies.iter();
+    let owned = policies.filter(|(_, cpus)| !cpus.is_disjoint(wishes.cpus));
+    let ranges: Vec<_> = owned
+        .filter_map(|(policy, _)| cpufreq::hardware_range(&*host.files, *policy))
+        .collect();
+    let asked = asked
+        .into_iter()
+        .flatten()
+        .filter(|_| power.boost.is_none());
+    let outside = asked.flat_map(|(key, asked)| {
+        let to = move |(least, most): &(u32, u32)| asked.kilohertz().clamp(*least, *most);
+        let cut = ranges.iter().filter(move |range| to(range) != asked.kilohertz());
+        cut.map(move |range| {
+            let (least, most) = range;
+            format!(
+                "{key}: {asked} is beyond the hardware ({least} to {most} khz), the kernel makes it \
+                 {} khz",
+                to(range)
+            )
+        })
+    });
+    outside.collect()
 }
 
 /// Names words that the driver of a policy does not know.
