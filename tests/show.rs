@@ -14,14 +14,15 @@ use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
+use pin_hook::domain::backend::Backend;
 use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::desired::{Wish, desired};
-use pin_hook::domain::gate::Backend;
 use pin_hook::domain::knob::Knob;
+use pin_hook::domain::stage::Stage;
 use pin_hook::domain::state::{Held, Record, State};
 use pin_hook::domain::table::{HostKnobs, Power};
-use pin_hook::domain::target::{Place, Stage, Target, Value};
+use pin_hook::domain::target::{Place, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;

@@ -7,7 +7,7 @@
 //! those of the group above.
 
 use super::backend::Backend;
-use super::claim::{ClaimState, Claims, owned_by_others};
+use super::claim::{Claims, owned_by_others};
 use super::cpuset::CpuSet;
 use super::others::{Above, Bystander, Exclusive, Share, Surroundings};
 use super::placement::{check_reserve, housekeeping};
@@ -48,9 +48,9 @@ pub fn check_claims(share: &Share, claims: &Claims) -> Result<(), Refusal> {
         let cpus = claim.wishes.cpus.intersection(&share.cpus);
         if !cpus.is_empty() {
             let owner = claim.vmid;
-            return Err(match claim.state {
-                ClaimState::Reserved { .. } => Refusal::Reserved { cpus, owner },
-                _ => Refusal::Claimed { cpus, owner },
+            return Err(match claim.state.is_reserved() {
+                true => Refusal::Reserved { cpus, owner },
+                false => Refusal::Claimed { cpus, owner },
             });
         }
     }
@@ -86,8 +86,8 @@ pub fn check_scheduler(
     })
 }
 
-/// Checks that enough is left for the host once a VM owns its CPUs beside those of `claims`. Other VMs are
-/// named only where there would be enough without them.
+/// Checks that enough is left for the host once a VM owns its CPUs beside those of `claims`, whose VMs are
+/// named if not.
 fn check_left(
     share: &Share,
     claims: &Claims,
@@ -97,22 +97,14 @@ fn check_left(
     if !share.is_exclusive() {
         return Ok(());
     }
-    let left_beside = |claims: &Claims| {
-        let left = Taken::of(share, claims, topology, around).left;
-        check_reserve(topology, around.reserve.as_ref(), &left)
-    };
-    let Err(source) = left_beside(claims) else {
-        return Ok(());
-    };
-    if let Err(source) = left_beside(&Claims::new()) {
-        let owners = Vec::new();
-        return Err(Refusal::TooLittleLeft { source, owners });
-    }
-    let owners = claims.values().filter(|claim| claim.owns());
-    let owners = owners.filter(|claim| Some(claim.vmid) != share.vmid);
-    let owners = owners.map(|claim| (claim.vmid, claim.wishes.cpus.clone()));
-    let owners = owners.collect();
-    Err(Refusal::TooLittleLeft { source, owners })
+    let left = Taken::of(share, claims, topology, around).left;
+    check_reserve(topology, around.reserve.as_ref(), &left).map_err(|source| {
+        let owners = claims.values().filter(|claim| claim.owns());
+        let owners = owners.filter(|claim| Some(claim.vmid) != share.vmid);
+        let owners = owners.map(|claim| (claim.vmid, claim.wishes.cpus.clone()));
+        let owners = owners.collect();
+        Refusal::TooLittleLeft { source, owners }
+    })
 }
 
 /// What becomes of the CPUs once the VM owns its own.

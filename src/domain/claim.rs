@@ -1,6 +1,6 @@
 //! Claims: what one VM owns and wishes, and for which of its runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -305,18 +305,12 @@ pub fn owned_by_others(claims: &Claims, except: Vmid) -> CpuSet {
     others.flat_map(|claim| claim.wishes.cpus.iter()).collect()
 }
 
-/// Returns the names of the claims that own a CPU of `cpus`.
-pub fn owners<'c>(claims: &'c Claims, cpus: &CpuSet, except: Vmid) -> BTreeSet<&'c Vmid> {
-    let others = claims
-        .iter()
-        .filter(|(vmid, claim)| claim.owns() && **vmid != except);
-    others
-        .filter(|(_, c)| !c.wishes.cpus.is_disjoint(cpus))
-        .map(|(vmid, _)| vmid)
-        .collect()
-}
-
 impl ClaimState {
+    /// Tells whether the VM is being started and has no QEMU yet.
+    pub fn is_reserved(&self) -> bool {
+        matches!(self, ClaimState::Reserved { .. })
+    }
+
     /// Returns the QEMU process of the run, once there is one.
     pub fn qemu(&self) -> Option<TaskId> {
         match self {

@@ -19,7 +19,6 @@ use std::collections::BTreeMap;
 
 use claimed::in_force;
 pub use claimed::{has_partition, is_exclusive, kept_off, other_irq_cpus};
-pub use containers::takes_cpus;
 use view::View;
 pub use wish::{Desired, Wish};
 

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use super::backend::BackendWish;
 use super::table::Workqueues;
 
-pub use super::backend::Backend;
+use super::backend::Backend;
 
 /// Key of `host.toml` with which the operator vouches for the running kernel.
 pub const OVERRIDE: &str = "kernel-gate = \"ignore\"";

@@ -66,6 +66,9 @@ pub const SYSCTLS: &[(&str, Rule)] = &[
     ("vm/stat_interval", Rule::Highest),
 ];
 
+/// What the hardware of a policy can do, in kHz.
+const HARDWARE_RANGE: Words = Words::Between("cpuinfo_min_freq", "cpuinfo_max_freq");
+
 /// NUMA nodes that memory can come from.
 const NODES_WITH_MEMORY: &str = "/sys/devices/system/node/has_memory";
 
@@ -155,6 +158,7 @@ knobs! {
         rule: Rule::Highest,
         // `cpufreq_notifier_max()` in `drivers/cpufreq/cpufreq.c`.
         is_applied_later: true,
+        words: HARDWARE_RANGE,
         ..SETTING
     },
     /// Lowest frequency of a cpufreq policy, in kHz.
@@ -167,6 +171,7 @@ knobs! {
         rule: Rule::Highest,
         // `cpufreq_notifier_min()` in the same file.
         is_applied_later: true,
+        words: HARDWARE_RANGE,
         ..SETTING
     },
     /// Whether the CPUs of a policy may run faster than their nominal frequency.

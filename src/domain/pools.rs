@@ -5,7 +5,7 @@
 //! frees all others (`PVE/QemuServer/Memory.pm`). So what a start needs is added to the pools before,
 //! and is nobody's business any more once QEMU has taken it.
 
-use super::claim::{Claim, ClaimState, Claims};
+use super::claim::{Claim, Claims};
 use super::memory::{Pool, Share};
 use super::vm::Vmid;
 
@@ -42,9 +42,7 @@ pub fn share(
 
 /// Returns the claims of VMs that are being started.
 pub fn starting(claims: &Claims) -> impl Iterator<Item = &Claim> {
-    claims
-        .values()
-        .filter(|claim| matches!(claim.state, ClaimState::Reserved { .. }))
+    claims.values().filter(|claim| claim.state.is_reserved())
 }
 
 /// Returns the shares that a claim has of a pool.

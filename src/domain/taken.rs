@@ -1,6 +1,6 @@
 //! What a QEMU that is up has taken for good: nothing of it is ours any more.
 
-use super::claim::{Claim, ClaimState};
+use super::claim::Claim;
 use super::memory::Share;
 use super::pci::binding::target;
 use super::pools;
@@ -15,7 +15,7 @@ pub fn pages(state: &State, records: &mut Vec<Record>) {
     let mut sizes = Vec::new();
     for record in records.iter_mut() {
         if let Record::Claim(claim) = record
-            && !matches!(claim.state, ClaimState::Reserved { .. })
+            && !claim.state.is_reserved()
         {
             let shares = claim.wishes.memory.shares.drain(..);
             sizes.extend(shares.map(|share| share.pool.kib));

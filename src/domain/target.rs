@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::cpuset::{CpuId, CpuSet};
 use super::knob::{Grammar, Knob, LAST_RANK, Row};
 use super::memory::Pool;
-pub use super::stage::Stage;
+use super::stage::Stage;
 use super::vm::{TaskId, Vmid};
 
 mod named;

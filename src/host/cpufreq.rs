@@ -28,15 +28,6 @@ pub fn policies(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
     policies.collect()
 }
 
-/// Returns the lowest and the highest frequency that the hardware of a policy has, in kHz.
-pub fn hardware_range(files: &dyn Files, policy: u32) -> Option<(u32, u32)> {
-    let read = |name: &str| {
-        let text = files.read(&format!("{DIR}/policy{policy}/{name}")).ok()?;
-        text.trim().parse().ok()
-    };
-    Some((read("cpuinfo_min_freq")?, read("cpuinfo_max_freq")?))
-}
-
 /// Returns how frequencies above nominal are switched on this host.
 pub fn boost_by(files: &dyn Files) -> BoostBy {
     let first = policies(files).into_keys().next();
@@ -50,7 +41,7 @@ pub fn boost_by(files: &dyn Files) -> BoostBy {
 /// kernel loads as their name is written (`cpufreq_parse_governor`) as well.
 pub fn available(files: &dyn Files, knob: Knob, policy: u32) -> Option<Vec<String>> {
     let (name, is_governor) = match knob.row().words {
-        Words::Unlisted => return None,
+        Words::Unlisted | Words::Between(..) => return None,
         Words::Beside(name) => (name, false),
         Words::Governors(name) => (name, true),
     };
@@ -62,6 +53,18 @@ pub fn available(files: &dyn Files, knob: Knob, policy: u32) -> Option<Vec<Strin
         words.dedup();
     }
     Some(words)
+}
+
+/// Returns the lowest and the highest number that a policy accepts for a knob, where it tells them.
+pub fn range(files: &dyn Files, knob: Knob, policy: u32) -> Option<(u32, u32)> {
+    let Words::Between(least, most) = knob.row().words else {
+        return None;
+    };
+    let read = |name: &str| {
+        let text = files.read(&format!("{DIR}/policy{policy}/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some((read(least)?, read(most)?))
 }
 
 /// Tells whether the driver of a policy takes no governor but its own two (`cpufreq_driver.setpolicy`).

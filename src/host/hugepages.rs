@@ -21,19 +21,25 @@ const ARC_STATS: &str = "/proc/spl/kstat/zfs/arcstats";
 /// # Errors
 /// There is no such pool.
 pub fn pages(files: &dyn Files, pool: Pool) -> io::Result<Pages> {
-    let number = |name: &str| -> io::Result<u64> {
-        let text = files.read(&format!("{NODES}/node{pool}/{name}"))?;
-        text.trim().parse().map_err(io::Error::other)
-    };
     Ok(Pages {
-        persistent: number("nr_hugepages")?.saturating_sub(number("surplus_hugepages")?),
-        free: number("free_hugepages")?,
+        persistent: persistent(files, pool)?,
+        free: number(files, pool, "free_hugepages")?,
     })
 }
 
-/// Returns the file that tells how many pages of a pool are free.
-pub fn free_file(pool: Pool) -> String {
-    format!("{NODES}/node{pool}/free_hugepages")
+/// Returns how many pages stay in a pool: what a process has taken beside it goes when that ends, and is no
+/// wish of anybody.
+///
+/// # Errors
+/// There is no such pool.
+pub fn persistent(files: &dyn Files, pool: Pool) -> io::Result<u64> {
+    let all = number(files, pool, "nr_hugepages")?;
+    Ok(all.saturating_sub(number(files, pool, "surplus_hugepages")?))
+}
+
+fn number(files: &dyn Files, pool: Pool, name: &str) -> io::Result<u64> {
+    let text = files.read(&format!("{NODES}/node{pool}/{name}"))?;
+    text.trim().parse().map_err(io::Error::other)
 }
 
 /// Returns the file that compacts the memory of a node when `1` is written.

@@ -155,7 +155,7 @@ pub fn read_candidate(files: &dyn Files, path: &str) -> anyhow::Result<TextFile>
 /// who may write it. Returns what keeps a file there from being a table.
 ///
 /// # Errors
-/// As [`check_trusted`].
+/// [`Untrusted`], which knows the remedy, or the kernel's.
 pub fn check_place(files: &dyn Files, path: &str) -> anyhow::Result<Option<String>> {
     let Some((directory, name)) = path.rsplit_once('/') else {
         return Ok(None);
@@ -163,8 +163,8 @@ pub fn check_place(files: &dyn Files, path: &str) -> anyhow::Result<Option<Strin
     match directory {
         _ if !files.exists(path) => return Ok(None),
         LOCAL_TABLES => {
-            check(files, directory, WRITABLE_BY_OTHERS)?;
-            check(files, path, WRITABLE_BY_OTHERS)?;
+            check_trusted(files, directory)?;
+            check_trusted(files, path)?;
         }
         CLUSTER_TABLES => check_cluster(files, path)?,
         _ => return Ok(None),
@@ -208,19 +208,18 @@ pub fn read_host_table(files: &dyn Files) -> anyhow::Result<Option<TextFile>> {
     read_trusted(files, LOCAL_TABLES, "host.toml", WRITABLE_BY_OTHERS)
 }
 
-/// Checks that nobody but root may have written a file or directory of this node, such as a table
-/// or what this program itself remembers.
+/// Checks that nobody but root may have written a file or directory of this node.
 ///
 /// # Errors
 /// [`Untrusted`], which knows the remedy, or the kernel's.
-pub fn check_trusted(files: &dyn Files, path: &str) -> anyhow::Result<()> {
+fn check_trusted(files: &dyn Files, path: &str) -> anyhow::Result<()> {
     check(files, path, WRITABLE_BY_OTHERS)
 }
 
-/// As [`check_trusted`], for a file of the cluster file system.
+/// Checks the same of a file of the cluster file system.
 ///
 /// # Errors
-/// As [`check_trusted`].
+/// [`Untrusted`], which knows the remedy, or the kernel's.
 pub(super) fn check_cluster(files: &dyn Files, path: &str) -> anyhow::Result<()> {
     check(files, path, CLUSTER_IGNORES)
 }

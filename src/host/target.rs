@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Host;
 use super::cgroup::{self, ROOT as CGROUP_ROOT};
+use super::hugepages;
 use super::irq;
 use super::pci;
 use super::probe;
@@ -76,7 +77,9 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
             });
         }
         Target::Driver(address) => Ok(read_driver(host, address)),
-        Target::Hugepages(_) => persistent_pages(host, &target.path()).map(Value::Text),
+        Target::Hugepages(pool) => {
+            hugepages::persistent(&*host.files, *pool).map(|pages| Value::Text(pages.to_string()))
+        }
         Target::Knob(knob, place) => read_knob(host, knob.row(), place, &target.path()),
         Target::Membership(id) => alive(host, *id)
             .and_then(|()| task::cgroup_of(&*host.files, id.tid, id.tid))
@@ -306,22 +309,6 @@ fn read_knob(host: &Host, row: &Row, place: &Place, path: &str) -> io::Result<Va
         (Reading::File | Reading::Online, _) => files.read(path)?,
     };
     Ok(Value::parse(row.grammar, &text))
-}
-
-/// What a process has taken beside the pool goes when it ends, and is no wish of anybody.
-fn persistent_pages(host: &Host, path: &str) -> io::Result<String> {
-    let text = host.files.read(path)?.trim_end().to_owned();
-    let pages = text.trim().parse::<u64>().ok();
-    let persistent = pages
-        .zip(surplus_beside(host, path))
-        .map(|(pages, surplus)| pages.saturating_sub(surplus).to_string());
-    Ok(persistent.unwrap_or(text))
-}
-
-fn surplus_beside(host: &Host, path: &str) -> Option<u64> {
-    let (dir, _) = path.rsplit_once('/')?;
-    let text = host.files.read(&format!("{dir}/surplus_hugepages")).ok()?;
-    text.trim().parse().ok()
 }
 
 fn write_knob(host: &Host, row: &Row, path: &str, before: &Value, value: &Value) -> io::Result<()> {

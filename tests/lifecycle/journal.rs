@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use pin_hook::domain::backend::Backend;
 use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::debt::{Debt, Owner};
-use pin_hook::domain::gate::Backend;
 use pin_hook::domain::knob::Knob;
 use pin_hook::domain::memory::{MemoryWishes, Pool, Share};
+use pin_hook::domain::stage::Stage;
 use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::table::{AfterStop, HostKnobs, PciIrqs, Power};
-use pin_hook::domain::target::{Place, Stage, Target, Value};
+use pin_hook::domain::target::{Place, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::lifecycle::engine::journal::{parse, text_of};
 

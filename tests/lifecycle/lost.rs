@@ -3,7 +3,9 @@
 use pin_hook::domain::claim::Claim;
 use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::target::{Target, Value};
+use pin_hook::host::pve::TextFile;
 use pin_hook::lifecycle::engine::journal::{parse, text_of};
+use pin_hook::lifecycle::show::lint::lint;
 use pin_hook::lifecycle::show::list::list;
 use pin_hook::lifecycle::show::plan::Outcome;
 use pin_hook::lifecycle::show::status::status;
@@ -338,4 +340,36 @@ fn a_run_that_gives_back_what_nobody_remembers_says_whose_it_was() {
     let account = done(world.apply(100));
     assert_says(&account, "vm 101 loses its cpus until pin-hook apply 101");
     world.assert_owns(100);
+}
+
+/// At the first start of a boot there is no log either, and a VM that runs with a delegated scope has nothing
+/// to lose.
+#[test]
+fn a_vm_that_owns_nothing_is_not_said_to_lose_cpus() {
+    let world = World::with_two_vms();
+    world.start(100);
+    world.start(101);
+    done(world.release(Some(101)));
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    let account = done(world.apply(100));
+    let is_said = account
+        .lines
+        .iter()
+        .any(|line| line.text.contains("loses its cpus"));
+    assert!(!is_said, "{account:#?}");
+    world.assert_owns(100);
+}
+
+/// What `check --table` is told of a VM that owns its CPUs is not that they are somebody else's.
+#[test]
+fn a_table_is_not_held_against_its_own_vm_when_the_state_is_lost() {
+    let world = World::with_vm();
+    world.start(100);
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    let (path, text) = (
+        "/etc/pin-hook/100.toml".to_owned(),
+        "cpus = \"2-3\"\n".to_owned(),
+    );
+    let checked = lint(&world.host, &TextFile { path, text });
+    assert!(checked.error.is_none(), "{checked:#?}");
 }

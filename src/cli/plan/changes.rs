@@ -1,6 +1,7 @@
 //! The changes of a plan: why, what, from what to what.
 
-use crate::domain::target::{Place, Stage, Target, Value};
+use crate::domain::stage::Stage;
+use crate::domain::target::{Place, Target, Value};
 use crate::domain::words::count;
 use crate::lifecycle::show::plan::{Plan, Planned};
 

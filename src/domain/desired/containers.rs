@@ -7,10 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use super::claimed::{has_partition, kept_off};
+use super::claimed::{has_partition, is_exclusive, kept_off};
 use super::view::View;
 use super::wish::{Desired, Wish};
-use crate::domain::claim::{Claims, Wishes};
+use crate::domain::claim::Claims;
 use crate::domain::container::Container;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::knob::Knob;
@@ -29,16 +29,11 @@ struct Offer {
 #[derive(Default)]
 struct Load(BTreeMap<CpuId, usize>);
 
-/// Tells whether a backend takes the CPUs of a VM away from containers.
-pub fn takes_cpus(wishes: &Wishes) -> bool {
-    wishes.backend.is_exclusive()
-}
-
 impl View<'_> {
     /// A container whose list is as good as any other keeps it, so that PVE may go on balancing;
     /// the others keep what they can and get the CPUs that the fewest containers have.
     pub(super) fn containers(&self, claims: &Claims, desired: &mut Desired) {
-        let owned = kept_off(claims, takes_cpus);
+        let owned = kept_off(claims, is_exclusive);
         if owned.is_empty() {
             return;
         }

@@ -85,6 +85,9 @@ pub enum Words {
     Beside(&'static str),
     /// The same, and governors that the kernel loads as their name is written.
     Governors(&'static str),
+    /// Numbers from that in one file beside it to that in another, to which the kernel cuts all others
+    /// (`cpufreq_verify_within_limits()`).
+    Between(&'static str, &'static str),
 }
 
 /// Row of the knob table.

@@ -36,16 +36,9 @@ impl FromStr for TimeSpan {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refuse = |why| Err(ParseWishError(format!("\"{text}\" {why}")));
-        let n_digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(n_digits);
-        let unit = UNITS.iter().find(|(name, _)| *name == unit.trim());
-        let Some((_, factor)) = unit.filter(|_| n_digits > 0) else {
+        let Some(micros) = counted(text, &UNITS) else {
             return refuse("is not a number with a unit (us, ms, s or min)");
         };
-        let micros = number
-            .parse()
-            .ok()
-            .and_then(|n: u64| n.checked_mul(*factor));
         match micros.map(Duration::from_micros) {
             Some(time) if time <= Self::MAX => Ok(Self(time)),
             _ => refuse("is longer than 30min"),
@@ -55,14 +48,9 @@ impl FromStr for TimeSpan {
 
 impl fmt::Display for TimeSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.0.as_micros();
-        let fits = |(_, factor): &&(&str, u64)| micros.is_multiple_of(u128::from(*factor));
-        match UNITS.iter().find(fits) {
-            Some((unit, factor)) if micros > 0 => {
-                write!(f, "{}{unit}", micros / u128::from(*factor))
-            }
-            _ => write!(f, "{micros}us"),
-        }
+        // No time of a table is longer than 30 minutes.
+        let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
+        in_largest_unit(micros, &UNITS, f)
     }
 }
 
@@ -74,6 +62,11 @@ serde_as_text!(TimeSpan);
 pub struct Frequency(u32);
 
 impl Frequency {
+    /// Returns a frequency that cpufreq tells.
+    pub fn of_kilohertz(kilohertz: u32) -> Self {
+        Self(kilohertz)
+    }
+
     /// Returns the frequency in the unit of cpufreq.
     pub fn kilohertz(self) -> u32 {
         self.0
@@ -81,25 +74,18 @@ impl Frequency {
 }
 
 /// Units of frequency and how many kHz they have, largest first.
-const FREQUENCIES: [(&str, u32); 3] = [("GHz", 1_000_000), ("MHz", 1_000), ("kHz", 1)];
+const FREQUENCIES: [(&str, u64); 3] = [("GHz", 1_000_000), ("MHz", 1_000), ("kHz", 1)];
 
 impl FromStr for Frequency {
     type Err = ParseWishError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refuse = |why| Err(ParseWishError(format!("\"{text}\" {why}")));
-        let n_digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(n_digits);
-        let unit = FREQUENCIES.iter().find(|(name, _)| *name == unit.trim());
-        let Some((_, factor)) = unit.filter(|_| n_digits > 0) else {
+        let Some(kilohertz) = counted(text, &FREQUENCIES) else {
             return refuse("is not a whole number with a unit (kHz, MHz or GHz)");
         };
-        match number
-            .parse()
-            .ok()
-            .and_then(|n: u32| n.checked_mul(*factor))
-        {
-            Some(kilohertz @ 1..) => Ok(Self(kilohertz)),
+        match kilohertz.map(u32::try_from) {
+            Some(Ok(kilohertz @ 1..)) => Ok(Self(kilohertz)),
             _ => refuse("is not a cpu frequency"),
         }
     }
@@ -107,13 +93,33 @@ impl FromStr for Frequency {
 
 impl fmt::Display for Frequency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = |(_, factor): &&(&str, u32)| self.0.is_multiple_of(*factor);
-        let (unit, factor) = FREQUENCIES.iter().find(fits).unwrap_or(&("kHz", 1));
-        write!(f, "{}{unit}", self.0 / factor)
+        in_largest_unit(self.0.into(), &FREQUENCIES, f)
     }
 }
 
 serde_as_text!(Frequency);
+
+/// Returns what a number with one of `units` comes to in the smallest of them; the inner `None` stands for
+/// more than can be counted, the outer one for text that is none.
+fn counted(text: &str, units: &[(&str, u64)]) -> Option<Option<u64>> {
+    let n_digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(n_digits);
+    let unit = units.iter().find(|(name, _)| *name == unit.trim());
+    let (_, factor) = unit.filter(|_| n_digits > 0)?;
+    let number = number.parse().ok();
+    Some(number.and_then(|n: u64| n.checked_mul(*factor)))
+}
+
+/// Prints a number in the largest unit that it is a whole number of.
+fn in_largest_unit(number: u64, units: &[(&str, u64)], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let smallest = units.last();
+    let mut fitting = units.iter().filter(|_| number > 0);
+    let fitting = fitting.find(|(_, factor)| number.is_multiple_of(*factor));
+    match fitting.or(smallest) {
+        Some((unit, factor)) => write!(f, "{}{unit}", number / factor),
+        None => write!(f, "{number}"),
+    }
+}
 
 #[cfg(test)]
 mod tests {

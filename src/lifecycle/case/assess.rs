@@ -10,10 +10,12 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::others::{Exclusive, Surroundings};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
-use crate::domain::table::Cpus;
+use crate::domain::table::{Cpus, HostSettings};
 use crate::host::{Host, cgroup};
 use crate::lifecycle::engine::denied::Denied;
-use crate::lifecycle::engine::others::{look_around, look_at_groups};
+use crate::lifecycle::engine::look::known_state;
+use crate::lifecycle::engine::others::{look_around, look_at_files, look_at_groups};
+use crate::lifecycle::engine::recover;
 
 /// What is looked at before it is known what others own: that takes its time, so it is done
 /// without the host lock.
@@ -76,6 +78,28 @@ pub fn assess_alone(
     Ok(warnings)
 }
 
+/// Returns what others have of the CPUs, for [`assess_alone`], and why what VMs own cannot be seen.
+pub fn around_alone(host: &Host, settings: &HostSettings) -> (Surroundings, Option<anyhow::Error>) {
+    let mut around = look_at_files(host, settings);
+    let known = known_state(host).map(|mut state| {
+        // What the next run takes in hand again is nobody else's.
+        let _ = recover::foresee(host, &mut state);
+        state
+    });
+    add_groups(host, known.as_ref().ok(), &mut around);
+    (around, known.err())
+}
+
+/// Adds what cgroups say. Whose the partitions of VMs are cannot be told without the state: our own, most
+/// likely.
+fn add_groups(host: &Host, state: Option<&State>, around: &mut Surroundings) {
+    look_at_groups(host, state.unwrap_or(&State::default()), around);
+    if state.is_none() {
+        let is_of_vms = |one: &Exclusive| one.group.starts_with(cgroup::QEMU_SLICE);
+        around.partitions.retain(|one| !is_of_vms(one));
+    }
+}
+
 impl Prospect {
     /// Resolves the table of a case next to `state`, and looks around.
     ///
@@ -98,17 +122,11 @@ impl Prospect {
     }
 
     /// Finds out whether others leave the VM what it is to own, beside what `state` says.
-    ///
-    /// Whose the partitions of VMs are cannot be told without it: our own, most likely.
     pub fn assess(mut self, host: &Host, case: &Case, state: Option<&State>) -> Assessment {
-        let nobody = State::default();
-        look_at_groups(host, state.unwrap_or(&nobody), &mut self.around);
-        if state.is_none() {
-            let is_of_vms = |one: &Exclusive| one.group.starts_with(cgroup::QEMU_SLICE);
-            self.around.partitions.retain(|one| !is_of_vms(one));
-        }
+        add_groups(host, state, &mut self.around);
         let Prospect { resolved, around } = self;
-        let claims = &state.unwrap_or(&nobody).claims;
+        let nobody = Claims::new();
+        let claims = state.map_or(&nobody, |state| &state.claims);
         let share = resolved.wishes.share(case.vmid);
         let verdict = admission::check(&share, claims, &resolved.topology, &around);
         Assessment {

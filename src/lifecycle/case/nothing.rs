@@ -1,6 +1,7 @@
 //! What there is under a guest id on this node: a VM, or why there is none.
 
 use crate::config::vm_conf::{VmConf, parse_vm_conf};
+use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
 use crate::domain::vm::Vmid;
 use crate::host::files::Files;
@@ -47,6 +48,12 @@ pub fn look_up(files: &dyn Files, vmid: Vmid, migrated_from: &str) -> anyhow::Re
             conf,
         }),
     })
+}
+
+/// Returns the guest that a start of a VM would make, if it can be told.
+pub fn next_guest(files: &dyn Files, vmid: Vmid, migrated_from: &str) -> Option<Guest> {
+    let vm = look_up(files, vmid, migrated_from).ok()?.vm().ok()?;
+    Some(vm.conf.guest_of_next_start())
 }
 
 impl There {

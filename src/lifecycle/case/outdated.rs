@@ -1,15 +1,15 @@
 //! Whether what a VM owns is what its table says now: an edited table takes effect at the next start, or
 //! by `apply`.
 
+use super::nothing::next_guest;
 use super::resolve::{read_case, resolve};
 use super::texts::{Case, Found};
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::nothing::Nothing;
 use crate::domain::placement::PlacementError;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
-use crate::host::{Host, pve};
+use crate::host::Host;
 use crate::lifecycle::engine::denied::Denied;
 
 /// Returns what a person who looks at a claim should know of the table behind it; nothing when it is in
@@ -61,15 +61,15 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
 
 /// Tells whether a table fits the guest of the next start, if not the one that runs.
 fn is_for_next_start(host: &Host, case: &Case, state: &State) -> bool {
-    let Ok(Some(config)) = pve::vm_config(&*host.files, case.vmid, "") else {
+    let next = next_guest(&*host.files, case.vmid, "");
+    let Some(guest) = next.filter(|_| case.surplus_vcpus.is_some()) else {
         return false;
     };
-    let guest = parse_vm_conf(&config.text).guest_of_next_start();
     let case = Case {
         guest,
         ..case.clone()
     };
-    case.surplus_vcpus.is_some() && resolve(host, &case, state).is_ok()
+    resolve(host, &case, state).is_ok()
 }
 
 /// Compares what a table wishes for; memory is settled before a start, and the rest is no wish.

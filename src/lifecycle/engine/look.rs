@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 
 use super::journal::{self, read_state};
 use super::observe::{context, effective_cpus, live_values, observe};
+use crate::domain::backend::Backend;
 use crate::domain::claim::Claim;
 use crate::domain::desired::{Desired, desired};
 use crate::domain::diff::{Diff, Live, diff};
 use crate::domain::facts::{Facts, VmFacts};
-use crate::domain::gate::Backend;
+use crate::domain::stage::Stage;
 use crate::domain::state::State;
-use crate::domain::target::{Stage, Target};
+use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::systemd::BUS_SOCKET;
 use crate::host::{Host, task};

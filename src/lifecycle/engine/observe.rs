@@ -8,15 +8,16 @@ use anyhow::Context as _;
 
 use super::at_work;
 use super::settings;
+use crate::domain::backend::Backend;
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::container::Container;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::desired::{has_partition, takes_cpus};
+use crate::domain::desired::{has_partition, is_exclusive};
 use crate::domain::diff::{Context, Live};
 use crate::domain::facts::{Facts, GroupFacts, KernelThread, VmFacts};
-use crate::domain::gate::Backend;
+use crate::domain::stage::Stage;
 use crate::domain::state::State;
-use crate::domain::target::{Place, Stage, Target, Value};
+use crate::domain::target::{Place, Target, Value};
 use crate::domain::thread::Thread;
 use crate::domain::vm::TaskId;
 use crate::host::{Host, cgroup, container, irq, surroundings, target, task, work};
@@ -47,7 +48,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     let concerns = |stage, wished: fn(&Wishes) -> bool| {
         stages.contains(&stage) && concerns(state, stage, wished)
     };
-    if concerns(Stage::Containers, takes_cpus) {
+    if concerns(Stage::Containers, is_exclusive) {
         let containers = container::containers(&*host.files);
         facts.containers = containers.context("failed to list containers")?;
     }

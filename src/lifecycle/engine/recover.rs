@@ -54,8 +54,11 @@ pub fn ownerless(host: &Host, journal: &Journal<'_>) -> Vec<String> {
     let state = journal.state();
     let owns = |vmid: &Vmid| state.claims.get(vmid).is_some_and(Claim::owns);
     let runs = |vmid: &Vmid| pve::running(&*host.files, *vmid).is_ok_and(|qemu| qemu.is_some());
-    let held: BTreeSet<Vmid> = state.held.keys().filter_map(Target::vmid).collect();
-    let lost = held.into_iter().filter(|vmid| !owns(vmid) && runs(vmid));
+    // A drop-in of its scope alone is no sign of CPUs: a VM may be delegated and own none.
+    let is_group = |target: &&Target| matches!(target, Target::Group(_));
+    let groups = state.held.keys().filter(is_group);
+    let vmids: BTreeSet<Vmid> = groups.filter_map(Target::vmid).collect();
+    let lost = vmids.into_iter().filter(|vmid| !owns(vmid) && runs(vmid));
     lost.map(|vmid| format!("vm {vmid} loses its cpus until pin-hook apply {vmid}"))
         .collect()
 }

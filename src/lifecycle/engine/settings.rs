@@ -12,7 +12,7 @@ use crate::domain::desired::knobs::{
 use crate::domain::facts::Facts;
 use crate::domain::merge;
 use crate::domain::state::State;
-use crate::domain::table::Ksm;
+use crate::domain::table::{Frequency, Ksm};
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::vm::Vmid;
 use crate::domain::words::path_of_sysctl;
@@ -39,7 +39,6 @@ pub fn remarks(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
     let facts = observed(host);
     let mut remarks = lacks(host, wishes, &facts);
     remarks.extend(unavailable(host, wishes, &facts));
-    remarks.extend(beyond_hardware(host, wishes, &facts));
     remarks.extend(consequences(wishes, &facts));
     remarks
 }
@@ -79,53 +78,32 @@ fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
     remarks
 }
 
-/// Names frequencies that the hardware does not have: the kernel cuts them (`cpufreq_verify_within_limits()`).
-/// What boost adds to them is not known before it is switched.
-fn beyond_hardware(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> BTreeSet<String> {
-    let power = wishes.power;
-    let asked = [
-        ("power.max-frequency", power.max_frequency),
-        ("power.min-frequency", power.min_frequency),
-    ];
-    let asked = asked.map(|(key, asked)| Some((key, asked?)));
-    let policies = facts.policies.iter();
-    let owned = policies.filter(|(_, cpus)| !cpus.is_disjoint(wishes.cpus));
-    let ranges: Vec<_> = owned
-        .filter_map(|(policy, _)| cpufreq::hardware_range(&*host.files, *policy))
-        .collect();
-    let asked = asked
-        .into_iter()
-        .flatten()
-        .filter(|_| power.boost.is_none());
-    let outside = asked.flat_map(|(key, asked)| {
-        let to = move |(least, most): &(u32, u32)| asked.kilohertz().clamp(*least, *most);
-        let cut = ranges.iter().filter(move |range| to(range) != asked.kilohertz());
-        cut.map(move |range| {
-            let (least, most) = range;
-            format!(
-                "{key}: {asked} is beyond the hardware ({least} to {most} khz), the kernel makes it \
-                 {} khz",
-                to(range)
-            )
-        })
-    });
-    outside.collect()
-}
-
-/// Names words that the driver of a policy does not know.
+/// Names what a policy does not accept: words that its driver does not know, and frequencies that the
+/// hardware does not have.
 fn unavailable(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> BTreeSet<String> {
+    let files = &*host.files;
     let wished = of_tuning(wishes, facts).into_iter();
-    let unknown = wished.filter_map(|(target, value)| {
+    let refused = wished.filter_map(|(target, value)| {
         let Target::Knob(knob, Place::Policy(policy)) = &target else {
             return None;
         };
-        let key = key_of(&target, wishes)?;
-        let words = cpufreq::available(&*host.files, *knob, *policy)?;
-        let is_known = words.iter().any(|word| *word == value.to_string());
-        let words = words.join(", ");
-        (!is_known).then(|| format!("{key} \"{value}\" is unknown to this host, which has {words}"))
+        let (key, value) = (key_of(&target, wishes)?, value.to_string());
+        if let Some(words) = cpufreq::available(files, *knob, *policy) {
+            let (is_known, words) = (words.contains(&value), words.join(", "));
+            let text = format!("{key} \"{value}\" is unknown to this host, which has {words}");
+            return (!is_known).then_some(text);
+        }
+        // What boost adds is not known before it is switched.
+        let (least, most) = cpufreq::range(files, *knob, *policy).filter(|_| wishes.power.boost.is_none())?;
+        let asked: u32 = value.parse().ok()?;
+        let cut = asked.clamp(least, most);
+        let [asked_for, least, most, to] = [asked, least, most, cut].map(Frequency::of_kilohertz);
+        let text = format!(
+            "{key}: {asked_for} is beyond the hardware ({least} to {most}), the kernel makes it {to}"
+        );
+        (asked != cut).then_some(text)
     });
-    unknown.collect()
+    refused.collect()
 }
 
 /// Tells what a wish brings with it.

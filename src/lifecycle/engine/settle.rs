@@ -20,7 +20,7 @@ pub use self::probes::partition_is_near;
 use self::settling::Pass;
 pub use self::settling::Settling;
 use crate::domain::claim::Claims;
-use crate::domain::target::Stage;
+use crate::domain::stage::Stage;
 use crate::domain::vm::Vmid;
 
 impl Settling<'_, '_> {

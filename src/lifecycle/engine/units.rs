@@ -18,7 +18,7 @@ const RECONCILE: &str = "pin-hook-reconcile.service";
 /// Done before anything that may be late, because a service manager that was late once is not
 /// asked again in the same run.
 pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
-    let is_needed = !state.is_empty();
+    let mut is_needed = !state.is_empty();
     if report.is_watched.replace(is_needed) == Some(is_needed) {
         return;
     }
@@ -26,7 +26,8 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     let is_needed_again = || read_state(&*host.files).is_ok_and(|state| !state.is_empty());
     let mut told = tell(host, is_needed);
     if told.is_empty() && !is_needed && is_needed_again() {
-        told = tell(host, true);
+        is_needed = true;
+        told = tell(host, is_needed);
     }
     let text = match (is_needed, told.as_slice()) {
         (_, []) => return,

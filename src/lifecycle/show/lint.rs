@@ -10,7 +10,7 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::knobs::Tuning;
 use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
-use crate::domain::others::{Surroundings, other_cpus};
+use crate::domain::others::other_cpus;
 use crate::domain::placement::{check_reserve, housekeeping, owned_by_table};
 use crate::domain::refusal::Refusal;
 use crate::domain::table::{Cpus, HostSettings, Table};
@@ -19,17 +19,15 @@ use crate::host::Host;
 use crate::host::pve::{self, TextFile};
 use crate::host::table::{check_place, path_of_table};
 use crate::host::topology::read_topology;
-use crate::lifecycle::case::assess::assess_alone;
+use crate::lifecycle::case::assess::{around_alone, assess_alone};
 use crate::lifecycle::case::ground::{Asking, Ground};
-use crate::lifecycle::case::nothing::look_up;
+use crate::lifecycle::case::nothing::{look_up, next_guest};
 use crate::lifecycle::case::resolve::strange_nodes;
 use crate::lifecycle::case::texts::{CaseError, read_settings};
 use crate::lifecycle::case::yields;
 use crate::lifecycle::devices::binding;
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::inventory::Devices;
-use crate::lifecycle::engine::look::known_state;
-use crate::lifecycle::engine::others::{look_at_files, look_at_groups};
 use crate::lifecycle::engine::settings;
 
 /// What is wrong with a table, if anything.
@@ -90,7 +88,10 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
     lint.judge_settings(host, &table);
     match ground {
         Ok(ground) => {
-            let around = lint.around(host, &settings);
+            // The claims of VMs that run are not the table's business.
+            let (around, hidden) = around_alone(host, &settings);
+            let left_out = hidden.map(|why| format!("what vms own is left out: {why}"));
+            lint.left_out.extend(left_out);
             let asking = Asking {
                 vmid: lint.vmid,
                 guest: guest.as_ref(),
@@ -179,9 +180,9 @@ impl Lint {
     /// Returns the guest of this node that the name of the file speaks of, unless it is a template.
     fn guest(&mut self, host: &Host) -> Option<Guest> {
         let vmid = vmid_of(&self.file)?;
-        let vm = look_up(&*host.files, vmid, "").ok()?.vm().ok()?;
+        let guest = next_guest(&*host.files, vmid, "")?;
         self.vmid = Some(vmid);
-        Some(vm.conf.guest_of_next_start())
+        Some(guest)
     }
 
     /// Says what keeps a file that is in the place of a table from being one.
@@ -240,18 +241,6 @@ impl Lint {
             };
             self.warnings.extend(settings::remarks(host, tuning));
         }
-    }
-
-    /// Returns what others have of the CPUs; the claims of VMs that run are not the table's business.
-    fn around(&mut self, host: &Host, settings: &HostSettings) -> Surroundings {
-        let mut around = look_at_files(host, settings);
-        match known_state(host) {
-            Ok(state) => look_at_groups(host, &state, &mut around),
-            Err(error) => self
-                .left_out
-                .push(format!("cgroups are left out: {error:#}")),
-        }
-        around
     }
 
     /// Says why a start would be refused.

@@ -18,16 +18,14 @@ use crate::domain::vm::Vmid;
 use crate::host::table::{read_table, tables, unread_files};
 use crate::host::topology::read_topology;
 use crate::host::{Host, pve};
-use crate::lifecycle::case::assess::assess_alone;
+use crate::lifecycle::case::assess::{around_alone, assess_alone};
 use crate::lifecycle::case::ground::{Asking, Ground};
-use crate::lifecycle::case::nothing::{There, look_up};
+use crate::lifecycle::case::nothing::{There, look_up, next_guest};
 use crate::lifecycle::case::outdated::outdated;
 use crate::lifecycle::case::texts::{CaseError, read_settings, understand};
 use crate::lifecycle::case::yields;
 use crate::lifecycle::engine::journal::read_log;
 use crate::lifecycle::engine::look::{Hidden, is_over, known_state};
-use crate::lifecycle::engine::others::{look_at_files, look_at_groups};
-use crate::lifecycle::engine::recover;
 use crate::lifecycle::hooking::snippet;
 
 /// Every table of this node.
@@ -317,20 +315,14 @@ impl Listing {
                 return true;
             }
         };
-        let mut around = look_at_files(host, settings);
-        if let Ok(mut state) = known_state(host) {
-            // What is taken in hand again is nobody else's; what cannot be seen is told elsewhere.
-            let _ = recover::foresee(host, &mut state);
-            look_at_groups(host, &state, &mut around);
-        }
+        // What cannot be seen is told elsewhere.
+        let (around, _) = around_alone(host, settings);
         let mut is_one_too_large = false;
         for Entry { vmid, cpus, .. } in &self.vms {
             let Ok(Some((_, table))) = table_of(host, *vmid, settings) else {
                 continue;
             };
-            let vm = look_up(&*host.files, *vmid, "").ok();
-            let vm = vm.and_then(|there| there.vm().ok());
-            let guest = vm.map(|vm| vm.conf.guest_of_next_start());
+            let guest = next_guest(&*host.files, *vmid, "");
             let asking = Asking {
                 vmid: Some(*vmid),
                 guest: guest.as_ref(),

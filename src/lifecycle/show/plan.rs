@@ -137,7 +137,8 @@ impl Run<'_> {
             Err(error) => return Err(error),
         };
         if recover::foresee(self.host, &mut state)? {
-            let text = "the state is lost; the next run rebuilds it from what the host shows";
+            let text = "the state is lost or damaged; the next run rebuilds it from what the \
+                        host shows";
             plan.warnings.push(text.to_owned());
         }
         let updates = fate::updates(self.host, &state, &Answers::default())?;

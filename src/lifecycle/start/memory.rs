@@ -37,7 +37,7 @@ pub fn for_claim(
     state: &ClaimState,
     now: &State,
 ) -> anyhow::Result<MemoryWishes> {
-    if !matches!(state, ClaimState::Reserved { .. }) {
+    if !state.is_reserved() {
         let known = now.claims.get(&vmid);
         let known = known.map(|claim| claim.wishes.memory.clone());
         return Ok(known.unwrap_or_default());

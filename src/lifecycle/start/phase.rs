@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::verdict::backend;
 use crate::domain::advice::Advised;
+use crate::domain::backend::Backend;
 use crate::domain::claim::{Claim, ClaimState};
-use crate::domain::gate::Backend;
 use crate::domain::state::Record;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
@@ -250,8 +250,7 @@ impl Run<'_> {
         match &worked {
             Worked::Done(report, state) if state.claims.contains_key(&vmid) => {
                 account.tell(report);
-                let is_reserved =
-                    |claim: &Claim| matches!(claim.state, ClaimState::Reserved { .. });
+                let is_reserved = |claim: &Claim| claim.state.is_reserved();
                 let why = match state.claims.get(&vmid).is_some_and(is_reserved) {
                     true => {
                         "its cpus are reserved for a start until pin-hook release, or until the \

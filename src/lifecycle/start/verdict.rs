@@ -1,8 +1,8 @@
 //! What the operator is told at the end of a phase, and what PVE is told: go on, or abort.
 
 use crate::config::vm_conf::parse_vm_conf;
+use crate::domain::backend::Backend;
 use crate::domain::claim::{Claim, ClaimState, Wishes};
-use crate::domain::gate::Backend;
 use crate::domain::start::Purpose;
 use crate::domain::state::State;
 use crate::domain::table::OnRefusal;

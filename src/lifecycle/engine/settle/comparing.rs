@@ -8,7 +8,8 @@ use crate::domain::desired::{Desired, Wish};
 use crate::domain::diff::{Diff, diff};
 use crate::domain::facts::Facts;
 use crate::domain::scrub::waits_for_cpus;
-use crate::domain::target::{Stage, Target, Value};
+use crate::domain::stage::Stage;
+use crate::domain::target::{Target, Value};
 use crate::lifecycle::engine::observe::{context, effective_cpus, live_values};
 use crate::lifecycle::engine::report::Problem;
 

@@ -3,11 +3,12 @@
 //! back while one may; what a child is late with is not touched again before it has ended.
 
 use super::settling::Settling;
-use crate::domain::claim::{Claim, ClaimState};
+use crate::domain::claim::Claim;
 use crate::domain::desired::has_partition;
 use crate::domain::diff::Diff;
+use crate::domain::stage::Stage;
 use crate::domain::state::State;
-use crate::domain::target::{Stage, Target};
+use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::{Host, probe};
 use crate::lifecycle::engine::at_work;
@@ -41,7 +42,7 @@ fn is_probing(host: &Host, state: &State) -> bool {
 /// being started, whose CPUs are being settled or that is being stopped, and one whose VM has ended.
 pub fn partition_is_near(host: &Host, state: &State) -> bool {
     let is_near = |claim: &Claim| {
-        let comes = matches!(claim.state, ClaimState::Reserved { .. });
+        let comes = claim.state.is_reserved();
         has_partition(&claim.wishes) && (comes || claim.is_unproven || claim.ending.is_some())
     };
     let owns = |vmid: Vmid| state.claims.get(&vmid).is_some_and(Claim::is_running);

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::domain::facts::Facts;
+use crate::domain::stage::Stage;
 use crate::domain::state::{Held, Record};
-use crate::domain::target::{Stage, Target};
+use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::{Host, systemd};
 use crate::lifecycle::engine::journal::Journal;

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use crate::domain::backend::Backend;
 use crate::domain::claim::{Claims, Wishes, owned_by_others};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::desired::is_exclusive;
-use crate::domain::gate::Backend;
 use crate::domain::others::Surroundings;
 use crate::domain::placement::housekeeping;
 use crate::domain::table::Table;

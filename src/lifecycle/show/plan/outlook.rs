@@ -1,12 +1,12 @@
 //! What comes of a start apart from the table: whether PVE lets it happen, and calls the program.
 
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::HookFault;
 use crate::domain::guest::Guest;
 use crate::domain::pci::outlook::Outlook;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
 use crate::host::pve;
+use crate::lifecycle::case::nothing::next_guest;
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::hooking::snippet;
@@ -34,9 +34,7 @@ impl Run<'_> {
 
     /// Returns the guest that a start of a VM would make.
     fn next_guest(&self, vmid: Vmid) -> Option<Guest> {
-        let config = pve::vm_config(&*self.host.files, vmid, &self.caller.migrated_from);
-        let config = config.ok().flatten()?;
-        Some(parse_vm_conf(&config.text).guest_of_next_start())
+        next_guest(&*self.host.files, vmid, &self.caller.migrated_from)
     }
 
     fn runs(&self, vmid: Vmid) -> bool {

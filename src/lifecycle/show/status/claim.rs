@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::domain::backend::Backend;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
 use crate::domain::facts::VmFacts;
-use crate::domain::gate::Backend;
 use crate::domain::state::State;
 use crate::domain::target::{Target, Value};
 use crate::domain::thread::{Role, Thread};

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use crate::domain::diff;
 use crate::domain::pci::binding;
+use crate::domain::stage::Stage;
 use crate::domain::state::State;
-use crate::domain::target::{Stage, Target};
+use crate::domain::target::Target;
 use crate::host::Host;
 use crate::host::surroundings::is_service_running;
 use crate::lifecycle::engine::look::Look;
