@@ -19,7 +19,8 @@ pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Prob
             "duplicate key" => "a key or a section may be written only once".to_owned(),
             _ => syntax_help(text, span.start, keys),
         };
-        let message = miswritten(text, span.start).unwrap_or(message);
+        let bare = miswritten(text, span.start, &message);
+        let message = bare.unwrap_or(message);
         Problem {
             span,
             message,
@@ -30,9 +31,9 @@ pub(super) fn parse<'i>(text: &'i str, keys: &[Key]) -> Result<DeTable<'i>, Prob
 }
 
 /// Tells how the value in the line at `at` is to be written: a cpulist without quotes is a broken date or a
-/// number with something behind it for TOML, the quotes of word processors are letters, and its booleans
-/// have one spelling.
-fn miswritten(text: &str, at: usize) -> Option<String> {
+/// number with something behind it for TOML, a word a boolean, the quotes of word processors are letters,
+/// and its booleans have one spelling. `message` is what the library says.
+fn miswritten(text: &str, at: usize, message: &str) -> Option<String> {
     let before = text.get(..at)?;
     let line = &text[before.rfind('\n').map_or(0, |newline| newline + 1)..];
     let value = line.lines().next()?.split_once('=')?.1;
@@ -50,6 +51,11 @@ fn miswritten(text: &str, at: usize) -> Option<String> {
     let letter = |b: u8| b.is_ascii_digit() || b == b'-' || b == b',';
     let is_list = bare.bytes().all(letter) && bare.contains(['-', ',']);
     let is_list = is_list && bare.parse::<CpuSet>().is_ok();
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'/';
+    let is_word = message.starts_with("invalid boolean") && bare.bytes().all(letter);
+    if is_word && !bare.is_empty() {
+        return Some(format!("{bare} is not in quotes"));
+    }
     is_list.then(|| format!("{bare} must be in quotes: \"{bare}\""))
 }
 

@@ -280,7 +280,8 @@ fn list(nodes: &BTreeSet<u32>) -> String {
     ids.to_string()
 }
 
-fn nodes_in_words(nodes: &BTreeSet<u32>) -> String {
+/// Returns NUMA nodes as a text has them, such as `node 1`.
+pub fn nodes_in_words(nodes: &BTreeSet<u32>) -> String {
     match nodes.len() {
         1 => format!("node {}", list(nodes)),
         _ => format!("nodes {}", list(nodes)),

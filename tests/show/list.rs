@@ -79,6 +79,18 @@ fn what_a_vm_owns_is_told_before_what_its_table_says_now() {
 }
 
 #[test]
+fn a_running_vm_whose_config_is_gone_is_listed_with_what_it_owns() {
+    let node = settled();
+    node.remove("/etc/pin-hook/100.toml");
+    node.remove("/etc/pve/qemu-server/100.conf");
+    let (text, _) = node.shown(&["list"]);
+    assert!(
+        text.contains("100 owns cpus 11,23, but there is no vm 100\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_vm_that_runs_without_its_cpus_is_told_apart_from_one_that_is_off() {
     let node = settled();
     node.put("/run/pin-hook/journal", "");

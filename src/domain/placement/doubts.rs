@@ -7,8 +7,8 @@ use super::place::Placement;
 use super::remark::Remark;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::guest::Guest;
-use crate::domain::memory::pools;
-use crate::domain::table::{Cpus, Table};
+use crate::domain::memory::{nodes_in_words, pools};
+use crate::domain::table::{Cpus, Nodes, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 
@@ -39,6 +39,7 @@ pub fn of_guest(
     let mut texts: Vec<String> = Vec::new();
     texts.extend(shared_cores(guest, placement, topology));
     texts.extend(no_memory(&used, topology));
+    texts.extend(far_memory(&used, table, topology));
     texts.extend(bound_to_nothing(guest, topology));
     texts.extend(too_much_memory(guest, topology));
     texts.extend(cpu_limit(vmid, guest));
@@ -205,6 +206,18 @@ fn no_memory(used: &CpuSet, topology: &Topology) -> Vec<String> {
         format!("node {id} has no memory: vcpus on {cpus} have no local memory")
     };
     here.map(text).collect()
+}
+
+/// Tells that memory.nodes names no node of the vCPUs.
+fn far_memory(used: &CpuSet, table: &Table, topology: &Topology) -> Option<String> {
+    let Some(Nodes::Set(from)) = &table.memory.nodes else {
+        return None;
+    };
+    let near = nodes_of(used, topology);
+    (near.is_disjoint(from) && !near.is_empty()).then(|| {
+        let [from, near] = [from, &near].map(nodes_in_words);
+        format!("memory.nodes is {from}, but the vcpus are on {near}: all memory is remote")
+    })
 }
 
 fn bound_to_nothing(guest: &Guest, topology: &Topology) -> Vec<String> {

@@ -136,6 +136,7 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
     let with_table = tables(&*host.files)?;
     let mut vmids: BTreeSet<Vmid> = pve::vms_of_node(&*host.files)?.into_iter().collect();
     vmids.extend(&with_table);
+    vmids.extend(state.claims.keys());
     for vmid in vmids {
         listing.guest(host, vmid, with_table.contains(&vmid), &settings, &state)?;
     }
@@ -181,7 +182,8 @@ impl Listing {
         state: &State,
     ) -> anyhow::Result<()> {
         match look_up(&*host.files, vmid, "")? {
-            There::Nothing(why) => self.table_without_vm(host, vmid, &why),
+            There::Nothing(why) if has_table => self.table_without_vm(host, vmid, &why),
+            There::Nothing(why) => self.cpus_without_vm(vmid, state, &why),
             There::Template(_) => self.template(host, vmid, has_table),
             There::Vm(vm) => {
                 let guest = vm.conf.guest_of_next_start();
@@ -358,6 +360,14 @@ impl Listing {
     }
 
     /// A table in the cluster file system may be that of a VM on another node.
+    fn cpus_without_vm(&mut self, vmid: Vmid, state: &State, why: &Nothing) {
+        let claim = state.claims.get(&vmid).filter(|claim| claim.owns());
+        if let Some(claim) = claim {
+            let reason = format!("owns {}, but {why}", claim.wishes.cpus.in_words());
+            self.orphans.push(Orphan { vmid, reason });
+        }
+    }
+
     fn table_without_vm(&mut self, host: &Host, vmid: Vmid, why: &Nothing) {
         let path = path_for(host, vmid);
         let reason = match why {
