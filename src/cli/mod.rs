@@ -29,7 +29,7 @@ use crate::host::qmp::QmpSockets;
 use crate::host::sched::{CapturedSched, KernelSched, Sched};
 use crate::host::starter::starter;
 use crate::host::systemd::Bus;
-use crate::host::{Host, priority, privilege, slow, task};
+use crate::host::{Host, errand, priority, privilege, task};
 use crate::lifecycle::engine::account::{Account, Exit, Level};
 use crate::lifecycle::engine::run::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use crate::lifecycle::hooking::boot;
@@ -155,7 +155,7 @@ impl Desk<'_> {
                 told(account, Call::of("disable", *vmid))
             }
             Command::Reconcile => told(self.run().reconcile(), Call::about("reconcile", None)),
-            Command::Write { name, words } => match slow::serve(&*host.files, name, words) {
+            Command::Write { name, words } => match errand::serve(&*host.files, name, words) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => output.fail_by(&error),
             },

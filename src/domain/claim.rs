@@ -34,10 +34,9 @@ pub struct Claim {
     /// take as things stand, and those that QEMU has once it runs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub devices: BTreeMap<String, String>,
-    /// Functions that are being reset, or were, and how far that has come
-    /// ([`Reset`](super::pci::anew::Reset) as text).
+    /// Functions that are being reset, or were, and how far that has come.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub resets: BTreeMap<String, String>,
+    pub resets: BTreeMap<String, Reset>,
     /// Functions that are bound to vfio-pci for the VM, and what becomes of them after its stop.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bindings: BTreeMap<String, AfterStop>,
@@ -184,8 +183,8 @@ impl Claim {
     /// Returns the functions that are being removed and found again, as they were before.
     pub fn away(&self) -> BTreeMap<String, Before> {
         let resets = self.resets.iter();
-        let away = resets.filter_map(|(address, text)| match Reset::parse(text) {
-            Reset::Away(before) => Some((address.clone(), before)),
+        let away = resets.filter_map(|(address, reset)| match reset {
+            Reset::Away(before) => Some((address.clone(), before.clone())),
             _ => None,
         });
         away.collect()

@@ -2,7 +2,7 @@
 //! (`Documentation/admin-guide/mm/hugetlbpage.rst`), and what makes room for them.
 //!
 //! Making room moves memory, which may take any time: those files are written by a child
-//! ([`super::slow`]).
+//! ([`super::errand`]).
 
 use std::io;
 

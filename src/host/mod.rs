@@ -13,6 +13,7 @@ pub mod deadline;
 pub mod device;
 pub mod dirs;
 pub mod drivers;
+pub mod errand;
 pub mod files;
 pub mod hugepages;
 pub mod irq;
@@ -30,7 +31,6 @@ pub mod pve;
 pub mod qmp;
 pub mod record;
 pub mod sched;
-pub mod slow;
 pub mod starter;
 pub mod surroundings;
 pub mod systemd;
@@ -73,5 +73,24 @@ impl Host {
     /// Lets the run take `time` from now on: at its beginning, and after waits that are not its own.
     pub fn allow(&self, time: Duration) {
         self.limit.set(&*self.clock, time);
+    }
+
+    /// Looks every `period`, for `wait` at most, whether something is so; tells whether it is.
+    pub fn wait_until(
+        &self,
+        wait: Duration,
+        period: Duration,
+        mut is_so: impl FnMut() -> bool,
+    ) -> bool {
+        let until = self.clock.since_boot() + wait;
+        loop {
+            if is_so() {
+                return true;
+            }
+            if self.clock.since_boot() >= until {
+                return false;
+            }
+            self.clock.wait_for_end(&[], period);
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! `/sys/bus/pci/devices`: the functions of this host. Reads only; what is written there may sleep and
-//! is written by children ([`super::slow`]).
+//! is written by children ([`super::errand`]).
 //!
 //! A function may vanish while it is looked at; what cannot be read is left out.
 

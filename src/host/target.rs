@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::Host;
 use super::cgroup::{self, ROOT as CGROUP_ROOT};
+use super::errand::Errand;
 use super::hugepages;
 use super::irq;
 use super::pci;
 use super::probe;
-use super::slow;
 use super::systemd;
 use super::task;
 use crate::domain::cpuset::{CpuId, CpuSet};
@@ -134,12 +134,12 @@ pub fn write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             let row = knob.row();
             let (first, text) = (revival(row, before), value.render(row.grammar));
             let texts: Vec<&str> = first.into_iter().chain([text.as_str()]).collect();
-            slow::write_each(host, &target.path(), &texts, slow_wait(host))
+            Errand::of_file(&target.path(), &texts).complete(host, slow_wait(host))
         }
         // Memory may be compacted for pages, and one write waits for another (`mm/hugetlb.c`).
         Target::Hugepages(_) => {
             let text = value.to_string();
-            slow::write_each(host, &target.path(), &[text.as_str()], slow_wait(host))
+            Errand::of_file(&target.path(), &[&text]).complete(host, slow_wait(host))
         }
         Target::Group(group) if *value != Value::Present => {
             end_partition(host, group).and_then(|()| try_write(host, target, before, value))
@@ -206,7 +206,7 @@ fn end_partition(host: &Host, group: &str) -> io::Result<()> {
         return Ok(());
     }
     let partition = Target::partition(group);
-    slow::write(host, &partition.path(), MEMBER, slow_wait(host))
+    Errand::of_file(&partition.path(), &[MEMBER]).complete(host, slow_wait(host))
 }
 
 /// Returns what is written first because the kernel found the value invalid.

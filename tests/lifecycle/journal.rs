@@ -9,6 +9,7 @@ use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::debt::{Debt, Owner};
 use pin_hook::domain::knob::Knob;
 use pin_hook::domain::memory::{MemoryWishes, Pool, Share};
+use pin_hook::domain::pci::anew::Reset;
 use pin_hook::domain::stage::Stage;
 use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::table::{AfterStop, HostKnobs, PciIrqs, Power};
@@ -83,7 +84,7 @@ fn claim(vmid: u32, state: ClaimState, backend: Backend) -> Record {
         wishes,
         iothreads,
         devices: BTreeMap::from([("0000:01:00.0".to_owned(), "10de:2204".to_owned())]),
-        resets: BTreeMap::from([("0000:01:00.0".to_owned(), "flr".to_owned())]),
+        resets: BTreeMap::from([("0000:01:00.0".to_owned(), Reset::By("flr".to_owned()))]),
         bindings: BTreeMap::from([("0000:01:00.0".to_owned(), AfterStop::Return)]),
         offline: "3".parse().unwrap(),
         is_unproven: false,

@@ -40,15 +40,15 @@ impl View<'_> {
 pub(super) fn resets(claims: &Claims, desired: &mut Desired) {
     let resets = claims.values().flat_map(|claim| {
         let resets = claim.resets.iter();
-        resets.map(move |(address, text)| (claim, address, text))
+        resets.map(move |(address, reset)| (claim, address, reset))
     });
-    for (claim, address, text) in resets {
+    for (claim, address, reset) in resets {
         let knob = |knob| Target::Knob(knob, Place::Function(address.clone()));
         let mut wish = |target: Target, text: &str| {
             desired.insert(target, Value::Text(text.to_owned()).into());
         };
-        match Reset::parse(text) {
-            Reset::By(method) => wish(knob(Knob::ResetMethod), &method),
+        match reset {
+            Reset::By(method) => wish(knob(Knob::ResetMethod), method),
             Reset::Away(_) => {
                 wish(Target::Knob(Knob::DriversAutoprobe, Place::Host), "0");
                 wish(knob(Knob::DriverOverride), VFIO);

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::Function;
 use super::reset::{self, NoReset};
 use crate::domain::gate::KernelRelease;
@@ -26,8 +28,9 @@ pub fn is_left_alone(release: KernelRelease) -> bool {
     release >= LEAVES_ALONE
 }
 
-/// How far the reset of a function has come, as the claim says it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How far the reset of a function has come, as the claim says it; the journal has it as a text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum Reset {
     /// It is being reset by this method of the kernel.
     By(String),
@@ -41,9 +44,8 @@ pub enum Reset {
 const REMOVE_RESCAN: &str = "remove-rescan";
 const BACK: &str = "back";
 
-impl Reset {
-    /// Reads what a claim says.
-    pub fn parse(text: &str) -> Self {
+impl From<String> for Reset {
+    fn from(text: String) -> Self {
         let mut words = text.split(' ');
         match words.next() {
             Some(REMOVE_RESCAN) => {
@@ -52,10 +54,18 @@ impl Reset {
                 Reset::Away(Before(pairs.collect()))
             }
             Some(BACK) => Reset::Back,
-            _ => Reset::By(text.to_owned()),
+            _ => Reset::By(text),
         }
     }
+}
 
+impl From<Reset> for String {
+    fn from(reset: Reset) -> Self {
+        reset.to_string()
+    }
+}
+
+impl Reset {
     /// Returns the name of the way.
     pub fn name(&self) -> &str {
         match self {
@@ -171,9 +181,9 @@ mod tests {
                     reset_method=pm,bus";
         assert_eq!(away.to_string(), text);
         for reset in [away, Reset::Back, Reset::By("flr".to_owned())] {
-            assert_eq!(Reset::parse(&reset.to_string()), reset);
+            assert_eq!(Reset::from(reset.to_string()), reset);
         }
-        let Reset::Away(before) = Reset::parse(text) else {
+        let Reset::Away(before) = Reset::from(text.to_owned()) else {
             panic!("{text}");
         };
         assert!(before.was_bound());

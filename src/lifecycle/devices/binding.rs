@@ -18,9 +18,10 @@ use crate::domain::pci::VFIO;
 use crate::domain::pci::binding::{NoBinding, target};
 use crate::domain::refusal::Refusal;
 use crate::domain::vm::Vmid;
-use crate::host::{pci, slow};
+use crate::host::pci;
 use crate::lifecycle::engine::account::Account;
 use crate::lifecycle::engine::at_work;
+use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
 
@@ -39,13 +40,13 @@ impl Run<'_> {
         vmid: Vmid,
         bindings: &Bindings,
         account: &mut Account,
-    ) -> Result<(), Refusal> {
-        let state = read_state(&*self.host.files).unwrap_or_default();
+    ) -> Result<(), Denied> {
+        let state = read_state(&*self.host.files)?;
         for (address, binding) in bindings {
             let refused = |why| no_binding(&binding.key, address, why);
             // Without that nobody would know what it had.
             if !state.held.contains_key(&target(address)) {
-                return Err(refused(NoBinding::Busy));
+                return Err(refused(NoBinding::Busy).into());
             }
             if let Some(text) = binding.in_vain(address) {
                 account.warn(format!("vm {vmid}: {text}"));
@@ -55,7 +56,7 @@ impl Run<'_> {
             }
             self.load_vfio().map_err(refused)?;
             if !pci::is_kept(&*self.host.files, address) {
-                return Err(refused(NoBinding::Unready));
+                return Err(refused(NoBinding::Unready).into());
             }
             let wait = time_left(self.host);
             self.give_driver(address, VFIO, wait)
@@ -72,7 +73,7 @@ impl Run<'_> {
     pub(in crate::lifecycle) fn unready(&self, bindings: &Bindings) -> Option<Refusal> {
         let mut bindings = bindings.iter();
         let (address, binding) = bindings.find(|(one, _)| at_work::is_function(self.host, one))?;
-        let late = slow::late(&at_work::of_function(address)).to_string();
+        let late = at_work::of_function(address, Vec::new()).late().to_string();
         Some(no_binding(&binding.key, address, NoBinding::Late(late)))
     }
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use self::away::{Away, await_udev, away, first_write, is_probing_off, missing, return_writes};
+use self::away::{Away, await_udev, away, is_probing_off, missing, return_writes};
 pub use self::wanted::{Resets, Way, no_reset, wanted};
 use super::waiting::{PAUSE, time_left};
 use crate::domain::claim::Claim;
@@ -23,9 +23,10 @@ use crate::domain::pci::reset::{NoReset, check, flr};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
 use crate::domain::vm::Vmid;
+use crate::host::errand::{Ended, Errand};
 use crate::host::pci;
-use crate::host::slow::{self, Ended, Write};
 use crate::lifecycle::engine::account::Account;
+use crate::lifecycle::engine::at_work;
 use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::read_state;
@@ -41,16 +42,6 @@ enum Halt {
     Open(Refusal),
 }
 
-/// Returns the unit of the child that resets the functions of a VM.
-fn name_of(vmid: Vmid) -> String {
-    format!("pci-{vmid}")
-}
-
-/// Returns the unit of the child that finds them again.
-fn name_of_return(vmid: Vmid) -> String {
-    format!("pci-back-{vmid}")
-}
-
 impl Run<'_> {
     /// Resets the functions of a VM that is being started; the lock of the devices is held. When that
     /// fails the claim is ended, unless functions are away.
@@ -63,9 +54,9 @@ impl Run<'_> {
         if resets.is_empty() {
             return Ok(());
         }
-        let texts = resets.iter();
-        let texts = texts.map(|(address, way)| (address.clone(), way.reset.to_string()));
-        self.announce(vmid, texts.collect(), account)?;
+        let begun = resets.iter();
+        let begun = begun.map(|(address, way)| (address.clone(), way.reset.clone()));
+        self.announce(vmid, begun.collect(), account)?;
         match self.reset_each(vmid, resets) {
             Ok(()) => {
                 self.announce(vmid, returned(resets), account)?;
@@ -90,7 +81,7 @@ impl Run<'_> {
     fn announce(
         &self,
         vmid: Vmid,
-        resets: BTreeMap<String, String>,
+        resets: BTreeMap<String, Reset>,
         account: &mut Account,
     ) -> anyhow::Result<()> {
         self.update_claim(vmid, account, |claim| {
@@ -125,10 +116,8 @@ impl Run<'_> {
             true => Halt::Refused(refusal),
             false => Halt::Open(refusal),
         };
-        let firsts = resets.iter();
-        let firsts = firsts.map(|(address, way)| first_write(address, &way.reset));
-        let writes: Vec<Write> = firsts.chain(return_writes(&away)).collect();
-        let answers = self.errand(&name_of(vmid), &writes);
+        let ways = resets.iter().map(|(address, way)| (address, &way.reset));
+        let answers = self.answers(&away::errand(vmid, ways, &away));
         let answers = answers.map_err(|why| halt(refused(resets, NoReset::Failed(why))))?;
         let is_whole = answers.iter().all(io::Result::is_ok);
         answers_of(resets, answers).map_err(halt)?;
@@ -138,20 +127,19 @@ impl Run<'_> {
         self.await_back(vmid, resets, &away)?;
         if !is_whole {
             // The child was killed, or too early. What comes of it shows in sysfs.
-            let _ = self.errand(&name_of_return(vmid), &return_writes(&away));
+            let _ = self.answers(&at_work::of_return(vmid, return_writes(&away)));
         }
         await_udev(self.host);
         self.look_at_returned(vmid, resets, &away)
     }
 
-    /// Has a child write; returns what the kernel answered, or why there is no answer.
-    fn errand(&self, name: &str, writes: &[Write]) -> Result<Vec<io::Result<()>>, String> {
+    /// Returns what the kernel answered to a child, or why there is no answer.
+    fn answers(&self, errand: &Errand) -> Result<Vec<io::Result<()>>, String> {
         // What came of it has to be told, and given back.
-        let wait = time_left(self.host);
-        match slow::run(self.host, name, writes, wait) {
-            Ok(Ended::Done(answers)) => Ok(answers),
-            Ok(Ended::Late) => Err(slow::late(name).to_string()),
-            Err(error) => Err(error.to_string()),
+        let ended = errand.run(self.host, time_left(self.host));
+        match ended.map_err(|error| error.to_string())? {
+            Ended::Done(answers) => Ok(answers),
+            Ended::Late => Err(errand.late().to_string()),
         }
     }
 
@@ -167,14 +155,18 @@ impl Run<'_> {
             };
             // One that is cut short would be taken for a kernel that does not answer.
             if clock.since_boot() + PAUSE + 2 * took >= until {
-                let model = self.model_of(vmid, address).unwrap_or_default();
+                let model = self
+                    .model_of(vmid, address)
+                    .ok()
+                    .flatten()
+                    .unwrap_or_default();
                 let key = &resets[address].key;
                 return Err(Halt::Open(no_reset(key, address, NoReset::NotBack(model))));
             }
             clock.wait_for_end(&[], PAUSE);
-            let writes = return_writes(&missing);
+            let errand = at_work::of_return(vmid, return_writes(&missing));
             let begun = clock.since_boot();
-            let answers = self.errand(&name_of_return(vmid), &writes);
+            let answers = self.answers(&errand);
             took = clock.since_boot().saturating_sub(begun);
             // What has come of it shows in sysfs.
             answers.map_err(|why| Halt::Open(refused(resets, NoReset::Failed(why))))?;
@@ -230,16 +222,18 @@ impl Run<'_> {
     /// Returns the function at an address, if it is the one that was judged.
     fn same_function(&self, vmid: Vmid, address: &str) -> Result<Function, NoReset> {
         let function = pci::function(&*self.host.files, address).ok_or(NoReset::Gone)?;
-        match self.model_of(vmid, address) {
+        match self.model_of(vmid, address)? {
             Some(model) if model != function.model => Err(NoReset::Changed(model, function.model)),
             _ => Ok(function),
         }
     }
 
     /// Returns the model of a function as the claim of a VM says it.
-    fn model_of(&self, vmid: Vmid, address: &str) -> Option<String> {
-        let mut state = read_state(&*self.host.files).ok()?;
-        state.claims.remove(&vmid)?.devices.remove(address)
+    fn model_of(&self, vmid: Vmid, address: &str) -> Result<Option<String>, NoReset> {
+        let state = read_state(&*self.host.files);
+        let state = state.map_err(|error| NoReset::Failed(format!("{error:#}")))?;
+        let claim = state.claims.get(&vmid);
+        Ok(claim.and_then(|claim| claim.devices.get(address).cloned()))
     }
 }
 
@@ -252,10 +246,9 @@ fn away_of(resets: &Resets) -> Away {
 }
 
 /// Returns what the claim says when all are reset: those that have come back wait for PVE.
-fn returned(resets: &Resets) -> BTreeMap<String, String> {
+fn returned(resets: &Resets) -> BTreeMap<String, Reset> {
     let away = away_of(resets).into_keys();
-    away.map(|address| (address, Reset::Back.to_string()))
-        .collect()
+    away.map(|address| (address, Reset::Back)).collect()
 }
 
 fn refused(resets: &Resets, why: NoReset) -> Refusal {

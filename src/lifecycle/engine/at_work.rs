@@ -1,26 +1,45 @@
-//! What children are at work on, as far as the units that they run in tell.
+//! Errands by name: what children do in units of their own, and which of them are at work.
 
 use std::collections::BTreeSet;
 
 use super::inventory::holders::in_use;
+use crate::domain::cpuset::CpuSet;
 use crate::domain::pci::binding::function_of;
 use crate::domain::state::State;
 use crate::domain::target::{Place, Target};
 use crate::domain::vm::Vmid;
-use crate::host::{Host, pci, slow};
+use crate::host::errand::{Errand, Write};
+use crate::host::{Host, pci};
 
-/// Name of the unit that takes CPUs offline and back; there is one at a time, under the host lock.
-pub const SCRUB: &str = "scrub";
+/// Returns the errand that takes CPUs offline and back, one CPU after the other; there is one at a time,
+/// under the host lock.
+pub fn scrub(cpus: &CpuSet) -> Errand {
+    let both = cpus.iter().flat_map(|cpu| {
+        let path = Target::online(cpu).path();
+        ["0", "1"].map(|text| Write::new(path.as_str(), text))
+    });
+    Errand::new("scrub", both.collect())
+}
 
-/// Returns the name of the unit that gives a function another driver.
-pub fn of_function(address: &str) -> String {
-    format!("driver-{}", address.replace(':', "-"))
+/// Returns the errand that gives a function another driver.
+pub fn of_function(address: &str, writes: Vec<Write>) -> Errand {
+    Errand::new(format!("driver-{}", address.replace(':', "-")), writes)
+}
+
+/// Returns the errand that resets the functions of a VM.
+pub fn of_reset(vmid: Vmid, writes: Vec<Write>) -> Errand {
+    Errand::new(format!("pci-{vmid}"), writes)
+}
+
+/// Returns the errand that finds the functions of a VM again that were removed.
+pub fn of_return(vmid: Vmid, writes: Vec<Write>) -> Errand {
+    Errand::new(format!("pci-back-{vmid}"), writes)
 }
 
 /// Tells whether a child may still be taking CPUs offline and back: also a late one whose unit was told
 /// to end does when the kernel lets go of it.
 pub fn is_scrub(host: &Host) -> bool {
-    slow::is_at_work(host, SCRUB).unwrap_or(true)
+    scrub(&CpuSet::new()).is_at_work(host).unwrap_or(true)
 }
 
 /// Returns the functions in hand that a child is at work on; where that cannot be told, all of them.
@@ -38,7 +57,8 @@ pub fn functions(host: &Host, state: &State) -> BTreeSet<String> {
 
 /// Tells whether a child is at work on a function.
 pub fn is_function(host: &Host, address: &str) -> bool {
-    slow::is_at_work(host, &of_function(address)).unwrap_or(true)
+    let errand = of_function(address, Vec::new());
+    errand.is_at_work(host).unwrap_or(true)
 }
 
 /// Returns the functions that keep the driver for VMs: some VM has them or is being given them, a

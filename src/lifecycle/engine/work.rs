@@ -13,7 +13,7 @@ use crate::domain::claim::{Claim, ClaimState, Claims, gone_offline};
 use crate::domain::state::{Record, State};
 use crate::domain::taken;
 use crate::domain::vm::Vmid;
-use crate::host::{Host, slow};
+use crate::host::{Host, errand};
 
 /// What became of a piece of work.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ fn close<'h>(
         journal.checkpoint(report.is_settled())?;
         state = journal.state().clone();
         if state.is_empty() {
-            slow::tidy(&*host.files);
+            errand::tidy(&*host.files);
         }
     }
     if !is_looked_after || state.is_empty() {

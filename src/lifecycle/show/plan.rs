@@ -90,7 +90,7 @@ impl Run<'_> {
         if let Some(obstacle) = obstacles.next() {
             return Err(Refusal::NoYield(obstacle).into());
         }
-        let devices = self.plan_devices(case, plan)?;
+        let devices = self.plan_devices(case, &state, plan)?;
         if !plan.running {
             state = without_neighbours(state, case);
         }

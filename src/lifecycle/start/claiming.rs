@@ -250,10 +250,10 @@ impl Run<'_> {
 }
 
 /// Returns the resets of a claim that a run has begun and not finished.
-fn still_away(claim: Option<&Claim>) -> BTreeMap<String, String> {
+fn still_away(claim: Option<&Claim>) -> BTreeMap<String, Reset> {
     let away = claim.map(Claim::away).unwrap_or_default().into_iter();
-    let texts = away.map(|(address, before)| (address, Reset::Away(before).to_string()));
-    texts.collect()
+    away.map(|(address, before)| (address, Reset::Away(before)))
+        .collect()
 }
 
 /// Returns the functions that are bound for the run of a claim: only its start can choose them.

@@ -11,7 +11,8 @@ use crate::domain::table::Hugepages;
 use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::clock::awaiting;
-use crate::host::{Host, hugepages, slow, task};
+use crate::host::errand::Errand;
+use crate::host::{Host, hugepages, task};
 use crate::lifecycle::case::resolve::Resolved;
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::account::{Account, Exit, Level};
@@ -215,7 +216,7 @@ impl Filling<'_, '_> {
 
     /// Has a child write, which takes its time; what the kernel refuses shows in the pools.
     fn ask(&self, path: &str, text: &str, account: &mut Account) {
-        if let Err(error) = slow::write(self.run.host, path, text, self.left()) {
+        if let Err(error) = Errand::of_file(path, &[text]).complete(self.run.host, self.left()) {
             account.warn(format!("vm {}: {path}: {error}", self.vmid));
         }
     }

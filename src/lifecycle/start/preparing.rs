@@ -7,7 +7,7 @@ use crate::domain::pci::VFIO;
 use crate::domain::pci::binding::{NoBinding, lent};
 use crate::domain::pci::reset::NoReset;
 use crate::domain::refusal::Refusal;
-use crate::domain::state::Record;
+use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::lifecycle::case::texts::Case;
@@ -33,12 +33,16 @@ pub struct Preparation {
 ///
 /// # Errors
 /// That must not be done, or cannot be.
-pub fn wanted(host: &Host, case: &Case, devices: &Devices) -> Result<Preparation, Refusal> {
+pub fn wanted(
+    host: &Host,
+    case: &Case,
+    devices: &Devices,
+    state: &State,
+) -> Result<Preparation, Refusal> {
     if case.table.pci.touches_devices() {
         devices.check()?;
     }
-    let state = read_state(&*host.files).unwrap_or_default();
-    let bindings = binding::wanted(&case.table, devices, &lent(&state))?;
+    let bindings = binding::wanted(&case.table, devices, &lent(state))?;
     let mut bound = devices.clone();
     for (address, function) in &mut bound.bus {
         if bindings.contains_key(address) {
@@ -65,12 +69,13 @@ impl Preparation {
 
 impl Run<'_> {
     /// Returns what the start of a VM does to its devices; see [`wanted`].
-    pub(in crate::lifecycle) fn preparation(&self, case: &Case) -> Result<Preparation, Refusal> {
+    pub(in crate::lifecycle) fn preparation(&self, case: &Case) -> Result<Preparation, Denied> {
         if !case.table.pci.touches_devices() {
             return Ok(Preparation::default());
         }
         let devices = Devices::read(self.host, case.vmid, &case.guest, &[]);
-        wanted(self.host, case, &devices)
+        let state = read_state(&*self.host.files)?;
+        Ok(wanted(self.host, case, &devices, &state)?)
     }
 
     /// Prepares the devices of a VM that has just reserved its CPUs; when that fails the claim is
@@ -146,6 +151,6 @@ impl Run<'_> {
                 ..claim.clone()
             }))
         })?;
-        Ok(self.bind(vmid, bindings, account)?)
+        self.bind(vmid, bindings, account)
     }
 }

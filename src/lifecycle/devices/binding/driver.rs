@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::domain::pci::VFIO;
 use crate::domain::pci::binding::NoBinding;
+use crate::host::errand::Write;
 use crate::host::pci::{self, DEVICES};
-use crate::host::slow::{self, Ended, Write};
 use crate::host::systemd::Job;
 use crate::lifecycle::devices::waiting::PAUSE;
 use crate::lifecycle::engine::at_work;
@@ -33,14 +33,9 @@ impl Run<'_> {
             limit: Some(wait),
             spares: false,
         };
-        let clock = &self.host.clock;
         let failed = |error: anyhow::Error| NoBinding::NoDriver(format!("{}: {error:#}", job.unit));
         self.host.systemd.run(&job).map_err(failed)?;
-        let until = clock.since_boot() + wait;
-        while !is_there() && clock.since_boot() < until {
-            clock.wait_for_end(&[], PAUSE);
-        }
-        match is_there() {
+        match self.host.wait_until(wait, PAUSE, is_there) {
             true => Ok(()),
             false => Err(NoBinding::NoDriver(format!(
                 "modprobe {VFIO} did not load it"
@@ -56,15 +51,8 @@ impl Run<'_> {
         driver: &str,
         wait: Duration,
     ) -> io::Result<()> {
-        let text = || address.to_owned();
-        let unbind = Write {
-            path: format!("{DEVICES}/{address}/driver/unbind"),
-            text: text(),
-        };
-        let bind = Write {
-            path: format!("{DRIVERS}/{driver}/bind"),
-            text: text(),
-        };
+        let unbind = Write::new(format!("{DEVICES}/{address}/driver/unbind"), address);
+        let bind = Write::new(format!("{DRIVERS}/{driver}/bind"), address);
         let had = pci::driver(&*self.host.files, address);
         let unbinds = had.map(|_| unbind).into_iter();
         let binds = (!driver.is_empty()).then_some(bind).into_iter();
@@ -72,10 +60,6 @@ impl Run<'_> {
         if writes.is_empty() {
             return Ok(());
         }
-        let name = at_work::of_function(address);
-        match slow::run(self.host, &name, &writes, wait)? {
-            Ended::Done(answers) => answers.into_iter().collect(),
-            Ended::Late => Err(slow::late(&name)),
-        }
+        at_work::of_function(address, writes).complete(self.host, wait)
     }
 }

@@ -10,10 +10,12 @@ use std::time::Duration;
 use crate::domain::pci::anew::{self, Before, Reset};
 use crate::domain::pci::reset::NoReset;
 use crate::domain::pci::{Function, VFIO, bus_of};
+use crate::domain::vm::Vmid;
+use crate::host::errand::{Errand, Write};
 use crate::host::pci::{self, DEVICES};
-use crate::host::slow::Write;
 use crate::host::{Host, drivers, surroundings};
 use crate::lifecycle::devices::waiting::{PAUSE, time_left};
+use crate::lifecycle::engine::at_work;
 
 /// Whether drivers take what appears.
 const AUTOPROBE: &str = "/sys/bus/pci/drivers_autoprobe";
@@ -55,8 +57,18 @@ pub(super) fn check_rivals(host: &Host, before: &Before) -> Result<(), NoReset> 
     }
 }
 
+/// Returns the errand that resets functions, and finds those again that are away meanwhile.
+pub(super) fn errand<'r>(
+    vmid: Vmid,
+    resets: impl Iterator<Item = (&'r String, &'r Reset)>,
+    away: &Away,
+) -> Errand {
+    let firsts = resets.map(|(address, reset)| first_write(address, reset));
+    at_work::of_reset(vmid, firsts.chain(return_writes(away)).collect())
+}
+
 /// Returns the write that resets a function, or begins to.
-pub(super) fn first_write(address: &str, reset: &Reset) -> Write {
+fn first_write(address: &str, reset: &Reset) -> Write {
     let name = match reset {
         Reset::By(_) => "reset",
         Reset::Away(_) | Reset::Back => "remove",
@@ -69,18 +81,14 @@ pub(super) fn first_write(address: &str, reset: &Reset) -> Write {
 /// A driver has to have one before its power management can be as it was: binding sets that.
 pub(super) fn return_writes(away: &Away) -> Vec<Write> {
     let buses: BTreeSet<&str> = away.keys().map(|address| bus_of(address)).collect();
-    let rescans = buses.into_iter().map(|bus| Write {
-        path: format!("/sys/class/pci_bus/{bus}/rescan"),
-        text: "1".to_owned(),
-    });
+    let rescan = |bus| Write::new(format!("/sys/class/pci_bus/{bus}/rescan"), "1");
+    let rescans = buses.into_iter().map(rescan);
     let overrides = away
         .keys()
         .map(|address| of_function(address, "driver_override", VFIO));
     let bound = away.iter().filter(|(_, before)| before.was_bound());
-    let binds = bound.map(|(address, _)| Write {
-        path: format!("/sys/bus/pci/drivers/{VFIO}/bind"),
-        text: address.clone(),
-    });
+    let bind = format!("/sys/bus/pci/drivers/{VFIO}/bind");
+    let binds = bound.map(|(address, _)| Write::new(bind.as_str(), address.as_str()));
     let attributes = away.iter().flat_map(|(address, before)| {
         let attributes = before.attributes();
         attributes.map(move |(name, text)| of_function(address, name, text))
@@ -93,10 +101,7 @@ pub(super) fn return_writes(away: &Away) -> Vec<Write> {
 }
 
 fn of_function(address: &str, name: &str, text: &str) -> Write {
-    Write {
-        path: format!("{DEVICES}/{address}/{name}"),
-        text: text.to_owned(),
-    }
+    Write::new(format!("{DEVICES}/{address}/{name}"), text)
 }
 
 /// Returns those of the functions that are not there.
@@ -118,8 +123,5 @@ pub(super) fn is_probing_off(host: &Host) -> bool {
 /// while none is probed for does not take them later either.
 pub(super) fn await_udev(host: &Host) {
     let wait = UDEV_WAIT.min(time_left(host));
-    let until = host.clock.since_boot() + wait;
-    while host.files.exists(UDEV_QUEUE) && host.clock.since_boot() < until {
-        host.clock.wait_for_end(&[], PAUSE);
-    }
+    host.wait_until(wait, PAUSE, || !host.files.exists(UDEV_QUEUE));
 }

@@ -5,18 +5,18 @@
 
 use std::time::Duration;
 
-use super::away::{Away, await_udev, check_rivals, is_probing_off, missing, return_writes};
+use super::away::{self, Away, await_udev, check_rivals, is_probing_off, missing, return_writes};
 use super::wanted::no_reset;
-use super::{name_of, name_of_return};
 use crate::domain::claim::Claim;
 use crate::domain::pci::bus_of;
 use crate::domain::pci::reset::NoReset;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
-use crate::host::slow::{self, Ended};
+use crate::host::errand::{Ended, Errand};
 use crate::host::{Host, task};
 use crate::lifecycle::devices::waiting::{LOCK, LOCK_WAIT, PAUSE, time_left};
 use crate::lifecycle::engine::account::{Account, Exit};
+use crate::lifecycle::engine::at_work;
 use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::read_state;
@@ -103,9 +103,9 @@ impl Run<'_> {
         account: &mut Account,
     ) -> anyhow::Result<bool> {
         let (vmid, host) = (claim.vmid, self.host);
-        let late = |name: &str| format!("vm {vmid}: {}", slow::late(name));
-        if let Some(name) = self.child_at_work(claim, away)? {
-            account.warn(late(&name));
+        let late = |errand: &Errand| format!("vm {vmid}: {}", errand.late());
+        if let Some(errand) = self.child_at_work(claim, away)? {
+            account.warn(late(&errand));
             return Ok(false);
         }
         let lost = missing(host, away);
@@ -117,32 +117,26 @@ impl Run<'_> {
         }
         // Also when all are there: the run may have died before they were what they had been.
         let wait = time_left(self.host);
-        let name = name_of_return(vmid);
-        if let Ended::Late = slow::run(host, &name, &return_writes(away), wait)? {
-            account.warn(late(&name));
+        let errand = at_work::of_return(vmid, return_writes(away));
+        if let Ended::Late = errand.run(host, wait)? {
+            account.warn(late(&errand));
             return Ok(false);
         }
-        let until = host.clock.since_boot() + BACK_WAIT.min(time_left(self.host));
-        while !missing(host, away).is_empty() && host.clock.since_boot() < until {
-            host.clock.wait_for_end(&[], PAUSE);
-        }
+        let wait = BACK_WAIT.min(time_left(self.host));
+        host.wait_until(wait, PAUSE, || missing(host, away).is_empty());
         tell(claim, &lost, &missing(host, away), account);
         Ok(true)
     }
 
     /// Lets the children of the run that died come to their end; returns the one that does not.
-    fn child_at_work(&self, claim: &Claim, away: &Away) -> anyhow::Result<Option<String>> {
-        let n_returns = return_writes(away).len();
-        let n_writes = claim.resets.len() + n_returns;
-        let children = [
-            (name_of(claim.vmid), n_writes),
-            (name_of_return(claim.vmid), n_returns),
-        ];
-        for (name, n_writes) in children {
+    fn child_at_work(&self, claim: &Claim, away: &Away) -> anyhow::Result<Option<Errand>> {
+        let resetting = away::errand(claim.vmid, claim.resets.iter(), away);
+        let returning = at_work::of_return(claim.vmid, return_writes(away));
+        for errand in [resetting, returning] {
             let wait = BACK_WAIT.min(time_left(self.host));
-            let is_late = slow::join(self.host, &name, n_writes, wait)?;
-            if is_late || slow::is_at_work(self.host, &name)? {
-                return Ok(Some(name));
+            let is_late = errand.join(self.host, wait)?;
+            if is_late || errand.is_at_work(self.host)? {
+                return Ok(Some(errand));
             }
         }
         Ok(None)

@@ -15,8 +15,9 @@ use crate::domain::stage::Stage;
 use crate::domain::state::Record;
 use crate::domain::target::Target;
 use crate::domain::vm::{TaskId, Vmid};
-use crate::host::{Host, irq, slow, task};
-use crate::lifecycle::engine::at_work::SCRUB;
+use crate::host::errand::Ended;
+use crate::host::{Host, irq, task};
+use crate::lifecycle::engine::at_work;
 use crate::lifecycle::engine::observe::kernel_threads;
 
 /// How long it may take: a start of another VM waits a little longer for the host lock.
@@ -50,9 +51,9 @@ impl Settling<'_, '_> {
         let debts = debts(&cpus, &self.journal.state().held, &facts, &pinned);
         self.journal.append(vec![Record::Intend(debts)])?;
         let wait = self.host.left().min(SCRUB_WAIT);
-        match slow::run(self.host, SCRUB, &off_and_on(&cpus), wait) {
-            Ok(slow::Ended::Done(answers)) => self.report.warnings.extend(refused(&cpus, answers)),
-            Ok(slow::Ended::Late) => {
+        match at_work::scrub(&cpus).run(self.host, wait) {
+            Ok(Ended::Done(answers)) => self.report.warnings.extend(refused(&cpus, answers)),
+            Ok(Ended::Late) => {
                 self.end_late(&cpus);
                 return Ok(None);
             }
@@ -72,9 +73,8 @@ impl Settling<'_, '_> {
     pub(super) fn await_scrub(&mut self) -> anyhow::Result<bool> {
         let held = self.journal.state().held.keys();
         let cpus: CpuSet = held.filter_map(Target::switched_cpu).collect();
-        let n_writes = off_and_on(&cpus).len();
         let wait = self.host.left().min(SCRUB_WAIT);
-        if cpus.is_empty() || !slow::join(self.host, SCRUB, n_writes, wait)? {
+        if cpus.is_empty() || !at_work::scrub(&cpus).join(self.host, wait)? {
             return Ok(true);
         }
         self.end_late(&cpus);
@@ -82,7 +82,7 @@ impl Settling<'_, '_> {
     }
 
     fn end_late(&mut self, cpus: &CpuSet) {
-        let why = slow::late(SCRUB);
+        let why = at_work::scrub(cpus).late();
         self.leave_to_reconcile(format!(
             "cpus {cpus} are still being taken offline and back: {why}"
         ));
@@ -99,17 +99,6 @@ fn pinned(host: &Host, cpus: &CpuSet) -> anyhow::Result<Vec<(TaskId, CpuSet)>> {
         (!task.is_kernel_thread()).then_some((task.id, affinity))
     });
     Ok(pinned.collect())
-}
-
-/// Returns the writes that take CPUs offline and back, one CPU after the other.
-fn off_and_on(cpus: &CpuSet) -> Vec<slow::Write> {
-    let both = cpus.iter().flat_map(|cpu| {
-        ["0", "1"].map(|text| slow::Write {
-            path: Target::online(cpu).path(),
-            text: text.to_owned(),
-        })
-    });
-    both.collect()
 }
 
 /// Tells which CPUs did not go offline, and why; that one did not come back is told when it is

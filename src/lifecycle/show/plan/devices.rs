@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::answer::Plan;
 use crate::domain::refusal::Refusal;
+use crate::domain::state::State;
 use crate::lifecycle::case::resolve::Resolved;
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::inventory::Devices;
@@ -14,7 +15,12 @@ use crate::lifecycle::start::preparing::{Preparation, wanted};
 impl Run<'_> {
     /// Looks at the devices of the VM. What speaks against them refuses a start only where the
     /// table has pin-hook touch them: PVE itself would start the VM.
-    pub(super) fn plan_devices(&self, case: &Case, plan: &mut Plan) -> Result<Devices, Refusal> {
+    pub(super) fn plan_devices(
+        &self,
+        case: &Case,
+        state: &State,
+        plan: &mut Plan,
+    ) -> Result<Devices, Refusal> {
         let leaving = &case.table.yields.stop;
         let devices = Devices::read(self.host, case.vmid, &case.guest, leaving);
         plan.devices = devices.rows();
@@ -25,7 +31,7 @@ impl Run<'_> {
             return Ok(Devices::default());
         }
         if !plan.running {
-            let Preparation { bindings, resets } = wanted(self.host, case, &devices)?;
+            let Preparation { bindings, resets } = wanted(self.host, case, &devices, state)?;
             for (address, binding) in bindings {
                 let (key, words) = (&binding.key, binding.in_words());
                 let model = devices.bus.get(&address).map_or("", |one| &one.model);

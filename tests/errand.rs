@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::Mode;
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
+use pin_hook::host::errand::{Ended, Errand, Write, serve, tidy};
 use pin_hook::host::files::RootFiles;
 use pin_hook::host::limit::Limit;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
-use pin_hook::host::slow::{self, Ended, Write, join, run, serve, tidy};
 use pin_hook::host::systemd::{Job, Systemd};
 use tempfile::TempDir;
 
@@ -56,7 +56,10 @@ impl Systemd for Threads {
             panic!("{job:?}");
         };
         assert_eq!(
-            (command.as_str(), slow::unit(name)),
+            (
+                command.as_str(),
+                Errand::new(name.as_str(), Vec::new()).unit()
+            ),
             ("write", job.unit.clone())
         );
         if self.kills {
@@ -138,11 +141,16 @@ fn switch(root: &Path, cpu: u32) -> PathBuf {
 
 fn off(cpus: &[u32]) -> Vec<Write> {
     let path = |cpu| format!("/sys/devices/system/cpu/cpu{cpu}/online");
-    let write = |cpu: &u32| Write {
-        path: path(*cpu),
-        text: "0".to_owned(),
-    };
-    cpus.iter().map(write).collect()
+    cpus.iter().map(|cpu| Write::new(path(cpu), "0")).collect()
+}
+
+fn scrub(cpus: &[u32]) -> Errand {
+    Errand::new("scrub", off(cpus))
+}
+
+/// The errand to one switch alone.
+fn off_alone(cpu: u32) -> Errand {
+    Errand::of_file(&off(&[cpu])[0].path, &["0"])
 }
 
 fn answers(dir: &TempDir) -> usize {
@@ -162,7 +170,7 @@ fn block(dir: &TempDir, cpu: u32) -> PathBuf {
 #[test]
 fn each_write_is_answered_with_what_the_kernel_said() {
     let (dir, host) = host(false);
-    let Ended::Done(results) = run(&host, "scrub", &off(&[2, 9, 3]), PATIENT).unwrap() else {
+    let Ended::Done(results) = scrub(&[2, 9, 3]).run(&host, PATIENT).unwrap() else {
         panic!("it is late");
     };
     let errors: Vec<Option<i32>> = results
@@ -180,7 +188,7 @@ fn each_write_is_answered_with_what_the_kernel_said() {
 fn a_child_that_is_killed_costs_no_deadline() {
     let (dir, host) = host(true);
     let begin = Instant::now();
-    let error = slow::write(&host, &off(&[3])[0].path, "0", PATIENT).unwrap_err();
+    let error = off_alone(3).complete(&host, PATIENT).unwrap_err();
     assert_eq!(error.to_string(), "the unit ended before it was done");
     assert!(begin.elapsed() < PATIENT / 2);
     assert_eq!(answers(&dir), 0);
@@ -190,15 +198,15 @@ fn a_child_that_is_killed_costs_no_deadline() {
 fn a_write_that_never_ends_costs_the_deadline_and_is_not_waited_for_twice() {
     let (dir, host) = host(false);
     let pipe = block(&dir, 2);
-    let late = run(&host, "scrub", &off(&[2, 3]), SHORT).unwrap();
+    let late = scrub(&[2, 3]).run(&host, SHORT).unwrap();
     assert!(matches!(late, Ended::Late), "{late:?}");
     let begin = Instant::now();
-    let late = run(&host, "scrub", &off(&[2, 3]), PATIENT).unwrap();
+    let late = scrub(&[2, 3]).run(&host, PATIENT).unwrap();
     assert!(matches!(late, Ended::Late), "{late:?}");
     assert!(begin.elapsed() < PATIENT / 2);
     // When the kernel lets go of it nobody listens, and it does nothing more.
     assert_eq!(fs::read_to_string(pipe).unwrap(), "0");
-    while host.systemd.is_active(&slow::unit("scrub")).unwrap() {
+    while host.systemd.is_active(&scrub(&[2, 3]).unit()).unwrap() {
         thread::yield_now();
     }
     assert_eq!(fs::read_to_string(switch(dir.path(), 3)).unwrap(), "1");
@@ -209,7 +217,7 @@ fn a_write_that_never_ends_costs_the_deadline_and_is_not_waited_for_twice() {
 fn the_error_of_a_late_write_names_the_unit() {
     let (dir, host) = host(false);
     let pipe = block(&dir, 3);
-    let error = slow::write(&host, &off(&[3])[0].path, "0", SHORT).unwrap_err();
+    let error = off_alone(3).complete(&host, SHORT).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     let unit = "pin-hook-write-cpu-cpu3-online.service";
     let expected = format!("the kernel does not respond, {unit} waits for it");
@@ -220,7 +228,7 @@ fn the_error_of_a_late_write_names_the_unit() {
 #[test]
 fn the_child_of_a_run_that_died_is_waited_for() {
     let (dir, host) = host(false);
-    assert!(!join(&host, "scrub", 2, PATIENT).unwrap());
+    assert!(!scrub(&[2, 3]).join(&host, PATIENT).unwrap());
     let jobs = dir.path().join("run/pin-hook/jobs");
     fs::create_dir(&jobs).unwrap();
     fs::write(jobs.join("scrub"), "").unwrap();
@@ -233,7 +241,7 @@ fn the_child_of_a_run_that_died_is_waited_for() {
         .into_iter()
         .chain(words);
     let job = Job {
-        unit: slow::unit("scrub"),
+        unit: scrub(&[2, 3]).unit(),
         description: String::new(),
         path: "/usr/sbin/pin-hook".to_owned(),
         arguments: arguments.collect(),
@@ -242,7 +250,7 @@ fn the_child_of_a_run_that_died_is_waited_for() {
     };
     host.systemd.run(&job).unwrap();
     let reader = thread::spawn(move || fs::read_to_string(pipe).unwrap());
-    assert!(!join(&host, "scrub", 2, PATIENT).unwrap());
+    assert!(!scrub(&[2, 3]).join(&host, PATIENT).unwrap());
     assert_eq!(reader.join().unwrap(), "0");
     assert_eq!(answers(&dir), 0);
 }
