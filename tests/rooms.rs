@@ -391,3 +391,51 @@ fn the_rules_see_code_and_nothing_else() {
     assert_eq!(functions(&code), [("one".to_owned(), 3, 3)]);
     assert!(positions("RootFiles::new my_std::fs", "File::").is_empty());
 }
+
+/// Returns the names of functions and constants that code makes public, with their lines. A type may be
+/// public without being named anywhere: a public function returns it.
+fn public_names(code: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    for (n, line) in code.lines().enumerate() {
+        let words: Vec<&str> = line
+            .split(|c| !is_word(c))
+            .filter(|w| !w.is_empty())
+            .collect();
+        let is_public = line.trim_start().starts_with("pub");
+        let kind = words.iter().position(|word| *word == "fn");
+        let kind = kind.or_else(|| {
+            words
+                .iter()
+                .position(|word| *word == "const" || *word == "static")
+        });
+        let name = kind
+            .filter(|at| is_public && *at < 4)
+            .and_then(|at| words.get(at + 1));
+        found.extend(name.map(|name| (n + 1, *name)));
+    }
+    found
+}
+
+#[test]
+fn every_public_name_is_used_outside_of_its_file() {
+    let all = sources(&["src", "tests"]);
+    let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for Source { path, code } in &all {
+        for word in code.split(|c| !is_word(c)) {
+            users.entry(word).or_default().push(path);
+        }
+    }
+    let mut unused = Vec::new();
+    for Source { path, code } in all.iter().filter(|source| source.path.starts_with("src/")) {
+        let names = public_names(code).into_iter();
+        let alone = names.filter(|(_, name)| users[name].iter().all(|user| user == path));
+        unused.extend(alone.map(|(line, name)| format!("{path}:{line}: {name}")));
+    }
+    assert_none(&unused, "what only its own file uses is not public");
+}
+
+#[test]
+fn a_public_name_that_nobody_uses_is_seen() {
+    let code = "pub fn one() {}\nfn two() {}\n    pub(super) const THREE: u8 = 3;\npub const fn four() {}\n";
+    assert_eq!(public_names(code), [(1, "one"), (3, "THREE"), (4, "four")]);
+}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Name of pin-hook's own snippet.
-pub const SNIPPET: &str = "pin-hook";
+const SNIPPET: &str = "pin-hook";
 
 /// What a storage of type dir may hold besides, in PVE's words (`PVE::Storage::DirPlugin`).
 const CONTENT: [&str; 6] = ["images", "rootdir", "vztmpl", "iso", "backup", "import"];

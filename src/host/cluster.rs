@@ -2,7 +2,7 @@
 //! nodes, where VMs may go, and which nodes have pin-hook.
 //!
 //! Whether a program is installed on another node cannot be seen from here, so every node says so
-//! itself, in a file of its own below [`NODES`], when it boots and when pin-hook is installed.
+//! itself, in a file of its own below `NODES`, when it boots and when pin-hook is installed.
 
 use std::io;
 

@@ -25,9 +25,9 @@ pub const CALL_WAIT: Duration = Duration::from_secs(3);
 /// How long systemd may take to read its unit files again: it asks every generator first.
 pub const RELOAD_WAIT: Duration = Duration::from_secs(6);
 /// How long a call may take when nothing of PVE waits for the run.
-pub const PATIENT_CALL_WAIT: Duration = Duration::from_secs(10);
+const PATIENT_CALL_WAIT: Duration = Duration::from_secs(10);
 /// How long a reload may take then.
-pub const PATIENT_RELOAD_WAIT: Duration = Duration::from_secs(30);
+const PATIENT_RELOAD_WAIT: Duration = Duration::from_secs(30);
 
 /// Where the system bus listens; its environment variable is not believed.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";

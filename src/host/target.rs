@@ -1,6 +1,6 @@
 //! Reading and writing of targets on the host.
 //!
-//! Kernel files lie: a write can succeed and change nothing, or change something else. [`write`]
+//! Kernel files lie: a write can succeed and change nothing, or change something else. [`write()`]
 //! therefore says only that the kernel took the value; what became of it is read by [`read`].
 
 use std::io;
@@ -37,7 +37,7 @@ const MEMORY_NODES: &str = "# Written by pin-hook(8) while the vm is started and
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
 /// How long one write is waited for that may sleep in the kernel without bound.
-pub const SLOW_WAIT: Duration = Duration::from_secs(5);
+const SLOW_WAIT: Duration = Duration::from_secs(5);
 
 /// Kind of a cgroup that is no partition.
 const MEMBER: &str = "member";
@@ -123,7 +123,7 @@ fn read_driver(host: &Host, address: &str) -> Value {
 }
 
 /// Gives a target a value. A write that may sleep in the kernel without bound is waited for as long as
-/// the run may take, and no longer than [`SLOW_WAIT`], because other runs wait for the host.
+/// the run may take, and no longer than `SLOW_WAIT`, because other runs wait for the host.
 ///
 /// # Errors
 /// Whatever the kernel answered, unless that says that the object is gone or unchangeable; that the

@@ -40,7 +40,7 @@ const DAMAGED: &str = "/run/pin-hook/damaged";
 const LOCK: &str = "/run/pin-hook/lock";
 
 /// How long a run waits for another one that works on the host: longer than any single write is waited
-/// for ([`SLOW_WAIT`](crate::host::target::SLOW_WAIT)), so that no start is refused for one.
+/// for (`SLOW_WAIT` of `host::target`), so that no start is refused for one.
 const LOCK_WAIT: Duration = Duration::from_secs(7);
 /// What of the time of a run is left for the work when it has the host.
 const RESERVE: Duration = Duration::from_millis(1500);
