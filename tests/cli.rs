@@ -79,7 +79,7 @@ fn both_orders_of_arguments_are_the_same_phase() {
 
 #[test]
 fn a_wrong_command_line_is_status_2() {
-    let wrong: [&[&str]; 11] = [
+    let wrong: [&[&str]; 13] = [
         &[],
         &["post-strat", "100"],
         &["plan"],
@@ -90,7 +90,9 @@ fn a_wrong_command_line_is_status_2() {
         &["release"],
         &["plan", "100", "200"],
         &["init", "100", "--force"],
-        &["check"],
+        &["check", "x"],
+        &["check", "100", "--table", "x"],
+        &["check", "--explain", "iommu", "--json"],
     ];
     for words in wrong {
         let output = run(words);
@@ -146,8 +148,8 @@ fn a_root_that_is_no_host_is_an_error() {
 fn a_table_that_is_named_in_another_way_is_told_how() {
     for (words, told) in [
         (
-            &["check", "100"][..],
-            "tip: pin-hook plan 100 checks the table of vm 100",
+            &["check", "vr.toml"][..],
+            "tip: pin-hook check --table vr.toml checks a file",
         ),
         (
             &["check", "--table", "100"],

@@ -127,15 +127,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Check a table before it is put in place
-    Check {
-        /// Table to check, wherever it is
-        #[arg(long, value_name = "FILE")]
-        table: PathBuf,
-        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
-        #[arg(long)]
-        json: bool,
-    },
+    /// Say what is wrong with this host and its VMs, and how to fix it
+    Check(Examination),
     /// Write to files of the kernel that may take its time (called by pin-hook itself)
     #[command(hide = true)]
     Write {
@@ -148,6 +141,28 @@ pub enum Command {
     Reconcile,
     /// Prepare the scopes of all VMs with a table (called by systemd at boot)
     Boot,
+}
+
+/// What `check` is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Examination {
+    /// Only the host and this VM
+    pub vmid: Option<Vmid>,
+    /// Check a table instead, wherever it is, before it is put in place
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vmid", "explain", "short", "quiet"])]
+    pub table: Option<PathBuf>,
+    /// Say what a check requires and why
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["vmid", "json", "short", "quiet"])]
+    pub explain: Option<String>,
+    /// One line for each finding
+    #[arg(long, conflicts_with = "json")]
+    pub short: bool,
+    /// Print nothing: the exit status says it
+    #[arg(long, conflicts_with_all = ["json", "short"])]
+    pub quiet: bool,
+    /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Run of the program, for the log.
@@ -198,7 +213,7 @@ impl Command {
             Command::Plan { .. }
                 | Command::Status { .. }
                 | Command::List { .. }
-                | Command::Check { .. }
+                | Command::Check(_)
                 | Command::Init { write: false, .. }
                 | Command::UnknownPhase { .. }
                 | Command::Enable { dry_run: true, .. }

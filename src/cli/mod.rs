@@ -3,10 +3,11 @@
 //! PVE calls with `<vmid> <phase>`, people with `<phase> <vmid>` or a command.
 
 mod args;
-mod check;
 mod columns;
+mod doctor;
 mod init;
 mod json;
+mod lint;
 mod list;
 mod output;
 mod plan;
@@ -183,9 +184,7 @@ impl Desk<'_> {
                 };
                 self.shown(init::show(host, *vmid, wish, output), *json)
             }
-            Command::Check { table, json } => {
-                self.shown(check::table(host, table, *json, output), *json)
-            }
+            Command::Check(asked) => self.shown(doctor::answer(host, asked, output), asked.json),
             Command::List { json } => self.shown(list::show(host, *json, output), *json),
         }
     }

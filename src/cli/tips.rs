@@ -37,8 +37,8 @@ const OTHERWISE: [(&str, &str); 10] = [
     ),
     (
         "doctor",
-        "pin-hook status shows what is wrong now, pin-hook check --table FILE what is wrong with \
-         a table",
+        "pin-hook check says what is wrong with the host and its vms, pin-hook status what is not as it \
+         should be now",
     ),
     ("validate", "pin-hook check --table FILE checks a table"),
     (
@@ -128,10 +128,7 @@ fn tip_for_argument(
         (ErrorKind::ValueValidation, "release", "all") => {
             Some("pin-hook release --all releases everything".to_owned())
         }
-        (ErrorKind::UnknownArgument, "check", vmid) if vmid.parse::<Vmid>().is_ok() => Some(
-            format!("pin-hook plan {vmid} checks the table of vm {vmid}"),
-        ),
-        (ErrorKind::UnknownArgument, "check", file) if !file.starts_with('-') => {
+        (ErrorKind::ValueValidation, "check", file) if !file.starts_with('-') => {
             Some(format!("pin-hook check --table {file} checks a file"))
         }
         // The library would have it taken for a value.

@@ -5,14 +5,14 @@
 //! has no use for are not checked.
 
 use super::passthrough::{
-    parse_hostpci, parse_raw_disk, parse_usb, parse_virtiofs, shared_by_args,
+    parse_disk, parse_hostpci, parse_raw_disk, parse_usb, parse_virtiofs, shared_by_args,
 };
 use super::property::{
     Properties, boolean, cpu_set, index, integer, is_blank, number, plain, ranges, volume_id,
 };
 use super::section::Section;
 use super::smp::Smp;
-use crate::domain::guest::{Guest, GuestNet, GuestNode, HugepageSize, Iothread, RawDisk, Shared};
+use crate::domain::guest::{Guest, GuestNet, GuestNode, HugepageSize, Iothread, Shared};
 
 /// Network card models of PVE; `model=` or the model itself as the key of the MAC address.
 const NET_MODELS: [&str; 14] = [
@@ -95,7 +95,8 @@ pub(super) fn of(section: &Section) -> Guest {
         vmstate: conf.find("vmstate", volume_id),
         hookscript: conf.find("hookscript", volume_id),
         usb: conf.devices("usb", 13, parse_usb),
-        raw_disks: conf.raw_disks(),
+        disks: conf.disks(parse_disk),
+        raw_disks: conf.disks(parse_raw_disk),
         shares: conf.shares(args.as_deref()),
         args,
         machine: conf.text("machine"),
@@ -185,11 +186,12 @@ impl<'a> Typed<'a> {
         (0..sockets.min(128)).map(per_socket).collect()
     }
 
-    fn raw_disks(&self) -> Vec<RawDisk> {
+    fn disks<T>(&self, parse: impl Fn(&str, &'a str) -> Option<T>) -> Vec<T> {
         let kinds = [("ide", 3), ("sata", 5), ("scsi", 30), ("virtio", 15)];
         let kinds = kinds.into_iter();
-        let disks = kinds.flat_map(|(kind, max)| self.devices(kind, max, parse_raw_disk));
-        disks.collect()
+        kinds
+            .flat_map(|(kind, max)| self.devices(kind, max, &parse))
+            .collect()
     }
 
     fn shares(&self, args: Option<&str>) -> Vec<Shared> {

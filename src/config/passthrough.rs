@@ -4,7 +4,7 @@
 //! its line were not there.
 
 use super::property::{Properties, boolean, trim};
-use crate::domain::guest::{HostPci, RawDisk, Shared, Usb, UsbFrom};
+use crate::domain::guest::{Disk, HostPci, RawDisk, Shared, Usb, UsbFrom};
 
 const HOSTPCI_KEYS: [&str; 13] = [
     "host",
@@ -127,6 +127,21 @@ pub(super) fn usb_host(text: &str) -> Option<UsbFrom> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let valid = is_number(bus) && ports.split('.').all(is_number);
     valid.then(|| UsbFrom::Port(text.to_owned()))
+}
+
+/// Reads a disk; not a drive for media.
+pub(super) fn parse_disk(key: &str, value: &str) -> Option<Disk> {
+    let properties = Properties::parse(value, Some("file"), |_| true)?;
+    let file = properties.value("file").or(properties.value("volume"))?;
+    let is_disk = properties.value("media") != Some("cdrom") && file != "none";
+    let by_name = file.rsplit_once('.').map(|(_, end)| end);
+    let by_name = by_name.filter(|end| ["raw", "qcow2", "vmdk"].contains(end));
+    is_disk.then(|| Disk {
+        key: key.to_owned(),
+        format: properties.value("format").or(by_name).map(str::to_owned),
+        cache: properties.value("cache").map(str::to_owned),
+        iothread: properties.switch("iothread", false).unwrap_or_default(),
+    })
 }
 
 /// Returns the disk of the host that a disk of the VM is, if it is none of a storage.

@@ -77,6 +77,8 @@ pub struct Guest {
     pub hostpci: Vec<HostPci>,
     /// USB devices that are passed through.
     pub usb: Vec<Usb>,
+    /// Disks, without drives for media.
+    pub disks: Vec<Disk>,
     /// Disks that are whole ones of the host.
     pub raw_disks: Vec<RawDisk>,
     /// Directories of the host that the guest sees.
@@ -182,6 +184,19 @@ pub enum UsbFrom {
     Mapping(String),
     /// It comes over the network from whoever looks at the display.
     Spice,
+}
+
+/// Disk of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Disk {
+    /// Key in the configuration, such as `scsi1`.
+    pub key: String,
+    /// Format, where the volume or the configuration says it.
+    pub format: Option<String>,
+    /// Cache mode, if it is not the default.
+    pub cache: Option<String>,
+    /// Whether the configuration asks for a thread of its own.
+    pub iothread: bool,
 }
 
 /// Disk of a guest that is a whole one of the host.

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod advice;
 pub mod backend;
+pub mod check;
 pub mod claim;
 pub mod container;
 pub mod cpuset;

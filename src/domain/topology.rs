@@ -144,7 +144,7 @@ pub struct Parts {
 }
 
 /// CPUs of a host and what they share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Topology {
     parts: Parts,
     core_index: BTreeMap<CpuId, usize>,

@@ -15,6 +15,7 @@ pub mod dirs;
 pub mod drivers;
 pub mod errand;
 pub mod files;
+pub mod health;
 pub mod hugepages;
 pub mod irq;
 pub mod ksm;

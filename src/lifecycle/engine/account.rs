@@ -42,6 +42,8 @@ pub enum Exit {
     Usage,
     /// Taken back incompletely; the journal is kept for the next attempt (3).
     Incomplete,
+    /// The doctor has warnings, and found nothing worse (4).
+    Warned,
 }
 
 /// What is told about a run.
@@ -215,6 +217,7 @@ impl Exit {
             Exit::Refused => 1,
             Exit::Usage => 2,
             Exit::Incomplete => 3,
+            Exit::Warned => 4,
         }
     }
 }

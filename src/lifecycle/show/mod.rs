@@ -1,6 +1,7 @@
 //! What is only shown.
 
 pub mod complaint;
+pub mod doctor;
 pub mod init;
 pub mod lint;
 pub mod list;

@@ -1,0 +1,193 @@
+//! `check`: what is wrong with this host and its VMs, and what mends it.
+
+use anstyle::{AnsiColor, Style};
+use anyhow::bail;
+
+use super::args::Examination;
+use super::columns::wrapped;
+use super::json;
+use super::lint;
+use super::output::Output;
+use crate::config::nearest::nearest;
+use crate::domain::advice::Advised;
+use crate::domain::check::{Check, checks};
+use crate::domain::words::count;
+use crate::host::Host;
+use crate::lifecycle::engine::account::Exit;
+use crate::lifecycle::show::doctor::{Diagnosis, Outcome, Patient, Row, Totals, examine};
+
+/// Answers `check`.
+///
+/// # Errors
+/// There is no such VM or check, or the host cannot be read.
+pub fn answer(host: &Host, asked: &Examination, output: &Output) -> anyhow::Result<Exit> {
+    match (&asked.table, &asked.explain) {
+        (Some(table), _) => lint::table(host, table, asked.json, output),
+        (_, Some(id)) => explain(id, output),
+        _ => show(host, asked, output),
+    }
+}
+
+/// Shows what is wrong with the host and its VMs, or with one VM; the exit status says how bad it is.
+fn show(host: &Host, asked: &Examination, output: &Output) -> anyhow::Result<Exit> {
+    let diagnosis = examine(host, asked.vmid)?;
+    match (asked.json, asked.short, asked.quiet) {
+        (true, ..) => json::print(&diagnosis, output)?,
+        (_, true, _) => output.print(&short(&diagnosis)),
+        (.., true) => {}
+        _ => output.print(&report(&diagnosis, output.is_verbose())),
+    }
+    let totals = diagnosis.totals;
+    Ok(match (totals.failures, totals.warnings) {
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::Warned,
+        _ => Exit::Refused,
+    })
+}
+
+/// Says what a check requires and why.
+///
+/// # Errors
+/// There is no such check.
+fn explain(id: &str, output: &Output) -> anyhow::Result<Exit> {
+    let Some(check) = checks().find(|check| check.id == id) else {
+        let ids: Vec<&str> = checks().map(|check| check.id).collect();
+        let help = match nearest(id, ids.iter().copied()) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("the checks are {}", ids.join(", ")),
+        };
+        bail!(Advised::new(format!("there is no check \"{id}\""), help));
+    };
+    output.print(&explained(check));
+    Ok(Exit::Done)
+}
+
+fn explained(check: &Check) -> String {
+    let mut text = format!("{} ({})\n", check.id, check.severity.name());
+    for (name, words) in [
+        ("required", check.required),
+        ("why", check.why),
+        ("fix", check.mend),
+    ] {
+        text += &wrapped(&format!("{name}: {words}"), "  ");
+    }
+    text
+}
+
+fn short(diagnosis: &Diagnosis) -> String {
+    let mut text = String::new();
+    for patient in &diagnosis.patients {
+        let who = patient
+            .vmid
+            .map_or("host".to_owned(), |vmid| format!("vm {vmid}"));
+        for row in patient
+            .results
+            .iter()
+            .filter(|row| row.outcome.is_finding())
+        {
+            let Row {
+                id, outcome, found, ..
+            } = row;
+            text += &format!("{} {who} {id}: {found}\n", outcome.name());
+        }
+    }
+    text + &total(&diagnosis.totals)
+}
+
+fn report(diagnosis: &Diagnosis, is_verbose: bool) -> String {
+    let mut text = String::new();
+    for patient in &diagnosis.patients {
+        text += &of_patient(patient, &diagnosis.node, is_verbose);
+    }
+    text += &format!("\n{}", total(&diagnosis.totals));
+    let totals = diagnosis.totals;
+    if totals.notices + totals.warnings + totals.failures > 0 {
+        text += "pin-hook check --explain NAME says why a check matters\n";
+    }
+    text
+}
+
+fn of_patient(patient: &Patient, node: &str, is_verbose: bool) -> String {
+    let mut text = match (patient.vmid, &patient.name) {
+        (None, _) => format!("host {node}"),
+        (Some(vmid), None) => format!("vm {vmid}"),
+        (Some(vmid), Some(name)) => format!("vm {vmid} ({name})"),
+    };
+    let findings = patient
+        .results
+        .iter()
+        .filter(|row| row.outcome.is_finding());
+    if findings.count() == 0 {
+        text += ": nothing to mend";
+    }
+    text.push('\n');
+    let shown = patient.results.iter();
+    let shown = shown.filter(|row| is_verbose || row.outcome.is_finding());
+    let shown: Vec<&Row> = shown.collect();
+    for (n, row) in shown.iter().enumerate() {
+        text += &of_row(row);
+        let next = shown.get(n + 1).map(|next| (next.id, &next.mend));
+        if row.outcome.is_finding() && next != Some((row.id, &row.mend)) {
+            text += &what_to_do(row, is_verbose);
+        }
+    }
+    text
+}
+
+/// Columns that the word before a finding takes.
+const INDENT: &str = "           ";
+
+fn of_row(row: &Row) -> String {
+    let style = style(row.outcome);
+    let word = format!("{:<7}", row.outcome.name());
+    let said = match row.outcome {
+        Outcome::Passed => row.required,
+        _ => &row.found,
+    };
+    let first = wrapped(&format!("{}: {said}", row.id), INDENT);
+    // The word takes the place of the indent, and as wide: colours have no width.
+    let rest = first.trim_start();
+    format!("  {style}{word}{style:#}  {rest}")
+}
+
+fn what_to_do(row: &Row, is_verbose: bool) -> String {
+    let required = is_verbose.then(|| format!("required: {}", row.required));
+    let mend = row.mend.iter().map(|mend| format!("fix: {mend}"));
+    let lines = required.into_iter().chain(mend);
+    lines.map(|line| wrapped(&line, INDENT)).collect()
+}
+
+fn style(outcome: Outcome) -> Style {
+    let color = match outcome {
+        Outcome::Passed => AnsiColor::Green,
+        Outcome::Skipped => return Style::new(),
+        Outcome::Notice => AnsiColor::Cyan,
+        Outcome::Warning => AnsiColor::Yellow,
+        Outcome::Failure => AnsiColor::Red,
+    };
+    color.on_default().bold()
+}
+
+fn total(totals: &Totals) -> String {
+    let Totals {
+        passed,
+        skipped,
+        notices,
+        warnings,
+        failures,
+    } = *totals;
+    let all = passed + skipped + notices + warnings + failures;
+    let found = [
+        (failures, "failure"),
+        (warnings, "warning"),
+        (notices, "notice"),
+    ];
+    let found = found.into_iter().filter(|(n, _)| *n > 0);
+    let mut parts: Vec<String> = found.map(|(n, word)| count(n, word)).collect();
+    parts.push(format!("{passed} passed"));
+    if skipped > 0 {
+        let apply = if skipped == 1 { "does" } else { "do" };
+        parts.push(format!("{skipped} {apply} not apply"));
+    }
+    format!("{}: {}\n", count(all, "check"), parts.join(", "))
+}

@@ -1,0 +1,38 @@
+//! The doctor: what is required of a host and of its VMs, what was found, and what mends it.
+//!
+//! A check is a row. The doctor's answers, `--explain` and docs/check.md are made of it, so that no
+//! two of them can differ. The rules only judge: what they judge was read before ([`HostFacts`],
+//! [`VmFacts`]).
+
+mod disks;
+mod guests;
+mod host_facts;
+mod install;
+mod kernel;
+mod memory;
+mod passthrough;
+mod power;
+mod rule;
+mod services;
+mod starts;
+mod vm_facts;
+
+pub use self::host_facts::{
+    GuestOfHost, HostFacts, KsmFacts, MemoryFacts, NextBoot, PolicyFacts, Vendor,
+};
+pub use self::rule::{Check, Fault, Judge, Severity, Verdict};
+pub use self::vm_facts::{Advice, VmFacts};
+
+/// Returns every check, in the order of reports: those of the host first.
+pub fn checks() -> impl Iterator<Item = &'static Check> {
+    let of_host = [
+        kernel::CHECKS,
+        install::CHECKS,
+        services::CHECKS,
+        memory::CHECKS,
+        power::CHECKS,
+        passthrough::CHECKS,
+    ];
+    let of_vm = [starts::CHECKS, guests::CHECKS, disks::CHECKS];
+    of_host.into_iter().chain(of_vm).flatten()
+}

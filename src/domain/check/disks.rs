@@ -1,0 +1,91 @@
+//! Disks of a VM.
+
+use super::host_facts::HostFacts;
+use super::rule::Severity::{Notice, Warning};
+use super::rule::{Check, Fault, Judge, Verdict};
+use super::vm_facts::VmFacts;
+use crate::domain::guest::Disk;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        id: "disk-format",
+        required: "disks are not qcow2 files",
+        why: "qcow2 looks up where each block is, and on ZFS or btrfs it copies on write twice.",
+        mend: "qm disk move <vmid> DISK STORAGE --format raw",
+        severity: Notice,
+        judge: Judge::Vm(|vm, _| {
+            each(vm, |disk| match disk.format.as_deref() {
+                Some("qcow2") => Some(format!("{} is qcow2", disk.key)),
+                _ => None,
+            })
+        }),
+    },
+    Check {
+        id: "disk-cache",
+        required: "disks are not cached twice",
+        why: "With writeback the host caches what the guest caches too, and with unsafe a crash of the host loses \
+              what the guest believes to be on the disk.",
+        mend: "set cache to none (the default) in the hardware tab of the vm",
+        severity: Notice,
+        judge: Judge::Vm(cache),
+    },
+    Check {
+        id: "iothread",
+        required: "disks of a vm with cpus of its own have threads of their own",
+        why: "Without iothread=1 all disks are served by QEMU's main thread, next to everything else that it \
+              does.",
+        mend: "qm set <vmid> --scsihw virtio-scsi-single, and tick iothread for each disk in the hardware tab of \
+               the vm",
+        severity: Notice,
+        judge: Judge::Vm(iothreads),
+    },
+    Check {
+        id: "scsi-controller",
+        required: "iothread=1 has an effect",
+        why: "A SCSI disk has a thread of its own only with a controller of its own.",
+        mend: "qm set <vmid> --scsihw virtio-scsi-single",
+        severity: Warning,
+        judge: Judge::Vm(|vm, _| {
+            let is_single = vm.guest.scsihw.as_deref() == Some("virtio-scsi-single");
+            each(vm, |disk| {
+                let is_vain = disk.iothread && disk.key.starts_with("scsi") && !is_single;
+                is_vain.then(|| format!("{} has iothread=1 without virtio-scsi-single", disk.key))
+            })
+        }),
+    },
+];
+
+fn each(vm: &VmFacts, fault: impl Fn(&Disk) -> Option<String>) -> Verdict {
+    if vm.guest.disks.is_empty() {
+        return Verdict::skipped("the vm has no disks");
+    }
+    let faults = vm.guest.disks.iter().filter_map(fault);
+    Verdict::of(faults.map(Fault::new).collect(), "as required")
+}
+
+fn cache(vm: &VmFacts, _: &HostFacts) -> Verdict {
+    let verdict = each(vm, |disk| match disk.cache.as_deref() {
+        Some(mode @ ("writeback" | "unsafe")) => Some(format!("{} has cache={mode}", disk.key)),
+        _ => None,
+    });
+    let Verdict::Found(faults) = verdict else {
+        return verdict;
+    };
+    let weighed = faults
+        .into_iter()
+        .map(|fault| match fault.found.ends_with("unsafe") {
+            true => fault.with(Warning),
+            false => fault,
+        });
+    Verdict::Found(weighed.collect())
+}
+
+fn iothreads(vm: &VmFacts, _: &HostFacts) -> Verdict {
+    if !vm.is_pinned() {
+        return Verdict::skipped("the vm has no table");
+    }
+    each(vm, |disk| {
+        let may_have = disk.key.starts_with("scsi") || disk.key.starts_with("virtio");
+        (may_have && !disk.iothread).then(|| format!("{} has no iothread=1", disk.key))
+    })
+}

@@ -1,0 +1,153 @@
+//! What the doctor knows of a host.
+
+use std::collections::BTreeSet;
+
+use crate::domain::cpuset::CpuSet;
+use crate::domain::gate::Choice;
+use crate::domain::guest::Guest;
+use crate::domain::memory::Pool;
+use crate::domain::topology::Topology;
+use crate::domain::vm::Vmid;
+
+/// What the doctor knows of a host; what could not be read is missing.
+#[derive(Debug, Clone, Default)]
+pub struct HostFacts {
+    /// Version of the kernel, as it calls itself.
+    pub kernel: String,
+    /// What a table that leaves it open would be given, and why.
+    pub choice: Option<Choice>,
+    /// Controllers of the root cgroup; `None` where the unified hierarchy is not mounted.
+    pub controllers: Option<Vec<String>>,
+    /// Whether systemd runs; `None` in a capture without `/run`.
+    pub has_systemd: Option<bool>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// Command line of the next boot, where a boot loader's file says it.
+    pub next_boot: Option<NextBoot>,
+    /// Who made the processor.
+    pub vendor: Vendor,
+    /// CPUs, and what they share.
+    pub topology: Topology,
+    /// Services that run, of those that have a check.
+    pub services: BTreeSet<&'static str>,
+    /// Merging of equal pages.
+    pub ksm: Option<KsmFacts>,
+    /// Choice of `transparent_hugepage/enabled`.
+    pub transparent_hugepages: Option<String>,
+    /// Reserved hugepages: pool, all pages, free pages.
+    pub hugepages: Vec<(Pool, u64, u64)>,
+    /// Memory and swap.
+    pub memory: Option<MemoryFacts>,
+    /// Frequency policies of the CPUs.
+    pub policies: Vec<PolicyFacts>,
+    /// Whether CPUs may run faster than their nominal frequency; `None` where the kernel does not tell.
+    pub may_boost: Option<bool>,
+    /// Groups of the IOMMU.
+    pub n_iommu_groups: usize,
+    /// Whether the unit that prepares VMs at boot is installed, and enabled.
+    pub boot_unit: Option<bool>,
+    /// Files among the tables that nobody reads.
+    pub strays: Vec<String>,
+    /// Why the settings of the host cannot be used, and what can be done about it.
+    pub settings_fault: Option<(String, String)>,
+    /// Every VM of this node.
+    pub guests: Vec<GuestOfHost>,
+    /// Other nodes of the cluster.
+    pub other_nodes: Vec<String>,
+}
+
+/// The command line that the host boots with next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextBoot {
+    /// File that says it.
+    pub file: String,
+    /// Its parameters.
+    pub parameters: Vec<String>,
+}
+
+/// Who made a processor (`vendor_id` of `/proc/cpuinfo`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Vendor {
+    /// `GenuineIntel`
+    Intel,
+    /// `AuthenticAMD`
+    Amd,
+    /// Somebody else, or unknown.
+    #[default]
+    Other,
+}
+
+/// Merging of equal pages (`/sys/kernel/mm/ksm`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KsmFacts {
+    /// Whether pages are merged at present.
+    pub runs: bool,
+    /// Pages that are saved by it.
+    pub n_sharing: u64,
+}
+
+/// Memory and swap (`/proc/meminfo`), in KiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryFacts {
+    /// Memory of the host.
+    pub total: u64,
+    /// Swap space.
+    pub swap: u64,
+    /// Swap space in use.
+    pub swap_used: u64,
+}
+
+/// Frequency policy of some CPUs (`/sys/devices/system/cpu/cpufreq`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyFacts {
+    /// Its CPUs.
+    pub cpus: CpuSet,
+    /// Driver.
+    pub driver: String,
+    /// Governor.
+    pub governor: String,
+}
+
+/// VM of the node, as far as the host's checks need it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GuestOfHost {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// What PVE would start.
+    pub guest: Guest,
+    /// Whether it runs.
+    pub runs: bool,
+    /// Whether it has a table.
+    pub has_table: bool,
+    /// CPUs that its table names.
+    pub cpus: CpuSet,
+}
+
+impl GuestOfHost {
+    /// Tells whether it runs, or will after the next boot.
+    pub fn counts(&self) -> bool {
+        self.runs || self.guest.onboot
+    }
+}
+
+impl HostFacts {
+    /// Returns the value of a kernel parameter, empty for one without a value; the last one counts.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        let mut words = self.command_line.split_whitespace().rev();
+        words.find_map(|word| match word.split_once('=') {
+            Some((key, value)) => (key == name).then_some(value),
+            None => (word == name).then_some(""),
+        })
+    }
+
+    /// Tells whether a service runs.
+    pub fn runs(&self, service: &str) -> bool {
+        self.services.contains(service)
+    }
+
+    /// Returns the VMs that devices of the host are passed to.
+    pub fn with_devices(&self) -> impl Iterator<Item = &GuestOfHost> {
+        let guests = self.guests.iter();
+        guests.filter(|one| !one.guest.hostpci.is_empty())
+    }
+}

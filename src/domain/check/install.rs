@@ -1,0 +1,42 @@
+//! pin-hook itself: whether it is installed as it is to be on this node and the others.
+
+use super::rule::Severity::{Failure, Notice, Warning};
+use super::rule::{Check, Fault, Judge, Verdict};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        id: "boot-unit",
+        required: "pin-hook-boot.service is enabled",
+        why: "It prepares the scopes of VMs before PVE starts any. Without it the first start of each VM after \
+              a boot has systemd read all of its unit files again.",
+        mend: "systemctl enable pin-hook-boot.service",
+        severity: Warning,
+        judge: Judge::Host(|host| match host.boot_unit {
+            None => Verdict::skipped("the unit is not installed on this host"),
+            Some(true) => Verdict::passed("it is"),
+            Some(false) => Fault::new("pin-hook-boot.service is not enabled").into(),
+        }),
+    },
+    Check {
+        id: "settings",
+        required: "/etc/pin-hook/host.toml can be used, if there is one",
+        why: "Every start of a VM with a table is refused while it cannot.",
+        mend: "pin-hook check --table /etc/pin-hook/host.toml",
+        severity: Failure,
+        judge: Judge::Host(|host| match &host.settings_fault {
+            None => Verdict::passed("it can"),
+            Some((fact, help)) => Fault::new(fact).mended_by(help).into(),
+        }),
+    },
+    Check {
+        id: "strays",
+        required: "every file among the tables is a table",
+        why: "A table is named after its VM, such as 100.toml. Nobody reads a file with another name.",
+        mend: "rename or remove it",
+        severity: Notice,
+        judge: Judge::Host(|host| {
+            let faults = host.strays.iter().map(Fault::new);
+            Verdict::of(faults.collect(), "they are")
+        }),
+    },
+];

@@ -1,0 +1,48 @@
+//! What the doctor knows of a VM.
+
+use crate::domain::cpuset::CpuSet;
+use crate::domain::guest::Guest;
+use crate::domain::vm::Vmid;
+
+/// What the doctor knows of a VM; what could not be read is missing.
+#[derive(Debug, Clone)]
+pub struct VmFacts {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// What PVE would start.
+    pub guest: Guest,
+    /// Where its table is; `None` without one.
+    pub table: Option<String>,
+    /// Whether the table can be used, and why not.
+    pub table_fault: Option<Advice>,
+    /// Why a start would be refused.
+    pub refusal: Option<Advice>,
+    /// What a start would warn of.
+    pub warnings: Vec<String>,
+    /// CPUs that the table names or the start chooses, where that is known.
+    pub cpus: CpuSet,
+    /// What keeps PVE from calling its hookscript.
+    pub hook_fault: Option<Advice>,
+    /// What is to be said of the devices that are passed to it.
+    pub devices: Vec<String>,
+    /// Why PVE cannot pass them.
+    pub device_faults: Vec<Advice>,
+    /// Whether HA looks after it.
+    pub is_ha: bool,
+}
+
+/// What is wrong, and what can be done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advice {
+    /// What is wrong.
+    pub fact: String,
+    /// What can be done about it.
+    pub help: String,
+}
+
+impl VmFacts {
+    /// Tells whether it was meant to own CPUs.
+    pub fn is_pinned(&self) -> bool {
+        self.table.is_some()
+    }
+}

@@ -1,0 +1,208 @@
+//! `check`: what is wrong with this host and with its VMs, whatever a start would say of it.
+
+mod facts;
+
+use serde::Serialize;
+
+use self::facts::{host_facts, of_interest, vm_facts};
+use crate::domain::advice::Advised;
+use crate::domain::check::{Check, Fault, HostFacts, Judge, Severity, Verdict, VmFacts, checks};
+use crate::domain::vm::Vmid;
+use crate::host::{Host, pve};
+use crate::lifecycle::case::nothing::{There, look_up};
+
+/// What the doctor says.
+#[derive(Debug, Serialize)]
+pub struct Diagnosis {
+    /// Name of the node.
+    pub node: String,
+    /// The host, then each VM.
+    pub patients: Vec<Patient>,
+    /// How many checks came to what.
+    pub totals: Totals,
+}
+
+/// The host or a VM, with what was found.
+#[derive(Debug, Serialize)]
+pub struct Patient {
+    /// Which VM; nothing for the host.
+    pub vmid: Option<Vmid>,
+    /// Name of the VM.
+    pub name: Option<String>,
+    /// Every check, in the order of the manual; one that finds several things comes once for each.
+    pub results: Vec<Row>,
+}
+
+/// What a check has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Name of the check.
+    pub id: &'static str,
+    /// What is required.
+    pub required: &'static str,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// What was found, or why the check does not apply.
+    pub found: String,
+    /// What mends it.
+    pub mend: Option<String>,
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As required.
+    Passed,
+    /// It does not apply.
+    Skipped,
+    /// Worth knowing.
+    Notice,
+    /// Slower or less isolated than it could be.
+    Warning,
+    /// It does not work.
+    Failure,
+}
+
+/// How many checks came to what.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// As required.
+    pub passed: usize,
+    /// Not applicable.
+    pub skipped: usize,
+    /// Notices.
+    pub notices: usize,
+    /// Warnings.
+    pub warnings: usize,
+    /// Failures.
+    pub failures: usize,
+}
+
+/// Examines the host, and every VM that has a table or pin-hook's hookscript, or `only` one.
+///
+/// # Errors
+/// There is no such VM, or the host cannot be read at all.
+pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
+    let files = &*host.files;
+    if let Some(vmid) = only
+        && let There::Nothing(why) = look_up(files, vmid, "")?
+    {
+        return Err(Advised::new(why.to_string(), why.help()).into());
+    }
+    let facts = host_facts(host)?;
+    let vmids: Vec<Vmid> = match only {
+        Some(vmid) => vec![vmid],
+        None => of_interest(&facts),
+    };
+    let mut patients = vec![of_host(&facts)];
+    let vms = vmids.into_iter().filter_map(|vmid| vm_facts(host, vmid));
+    patients.extend(vms.map(|vm| of_vm(&vm, &facts)));
+    let node = pve::node_name(files).unwrap_or_default();
+    let totals = Totals::of(patients.iter().flat_map(|one| &one.results));
+    Ok(Diagnosis {
+        node,
+        patients,
+        totals,
+    })
+}
+
+fn of_host(facts: &HostFacts) -> Patient {
+    let judged = checks().filter_map(|check| match check.judge {
+        Judge::Host(rule) => Some(rows(check, rule(facts), None)),
+        Judge::Vm(_) => None,
+    });
+    Patient {
+        vmid: None,
+        name: None,
+        results: judged.flatten().collect(),
+    }
+}
+
+fn of_vm(vm: &VmFacts, facts: &HostFacts) -> Patient {
+    let judged = checks().filter_map(|check| match check.judge {
+        Judge::Vm(rule) => Some(rows(check, rule(vm, facts), Some(vm.vmid))),
+        Judge::Host(_) => None,
+    });
+    Patient {
+        vmid: Some(vm.vmid),
+        name: vm.guest.name.clone(),
+        results: judged.flatten().collect(),
+    }
+}
+
+fn rows(check: &Check, verdict: Verdict, vmid: Option<Vmid>) -> Vec<Row> {
+    let row = |outcome, found, mend| Row {
+        id: check.id,
+        required: check.required,
+        outcome,
+        found,
+        mend,
+    };
+    match verdict {
+        Verdict::Passed(found) => vec![row(Outcome::Passed, found, None)],
+        Verdict::Skipped(why) => vec![row(Outcome::Skipped, why, None)],
+        Verdict::Found(faults) => {
+            let faults = faults.into_iter().map(|fault| {
+                let outcome = fault.severity.unwrap_or(check.severity).into();
+                let mend = mend(check, &fault, vmid);
+                row(outcome, fault.found, Some(mend))
+            });
+            faults.collect()
+        }
+    }
+}
+
+/// Returns what mends a fault, with the VM's id where the check's own words leave a place for it.
+fn mend(check: &Check, fault: &Fault, vmid: Option<Vmid>) -> String {
+    let own = || match vmid {
+        Some(vmid) => check.mend.replace("<vmid>", &vmid.to_string()),
+        None => check.mend.to_owned(),
+    };
+    fault.mend.clone().unwrap_or_else(own)
+}
+
+impl From<Severity> for Outcome {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Notice => Outcome::Notice,
+            Severity::Warning => Outcome::Warning,
+            Severity::Failure => Outcome::Failure,
+        }
+    }
+}
+
+impl Outcome {
+    /// Returns the word that reports print.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Passed => "passed",
+            Outcome::Skipped => "skipped",
+            Outcome::Notice => Severity::Notice.name(),
+            Outcome::Warning => Severity::Warning.name(),
+            Outcome::Failure => Severity::Failure.name(),
+        }
+    }
+
+    /// Tells whether something is not as required.
+    pub fn is_finding(self) -> bool {
+        !matches!(self, Outcome::Passed | Outcome::Skipped)
+    }
+}
+
+impl Totals {
+    fn of<'r>(rows: impl Iterator<Item = &'r Row>) -> Self {
+        let mut totals = Totals::default();
+        for row in rows {
+            let count = match row.outcome {
+                Outcome::Passed => &mut totals.passed,
+                Outcome::Skipped => &mut totals.skipped,
+                Outcome::Notice => &mut totals.notices,
+                Outcome::Warning => &mut totals.warnings,
+                Outcome::Failure => &mut totals.failures,
+            };
+            *count += 1;
+        }
+        totals
+    }
+}

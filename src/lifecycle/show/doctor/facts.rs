@@ -1,0 +1,204 @@
+//! Reading what the doctor judges.
+
+use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
+use crate::domain::cpuset::CpuSet;
+use crate::domain::gate::{self, Choice, GateFacts};
+use crate::domain::guest::Guest;
+use crate::domain::placement::owned_by_table;
+use crate::domain::table::{HostSettings, KernelGate};
+use crate::domain::topology::Topology;
+use crate::domain::vm::Vmid;
+use crate::host::table::{path_of_table, read_table, unread_files};
+use crate::host::topology::read_topology;
+use crate::host::{Host, cluster, health, pve, surroundings};
+use crate::lifecycle::case::nothing::next_guest;
+use crate::lifecycle::case::texts::{read_settings, understand};
+use crate::lifecycle::engine::inventory::Devices;
+use crate::lifecycle::hooking::snippet;
+use crate::lifecycle::show::complaint::Complaint;
+use crate::lifecycle::show::lint::{Lint, lint};
+
+/// Returns what the doctor judges of the host.
+///
+/// # Errors
+/// Its CPUs cannot be read: it is no host then.
+pub(super) fn host_facts(host: &Host) -> anyhow::Result<HostFacts> {
+    let files = &*host.files;
+    let topology = read_topology(files)?;
+    let (settings, settings_fault) = match read_settings(host) {
+        Ok(settings) => (settings, None),
+        Err(error) => {
+            let fault = (error.to_string(), error.help());
+            (HostSettings::default(), Some(fault))
+        }
+    };
+    let own = pve::node_name(files).unwrap_or_default();
+    let command_line = health::command_line(files);
+    Ok(HostFacts {
+        kernel: health::kernel(files),
+        choice: choice(host, &settings),
+        controllers: health::controllers(files),
+        has_systemd: files
+            .exists("/run")
+            .then(|| surroundings::features(files).systemd_bus),
+        next_boot: health::next_boot(files, &command_line),
+        command_line,
+        vendor: health::vendor(files),
+        services: health::services(files),
+        ksm: health::ksm(files),
+        transparent_hugepages: health::transparent_hugepages(files),
+        hugepages: health::hugepages(files, &topology),
+        memory: health::memory(files),
+        policies: health::policies(files),
+        may_boost: health::may_boost(files),
+        n_iommu_groups: health::n_iommu_groups(files),
+        boot_unit: health::boot_unit(files),
+        strays: unread_files(files),
+        settings_fault,
+        guests: guests(host, &settings, &topology),
+        other_nodes: others(cluster::nodes(files), &own),
+        topology,
+    })
+}
+
+fn others(mut nodes: Vec<String>, own: &str) -> Vec<String> {
+    nodes.retain(|node| node != own);
+    nodes
+}
+
+/// Returns what a table that leaves the backend open would get.
+fn choice(host: &Host, settings: &HostSettings) -> Option<Choice> {
+    let files = &*host.files;
+    let facts = GateFacts {
+        release: surroundings::kernel_release(files).ok()?,
+        features: surroundings::features(files),
+        mlx5_loaded: surroundings::is_loaded(files, "mlx5_core"),
+        isolcpus_overlap: false,
+        work_stays: false,
+        gate_override: settings.kernel_gate == KernelGate::Ignore,
+    };
+    gate::choose(Default::default(), &facts).ok()
+}
+
+fn guests(host: &Host, settings: &HostSettings, topology: &Topology) -> Vec<GuestOfHost> {
+    let files = &*host.files;
+    let vmids = pve::vms_of_node(files).unwrap_or_default().into_iter();
+    let guests = vmids.filter_map(|vmid| {
+        let guest = next_guest(files, vmid, "")?;
+        let file = read_table(files, vmid).ok().flatten();
+        let has_table = file.is_some();
+        let table = file.and_then(|file| understand(host, &file, settings).ok());
+        let cpus = table.and_then(|table| owned_by_table(&table, topology));
+        Some(GuestOfHost {
+            vmid,
+            guest,
+            runs: pve::running(files, vmid).is_ok_and(|qemu| qemu.is_some()),
+            has_table,
+            cpus: cpus.unwrap_or_default(),
+        })
+    });
+    guests.collect()
+}
+
+/// Returns the VMs that are meant to own CPUs: those with a table, and those that PVE calls pin-hook for.
+pub(super) fn of_interest(facts: &HostFacts) -> Vec<Vmid> {
+    let guests = facts.guests.iter();
+    let meant = guests.filter(|one| one.has_table || one.guest.is_hooked());
+    meant.map(|one| one.vmid).collect()
+}
+
+/// Returns what the doctor judges of a VM; nothing of one without a config.
+pub(super) fn vm_facts(host: &Host, vmid: Vmid) -> Option<VmFacts> {
+    let files = &*host.files;
+    let guest = next_guest(files, vmid, "")?;
+    let devices = Devices::read(host, vmid, &guest, &[]);
+    let of_devices = match devices.bus.is_empty() {
+        true => Vec::new(),
+        false => devices.warnings(vmid),
+    };
+    let outlook = devices.outlook(vmid).filter(|_| !devices.bus.is_empty());
+    let outlook = outlook.filter(|outlook| outlook.fails);
+    let device_faults: Vec<Advice> = outlook
+        .map(|outlook| advice(outlook.reason, outlook.help))
+        .into_iter()
+        .collect();
+    let table = path_of_table(files, vmid);
+    let held = held_against_host(host, vmid);
+    let is_told = |text: &String| of_devices.contains(text);
+    let warnings = held.warnings.into_iter().filter(|text| !is_told(text));
+    Some(VmFacts {
+        vmid,
+        hook_fault: hook_fault(host, vmid, &guest, table.is_some()),
+        guest,
+        table_fault: held.table_fault,
+        refusal: held.refusal,
+        warnings: warnings.collect(),
+        cpus: held.cpus,
+        devices: unfaulted(of_devices, &device_faults),
+        device_faults,
+        is_ha: cluster::is_ha(files, vmid).unwrap_or_default(),
+        table,
+    })
+}
+
+/// Leaves out what is told as a fault already.
+fn unfaulted(mut warnings: Vec<String>, faults: &[Advice]) -> Vec<String> {
+    warnings.retain(|text| !faults.iter().any(|fault| text.starts_with(&fault.fact)));
+    warnings
+}
+
+fn hook_fault(host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) -> Option<Advice> {
+    let broken = snippet::broken(&*host.files, vmid, guest)?;
+    Some(advice(broken.to_string(), broken.help(vmid, has_table)))
+}
+
+fn advice(fact: String, help: String) -> Advice {
+    Advice { fact, help }
+}
+
+/// What came of holding the table of a VM against the host.
+#[derive(Default)]
+struct Held {
+    table_fault: Option<Advice>,
+    refusal: Option<Advice>,
+    warnings: Vec<String>,
+    cpus: CpuSet,
+}
+
+/// Holds the table of a VM against the host, as `check --table` does.
+fn held_against_host(host: &Host, vmid: Vmid) -> Held {
+    let file = match read_table(&*host.files, vmid) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Held::default(),
+        Err(error) => {
+            let error = error.into();
+            return Held {
+                table_fault: Some(told(Complaint::of(&error))),
+                ..Held::default()
+            };
+        }
+    };
+    let Lint {
+        error,
+        warnings,
+        cpus,
+        ..
+    } = lint(host, &file);
+    // What has a place in the text is wrong by itself, wherever it is used.
+    let is_text = error.as_ref().is_some_and(|error| error.line.is_some());
+    let error = error.map(told);
+    let (table_fault, refusal) = match is_text {
+        true => (error, None),
+        false => (None, error),
+    };
+    Held {
+        table_fault,
+        refusal,
+        warnings,
+        cpus: cpus.unwrap_or_default(),
+    }
+}
+
+fn told(complaint: Complaint) -> Advice {
+    advice(complaint.message, complaint.help.unwrap_or_default())
+}

@@ -1,0 +1,240 @@
+//! The doctor: its rules, what it says through the program itself, and docs/check.md.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "common/hosts.rs"]
+mod hosts;
+#[path = "doctor/rules.rs"]
+mod rules;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use pin_hook::domain::check::{Check, Judge, checks};
+use tempfile::TempDir;
+
+fn run(root: &Path, words: &[&str]) -> (String, i32) {
+    let mut command = Command::cargo_bin("pin-hook").unwrap();
+    let output = command
+        .arg("--root")
+        .arg(root)
+        .args(words)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (text, output.status.code().unwrap())
+}
+
+fn put(dir: &TempDir, path: &str, text: &str) {
+    let path = dir.path().join(path.trim_start_matches('/'));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// A 5900X with a VM that has a table.
+fn node() -> TempDir {
+    let (dir, _) = hosts::host("synthetic-5900x");
+    put(
+        &dir,
+        "/etc/pve/qemu-server/100.conf",
+        "name: vr\ncores: 2\ncpu: host\nargs: -smp 2,cores=1,threads=2\nhookscript: local:snippets/pin-hook\n",
+    );
+    put(&dir, "/etc/pin-hook/100.toml", "cpus = \"11,23\"\n");
+    dir
+}
+
+#[test]
+fn a_healthy_host_is_told_in_three_lines() {
+    let dir = node();
+    let (text, status) = run(dir.path(), &["check"]);
+    assert_eq!(status, 0, "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines[..3],
+        [
+            "host synthetic-5900x: nothing to mend",
+            "vm 100 (vr): nothing to mend",
+            ""
+        ]
+    );
+    assert!(lines[3].contains(" checks: ") && lines.len() == 4, "{text}");
+}
+
+#[test]
+fn findings_are_told_with_what_mends_them() {
+    let dir = node();
+    put(
+        &dir,
+        "/sys/fs/cgroup/system.slice/irqbalance.service/cgroup.procs",
+        "",
+    );
+    put(&dir, "/etc/pin-hook/100.toml", "cpus = \"11,99\"\n");
+    let (text, status) = run(dir.path(), &["check"]);
+    assert_eq!(status, 1);
+    let told = "  warning  irqbalance: irqbalance runs\n           fix: systemctl disable --now irqbalance\n";
+    assert!(text.contains(told), "{text}");
+    assert!(
+        text.contains("  failure  start: /etc/pin-hook/100.toml: the host has no cpu 99"),
+        "{text}"
+    );
+    assert!(text.contains(": 1 failure, 1 warning, "), "{text}");
+    let (short, _) = run(dir.path(), &["check", "--short"]);
+    assert!(
+        short.starts_with("warning host irqbalance: irqbalance runs\n"),
+        "{short}"
+    );
+    let (nothing, status) = run(dir.path(), &["check", "--quiet"]);
+    assert_eq!((nothing.as_str(), status), ("", 1));
+}
+
+#[test]
+fn warnings_alone_have_a_status_of_their_own() {
+    let dir = node();
+    put(
+        &dir,
+        "/sys/fs/cgroup/system.slice/irqbalance.service/cgroup.procs",
+        "",
+    );
+    assert_eq!(run(dir.path(), &["check", "--quiet"]).1, 4);
+}
+
+#[test]
+fn one_vm_is_examined_with_or_without_a_table() {
+    let dir = node();
+    put(
+        &dir,
+        "/etc/pve/qemu-server/101.conf",
+        "name: nas\ncores: 2\n",
+    );
+    let (text, status) = run(dir.path(), &["check", "101"]);
+    assert!(
+        text.contains("vm 101 (nas)\n  notice   table: it has no table\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("fix: pin-hook init 101 --write") && status == 0,
+        "{text}"
+    );
+    let (all, _) = run(dir.path(), &["check"]);
+    assert!(!all.contains("vm 101"), "{all}");
+    let (none, status) = run(dir.path(), &["check", "999"]);
+    assert!(
+        none.starts_with("pin-hook: error: there is no vm 999") && status == 1,
+        "{none}"
+    );
+}
+
+#[test]
+fn json_has_every_check() {
+    let dir = node();
+    let (text, _) = run(dir.path(), &["check", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let patients = json["patients"].as_array().unwrap();
+    let rows = patients
+        .iter()
+        .flat_map(|one| one["results"].as_array().unwrap());
+    let found: BTreeSet<&str> = rows.map(|row| row["id"].as_str().unwrap()).collect();
+    let all: BTreeSet<&str> = checks().map(|check| check.id).collect();
+    assert_eq!(found, all);
+}
+
+#[test]
+fn a_check_explains_itself() {
+    let root = Path::new("/");
+    let (text, status) = run(root, &["check", "--explain", "iommu"]);
+    assert!(
+        text.starts_with("iommu (failure)\n  required: ") && status == 0,
+        "{text}"
+    );
+    let (text, status) = run(root, &["check", "--explain", "iomu"]);
+    assert!(
+        text.contains("help: did you mean iommu?") && status == 1,
+        "{text}"
+    );
+}
+
+/// Hosts that are well, as far as their captures go: nothing above a notice.
+#[test]
+fn no_host_of_the_corpus_gives_a_false_alarm() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts");
+    let names = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let names = names.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
+    let mut n_hosts = 0;
+    for name in names {
+        let (dir, _) = hosts::host(&name);
+        let (text, _) = run(dir.path(), &["check", "--short"]);
+        let alarms = text.lines().filter(|line| !line.starts_with("notice "));
+        let alarms: Vec<&str> = alarms.filter(|line| line.contains(" host ")).collect();
+        assert!(alarms.is_empty(), "{name}: {alarms:?}");
+        n_hosts += 1;
+    }
+    assert!(n_hosts >= 15);
+}
+
+/// Everything behind this line of docs/check.md is made of the checks.
+const MARK: &str = "# Every check\n";
+
+fn page() -> (PathBuf, String, String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/check.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, behind) = text.split_once(MARK).unwrap();
+    (path, before.to_owned(), behind.to_owned())
+}
+
+fn told(check: &Check) -> String {
+    let Check {
+        id,
+        required,
+        why,
+        mend,
+        severity,
+        ..
+    } = check;
+    let severity = severity.name();
+    format!("\n### {id}\n\nRequired: {required} ({severity} if not).\n\n{why}\n\nFix: {mend}.\n")
+}
+
+#[test]
+fn the_page_is_made_of_the_checks() {
+    let (path, before, behind) = page();
+    let of = |is_host: bool| {
+        let chosen = checks().filter(|check| matches!(check.judge, Judge::Host(_)) == is_host);
+        chosen.map(told).collect::<String>()
+    };
+    let made = format!("\n## Of the host\n{}\n## Of a VM\n{}", of(true), of(false));
+    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        fs::write(&path, format!("{before}{MARK}{made}")).unwrap();
+    } else {
+        assert_eq!(behind, made, "UPDATE_GOLDENS=1 rewrites it");
+    }
+}
+
+/// What guides advise is a check, or it is said why not.
+#[test]
+fn what_guides_advise_is_answered_by_a_check() {
+    let (_, before, _) = page();
+    let ids: BTreeSet<&str> = checks().map(|check| check.id).collect();
+    let rows = before
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| advice"));
+    let mut n_rows = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [advice, named, verdict] = cells[..] else {
+            panic!("{row}");
+        };
+        let named = named.split(", ").filter(|name| *name != "-");
+        let unknown: Vec<&str> = named
+            .map(|name| name.trim_matches('`'))
+            .filter(|id| !ids.contains(id))
+            .collect();
+        assert!(unknown.is_empty(), "{advice}: {unknown:?}");
+        assert!(!verdict.is_empty(), "{advice}");
+        n_rows += 1;
+    }
+    assert!(n_rows > 40, "{n_rows}");
+}

@@ -1,0 +1,413 @@
+//! Every check with a case that it finds and one that it passes.
+
+use std::collections::BTreeSet;
+
+use pin_hook::config::vm_conf::parse_vm_conf;
+use pin_hook::domain::backend::Backend;
+use pin_hook::domain::check::{
+    Advice, Check, GuestOfHost, HostFacts, Judge, KsmFacts, MemoryFacts, NextBoot, PolicyFacts,
+    Severity, Vendor, Verdict, VmFacts, checks,
+};
+use pin_hook::domain::gate::Choice;
+use pin_hook::domain::memory::Pool;
+use pin_hook::domain::topology::{CpuSets, Node, Parts, SmtControl, Topology};
+use pin_hook::domain::vm::Vmid;
+
+/// A VM as the manual would have it.
+const CONF: &str = "name: vr\nagent: 1\nballoon: 0\nbios: ovmf\ncores: 4\ncpu: host\nhookscript: \
+                    local:snippets/pin-hook\nhostpci0: 0000:01:00,pcie=1,x-vga=1\nhugepages: \
+                    2\nmachine: q35\nmemory: 8192\nnet0: virtio=BC:24:11:00:00:01,bridge=vmbr0,queues=4\n\
+                    onboot: 1\nscsi0: local-zfs:vm-100-disk-0,iothread=1\nscsihw: virtio-scsi-single\n";
+
+fn topology(sets: CpuSets, has_memory: bool) -> Topology {
+    let nodes = vec![Node {
+        id: 0,
+        cpus: sets.online.clone(),
+        has_memory,
+        ..Node::default()
+    }];
+    Topology::new(Parts {
+        sets,
+        nodes,
+        ..Parts::default()
+    })
+}
+
+fn sets(online: &str) -> CpuSets {
+    CpuSets {
+        present: "0-7".parse().unwrap(),
+        online: online.parse().unwrap(),
+        ..CpuSets::default()
+    }
+}
+
+fn vmid() -> Vmid {
+    "100".parse().unwrap()
+}
+
+fn vm() -> VmFacts {
+    VmFacts {
+        vmid: vmid(),
+        guest: parse_vm_conf(CONF).guest(),
+        table: Some("/etc/pve/pin-hook/100.toml".to_owned()),
+        table_fault: None,
+        refusal: None,
+        warnings: Vec::new(),
+        cpus: "4-7".parse().unwrap(),
+        hook_fault: None,
+        devices: Vec::new(),
+        device_faults: Vec::new(),
+        is_ha: true,
+    }
+}
+
+/// A host on which nothing is left out and nothing is found.
+fn host() -> HostFacts {
+    let sets = CpuSets {
+        nohz_full: "4-7".parse().unwrap(),
+        ..sets("0-7")
+    };
+    HostFacts {
+        kernel: "7.0.2-1-pve".to_owned(),
+        choice: Some(choice(Backend::Isolated)),
+        controllers: Some(vec!["cpuset".to_owned(), "cpu".to_owned()]),
+        has_systemd: Some(true),
+        command_line: "root=/dev/sda2 quiet nohz_full=4-7".to_owned(),
+        next_boot: Some(next_boot("quiet nohz_full=4-7")),
+        vendor: Vendor::Intel,
+        topology: topology(sets, true),
+        services: BTreeSet::new(),
+        ksm: Some(KsmFacts::default()),
+        transparent_hugepages: Some("madvise".to_owned()),
+        hugepages: vec![(Pool { node: 0, kib: 2048 }, 4096, 0)],
+        memory: Some(MemoryFacts {
+            total: 32 << 20,
+            swap: 8 << 20,
+            swap_used: 0,
+        }),
+        policies: vec![policy("intel_pstate", "powersave")],
+        may_boost: Some(true),
+        n_iommu_groups: 17,
+        boot_unit: Some(true),
+        strays: Vec::new(),
+        settings_fault: None,
+        guests: vec![GuestOfHost {
+            vmid: vmid(),
+            guest: vm().guest,
+            runs: true,
+            has_table: true,
+            cpus: "4-7".parse().unwrap(),
+        }],
+        other_nodes: vec!["pve2".to_owned()],
+    }
+}
+
+fn choice(backend: Backend) -> Choice {
+    Choice {
+        backend,
+        reason: "kernel 7.0.2: no known problem".to_owned(),
+        warning: None,
+    }
+}
+
+fn next_boot(text: &str) -> NextBoot {
+    NextBoot {
+        file: "/etc/kernel/cmdline".to_owned(),
+        parameters: text.split(' ').map(str::to_owned).collect(),
+    }
+}
+
+fn policy(driver: &str, governor: &str) -> PolicyFacts {
+    PolicyFacts {
+        cpus: "0-7".parse().unwrap(),
+        driver: driver.to_owned(),
+        governor: governor.to_owned(),
+    }
+}
+
+fn advice() -> Option<Advice> {
+    Some(Advice {
+        fact: "cpus 4-5 are claimed by vm 103".to_owned(),
+        help: "stop vm 103".to_owned(),
+    })
+}
+
+/// Replaces a line of the VM's config, or adds one.
+fn conf(vm: &mut VmFacts, line: &str) {
+    let key = line.split(':').next().unwrap();
+    let others = CONF
+        .lines()
+        .filter(|old| old.split(':').next() != Some(key));
+    let lines: Vec<&str> = others.chain([line]).collect();
+    vm.guest = parse_vm_conf(&lines.join("\n")).guest();
+}
+
+type Break = fn(&mut HostFacts, &mut VmFacts);
+
+/// What makes each check find something, and how much that matters.
+const BROKEN: &[(&str, Severity, Break)] = &[
+    ("kernel", Severity::Warning, |host, _| {
+        host.choice = Some(choice(Backend::Slices));
+    }),
+    ("kernel", Severity::Failure, |host, _| {
+        host.choice = Some(choice(Backend::Affinity));
+    }),
+    ("cgroup", Severity::Failure, |host, _| {
+        host.controllers = None;
+    }),
+    ("cgroup", Severity::Failure, |host, _| {
+        host.controllers = Some(vec!["cpu".to_owned()]);
+    }),
+    ("systemd", Severity::Failure, |host, _| {
+        host.has_systemd = Some(false);
+    }),
+    ("command-line", Severity::Notice, |host, _| {
+        host.next_boot = Some(next_boot("intel_iommu=on"));
+    }),
+    ("isolcpus", Severity::Notice, |host, _| {
+        let isolcpus = "4-7".parse().unwrap();
+        host.topology = topology(
+            CpuSets {
+                isolcpus,
+                ..sets("0-7")
+            },
+            true,
+        );
+    }),
+    ("nohz-full", Severity::Notice, |host, _| host.guests.clear()),
+    ("smt", Severity::Notice, |host, _| {
+        let smt = SmtControl::Off;
+        host.topology = topology(CpuSets { smt, ..sets("0-3") }, true);
+    }),
+    ("cpus-online", Severity::Notice, |host, _| {
+        host.topology = topology(sets("0-6"), true);
+    }),
+    ("mitigations", Severity::Notice, |host, _| {
+        host.command_line = "mitigations=off".to_owned();
+    }),
+    ("boot-unit", Severity::Warning, |host, _| {
+        host.boot_unit = Some(false);
+    }),
+    ("settings", Severity::Failure, |host, _| {
+        host.settings_fault = Some(("unknown key".to_owned(), "remove it".to_owned()));
+    }),
+    ("strays", Severity::Notice, |host, _| {
+        host.strays = vec!["vr.toml is not read".to_owned()];
+    }),
+    ("irqbalance", Severity::Warning, |host, _| {
+        host.services = BTreeSet::from(["irqbalance"]);
+    }),
+    ("numad", Severity::Warning, |host, _| {
+        host.services = BTreeSet::from(["numad"]);
+    }),
+    ("tuned", Severity::Notice, |host, _| {
+        host.services = BTreeSet::from(["tuned"]);
+    }),
+    ("ksm", Severity::Notice, |host, _| {
+        host.ksm = Some(KsmFacts {
+            runs: true,
+            n_sharing: 4711,
+        });
+    }),
+    ("transparent-hugepages", Severity::Notice, |host, _| {
+        host.transparent_hugepages = Some("never".to_owned());
+    }),
+    ("hugepages", Severity::Notice, |host, _| {
+        host.guests[0].guest.hugepages = None;
+    }),
+    ("numa-memory", Severity::Notice, |host, _| {
+        host.topology = topology(sets("0-7"), false);
+    }),
+    ("swap", Severity::Notice, |host, _| {
+        host.memory.as_mut().unwrap().swap_used = 2 << 20;
+    }),
+    ("memory-overcommit", Severity::Warning, |host, _| {
+        host.memory.as_mut().unwrap().total = 4 << 20;
+    }),
+    ("cpu-overcommit", Severity::Notice, |host, _| {
+        let other = GuestOfHost {
+            has_table: false,
+            ..host.guests[0].clone()
+        };
+        host.guests.extend(vec![other; 20]);
+    }),
+    ("governor", Severity::Warning, |host, _| {
+        host.policies = vec![policy("acpi-cpufreq", "powersave")];
+    }),
+    ("boost", Severity::Notice, |host, _| {
+        host.may_boost = Some(false);
+    }),
+    ("iommu", Severity::Failure, |host, _| {
+        host.n_iommu_groups = 0;
+    }),
+    ("acs-override", Severity::Warning, |host, _| {
+        host.command_line = "pcie_acs_override=downstream".to_owned();
+    }),
+    ("table", Severity::Failure, |_, vm| {
+        vm.table_fault = advice();
+    }),
+    ("table", Severity::Notice, |_, vm| vm.table = None),
+    ("hookscript", Severity::Warning, |_, vm| {
+        conf(vm, "hookscript: local:snippets/own.pl");
+    }),
+    ("hookscript", Severity::Failure, |_, vm| {
+        vm.hook_fault = advice();
+    }),
+    ("start", Severity::Failure, |_, vm| vm.refusal = advice()),
+    ("placement", Severity::Warning, |_, vm| {
+        vm.warnings = vec!["the vcpus share cores".to_owned()];
+    }),
+    ("affinity", Severity::Notice, |_, vm| {
+        conf(vm, "affinity: 4-7");
+    }),
+    ("ha", Severity::Notice, |_, vm| {
+        vm.table = Some("/etc/pin-hook/100.toml".to_owned());
+    }),
+    ("kvm", Severity::Warning, |_, vm| conf(vm, "kvm: 0")),
+    ("cpu-type", Severity::Notice, |_, vm| {
+        conf(vm, "cpu: x86-64-v3");
+    }),
+    ("cpu-flags", Severity::Notice, |_, vm| {
+        conf(vm, "cpu: host,flags=+aes;+pdpe1gb");
+    }),
+    ("cpu-limit", Severity::Warning, |_, vm| {
+        conf(vm, "cpulimit: 2");
+    }),
+    ("balloon", Severity::Warning, |_, vm| {
+        conf(vm, "balloon: 4096");
+    }),
+    ("machine", Severity::Failure, |_, vm| {
+        conf(vm, "machine: pc-i440fx-10.0");
+    }),
+    ("firmware", Severity::Notice, |_, vm| {
+        conf(vm, "bios: seabios");
+    }),
+    ("device", Severity::Warning, |_, vm| {
+        vm.devices = vec!["its group has others".to_owned()];
+    }),
+    ("device", Severity::Failure, |_, vm| {
+        vm.device_faults = advice().into_iter().collect();
+    }),
+    ("net-model", Severity::Notice, |_, vm| {
+        conf(vm, "net0: e1000=BC:24:11:00:00:01,bridge=vmbr0");
+    }),
+    ("net-queues", Severity::Notice, |_, vm| {
+        conf(vm, "net0: virtio=BC:24:11:00:00:01,bridge=vmbr0,queues=8");
+    }),
+    ("disk-format", Severity::Notice, |_, vm| {
+        conf(vm, "scsi0: local:100/vm-100-disk-0.qcow2,iothread=1");
+    }),
+    ("disk-cache", Severity::Notice, |_, vm| {
+        conf(vm, "scsi0: zfs:vm-100-disk-0,cache=writeback,iothread=1");
+    }),
+    ("disk-cache", Severity::Warning, |_, vm| {
+        conf(vm, "scsi0: zfs:vm-100-disk-0,cache=unsafe,iothread=1");
+    }),
+    ("iothread", Severity::Notice, |_, vm| {
+        conf(vm, "scsi0: local-zfs:vm-100-disk-0");
+    }),
+    ("scsi-controller", Severity::Warning, |_, vm| {
+        conf(vm, "scsihw: virtio-scsi-pci");
+    }),
+];
+
+fn verdict(check: &Check, host: &HostFacts, vm: &VmFacts) -> Verdict {
+    match check.judge {
+        Judge::Host(rule) => rule(host),
+        Judge::Vm(rule) => rule(vm, host),
+    }
+}
+
+#[test]
+fn a_host_and_a_vm_as_they_are_to_be_pass_every_check() {
+    let (host, vm) = (host(), vm());
+    for check in checks() {
+        let verdict = verdict(check, &host, &vm);
+        assert!(
+            matches!(verdict, Verdict::Passed(_)),
+            "{}: {verdict:?}",
+            check.id
+        );
+    }
+}
+
+#[test]
+fn every_check_finds_what_it_is_for() {
+    for (id, severity, breaks) in BROKEN {
+        let (mut host, mut vm) = (host(), vm());
+        breaks(&mut host, &mut vm);
+        let check = checks().find(|check| check.id == *id).unwrap();
+        let Verdict::Found(faults) = verdict(check, &host, &vm) else {
+            panic!("{id} finds nothing");
+        };
+        let worst = faults
+            .iter()
+            .map(|fault| fault.severity.unwrap_or(check.severity))
+            .max();
+        assert_eq!(worst, Some(*severity), "{id}: {faults:?}");
+    }
+    let broken: BTreeSet<&str> = BROKEN.iter().map(|(id, ..)| *id).collect();
+    let all: BTreeSet<&str> = checks().map(|check| check.id).collect();
+    assert_eq!(broken, all);
+}
+
+#[test]
+fn what_cannot_be_read_is_no_finding() {
+    let host = HostFacts {
+        controllers: host().controllers,
+        ..HostFacts::default()
+    };
+    for check in checks().filter(|check| matches!(check.judge, Judge::Host(_))) {
+        let verdict = verdict(check, &host, &vm());
+        assert!(
+            !matches!(verdict, Verdict::Found(_)),
+            "{}: {verdict:?}",
+            check.id
+        );
+    }
+}
+
+#[test]
+fn the_iommu_is_mended_where_it_is_off() {
+    let mend = |vendor, command_line: &str| {
+        let host = HostFacts {
+            vendor,
+            command_line: command_line.to_owned(),
+            n_iommu_groups: 0,
+            ..host()
+        };
+        let check = checks().find(|check| check.id == "iommu").unwrap();
+        match verdict(check, &host, &vm()) {
+            Verdict::Found(faults) => faults[0].mend.clone().unwrap_or_default(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(mend(Vendor::Intel, "quiet").contains("add intel_iommu=on"));
+    assert!(!mend(Vendor::Intel, "intel_iommu=on").contains("intel_iommu"));
+    assert!(mend(Vendor::Amd, "quiet").contains("amd-vi"));
+    assert!(mend(Vendor::Amd, "amd_iommu=off").contains("remove"));
+}
+
+/// Words of a check are read after its name and a colon.
+#[test]
+fn checks_are_said_as_everything_else_is() {
+    let mut ids = BTreeSet::new();
+    for check in checks() {
+        let Check {
+            id,
+            required,
+            why,
+            mend,
+            ..
+        } = check;
+        assert!(ids.insert(*id), "{id} comes twice");
+        assert!(
+            id.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+            "{id}"
+        );
+        assert!(!required.ends_with('.') && !mend.ends_with('.'), "{id}");
+        assert!(why.ends_with('.'), "{id}");
+        let is_sentence = |text: &str| text.starts_with(|c: char| c.is_uppercase());
+        assert!(!is_sentence(required) && !is_sentence(mend), "{id}");
+    }
+}
