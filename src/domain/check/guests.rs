@@ -68,7 +68,9 @@ pub(super) const CHECKS: &[Check] = &[
         mend: "qm set <vmid> --balloon 0",
         severity: Warning,
         judge: Judge::Vm(|vm, _| match vm.guest.balloon_mib {
-            _ if vm.guest.hostpci.is_empty() => Verdict::skipped("it has none"),
+            _ if vm.guest.hostpci.is_empty() => {
+                Verdict::skipped("the vm has no devices of the host")
+            }
             Some(mib) if mib > 0 && mib < vm.guest.memory_mib => {
                 let memory = vm.guest.memory_mib;
                 Fault::new(format!("balloon: {mib}, with memory: {memory}")).into()
@@ -90,7 +92,7 @@ pub(super) const CHECKS: &[Check] = &[
                 .is_some_and(|name| name.contains("q35"));
             let mut express = vm.guest.hostpci.iter().filter(|device| device.pcie);
             match express.next() {
-                None => Verdict::skipped("it has none"),
+                None => Verdict::skipped("the vm has no such devices"),
                 Some(_) if is_q35 => Verdict::passed("q35"),
                 Some(device) => {
                     let machine = vm
@@ -118,7 +120,7 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Vm(|vm, _| {
             let display: Option<&HostPci> = vm.guest.hostpci.iter().find(|device| device.x_vga);
             match (display, vm.guest.bios.as_deref()) {
-                (None, _) => Verdict::skipped("it has no display of its own (x-vga)"),
+                (None, _) => Verdict::skipped("the vm has no display of its own (x-vga)"),
                 (Some(_), Some("ovmf")) => Verdict::passed("it does"),
                 (Some(device), _) => Fault::new(format!(
                     "{} has x-vga=1, the firmware is seabios",
@@ -185,7 +187,7 @@ fn cpu_flags(vm: &VmFacts, _: &HostFacts) -> Verdict {
 
 fn devices(vm: &VmFacts, _: &HostFacts) -> Verdict {
     if vm.guest.hostpci.is_empty() {
-        return Verdict::skipped("the vm has none");
+        return Verdict::skipped("the vm has no devices of the host");
     }
     let faults = vm.device_faults.iter();
     let faults = faults.map(|one| Fault::new(&one.fact).mended_by(&one.help).with(Failure));

@@ -76,10 +76,14 @@ pub(super) const CHECKS: &[Check] = &[
         required: "smt siblings are not switched off",
         why: "With SMT off the host has half of its CPUs. A table that names siblings cannot be used, and one \
               that wants a sibling idle does not need it off: smt = \"idle-sibling\" does that for one VM.",
-        mend: "echo on > /sys/devices/system/cpu/smt/control, and remove nosmt from the kernel's command line",
+        mend: "remove nosmt from the kernel's command line, then reboot",
         severity: Notice,
         judge: Judge::Host(|host| match host.topology.sets().smt {
             SmtControl::Allowed => Verdict::passed("they are not"),
+            // Without the parameter somebody has switched it off by hand.
+            SmtControl::Off if host.parameter("nosmt").is_none() => Fault::new("smt is off")
+                .mended_by("echo on > /sys/devices/system/cpu/smt/control")
+                .into(),
             SmtControl::Off | SmtControl::ForcedOff => Fault::new("smt is off").into(),
         }),
     },

@@ -42,12 +42,17 @@ pub fn of_guest(
     texts.extend(far_memory(&used, table, topology));
     texts.extend(bound_to_nothing(guest, topology));
     texts.extend(too_much_memory(guest, topology));
-    texts.extend(cpu_limit(vmid, guest));
+    texts.extend(of_config(vmid, guest, table));
     texts.extend(pins_of_nothing(guest, table));
     texts.extend(no_hugepages(vmid, guest, table));
     texts.extend(useless_preference(table));
-    texts.extend(narrowed(vmid, guest, table));
     texts.into_iter().map(Remark::warning).collect()
+}
+
+/// What is said of the VM's own config, which the doctor has checks of its own for.
+pub fn of_config(vmid: Vmid, guest: &Guest, table: &Table) -> Vec<String> {
+    let both = [cpu_limit(vmid, guest), narrowed(vmid, guest, table)];
+    both.into_iter().flatten().collect()
 }
 
 /// Names threads of the table that the VM's config does not make.

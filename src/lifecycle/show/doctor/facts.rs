@@ -4,7 +4,7 @@ use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{self, Choice, GateFacts};
 use crate::domain::guest::Guest;
-use crate::domain::placement::owned_by_table;
+use crate::domain::placement::{doubts, owned_by_table};
 use crate::domain::table::{HostSettings, KernelGate};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
@@ -124,7 +124,9 @@ pub(super) fn vm_facts(host: &Host, vmid: Vmid) -> Option<VmFacts> {
         .collect();
     let table = path_of_table(files, vmid);
     let held = held_against_host(host, vmid);
-    let is_told = |text: &String| of_devices.contains(text);
+    // What has a check of its own is not told twice.
+    let of_config = warnings_of_config(host, vmid, &guest);
+    let is_told = |text: &String| of_devices.contains(text) || of_config.contains(text);
     let warnings = held.warnings.into_iter().filter(|text| !is_told(text));
     Some(VmFacts {
         vmid,
@@ -139,6 +141,16 @@ pub(super) fn vm_facts(host: &Host, vmid: Vmid) -> Option<VmFacts> {
         is_ha: cluster::is_ha(files, vmid).unwrap_or_default(),
         table,
     })
+}
+
+fn warnings_of_config(host: &Host, vmid: Vmid, guest: &Guest) -> Vec<String> {
+    let file = read_table(&*host.files, vmid).ok().flatten();
+    let settings = read_settings(host).ok();
+    let table = file.zip(settings);
+    let table = table.and_then(|(file, settings)| understand(host, &file, &settings).ok());
+    table
+        .map(|table| doubts::of_config(vmid, guest, &table))
+        .unwrap_or_default()
 }
 
 /// Leaves out what is told as a fault already.
