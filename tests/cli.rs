@@ -35,6 +35,7 @@ fn help_names_every_command_and_no_phase() {
         "disable",
         "status",
         "list",
+        "topology",
         "reconcile",
         "boot",
     ];

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::tips::{commands, with_tip};
+use crate::domain::map::draw::LEAST_WIDTH;
 use crate::domain::table::{Prefer, Smt};
 use crate::domain::vm::Vmid;
 use crate::lifecycle::start::phase::Phase;
@@ -127,6 +128,18 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Draw which CPUs share what, and who owns which
+    Topology {
+        /// Draw in ASCII only, as where the locale is not UTF-8
+        #[arg(long)]
+        ascii: bool,
+        /// Draw at most this wide (default: as wide as the terminal, or 80)
+        #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(i64::from(LEAST_WIDTH)..))]
+        width: Option<u16>,
+        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what is wrong with this host and its VMs, and how to fix it
     Check(Examination),
     /// Write to files of the kernel that may take its time (called by pin-hook itself)
@@ -214,6 +227,7 @@ impl Command {
                 | Command::Status { .. }
                 | Command::List { .. }
                 | Command::Check(_)
+                | Command::Topology { .. }
                 | Command::Init { write: false, .. }
                 | Command::UnknownPhase { .. }
                 | Command::Enable { dry_run: true, .. }

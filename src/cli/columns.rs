@@ -1,10 +1,9 @@
 //! Small tables in plain text: columns as wide as their widest cell.
 
-/// Columns of a terminal that everything but log lines fits into.
-const MAX_COLUMNS: usize = 80;
+use crate::domain::words::{LEAST_COLUMNS, length, pieces, words};
 
-/// Columns that a list is not cut below.
-const LEAST_COLUMNS: usize = 12;
+/// Columns of a terminal that everything but log lines fits into.
+pub const MAX_COLUMNS: usize = 80;
 
 /// A table whose rows are printed under its heads.
 #[derive(Debug)]
@@ -112,43 +111,6 @@ pub fn wrapped(text: &str, indent: &str) -> String {
         lines += &format!("{indent}{more}{line}\n");
     }
     lines
-}
-
-/// Cuts text into lines of at most `width` columns, where a word, a list or a path allows it.
-fn pieces(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in words(text) {
-        let line = lines
-            .last_mut()
-            .filter(|line| line.is_empty() || length(line) + length(word.trim_end()) <= width);
-        match line {
-            Some(line) => line.push_str(word),
-            None => lines.push(word.to_owned()),
-        }
-    }
-    lines
-        .iter()
-        .map(|line| line.trim_end().to_owned())
-        .collect()
-}
-
-/// Cuts text where a line may end: after a blank; in long lists and paths after a comma or a slash;
-/// in long names after a dash.
-fn words(text: &str) -> Vec<&str> {
-    let words = text.split_inclusive(' ').collect();
-    cut_long(cut_long(words, &[',', '/']), &['-', '@'])
-}
-
-fn cut_long<'t>(words: Vec<&'t str>, ends: &[char]) -> Vec<&'t str> {
-    let cut = |word: &'t str| match length(word) > LEAST_COLUMNS {
-        true => word.split_inclusive(ends).collect(),
-        false => vec![word],
-    };
-    words.into_iter().flat_map(cut).collect()
-}
-
-fn length(text: &str) -> usize {
-    text.chars().count()
 }
 
 /// Returns a value, or a dash where there is none.

@@ -13,6 +13,7 @@ mod output;
 mod plan;
 mod status;
 mod tips;
+mod topology;
 mod waits;
 
 use std::ffi::OsString;
@@ -185,6 +186,11 @@ impl Desk<'_> {
                 self.shown(init::show(host, *vmid, wish, output), *json)
             }
             Command::Check(asked) => self.shown(doctor::answer(host, asked, output), asked.json),
+            Command::Topology { ascii, width, json } => {
+                let (ascii, width, json) = (*ascii, *width, *json);
+                let wish = topology::Wish { ascii, width, json };
+                self.shown(topology::show(host, wish, output), json)
+            }
             Command::List { json } => self.shown(list::show(host, *json, output), *json),
         }
     }

@@ -78,6 +78,13 @@ impl Output {
         std::io::stdout().is_terminal()
     }
 
+    /// Returns how many columns the terminal has; nothing where standard output is none.
+    pub fn columns(&self) -> Option<u16> {
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+        // A terminal that was never told its size has 0.
+        Some(size.ws_col).filter(|columns| *columns > 0)
+    }
+
     /// Prints the account of a run, sends it to the journal, and returns the exit status.
     pub fn tell(&self, account: &Account, call: &Call, started: Instant) -> ExitCode {
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

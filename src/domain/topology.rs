@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::cpuset::{CpuId, CpuSet};
 
 /// The kernel's own sets of CPUs, as below `/sys/devices/system/cpu`.
@@ -99,7 +101,7 @@ pub fn cpus_of(cores: &[&Core]) -> CpuSet {
 }
 
 /// Level 3 cache and who shares it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct L3Domain {
     /// Online CPUs that share the cache.
     pub cpus: CpuSet,
@@ -113,7 +115,7 @@ pub struct L3Domain {
 const NEAR: u32 = 12;
 
 /// NUMA node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Node {
     /// Number, as in `/sys/devices/system/node/nodeN`.
     pub id: u32,

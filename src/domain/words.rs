@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Columns that a list is not cut below.
+pub const LEAST_COLUMNS: usize = 12;
+
 /// Returns a number of things, such as `1 thread` or `3 threads`.
 pub fn count(n: usize, what: &str) -> String {
     match n {
@@ -30,6 +33,57 @@ pub fn path_of_sysctl(name: &str) -> String {
     swapped.collect()
 }
 
+/// Cuts text into lines of at most `width` columns, where a word, a list or a path allows it.
+pub fn pieces(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in words(text) {
+        let line = lines
+            .last_mut()
+            .filter(|line| line.is_empty() || length(line) + length(word.trim_end()) <= width);
+        match line {
+            Some(line) => line.push_str(word),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+        .iter()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+/// Cuts text where a line may end: after a blank; in long lists and paths after a comma or a slash;
+/// in long names after a dash.
+pub fn words(text: &str) -> Vec<&str> {
+    let words = text.split_inclusive(' ').collect();
+    cut_long(cut_long(words, &[',', '/']), &['-', '@'])
+}
+
+fn cut_long<'t>(words: Vec<&'t str>, ends: &[char]) -> Vec<&'t str> {
+    let cut = |word: &'t str| match length(word) > LEAST_COLUMNS {
+        true => word.split_inclusive(ends).collect(),
+        false => vec![word],
+    };
+    words.into_iter().flat_map(cut).collect()
+}
+
+/// Returns how many columns a text takes.
+pub fn length(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// Returns a size that is known in KiB, in the largest unit that leaves a number above it.
+pub fn size(kib: u64) -> String {
+    let (unit, name) = match kib {
+        0..1024 => return format!("{kib} KiB"),
+        1024..0x10_0000 => (1024, "MiB"),
+        _ => (1024 * 1024, "GiB"),
+    };
+    match (kib / unit, kib % unit * 10 / unit) {
+        (whole @ 0..10, tenth @ 1..) => format!("{whole}.{tenth} {name}"),
+        _ => format!("{} {name}", (kib + unit / 2) / unit),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +100,19 @@ mod tests {
             (30_643, "31 s"),
         ] {
             assert_eq!(in_words(Duration::from_millis(ms)), words);
+        }
+    }
+
+    #[test]
+    fn sizes_are_told_as_people_read_them() {
+        for (kib, words) in [
+            (512, "512 KiB"),
+            (1280, "1.2 MiB"),
+            (25_600, "25 MiB"),
+            (4_194_304, "4 GiB"),
+            (65_700_000, "63 GiB"),
+        ] {
+            assert_eq!(size(kib), words);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::known::known;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
@@ -24,8 +25,7 @@ use crate::lifecycle::case::nothing::{There, look_up, next_guest};
 use crate::lifecycle::case::outdated::outdated;
 use crate::lifecycle::case::texts::{CaseError, read_settings, understand};
 use crate::lifecycle::case::yields;
-use crate::lifecycle::engine::journal::read_log;
-use crate::lifecycle::engine::look::{Hidden, is_over, known_state};
+use crate::lifecycle::engine::look::is_over;
 use crate::lifecycle::hooking::snippet;
 
 /// Every table of this node.
@@ -131,7 +131,7 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
         broken: Vec::new(),
         left_out: Vec::new(),
     };
-    let state = listing.state(host)?;
+    let state = known(host, "states are", &mut listing.left_out)?;
     let settings = listing.settings(host);
     let with_table = tables(&*host.files)?;
     let mut vmids: BTreeSet<Vmid> = pve::vms_of_node(&*host.files)?.into_iter().collect();
@@ -149,23 +149,6 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
 }
 
 impl Listing {
-    fn state(&mut self, host: &Host) -> anyhow::Result<State> {
-        match known_state(host) {
-            Ok(state) => {
-                let (_, damage) = read_log(&*host.files)?;
-                if !damage.is_none() {
-                    self.left_out.push(damage.to_string());
-                }
-                Ok(state)
-            }
-            Err(hidden) if hidden.is::<Hidden>() => {
-                self.left_out.push(format!("states are left out: {hidden}"));
-                Ok(State::default())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     fn settings(&mut self, host: &Host) -> HostSettings {
         read_settings(host).unwrap_or_else(|error| {
             self.broken.push(Broken::of(None, &error));

@@ -3,8 +3,10 @@
 pub mod complaint;
 pub mod doctor;
 pub mod init;
+mod known;
 pub mod lint;
 pub mod list;
 pub mod plan;
 pub mod status;
+pub mod topology;
 mod value;
