@@ -11,6 +11,7 @@ use super::output::Output;
 use crate::config::nearest::nearest;
 use crate::domain::advice::Advised;
 use crate::domain::check::{Check, checks};
+use crate::domain::level::{HIGHEST, Level};
 use crate::domain::words::count;
 use crate::host::Host;
 use crate::lifecycle::engine::account::Exit;
@@ -121,6 +122,9 @@ fn of_patient(patient: &Patient, node: &str, is_verbose: bool) -> String {
         text += ": nothing to mend";
     }
     text.push('\n');
+    if let Some(level) = &patient.level {
+        text += &of_level(level);
+    }
     let shown = patient.results.iter();
     let shown = shown.filter(|row| is_verbose || row.outcome.is_finding());
     let shown: Vec<&Row> = shown.collect();
@@ -130,6 +134,20 @@ fn of_patient(patient: &Patient, node: &str, is_verbose: bool) -> String {
         if row.outcome.is_finding() && next != Some((row.id, &row.mend)) {
             text += &what_to_do(row, is_verbose);
         }
+    }
+    text
+}
+
+/// Returns how much of the CPUs of a VM is its own, in lines.
+fn of_level(level: &Level) -> String {
+    let Level {
+        number,
+        means,
+        next,
+    } = level;
+    let mut text = wrapped(&format!("isolation {number} of {HIGHEST}: {means}"), "  ");
+    if let Some(next) = next {
+        text += &wrapped(&format!("for {}: {next}", number + 1), "    ");
     }
     text
 }

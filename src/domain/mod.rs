@@ -16,6 +16,7 @@ pub mod gate;
 pub mod guest;
 mod held;
 pub mod knob;
+pub mod level;
 pub mod map;
 pub mod memory;
 pub mod merge;

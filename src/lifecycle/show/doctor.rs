@@ -4,12 +4,15 @@ mod facts;
 
 use serde::Serialize;
 
-use self::facts::{host_facts, of_interest, vm_facts};
+use self::facts::{host_facts, of_interest, table_of, vm_facts};
 use crate::domain::advice::Advised;
 use crate::domain::check::{Check, Fault, HostFacts, Judge, Severity, Verdict, VmFacts, checks};
+use crate::domain::claim::Claim;
+use crate::domain::level::{Kept, Level};
 use crate::domain::vm::Vmid;
 use crate::host::{Host, pve};
 use crate::lifecycle::case::nothing::{There, look_up};
+use crate::lifecycle::engine::look::known_state;
 
 /// What the doctor says.
 #[derive(Debug, Serialize)]
@@ -29,6 +32,8 @@ pub struct Patient {
     pub vmid: Option<Vmid>,
     /// Name of the VM.
     pub name: Option<String>,
+    /// How much of the CPUs of the VM is its own: of those that it has, or would have if it started now.
+    pub level: Option<Level>,
     /// Every check, in the order of the manual; one that finds several things comes once for each.
     pub results: Vec<Row>,
 }
@@ -97,7 +102,14 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
     };
     let mut patients = vec![of_host(&facts)];
     let vms = vmids.into_iter().filter_map(|vmid| vm_facts(host, vmid));
-    patients.extend(vms.map(|vm| of_vm(&vm, &facts)));
+    let claims = known_state(host).unwrap_or_default().claims;
+    patients.extend(vms.map(|vm| {
+        let level = level(host, vm.vmid, claims.get(&vm.vmid), &facts);
+        Patient {
+            level: Some(level),
+            ..of_vm(&vm, &facts)
+        }
+    }));
     let node = pve::node_name(files).unwrap_or_default();
     let totals = Totals::of(patients.iter().flat_map(|one| &one.results));
     Ok(Diagnosis {
@@ -105,6 +117,17 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
         patients,
         totals,
     })
+}
+
+fn level(host: &Host, vmid: Vmid, claim: Option<&Claim>, facts: &HostFacts) -> Level {
+    let best = facts.choice.as_ref().map(|choice| choice.backend);
+    let kept = match claim.filter(|claim| claim.owns()) {
+        Some(claim) => Kept::of_wishes(&claim.wishes),
+        None => table_of(host, vmid)
+            .map(|table| Kept::of_table(&table, best))
+            .unwrap_or_default(),
+    };
+    Level::of(vmid, &kept)
 }
 
 fn of_host(facts: &HostFacts) -> Patient {
@@ -115,6 +138,7 @@ fn of_host(facts: &HostFacts) -> Patient {
     Patient {
         vmid: None,
         name: None,
+        level: None,
         results: judged.flatten().collect(),
     }
 }
@@ -127,6 +151,7 @@ fn of_vm(vm: &VmFacts, facts: &HostFacts) -> Patient {
     Patient {
         vmid: Some(vm.vmid),
         name: vm.guest.name.clone(),
+        level: None,
         results: judged.flatten().collect(),
     }
 }

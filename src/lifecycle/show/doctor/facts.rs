@@ -5,7 +5,7 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{self, Choice, GateFacts};
 use crate::domain::guest::Guest;
 use crate::domain::placement::{doubts, owned_by_table};
-use crate::domain::table::{HostSettings, KernelGate};
+use crate::domain::table::{HostSettings, KernelGate, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::table::{path_of_table, read_table, unread_files};
@@ -125,7 +125,8 @@ pub(super) fn vm_facts(host: &Host, vmid: Vmid) -> Option<VmFacts> {
     let table = path_of_table(files, vmid);
     let held = held_against_host(host, vmid);
     // What has a check of its own is not told twice.
-    let of_config = warnings_of_config(host, vmid, &guest);
+    let of_config = table_of(host, vmid).map(|table| doubts::of_config(vmid, &guest, &table));
+    let of_config = of_config.unwrap_or_default();
     let is_told = |text: &String| of_devices.contains(text) || of_config.contains(text);
     let warnings = held.warnings.into_iter().filter(|text| !is_told(text));
     Some(VmFacts {
@@ -143,14 +144,10 @@ pub(super) fn vm_facts(host: &Host, vmid: Vmid) -> Option<VmFacts> {
     })
 }
 
-fn warnings_of_config(host: &Host, vmid: Vmid, guest: &Guest) -> Vec<String> {
-    let file = read_table(&*host.files, vmid).ok().flatten();
-    let settings = read_settings(host).ok();
-    let table = file.zip(settings);
-    let table = table.and_then(|(file, settings)| understand(host, &file, &settings).ok());
-    table
-        .map(|table| doubts::of_config(vmid, guest, &table))
-        .unwrap_or_default()
+/// Returns what the table of a VM says; nothing of one that cannot be used.
+pub(super) fn table_of(host: &Host, vmid: Vmid) -> Option<Table> {
+    let file = read_table(&*host.files, vmid).ok()??;
+    understand(host, &file, &read_settings(host).ok()?).ok()
 }
 
 /// Leaves out what is told as a fault already.

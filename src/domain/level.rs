@@ -1,0 +1,147 @@
+//! How much of the CPUs of a VM is its own, as a number that can be compared, and the one step to the next.
+
+use serde::Serialize;
+
+use super::backend::{Backend, BackendWish};
+use super::claim::Wishes;
+use super::table::{HostKnobs, Power, Table};
+use super::vm::Vmid;
+
+/// The highest level: what a measurement has shown. Nothing measures yet.
+pub const HIGHEST: u8 = 5;
+
+/// What is kept off the CPUs of a VM, or set on them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// How they are taken; `None` where they are not.
+    pub backend: Option<Backend>,
+    /// Whether the table leaves the backend open.
+    pub is_open: bool,
+    /// Whether kernel threads are kept off.
+    pub kernel_threads: bool,
+    /// Whether interrupts are.
+    pub interrupts: bool,
+    /// Whether idle states and frequencies are set.
+    pub power: bool,
+    /// Whether timers of the kernel that run on every CPU are.
+    pub timers: bool,
+}
+
+/// How much of the CPUs of a VM is its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Level {
+    /// From 0, for nothing, to [`HIGHEST`].
+    pub number: u8,
+    /// What that means.
+    pub means: &'static str,
+    /// The one step to the next level, where there is one.
+    pub next: Option<String>,
+}
+
+impl Kept {
+    /// Returns what a claim keeps.
+    pub fn of_wishes(wishes: &Wishes) -> Self {
+        Kept {
+            backend: (!wishes.cpus.is_empty()).then_some(wishes.backend),
+            is_open: true,
+            kernel_threads: wishes.kernel_threads,
+            interrupts: wishes.interrupts,
+            power: is_set(&wishes.power),
+            timers: are_set(&wishes.host),
+        }
+    }
+
+    /// Returns what a table would keep where a backend that it leaves open is `best`.
+    pub fn of_table(table: &Table, best: Option<Backend>) -> Self {
+        let (backend, is_open) = match table.isolate.backend {
+            BackendWish::Auto => (best, true),
+            BackendWish::Only(backend) => (Some(backend), false),
+        };
+        Kept {
+            backend,
+            is_open,
+            kernel_threads: table.isolate.kthreads,
+            interrupts: table.isolate.irqs,
+            power: is_set(&table.power),
+            timers: are_set(&table.host),
+        }
+    }
+}
+
+fn is_set(power: &Power) -> bool {
+    power.max_idle_latency.is_some() && (power.governor.is_some() || power.min_frequency.is_some())
+}
+
+/// The statistics of memory are brought up to date on every CPU, once a second unless somebody says otherwise
+/// (`mm/vmstat.c`).
+fn are_set(host: &HostKnobs) -> bool {
+    host.sysctl.contains_key("vm.stat_interval")
+}
+
+impl Level {
+    /// Returns the level of a VM.
+    pub fn of(vmid: Vmid, kept: &Kept) -> Self {
+        let level = |number, means, next: Option<String>| Level {
+            number,
+            means,
+            next,
+        };
+        let key = |text: &str| Some(format!("{text} in its table"));
+        match kept.backend {
+            None => {
+                let next = format!("pin-hook init {vmid} --write, then pin-hook enable {vmid}");
+                level(0, "nothing is kept off its cpus", Some(next))
+            }
+            Some(Backend::Affinity) => {
+                let next = match kept.is_open {
+                    true => Some("pin-hook check --explain kernel".to_owned()),
+                    false => key("backend = \"auto\" below [isolate]"),
+                };
+                level(1, "its threads are pinned, nothing is kept off", next)
+            }
+            Some(_) if !kept.kernel_threads || !kept.interrupts => {
+                let next = match kept.kernel_threads {
+                    true => key("irqs = true below [isolate]"),
+                    false => key("kthreads = true below [isolate]"),
+                };
+                level(2, "programs, containers and other vms are kept off", next)
+            }
+            Some(_) if !kept.power || !kept.timers => {
+                let means = "kernel threads and interrupts are kept off as well";
+                level(3, means, key("profile = \"low-latency\""))
+            }
+            Some(_) => level(4, "power and timers are set for it as well", None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each step that is named leads to the next level.
+    #[test]
+    fn levels_are_reached_one_by_one() {
+        let vmid: Vmid = "100".parse().unwrap();
+        let mut kept = Kept::default();
+        let steps: [fn(&mut Kept); 5] = [
+            |_| {},
+            |kept| kept.backend = Some(Backend::Affinity),
+            |kept| kept.backend = Some(Backend::Isolated),
+            |kept| (kept.kernel_threads, kept.interrupts) = (true, true),
+            |kept| (kept.power, kept.timers) = (true, true),
+        ];
+        for (number, step) in steps.into_iter().enumerate() {
+            step(&mut kept);
+            let level = Level::of(vmid, &kept);
+            assert_eq!(usize::from(level.number), number, "{level:?}");
+            assert_eq!(level.next.is_some(), number < 4, "{level:?}");
+        }
+        kept.interrupts = false;
+        let level = Level::of(vmid, &kept);
+        assert_eq!(
+            level.next.unwrap(),
+            "irqs = true below [isolate] in its table"
+        );
+    }
+}
