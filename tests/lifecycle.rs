@@ -27,6 +27,8 @@ mod drift;
 mod ends;
 #[path = "lifecycle/failures.rs"]
 mod failures;
+#[path = "lifecycle/frequencies.rs"]
+mod frequencies;
 #[path = "lifecycle/full.rs"]
 mod full;
 #[path = "lifecycle/hotplugs.rs"]

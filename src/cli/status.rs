@@ -62,27 +62,40 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     for stuck in &status.stuck {
         output.say(Level::Warning, &stuck.to_string());
     }
+    tell_refused(&status.refused, output);
+    print_lost(status, output);
+    print_unwatched(&status.unwatched, output);
+    for text in &status.left_out {
+        output.say(Level::Info, text);
+    }
+}
+
+/// Tells of values that the kernel did not take, or made another one of.
+fn tell_refused(refused: &[Refused], output: &Output) {
     for Refused {
         target,
         wanted,
         actual,
         attempts,
+        is_rounded,
         ..
-    } in &status.refused
+    } in refused
     {
-        let times = count(usize::from(*attempts), "time");
-        let is = actual.as_ref().map(|actual| format!(" is \"{actual}\""));
-        let is = is.unwrap_or_default();
-        let text = format!("{target}{is}: the kernel did not accept \"{wanted}\", tried {times}");
+        let text = match actual {
+            Some(actual) if *is_rounded => {
+                format!("{target}: the kernel rounded {wanted} to {actual}")
+            }
+            _ => {
+                let times = count(usize::from(*attempts), "time");
+                let is = actual.as_ref().map(|actual| format!(" is \"{actual}\""));
+                let is = is.unwrap_or_default();
+                format!("{target}{is}: the kernel did not accept \"{wanted}\", tried {times}")
+            }
+        };
         output.say(Level::Warning, &text);
     }
-    if !status.refused.is_empty() {
+    if refused.iter().any(|refused| !refused.is_rounded) {
         output.say(Level::Help, "journalctl -t pin-hook shows its response");
-    }
-    print_lost(status, output);
-    print_unwatched(&status.unwatched, output);
-    for text in &status.left_out {
-        output.say(Level::Info, text);
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::cpuset::CpuSet;
 use super::desired::{Desired, Wish};
+use super::frequency::{self, Frequencies};
 use super::held::REFUSAL_LIMIT;
 use super::knob::Grammar;
 use super::stage::Stage;
@@ -79,6 +80,8 @@ pub struct Context<'a> {
     pub nodes: &'a BTreeMap<u32, CpuSet>,
     /// What interrupts get that are set up now, where that was looked at.
     pub births: &'a BTreeMap<Target, CpuSet>,
+    /// What limits the frequencies of cpufreq policies, where that was looked at.
+    pub frequencies: &'a Frequencies,
     /// Targets that were written in this run.
     pub written: &'a BTreeSet<Target>,
     /// Time since boot.
@@ -141,7 +144,9 @@ fn acquire(
     // The cpuset of a VM that is given other CPUs changes first, and a thread of whose CPUs none is left
     // gets all of it (`__set_cpus_allowed_ptr()`): nobody has done that, and nobody expects the old one.
     let is_history = matches!(target, Target::Affinity(_)) && is_new;
-    let is_drift = |held: &Held| is_foreign(held) || held.was_set_back(target, live);
+    let is_made_of_ours = |held: &Held| context.is_made_of(target, live, &held.ours);
+    let was_set_back = |held: &Held| held.was_set_back(target, live) && !is_made_of_ours(held);
+    let is_drift = |held: &Held| is_foreign(held) || was_set_back(held);
     if !is_history && held.is_some_and(is_drift) {
         let answer = match next.reassert(context.now) {
             true => Answer::Reassert,
@@ -168,11 +173,13 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
     let is_gone = *live == Value::Absent || held.baseline == Value::Absent && !target.is_root();
     let is_back = context.same(target, live, &held.baseline)
         || context.was_granted(target, live, held, &held.baseline);
-    let is_back = is_back && !context.is_asked_otherwise(target, held);
+    let is_back = is_back && !context.is_asked_otherwise(target, live, held);
     let is_done = is_gone || held.is_given_up(target) || is_back;
     if is_done && !context.may_be_half_gone(target, live, held) {
         diff.forget.push(target.clone());
-    } else if context.is_foreign(target, live, held) {
+    } else if context.is_foreign(target, live, held)
+        && !frequency::is_all(context.frequencies, target, live)
+    {
         let (live, ours) = (live.clone(), held.ours.clone());
         diff.drift.push(Drift {
             target: target.clone(),
@@ -328,14 +335,25 @@ impl Context<'_> {
         given.any(|given| given == *live)
     }
 
-    /// Tells whether the kernel keeps a request of ours for a kernel thread, whatever that shows: it comes back
-    /// to it with the next CPU or partition. There is nothing to ask for while its own CPUs are all offline.
-    fn is_asked_otherwise(&self, target: &Target, held: &Held) -> bool {
+    /// Tells whether an observed value is what the kernel makes of a frequency that was asked for.
+    fn is_made_of(&self, target: &Target, live: &Value, asked: &Value) -> bool {
+        frequency::may_show(self.frequencies, target, live, asked)
+    }
+
+    /// Tells whether the kernel keeps a request of ours, whatever the target shows: for a kernel thread, which
+    /// comes back to it with the next CPU or partition, and for a frequency, which does when the hardware can
+    /// do more. There is nothing to ask for while the own CPUs of a thread are all offline.
+    fn is_asked_otherwise(&self, target: &Target, live: &Value, held: &Held) -> bool {
         let is_written = held.before.is_none() || self.written.contains(target);
-        let is_taken_back = held.ours == held.baseline && is_written;
+        if held.ours == held.baseline && is_written {
+            return false;
+        }
         let baseline = held.baseline.cpus();
         let can_ask = baseline.is_some_and(|cpus| !cpus.is_disjoint(self.online));
-        matches!(target, Target::KernelThread(_)) && held.asked && !is_taken_back && can_ask
+        match target {
+            Target::KernelThread(_) => held.asked && can_ask,
+            _ => self.is_made_of(target, live, &held.ours),
+        }
     }
 
     /// Tells whether an observed value is neither ours nor the baseline.
@@ -345,12 +363,18 @@ impl Context<'_> {
     /// CPUs outside of partitions when one comes or goes.
     fn is_foreign(&self, target: &Target, live: &Value, held: &Held) -> bool {
         let mut known = held.known();
-        if known.any(|value| self.same(target, live, value) || self.granted(target, live, value)) {
+        let is_known = |value: &Value| {
+            let is_made = self.granted(target, live, value) || self.is_made_of(target, live, value);
+            is_made || self.same(target, live, value)
+        };
+        if known.any(is_known) {
             return false;
         }
         match (target, live, &held.ours) {
             (_, Value::Absent, _) => false,
             (Target::DropIn(_), ..) => false,
+            // It was to be something else as well when it was written.
+            (Target::Knob(knob, _), ..) if knob.row().is_applied_later && held.refused > 0 => false,
             // On the way back to none that is named, which means the same.
             (Target::AllowedCpus(_), Value::Cpus(live), _) if self.online.is_subset(live) => false,
             // Announced and not yet asked for: a move in between changes what it shows.

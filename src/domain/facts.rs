@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::container::Container;
 use super::cpuset::CpuSet;
+use super::frequency::Frequencies;
 use super::target::{Place, Target};
 use super::thread::{Role, Thread};
 use super::vm::{TaskId, Vmid};
@@ -43,6 +44,8 @@ pub struct Facts {
     pub work: BTreeMap<Target, CpuSet>,
     /// CPUs of every cpufreq policy, by its number.
     pub policies: BTreeMap<u32, CpuSet>,
+    /// What limits the frequencies of every cpufreq policy.
+    pub frequencies: Frequencies,
     /// How frequencies above nominal are switched.
     pub boost: BoostBy,
     /// Functions that VMs have or are being given. Looked at only where the driver of one is in hand.

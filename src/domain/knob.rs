@@ -10,7 +10,7 @@ mod row;
 use serde::{Deserialize, Serialize};
 
 use super::stage::Stage;
-pub use row::{Grammar, LAST_RANK, Reading, Row, Rule, Sleeps, Words};
+pub use row::{Grammar, LAST_RANK, Limit, Reading, Row, Rule, Sleeps, Words};
 use row::{LIST_OF_OTHERS, PLAIN, SETTING};
 
 /// Makes the enumeration of the knobs and their rows of one list.
@@ -65,9 +65,6 @@ pub const SYSCTLS: &[(&str, Rule)] = &[
     ("kernel/watchdog_thresh", Rule::Highest),
     ("vm/stat_interval", Rule::Highest),
 ];
-
-/// What the hardware of a policy can do, in kHz.
-const HARDWARE_RANGE: Words = Words::Between("cpuinfo_min_freq", "cpuinfo_max_freq");
 
 /// NUMA nodes that memory can come from.
 const NODES_WITH_MEMORY: &str = "/sys/devices/system/node/has_memory";
@@ -147,6 +144,20 @@ knobs! {
         doc: "keeps an interrupt off the owned cpus",
         ..PLAIN
     },
+    /// Lowest frequency of a cpufreq policy, in kHz.
+    MinFrequency = Row {
+        path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_min_freq",
+        stage: Stage::Power,
+        doc: "keeps the owned cpus from running slower",
+        key: Some("power.min-frequency"),
+        // After the highest one, which cuts it; the same when they are given back.
+        rank: 2,
+        rule: Rule::Highest,
+        // `cpufreq_notifier_min()` in the same file.
+        is_applied_later: true,
+        words: Words::Limit(Limit::Lowest),
+        ..SETTING
+    },
     /// Highest frequency of a cpufreq policy, in kHz.
     MaxFrequency = Row {
         path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_max_freq",
@@ -158,20 +169,7 @@ knobs! {
         rule: Rule::Highest,
         // `cpufreq_notifier_max()` in `drivers/cpufreq/cpufreq.c`.
         is_applied_later: true,
-        words: HARDWARE_RANGE,
-        ..SETTING
-    },
-    /// Lowest frequency of a cpufreq policy, in kHz.
-    MinFrequency = Row {
-        path: "/sys/devices/system/cpu/cpufreq/policy{}/scaling_min_freq",
-        stage: Stage::Power,
-        doc: "keeps the owned cpus from running slower",
-        key: Some("power.min-frequency"),
-        rank: 1,
-        rule: Rule::Highest,
-        // `cpufreq_notifier_min()` in the same file.
-        is_applied_later: true,
-        words: HARDWARE_RANGE,
+        words: Words::Limit(Limit::Highest),
         ..SETTING
     },
     /// Whether the CPUs of a policy may run faster than their nominal frequency.
@@ -212,7 +210,7 @@ knobs! {
         key: Some("power.energy-preference"),
         // After the governor: `performance` refuses every other preference (EBUSY in
         // `intel_pstate.c` and `amd-pstate.c`).
-        rank: 3,
+        rank: 4,
         rule: Rule::Strongest(PREFERENCES),
         words: Words::Beside("energy_performance_available_preferences"),
         ..SETTING
@@ -223,7 +221,7 @@ knobs! {
         stage: Stage::Power,
         doc: "sets the cpufreq governor of the owned cpus",
         key: Some("power.governor"),
-        rank: 2,
+        rank: 3,
         rule: Rule::Strongest(GOVERNORS),
         words: Words::Governors("scaling_available_governors"),
         ..SETTING

@@ -12,6 +12,7 @@ pub mod desired;
 pub mod diff;
 pub mod enabling;
 pub mod facts;
+pub mod frequency;
 pub mod gate;
 pub mod guest;
 mod held;

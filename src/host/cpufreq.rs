@@ -8,6 +8,7 @@ use super::files::Files;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::desired::knobs::boost_switches;
 use crate::domain::facts::BoostBy;
+use crate::domain::frequency::Range;
 use crate::domain::knob::{Knob, Words};
 
 const DIR: &str = "/sys/devices/system/cpu/cpufreq";
@@ -41,7 +42,7 @@ pub fn boost_by(files: &dyn Files) -> BoostBy {
 /// kernel loads as their name is written (`cpufreq_parse_governor`) as well.
 pub fn available(files: &dyn Files, knob: Knob, policy: u32) -> Option<Vec<String>> {
     let (name, is_governor) = match knob.row().words {
-        Words::Unlisted | Words::Between(..) => return None,
+        Words::Unlisted | Words::Limit(_) => return None,
         Words::Beside(name) => (name, false),
         Words::Governors(name) => (name, true),
     };
@@ -55,16 +56,27 @@ pub fn available(files: &dyn Files, knob: Knob, policy: u32) -> Option<Vec<Strin
     Some(words)
 }
 
-/// Returns the lowest and the highest number that a policy accepts for a knob, where it tells them.
-pub fn range(files: &dyn Files, knob: Knob, policy: u32) -> Option<(u32, u32)> {
-    let Words::Between(least, most) = knob.row().words else {
-        return None;
+/// Returns what limits the frequencies of a policy, where it tells.
+pub fn range(files: &dyn Files, policy: u32) -> Option<Range> {
+    let numbers = |name: &str| -> Vec<u32> {
+        let text = files.read(&format!("{DIR}/policy{policy}/{name}"));
+        let text = text.unwrap_or_default();
+        text.split_whitespace()
+            .filter_map(|number| number.parse().ok())
+            .collect()
     };
-    let read = |name: &str| {
-        let text = files.read(&format!("{DIR}/policy{policy}/{name}")).ok()?;
-        text.trim().parse().ok()
-    };
-    Some((read(least)?, read(most)?))
+    let number = |name: &str| numbers(name).first().copied();
+    let mut steps = numbers("scaling_available_frequencies");
+    if !steps.is_empty() {
+        steps.extend(numbers("scaling_boost_frequencies"));
+        steps.sort_unstable();
+    }
+    Some(Range {
+        least: number("cpuinfo_min_freq")?,
+        most: number("cpuinfo_max_freq")?,
+        steps,
+        allowed: number("scaling_max_freq"),
+    })
 }
 
 /// Tells whether the driver of a policy takes no governor but its own two (`cpufreq_driver.setpolicy`).

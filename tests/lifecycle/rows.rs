@@ -44,7 +44,7 @@ impl Setting {
                 (Grammar::Choice, _) => world.sim.poke(&path, "always").unwrap(),
                 (_, Words::Governors(_)) => {}
                 (_, Words::Beside(_)) => world.sim.put(&path, "balance_power\n"),
-                (_, Words::Unlisted | Words::Between(..)) => world.sim.put(&path, "7\n"),
+                (_, Words::Unlisted | Words::Limit(_)) => world.sim.put(&path, "7\n"),
             }
         }
         world

@@ -140,6 +140,7 @@ fn frequencies_beyond_the_hardware_do_not_use_up_the_phase() {
     for cpu in 2..8 {
         let policy = format!("/sys/devices/system/cpu/cpufreq/policy{cpu}");
         for (file, text) in [
+            ("cpuinfo_min_freq", "1200000\n"),
             ("cpuinfo_max_freq", "4000000\n"),
             ("scaling_max_freq", "3000000\n"),
             ("scaling_min_freq", "1200000\n"),
@@ -152,7 +153,7 @@ fn frequencies_beyond_the_hardware_do_not_use_up_the_phase() {
     world.launch(100, &VmSpec::with_vcpus(6));
     world.allow(Duration::from_secs(4));
     let account = done(world.phase(Phase::PostStart, 100));
-    assert_says(&account, "the kernel reports \"4000000\"");
+    assert_says(&account, "the kernel rounded 9000000 to 4000000");
     assert!(
         !account
             .lines
@@ -459,9 +460,14 @@ fn a_frequency_that_the_hardware_does_not_have_is_told_before_a_start() {
     );
     let text = warnings("min-frequency = \"1MHz\"");
     assert!(
-        text.contains("power.min-frequency: 1MHz is beyond the hardware"),
+        text.contains("power.min-frequency: 1MHz is below the hardware"),
         "{text}"
     );
+    // Boost adds to what the hardware can, and takes nothing away.
+    let text = warnings("min-frequency = \"1MHz\"\nboost = true");
+    assert!(text.contains("1MHz is below the hardware"), "{text}");
+    let text = warnings("max-frequency = \"9GHz\"\nboost = true");
+    assert!(text.contains("9GHz is beyond the hardware"), "{text}");
     let text = warnings("max-frequency = \"2GHz\"");
     assert!(!text.contains("beyond the hardware"), "{text}");
 }

@@ -33,6 +33,7 @@ fn held(baseline: &str, ours: &str, before: Option<&str>) -> Held {
 static NO_CPUSETS: BTreeMap<TaskId, CpuSet> = BTreeMap::new();
 static NO_NODES: BTreeMap<u32, CpuSet> = BTreeMap::new();
 static NO_BIRTHS: BTreeMap<Target, CpuSet> = BTreeMap::new();
+static NO_FREQUENCIES: Frequencies = Frequencies::new();
 static NOTHING: BTreeSet<Target> = BTreeSet::new();
 
 /// Returns what is known of a host in a run that has written nothing yet.
@@ -44,6 +45,7 @@ fn context<'a>(online: &'a CpuSet, shared: &'a CpuSet) -> Context<'a> {
         are_groups_cut: false,
         nodes: &NO_NODES,
         births: &NO_BIRTHS,
+        frequencies: &NO_FREQUENCIES,
         written: &NOTHING,
         now: NOW,
     }

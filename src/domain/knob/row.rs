@@ -85,9 +85,17 @@ pub enum Words {
     Beside(&'static str),
     /// The same, and governors that the kernel loads as their name is written.
     Governors(&'static str),
-    /// Numbers from that in one file beside it to that in another, to which the kernel cuts all others
-    /// (`cpufreq_verify_within_limits()`).
-    Between(&'static str, &'static str),
+    /// Frequencies that the hardware has, to which the kernel cuts all others.
+    Limit(Limit),
+}
+
+/// Which end of the frequencies of a policy a file limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// They are not lower.
+    Lowest,
+    /// They are not higher.
+    Highest,
 }
 
 /// Row of the knob table.
@@ -141,7 +149,7 @@ pub struct Row {
 }
 
 /// The place of what does not depend on the others of its stage.
-pub const LAST_RANK: u8 = 4;
+pub const LAST_RANK: u8 = 5;
 
 /// A row that says nothing but the usual.
 pub const PLAIN: Row = Row {

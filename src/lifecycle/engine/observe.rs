@@ -168,6 +168,7 @@ pub fn context<'a>(
         are_groups_cut: !facts.groups.is_empty(),
         nodes: &facts.nodes,
         births,
+        frequencies: &facts.frequencies,
         written,
         now,
     }

@@ -80,6 +80,12 @@ impl Problem {
         )
     }
 
+    /// Returns the problem of a frequency of which the kernel has made another one.
+    pub fn rounded(change: &Change, live: &Value) -> Self {
+        let Change { target, after, .. } = change;
+        Self::of(target, format!("the kernel rounded {after} to {live}"))
+    }
+
     /// Returns the problem of a target that the kernel lets nobody read.
     pub fn unread(target: &Target, error: &io::Error) -> Self {
         Problem {

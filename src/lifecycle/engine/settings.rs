@@ -9,7 +9,9 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::knobs::{
     HALT_POLL_GROW, Tuning, halt_poll_grow, is_implied, of_any_policy, of_tuning, settings,
 };
-use crate::domain::facts::Facts;
+use crate::domain::facts::{BoostBy, Facts};
+use crate::domain::frequency::{self, Range};
+use crate::domain::knob::Limit;
 use crate::domain::merge;
 use crate::domain::state::State;
 use crate::domain::table::{Frequency, Ksm};
@@ -21,6 +23,10 @@ use crate::host::{Host, cpufreq, ksm, target};
 /// Observes what wishes for settings depend on.
 pub fn observe(host: &Host, facts: &mut Facts) {
     facts.policies = cpufreq::policies(&*host.files);
+    let policies = facts.policies.keys();
+    let ranges =
+        policies.filter_map(|policy| Some((*policy, cpufreq::range(&*host.files, *policy)?)));
+    facts.frequencies = ranges.collect();
     facts.boost = cpufreq::boost_by(&*host.files);
     facts.ksm_may_unmerge = ksm::may_unmerge(&*host.files);
 }
@@ -57,7 +63,7 @@ fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
             "{key} is skipped: nothing governs the frequency of {cpus}"
         ));
     }
-    if wishes.power.boost.is_some() && facts.boost == crate::domain::facts::BoostBy::Nothing {
+    if wishes.power.boost.is_some() && facts.boost == BoostBy::Nothing {
         remarks.push("power.boost is skipped: this host has no switch for it".to_owned());
     }
     let mut seen = BTreeSet::new();
@@ -82,6 +88,7 @@ fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
 /// hardware does not have.
 fn unavailable(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> BTreeSet<String> {
     let files = &*host.files;
+    let switches_boost = wishes.power.boost.is_some() && facts.boost != BoostBy::Nothing;
     let wished = of_tuning(wishes, facts).into_iter();
     let refused = wished.filter_map(|(target, value)| {
         let Target::Knob(knob, Place::Policy(policy)) = &target else {
@@ -93,17 +100,42 @@ fn unavailable(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> BTreeSet<Strin
             let text = format!("{key} \"{value}\" is unknown to this host, which has {words}");
             return (!is_known).then_some(text);
         }
-        // What boost adds is not known before it is switched.
-        let (least, most) = cpufreq::range(files, *knob, *policy).filter(|_| wishes.power.boost.is_none())?;
-        let asked: u32 = value.parse().ok()?;
-        let cut = asked.clamp(least, most);
-        let [asked_for, least, most, to] = [asked, least, most, cut].map(Frequency::of_kilohertz);
-        let text = format!(
-            "{key}: {asked_for} is beyond the hardware ({least} to {most}), the kernel makes it {to}"
-        );
-        (asked != cut).then_some(text)
+        let (limit, policy) = frequency::limit_of(&target)?;
+        let text = rounded(
+            limit,
+            facts.frequencies.get(&policy)?,
+            value.parse().ok()?,
+            switches_boost,
+        )?;
+        Some(format!("{key}: {text}"))
     });
     refused.collect()
+}
+
+/// Tells what the kernel makes of a frequency that the hardware does not have. What boost adds is not known before
+/// it is switched.
+fn rounded(limit: Limit, range: &Range, asked: u32, switches_boost: bool) -> Option<String> {
+    let to = range.rounded(limit, asked);
+    let in_words = |khz: u32| Frequency::of_kilohertz(khz).to_string();
+    let Range { least, most, .. } = *range;
+    let is_above = asked > most;
+    if asked == to || is_above && switches_boost {
+        return None;
+    }
+    let (asked_for, to) = (in_words(asked), in_words(to));
+    if is_above || asked < least {
+        let where_ = if is_above { "beyond" } else { "below" };
+        let (least, most) = (in_words(least), in_words(most));
+        return Some(format!(
+            "{asked_for} is {where_} the hardware ({least} to {most}), the kernel makes it {to}"
+        ));
+    }
+    let steps = range.steps.iter().map(|step| in_words(*step));
+    let steps: Vec<String> = steps.collect();
+    Some(format!(
+        "the kernel rounds {asked_for} to {to}: this host has {}",
+        steps.join(", ")
+    ))
 }
 
 /// Tells what a wish brings with it.

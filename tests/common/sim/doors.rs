@@ -31,6 +31,7 @@ impl State {
         self.assert_not_asleep(&path);
         self.vet_policy(&path)?;
         let computed = self.cpu_read(&path).or_else(|| self.workqueue_read(&path));
+        let computed = computed.or_else(|| self.frequency_read(&path));
         computed.map_or_else(|| self.tree.read(&path), Ok)
     }
 
@@ -62,9 +63,9 @@ impl State {
         if let Some(result) = self.pci_write(&path, text) {
             return result;
         }
+        self.delay_frequency(&path);
         self.tree.write(&path, text)?;
         self.load_governor(&path, text);
-        self.clamp_frequency(&path);
         Ok(())
     }
 

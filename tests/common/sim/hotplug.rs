@@ -150,18 +150,6 @@ impl State {
         }
     }
 
-    /// A limit beyond the hardware's becomes that (`cpufreq_verify_within_cpu_limits()`).
-    pub fn clamp_frequency(&mut self, path: &str) {
-        let Some((dir, "scaling_max_freq" | "scaling_min_freq")) = path.rsplit_once('/') else {
-            return;
-        };
-        let read = |path: &str| self.tree.read(path).ok()?.trim().parse::<u32>().ok();
-        let most = read(&format!("{dir}/cpuinfo_max_freq"));
-        if let Some(most) = most.filter(|most| read(path) > Some(*most)) {
-            self.tree.put(path, &format!("{most}\n"), 0o644);
-        }
-    }
-
     /// The kernel loads the module of a governor when it is written; from then on it is listed.
     pub fn load_governor(&mut self, path: &str, text: &str) {
         let Some((dir, "scaling_governor")) = path.rsplit_once('/') else {

@@ -63,6 +63,7 @@ impl Machine {
                 boot_isolated,
                 seats,
             },
+            cpufreq: Default::default(),
             cgroups: BTreeMap::from([(String::new(), Cgroup::default())]),
             tasks: Default::default(),
             irqs: Default::default(),

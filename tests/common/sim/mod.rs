@@ -10,6 +10,7 @@ pub mod capture;
 mod cgroup;
 mod child;
 pub mod container;
+mod cpufreq;
 mod cpuset;
 mod doors;
 pub mod fate;
@@ -59,6 +60,7 @@ pub struct State {
     pub kernel: Kernel,
     pub tree: tree::Tree,
     pub cpus: hotplug::Cpus,
+    pub cpufreq: cpufreq::Cpufreq,
     pub cgroups: BTreeMap<String, cgroup::Cgroup>,
     pub tasks: task::Tasks,
     pub irqs: irq::Irqs,

@@ -7,8 +7,10 @@ use super::interrupts::is_out_of_vectors;
 use super::settling::{LOOK_AGAIN, Pass, Settling};
 use crate::domain::diff::{Change, Context};
 use crate::domain::facts::Facts;
+use crate::domain::frequency::{self, Frequencies};
 use crate::domain::stage::Stage;
 use crate::domain::target::{Target, Value};
+use crate::host::cpufreq;
 use crate::host::target::{self, Outcome};
 use crate::lifecycle::engine::observe::{context, effective_cpus, shared_cpus};
 use crate::lifecycle::engine::report::Problem;
@@ -101,18 +103,32 @@ impl Settling<'_, '_> {
         let target = &change.target;
         let mut live = target::read(self.host, target).ok()?;
         let mut is_well = self.is_well(change, &live, facts);
-        if !is_well && is_applied_later(target) {
+        let is_rounded = |live: &Value| self.is_rounded(change, live);
+        if !is_well && !is_rounded(&live) && is_applied_later(target) {
             let wait = self.patience.min(APPLY_WAIT).min(self.host.left());
             let clock = &self.host.clock;
             let begin = clock.since_boot();
-            while !is_well && clock.since_boot() < begin + wait {
+            while !is_well && !is_rounded(&live) && clock.since_boot() < begin + wait {
                 clock.wait_for_end(&[], LOOK_AGAIN);
                 live = target::read(self.host, target).ok()?;
                 is_well = self.is_well(change, &live, facts);
             }
             self.patience = self.patience.saturating_sub(clock.since_boot() - begin);
         }
-        (!is_well).then(|| Problem::differs(change, &live))
+        match is_well {
+            true => None,
+            false if self.is_rounded(change, &live) => Some(Problem::rounded(change, &live)),
+            false => Some(Problem::differs(change, &live)),
+        }
+    }
+
+    /// Tells whether a frequency is what the kernel makes of the one that was written.
+    fn is_rounded(&self, change: &Change, live: &Value) -> bool {
+        let policy = frequency::limit_of(&change.target).map(|(_, policy)| policy);
+        let range =
+            policy.and_then(|policy| Some((policy, cpufreq::range(&*self.host.files, policy)?)));
+        let ranges: Frequencies = range.into_iter().collect();
+        frequency::may_show(&ranges, &change.target, live, &change.after)
     }
 
     /// Tells whether a target has what was written, or what its cpuset leaves of that.

@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use crate::domain::diff;
+use crate::domain::frequency;
 use crate::domain::pci::binding;
 use crate::domain::stage::Stage;
 use crate::domain::state::State;
-use crate::domain::target::Target;
+use crate::domain::target::{Target, Value};
 use crate::host::Host;
 use crate::host::surroundings::is_service_running;
 use crate::lifecycle::engine::look::Look;
@@ -26,6 +27,9 @@ pub struct Refused {
     /// Whether a table wishes for it, so that the wish is not fulfilled.
     #[serde(skip)]
     pub is_wish: bool,
+    /// Whether it has what the kernel makes of the frequency that was written.
+    #[serde(skip)]
+    pub is_rounded: bool,
 }
 
 /// A value of ours that somebody else has changed.
@@ -54,7 +58,8 @@ pub(super) fn differences(
 ) -> (Vec<Drifted>, usize) {
     let is_settled = |change: &&diff::Change| {
         let held = state.held.get(&change.target);
-        held.is_some_and(|held| held.ours == change.after && held.before.is_none())
+        let is_ours = held.is_some_and(|held| held.ours == change.after && held.before.is_none());
+        is_ours && !is_rounded(seen, &change.target, &change.before, &change.after)
     };
     let changes = seen.diff.changes.iter();
     let (lost, open): (Vec<_>, Vec<_>) = changes.partition(is_settled);
@@ -80,6 +85,11 @@ pub(super) fn differences(
     let is_refused = |target| state.held.get(target).is_some_and(|held| held.refused > 0);
     let pending = open.iter().filter(|change| !is_refused(&change.target));
     (drift.collect(), pending.count())
+}
+
+/// Tells whether a frequency is what the kernel makes of ours.
+fn is_rounded(seen: &Look, target: &Target, live: &Value, ours: &Value) -> bool {
+    frequency::may_show(&seen.facts.frequencies, target, live, ours)
 }
 
 /// Returns the services that run and are known to write a target by themselves.
@@ -108,6 +118,10 @@ pub(super) fn refused(
         actual: seen.live.get(target).and_then(text),
         attempts: held.refused,
         is_wish: matches!(target.stage(), Stage::Power | Stage::Host),
+        is_rounded: {
+            let live = seen.live.get(target);
+            live.is_some_and(|live| is_rounded(seen, target, live, &held.ours))
+        },
     });
     refused.collect()
 }
