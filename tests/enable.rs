@@ -291,7 +291,7 @@ fn a_storage_or_hook_that_cannot_be_used_is_refused_with_the_remedy() {
     assert_eq!(
         told(&taken, 100),
         "/var/lib/vz/snippets/pin-hook exists and is not pin-hook's; rename \
-         /var/lib/vz/snippets/pin-hook, and the hookscript of vms that use it"
+         /var/lib/vz/snippets/pin-hook, and the hookscript of vms that mean that file; then pin-hook enable puts its own there"
     );
     let broken = node();
     broken.vm("pve1", 100, "hookscript: local:snippets/lost.pl\n");

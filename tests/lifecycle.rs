@@ -59,6 +59,8 @@ mod refused_targets;
 mod rescan;
 #[path = "lifecycle/rows.rs"]
 mod rows;
+#[path = "lifecycle/said.rs"]
+mod said;
 #[path = "lifecycle/scenario.rs"]
 mod scenario;
 #[path = "lifecycle/schedules.rs"]

@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::lifecycle::engine::account::{Exit, Level};
 use crate::lifecycle::show::list::{Broken, Entry, Listing, Misfit, list};
 
-/// Shows every table of this node; fails when one of them is broken.
+/// Shows every table of this node; fails when one of them is broken, or a start would be refused with it.
 pub fn show(host: &Host, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
     let listing = list(host)?;
     if as_json {
@@ -16,7 +16,8 @@ pub fn show(host: &Host, as_json: bool, output: &Output) -> anyhow::Result<Exit>
     } else {
         print(&listing, output);
     }
-    Ok(match listing.broken.is_empty() {
+    let is_refused = listing.misfits.iter().any(|misfit| misfit.vmid.is_some());
+    Ok(match listing.broken.is_empty() && !is_refused {
         true => Exit::Done,
         false => Exit::Refused,
     })
@@ -47,8 +48,11 @@ fn print(listing: &Listing, output: &Output) {
         output.say(Level::Warning, &text);
     }
     for Misfit { vmid, reason } in &listing.misfits {
-        let who = vmid.map_or_else(String::new, |vmid| format!("vm {vmid}: "));
-        output.say(Level::Warning, &format!("{who}{reason}"));
+        let text = match vmid {
+            Some(vmid) => format!("vm {vmid}: a start would be refused: {reason}"),
+            None => reason.clone(),
+        };
+        output.say(Level::Warning, &text);
     }
     for orphan in &listing.orphans {
         output.say(

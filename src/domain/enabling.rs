@@ -98,7 +98,7 @@ impl EnableRefusal {
                 let own = remedy.as_ref().map(|text| format!(", or run: {text}"));
                 format!("install pin-hook there{}", own.unwrap_or_default())
             }
-            Self::Foreign(path) => format!("rename {path}, and the hookscript of vms that use it"),
+            Self::Foreign(path) => foreign(path),
             Self::BrokenHook { vmid, fault, .. } => {
                 let mend = fault.help();
                 format!("{mend}, or remove it: qm set {vmid} --delete hookscript")
@@ -109,6 +109,13 @@ impl EnableRefusal {
             Self::Pve { command, .. } => format!("try again; {command} by hand may tell more"),
         }
     }
+}
+
+/// Returns what to do about somebody else's file in the place of pin-hook's.
+fn foreign(path: &str) -> String {
+    format!(
+        "rename {path}, and the hookscript of vms that mean that file; then pin-hook enable puts its own there"
+    )
 }
 
 /// What is wrong with a hookscript.
@@ -139,7 +146,7 @@ impl HookFault {
             Self::NoStorage(storage) => format!("add storage {storage} again"),
             Self::Missing(path) => format!("put {path} back"),
             Self::NotExecutable(path) => format!("chmod +x {path}"),
-            Self::Foreign(path) => format!("rename {path}, and the hookscript of vms that use it"),
+            Self::Foreign(path) => foreign(path),
         }
     }
 }

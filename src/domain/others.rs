@@ -40,7 +40,11 @@ impl Exclusive {
             );
         }
         let end = match self.is_partition {
-            true => format!("end it (echo member > /sys/fs/cgroup/{group}/cpuset.cpus.partition)"),
+            true => format!(
+                "remove it if it is empty (rmdir /sys/fs/cgroup/{group}), or end it (echo member > \
+                 /sys/fs/cgroup/{group}/cpuset.cpus.partition) and give it other cpus \
+                 (/sys/fs/cgroup/{group}/cpuset.cpus)"
+            ),
             false => format!("empty it (echo > /sys/fs/cgroup/{group}/cpuset.cpus.exclusive)"),
         };
         format!("{end}, or {other_cpus}")

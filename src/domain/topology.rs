@@ -56,11 +56,14 @@ impl SmtControl {
     pub fn help(self, offline: &CpuSet) -> String {
         let cpus = offline.in_words();
         match (self, offline.first()) {
-            (SmtControl::Off, _) => format!("smt is off (smt/control): choose others than {cpus}"),
+            (SmtControl::Off, _) => format!(
+                "smt is off: switch it on (echo on > /sys/devices/system/cpu/smt/control), or choose others than \
+                 {cpus}"
+            ),
             (SmtControl::ForcedOff, _) => {
                 format!(
-                    "smt is off until the next boot (smt/control: forceoff): choose others than \
-                     {cpus}"
+                    "smt is off until the next boot (/sys/devices/system/cpu/smt/control says forceoff): choose others \
+                     than {cpus}"
                 )
             }
             (SmtControl::Allowed, Some(cpu)) if offline.len() == 1 => {
@@ -324,11 +327,11 @@ pub(crate) mod tests {
         let help = |control: &str| SmtControl::parse(control).help(&"12-15".parse().unwrap());
         assert_eq!(
             help("off\n"),
-            "smt is off (smt/control): choose others than cpus 12-15"
+            "smt is off: switch it on (echo on > /sys/devices/system/cpu/smt/control), or choose others than cpus 12-15"
         );
         assert_eq!(
             help("forceoff\n"),
-            "smt is off until the next boot (smt/control: forceoff): choose others than cpus 12-15"
+            "smt is off until the next boot (/sys/devices/system/cpu/smt/control says forceoff): choose others than cpus 12-15"
         );
         for control in ["on", "notsupported", "notimplemented", "2", ""] {
             assert!(help(control).starts_with("write 1 to their "), "{control}");

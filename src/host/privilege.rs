@@ -23,7 +23,7 @@ const OF_OTHERS: &[Capability] = &[
 
 /// A capability that is needed and not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{}{}", self.lack(), self.purpose())]
+#[error("{}", self.lack())]
 pub struct MissingCapability {
     /// The capability.
     pub capability: Capability,
@@ -35,8 +35,8 @@ impl MissingCapability {
     /// Names what is missing; who is not root lacks just that.
     fn lack(&self) -> String {
         match self.is_root {
-            true => format!("missing capability {}: ", self.capability),
-            false => "not root: ".to_owned(),
+            true => format!("missing capability {}: {}", self.capability, self.purpose()),
+            false => "only root can do this".to_owned(),
         }
     }
 

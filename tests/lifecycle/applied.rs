@@ -132,7 +132,7 @@ fn who_owns_nothing_is_not_let_go_of() {
         let account = done(world.release(vmid));
         account.lines.last().unwrap().text.clone()
     };
-    assert_eq!(said(Some(999)), "vm 999 owns no cpus, nothing to release");
+    assert_eq!(said(Some(999)), "there is no vm 999: nothing to release");
     assert!(said(Some(100)).starts_with("vm 100 released, "));
     assert_eq!(said(None), "no vm owns cpus, nothing to release");
 }

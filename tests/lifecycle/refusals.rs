@@ -105,7 +105,7 @@ fn absent_and_offline_cpus_are_refused() {
 fn too_little_left_for_the_host_is_refused() {
     let conf = CONF.replace("cores: 2", "cores: 7");
     let world = World::lab().vm(100, &conf, "cpus = \"1-7\"\n");
-    let error = "vm 100: 1 cores with all their smt siblings must stay with the host, 0 would be \
+    let error = "vm 100: one core with all its smt siblings must stay with the host, 0 would be \
                  left (housekeeping cpus 0)";
     assert_refused(&world, error);
 }

@@ -119,7 +119,7 @@ fn tables_are_held_against_what_the_next_start_makes_of_a_vm() {
     node.put("/etc/pve/qemu-server/101.conf", conf);
     node.put("/etc/pin-hook/101.toml", "cpus = \"10,22\"\n");
     let (text, _) = node.shown(&["list"]);
-    let expected = "vm 101: the vm has 6 vcpus, the table has 2 cpus";
+    let expected = "vm 101: a start would be refused: the vm has 6 vcpus, the table has 2 cpus";
     assert!(text.contains(expected), "{text}");
 }
 
@@ -140,9 +140,9 @@ fn list_tells_what_a_start_is_refused_for() {
     }
     let (text, _) = node.shown(&["list"]);
     for told in [
-        "vm 101: backend \"isolated\" is refused: kernel 6.14.11: ",
-        "vm 102: scheduler fifo:1 can stop the host: kernel.sched_rt_runtime_us is -1",
-        "vm 103: the host has no cpu 99, it has 0-23",
+        "vm 101: a start would be refused: backend \"isolated\" is refused: kernel 6.14.11: ",
+        "vm 102: a start would be refused: scheduler fifo:1 can stop the host: kernel.sched_rt_runtime_us is -1",
+        "vm 103: a start would be refused: the host has no cpu 99, it has 0-23",
     ] {
         assert_eq!(text.matches(told).count(), 1, "{told}: {text}");
     }
@@ -153,8 +153,13 @@ fn a_reserve_that_one_vm_alone_cannot_leave_is_told_of_that_vm() {
     let node = settled();
     node.put("/etc/pin-hook/host.toml", "reserve = 20\n");
     let (text, _) = node.shown(&["list"]);
-    assert!(text.contains("warning: vm 100: 20 cores"), "{text}");
+    assert!(
+        text.contains("warning: vm 100: a start would be refused: 20 cores"),
+        "{text}"
+    );
     assert!(!text.contains("at once"), "{text}");
+    let (_, status) = node.shown(&["list"]);
+    assert_eq!(status, 1);
 }
 
 #[test]

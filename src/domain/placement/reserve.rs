@@ -14,7 +14,7 @@ pub enum TooLittleLeft {
     #[error("no cpu would be left for the host")]
     Nothing,
     /// More whole cores are reserved than the host has, or all of them.
-    #[error("{wanted} cores with all their smt siblings must stay with the host, which has {all}")]
+    #[error("{} must stay with the host, which has {all}", whole(wanted))]
     AllCores {
         /// Reserved cores.
         wanted: usize,
@@ -31,8 +31,8 @@ pub enum TooLittleLeft {
     },
     /// Fewer whole cores than reserved.
     #[error(
-        "{wanted} cores with all their smt siblings must stay with the host, {left} would be left \
-         (housekeeping cpus {housekeeping})"
+        "{} must stay with the host, {left} would be left (housekeeping cpus {housekeeping})",
+        whole(wanted)
     )]
     Cores {
         /// Reserved cores.
@@ -50,6 +50,14 @@ pub enum TooLittleLeft {
         /// All reserved CPUs.
         reserve: CpuSet,
     },
+}
+
+/// Names so many cores as a whole.
+fn whole(n: &usize) -> String {
+    match n {
+        1 => "one core with all its smt siblings".to_owned(),
+        n => format!("{n} cores with all their smt siblings"),
+    }
 }
 
 impl TooLittleLeft {

@@ -5,6 +5,7 @@ use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::pve;
+use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::case::resolve::read_case;
 use crate::lifecycle::case::texts::{Case, CaseError, Found};
 use crate::lifecycle::devices::binding;
@@ -110,12 +111,23 @@ impl Run<'_> {
             Worked::Done(report, state) => {
                 // Traces without a record are let go of as well, but of nobody's in particular.
                 let is_idle = vmid.is_some() || report.n_changes == 0;
-                let nothing = (!had_something && is_idle).then(|| owns_nothing(vmid));
+                let nothing = (!had_something && is_idle).then(|| self.owns_nothing(vmid));
                 self.conclude_release(vmid, &report, &state, nothing, account);
             }
             Worked::Busy => account.fail_by("", &busy()),
         }
         Ok(())
+    }
+
+    /// Says that there is nothing to release, and why where it is no VM of this node.
+    fn owns_nothing(&self, vmid: Option<Vmid>) -> String {
+        let Some(vmid) = vmid else {
+            return "no vm owns cpus, nothing to release".to_owned();
+        };
+        match look_up(&*self.host.files, vmid, "") {
+            Ok(There::Nothing(why)) => format!("{why}: nothing to release"),
+            _ => format!("vm {vmid} owns no cpus, nothing to release"),
+        }
     }
 
     /// Tells what came of letting go; `nothing` says so when there was nothing to let go of.
@@ -164,12 +176,4 @@ fn has_something(state: &State, vmid: Option<Vmid>) -> bool {
     let mut debts = state.debts.values();
     state.claims.contains_key(&vmid)
         || debts.any(|debt| debt.vmid == vmid || debt.owners.contains_key(&vmid))
-}
-
-/// Says that there is nothing to release.
-fn owns_nothing(vmid: Option<Vmid>) -> String {
-    match vmid {
-        Some(vmid) => format!("vm {vmid} owns no cpus, nothing to release"),
-        None => "no vm owns cpus, nothing to release".to_owned(),
-    }
 }

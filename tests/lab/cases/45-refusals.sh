@@ -118,7 +118,7 @@ as_root='run it as root'
 for command in '100 pre-start' '101 post-start' '101 post-stop' 'apply 101' 'release 101' 'release --all' 'enable 100' \
     'disable 101' 'init 100 --write --force' reconcile boot; do
     # shellcheck disable=SC2086
-    needs_more user 'not root' "$as_root" pin-hook $command
+    needs_more user 'only root can do this' "$as_root" pin-hook $command
 done
 needs_more crippled 'missing capability CAP_SYS_NICE' 'allow CAP_SYS_NICE in whatever starts pin-hook (systemd: CapabilityBoundingSet=)' pin-hook apply 101
 # shown COMMAND...: what it prints is in $work/shown.
