@@ -11,6 +11,7 @@ use crate::host::Host;
 use crate::lifecycle::engine::account::{Exit, Level, keep_off, left_to};
 use crate::lifecycle::engine::advice::help_without_cpus;
 use crate::lifecycle::engine::settings::SettingStatus;
+use crate::lifecycle::show::complaint::Complaint;
 use crate::lifecycle::show::status::{
     ClaimStatus, DebtStatus, Drifted, Forgotten, Moved, Refused, Status, ThreadStatus, status,
 };
@@ -46,6 +47,13 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
         output.print(&host_text(status));
     }
     for vmid in &status.unowned {
+        let why = status.why_unowned.get(vmid);
+        if let Some(Complaint { message, help, .. }) = why {
+            let text = format!("vm {vmid} has a table but runs without cpus of its own: {message}");
+            output.say(Level::Warning, &text);
+            help.iter().for_each(|help| output.say(Level::Help, help));
+            continue;
+        }
         let text = format!(
             "vm {vmid} has a table but runs without cpus of its own: pin-hook plan {vmid} shows \
              what pin-hook apply {vmid} would change"
@@ -114,7 +122,9 @@ fn print_unwatched(units: &[&str], output: &Output) {
         ),
     };
     output.say(Level::Error, &text);
-    let help = format!("systemctl start {names}; masked units need systemctl unmask first");
+    let help = format!(
+        "systemctl start {names}; masked units need systemctl unmask first, with --runtime if they are masked in /run"
+    );
     output.say(Level::Help, &help);
 }
 

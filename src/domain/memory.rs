@@ -101,6 +101,19 @@ pub enum MemoryFault {
         /// Node of the host.
         node: u32,
     },
+    /// All memory of a node is less than the guest's.
+    #[error(
+        "the vm needs {needed} hugepages of {} ({} MiB) from node {}, which has {has_mib} MiB of memory in all",
+        pool.size(), pool.mib(*needed), pool.node
+    )]
+    Beyond {
+        /// Which pool.
+        pool: Pool,
+        /// Pages that are needed.
+        needed: u64,
+        /// Memory of the node in MiB.
+        has_mib: u64,
+    },
     /// The kernel finds no more pages.
     #[error("node {} has only {free} of the {needed} hugepages of {} that the vm needs", pool.node, pool.size())]
     Short {
@@ -136,6 +149,10 @@ impl MemoryFault {
                 "add {node} to memory.nodes, or bind the guest's node \
                  (qm set {vmid} --numa{number} cpus=...,hostnodes=...,memory=...,policy=bind)"
             ),
+            MemoryFault::Beyond { .. } => format!(
+                "give the vm less memory (qm set {vmid} --memory ...), or take some of it from other nodes (qm set \
+                 {vmid} --numaN ...,hostnodes=...)"
+            ),
             MemoryFault::Short {
                 pool,
                 needed,
@@ -170,6 +187,11 @@ impl Pool {
             kib if kib % MIB == 0 => format!("{} MiB", kib / MIB),
             kib => format!("{kib} KiB"),
         }
+    }
+
+    /// Returns how much memory so many pages are, in MiB.
+    fn mib(&self, pages: u64) -> u64 {
+        pages.saturating_mul(self.kib.into()) / u64::from(MIB)
     }
 
     /// Returns what reserves pages in the pool when it is on the kernel's command line.
@@ -267,6 +289,26 @@ pub fn pools(guest: &Guest, has_gigantic: bool) -> Vec<(Pool, u64)> {
         }
     }
     pools
+}
+
+/// Checks that the nodes have memory enough for a guest's pages at all, whatever else is in it.
+///
+/// # Errors
+/// The first that has not.
+pub fn check_pools(pools: &[(Pool, u64)], topology: &Topology) -> Result<(), MemoryFault> {
+    for (pool, needed) in pools {
+        let node = topology.nodes().iter().find(|node| node.id == pool.node);
+        let has_kib = node.and_then(|node| node.memory_kib);
+        let needed_kib = needed.saturating_mul(pool.kib.into());
+        if let Some(has_kib) = has_kib.filter(|has| needed_kib > *has) {
+            return Err(MemoryFault::Beyond {
+                pool: *pool,
+                needed: *needed,
+                has_mib: has_kib / u64::from(MIB),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Returns the node of the host that PVE takes the hugepages of a guest node from.

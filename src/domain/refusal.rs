@@ -54,6 +54,8 @@ pub enum Refusal {
         source: NoRoom,
         /// Who has CPUs, such as `vm 107`, and which.
         taken: Vec<(String, CpuSet)>,
+        /// How many vCPUs would find room if others let go, where even that is too little.
+        alone: Option<usize>,
     },
     /// The kernel is not trusted with the wished backend.
     #[error("{0}")]
@@ -125,6 +127,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Tells whether PVE would not start the VM either.
+    pub fn fails_by_itself(&self) -> bool {
+        matches!(self, Refusal::Memory(MemoryFault::Beyond { .. }))
+    }
+
     /// Tells whether it is about devices, which a start needs even if its guest is not to run.
     pub fn is_about_devices(&self) -> bool {
         matches!(
@@ -149,10 +156,15 @@ impl Refusal {
                 source: NoRoom::OneCore(error),
                 ..
             } => error.help(),
-            Refusal::NoRoom { source, taken } => help_for_room(vmid, source.fitting(), taken),
+            Refusal::NoRoom {
+                source,
+                taken,
+                alone,
+            } => help_for_room(vmid, source.fitting(), *alone, taken),
             Refusal::NoYield(error) => error.help(vmid),
             Refusal::Memory(error) => error.help(Some(vmid)),
             Refusal::Device(objection) => objection.help(vmid),
+            Refusal::NoDevice { key, fault } => fault.help(key, Some(vmid)),
             _ => self.help_with(&other_cpus),
         }
     }
@@ -184,7 +196,7 @@ impl Refusal {
             Refusal::Placement(error) => error.help(),
             Refusal::Gate(error) => error.help(),
             Refusal::Memory(error) => error.help(None),
-            Refusal::NoDevice { fault, .. } => fault.help(),
+            Refusal::NoDevice { key, fault } => fault.help(key, None),
             Refusal::NoReset { address, why, .. } => why.help(address),
             Refusal::NoBinding { key, address, why } => why.help(key, address),
             _ => other_cpus.to_owned(),
@@ -206,7 +218,12 @@ fn in_brackets(address: &str) -> String {
     }
 }
 
-fn help_for_room(vmid: Vmid, fitting: usize, taken: &[(String, CpuSet)]) -> String {
+fn help_for_room(
+    vmid: Vmid,
+    fitting: usize,
+    alone: Option<usize>,
+    taken: &[(String, CpuSet)],
+) -> String {
     let fewer = match fitting {
         0 => None,
         n => Some(format!("give vm {vmid} {} at most", count(n, "vcpu"))),
@@ -216,8 +233,17 @@ fn help_for_room(vmid: Vmid, fitting: usize, taken: &[(String, CpuSet)]) -> Stri
     let others = match taken.is_empty() {
         true => None,
         false => Some(format!(
-            "let others own fewer cpus ({}); pin-hook list shows their tables, which count even \
+            "{} ({}); pin-hook list shows their tables, which count even \
              while a vm is off",
+            match alone {
+                None => "let others own fewer cpus".to_owned(),
+                Some(n) => {
+                    format!(
+                        "give vm {vmid} {} at most and let others own fewer cpus",
+                        count(n, "vcpu")
+                    )
+                }
+            },
             taken.join("; ")
         )),
     };

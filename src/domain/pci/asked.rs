@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::Bus;
+use super::{Bus, Function};
 use crate::domain::guest::HostPci;
+use crate::domain::vm::Vmid;
 
 /// One alternative of a mapping on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,6 +90,12 @@ pub enum Fault {
         /// Its driver.
         driver: String,
     },
+    /// It carries a bus, so no driver for VMs takes it (`vfio_pci_probe()`).
+    #[error("{address} is a pci bridge, which cannot be passed through")]
+    Bridge {
+        /// Which function.
+        address: String,
+    },
     /// Another device is at the address now: devices are numbered anew when one comes or goes.
     #[error("pci mapping {name}: {address} is {actual}, expected {expected}")]
     Changed {
@@ -104,9 +111,15 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Returns what the operator can do about it.
-    pub fn help(&self) -> String {
+    /// Returns what the operator can do about it; `key` is the entry in the configuration of the VM.
+    pub fn help(&self, key: &str, vmid: Option<Vmid>) -> String {
+        let vmid = || vmid.map_or("<vmid>".to_owned(), |vmid| vmid.to_string());
         match self {
+            Fault::Bridge { .. } => format!(
+                "remove {key} (qm set {} --delete {key}); to pass through what is behind the bridge, name that: \
+                 lspci -Dt shows it",
+                vmid()
+            ),
             Fault::Missing { .. } => {
                 "lspci -Dnn shows where the device is now: correct the entry; if it is missing, \
                  try echo 1 > /sys/bus/pci/rescan, or power the host off and on"
@@ -137,7 +150,7 @@ impl Fault {
     /// Returns who refuses the start for it.
     pub fn refused_by(&self) -> &'static str {
         match self {
-            Fault::NotViable { .. } => "qemu",
+            Fault::NotViable { .. } | Fault::Bridge { .. } => "qemu",
             _ => "pve",
         }
     }
@@ -193,7 +206,7 @@ pub fn asked(entry: &HostPci, mapped: Option<&[Mapped]>, bus: &Bus) -> Asked {
     asked
 }
 
-/// Returns why no alternative can be handed to a VM by its IOMMU group. A mediated device has a group
+/// Returns why no alternative can be handed to a VM: it is a bridge, or by its IOMMU group. A mediated device has a group
 /// of its own, but PVE wants an IOMMU for it as well (`prepare_pci_device`).
 fn ungrouped(asked: &Asked, bus: &Bus) -> Option<Fault> {
     let is_without = |address: &&String| match asked.mdev {
@@ -201,6 +214,12 @@ fn ungrouped(asked: &Asked, bus: &Bus) -> Option<Fault> {
         None => bus.get(*address).is_some_and(|one| one.group.is_none()),
     };
     let of = |functions: &Vec<String>| {
+        let is_bridge = |address: &&String| bus.get(*address).is_some_and(Function::has_a_bus);
+        let mut passed = functions.iter().filter(|_| asked.mdev.is_none());
+        if let Some(address) = passed.find(is_bridge) {
+            let address = address.clone();
+            return Some(Fault::Bridge { address });
+        }
         if let Some(address) = functions.iter().find(is_without) {
             let address = address.clone();
             return Some(Fault::NoIommu { address });

@@ -16,6 +16,8 @@ pub struct Outlook {
     pub help: String,
     /// What would come of it, in one line.
     pub summary: String,
+    /// The same without the VM, in a few words.
+    pub what: String,
 }
 
 impl Outlook {
@@ -25,8 +27,9 @@ impl Outlook {
         Outlook {
             fails: true,
             reason: format!("{key}: {fault}"),
-            help: fault.help(),
+            help: fault.help(key, Some(vmid)),
             summary: format!("vm {vmid} would not start: {by} refuses {key}"),
+            what: format!("{by} refuses {key}"),
         }
     }
 
@@ -42,6 +45,7 @@ impl Outlook {
             reason: objection.to_string(),
             help: objection.help(vmid),
             summary,
+            what,
         })
     }
 }

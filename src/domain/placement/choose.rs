@@ -68,6 +68,15 @@ impl NoRoom {
             NoRoom::TooFew { fitting, .. } | NoRoom::Reserve { fitting, .. } => *fitting,
         }
     }
+
+    /// Returns the same reason where fewer vCPUs would find room.
+    pub fn with_fitting(mut self, n: usize) -> Self {
+        match &mut self {
+            NoRoom::OneCore(_) => {}
+            NoRoom::TooFew { fitting, .. } | NoRoom::Reserve { fitting, .. } => *fitting = n,
+        }
+        self
+    }
 }
 
 /// Chooses CPUs for a VM.

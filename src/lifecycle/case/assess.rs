@@ -138,6 +138,11 @@ impl Prospect {
 }
 
 impl Assessment {
+    /// Returns why others do not leave the VM what it is to own.
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
+        self.verdict.as_ref().err()
+    }
+
     /// Returns what the VM is to own, and what the operator should know nevertheless.
     ///
     /// # Errors

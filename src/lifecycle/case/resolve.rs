@@ -192,6 +192,7 @@ impl Basis {
         } = self.ground.fit(&asking, &request)?;
         let pools = case.table.memory.hugepages.is_some();
         let pools = pools.then(|| memory::pools(&case.guest, self.has_gigantic));
+        memory::check_pools(pools.as_deref().unwrap_or_default(), topology)?;
         let notices = placement.notices.iter();
         let (warnings, notices): (Vec<_>, Vec<_>) = notices.partition(|n| n.is_warning());
         let (alarming, reasons): (Vec<_>, Vec<_>) = remarks.into_iter().partition(|r| r.is_warning);

@@ -177,15 +177,22 @@ impl Room {
                 others: CpuSet::new(),
                 ..search.clone()
             };
-            // Where it would not fit even alone, others who let go are no remedy.
+            // Where it would not fit even alone, others who let go are no remedy by themselves.
             match choose(&alone) {
-                Err(source) => Refusal::NoRoom {
-                    source,
+                Err(even) if source.fitting() == 0 && even.fitting() > 0 => Refusal::NoRoom {
+                    alone: Some(even.fitting()),
+                    source: even.with_fitting(0),
+                    taken: self.owners(claims),
+                },
+                Err(even) => Refusal::NoRoom {
+                    source: even.with_fitting(source.fitting()),
                     taken: Vec::new(),
+                    alone: None,
                 },
                 Ok(_) => Refusal::NoRoom {
                     source,
                     taken: self.owners(claims),
+                    alone: None,
                 },
             }
         })

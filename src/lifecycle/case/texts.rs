@@ -2,6 +2,7 @@
 
 use crate::config::error::ConfigError;
 use crate::config::table::{parse_host_settings, parse_table};
+use crate::domain::advice::Advised;
 use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
 use crate::domain::table::{HostSettings, Table};
@@ -73,7 +74,10 @@ pub enum CaseError {
 
 impl From<CaseError> for Denied {
     fn from(error: CaseError) -> Self {
-        Denied::Failed(error.into())
+        Denied::Failed(match error {
+            CaseError::Other(error) => error,
+            wrong => Advised::new(wrong.to_string(), wrong.help()).into(),
+        })
     }
 }
 

@@ -72,6 +72,20 @@ impl Devices {
         }
     }
 
+    /// Tells whether the host shows what the VM may have of it.
+    pub fn can_be_judged(&self, guest: &Guest) -> bool {
+        !self.bus.is_empty() || guest.hostpci.is_empty()
+    }
+
+    /// Returns the same without what other VMs have, who may have ended by the start.
+    pub fn apart_from_vms(&self) -> Self {
+        let mut devices = self.clone();
+        devices.needs.holders.clear();
+        devices.needs.raw_disks.clear();
+        devices.needs.usb.clear();
+        devices
+    }
+
     /// Returns what would be taken, the alternatives that PVE would choose.
     pub fn chosen(&self) -> Vec<(&Asked, &[String])> {
         let mut own: Vec<String> = Vec::new();

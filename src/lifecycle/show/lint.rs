@@ -9,26 +9,28 @@ use crate::config::table::{parse_host_settings, parse_table};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::knobs::Tuning;
 use crate::domain::guest::Guest;
+use crate::domain::memory;
 use crate::domain::nothing::Nothing;
 use crate::domain::others::other_cpus;
 use crate::domain::placement::{check_reserve, housekeeping, owned_by_table};
 use crate::domain::refusal::Refusal;
 use crate::domain::table::{Cpus, HostSettings, Table};
+use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
-use crate::host::Host;
 use crate::host::pve::{self, TextFile};
 use crate::host::table::{check_place, path_of_table};
 use crate::host::topology::read_topology;
+use crate::host::{Host, hugepages};
 use crate::lifecycle::case::assess::{around_alone, assess_alone};
 use crate::lifecycle::case::ground::{Asking, Ground};
 use crate::lifecycle::case::nothing::{look_up, next_guest};
 use crate::lifecycle::case::resolve::strange_nodes;
 use crate::lifecycle::case::texts::{CaseError, read_settings};
 use crate::lifecycle::case::yields;
-use crate::lifecycle::devices::binding;
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::settings;
+use crate::lifecycle::start::preparing::wanted;
 
 /// What is wrong with a table, if anything.
 #[derive(Debug, Default, Serialize)]
@@ -97,6 +99,7 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
                 guest: guest.as_ref(),
                 table: &table,
             };
+            lint.judge_memory(host, guest.as_ref(), &table, &ground.topology);
             match assess_alone(&ground, &asking, &around) {
                 Ok(warnings) => lint.warnings.extend(warnings),
                 Err(refusal) => lint.deny(&refusal),
@@ -215,19 +218,36 @@ impl Lint {
         (!is_shared || !is_elsewhere).then(|| format!("not used: {why}"))
     }
 
-    /// Says who else needs the devices of the VM, and whether they can be bound as the table wishes;
+    /// Says who else needs the devices of the VM, and whether they can be bound and reset as the table wishes;
     /// where none can be seen, nothing.
     fn judge_devices(&mut self, host: &Host, guest: Option<&Guest>, table: &Table) {
         let Some((vmid, guest)) = self.vmid.zip(guest) else {
             return;
         };
         let devices = Devices::read(host, vmid, guest, &[]);
-        if devices.bus.is_empty() && !guest.hostpci.is_empty() {
+        if !devices.can_be_judged(guest) {
             return;
         }
-        self.warnings.extend(devices.warnings(vmid));
-        if let Err(refusal) = binding::wanted(table, &devices, &[]) {
-            self.deny(&refusal);
+        // What other VMs have now is not the table's business.
+        match wanted(host, table, &devices.apart_from_vms(), &[]) {
+            Ok(_) => self.warnings.extend(devices.warnings(vmid)),
+            Err(refusal) => self.deny(&refusal),
+        }
+    }
+
+    /// Says when the host has not the memory at all that the VM takes as hugepages.
+    fn judge_memory(
+        &mut self,
+        host: &Host,
+        guest: Option<&Guest>,
+        table: &Table,
+        topology: &Topology,
+    ) {
+        let guest = guest.filter(|_| table.memory.hugepages.is_some());
+        let has_gigantic = hugepages::has_gigantic(&*host.files);
+        let pools = guest.map(|guest| memory::pools(guest, has_gigantic));
+        if let Err(fault) = memory::check_pools(&pools.unwrap_or_default(), topology) {
+            self.deny(&fault.into());
         }
     }
 

@@ -20,6 +20,7 @@ use crate::domain::facts::VmFacts;
 use crate::domain::nothing::Nothing;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
+use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::pve;
 use crate::lifecycle::case::assess::assess;
@@ -53,11 +54,15 @@ impl Run<'_> {
                     plan.notices.push(text.to_owned());
                 }
                 plan.notices.extend(case.on_vcpus());
-                let policy = case.table.start.on_refusal;
+                let (policy, leaving) = (case.table.start.on_refusal, &case.table.yields.stop);
                 if let Err(denied) = self.plan_case(&case, &mut plan) {
                     let refusal = denied.refusal()?;
                     let (why, help) = (refusal.to_string(), refusal.help(vmid));
-                    plan.refuse(&why, help, policy, self.what_runs(vmid));
+                    let policy = match refusal.fails_by_itself() {
+                        true => OnRefusal::Abort,
+                        false => policy,
+                    };
+                    plan.refuse(&why, help, policy, self.what_runs(vmid, leaving));
                 }
             }
             Ok(Found::Nothing(why)) => {
@@ -72,7 +77,7 @@ impl Run<'_> {
                     }
                 };
             }
-            Err(error) => plan.complain(&error, self.what_runs(vmid)),
+            Err(error) => plan.complain(&error, self.what_runs(vmid, &[])),
         }
         Ok(plan)
     }
@@ -114,7 +119,8 @@ impl Run<'_> {
         plan.summarise(case.guest.is_hooked());
         if let Err(error) = check_room(&*self.host.files) {
             let (why, policy) = (format!("{error:#}"), case.table.start.on_refusal);
-            plan.refuse(&why, help_for(&error), policy, self.what_runs(case.vmid));
+            let now = self.what_runs(case.vmid, &case.table.yields.stop);
+            plan.refuse(&why, help_for(&error), policy, now);
         }
         let outlook = || devices.outlook(case.vmid).or_else(|| self.outlook(case));
         if !plan.running

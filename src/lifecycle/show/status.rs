@@ -3,6 +3,8 @@
 mod claim;
 mod drift;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use self::claim::claim_status;
@@ -19,12 +21,15 @@ use crate::domain::pci::binding::{self, Lent};
 use crate::domain::stage::Stage;
 use crate::domain::state::State;
 use crate::domain::stuck::Stuck;
-use crate::domain::target::{Place, Target};
+use crate::domain::target::{Place, Target, Value};
 use crate::domain::vm::Vmid;
 use crate::host::systemd::BUS_SOCKET;
 use crate::host::table::path_of_table;
 use crate::host::{Host, pve};
+use crate::lifecycle::case::assess::assess;
 use crate::lifecycle::case::nothing::{There, look_up};
+use crate::lifecycle::case::resolve::read_case;
+use crate::lifecycle::case::texts::Found;
 use crate::lifecycle::engine::journal::{read_log, read_state};
 use crate::lifecycle::engine::look::{Look, known_state, look};
 use crate::lifecycle::engine::observe::read_cpus;
@@ -32,6 +37,7 @@ use crate::lifecycle::engine::recover;
 use crate::lifecycle::engine::settings::{self, SettingStatus};
 use crate::lifecycle::engine::settle::stuck_in;
 use crate::lifecycle::engine::units;
+use crate::lifecycle::show::complaint::Complaint;
 
 /// What VMs own, and whether it is as wished.
 #[derive(Debug, Serialize)]
@@ -42,6 +48,9 @@ pub struct Status {
     pub claims: Vec<ClaimStatus>,
     /// VMs with a table that run and own nothing.
     pub unowned: Vec<Vmid>,
+    /// Why those could not be given what their tables say, where that is so.
+    #[serde(skip)]
+    pub why_unowned: BTreeMap<Vmid, Complaint>,
     /// VMs that were shut down to make room, and are to be started again.
     pub debts: Vec<DebtStatus>,
     /// Functions that go back to the driver that they had, once no VM has them.
@@ -126,6 +135,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     let refused = refused(&state, &seen, |target| {
         owner(target).as_ref().is_none_or(is_shown)
     });
+    let unowned = unowned(host, &state, is_shown);
     Ok(Status {
         ok: drift.is_empty()
             && refused.iter().all(|one| !one.is_wish)
@@ -134,12 +144,16 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
             && unwatched.is_empty()
             && damage.is_none(),
         claims,
-        unowned: unowned(host, &state, is_shown),
+        why_unowned: unowned
+            .iter()
+            .filter_map(|vmid| Some((*vmid, why_unowned(host, &state, *vmid)?)))
+            .collect(),
+        unowned,
         debts: debts(host, &state, is_shown),
         lent: binding::lent(&state),
         root_effective: left_to_host(host, &state)?,
-        interrupts: moved(&state, Stage::Interrupts),
-        kernel_threads: moved(&state, Stage::KernelThreads),
+        interrupts: moved(&state, &seen, Stage::Interrupts),
+        kernel_threads: moved(&state, &seen, Stage::KernelThreads),
         settings: settings::in_hand(&state, &seen.facts, only),
         stuck: stuck(host, &state, is_shown),
         refused,
@@ -214,6 +228,22 @@ fn unowned(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<
     vmids
 }
 
+/// Returns why a VM that runs without what its table says would not get it now.
+fn why_unowned(host: &Host, state: &State, vmid: Vmid) -> Option<Complaint> {
+    let case = match read_case(host, vmid, "") {
+        Ok(Found::Case(case)) => case,
+        Ok(Found::Nothing(_)) => return None,
+        Err(error) => return Some(Complaint::of(&error)),
+    };
+    let granted = assess(host, &case, Some(state)).and_then(|found| Ok(found.granted()?));
+    let denied = granted.err()?;
+    Some(Complaint {
+        message: denied.to_string(),
+        help: Some(format!("{}; then pin-hook apply {vmid}", denied.help(vmid))),
+        ..Complaint::default()
+    })
+}
+
 fn debts(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<DebtStatus> {
     let now = host.clock.since_boot();
     let is_meant = |debt: &&Debt| is_shown(&debt.vmid) || debt.owners.keys().any(&is_shown);
@@ -261,15 +291,21 @@ fn owner_of(target: &Target, state: &State, seen: &Look) -> Option<Vmid> {
     }
 }
 
-fn moved(state: &State, stage: Stage) -> Moved {
+/// Counts those of a stage; an interrupt that cannot be moved counts where it may be delivered to an owned CPU.
+fn moved(state: &State, seen: &Look, stage: Stage) -> Moved {
     let mut counts = Moved::default();
+    let owned = kept_off(&state.claims, |wishes| wishes.interrupts);
+    let is_beside = |target: &Target| {
+        let live = seen.live.get(target).and_then(Value::cpus);
+        target.of_irq().is_some() && live.is_some_and(|cpus| cpus.is_disjoint(&owned))
+    };
     for (target, held) in &state.held {
         let is_one = matches!(target, Target::KernelThread(_)) || target.of_irq().is_some();
         if target.stage() != stage || !is_one {
             continue;
         }
         if held.unchangeable {
-            counts.unchangeable += 1;
+            counts.unchangeable += usize::from(!is_beside(target));
         } else if held.ours != held.baseline {
             counts.moved += 1;
         }

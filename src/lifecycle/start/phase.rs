@@ -193,8 +193,16 @@ impl Run<'_> {
                 self.promote(&claim, state, &answers)?
             }
             None => {
-                let Some(case) = self.case(vmid, account)? else {
-                    return Ok(());
+                let case = match self.case(vmid, account) {
+                    Ok(Some(case)) => case,
+                    Ok(None) => return Ok(()),
+                    Err(error) if !self.aborts(vmid, OnRefusal::Auto) => {
+                        let text = format!("vm {vmid}: {error}; it runs without cpus of its own");
+                        account.warn(text);
+                        account.say(Level::Help, error.help());
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
                 };
                 let on_refusal = case.table.start.on_refusal;
                 match self.adopt(&case, qemu, account) {

@@ -4,10 +4,11 @@ use std::io;
 
 use crate::domain::claim::Claim;
 use crate::domain::pci::VFIO;
-use crate::domain::pci::binding::{NoBinding, lent};
+use crate::domain::pci::binding::{Lent, NoBinding, lent};
 use crate::domain::pci::reset::NoReset;
 use crate::domain::refusal::Refusal;
-use crate::domain::state::{Record, State};
+use crate::domain::state::Record;
+use crate::domain::table::Table;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::lifecycle::case::texts::Case;
@@ -29,27 +30,27 @@ pub struct Preparation {
     pub resets: Resets,
 }
 
-/// Returns what the table of a VM wants done to its devices.
+/// Returns what the table of a VM wants done to its devices; `lent` are those that go back some time.
 ///
 /// # Errors
 /// That must not be done, or cannot be.
 pub fn wanted(
     host: &Host,
-    case: &Case,
+    table: &Table,
     devices: &Devices,
-    state: &State,
+    lent: &[Lent],
 ) -> Result<Preparation, Refusal> {
-    if case.table.pci.touches_devices() {
+    if table.pci.touches_devices() {
         devices.check()?;
     }
-    let bindings = binding::wanted(&case.table, devices, &lent(state))?;
+    let bindings = binding::wanted(table, devices, lent)?;
     let mut bound = devices.clone();
     for (address, function) in &mut bound.bus {
         if bindings.contains_key(address) {
             function.driver = Some(VFIO.to_owned());
         }
     }
-    let resets = resetting::wanted(host, case, &bound)?;
+    let resets = resetting::wanted(host, table, &bound)?;
     Ok(Preparation { bindings, resets })
 }
 
@@ -75,7 +76,7 @@ impl Run<'_> {
         }
         let devices = Devices::read(self.host, case.vmid, &case.guest, &[]);
         let state = read_state(&*self.host.files)?;
-        Ok(wanted(self.host, case, &devices, &state)?)
+        Ok(wanted(self.host, &case.table, &devices, &lent(&state))?)
     }
 
     /// Prepares the devices of a VM that has just reserved its CPUs; when that fails the claim is

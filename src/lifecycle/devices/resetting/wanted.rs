@@ -7,9 +7,8 @@ use crate::domain::pci::Function;
 use crate::domain::pci::anew::Reset;
 use crate::domain::pci::reset::{NoReset, flr};
 use crate::domain::refusal::Refusal;
-use crate::domain::table::PciReset;
+use crate::domain::table::{PciReset, Table};
 use crate::host::Host;
-use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::inventory::Devices;
 
 /// How one function is reset.
@@ -40,8 +39,8 @@ pub type Resets = BTreeMap<String, Way>;
 ///
 /// # Errors
 /// One of them is needed by others, or must not or cannot be reset.
-pub fn wanted(host: &Host, case: &Case, devices: &Devices) -> Result<Resets, Refusal> {
-    let wish = case.table.pci.reset;
+pub fn wanted(host: &Host, table: &Table, devices: &Devices) -> Result<Resets, Refusal> {
+    let wish = table.pci.reset;
     if wish == PciReset::None {
         return Ok(Resets::new());
     }

@@ -9,9 +9,11 @@ use crate::domain::pci::outlook::Outlook;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
+use crate::host::privilege::is_root;
 use crate::lifecycle::case::neighbours::Yielding;
 use crate::lifecycle::case::texts::CaseError;
 use crate::lifecycle::engine::inventory::rows::DeviceRow;
+use crate::lifecycle::engine::look::is_denied;
 use crate::lifecycle::show::complaint::Complaint;
 
 /// What a start of a VM would change, and why.
@@ -148,6 +150,11 @@ impl Plan {
             _ => Outcome::Invalid,
         };
         self.error = Some(Complaint::of(error));
-        self.summary = now.refused(self.vmid, OnRefusal::Auto);
+        // A start reads as root.
+        let is_hidden = matches!(error, CaseError::Other(error) if is_denied(error)) && !is_root();
+        self.summary = match is_hidden {
+            true => now.hidden(self.vmid),
+            false => now.refused(self.vmid, OnRefusal::Auto),
+        };
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::answer::Plan;
+use crate::domain::pci::binding::lent;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::lifecycle::case::resolve::Resolved;
@@ -25,13 +26,14 @@ impl Run<'_> {
         let devices = Devices::read(self.host, case.vmid, &case.guest, leaving);
         plan.devices = devices.rows();
         plan.notices.extend(other_things(self.host, &case.guest));
-        if devices.bus.is_empty() && !case.guest.hostpci.is_empty() {
+        if !devices.can_be_judged(&case.guest) {
             let text = "devices are not judged: this host shows no pci devices";
             plan.left_out.push(text.to_owned());
             return Ok(Devices::default());
         }
         if !plan.running {
-            let Preparation { bindings, resets } = wanted(self.host, case, &devices, state)?;
+            let Preparation { bindings, resets } =
+                wanted(self.host, &case.table, &devices, &lent(state))?;
             for (address, binding) in bindings {
                 let (key, words) = (&binding.key, binding.in_words());
                 let model = devices.bus.get(&address).map_or("", |one| &one.model);
