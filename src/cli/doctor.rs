@@ -139,7 +139,7 @@ fn of_patient(patient: &Patient, node: &str, is_verbose: bool) -> String {
 }
 
 /// Returns how much of the CPUs of a VM is its own, in lines.
-fn of_level(level: &Level) -> String {
+pub fn of_level(level: &Level) -> String {
     let Level {
         number,
         means,

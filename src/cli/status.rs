@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::columns::{Columns, or_dash, paragraph, wrapped};
+use super::doctor::of_level;
 use super::json;
 use super::output::Output;
 use crate::domain::vm::Vmid;
@@ -209,6 +210,9 @@ fn claim_text(claim: &ClaimStatus) -> String {
     let mut text = wrapped(&summary, "");
     if !cpus.is_empty() {
         text += &paragraph(&format!("backend {backend} ({reason})"));
+    }
+    if let Some(level) = &claim.level {
+        text += &of_level(level);
     }
     for partition in &claim.partitions {
         let wanted = &partition.wanted;

@@ -13,6 +13,7 @@ use crate::domain::vm::Vmid;
 use crate::host::{Host, pve};
 use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::engine::look::known_state;
+use crate::lifecycle::show::lint::Bench;
 
 /// What the doctor says.
 #[derive(Debug, Serialize)]
@@ -101,7 +102,9 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
         None => of_interest(&facts),
     };
     let mut patients = vec![of_host(&facts)];
-    let vms = vmids.into_iter().filter_map(|vmid| vm_facts(host, vmid));
+    let bench = Bench::of(host);
+    let vms = vmids.into_iter();
+    let vms = vms.filter_map(|vmid| vm_facts(&bench, host, vmid));
     let claims = known_state(host).unwrap_or_default().claims;
     patients.extend(vms.map(|vm| {
         let level = level(host, vm.vmid, claims.get(&vm.vmid), &facts);

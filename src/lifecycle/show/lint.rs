@@ -11,7 +11,7 @@ use crate::domain::desired::knobs::Tuning;
 use crate::domain::guest::Guest;
 use crate::domain::memory;
 use crate::domain::nothing::Nothing;
-use crate::domain::others::other_cpus;
+use crate::domain::others::{Surroundings, other_cpus};
 use crate::domain::placement::{check_reserve, housekeeping, owned_by_table};
 use crate::domain::refusal::Refusal;
 use crate::domain::table::{Cpus, HostSettings, Table};
@@ -54,8 +54,39 @@ pub struct Lint {
     pub left_out: Vec<String>,
 }
 
+/// What tables are held against, looked at once for however many there are.
+#[derive(Debug)]
+pub struct Bench {
+    settings: Result<HostSettings, Complaint>,
+    ground: anyhow::Result<Ground>,
+    around: Surroundings,
+    /// What could not be looked at.
+    left_out: Option<String>,
+}
+
+impl Bench {
+    /// Looks at the host.
+    pub fn of(host: &Host) -> Self {
+        let settings = read_settings(host).map_err(|error| Complaint::of(&error));
+        let read = settings.as_ref().cloned().unwrap_or_default();
+        // The claims of VMs that run are not the table's business.
+        let (around, hidden) = around_alone(host, &read);
+        Bench {
+            ground: Ground::read(host, &read),
+            around,
+            left_out: hidden.map(|why| format!("what vms own is left out: {why}")),
+            settings,
+        }
+    }
+}
+
 /// Checks a table by itself and, as far as that can be seen, against this host.
 pub fn lint(host: &Host, file: &TextFile) -> Lint {
+    lint_on(&Bench::of(host), host, file)
+}
+
+/// Does the same with what was looked at before.
+pub fn lint_on(bench: &Bench, host: &Host, file: &TextFile) -> Lint {
     let mut lint = Lint {
         file: file.path.clone(),
         ..Lint::default()
@@ -63,22 +94,21 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
     if file.path.rsplit('/').next() == Some("host.toml") {
         return lint.of_host(host, file);
     }
-    let settings = match read_settings(host) {
+    let settings = match &bench.settings {
         Ok(settings) => settings,
-        Err(error) => {
-            lint.error = Some(Complaint::of(&error));
+        Err(complaint) => {
+            lint.error = Some(complaint.clone());
             return lint;
         }
     };
-    let table = match understand(host, file, &settings) {
+    let table = match understand(host, file, settings) {
         Ok(table) => table,
         Err(error) => {
             lint.error = Some(Complaint::of(&error));
             return lint;
         }
     };
-    let ground = Ground::read(host, &settings);
-    lint.cpus = match (&table.cpus, &ground) {
+    lint.cpus = match (&table.cpus, &bench.ground) {
         (_, Ok(ground)) => owned_by_table(&table, &ground.topology),
         (Cpus::Set(cpus), Err(_)) => Some(cpus.union(&table.isolate.also)),
         (Cpus::Auto, Err(_)) => None,
@@ -88,19 +118,16 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
     let guest = lint.guest(host);
     lint.judge_devices(host, guest.as_ref(), &table);
     lint.judge_settings(host, &table);
-    match ground {
+    match &bench.ground {
         Ok(ground) => {
-            // The claims of VMs that run are not the table's business.
-            let (around, hidden) = around_alone(host, &settings);
-            let left_out = hidden.map(|why| format!("what vms own is left out: {why}"));
-            lint.left_out.extend(left_out);
+            lint.left_out.extend(bench.left_out.clone());
             let asking = Asking {
                 vmid: lint.vmid,
                 guest: guest.as_ref(),
                 table: &table,
             };
             lint.judge_memory(host, guest.as_ref(), &table, &ground.topology);
-            match assess_alone(&ground, &asking, &around) {
+            match assess_alone(ground, &asking, &bench.around) {
                 Ok(warnings) => lint.warnings.extend(warnings),
                 Err(refusal) => lint.deny(&refusal),
             }

@@ -16,7 +16,7 @@ use crate::lifecycle::case::texts::{read_settings, understand};
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::hooking::snippet;
 use crate::lifecycle::show::complaint::Complaint;
-use crate::lifecycle::show::lint::{Lint, lint};
+use crate::lifecycle::show::lint::{Bench, Lint, lint_on};
 
 /// Returns what the doctor judges of the host.
 ///
@@ -108,7 +108,7 @@ pub(super) fn of_interest(facts: &HostFacts) -> Vec<Vmid> {
 }
 
 /// Returns what the doctor judges of a VM; nothing of one without a config.
-pub(super) fn vm_facts(host: &Host, vmid: Vmid) -> Option<VmFacts> {
+pub(super) fn vm_facts(bench: &Bench, host: &Host, vmid: Vmid) -> Option<VmFacts> {
     let files = &*host.files;
     let guest = next_guest(files, vmid, "")?;
     let devices = Devices::read(host, vmid, &guest, &[]);
@@ -123,7 +123,7 @@ pub(super) fn vm_facts(host: &Host, vmid: Vmid) -> Option<VmFacts> {
         .into_iter()
         .collect();
     let table = path_of_table(files, vmid);
-    let held = held_against_host(host, vmid);
+    let held = held_against_host(bench, host, vmid);
     // What has a check of its own is not told twice.
     let of_config = table_of(host, vmid).map(|table| doubts::of_config(vmid, &guest, &table));
     let of_config = of_config.unwrap_or_default();
@@ -175,7 +175,7 @@ struct Held {
 }
 
 /// Holds the table of a VM against the host, as `check --table` does.
-fn held_against_host(host: &Host, vmid: Vmid) -> Held {
+fn held_against_host(bench: &Bench, host: &Host, vmid: Vmid) -> Held {
     let file = match read_table(&*host.files, vmid) {
         Ok(Some(file)) => file,
         Ok(None) => return Held::default(),
@@ -192,7 +192,7 @@ fn held_against_host(host: &Host, vmid: Vmid) -> Held {
         warnings,
         cpus,
         ..
-    } = lint(host, &file);
+    } = lint_on(bench, host, &file);
     // What has a place in the text is wrong by itself, wherever it is used.
     let is_text = error.as_ref().is_some_and(|error| error.line.is_some());
     let error = error.map(told);

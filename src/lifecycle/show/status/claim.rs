@@ -9,6 +9,7 @@ use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
 use crate::domain::facts::VmFacts;
+use crate::domain::level::{Kept, Level};
 use crate::domain::state::State;
 use crate::domain::target::{Target, Value};
 use crate::domain::thread::{Role, Thread};
@@ -43,6 +44,8 @@ pub struct ClaimStatus {
     pub backend: Backend,
     /// Why that way.
     pub reason: String,
+    /// How much of its CPUs is its own, while it owns any.
+    pub level: Option<Level>,
     /// Partitions of its threads.
     pub partitions: Vec<Partition>,
     /// Functions that are passed through, and their models.
@@ -123,6 +126,8 @@ pub(super) fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Loo
         cpus: claim.wishes.cpus.clone(),
         backend: claim.wishes.backend,
         reason: claim.wishes.reason.clone(),
+        level: (claim.owns() && !over)
+            .then(|| Level::of(claim.vmid, &Kept::of_wishes(&claim.wishes))),
         devices: claim.devices.clone(),
         partitions: vm.map_or_else(Vec::new, |vm| partitions(claim, vm, seen)),
         threads: threads.map(|thread| thread_status(thread, seen)).collect(),
