@@ -7,6 +7,8 @@ use pin_hook::domain::backend::Backend;
 use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::debt::{Debt, Owner};
+use pin_hook::domain::desired::desired;
+use pin_hook::domain::facts::Facts;
 use pin_hook::domain::knob::Knob;
 use pin_hook::domain::memory::{MemoryWishes, Pool, Share};
 use pin_hook::domain::pci::anew::Reset;
@@ -249,6 +251,47 @@ fn a_journal_of_version_1_is_understood() {
             .held
             .contains_key(&Target::Knob(Knob::Partition, scope))
     );
+}
+
+/// Journals of two running VMs, one with every setting, as they were in /run on real kernels.
+const FROM_THE_LAB: [(&str, &str, usize); 3] = [
+    (
+        "6.1, slices",
+        include_str!("../journal/lab-6.1.journal"),
+        100,
+    ),
+    (
+        "6.12, isolated",
+        include_str!("../journal/lab-6.12.journal"),
+        100,
+    ),
+    (
+        "7.3, isolated",
+        include_str!("../journal/lab-7.3.journal"),
+        100,
+    ),
+];
+
+#[test]
+fn journals_of_real_runs_are_understood_and_given_back() {
+    for (run, text, least) in FROM_THE_LAB {
+        let (mut state, damage) = parse(text).unwrap();
+        assert!(damage.is_none(), "{run}");
+        assert!(state.claims.values().all(Claim::owns), "{run}");
+        assert_eq!(state.claims.len(), 2, "{run}");
+        assert!(state.held.len() > least, "{run}: {}", state.held.len());
+        for vmid in [100, 101] {
+            state.apply(Record::End(id(vmid)));
+        }
+        let wishes = desired(&state.claims, &state.held, &Facts::default());
+        for (target, held) in &state.held {
+            let wish = wishes.get(target).map(|wish| &wish.value);
+            assert!(
+                wish.is_none_or(|value| *value == held.baseline),
+                "{run}: {target}"
+            );
+        }
+    }
 }
 
 /// They were rows of the knob table before they were targets of their own.
