@@ -45,7 +45,7 @@ needs_more() {
     everything "$work/now"
     equal "$who, $*: exit status" 1 $status
     equal "$who, $*: one error and one help" \
-        "pin-hook: error: $lack: cannot set the affinity of other users' tasks
+        "pin-hook: error: $lack
 pin-hook: help: $help" "$(cat "$work/refused")"
     check "$who, $*: changes nothing" cmp "$work/then" "$work/now"
 }
@@ -120,7 +120,8 @@ for command in '100 pre-start' '101 post-start' '101 post-stop' 'apply 101' 'rel
     # shellcheck disable=SC2086
     needs_more user 'only root can do this' "$as_root" pin-hook $command
 done
-needs_more crippled 'missing capability CAP_SYS_NICE' 'allow CAP_SYS_NICE in whatever starts pin-hook (systemd: CapabilityBoundingSet=)' pin-hook apply 101
+needs_more crippled "missing capability CAP_SYS_NICE: cannot set the affinity of other users' tasks" \
+    'allow CAP_SYS_NICE in whatever starts pin-hook (systemd: CapabilityBoundingSet=)' pin-hook apply 101
 # shown COMMAND...: what it prints is in $work/shown.
 shown() { "$@" > "$work/shown" 2>&1 || { cat "$work/shown"; return 1; }; }
 check 'a user is shown a plan' shown user pin-hook plan 100
