@@ -54,8 +54,8 @@ fn a_healthy_host_is_told_in_few_lines() {
     assert_eq!(
         lines[..5],
         [
-            "host synthetic-5900x: nothing to mend",
-            "vm 100 (vr): nothing to mend",
+            "host synthetic-5900x: nothing to fix",
+            "vm 100 (vr): nothing to fix",
             "  isolation 3 of 5: kernel threads and interrupts are kept off as well",
             "    for 4: profile = \"low-latency\" in its table",
             "",
@@ -192,12 +192,12 @@ fn told(check: &Check) -> String {
         id,
         required,
         why,
-        mend,
+        fix,
         severity,
         ..
     } = check;
     let severity = severity.name();
-    format!("\n### {id}\n\nRequired: {required} ({severity} if not).\n\n{why}\n\nFix: {mend}.\n")
+    format!("\n### {id}\n\nRequired: {required} ({severity} if not).\n\n{why}\n\nFix: {fix}.\n")
 }
 
 #[test]

@@ -202,3 +202,34 @@ fn a_width_has_a_lower_bound() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+/// The picture for a browser has the same words, in the same places.
+#[test]
+fn the_picture_can_be_written_as_svg() {
+    let root = busy();
+    let file = root.path().join("map.svg");
+    let printed = shown(&root, "C.UTF-8", &[]);
+    let nothing = shown(&root, "C", &["--svg", file.to_str().unwrap()]);
+    assert_eq!(nothing, "");
+    let svg = fs::read_to_string(&file).unwrap();
+    assert!(svg.starts_with("<svg xmlns=") && svg.ends_with("</svg>\n"));
+    let texts = svg.lines().filter(|line| line.starts_with("<text "));
+    let said = texts.map(|line| {
+        let (_, rest) = line.split_once('>').unwrap();
+        rest.strip_suffix("</text>").unwrap().to_owned()
+    });
+    let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+    let is_frame = |c: &char| "─│┌┐└┘".contains(*c);
+    let words: String = printed.chars().filter(|c| !is_frame(c)).collect();
+    let said = squeezed(&said.collect::<String>());
+    assert_eq!(
+        said.replace("&amp;", "&").replace("&lt;", "<"),
+        squeezed(&words)
+    );
+    let grounds = svg.matches("fill=\"rgba(").count();
+    assert!(grounds > 8, "{grounds}");
+    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        fs::write("docs/topology.svg", &svg).unwrap();
+    }
+    assert_eq!(fs::read_to_string("docs/topology.svg").unwrap(), svg);
+}

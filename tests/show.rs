@@ -8,6 +8,8 @@
 mod hosts;
 #[path = "show/list.rs"]
 mod list;
+#[path = "show/metrics.rs"]
+mod metrics;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -115,13 +115,7 @@ pub enum Command {
         dry_run: bool,
     },
     /// Show what VMs own, wanted and actual, and what has drifted
-    Status {
-        /// Only this VM
-        vmid: Option<Vmid>,
-        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
-        #[arg(long)]
-        json: bool,
-    },
+    Status(Look),
     /// Show every table of this node
     List {
         /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
@@ -129,17 +123,7 @@ pub enum Command {
         json: bool,
     },
     /// Draw which CPUs share what, and who owns which
-    Topology {
-        /// Draw in ASCII only, as where the locale is not UTF-8
-        #[arg(long)]
-        ascii: bool,
-        /// Draw at most this wide (default: as wide as the terminal, or 80)
-        #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(i64::from(LEAST_WIDTH)..))]
-        width: Option<u16>,
-        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
-        #[arg(long)]
-        json: bool,
-    },
+    Topology(Drawing),
     /// Say what is wrong with this host and its VMs, and how to fix it
     Check(Examination),
     /// Write to files of the kernel that may take its time (called by pin-hook itself)
@@ -173,6 +157,36 @@ pub struct Examination {
     /// Print nothing: the exit status says it
     #[arg(long, conflicts_with_all = ["json", "short"])]
     pub quiet: bool,
+    /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `status` is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Look {
+    /// Only this VM
+    pub vmid: Option<Vmid>,
+    /// Print numbers for the node exporter (/usr/share/doc/pin-hook/metrics.md describes them)
+    #[arg(long, conflicts_with = "json")]
+    pub prometheus: bool,
+    /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `topology` is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Drawing {
+    /// Draw in ASCII only, as where the locale is not UTF-8
+    #[arg(long)]
+    pub ascii: bool,
+    /// Draw at most this wide (default: as wide as the terminal, or 80)
+    #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(i64::from(LEAST_WIDTH)..))]
+    pub width: Option<u16>,
+    /// Write the picture to a file, as SVG
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ascii", "json"])]
+    pub svg: Option<PathBuf>,
     /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
     #[arg(long)]
     pub json: bool,
@@ -224,10 +238,10 @@ impl Command {
         !matches!(
             self,
             Command::Plan { .. }
-                | Command::Status { .. }
+                | Command::Status(_)
                 | Command::List { .. }
                 | Command::Check(_)
-                | Command::Topology { .. }
+                | Command::Topology(_)
                 | Command::Init { write: false, .. }
                 | Command::UnknownPhase { .. }
                 | Command::Enable { dry_run: true, .. }

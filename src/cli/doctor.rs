@@ -1,4 +1,4 @@
-//! `check`: what is wrong with this host and its VMs, and what mends it.
+//! `check`: what is wrong with this host and its VMs, and what fixes it.
 
 use anstyle::{AnsiColor, Style};
 use anyhow::bail;
@@ -68,7 +68,7 @@ fn explained(check: &Check) -> String {
     for (name, words) in [
         ("required", check.required),
         ("why", check.why),
-        ("fix", check.mend),
+        ("fix", check.fix),
     ] {
         text += &wrapped(&format!("{name}: {words}"), "  ");
     }
@@ -119,7 +119,7 @@ fn of_patient(patient: &Patient, node: &str, is_verbose: bool) -> String {
         .iter()
         .filter(|row| row.outcome.is_finding());
     if findings.count() == 0 {
-        text += ": nothing to mend";
+        text += ": nothing to fix";
     }
     text.push('\n');
     if let Some(level) = &patient.level {
@@ -130,8 +130,8 @@ fn of_patient(patient: &Patient, node: &str, is_verbose: bool) -> String {
     let shown: Vec<&Row> = shown.collect();
     for (n, row) in shown.iter().enumerate() {
         text += &of_row(row);
-        let next = shown.get(n + 1).map(|next| (next.id, &next.mend));
-        if row.outcome.is_finding() && next != Some((row.id, &row.mend)) {
+        let next = shown.get(n + 1).map(|next| (next.id, &next.fix));
+        if row.outcome.is_finding() && next != Some((row.id, &row.fix)) {
             text += &what_to_do(row, is_verbose);
         }
     }
@@ -170,8 +170,8 @@ fn of_row(row: &Row) -> String {
 
 fn what_to_do(row: &Row, is_verbose: bool) -> String {
     let required = is_verbose.then(|| format!("required: {}", row.required));
-    let mend = row.mend.iter().map(|mend| format!("fix: {mend}"));
-    let lines = required.into_iter().chain(mend);
+    let fix = row.fix.iter().map(|fix| format!("fix: {fix}"));
+    let lines = required.into_iter().chain(fix);
     lines.map(|line| wrapped(&line, INDENT)).collect()
 }
 

@@ -9,6 +9,7 @@ mod init;
 mod json;
 mod lint;
 mod list;
+mod metrics;
 mod output;
 mod plan;
 mod status;
@@ -165,9 +166,7 @@ impl Desk<'_> {
             Command::Plan { vmid, json } => {
                 self.shown(plan::show(&self.run(), *vmid, *json, output), *json)
             }
-            Command::Status { vmid, json } => {
-                self.shown(status::show(host, *vmid, *json, output), *json)
-            }
+            Command::Status(asked) => self.shown(status::show(host, asked, output), asked.json),
             Command::Init {
                 vmid,
                 prefer,
@@ -186,11 +185,7 @@ impl Desk<'_> {
                 self.shown(init::show(host, *vmid, wish, output), *json)
             }
             Command::Check(asked) => self.shown(doctor::answer(host, asked, output), asked.json),
-            Command::Topology { ascii, width, json } => {
-                let (ascii, width, json) = (*ascii, *width, *json);
-                let wish = topology::Wish { ascii, width, json };
-                self.shown(topology::show(host, wish, output), json)
-            }
+            Command::Topology(asked) => self.shown(topology::show(host, asked, output), asked.json),
             Command::List { json } => self.shown(list::show(host, *json, output), *json),
         }
     }

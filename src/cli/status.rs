@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::args::Look;
 use super::columns::{Columns, or_dash, paragraph, wrapped};
 use super::doctor::of_level;
 use super::json;
+use super::metrics;
 use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
@@ -18,17 +20,12 @@ use crate::lifecycle::show::status::{
 };
 
 /// Shows what VMs own, or what one VM owns; fails when something has drifted or failed.
-pub fn show(
-    host: &Host,
-    vmid: Option<Vmid>,
-    as_json: bool,
-    output: &Output,
-) -> anyhow::Result<Exit> {
-    let status = status(host, vmid)?;
-    if as_json {
-        json::print(&status, output)?;
-    } else {
-        print(&status, vmid, output);
+pub fn show(host: &Host, asked: &Look, output: &Output) -> anyhow::Result<Exit> {
+    let status = status(host, asked.vmid)?;
+    match (asked.json, asked.prometheus) {
+        (true, _) => json::print(&status, output)?,
+        (_, true) => output.print(&metrics::of_status(&status)),
+        _ => print(&status, asked.vmid, output),
     }
     Ok(if status.ok { Exit::Done } else { Exit::Refused })
 }

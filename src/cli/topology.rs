@@ -1,13 +1,19 @@
 //! `topology`: a picture of this host.
 
+use std::path::Path;
+
 use anstyle::{AnsiColor, Style};
 
+use super::args::Drawing;
 use super::columns::MAX_COLUMNS;
 use super::json;
 use super::output::Output;
 use crate::domain::map::draw::{LEAST_WIDTH, Line, Paper, draw};
+use crate::domain::map::svg::svg;
 use crate::domain::map::{Map, OwnerKind};
 use crate::host::Host;
+use crate::host::files::{Files, RootFiles};
+use crate::host::trouble::cannot;
 use crate::lifecycle::engine::account::{Exit, Level};
 use crate::lifecycle::show::topology::topology;
 
@@ -20,36 +26,42 @@ const COLORS: [AnsiColor; 5] = [
     AnsiColor::Red,
 ];
 
-/// How the picture is to be drawn.
-#[derive(Debug, Clone, Copy)]
-pub struct Wish {
-    /// Whether it is drawn in ASCII only.
-    pub ascii: bool,
-    /// Columns of the longest line.
-    pub width: Option<u16>,
-    /// Whether JSON is printed instead.
-    pub json: bool,
-}
-
 /// Shows which CPUs of this host share what, and who owns which.
-pub fn show(host: &Host, wish: Wish, output: &Output) -> anyhow::Result<Exit> {
+pub fn show(host: &Host, asked: &Drawing, output: &Output) -> anyhow::Result<Exit> {
     let map = topology(host)?;
-    if wish.json {
+    if asked.json {
         json::print(&map, output)?;
         return Ok(Exit::Done);
     }
-    let width = wish.width.or_else(|| output.columns()).map(usize::from);
+    let is_file = asked.svg.is_some();
+    let terminal = || output.columns().filter(|_| !is_file);
+    let width = asked.width.or_else(terminal).map(usize::from);
+    let is_utf8 = is_file || is_utf8(|name| std::env::var(name).unwrap_or_default());
     let paper = Paper {
         width: width.unwrap_or(MAX_COLUMNS).max(usize::from(LEAST_WIDTH)),
-        is_ascii: wish.ascii || !is_utf8(|name| std::env::var(name).unwrap_or_default()),
+        is_ascii: asked.ascii || !is_utf8,
     };
     let lines = draw(&map, paper);
-    let lines = lines.iter().map(|line| colored(line, &map) + "\n");
-    output.print(&lines.collect::<String>());
+    match &asked.svg {
+        Some(file) => write(file, &svg(&lines, &map))?,
+        None => {
+            let lines = lines.iter().map(|line| colored(line, &map) + "\n");
+            output.print(&lines.collect::<String>());
+        }
+    }
     for text in &map.left_out {
         output.say(Level::Info, text);
     }
     Ok(Exit::Done)
+}
+
+/// Writes a file of the caller, also when the host is a captured one.
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    let files = RootFiles::new(if file.is_absolute() { "/" } else { "." });
+    let path = file.to_string_lossy();
+    files
+        .replace(&path, text, 0o644)
+        .map_err(cannot("write", &path))
 }
 
 /// Tells whether the locale is one of UTF-8, by the first variable that is set, as setlocale(3) does.

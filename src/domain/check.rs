@@ -1,4 +1,4 @@
-//! The doctor: what is required of a host and of its VMs, what was found, and what mends it.
+//! The doctor: what is required of a host and of its VMs, what was found, and what fixes it.
 //!
 //! A check is a row. The doctor's answers, `--explain` and docs/check.md are made of it, so that no
 //! two of them can differ. The rules only judge: what they judge was read before ([`HostFacts`],

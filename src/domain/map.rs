@@ -6,6 +6,7 @@ pub mod draw;
 mod folded;
 mod frame;
 mod legend;
+pub mod svg;
 mod tree;
 
 use serde::Serialize;

@@ -369,7 +369,7 @@ fn what_cannot_be_read_is_no_finding() {
 
 #[test]
 fn the_iommu_is_mended_where_it_is_off() {
-    let mend = |vendor, command_line: &str| {
+    let fix = |vendor, command_line: &str| {
         let host = HostFacts {
             vendor,
             command_line: command_line.to_owned(),
@@ -378,14 +378,14 @@ fn the_iommu_is_mended_where_it_is_off() {
         };
         let check = checks().find(|check| check.id == "iommu").unwrap();
         match verdict(check, &host, &vm()) {
-            Verdict::Found(faults) => faults[0].mend.clone().unwrap_or_default(),
+            Verdict::Found(faults) => faults[0].fix.clone().unwrap_or_default(),
             other => panic!("{other:?}"),
         }
     };
-    assert!(mend(Vendor::Intel, "quiet").contains("add intel_iommu=on"));
-    assert!(!mend(Vendor::Intel, "intel_iommu=on").contains("intel_iommu"));
-    assert!(mend(Vendor::Amd, "quiet").contains("amd-vi"));
-    assert!(mend(Vendor::Amd, "amd_iommu=off").contains("remove"));
+    assert!(fix(Vendor::Intel, "quiet").contains("add intel_iommu=on"));
+    assert!(!fix(Vendor::Intel, "intel_iommu=on").contains("intel_iommu"));
+    assert!(fix(Vendor::Amd, "quiet").contains("amd-vi"));
+    assert!(fix(Vendor::Amd, "amd_iommu=off").contains("remove"));
 }
 
 /// Words of a check are read after its name and a colon.
@@ -397,7 +397,7 @@ fn checks_are_said_as_everything_else_is() {
             id,
             required,
             why,
-            mend,
+            fix,
             ..
         } = check;
         assert!(ids.insert(*id), "{id} comes twice");
@@ -405,9 +405,9 @@ fn checks_are_said_as_everything_else_is() {
             id.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
             "{id}"
         );
-        assert!(!required.ends_with('.') && !mend.ends_with('.'), "{id}");
+        assert!(!required.ends_with('.') && !fix.ends_with('.'), "{id}");
         assert!(why.ends_with('.'), "{id}");
         let is_sentence = |text: &str| text.starts_with(|c: char| c.is_uppercase());
-        assert!(!is_sentence(required) && !is_sentence(mend), "{id}");
+        assert!(!is_sentence(required) && !is_sentence(fix), "{id}");
     }
 }

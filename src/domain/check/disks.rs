@@ -11,7 +11,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "disk-format",
         required: "disks are not qcow2 files",
         why: "qcow2 looks up where each block is, and on ZFS or btrfs it copies on write twice.",
-        mend: "qm disk move <vmid> DISK STORAGE --format raw",
+        fix: "qm disk move <vmid> DISK STORAGE --format raw",
         severity: Notice,
         judge: Judge::Vm(|vm, _| {
             each(vm, |disk| match disk.format.as_deref() {
@@ -25,7 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "disks are not cached twice",
         why: "With writeback the host caches what the guest caches too, and with unsafe a crash of the host loses \
               what the guest believes to be on the disk.",
-        mend: "set cache to none (the default) in the hardware tab of the vm",
+        fix: "set cache to none (the default) in the hardware tab of the vm",
         severity: Notice,
         judge: Judge::Vm(cache),
     },
@@ -34,7 +34,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "disks of a vm with cpus of its own have threads of their own",
         why: "Without iothread=1 all disks are served by QEMU's main thread, next to everything else that it \
               does.",
-        mend: "qm set <vmid> --scsihw virtio-scsi-single, and tick iothread for each disk in the hardware tab of \
+        fix: "qm set <vmid> --scsihw virtio-scsi-single, and tick iothread for each disk in the hardware tab of \
                the vm",
         severity: Notice,
         judge: Judge::Vm(iothreads),
@@ -43,7 +43,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "scsi-controller",
         required: "iothread=1 has an effect",
         why: "A SCSI disk has a thread of its own only with a controller of its own.",
-        mend: "qm set <vmid> --scsihw virtio-scsi-single",
+        fix: "qm set <vmid> --scsihw virtio-scsi-single",
         severity: Warning,
         judge: Judge::Vm(|vm, _| {
             let is_single = vm.guest.scsihw.as_deref() == Some("virtio-scsi-single");

@@ -15,7 +15,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "kvm",
         required: "the hardware runs the guest",
         why: "With kvm: 0 QEMU emulates every instruction.",
-        mend: "qm set <vmid> --kvm 1",
+        fix: "qm set <vmid> --kvm 1",
         severity: Warning,
         judge: Judge::Vm(|vm, _| match vm.guest.kvm {
             true => Verdict::passed("it does"),
@@ -27,7 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "a vm with cpus of its own sees the processor as it is (cpu: host)",
         why: "Other types hide instructions that the guest could use. They are for VMs that migrate between \
               different processors while they run, which one with passed-through devices cannot do.",
-        mend: "qm set <vmid> --cpu host",
+        fix: "qm set <vmid> --cpu host",
         severity: Notice,
         judge: Judge::Vm(|vm, _| match vm.guest.cpu_type.as_deref() {
             _ if !vm.is_pinned() => Verdict::skipped("the vm has no table"),
@@ -39,7 +39,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "cpu-flags",
         required: "no cpu flags are forced that cpu: host has by itself",
         why: "They add nothing, and a start fails on a processor without them.",
-        mend: "qm set <vmid> --cpu host",
+        fix: "qm set <vmid> --cpu host",
         severity: Notice,
         judge: Judge::Vm(cpu_flags),
     },
@@ -48,7 +48,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "a vm with cpus of its own has no cpulimit",
         why: "The kernel stops its threads for the rest of each period once the limit is used up, on CPUs that \
               nobody else may use.",
-        mend: "qm set <vmid> --delete cpulimit",
+        fix: "qm set <vmid> --delete cpulimit",
         severity: Warning,
         judge: Judge::Vm(|vm, _| match vm.guest.cpu_limit {
             _ if !vm.is_pinned() => Verdict::skipped("the vm has no table"),
@@ -65,7 +65,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "memory of a vm with passed-through devices does not balloon",
         why: "A device may write to any page of the guest, so all of them are there from the start: the \
               balloon frees nothing, and some devices fault on pages that it took.",
-        mend: "qm set <vmid> --balloon 0",
+        fix: "qm set <vmid> --balloon 0",
         severity: Warning,
         judge: Judge::Vm(|vm, _| match vm.guest.balloon_mib {
             _ if vm.guest.hostpci.is_empty() => {
@@ -82,7 +82,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "machine",
         required: "a vm with pci express devices is a q35 machine",
         why: "PVE refuses to start another one with pcie=1.",
-        mend: "qm set <vmid> --machine q35",
+        fix: "qm set <vmid> --machine q35",
         severity: Failure,
         judge: Judge::Vm(|vm, _| {
             let is_q35 = vm
@@ -114,7 +114,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "a vm whose only display is a passed-through gpu boots with ovmf",
         why: "Most GPUs of today have firmware for UEFI alone: with SeaBIOS the screen stays dark until the \
               guest's driver is loaded.",
-        mend: "qm set <vmid> --bios ovmf --efidisk0 STORAGE:1 (a guest that was installed with seabios does not \
+        fix: "qm set <vmid> --bios ovmf --efidisk0 STORAGE:1 (a guest that was installed with seabios does not \
                boot with it)",
         severity: Notice,
         judge: Judge::Vm(|vm, _| {
@@ -135,7 +135,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "pve can pass every device of the vm through, and nothing of the host goes with it",
         why: "A device that is missing, shares its IOMMU group with one of the host, or is used by the host \
               keeps the VM from starting, or takes something away from the host.",
-        mend: "pin-hook plan <vmid> shows what is in the way",
+        fix: "pin-hook plan <vmid> shows what is in the way",
         severity: Warning,
         judge: Judge::Vm(devices),
     },
@@ -144,7 +144,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "network devices are virtio",
         why: "QEMU emulates other cards register by register, in the thread of a vcpu. virtio has threads of its \
               own, which a table can place.",
-        mend: "change the model to virtio in the hardware tab of the vm (the guest needs the driver)",
+        fix: "change the model to virtio in the hardware tab of the vm (the guest needs the driver)",
         severity: Notice,
         judge: Judge::Vm(|vm, _| {
             let others = vm.guest.nets.iter().filter(|net| net.model != "virtio");
@@ -156,7 +156,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "net-queues",
         required: "network devices have no more queues than the vm has vcpus",
         why: "More queues than vCPUs are never used, and each has a thread on the host.",
-        mend: "set queues to the number of vcpus, in the hardware tab of the vm",
+        fix: "set queues to the number of vcpus, in the hardware tab of the vm",
         severity: Notice,
         judge: Judge::Vm(|vm, _| {
             let n_vcpus = vm.guest.n_vcpus;
@@ -190,7 +190,7 @@ fn devices(vm: &VmFacts, _: &HostFacts) -> Verdict {
         return Verdict::skipped("the vm has no devices of the host");
     }
     let faults = vm.device_faults.iter();
-    let faults = faults.map(|one| Fault::new(&one.fact).mended_by(&one.help).with(Failure));
+    let faults = faults.map(|one| Fault::new(&one.fact).fixed_by(&one.help).with(Failure));
     let warnings = vm.devices.iter().map(Fault::new);
     Verdict::of(faults.chain(warnings).collect(), "it can")
 }

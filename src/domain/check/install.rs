@@ -9,7 +9,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "pin-hook-boot.service is enabled",
         why: "It prepares the scopes of VMs before PVE starts any. Without it the first start of each VM after \
               a boot has systemd read all of its unit files again.",
-        mend: "systemctl enable pin-hook-boot.service",
+        fix: "systemctl enable pin-hook-boot.service",
         severity: Warning,
         judge: Judge::Host(|host| match host.boot_unit {
             None => Verdict::skipped("the unit is not installed on this host"),
@@ -21,18 +21,18 @@ pub(super) const CHECKS: &[Check] = &[
         id: "settings",
         required: "/etc/pin-hook/host.toml can be used, if there is one",
         why: "Every start of a VM with a table is refused while it cannot.",
-        mend: "pin-hook check --table /etc/pin-hook/host.toml",
+        fix: "pin-hook check --table /etc/pin-hook/host.toml",
         severity: Failure,
         judge: Judge::Host(|host| match &host.settings_fault {
             None => Verdict::passed("it can"),
-            Some((fact, help)) => Fault::new(fact).mended_by(help).into(),
+            Some((fact, help)) => Fault::new(fact).fixed_by(help).into(),
         }),
     },
     Check {
         id: "strays",
         required: "every file among the tables is a table",
         why: "A table is named after its VM, such as 100.toml. Nobody reads a file with another name.",
-        mend: "rename or remove it",
+        fix: "rename or remove it",
         severity: Notice,
         judge: Judge::Host(|host| {
             let faults = host.strays.iter().map(Fault::new);

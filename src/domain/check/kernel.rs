@@ -13,7 +13,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "the kernel can give a vm cpus that nothing else runs on",
         why: "On kernels without remote partitions, or with a known fault in them, a weaker way is used: it \
               keeps less off the cpus of a vm, or only pins its threads.",
-        mend: "install a newer kernel: apt install proxmox-default-kernel, then reboot",
+        fix: "install a newer kernel: apt install proxmox-default-kernel, then reboot",
         severity: Failure,
         judge: Judge::Host(backend),
     },
@@ -21,7 +21,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "cgroup",
         required: "the unified cgroup hierarchy with the controller cpuset",
         why: "CPUs are given to a VM and kept from everything else by the cgroup controller cpuset.",
-        mend: "remove systemd.unified_cgroup_hierarchy=0 and cgroup_disable= from the kernel's command line",
+        fix: "remove systemd.unified_cgroup_hierarchy=0 and cgroup_disable= from the kernel's command line",
         severity: Failure,
         judge: Judge::Host(cgroup),
     },
@@ -29,7 +29,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "systemd",
         required: "systemd is the service manager",
         why: "PVE starts each VM in a scope of systemd, and pin-hook asks it to leave that scope alone.",
-        mend: "boot the host with systemd, as pve does",
+        fix: "boot the host with systemd, as pve does",
         severity: Failure,
         judge: Judge::Host(|host| match host.has_systemd {
             Some(true) => Verdict::passed("it runs"),
@@ -42,7 +42,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "the host runs with the kernel parameters that its boot loader has",
         why: "Parameters such as intel_iommu=on take effect at the next boot, and with proxmox-boot-tool not \
               before the boot entries are written anew.",
-        mend: "proxmox-boot-tool refresh (with grub alone: update-grub), then reboot",
+        fix: "proxmox-boot-tool refresh (with grub alone: update-grub), then reboot",
         severity: Notice,
         judge: Judge::Host(next_boot),
     },
@@ -52,7 +52,7 @@ pub(super) const CHECKS: &[Check] = &[
         why: "isolcpus= takes CPUs from everybody until the next boot, also while no VM runs, and a VM whose \
               threads share such CPUs has them all on the first one. pin-hook isolates CPUs only while a VM \
               owns them.",
-        mend: "remove isolcpus= from the kernel's command line, then reboot",
+        fix: "remove isolcpus= from the kernel's command line, then reboot",
         severity: Notice,
         judge: Judge::Host(|host| {
             let cpus = &host.topology.sets().isolcpus;
@@ -67,7 +67,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "cpus without a tick (nohz_full=) are those of vms",
         why: "nohz_full= makes every entry into the kernel slower. It gains something on CPUs that one busy \
               vCPU has to itself, and costs on all others.",
-        mend: "name only cpus of tables in nohz_full=, or remove it from the kernel's command line",
+        fix: "name only cpus of tables in nohz_full=, or remove it from the kernel's command line",
         severity: Notice,
         judge: Judge::Host(nohz_full),
     },
@@ -76,13 +76,13 @@ pub(super) const CHECKS: &[Check] = &[
         required: "smt siblings are not switched off",
         why: "With SMT off the host has half of its CPUs. A table that names siblings cannot be used, and one \
               that wants a sibling idle does not need it off: smt = \"idle-sibling\" does that for one VM.",
-        mend: "remove nosmt from the kernel's command line, then reboot",
+        fix: "remove nosmt from the kernel's command line, then reboot",
         severity: Notice,
         judge: Judge::Host(|host| match host.topology.sets().smt {
             SmtControl::Allowed => Verdict::passed("they are not"),
             // Without the parameter somebody has switched it off by hand.
             SmtControl::Off if host.parameter("nosmt").is_none() => Fault::new("smt is off")
-                .mended_by("echo on > /sys/devices/system/cpu/smt/control")
+                .fixed_by("echo on > /sys/devices/system/cpu/smt/control")
                 .into(),
             SmtControl::Off | SmtControl::ForcedOff => Fault::new("smt is off").into(),
         }),
@@ -91,7 +91,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "cpus-online",
         required: "every cpu that is plugged in is online",
         why: "A table that names an offline CPU is refused.",
-        mend: "echo 1 > /sys/devices/system/cpu/cpuN/online",
+        fix: "echo 1 > /sys/devices/system/cpu/cpuN/online",
         severity: Notice,
         judge: Judge::Host(online),
     },
@@ -100,7 +100,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "mitigations of processor faults are not switched off",
         why: "Without them a guest can read memory of the host and of other guests. What they cost a guest \
               with CPUs of its own is little.",
-        mend: "remove mitigations=off from the kernel's command line, then reboot",
+        fix: "remove mitigations=off from the kernel's command line, then reboot",
         severity: Notice,
         judge: Judge::Host(|host| match host.parameter("mitigations") {
             Some("off") => Fault::new("mitigations=off is on the command line").into(),
@@ -183,7 +183,7 @@ fn online(host: &HostFacts) -> Verdict {
     ));
     let path = format!("/sys/devices/system/cpu/cpu{first}/online");
     match offline.len() {
-        1 => fault.mended_by(format!("echo 1 > {path}")).into(),
+        1 => fault.fixed_by(format!("echo 1 > {path}")).into(),
         _ => fault.into(),
     }
 }

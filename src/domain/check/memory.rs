@@ -19,7 +19,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "equal pages of vms are not being merged",
         why: "KSM reads the memory of every VM all the time, and a write to a merged page makes the guest wait \
               for a copy. Memory of a VM with a passed-through device is never merged.",
-        mend: "qm set <vmid> --allow-ksm 0 for each vm that must not wait, or ksm = \"stop\" below [host] in \
+        fix: "qm set <vmid> --allow-ksm 0 for each vm that must not wait, or ksm = \"stop\" below [host] in \
                its table",
         severity: Notice,
         judge: Judge::Host(|host| match host.ksm {
@@ -34,7 +34,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "transparent-hugepages",
         required: "the kernel may use transparent hugepages",
         why: "Without them, and without hugepages of its own, a guest pays for every 4 KiB page.",
-        mend: "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+        fix: "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
         severity: Notice,
         judge: Judge::Host(|host| match host.transparent_hugepages.as_deref() {
             Some("never") => Fault::new("the kernel never uses them").into(),
@@ -46,7 +46,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "hugepages",
         required: "reserved hugepages are for vms that use them",
         why: "Memory that is reserved as hugepages is of no use to anything else.",
-        mend: "qm set <vmid> --hugepages 1024 (or 2, the size in MiB) for the vm that they are meant for, or \
+        fix: "qm set <vmid> --hugepages 1024 (or 2, the size in MiB) for the vm that they are meant for, or \
                remove hugepages= from the kernel's command line",
         severity: Notice,
         judge: Judge::Host(hugepages),
@@ -56,7 +56,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "every numa node with cpus has memory",
         why: "Memory is far for every CPU of a node without any: one that was meant to have memory has a \
               missing or broken module.",
-        mend: "put memory into the channels of that node, or use cpus of other nodes for vms",
+        fix: "put memory into the channels of that node, or use cpus of other nodes for vms",
         severity: Notice,
         judge: Judge::Host(bare_nodes),
     },
@@ -64,7 +64,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "swap",
         required: "little swap is in use",
         why: "A guest whose memory was swapped out waits for the disk.",
-        mend: "give vms less memory, or sysctl -w vm.swappiness=10",
+        fix: "give vms less memory, or sysctl -w vm.swappiness=10",
         severity: Notice,
         judge: Judge::Host(|host| match host.memory {
             None => Verdict::skipped("/proc/meminfo cannot be read"),
@@ -79,15 +79,15 @@ pub(super) const CHECKS: &[Check] = &[
         id: "memory-overcommit",
         required: "the host has the memory of all vms that run or start at boot",
         why: "When it has not, the kernel swaps, and in the end kills a VM.",
-        mend: "give vms less memory (qm set <vmid> --memory ...), or start fewer at boot",
+        fix: "give vms less memory (qm set <vmid> --memory ...), or start fewer at boot",
         severity: Warning,
         judge: Judge::Host(memory),
     },
     Check {
         id: "cpu-overcommit",
-        required: "vms without cpus of their own share not too few",
+        required: "other vms are not crowded onto the cpus that tables leave",
         why: "What tables take is gone for everybody else: other VMs wait for each other then.",
-        mend: "give vms fewer vcpus (qm set <vmid> --cores ...), or tables fewer cpus",
+        fix: "give vms fewer vcpus (qm set <vmid> --cores ...), or tables fewer cpus",
         severity: Notice,
         judge: Judge::Host(shared_cpus),
     },

@@ -9,7 +9,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "iommu",
         required: "the iommu is on, if a vm has devices of the host",
         why: "Without it QEMU cannot give a device to a VM, and the VM does not start.",
-        mend: "switch on vt-d or amd-vi in the firmware",
+        fix: "switch on vt-d or amd-vi in the firmware",
         severity: Failure,
         judge: Judge::Host(iommu),
     },
@@ -18,7 +18,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "groups of the iommu are those of the hardware",
         why: "pcie_acs_override= splits groups that the hardware does not keep apart: devices of two VMs, or of \
               a VM and the host, can then write to each other without anybody noticing.",
-        mend: "put the device into another slot instead, and remove pcie_acs_override= from the kernel's \
+        fix: "put the device into another slot instead, and remove pcie_acs_override= from the kernel's \
                command line",
         severity: Warning,
         judge: Judge::Host(|host| match host.parameter("pcie_acs_override") {
@@ -45,16 +45,16 @@ fn iommu(host: &HostFacts) -> Verdict {
     let is_off = |name| host.parameter(name) == Some("off");
     match host.vendor {
         _ if is_off("intel_iommu") || is_off("amd_iommu") || is_off("iommu") => fault
-            .mended_by("remove iommu=off from the kernel's command line, then reboot")
+            .fixed_by("remove iommu=off from the kernel's command line, then reboot")
             .into(),
         Vendor::Intel if !is_asked_for => fault
-            .mended_by(
+            .fixed_by(
                 "add intel_iommu=on to the kernel's command line and reboot; if that does not help, \
                  switch on vt-d in the firmware",
             )
             .into(),
-        Vendor::Amd => fault.mended_by("switch on iommu (amd-vi) in the firmware").into(),
-        Vendor::Intel => fault.mended_by("switch on vt-d in the firmware").into(),
+        Vendor::Amd => fault.fixed_by("switch on iommu (amd-vi) in the firmware").into(),
+        Vendor::Intel => fault.fixed_by("switch on vt-d in the firmware").into(),
         Vendor::Other => fault.into(),
     }
 }

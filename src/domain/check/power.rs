@@ -16,7 +16,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "governor",
         required: "no cpu is kept at its lowest frequency",
         why: "The governor powersave of most drivers means the lowest frequency, whatever there is to do.",
-        mend: "governor = \"performance\" below [power] in the table of the vm, or for all cpus: cpupower \
+        fix: "governor = \"performance\" below [power] in the table of the vm, or for all cpus: cpupower \
                frequency-set -g schedutil",
         severity: Warning,
         judge: Judge::Host(governors),
@@ -25,7 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "boost",
         required: "cpus may run faster than their nominal frequency",
         why: "With boost off the fastest cores of the processor are no faster than the others.",
-        mend: "boost = true below [power] in the table of the vm, or switch it on in the firmware",
+        fix: "boost = true below [power] in the table of the vm, or switch it on in the firmware",
         severity: Notice,
         judge: Judge::Host(|host| match host.may_boost {
             None => Verdict::skipped("the kernel does not tell"),

@@ -37,8 +37,8 @@ pub struct Check {
     pub required: &'static str,
     /// Why that matters, in a sentence or two.
     pub why: &'static str,
-    /// What mends it: a command as it is typed, with `<vmid>` for the VM, or what to do elsewhere.
-    pub mend: &'static str,
+    /// What fixes it: a command as it is typed, with `<vmid>` for the VM, or what to do elsewhere.
+    pub fix: &'static str,
     /// How much it matters where a finding does not say otherwise.
     pub severity: Severity,
     /// The rule.
@@ -70,8 +70,8 @@ pub enum Verdict {
 pub struct Fault {
     /// What was found instead.
     pub found: String,
-    /// What mends this one, where the check's own words do not.
-    pub mend: Option<String>,
+    /// What fixes this one, where the check's own words do not.
+    pub fix: Option<String>,
     /// How much this one matters, where that differs.
     pub severity: Option<Severity>,
 }
@@ -97,19 +97,19 @@ impl Verdict {
 }
 
 impl Fault {
-    /// Returns a fault that the check's own words mend.
+    /// Returns a fault that the check's own words fix.
     pub(super) fn new(found: impl Into<String>) -> Self {
         Fault {
             found: found.into(),
-            mend: None,
+            fix: None,
             severity: None,
         }
     }
 
-    /// Has something else mend it.
-    pub(super) fn mended_by(self, mend: impl Into<String>) -> Self {
-        let mend = Some(mend.into());
-        Fault { mend, ..self }
+    /// Has something else fix it.
+    pub(super) fn fixed_by(self, fix: impl Into<String>) -> Self {
+        let fix = Some(fix.into());
+        Fault { fix, ..self }
     }
 
     /// Has it matter more or less than the check says.

@@ -10,7 +10,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "irqbalance does not run",
         why: "It moves interrupts over all CPUs every ten seconds, onto those of VMs as well. pin-hook sets \
               them back a few times and then leaves them.",
-        mend: "systemctl disable --now irqbalance",
+        fix: "systemctl disable --now irqbalance",
         severity: Warning,
         judge: Judge::Host(|host| stopped(host, "irqbalance")),
     },
@@ -18,7 +18,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "numad",
         required: "numad does not run",
         why: "It moves the threads and the memory of VMs between NUMA nodes.",
-        mend: "systemctl disable --now numad",
+        fix: "systemctl disable --now numad",
         severity: Warning,
         judge: Judge::Host(|host| stopped(host, "numad")),
     },
@@ -27,7 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "tuned does not run beside pin-hook",
         why: "Its profiles set governors, sysctls and affinities that tables may set too. Whoever writes last \
               wins.",
-        mend: "systemctl disable --now tuned",
+        fix: "systemctl disable --now tuned",
         severity: Notice,
         judge: Judge::Host(|host| stopped(host, "tuned")),
     },

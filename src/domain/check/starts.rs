@@ -10,7 +10,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "table",
         required: "the vm has a table that can be used",
         why: "Without a table pin-hook leaves a VM alone. A table with a mistake refuses its start.",
-        mend: "pin-hook init <vmid> --write",
+        fix: "pin-hook init <vmid> --write",
         severity: Failure,
         judge: Judge::Vm(table),
     },
@@ -19,7 +19,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "pve calls pin-hook for the vm",
         why: "A table has no effect unless the VM's hookscript is pin-hook's, and a VM whose hookscript cannot \
               be executed does not start at all.",
-        mend: "pin-hook enable <vmid>",
+        fix: "pin-hook enable <vmid>",
         severity: Warning,
         judge: Judge::Vm(hookscript),
     },
@@ -27,11 +27,11 @@ pub(super) const CHECKS: &[Check] = &[
         id: "start",
         required: "a start of the vm would be granted",
         why: "A start that is refused leaves the VM off, or without CPUs of its own (on-refusal).",
-        mend: "pin-hook plan <vmid> shows what is in the way",
+        fix: "pin-hook plan <vmid> shows what is in the way",
         severity: Failure,
         judge: Judge::Vm(
             |vm, _| match (&vm.refusal, vm.is_pinned() && vm.table_fault.is_none()) {
-                (Some(refusal), _) => Fault::new(&refusal.fact).mended_by(&refusal.help).into(),
+                (Some(refusal), _) => Fault::new(&refusal.fact).fixed_by(&refusal.help).into(),
                 (None, true) => Verdict::passed("it would"),
                 (None, false) => Verdict::skipped("there is no table to go by"),
             },
@@ -41,7 +41,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "placement",
         required: "the cpus of the table are a good choice",
         why: "Which CPUs share a core, a cache and memory decides how fast a VM is on them.",
-        mend: "pin-hook init <vmid> proposes cpus, pin-hook plan <vmid> shows what they share",
+        fix: "pin-hook init <vmid> proposes cpus, pin-hook plan <vmid> shows what they share",
         severity: Warning,
         judge: Judge::Vm(|vm, _| match vm.is_pinned() {
             true => Verdict::of(vm.warnings.iter().map(Fault::new).collect(), "they are"),
@@ -53,7 +53,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "pve's own affinity: is not set beside a table",
         why: "PVE starts QEMU on these CPUs, and pin-hook moves its threads to those of the table: one of the \
               two is not what you mean.",
-        mend: "qm set <vmid> --delete affinity",
+        fix: "qm set <vmid> --delete affinity",
         severity: Notice,
         judge: Judge::Vm(|vm, _| match (&vm.guest.affinity, vm.is_pinned()) {
             (Some(cpus), true) => Fault::new(format!("affinity: {cpus}")).into(),
@@ -65,7 +65,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "ha",
         required: "ha can run the vm as well on every other node",
         why: "HA may start the VM on another node, where it has the CPUs of that node's table, or none.",
-        mend: "put the table into /etc/pve/pin-hook, with a section [node.NAME] for each node whose cpus differ",
+        fix: "put the table into /etc/pve/pin-hook, with a section [node.NAME] for each node whose cpus differ",
         severity: Notice,
         judge: Judge::Vm(ha),
     },
@@ -73,7 +73,7 @@ pub(super) const CHECKS: &[Check] = &[
 
 fn table(vm: &VmFacts, _: &HostFacts) -> Verdict {
     match (&vm.table_fault, &vm.table) {
-        (Some(fault), _) => Fault::new(&fault.fact).mended_by(&fault.help).into(),
+        (Some(fault), _) => Fault::new(&fault.fact).fixed_by(&fault.help).into(),
         (None, Some(path)) => Verdict::passed(path),
         (None, None) => Fault::new("it has no table").with(Notice).into(),
     }
@@ -82,7 +82,7 @@ fn table(vm: &VmFacts, _: &HostFacts) -> Verdict {
 fn hookscript(vm: &VmFacts, _: &HostFacts) -> Verdict {
     match (&vm.hook_fault, vm.guest.is_hooked(), vm.is_pinned()) {
         (Some(fault), true, _) => Fault::new(&fault.fact)
-            .mended_by(&fault.help)
+            .fixed_by(&fault.help)
             .with(Failure)
             .into(),
         (None, true, _) => Verdict::passed(vm.guest.hookscript.clone().unwrap_or_default()),

@@ -50,8 +50,8 @@ pub struct Row {
     pub outcome: Outcome,
     /// What was found, or why the check does not apply.
     pub found: String,
-    /// What mends it.
-    pub mend: Option<String>,
+    /// What fixes it.
+    pub fix: Option<String>,
 }
 
 /// What came of a check.
@@ -160,12 +160,12 @@ fn of_vm(vm: &VmFacts, facts: &HostFacts) -> Patient {
 }
 
 fn rows(check: &Check, verdict: Verdict, vmid: Option<Vmid>) -> Vec<Row> {
-    let row = |outcome, found, mend| Row {
+    let row = |outcome, found, fix| Row {
         id: check.id,
         required: check.required,
         outcome,
         found,
-        mend,
+        fix,
     };
     match verdict {
         Verdict::Passed(found) => vec![row(Outcome::Passed, found, None)],
@@ -173,21 +173,21 @@ fn rows(check: &Check, verdict: Verdict, vmid: Option<Vmid>) -> Vec<Row> {
         Verdict::Found(faults) => {
             let faults = faults.into_iter().map(|fault| {
                 let outcome = fault.severity.unwrap_or(check.severity).into();
-                let mend = mend(check, &fault, vmid);
-                row(outcome, fault.found, Some(mend))
+                let fix = fix(check, &fault, vmid);
+                row(outcome, fault.found, Some(fix))
             });
             faults.collect()
         }
     }
 }
 
-/// Returns what mends a fault, with the VM's id where the check's own words leave a place for it.
-fn mend(check: &Check, fault: &Fault, vmid: Option<Vmid>) -> String {
+/// Returns what fixes a fault, with the VM's id where the check's own words leave a place for it.
+fn fix(check: &Check, fault: &Fault, vmid: Option<Vmid>) -> String {
     let own = || match vmid {
-        Some(vmid) => check.mend.replace("<vmid>", &vmid.to_string()),
-        None => check.mend.to_owned(),
+        Some(vmid) => check.fix.replace("<vmid>", &vmid.to_string()),
+        None => check.fix.to_owned(),
     };
-    fault.mend.clone().unwrap_or_else(own)
+    fault.fix.clone().unwrap_or_else(own)
 }
 
 impl From<Severity> for Outcome {

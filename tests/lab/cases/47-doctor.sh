@@ -1,5 +1,5 @@
 # kernels: stable
-# A host and a VM broken in more than ten ways: check finds each, the command that it prints mends it, and
+# A host and a VM broken in more than ten ways: check finds each, the command that it prints fixes it, and
 # nothing else is changed by that.
 . /usr/lib/lab/lib.sh
 
@@ -33,21 +33,21 @@ findings() {
         select(.outcome | IN("notice", "warning", "failure")) | "\($who) \(.id)"' "$work/json" | sort -u
 }
 
-# mend WHO ID: what the check says to type.
-mend() {
+# fix WHO ID: what the check says to type.
+fix() {
     jq -r --arg who "$1" --arg id "$2" '.patients[] | select(((.vmid // "host") | tostring) == $who) | .results[] |
-        select(.id == $id and .mend) | .mend' "$work/json" | head -n 1
+        select(.id == $id and .fix) | .fix' "$work/json" | head -n 1
 }
 
-# mended WHO ID COMMAND...: the command breaks it; check finds that, says what mends it, and that does.
-mended() {
+# fixed WHO ID COMMAND...: the command breaks it; check finds that, says what fixes it, and that does.
+fixed() {
     local who=$1 id=$2 status=0 fix
     shift 2
     findings > "$work/found-before"
     "$@"
     findings > "$work/found"
     equal "$id: is found, and nothing else" "$who $id" "$(comm -13 "$work/found-before" "$work/found")"
-    fix=$(mend "$who" "$id")
+    fix=$(fix "$who" "$id")
     echo "#   $id: $fix"
     bash -c "$fix" > "$work/fix" 2>&1 || status=$?
     equal "$id: what is printed can be typed" 0 $status
@@ -66,19 +66,19 @@ said "$work/first"
 check 'nothing that is well is a finding above a notice' pin-hook check --quiet 100
 
 capture_before
-mended host irqbalance service irqbalance
-mended host numad service numad
-mended host tuned service tuned
-mended host boot-unit systemctl disable pin-hook-boot.service
-mended host transparent-hugepages eval 'echo never > $thp'
-mended 100 cpu-type sed -i 's/^cpu: host/cpu: x86-64-v3/' "$(conf_path 100)"
-mended 100 cpu-flags sed -i 's/^cpu: host/cpu: host,flags=+aes/' "$(conf_path 100)"
-mended 100 cpu-limit eval 'echo "cpulimit: 2" >> "$(conf_path 100)"'
-mended 100 affinity eval 'echo "affinity: 0-7" >> "$(conf_path 100)"'
-mended 100 kvm eval 'echo "kvm: 0" >> "$(conf_path 100)"'
-mended 100 scsi-controller sed -i '/^scsihw/d' "$(conf_path 100)"
-mended 100 hookscript qm set 100 --delete hookscript
-mended 100 table rm /etc/pin-hook/100.toml
+fixed host irqbalance service irqbalance
+fixed host numad service numad
+fixed host tuned service tuned
+fixed host boot-unit systemctl disable pin-hook-boot.service
+fixed host transparent-hugepages eval 'echo never > $thp'
+fixed 100 cpu-type sed -i 's/^cpu: host/cpu: x86-64-v3/' "$(conf_path 100)"
+fixed 100 cpu-flags sed -i 's/^cpu: host/cpu: host,flags=+aes/' "$(conf_path 100)"
+fixed 100 cpu-limit eval 'echo "cpulimit: 2" >> "$(conf_path 100)"'
+fixed 100 affinity eval 'echo "affinity: 0-7" >> "$(conf_path 100)"'
+fixed 100 kvm eval 'echo "kvm: 0" >> "$(conf_path 100)"'
+fixed 100 scsi-controller sed -i '/^scsihw/d' "$(conf_path 100)"
+fixed 100 hookscript qm set 100 --delete hookscript
+fixed 100 table rm /etc/pin-hook/100.toml
 table 100 'cpus = "4-7"'
 rm -f $units/{irqbalance,numad,tuned}.service
 systemctl daemon-reload
@@ -86,7 +86,7 @@ echo "$was" > $thp
 capture_after_equal 'nothing else was changed'
 
 # A CPU that comes back is no longer what it was for interrupts and kernel threads.
-mended host cpus-online eval 'echo 0 > /sys/devices/system/cpu/cpu3/online'
+fixed host cpus-online eval 'echo 0 > /sys/devices/system/cpu/cpu3/online'
 
 # What reads only changes nothing, whoever reads.
 snapshot "$work/then"
