@@ -65,10 +65,11 @@ said "$work/refused"
 check 'as that' has "$work/refused" 'the vm needs 2 hugepages of 1 GiB (2048 MiB) from node 0, which has'
 
 # A little less, of which the host has a part.
-sed -i 's/^memory: .*/memory: 1920/; s/^hugepages: .*/hugepages: 2/' "$(conf_path 100)"
+pages=$(awk '/MemTotal/ { print int($4 / 2048) - 4 }' /sys/devices/system/node/node0/meminfo)
+sed -i "s/^memory: .*/memory: $((2 * pages))/; s/^hugepages: .*/hugepages: 2/" "$(conf_path 100)"
 refuses 'a start that lacks pages is refused' qm start 100
 said "$work/refused"
-check 'with the number that there is' has "$work/refused" 'of the 960 hugepages of 2 MiB that the vm needs'
+check 'with the number that there is' has "$work/refused" "of the $pages hugepages of 2 MiB that the vm needs"
 check 'and a remedy' has "$work/refused" 'give the vm less memory'
 compacted() { [ "$(units_of pin-hook-write-node-node0-compact.service | grep -c Started)" -gt 0 ]; }
 journalctl --sync
