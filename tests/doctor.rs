@@ -240,3 +240,20 @@ fn what_guides_advise_is_answered_by_a_check() {
     }
     assert!(n_rows > 40, "{n_rows}");
 }
+
+/// A capture that has no place for groups of the IOMMU says nothing of it.
+#[test]
+fn what_a_capture_does_not_have_is_no_fault() {
+    let dir = node();
+    let conf = "name: vr\ncores: 2\nmachine: q35\nhostpci0: 0000:01:00,pcie=1\n";
+    put(&dir, "/etc/pve/qemu-server/100.conf", conf);
+    let (text, _) = run(dir.path(), &["check", "--short"]);
+    assert!(!text.contains(" iommu: "), "{text}");
+    fs::create_dir_all(dir.path().join("sys/kernel/iommu_groups")).unwrap();
+    let (text, status) = run(dir.path(), &["check", "--short"]);
+    assert!(
+        text.contains("failure host iommu: off, and vm 100 has"),
+        "{text}"
+    );
+    assert_eq!(status, 1);
+}

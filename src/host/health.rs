@@ -178,11 +178,11 @@ pub fn may_boost(files: &dyn Files) -> Option<bool> {
     no_turbo.map(|off| off == 0).or_else(|| Some(boost()? == 1))
 }
 
-/// Returns how many groups the IOMMU has; none while it is off.
-pub fn n_iommu_groups(files: &dyn Files) -> usize {
-    files
-        .list("/sys/kernel/iommu_groups")
-        .map_or(0, |names| names.len())
+/// Returns how many groups the IOMMU has, none while it is off. The kernel always has a directory for them; a
+/// capture may not.
+pub fn n_iommu_groups(files: &dyn Files) -> Option<usize> {
+    let names = files.list("/sys/kernel/iommu_groups").ok()?;
+    Some(names.len())
 }
 
 /// Tells whether the unit of the boot is enabled; `None` where it is not installed.

@@ -87,7 +87,7 @@ fn host() -> HostFacts {
         }),
         policies: vec![policy("intel_pstate", "powersave")],
         may_boost: Some(true),
-        n_iommu_groups: 17,
+        n_iommu_groups: Some(17),
         boot_unit: Some(true),
         strays: Vec::new(),
         settings_fault: None,
@@ -238,7 +238,7 @@ const BROKEN: &[(&str, Severity, Break)] = &[
         host.may_boost = Some(false);
     }),
     ("iommu", Severity::Failure, |host, _| {
-        host.n_iommu_groups = 0;
+        host.n_iommu_groups = Some(0);
     }),
     ("acs-override", Severity::Warning, |host, _| {
         host.command_line = "pcie_acs_override=downstream".to_owned();
@@ -373,7 +373,7 @@ fn the_iommu_is_mended_where_it_is_off() {
         let host = HostFacts {
             vendor,
             command_line: command_line.to_owned(),
-            n_iommu_groups: 0,
+            n_iommu_groups: Some(0),
             ..host()
         };
         let check = checks().find(|check| check.id == "iommu").unwrap();

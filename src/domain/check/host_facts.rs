@@ -42,8 +42,8 @@ pub struct HostFacts {
     pub policies: Vec<PolicyFacts>,
     /// Whether CPUs may run faster than their nominal frequency; `None` where the kernel does not tell.
     pub may_boost: Option<bool>,
-    /// Groups of the IOMMU.
-    pub n_iommu_groups: usize,
+    /// Groups of the IOMMU; `None` where the kernel does not show any place for them.
+    pub n_iommu_groups: Option<usize>,
     /// Whether the unit that prepares VMs at boot is installed, and enabled.
     pub boot_unit: Option<bool>,
     /// Files among the tables that nobody reads.

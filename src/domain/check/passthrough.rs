@@ -34,8 +34,10 @@ fn iommu(host: &HostFacts) -> Verdict {
     let Some(first) = host.with_devices().next() else {
         return Verdict::skipped("no vm has devices of the host");
     };
-    if host.n_iommu_groups > 0 {
-        return Verdict::passed(format!("on, with {} groups", host.n_iommu_groups));
+    match host.n_iommu_groups {
+        Some(0) => {}
+        Some(n) => return Verdict::passed(format!("on, with {n} groups")),
+        None => return Verdict::skipped("there is no /sys/kernel/iommu_groups to tell"),
     }
     let fault = Fault::new(format!(
         "off, and vm {} has devices of the host",
