@@ -239,7 +239,7 @@ fn choose_only(backend: Backend, facts: &GateFacts) -> Result<Choice, GateRefusa
 }
 
 /// Takes the first partition type that works and is not gated.
-fn choose_best(facts: &GateFacts) -> Choice {
+pub fn choose_best(facts: &GateFacts) -> Choice {
     let kernel = format!("kernel {}", facts.release);
     let mut obstacles: Vec<String> = Vec::new();
     for backend in [Backend::Isolated, Backend::Root] {

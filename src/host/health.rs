@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::files::Files;
+use super::meminfo::kib;
 use super::{cpufreq, surroundings};
 use crate::domain::check::{KsmFacts, MemoryFacts, NextBoot, PolicyFacts, Vendor};
 use crate::domain::memory::Pool;
@@ -27,11 +28,6 @@ fn number(files: &dyn Files, path: &str) -> Option<u64> {
 /// Returns the kernel's command line, empty where it cannot be read.
 pub fn command_line(files: &dyn Files) -> String {
     text(files, "/proc/cmdline").unwrap_or_default()
-}
-
-/// Returns the version of the kernel, as it calls itself.
-pub fn kernel(files: &dyn Files) -> String {
-    text(files, "/proc/sys/kernel/osrelease").unwrap_or_default()
 }
 
 /// Returns the controllers of the root cgroup, where the unified hierarchy is mounted.
@@ -117,19 +113,18 @@ pub fn transparent_hugepages(files: &dyn Files) -> Option<String> {
     Some(rest.split_once(']')?.0.to_owned())
 }
 
-/// Returns each pool of hugepages of each node with its pages and those that are free.
-pub fn hugepages(files: &dyn Files, topology: &Topology) -> Vec<(Pool, u64, u64)> {
+/// Returns each pool of hugepages of each node with its pages.
+pub fn hugepages(files: &dyn Files, topology: &Topology) -> Vec<(Pool, u64)> {
     let mut found = Vec::new();
     for node in topology.nodes() {
         let dir = format!("/sys/devices/system/node/node{}/hugepages", node.id);
         for name in files.list(&dir).unwrap_or_default() {
-            let kib = name.strip_prefix("hugepages-");
-            let kib = kib.and_then(|rest| rest.strip_suffix("kB")?.parse().ok());
-            let of = |file| number(files, &format!("{dir}/{name}/{file}"));
-            let counts = of("nr_hugepages").zip(of("free_hugepages"));
-            if let Some((kib, (all, free))) = kib.zip(counts) {
+            let size = name.strip_prefix("hugepages-");
+            let size = size.and_then(|rest| rest.strip_suffix("kB")?.parse().ok());
+            let all = number(files, &format!("{dir}/{name}/nr_hugepages"));
+            if let Some((kib, all)) = size.zip(all) {
                 let node = node.id;
-                found.push((Pool { node, kib }, all, free));
+                found.push((Pool { node, kib }, all));
             }
         }
     }
@@ -139,11 +134,7 @@ pub fn hugepages(files: &dyn Files, topology: &Topology) -> Vec<(Pool, u64, u64)
 /// Returns memory and swap of the host.
 pub fn memory(files: &dyn Files) -> Option<MemoryFacts> {
     let text = files.read("/proc/meminfo").ok()?;
-    let value = |name: &str| {
-        let mut lines = text.lines();
-        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        value.trim().trim_end_matches("kB").trim().parse().ok()
-    };
+    let value = |name| kib(&text, name);
     let (swap, free): (u64, u64) = (value("SwapTotal")?, value("SwapFree")?);
     Some(MemoryFacts {
         total: value("MemTotal")?,

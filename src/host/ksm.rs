@@ -1,6 +1,7 @@
 //! `/sys/kernel/mm/ksm`: merged memory pages (`Documentation/admin-guide/mm/ksm.rst`).
 
 use super::files::Files;
+use super::meminfo::kib;
 
 /// Size of a page of memory on x86-64, in kB.
 const PAGE_KB: u64 = 4;
@@ -8,15 +9,10 @@ const PAGE_KB: u64 = 4;
 /// Tells whether there is memory enough to take all merged pages apart: one and a half times what
 /// they will need, because the kernel fails nobody who is short meanwhile, but kills.
 pub fn may_unmerge(files: &dyn Files) -> bool {
-    let number = |text: &str| text.trim().parse::<u64>().ok();
-    let sharing = files.read("/sys/kernel/mm/ksm/pages_sharing");
-    let sharing = sharing.ok().and_then(|text| number(&text));
+    let sharing = files.read("/sys/kernel/mm/ksm/pages_sharing").ok();
+    let sharing = sharing.and_then(|text| text.trim().parse::<u64>().ok());
     let meminfo = files.read("/proc/meminfo").unwrap_or_default();
-    let mut lines = meminfo.lines();
-    let available = lines.find_map(|line| {
-        let value = line.strip_prefix("MemAvailable:")?.trim();
-        number(value.trim_end_matches("kB"))
-    });
+    let available = kib(&meminfo, "MemAvailable");
     sharing
         .zip(available)
         .is_some_and(|(pages, available)| available > pages * PAGE_KB * 3 / 2)

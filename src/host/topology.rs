@@ -13,6 +13,7 @@ use crate::domain::placement::Speeds;
 use crate::domain::topology::{Core, CpuSets, L3Domain, Node, Parts, SmtControl, Topology};
 
 use super::files::Files;
+use super::meminfo::kib;
 
 const CPUS: &str = "/sys/devices/system/cpu";
 const NODES: &str = "/sys/devices/system/node";
@@ -218,19 +219,15 @@ fn read_nodes(files: &dyn Files) -> Result<Vec<Node>> {
             has_memory: with_memory
                 .as_ref()
                 .is_none_or(|some| some.contains(number)),
-            memory_kib: mem_total(&files.read(&format!("{dir}/meminfo")).unwrap_or_default()),
+            memory_kib: kib(
+                &files.read(&format!("{dir}/meminfo")).unwrap_or_default(),
+                "MemTotal",
+            ),
             // One number for each node that is online, in their order.
             distances: ids.iter().copied().zip(distances).collect(),
         })
     };
     numbers.iter().map(read_node).collect()
-}
-
-/// Returns `MemTotal` of a node: `Node 0 MemTotal:       65536 kB`.
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let mut lines = meminfo.lines();
-    let line = lines.find_map(|line| line.split_once("MemTotal:"))?;
-    line.1.split_whitespace().next()?.parse().ok()
 }
 
 fn read(files: &dyn Files, path: &str) -> Result<String> {

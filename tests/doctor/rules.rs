@@ -53,7 +53,6 @@ fn vm() -> VmFacts {
         table_fault: None,
         refusal: None,
         warnings: Vec::new(),
-        cpus: "4-7".parse().unwrap(),
         hook_fault: None,
         devices: Vec::new(),
         device_faults: Vec::new(),
@@ -68,7 +67,6 @@ fn host() -> HostFacts {
         ..sets("0-7")
     };
     HostFacts {
-        kernel: "7.0.2-1-pve".to_owned(),
         choice: Some(choice(Backend::Isolated)),
         controllers: Some(vec!["cpuset".to_owned(), "cpu".to_owned()]),
         has_systemd: Some(true),
@@ -79,7 +77,7 @@ fn host() -> HostFacts {
         services: BTreeSet::new(),
         ksm: Some(KsmFacts::default()),
         transparent_hugepages: Some("madvise".to_owned()),
-        hugepages: vec![(Pool { node: 0, kib: 2048 }, 4096, 0)],
+        hugepages: vec![(Pool { node: 0, kib: 2048 }, 4096)],
         memory: Some(MemoryFacts {
             total: 32 << 20,
             swap: 8 << 20,
@@ -189,7 +187,7 @@ const BROKEN: &[(&str, Severity, Break)] = &[
         host.boot_unit = Some(false);
     }),
     ("settings", Severity::Failure, |host, _| {
-        host.settings_fault = Some(("unknown key".to_owned(), "remove it".to_owned()));
+        host.settings_fault = advice();
     }),
     ("strays", Severity::Notice, |host, _| {
         host.strays = vec!["vr.toml is not read".to_owned()];

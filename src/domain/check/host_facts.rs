@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::vm_facts::Advice;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::Choice;
 use crate::domain::guest::Guest;
@@ -12,8 +13,6 @@ use crate::domain::vm::Vmid;
 /// What the doctor knows of a host; what could not be read is missing.
 #[derive(Debug, Clone, Default)]
 pub struct HostFacts {
-    /// Version of the kernel, as it calls itself.
-    pub kernel: String,
     /// What a table that leaves it open would be given, and why.
     pub choice: Option<Choice>,
     /// Controllers of the root cgroup; `None` where the unified hierarchy is not mounted.
@@ -34,8 +33,8 @@ pub struct HostFacts {
     pub ksm: Option<KsmFacts>,
     /// Choice of `transparent_hugepage/enabled`.
     pub transparent_hugepages: Option<String>,
-    /// Reserved hugepages: pool, all pages, free pages.
-    pub hugepages: Vec<(Pool, u64, u64)>,
+    /// Pages of each pool of hugepages.
+    pub hugepages: Vec<(Pool, u64)>,
     /// Memory and swap.
     pub memory: Option<MemoryFacts>,
     /// Frequency policies of the CPUs.
@@ -49,7 +48,7 @@ pub struct HostFacts {
     /// Files among the tables that nobody reads.
     pub strays: Vec<String>,
     /// Why the settings of the host cannot be used, and what can be done about it.
-    pub settings_fault: Option<(String, String)>,
+    pub settings_fault: Option<Advice>,
     /// Every VM of this node.
     pub guests: Vec<GuestOfHost>,
     /// Other nodes of the cluster.

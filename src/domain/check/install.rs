@@ -25,7 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Failure,
         judge: Judge::Host(|host| match &host.settings_fault {
             None => Verdict::passed("it can"),
-            Some((fact, help)) => Fault::new(fact).fixed_by(help).into(),
+            Some(fault) => Fault::new(&fault.fact).fixed_by(&fault.help).into(),
         }),
     },
     Check {

@@ -94,10 +94,8 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 fn hugepages(host: &HostFacts) -> Verdict {
-    let reserved = host.hugepages.iter().filter(|(_, all, _)| *all > 0);
-    let kib: u64 = reserved
-        .map(|(pool, all, _)| u64::from(pool.kib) * all)
-        .sum();
+    let reserved = host.hugepages.iter().filter(|(_, all)| *all > 0);
+    let kib: u64 = reserved.map(|(pool, all)| u64::from(pool.kib) * all).sum();
     if kib == 0 {
         return Verdict::passed("none are reserved");
     }

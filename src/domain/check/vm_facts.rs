@@ -1,6 +1,5 @@
 //! What the doctor knows of a VM.
 
-use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
 use crate::domain::vm::Vmid;
 
@@ -19,8 +18,6 @@ pub struct VmFacts {
     pub refusal: Option<Advice>,
     /// What a start would warn of.
     pub warnings: Vec<String>,
-    /// CPUs that the table names or the start chooses, where that is known.
-    pub cpus: CpuSet,
     /// What keeps PVE from calling its hookscript.
     pub hook_fault: Option<Advice>,
     /// What is to be said of the devices that are passed to it.

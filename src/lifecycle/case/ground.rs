@@ -154,6 +154,11 @@ impl Ground {
         self.choose(table, false).map(drop)
     }
 
+    /// Returns the best backend that this host allows, for a table that leaves it open.
+    pub fn best(&self) -> gate::Choice {
+        gate::choose_best(&self.gate)
+    }
+
     /// Chooses the backend, and whether unbound kernel work is moved.
     fn choose(
         &self,

@@ -7,7 +7,6 @@ use serde::Serialize;
 use self::facts::{host_facts, of_interest, table_of, vm_facts};
 use crate::domain::advice::Advised;
 use crate::domain::check::{Check, Fault, HostFacts, Judge, Severity, Verdict, VmFacts, checks};
-use crate::domain::claim::Claim;
 use crate::domain::level::{Kept, Level};
 use crate::domain::vm::Vmid;
 use crate::host::{Host, pve};
@@ -96,22 +95,23 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
     {
         return Err(Advised::new(why.to_string(), why.help()).into());
     }
-    let facts = host_facts(host)?;
+    let bench = Bench::of(host);
+    let facts = host_facts(&bench, host)?;
     let vmids: Vec<Vmid> = match only {
         Some(vmid) => vec![vmid],
         None => of_interest(&facts),
     };
     let mut patients = vec![of_host(&facts)];
-    let bench = Bench::of(host);
     let vms = vmids.into_iter();
     let vms = vms.filter_map(|vmid| vm_facts(&bench, host, vmid));
     let claims = known_state(host).unwrap_or_default().claims;
     patients.extend(vms.map(|vm| {
-        let level = level(host, vm.vmid, claims.get(&vm.vmid), &facts);
-        Patient {
-            level: Some(level),
-            ..of_vm(&vm, &facts)
-        }
+        let claim = claims.get(&vm.vmid).filter(|claim| claim.owns());
+        let kept = match claim {
+            Some(claim) => Kept::of_wishes(&claim.wishes),
+            None => kept_by_table(&bench, host, vm.vmid),
+        };
+        of_vm(&vm, &facts, Level::of(vm.vmid, &kept))
     }));
     let node = pve::node_name(files).unwrap_or_default();
     let totals = Totals::of(patients.iter().flat_map(|one| &one.results));
@@ -122,15 +122,10 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
     })
 }
 
-fn level(host: &Host, vmid: Vmid, claim: Option<&Claim>, facts: &HostFacts) -> Level {
-    let best = facts.choice.as_ref().map(|choice| choice.backend);
-    let kept = match claim.filter(|claim| claim.owns()) {
-        Some(claim) => Kept::of_wishes(&claim.wishes),
-        None => table_of(host, vmid)
-            .map(|table| Kept::of_table(&table, best))
-            .unwrap_or_default(),
-    };
-    Level::of(vmid, &kept)
+fn kept_by_table(bench: &Bench, host: &Host, vmid: Vmid) -> Kept {
+    let best = bench.ground.as_ref().map(|ground| ground.best().backend);
+    let table = table_of(bench, host, vmid);
+    table.map_or_else(Kept::default, |table| Kept::of_table(&table, best.ok()))
 }
 
 fn of_host(facts: &HostFacts) -> Patient {
@@ -146,7 +141,7 @@ fn of_host(facts: &HostFacts) -> Patient {
     }
 }
 
-fn of_vm(vm: &VmFacts, facts: &HostFacts) -> Patient {
+fn of_vm(vm: &VmFacts, facts: &HostFacts, level: Level) -> Patient {
     let judged = checks().filter_map(|check| match check.judge {
         Judge::Vm(rule) => Some(rows(check, rule(vm, facts), Some(vm.vmid))),
         Judge::Host(_) => None,
@@ -154,7 +149,7 @@ fn of_vm(vm: &VmFacts, facts: &HostFacts) -> Patient {
     Patient {
         vmid: Some(vm.vmid),
         name: vm.guest.name.clone(),
-        level: None,
+        level: Some(level),
         results: judged.flatten().collect(),
     }
 }

@@ -57,8 +57,8 @@ pub struct Lint {
 /// What tables are held against, looked at once for however many there are.
 #[derive(Debug)]
 pub struct Bench {
-    settings: Result<HostSettings, Complaint>,
-    ground: anyhow::Result<Ground>,
+    pub(super) settings: Result<HostSettings, Complaint>,
+    pub(super) ground: anyhow::Result<Ground>,
     around: Surroundings,
     /// What could not be looked at.
     left_out: Option<String>,

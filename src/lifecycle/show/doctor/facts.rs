@@ -1,18 +1,17 @@
 //! Reading what the doctor judges.
 
 use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
-use crate::domain::cpuset::CpuSet;
-use crate::domain::gate::{self, Choice, GateFacts};
 use crate::domain::guest::Guest;
 use crate::domain::placement::{doubts, owned_by_table};
-use crate::domain::table::{HostSettings, KernelGate, Table};
+use crate::domain::table::{HostSettings, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::table::{path_of_table, read_table, unread_files};
 use crate::host::topology::read_topology;
 use crate::host::{Host, cluster, health, pve, surroundings};
+use crate::lifecycle::case::ground::Ground;
 use crate::lifecycle::case::nothing::next_guest;
-use crate::lifecycle::case::texts::{read_settings, understand};
+use crate::lifecycle::case::texts::understand;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::hooking::snippet;
 use crate::lifecycle::show::complaint::Complaint;
@@ -22,21 +21,15 @@ use crate::lifecycle::show::lint::{Bench, Lint, lint_on};
 ///
 /// # Errors
 /// Its CPUs cannot be read: it is no host then.
-pub(super) fn host_facts(host: &Host) -> anyhow::Result<HostFacts> {
+pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts> {
     let files = &*host.files;
     let topology = read_topology(files)?;
-    let (settings, settings_fault) = match read_settings(host) {
-        Ok(settings) => (settings, None),
-        Err(error) => {
-            let fault = (error.to_string(), error.help());
-            (HostSettings::default(), Some(fault))
-        }
-    };
+    let settings = bench.settings.as_ref();
+    let settings_fault = settings.err().cloned().map(told);
     let own = pve::node_name(files).unwrap_or_default();
     let command_line = health::command_line(files);
     Ok(HostFacts {
-        kernel: health::kernel(files),
-        choice: choice(host, &settings),
+        choice: bench.ground.as_ref().ok().map(Ground::best),
         controllers: health::controllers(files),
         has_systemd: files
             .exists("/run")
@@ -55,7 +48,11 @@ pub(super) fn host_facts(host: &Host) -> anyhow::Result<HostFacts> {
         boot_unit: health::boot_unit(files),
         strays: unread_files(files),
         settings_fault,
-        guests: guests(host, &settings, &topology),
+        guests: guests(
+            host,
+            settings.unwrap_or(&HostSettings::default()),
+            &topology,
+        ),
         other_nodes: others(cluster::nodes(files), &own),
         topology,
     })
@@ -64,20 +61,6 @@ pub(super) fn host_facts(host: &Host) -> anyhow::Result<HostFacts> {
 fn others(mut nodes: Vec<String>, own: &str) -> Vec<String> {
     nodes.retain(|node| node != own);
     nodes
-}
-
-/// Returns what a table that leaves the backend open would get.
-fn choice(host: &Host, settings: &HostSettings) -> Option<Choice> {
-    let files = &*host.files;
-    let facts = GateFacts {
-        release: surroundings::kernel_release(files).ok()?,
-        features: surroundings::features(files),
-        mlx5_loaded: surroundings::is_loaded(files, "mlx5_core"),
-        isolcpus_overlap: false,
-        work_stays: false,
-        gate_override: settings.kernel_gate == KernelGate::Ignore,
-    };
-    gate::choose(Default::default(), &facts).ok()
 }
 
 fn guests(host: &Host, settings: &HostSettings, topology: &Topology) -> Vec<GuestOfHost> {
@@ -125,7 +108,8 @@ pub(super) fn vm_facts(bench: &Bench, host: &Host, vmid: Vmid) -> Option<VmFacts
     let table = path_of_table(files, vmid);
     let held = held_against_host(bench, host, vmid);
     // What has a check of its own is not told twice.
-    let of_config = table_of(host, vmid).map(|table| doubts::of_config(vmid, &guest, &table));
+    let of_config =
+        table_of(bench, host, vmid).map(|table| doubts::of_config(vmid, &guest, &table));
     let of_config = of_config.unwrap_or_default();
     let is_told = |text: &String| of_devices.contains(text) || of_config.contains(text);
     let warnings = held.warnings.into_iter().filter(|text| !is_told(text));
@@ -136,7 +120,6 @@ pub(super) fn vm_facts(bench: &Bench, host: &Host, vmid: Vmid) -> Option<VmFacts
         table_fault: held.table_fault,
         refusal: held.refusal,
         warnings: warnings.collect(),
-        cpus: held.cpus,
         devices: unfaulted(of_devices, &device_faults),
         device_faults,
         is_ha: cluster::is_ha(files, vmid).unwrap_or_default(),
@@ -145,9 +128,9 @@ pub(super) fn vm_facts(bench: &Bench, host: &Host, vmid: Vmid) -> Option<VmFacts
 }
 
 /// Returns what the table of a VM says; nothing of one that cannot be used.
-pub(super) fn table_of(host: &Host, vmid: Vmid) -> Option<Table> {
+pub(super) fn table_of(bench: &Bench, host: &Host, vmid: Vmid) -> Option<Table> {
     let file = read_table(&*host.files, vmid).ok()??;
-    understand(host, &file, &read_settings(host).ok()?).ok()
+    understand(host, &file, bench.settings.as_ref().ok()?).ok()
 }
 
 /// Leaves out what is told as a fault already.
@@ -171,7 +154,6 @@ struct Held {
     table_fault: Option<Advice>,
     refusal: Option<Advice>,
     warnings: Vec<String>,
-    cpus: CpuSet,
 }
 
 /// Holds the table of a VM against the host, as `check --table` does.
@@ -188,10 +170,7 @@ fn held_against_host(bench: &Bench, host: &Host, vmid: Vmid) -> Held {
         }
     };
     let Lint {
-        error,
-        warnings,
-        cpus,
-        ..
+        error, warnings, ..
     } = lint_on(bench, host, &file);
     // What has a place in the text is wrong by itself, wherever it is used.
     let is_text = error.as_ref().is_some_and(|error| error.line.is_some());
@@ -204,7 +183,6 @@ fn held_against_host(bench: &Bench, host: &Host, vmid: Vmid) -> Held {
         table_fault,
         refusal,
         warnings,
-        cpus: cpus.unwrap_or_default(),
     }
 }
 
