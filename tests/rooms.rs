@@ -131,7 +131,15 @@ fn rooms_know_each_other_in_one_direction() {
 /// The rooms of the lifecycle, each above all that it knows.
 #[test]
 fn rooms_of_the_lifecycle_know_each_other_in_one_direction() {
-    let floors = ["engine", "case", "devices", "start", "hooking", "show"];
+    let floors = [
+        "engine",
+        "case",
+        "devices",
+        "start",
+        "hooking",
+        "measuring",
+        "show",
+    ];
     for (n, room) in floors.iter().enumerate() {
         let above: Vec<String> = floors[n + 1..]
             .iter()

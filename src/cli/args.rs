@@ -7,9 +7,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::tips::{commands, with_tip};
+use crate::domain::cpuset::CpuSet;
 use crate::domain::map::draw::LEAST_WIDTH;
-use crate::domain::table::{Prefer, Smt};
+use crate::domain::table::{Prefer, Smt, TimeSpan};
 use crate::domain::vm::Vmid;
+use crate::lifecycle::measuring::saved::Name;
 use crate::lifecycle::start::phase::Phase;
 
 /// Gives a VM exclusive CPUs while it runs, and restores the host afterwards
@@ -126,6 +128,8 @@ pub enum Command {
     Topology(Drawing),
     /// Say what is wrong with this host and its VMs, and how to fix it
     Check(Examination),
+    /// Measure what is taken from a running VM, and by whom
+    Measure(Measuring),
     /// Write to files of the kernel that may take its time (called by pin-hook itself)
     #[command(hide = true)]
     Write {
@@ -170,6 +174,30 @@ pub struct Look {
     /// Print numbers for the node exporter (/usr/share/doc/pin-hook/metrics.md describes them)
     #[arg(long, conflicts_with = "json")]
     pub prometheus: bool,
+    /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `measure` is asked for.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("what").required(true))]
+pub struct Measuring {
+    /// VM whose vCPUs to measure
+    #[arg(group = "what")]
+    pub vmid: Option<Vmid>,
+    /// Measure these CPUs instead, with whatever runs there
+    #[arg(long, value_name = "LIST", group = "what")]
+    pub cpus: Option<CpuSet>,
+    /// Show measurements that were kept side by side
+    #[arg(long, value_name = "NAME", group = "what", num_args = 2..=4, conflicts_with_all = ["save", "json"])]
+    pub compare: Vec<Name>,
+    /// How long
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub duration: TimeSpan,
+    /// Keep it under this name, for --compare
+    #[arg(long, value_name = "NAME")]
+    pub save: Option<Name>,
     /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
     #[arg(long)]
     pub json: bool,
@@ -249,6 +277,12 @@ impl Command {
         )
     }
 
+    /// Tells whether the command keeps its privileges: the kernel names its functions to nobody with fewer
+    /// (`CAP_SYSLOG`).
+    pub fn keeps_privileges(&self) -> bool {
+        matches!(self, Command::Measure(_))
+    }
+
     /// Tells whether the command may execute other programs.
     pub fn executes_programs(&self) -> bool {
         matches!(
@@ -262,7 +296,7 @@ impl Command {
 }
 
 /// Commands that change the host however they are called: `--root` is refused with them.
-const CHANGING: [&str; 4] = ["apply", "release", "reconcile", "boot"];
+const CHANGING: [&str; 5] = ["apply", "release", "reconcile", "boot", "measure"];
 
 /// Returns the grammar; what a command always refuses is not in its help.
 pub fn grammar() -> clap::Command {

@@ -9,6 +9,7 @@ mod init;
 mod json;
 mod lint;
 mod list;
+mod measure;
 mod metrics;
 mod output;
 mod plan;
@@ -85,6 +86,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => return output.fail_by(&error),
     };
     if command.changes_the_host()
+        && !command.keeps_privileges()
         && let Err(error) = privilege::drop_others()
     {
         return output.fail_by(&error);
@@ -186,6 +188,7 @@ impl Desk<'_> {
             }
             Command::Check(asked) => self.shown(doctor::answer(host, asked, output), asked.json),
             Command::Topology(asked) => self.shown(topology::show(host, asked, output), asked.json),
+            Command::Measure(asked) => self.shown(measure::show(host, asked, output), asked.json),
             Command::List { json } => self.shown(list::show(host, *json, output), *json),
         }
     }

@@ -27,6 +27,9 @@ const USUAL_SIZE: usize = 4096;
 /// machines, and the cluster file system takes none of more than 1 MiB.
 const LARGEST: usize = 16 << 20;
 
+/// Bytes of the largest page that the tracer's buffers have (`buffer_subbuf_size_kb`, Linux 6.8 and later).
+const LARGEST_PAGE: usize = 64 << 10;
+
 /// What a file is called that the next replacement of another one is written to.
 const SPARE: &str = ".spare";
 
@@ -54,6 +57,9 @@ pub trait Files: Debug {
     /// Writes `text` by one `write(2)` to a file that exists; never creates or truncates one,
     /// because a kernel file takes each write as a command.
     fn write(&self, path: &str, text: &str) -> io::Result<()>;
+    /// Gives `page` what a pipe of the kernel's tracer holds, piece by piece as the kernel does, `most` pieces at
+    /// most, and waits for nothing.
+    fn drain(&self, path: &str, most: usize, page: &mut dyn FnMut(&[u8])) -> io::Result<()>;
     /// Returns the names in a directory, sorted.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// Tells whether there is something at `path`, following symbolic links.
@@ -140,6 +146,20 @@ impl Files for RootFiles {
             n if n == text.len() => Ok(()),
             _ => Err(io::ErrorKind::WriteZero.into()),
         }
+    }
+
+    fn drain(&self, path: &str, most: usize, page: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let mut file = open_regular(&self.at(path))?;
+        let mut bytes = vec![0; LARGEST_PAGE];
+        for _ in 0..most {
+            match file.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(n) => page(&bytes[..n]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {

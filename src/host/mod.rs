@@ -4,6 +4,7 @@
 //! tests differ only in what stands behind them.
 
 pub mod blocks;
+pub mod busy;
 pub mod cgroup;
 pub mod clock;
 pub mod cluster;
@@ -33,13 +34,16 @@ pub mod pve;
 pub mod qmp;
 pub mod record;
 pub mod sched;
+pub mod signals;
 pub mod starter;
 pub mod surroundings;
+pub mod symbols;
 pub mod systemd;
 pub mod table;
 pub mod target;
 pub mod task;
 pub mod topology;
+pub mod tracer;
 pub mod trouble;
 pub mod units;
 pub mod usb;

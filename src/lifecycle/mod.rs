@@ -4,5 +4,6 @@ pub mod case;
 pub mod devices;
 pub mod engine;
 pub mod hooking;
+pub mod measuring;
 pub mod show;
 pub mod start;

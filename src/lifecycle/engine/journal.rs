@@ -11,7 +11,7 @@
 mod reading;
 mod room;
 mod spool;
-mod state_dir;
+pub mod state_dir;
 mod text;
 
 use std::io;

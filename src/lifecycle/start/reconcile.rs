@@ -3,6 +3,7 @@
 use super::phase::Phase;
 use crate::domain::claim::ClaimState;
 use crate::domain::words::count;
+use crate::host::tracer::remove_left_over;
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::advice::help_without_cpus;
 use crate::lifecycle::engine::debts;
@@ -22,6 +23,8 @@ impl Run<'_> {
                 .lines
                 .extend(self.phase(Phase::PostStart, vmid).lines);
         }
+        // Somebody's measurement was killed. What cannot be removed now can be the next time.
+        let _ = remove_left_over(&*self.host.files);
         if let Err(error) = self.reconcile_claims(&mut account) {
             account.fail_by("", &error);
         }

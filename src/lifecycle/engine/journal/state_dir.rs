@@ -12,7 +12,10 @@ use crate::host::trouble::cannot;
 pub const STATE_DIR: &str = "/run/pin-hook";
 
 /// Makes the directory, unless it is there and belongs to root.
-pub(super) fn make_state_dir(files: &dyn Files) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It cannot be made, or somebody else may have written it.
+pub fn make_state_dir(files: &dyn Files) -> anyhow::Result<()> {
     match files.make_dir(STATE_DIR, 0o700) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_owner(files),
         made => made.map_err(cannot("make", STATE_DIR)),

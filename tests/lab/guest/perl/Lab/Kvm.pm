@@ -67,6 +67,12 @@ sub monitor {
 # QEMU 9.2 and later, which PVE 9 has, count in milliseconds.
 sub reconnect { return -e '/usr/share/lab/backports' ? 'reconnect-ms=5000' : 'reconnect=5' }
 
+# The emulated CPU has SVM, so that KVM works, slowly: with "kvm: 1" in the config, where PVE has that by default.
+sub accel_arguments {
+    my ($conf) = @_;
+    return $conf->{kvm} ? ('-accel', 'kvm', '-cpu', 'host') : ('-accel', 'tcg,thread=multi');
+}
+
 # The guest is a firmware of our own that halts; "args: -bios /usr/share/lab/spin.bin" makes all its vCPUs spin,
 # driver.bin in its place drives what is passed through.
 sub kvm_command {
@@ -79,7 +85,7 @@ sub kvm_command {
         monitor('qmp-event', 'path=/var/run/qmeventd.sock', reconnect()),
         '-pidfile', run_file($vmid, 'pid'), '-daemonize', smp_arguments($conf), '-nodefaults', '-vga', 'none',
         '-display', 'none', '-m', $memory > 64 ? 64 : $memory, memory_arguments($conf), iothread_arguments($conf),
-        '-machine', 'type=pc', '-accel', 'tcg,thread=multi', '-bios', '/usr/share/lab/idle.bin',
+        '-machine', 'type=pc', accel_arguments($conf), '-bios', '/usr/share/lab/idle.bin',
         hostpci_arguments($conf),
         ($options->{incoming} ? ('-incoming', 'defer') : ()),
         ($options->{incoming} || $options->{paused} || $conf->{freeze} ? ('-S') : ()),

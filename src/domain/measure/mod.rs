@@ -1,0 +1,10 @@
+//! What is taken from a guest, and by whom: records of the kernel's tracer, added up.
+
+pub mod account;
+pub mod culprit;
+mod frame;
+pub mod kind;
+pub mod measurement;
+pub mod remedy;
+pub mod tally;
+pub mod who;

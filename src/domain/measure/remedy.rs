@@ -1,0 +1,264 @@
+//! What can be done about those who take time from a guest: rows that say it once.
+
+use serde::{Deserialize, Serialize};
+
+use super::kind::Kind;
+
+/// What can be done about somebody who takes time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Remedy {
+    /// This: a key, a command or a parameter of the kernel's command line.
+    #[serde(rename = "do")]
+    Do(String),
+    /// Nothing, for this reason.
+    #[serde(rename = "nothing")]
+    Nothing(String),
+    /// Nobody has found out yet.
+    #[serde(rename = "unknown")]
+    Unknown,
+}
+
+/// A row: whom it is about and what to do.
+struct Row {
+    kind: Kind,
+    /// Beginnings of names, all of that kind where there are none.
+    names: &'static [&'static str],
+    what: What,
+}
+
+enum What {
+    Do(&'static str),
+    Nothing(&'static str),
+}
+
+const fn row(kind: Kind, names: &'static [&'static str], what: What) -> Row {
+    Row { kind, names, what }
+}
+
+/// The first row that fits holds. Names of functions are those of Linux 6.1 to 7.3.
+const ROWS: &[Row] = &[
+    // Pressure accounting wakes up every 2 s on each CPU that had something to do (kernel/sched/psi.c).
+    row(Kind::Work, &["psi_avgs_work"], What::Do("boot with psi=0")),
+    // Statistics of memory, once in vm.stat_interval seconds on every CPU (mm/vmstat.c).
+    row(
+        Kind::Work,
+        &["vmstat_update", "vmstat_shepherd"],
+        What::Do(
+            "profile = \"low-latency\" in the table, or host.sysctl with \"vm.stat_interval\" = 120",
+        ),
+    ),
+    // Looks for machine checks that raise no interrupt (arch/x86/kernel/cpu/mce/core.c).
+    row(
+        Kind::Work,
+        &["kvmclock_"],
+        What::Nothing("kvm sets the guest's clock"),
+    ),
+    // A buffer of the tracer is made larger or smaller there (kernel/trace/ring_buffer.c).
+    row(
+        Kind::Work,
+        &["update_pages_handler"],
+        What::Do("somebody traces these cpus: let it end"),
+    ),
+    row(
+        Kind::Timer,
+        &["mce_timer_fn"],
+        What::Do("echo 0 > /sys/devices/system/machinecheck/machinecheck0/check_interval"),
+    ),
+    row(
+        Kind::Timer,
+        &["clocksource_watchdog"],
+        What::Do("boot with tsc=nowatchdog, if the tsc of this machine is known to be good"),
+    ),
+    row(
+        Kind::Timer,
+        &["watchdog_timer_fn"],
+        What::Do("watchdog = true below [isolate] in the table"),
+    ),
+    // The cursor of the console, drawn five times a second (drivers/video/fbdev/core/fbcon.c).
+    row(
+        Kind::Work,
+        &[
+            "fb_flashcursor",
+            "fbcon_cursor",
+            "drm_fb_helper_damage_work",
+        ],
+        What::Do("boot with vt.global_cursor_default=0"),
+    ),
+    row(
+        Kind::Timer,
+        &["cursor_timer_handler"],
+        What::Do("boot with vt.global_cursor_default=0"),
+    ),
+    row(
+        Kind::Tick,
+        &[],
+        What::Do(
+            "boot with nohz_full= and the cpus of the vm, if each has one vcpu; else it stays",
+        ),
+    ),
+    row(
+        Kind::Timer,
+        &["kvm_", "apic_timer_fn", "hv_stimer", "pit_timer_fn"],
+        What::Nothing("a timer that the guest itself has set"),
+    ),
+    row(
+        Kind::Timer,
+        &[
+            "hrtimer_wakeup",
+            "it_real_fn",
+            "process_timeout",
+            "delayed_work_timer_fn",
+        ],
+        What::Nothing(
+            "a timer of a thread that waits; it stays where it was set until it has run once",
+        ),
+    ),
+    // Flushes of translations: a mapping that this CPU has was changed elsewhere (arch/x86/mm/tlb.c).
+    row(
+        Kind::Call,
+        &[
+            "flush_tlb",
+            "do_flush_tlb",
+            "do_kernel_range_flush",
+            "leave_mm",
+        ],
+        What::Nothing("memory that qemu or the kernel has mapped was changed elsewhere"),
+    ),
+    // The frequency of another CPU is read there (arch/x86/kernel/cpu/aperfmperf.c, drivers/cpufreq).
+    row(
+        Kind::Call,
+        &[
+            "aperfmperf",
+            "__rdmsr_on_cpu",
+            "__wrmsr_on_cpu",
+            "rdmsr_safe",
+            "cpufreq",
+        ],
+        What::Do(
+            "a program reads frequencies or registers of all cpus: stop it, or take these cpus out of what it reads",
+        ),
+    ),
+    row(
+        Kind::Call,
+        &["ipi_mb", "ipi_rseq", "ipi_sync"],
+        What::Do("a program calls membarrier: stop it, or take its threads off these cpus"),
+    ),
+    row(
+        Kind::Call,
+        &["do_sync_core", "text_poke"],
+        What::Nothing("the kernel has changed its own code: tracing, or a module that was loaded"),
+    ),
+    row(
+        Kind::Call,
+        &[],
+        What::Do("stop who asks for it, or let it run at another time"),
+    ),
+    row(
+        Kind::Vector,
+        &["reschedule"],
+        What::Nothing("a thread is woken here: the guest itself gets an interrupt that way"),
+    ),
+    row(
+        Kind::Vector,
+        &["thermal", "threshold", "deferred", "apic error"],
+        What::Do("the hardware complains: see dmesg"),
+    ),
+    row(
+        Kind::Nmi,
+        &["perf_event_nmi_handler"],
+        What::Do(
+            "profile = \"low-latency\" in the table, or host.sysctl with \"kernel.nmi_watchdog\" = 0",
+        ),
+    ),
+    row(
+        Kind::Interrupt,
+        &[],
+        What::Do(
+            "irqs = true below [isolate] in the table; of one that the kernel manages itself, boot with irqaffinity= and isolcpus=managed_irq",
+        ),
+    ),
+    row(
+        Kind::KernelThread,
+        &["ksoftirqd/"],
+        What::Nothing("it does what interrupts on this cpu have left"),
+    ),
+    row(
+        Kind::KernelThread,
+        &["migration/", "cpuhp/", "idle_inject/"],
+        What::Nothing("a kernel thread bound to this cpu, woken by a change of affinities or cpus"),
+    ),
+    row(
+        Kind::KernelThread,
+        &["rcu", "rcuc/", "rcuop/", "rcuog/"],
+        What::Do("boot with rcu_nocbs= and the cpus of the vm"),
+    ),
+    row(
+        Kind::KernelThread,
+        &["irq/"],
+        What::Do("irqs = true below [isolate] in the table: it follows its interrupt"),
+    ),
+    row(
+        Kind::KernelThread,
+        &["kvm-pit/", "vhost-"],
+        What::Nothing("it works for this vm; pin.vhost in the table says where"),
+    ),
+    row(
+        Kind::KernelThread,
+        &[],
+        What::Do(
+            "kthreads = true below [isolate] in the table, and workqueues = true for kworkers",
+        ),
+    ),
+    row(
+        Kind::Program,
+        &[],
+        What::Do("a backend that keeps programs off: pin-hook check --explain kernel"),
+    ),
+];
+
+/// Returns what can be done about somebody.
+pub fn remedy(kind: Kind, name: &str) -> Remedy {
+    let fits = |row: &&Row| {
+        let is_named = row.names.iter().any(|start| name.starts_with(start));
+        row.kind == kind && (row.names.is_empty() || is_named)
+    };
+    match ROWS.iter().find(fits).map(|row| &row.what) {
+        Some(What::Do(text)) => Remedy::Do((*text).to_owned()),
+        Some(What::Nothing(text)) => Remedy::Nothing((*text).to_owned()),
+        None => Remedy::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_can_be_reached() {
+        for (n, row) in ROWS.iter().enumerate() {
+            let names: &[&str] = match row.names {
+                [] => &["something"],
+                names => names,
+            };
+            for name in names {
+                let first = ROWS.iter().position(|other| {
+                    let is_named = other.names.iter().any(|start| name.starts_with(start));
+                    other.kind == row.kind && (other.names.is_empty() || is_named)
+                });
+                assert_eq!(first, Some(n), "{name} is behind another row");
+            }
+        }
+    }
+
+    #[test]
+    fn known_disturbers_have_their_remedy() {
+        let done = |kind, name| match remedy(kind, name) {
+            Remedy::Do(text) => text,
+            other => panic!("{name}: {other:?}"),
+        };
+        assert!(done(Kind::Work, "psi_avgs_work").contains("psi=0"));
+        assert!(done(Kind::Tick, "the kernel's tick").contains("nohz_full="));
+        assert!(done(Kind::Interrupt, "irq 41 (nvme0q1)").contains("managed_irq"));
+        assert_eq!(remedy(Kind::Softirq, "NET_RX"), Remedy::Unknown);
+    }
+}

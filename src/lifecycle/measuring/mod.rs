@@ -1,0 +1,6 @@
+//! Measuring what is taken from a guest, while it runs.
+
+mod names;
+pub mod run;
+pub mod saved;
+pub mod subject;

@@ -1,0 +1,246 @@
+//! A measurement from its preparation to its result.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::names::{meet, name};
+use super::subject::{Asked, Subject};
+use crate::domain::advice::Advised;
+use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::measure::account::{Accounts, Record};
+use crate::domain::measure::culprit::Known;
+use crate::domain::measure::measurement::Measurement;
+use crate::domain::topology::Topology;
+use crate::host::signals::Wishes;
+use crate::host::topology::read_topology;
+use crate::host::tracer::{BUFFER, Trace};
+use crate::host::{Host, busy, health};
+use crate::lifecycle::engine::journal::state_dir::make_state_dir;
+
+/// How often records are fetched: a buffer holds some 20,000 of them.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Measures for `duration` at most; `tell` is called every now and then with the time that is left.
+///
+/// # Errors
+/// What is to be measured is not there, or the kernel's tracer cannot be used.
+pub fn measure(
+    host: &Host,
+    asked: &Asked,
+    duration: Duration,
+    tell: &dyn Fn(Duration),
+) -> anyhow::Result<Measurement> {
+    let topology = read_topology(&*host.files)?;
+    let subject = Subject::find(host, asked, topology.online())?;
+    enough_memory(host, topology.online().len())?;
+    make_state_dir(&*host.files)?;
+    step_aside(host, &subject.cpus, topology.online());
+    let wishes = Wishes::begin();
+    let mut trace = Trace::prepare(&*host.files, &subject.cpus, topology.online())?;
+    let mut watch = Watch::begin(host, &subject, &mut trace)?;
+    let until = host.clock.since_boot() + duration;
+    loop {
+        let left = until.saturating_sub(host.clock.since_boot());
+        if left.is_zero() || wishes.to_end() {
+            break;
+        }
+        tell(left);
+        host.clock.wait_for_end(&[], left.min(PERIOD));
+        watch.fetch(&mut trace)?;
+    }
+    watch.end(trace, &subject, &topology)
+}
+
+/// What is seen while it is measured.
+struct Watch<'h> {
+    host: &'h Host,
+    accounts: Accounts,
+    /// Records that are later than the last look at every CPU.
+    pending: Vec<Record>,
+    known: BTreeMap<i32, Known>,
+    began: u64,
+    idle: BTreeMap<CpuId, (u64, u64)>,
+    waited: BTreeMap<i32, u64>,
+}
+
+impl<'h> Watch<'h> {
+    fn begin(host: &'h Host, subject: &Subject, trace: &mut Trace<'_>) -> anyhow::Result<Self> {
+        let mut accounts = Accounts::new(subject.threads(), subject.at_rest());
+        let waited = waited(host, subject);
+        let idle = busy::idle_times(&*host.files);
+        trace.record(true)?;
+        let began = now(host);
+        accounts.begin(began);
+        Ok(Watch {
+            host,
+            accounts,
+            pending: Vec::new(),
+            known: BTreeMap::new(),
+            began,
+            idle,
+            waited,
+        })
+    }
+
+    /// Adds up what was recorded. What is later than the beginning of this look is left for the next one: another
+    /// CPU may still have something earlier.
+    fn fetch(&mut self, trace: &mut Trace<'_>) -> anyhow::Result<()> {
+        let looked = now(self.host);
+        trace.fetch(&mut self.pending)?;
+        self.note_until(looked);
+        meet(&*self.host.files, &self.accounts, &mut self.known);
+        Ok(())
+    }
+
+    fn note_until(&mut self, until: u64) {
+        self.pending.sort_by_key(|record| record.at);
+        let n = self.pending.partition_point(|record| record.at < until);
+        for record in self.pending.drain(..n) {
+            // What was switched on a moment before belongs to nobody.
+            if record.at >= self.began {
+                self.accounts.note(record);
+            }
+        }
+    }
+
+    fn end(
+        mut self,
+        mut trace: Trace<'_>,
+        subject: &Subject,
+        topology: &Topology,
+    ) -> anyhow::Result<Measurement> {
+        let host = self.host;
+        let ended = now(host);
+        trace.record(false)?;
+        let waited_now = waited(host, subject);
+        let idle_now = busy::idle_times(&*host.files);
+        trace.fetch(&mut self.pending)?;
+        self.note_until(ended);
+        self.accounts.end(ended);
+        let names = name(&*host.files, &self.accounts, self.known);
+        let mut seats = subject.seats.clone();
+        for seat in &mut seats {
+            let (before, now) = (self.waited.get(&seat.thread), waited_now.get(&seat.thread));
+            let waited = now
+                .zip(before)
+                .map(|(now, before)| now.saturating_sub(*before));
+            seat.steal_ns = waited.unwrap_or_default();
+        }
+        let sees_guest = self
+            .accounts
+            .cpus
+            .values()
+            .any(|account| account.own.times > 0);
+        let mut measurement = Measurement {
+            vmid: subject.vmid,
+            name: subject.name.clone(),
+            cpus: subject.cpus.clone(),
+            began_ns: self.began,
+            duration_ns: ended.saturating_sub(self.began),
+            kernel: health::release(&*host.files),
+            at: host.clock.since_epoch().as_secs(),
+            steal_ns: seats.iter().map(|seat| seat.steal_ns).sum(),
+            seats,
+            sees_guest,
+            siblings: siblings(topology, &subject.cpus, &self.idle, &idle_now),
+            unseen: unseen(&trace, sees_guest, subject.vmid.is_some()),
+            n_records: trace.n_records,
+            record_ns: trace.shortest_ns.unwrap_or_default(),
+            ..Measurement::default()
+        };
+        measurement.add_up(&self.accounts, &names);
+        Ok(measurement)
+    }
+}
+
+/// Returns the time by the clock of the trace, in nanoseconds.
+fn now(host: &Host) -> u64 {
+    u64::try_from(host.clock.since_boot().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn waited(host: &Host, subject: &Subject) -> BTreeMap<i32, u64> {
+    let threads = subject.threads().into_iter();
+    let waited = threads.filter_map(|tid| Some((tid, busy::waited(&*host.files, tid)?)));
+    waited.collect()
+}
+
+/// Returns how busy the SMT siblings outside of these CPUs were, in parts of a thousand.
+fn siblings(
+    topology: &Topology,
+    cpus: &CpuSet,
+    before: &BTreeMap<CpuId, (u64, u64)>,
+    now: &BTreeMap<CpuId, (u64, u64)>,
+) -> Vec<(CpuId, u64)> {
+    let siblings = cpus
+        .iter()
+        .fold(CpuSet::new(), |all, cpu| all.union(&topology.siblings(cpu)));
+    let outside = siblings.difference(cpus);
+    let busy = outside.iter().filter_map(|cpu| {
+        let ((idle, all), (idle_now, all_now)) = (before.get(&cpu)?, now.get(&cpu)?);
+        let passed = all_now.saturating_sub(*all).max(1);
+        let idle = idle_now.saturating_sub(*idle).min(passed);
+        Some((cpu, (passed - idle) * 1000 / passed))
+    });
+    busy.collect()
+}
+
+/// Says what could not be seen, and why.
+fn unseen(trace: &Trace<'_>, sees_guest: bool, is_vm: bool) -> Vec<String> {
+    let mut unseen = Vec::new();
+    if trace.is_torn {
+        unseen
+            .push("some records were lost: the host was too busy to fetch them in time".to_owned());
+    }
+    if is_vm && !sees_guest {
+        unseen.push("why the vcpus leave the guest: it does not run with kvm".to_owned());
+    }
+    if trace.missing.contains(&"csd/csd_queue_cpu") {
+        unseen
+            .push("who interrupts these cpus from others: linux 6.5 and later show it".to_owned());
+    }
+    let others = trace
+        .missing
+        .iter()
+        .filter(|name| !name.starts_with("csd/") && !name.starts_with("kvm/"));
+    let others: Vec<&str> = others
+        .copied()
+        .filter(|name| !name.starts_with("ipi/"))
+        .collect();
+    if !others.is_empty() {
+        unseen.push(format!(
+            "tracepoints that this kernel has not: {}",
+            others.join(", ")
+        ));
+    }
+    unseen.push(
+        "what the firmware does (system management interrupts): no kernel sees it".to_owned(),
+    );
+    unseen
+}
+
+/// Lets this process run elsewhere, so that it measures others and not itself.
+fn step_aside(host: &Host, cpus: &CpuSet, online: &CpuSet) {
+    let elsewhere = online.difference(cpus);
+    if !elsewhere.is_empty() {
+        // Where its cgroup forbids it, it is seen among the others.
+        let _ = host.sched.set_affinity(0, &elsewhere);
+    }
+}
+
+fn enough_memory(host: &Host, n_online: usize) -> anyhow::Result<()> {
+    let needed = BUFFER * 2 * u64::try_from(n_online).unwrap_or(u64::MAX) >> 10;
+    let available = health::available(&*host.files).unwrap_or(u64::MAX);
+    if needed > available / 2 {
+        bail!(Advised::new(
+            format!(
+                "the tracer takes {} MiB for {n_online} cpus, and {} MiB are available",
+                needed >> 10,
+                available >> 10
+            ),
+            "free memory: echo 1 > /proc/sys/vm/drop_caches gives back caches".to_owned(),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! Measurements that are kept under a name, to be compared.
+
+use std::io;
+
+use anyhow::{Context, bail};
+
+use crate::domain::advice::Advised;
+use crate::domain::measure::measurement::Measurement;
+use crate::host::dirs::make_dirs;
+use crate::host::files::Files;
+use crate::host::trouble::cannot;
+
+const DIR: &str = "/var/lib/pin-hook/measured";
+
+/// Name that a measurement is kept under: letters, digits, `-`, `_`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(String);
+
+impl std::str::FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        match !text.is_empty() && text.len() <= 64 && text.chars().all(is_plain) {
+            true => Ok(Name(text.to_owned())),
+            false => Err("a name has letters, digits, - and _, 64 at most".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Name {
+    fn path(&self) -> String {
+        format!("{DIR}/{self}.json")
+    }
+}
+
+/// Keeps a measurement; one of the same name is replaced.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn save(files: &dyn Files, name: &Name, measurement: &Measurement) -> anyhow::Result<()> {
+    let path = name.path();
+    make_dirs(files, DIR, 0o755).map_err(cannot("make", DIR))?;
+    let text = serde_json::to_string(measurement)?;
+    files
+        .replace(&path, &text, 0o644)
+        .map_err(cannot("write", &path))
+}
+
+/// Returns a measurement that was kept.
+///
+/// # Errors
+/// There is none of this name, or it cannot be understood.
+pub fn load(files: &dyn Files, name: &Name) -> anyhow::Result<Measurement> {
+    let path = name.path();
+    let text = match files.read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!(Advised::new(
+                format!("there is no measurement \"{name}\""),
+                help(files)
+            ));
+        }
+        text => text.map_err(cannot("read", &path))?,
+    };
+    serde_json::from_str(&text).with_context(|| {
+        let help = format!("measure again with --save {name}");
+        Advised::new(
+            format!("{path} is none of this version's measurements"),
+            help,
+        )
+    })
+}
+
+fn help(files: &dyn Files) -> String {
+    let names = files.list(DIR).unwrap_or_default();
+    let names: Vec<&str> = names
+        .iter()
+        .filter_map(|name| name.strip_suffix(".json"))
+        .collect();
+    match names.is_empty() {
+        true => "pin-hook measure <vmid> --save NAME keeps one".to_owned(),
+        false => format!("those that are kept: {}", names.join(", ")),
+    }
+}

@@ -1,0 +1,132 @@
+//! What real kernels record, as their own text tells it, and what is made of it.
+//!
+//! A folder of `tests/trace` has the formats of a kernel's events, a page of its buffer, and the lines that the
+//! kernel itself prints for the same records.
+
+use std::collections::BTreeMap;
+
+use pin_hook::domain::trace::event::{Context, Decoder, ELSEWHERE, Event, HERE};
+use pin_hook::domain::trace::page::Page;
+
+const KERNELS: [&str; 2] = ["6.12", "7.3"];
+
+fn read(kernel: &str, name: &str) -> Vec<u8> {
+    let path = format!("{}/tests/trace/{kernel}/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn text(kernel: &str, name: &str) -> String {
+    String::from_utf8(read(kernel, name)).unwrap()
+}
+
+/// Returns the formats by the names of their events, without groups.
+fn formats(kernel: &str) -> BTreeMap<String, String> {
+    let text = text(kernel, "formats");
+    let formats = text.split("name: ").skip(1).map(|one| {
+        let name = one.lines().next().unwrap().to_owned();
+        (name, one.to_owned())
+    });
+    formats.collect()
+}
+
+fn decoder(kernel: &str) -> Decoder {
+    let formats = formats(kernel);
+    let mut decoder = Decoder::default();
+    for point in HERE.iter().chain(ELSEWHERE) {
+        let (_, name) = point.name.split_once('/').unwrap();
+        let format = formats
+            .get(name)
+            .unwrap_or_else(|| panic!("{kernel}: no {name}"));
+        assert!(decoder.learn(point, format), "{kernel}: {name}");
+    }
+    decoder
+}
+
+/// Returns the value of a field in a line of the kernel's.
+fn value<'l>(line: &'l str, name: &str) -> &'l str {
+    let (_, rest) = line
+        .split_once(&format!("{name}="))
+        .unwrap_or_else(|| panic!("{name}: {line}"));
+    rest.split_whitespace().next().unwrap_or_default()
+}
+
+/// Tells whether a record says what the kernel's line says.
+fn agrees(event: &Event, line: &str) -> bool {
+    let has = |name: &str| line.contains(&format!(": {name}"));
+    match event {
+        Event::Switch {
+            last,
+            is_ready,
+            next,
+            name,
+        } => {
+            value(line, "prev_pid") == last.to_string()
+                && value(line, "next_pid") == next.to_string()
+                && line.contains(&format!("next_comm={name} "))
+                && value(line, "prev_state").starts_with('R') == *is_ready
+        }
+        Event::Begins(Context::Device(number, name)) => {
+            value(line, "irq") == number.to_string() && line.ends_with(&format!("name={name}"))
+        }
+        Event::Begins(Context::Vector(_)) => line.contains("_entry: vector="),
+        Event::Begins(Context::Softirq(number)) => value(line, "vec") == number.to_string(),
+        Event::Ends => line.contains("_exit: "),
+        Event::Calls(_) => {
+            has("hrtimer_expire_entry") || has("timer_expire_entry") || has("csd_function_entry")
+        }
+        Event::Returns => {
+            has("hrtimer_expire_exit") || has("timer_expire_exit") || has("csd_function_exit")
+        }
+        Event::Works(_) => has("workqueue_execute_start"),
+        Event::Rests => has("workqueue_execute_end"),
+        Event::Enters => has("kvm_entry"),
+        Event::Leaves { for_host } => {
+            let (_, reason) = line.split_once("reason ").unwrap();
+            *for_host
+                == (reason.starts_with("interrupt ") || reason.starts_with("EXTERNAL_INTERRUPT"))
+        }
+        Event::Nmi(_, ns) => line.contains(&format!("delta_ns: {ns} ")),
+        Event::Asks { cpu, .. } => value(line, "cpu") == cpu.to_string(),
+    }
+}
+
+/// Returns the time of a line, in microseconds since boot.
+fn time(line: &str) -> u64 {
+    let time = line
+        .split_whitespace()
+        .find_map(|word| word.strip_suffix(':')?.split_once('.'));
+    let (seconds, micros) = time.unwrap_or_else(|| panic!("no time: {line}"));
+    seconds.parse::<u64>().unwrap() * 1_000_000 + micros.parse::<u64>().unwrap()
+}
+
+#[test]
+fn records_say_what_the_kernel_prints_for_them() {
+    for kernel in KERNELS {
+        let (decoder, bytes) = (decoder(kernel), read(kernel, "page"));
+        let lines = text(kernel, "trace");
+        let mut lines = lines.lines();
+        let mut n = 0;
+        for record in Page::new(&bytes).unwrap() {
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("{kernel}: more than {n} records"));
+            let (running, event) = decoder
+                .read(record.bytes)
+                .unwrap_or_else(|| panic!("{kernel}: {line}"));
+            assert!(agrees(&event, line), "{kernel}: {event:?}\n{line}");
+            assert!(
+                line.contains(&format!("-{running} ")),
+                "{kernel}: {running}\n{line}"
+            );
+            // The kernel prints the nearest microsecond.
+            assert!(
+                (record.at + 500).abs_diff(time(line) * 1000) <= 1_000,
+                "{kernel}: {}\n{line}",
+                record.at
+            );
+            n += 1;
+        }
+        assert_eq!(lines.next(), None, "{kernel}: only {n} records");
+        assert!(n > 80, "{kernel}: {n}");
+    }
+}
