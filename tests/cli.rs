@@ -36,6 +36,8 @@ fn help_names_every_command_and_no_phase() {
         "status",
         "list",
         "topology",
+        "report",
+        "capture",
         "reconcile",
         "boot",
     ];

@@ -10,6 +10,8 @@ mod hosts;
 mod list;
 #[path = "show/metrics.rs"]
 mod metrics;
+#[path = "show/report.rs"]
+mod report;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -23,8 +23,8 @@ use crate::lifecycle::start::phase::Phase;
     arg_required_else_help = true
 )]
 pub struct Args {
-    /// Read a captured or synthetic host in this directory
-    #[arg(long, global = true, value_name = "DIR")]
+    /// Read a captured host: the file that capture has written, or a directory
+    #[arg(long, global = true, value_name = "HOST")]
     pub root: Option<PathBuf>,
     /// Also print details that help when something is wrong
     #[arg(short, long, global = true)]
@@ -130,6 +130,10 @@ pub enum Command {
     Check(Examination),
     /// Measure what is taken from a running VM, and by whom
     Measure(Measuring),
+    /// Show all of that on one page, for a forum post or a ticket
+    Report(Page),
+    /// Write the files that all of that is read from into an archive, for --root elsewhere
+    Capture(Archive),
     /// Write to files of the kernel that may take its time (called by pin-hook itself)
     #[command(hide = true)]
     Write {
@@ -220,6 +224,27 @@ pub struct Drawing {
     pub json: bool,
 }
 
+/// What `report` is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Page {
+    /// Write a page for browsers to a file, instead of printing Markdown
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Leave names of hosts and VMs, serial numbers and MAC addresses in it
+    #[arg(long)]
+    pub names: bool,
+}
+
+/// What `capture` is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Archive {
+    /// File to write; - is standard output (default: pin-hook-capture-DATE.tar)
+    pub file: Option<PathBuf>,
+    /// Leave names of hosts and VMs, serial numbers and MAC addresses in it
+    #[arg(long)]
+    pub names: bool,
+}
+
 /// Run of the program, for the log.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -270,6 +295,8 @@ impl Command {
                 | Command::List { .. }
                 | Command::Check(_)
                 | Command::Topology(_)
+                | Command::Report(_)
+                | Command::Capture(_)
                 | Command::Init { write: false, .. }
                 | Command::UnknownPhase { .. }
                 | Command::Enable { dry_run: true, .. }
@@ -281,6 +308,16 @@ impl Command {
     /// (`CAP_SYSLOG`).
     pub fn keeps_privileges(&self) -> bool {
         matches!(self, Command::Measure(_))
+    }
+
+    /// Tells whether what the command shows goes to others, and whether names stay in it then.
+    pub fn keeps_names(&self) -> Option<bool> {
+        match self {
+            Command::Report(Page { names, .. }) | Command::Capture(Archive { names, .. }) => {
+                Some(*names)
+            }
+            _ => None,
+        }
     }
 
     /// Tells whether the command may execute other programs.

@@ -19,6 +19,13 @@ impl Columns {
         columns
     }
 
+    /// Returns a table with these heads and rows.
+    pub fn of(heads: &[&str], rows: Vec<Vec<String>>) -> Self {
+        let heads = heads.iter().map(|head| (*head).to_owned()).collect();
+        let rows = std::iter::once(heads).chain(rows).collect();
+        Columns { rows }
+    }
+
     /// Adds a row.
     pub fn add<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());

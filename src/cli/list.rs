@@ -3,7 +3,7 @@
 use super::columns::{Columns, or_dash};
 use super::json;
 use super::output::Output;
-use super::status::tell_over;
+use super::status::of_over;
 use crate::host::Host;
 use crate::lifecycle::engine::account::{Exit, Level};
 use crate::lifecycle::show::list::{Broken, Entry, Listing, Misfit, list};
@@ -35,7 +35,7 @@ fn print(listing: &Listing, output: &Output) {
             output.say(Level::Warning, &format!("vm {vmid}: {outdated}"));
         }
         if entry.over {
-            tell_over(vmid, Level::Warning, output);
+            output.tell_lines(&of_over(vmid, Level::Warning));
         }
     }
     for overlap in &listing.overlaps {

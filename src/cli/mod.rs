@@ -3,6 +3,7 @@
 //! PVE calls with `<vmid> <phase>`, people with `<phase> <vmid>` or a command.
 
 mod args;
+mod capture;
 mod columns;
 mod doctor;
 mod init;
@@ -11,15 +12,18 @@ mod lint;
 mod list;
 mod measure;
 mod metrics;
+mod opening;
 mod output;
+mod page;
 mod plan;
+mod report;
 mod status;
 mod tips;
 mod topology;
 mod waits;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -27,14 +31,12 @@ use clap::error::ErrorKind;
 
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::files::RootFiles;
-use crate::host::limit::Limit;
 use crate::host::programs::{Children, NoPrograms, Programs, close_inherited};
-use crate::host::qmp::QmpSockets;
-use crate::host::sched::{CapturedSched, KernelSched, Sched};
+use crate::host::seen::Seen;
 use crate::host::starter::starter;
-use crate::host::systemd::Bus;
 use crate::host::{Host, errand, priority, privilege, task};
 use crate::lifecycle::engine::account::{Account, Exit, Level};
+use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::run::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use crate::lifecycle::hooking::boot;
 use crate::lifecycle::hooking::chain;
@@ -42,8 +44,8 @@ use crate::lifecycle::hooking::enable::Hooking;
 use crate::lifecycle::show::init::Intent;
 use crate::lifecycle::show::plan::Outcome;
 use args::{Call, Command};
+use opening::Root;
 use output::Output;
-use waits::TellingClock;
 
 /// Returns the grammar of the command line, for the completions of shells.
 pub fn grammar() -> clap::Command {
@@ -62,11 +64,11 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     if command.executes_programs() {
         close_inherited(&RootFiles::new("/"));
     }
-    let host = host_at(args.root.as_deref(), command.is_phase());
-    if let Some(root) = args.root.as_deref().filter(|root| !root.is_dir()) {
-        let text = format!("--root {}: no such directory", root.display());
-        return output.fail(Exit::Usage, &text, "give the directory of a captured host");
-    }
+    let root = match Root::open(args.root.as_deref()) {
+        Ok(root) => root,
+        Err(error) => return output.fail(Exit::Usage, &format!("{error:#}"), &help_for(&error)),
+    };
+    let (host, seen) = root.host(&command);
     if args.root.is_some() && command.changes_the_host() {
         let text = "a captured host (--root) can only be looked at";
         return output.fail(
@@ -96,6 +98,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     }
     let desk = Desk {
         host: &host,
+        seen: seen.as_ref(),
         programs: &*programs,
         output: &output,
         started,
@@ -115,6 +118,8 @@ fn programs(command: &Command, is_captured: bool) -> anyhow::Result<Box<dyn Prog
 /// Where a command is worked on.
 struct Desk<'a> {
     host: &'a Host,
+    /// The host's files, where what is shown goes to others.
+    seen: Option<&'a Seen>,
     programs: &'a dyn Programs,
     output: &'a Output,
     started: Instant,
@@ -189,6 +194,12 @@ impl Desk<'_> {
             Command::Check(asked) => self.shown(doctor::answer(host, asked, output), asked.json),
             Command::Topology(asked) => self.shown(topology::show(host, asked, output), asked.json),
             Command::Measure(asked) => self.shown(measure::show(host, asked, output), asked.json),
+            Command::Report(asked) => {
+                self.shown(report::show(&self.run(), self.seen, asked, output), false)
+            }
+            Command::Capture(asked) => {
+                self.shown(capture::write(&self.run(), self.seen, asked, output), false)
+            }
             Command::List { json } => self.shown(list::show(host, *json, output), *json),
         }
     }
@@ -261,27 +272,6 @@ impl Desk<'_> {
             Err(error) if json => json::fail(&error, self.output),
             Err(error) => self.output.fail_by(&error),
         }
-    }
-}
-
-fn host_at(root: Option<&std::path::Path>, is_phase: bool) -> Host {
-    let files = RootFiles::new(root.unwrap_or_else(|| "/".as_ref()));
-    let sched: Box<dyn Sched> = match root {
-        Some(_) => Box::new(CapturedSched(files.clone())),
-        None => Box::new(KernelSched),
-    };
-    let limit = Limit::default();
-    let bus = match is_phase {
-        true => Bus::default(),
-        false => Bus::patient(),
-    };
-    Host {
-        files: Box::new(files),
-        sched,
-        systemd: Box::new(bus.within(limit.clone())),
-        qmp: Box::new(QmpSockets::default().within(limit.clone())),
-        clock: Box::new(TellingClock::new(io::stdout().is_terminal())),
-        limit,
     }
 }
 

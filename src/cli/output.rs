@@ -41,6 +41,15 @@ impl Output {
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
+    /// Prints what is not for people, byte by byte.
+    ///
+    /// # Errors
+    /// The kernel's: half of it is of no use.
+    pub fn print_raw(&self, text: &str) -> std::io::Result<()> {
+        let mut out = std::io::stdout();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    }
+
     /// Prints a value as JSON.
     pub fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(value).context("failed to write JSON")?;
@@ -52,6 +61,11 @@ impl Output {
     pub fn say(&self, level: Level, text: &str) {
         let text = text.to_owned();
         self.line(&Line { level, text }, "");
+    }
+
+    /// Prints lines as phases do.
+    pub fn tell_lines(&self, lines: &[Line]) {
+        lines.iter().for_each(|line| self.line(line, ""));
     }
 
     /// Prints what is wrong and what can be done about it; on a terminal with its place in the

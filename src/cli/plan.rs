@@ -1,6 +1,6 @@
 //! `plan`: what would change when a VM starts, and why.
 
-mod changes;
+pub mod changes;
 
 use super::columns::{Columns, or_dash, paragraph};
 use super::json;

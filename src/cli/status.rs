@@ -11,7 +11,7 @@ use super::output::Output;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
-use crate::lifecycle::engine::account::{Exit, Level, keep_off, left_to};
+use crate::lifecycle::engine::account::{Account, Exit, Level, Line, keep_off, left_to};
 use crate::lifecycle::engine::advice::help_without_cpus;
 use crate::lifecycle::engine::settings::SettingStatus;
 use crate::lifecycle::show::complaint::Complaint;
@@ -38,46 +38,53 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
     }
     for claim in &status.claims {
         output.print(&claim_text(claim));
-        complain(claim, output);
+        output.tell_lines(&complaints(claim));
         output.print("\n");
     }
     if !status.claims.is_empty() {
         output.print(&host_text(status));
     }
+    output.tell_lines(&remarks(status));
+}
+
+/// Returns what is to be said of what VMs own, besides what each of them has.
+pub fn remarks(status: &Status) -> Vec<Line> {
+    let mut account = Account::default();
     for vmid in &status.unowned {
         let why = status.why_unowned.get(vmid);
         if let Some(Complaint { message, help, .. }) = why {
             let text = format!("vm {vmid} has a table but runs without cpus of its own: {message}");
-            output.say(Level::Warning, &text);
-            help.iter().for_each(|help| output.say(Level::Help, help));
+            account.say(Level::Warning, text);
+            help.iter().for_each(|help| account.say(Level::Help, help));
             continue;
         }
         let text = format!(
             "vm {vmid} has a table but runs without cpus of its own: pin-hook plan {vmid} shows \
              what pin-hook apply {vmid} would change"
         );
-        output.say(Level::Info, &text);
+        account.say(Level::Info, text);
     }
     for debt in &status.debts {
-        output.say(Level::Info, &debt_text(debt));
+        account.say(Level::Info, debt_text(debt));
     }
     for lent in &status.lent {
-        output.say(Level::Info, &lent.to_string());
+        account.say(Level::Info, lent.to_string());
     }
-    tell_drift(&status.drift, output);
+    tell_drift(&status.drift, &mut account);
     for stuck in &status.stuck {
-        output.say(Level::Warning, &stuck.to_string());
+        account.say(Level::Warning, stuck.to_string());
     }
-    tell_refused(&status.refused, output);
-    print_lost(status, output);
-    print_unwatched(&status.unwatched, output);
+    tell_refused(&status.refused, &mut account);
+    tell_lost(status, &mut account);
+    tell_unwatched(&status.unwatched, &mut account);
     for text in &status.left_out {
-        output.say(Level::Info, text);
+        account.say(Level::Info, text);
     }
+    account.lines
 }
 
 /// Tells of values that the kernel did not take, or made another one of.
-fn tell_refused(refused: &[Refused], output: &Output) {
+fn tell_refused(refused: &[Refused], account: &mut Account) {
     for Refused {
         target,
         wanted,
@@ -98,15 +105,15 @@ fn tell_refused(refused: &[Refused], output: &Output) {
                 format!("{target}{is}: the kernel did not accept \"{wanted}\", tried {times}")
             }
         };
-        output.say(Level::Warning, &text);
+        account.say(Level::Warning, text);
     }
     if refused.iter().any(|refused| !refused.is_rounded) {
-        output.say(Level::Help, "journalctl -t pin-hook shows its response");
+        account.say(Level::Help, "journalctl -t pin-hook shows its response");
     }
 }
 
 /// Tells which units do not look after what VMs own; the timer alone is enough, only later.
-fn print_unwatched(units: &[&str], output: &Output) {
+fn tell_unwatched(units: &[&str], account: &mut Account) {
     let names = units.join(" ");
     let text = match units {
         [] => return,
@@ -119,18 +126,18 @@ fn print_unwatched(units: &[&str], output: &Output) {
             units.join(" and ")
         ),
     };
-    output.say(Level::Error, &text);
+    account.say(Level::Error, text);
     let help = format!(
         "systemctl start {names}; masked units need systemctl unmask first, with --runtime if they are masked in /run"
     );
-    output.say(Level::Help, &help);
+    account.say(Level::Help, help);
 }
 
-/// Prints what the state cannot tell although it may be in force.
-fn print_lost(status: &Status, output: &Output) {
+/// Tells what the state cannot tell although it may be in force.
+fn tell_lost(status: &Status, account: &mut Account) {
     if let Some(damage) = &status.damage {
-        output.say(Level::Warning, damage);
-        output.say(
+        account.say(Level::Warning, damage);
+        account.say(
             Level::Help,
             "pin-hook reconcile sets the damaged part aside and continues without it",
         );
@@ -140,10 +147,10 @@ fn print_lost(status: &Status, output: &Output) {
             "cgroup {cgroup} withholds {} from the host, but no vm owns them",
             cpus.in_words()
         );
-        output.say(Level::Warning, &text);
+        account.say(Level::Warning, text);
     }
     if !status.forgotten.is_empty() {
-        output.say(
+        account.say(
             Level::Help,
             "pin-hook release --all returns them; pin-hook apply VMID claims them for a vm again",
         );
@@ -151,7 +158,7 @@ fn print_lost(status: &Status, output: &Output) {
 }
 
 /// Tells which values of ours somebody else has changed, and what keeps whoever that is from it.
-fn tell_drift(drift: &[Drifted], output: &Output) {
+fn tell_drift(drift: &[Drifted], account: &mut Account) {
     let mut remedies = BTreeSet::new();
     for Drifted {
         target,
@@ -167,10 +174,10 @@ fn tell_drift(drift: &[Drifted], output: &Output) {
             text += &format!(": {}", left_to(writers));
             remedies.extend(keep_off(writers));
         }
-        output.say(Level::Warning, &text);
+        account.say(Level::Warning, text);
     }
     for remedy in remedies {
-        output.say(Level::Help, remedy);
+        account.say(Level::Help, remedy);
     }
 }
 
@@ -255,30 +262,33 @@ fn threads(threads: &[ThreadStatus]) -> String {
     columns.lines()
 }
 
-fn complain(claim: &ClaimStatus, output: &Output) {
+/// Returns what is wrong with what a VM owns.
+pub fn complaints(claim: &ClaimStatus) -> Vec<Line> {
+    let mut account = Account::default();
     let vmid = claim.vmid;
     if let Some(failure) = &claim.failure {
-        output.say(Level::Error, &format!("vm {vmid}: {failure}"));
-        output.say(Level::Help, &help_without_cpus(vmid));
+        account.say(Level::Error, format!("vm {vmid}: {failure}"));
+        account.say(Level::Help, help_without_cpus(vmid));
     }
     if let Some(help) = &claim.offline_help {
         let (cpus, are) = (claim.offline.in_words(), claim.offline.is_or_are());
-        output.say(Level::Error, &format!("vm {vmid}: {cpus} {are} offline"));
-        output.say(Level::Help, help);
+        account.say(Level::Error, format!("vm {vmid}: {cpus} {are} offline"));
+        account.say(Level::Help, help);
     }
     if let Some(outdated) = &claim.outdated {
-        output.say(Level::Warning, &format!("vm {vmid}: {outdated}"));
+        account.say(Level::Warning, format!("vm {vmid}: {outdated}"));
     }
     if claim.over {
-        tell_over(vmid, Level::Error, output);
+        account.lines.extend(of_over(vmid, Level::Error));
     }
+    account.lines
 }
 
 /// Says that a VM has ended and nobody has seen to it.
-pub fn tell_over(vmid: Vmid, level: Level, output: &Output) {
+pub fn of_over(vmid: Vmid, level: Level) -> [Line; 2] {
     let text = format!("vm {vmid} has stopped, but the host is not restored yet");
-    output.say(level, &text);
-    output.say(Level::Help, "pin-hook reconcile restores it now");
+    let help = "pin-hook reconcile restores it now".to_owned();
+    [(level, text), (Level::Help, help)].map(|(level, text)| Line { level, text })
 }
 
 fn host_text(status: &Status) -> String {

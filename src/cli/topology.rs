@@ -1,19 +1,16 @@
 //! `topology`: a picture of this host.
 
-use std::path::Path;
-
 use anstyle::{AnsiColor, Style};
 
 use super::args::Drawing;
 use super::columns::MAX_COLUMNS;
 use super::json;
+use super::opening::write_of_caller;
 use super::output::Output;
 use crate::domain::map::draw::{LEAST_WIDTH, Line, Paper, draw};
 use crate::domain::map::svg::svg;
 use crate::domain::map::{Map, OwnerKind};
 use crate::host::Host;
-use crate::host::files::{Files, RootFiles};
-use crate::host::trouble::cannot;
 use crate::lifecycle::engine::account::{Exit, Level};
 use crate::lifecycle::show::topology::topology;
 
@@ -43,7 +40,7 @@ pub fn show(host: &Host, asked: &Drawing, output: &Output) -> anyhow::Result<Exi
     };
     let lines = draw(&map, paper);
     match &asked.svg {
-        Some(file) => write(file, &svg(&lines, &map))?,
+        Some(file) => write_of_caller(file, &svg(&lines, &map), 0o644)?,
         None => {
             let lines = lines.iter().map(|line| colored(line, &map) + "\n");
             output.print(&lines.collect::<String>());
@@ -53,15 +50,6 @@ pub fn show(host: &Host, asked: &Drawing, output: &Output) -> anyhow::Result<Exi
         output.say(Level::Info, text);
     }
     Ok(Exit::Done)
-}
-
-/// Writes a file of the caller, also when the host is a captured one.
-fn write(file: &Path, text: &str) -> anyhow::Result<()> {
-    let files = RootFiles::new(if file.is_absolute() { "/" } else { "." });
-    let path = file.to_string_lossy();
-    files
-        .replace(&path, text, 0o644)
-        .map_err(cannot("write", &path))
 }
 
 /// Tells whether the locale is one of UTF-8, by the first variable that is set, as setlocale(3) does.

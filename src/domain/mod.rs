@@ -5,6 +5,7 @@ pub mod advice;
 pub mod backend;
 pub mod check;
 pub mod claim;
+pub mod clean;
 pub mod container;
 pub mod cpuset;
 pub mod debt;

@@ -47,7 +47,8 @@ pub trait Held: Debug {}
 
 /// Files of a host.
 ///
-/// Every method fails with the [`io::Error`] that the kernel gave; callers add the path.
+/// Every method fails with the [`io::Error`] that the kernel gave; callers add the path. Where files can
+/// only be looked at, the others are not supported.
 pub trait Files: Debug {
     /// Reads a whole file as text; bytes that are not UTF-8 are replaced. What is no regular file, or
     /// is larger than any that is needed, is an error, and nothing is waited for.
@@ -56,10 +57,14 @@ pub trait Files: Debug {
     fn read_within(&self, path: &str, limit: usize) -> io::Result<String>;
     /// Writes `text` by one `write(2)` to a file that exists; never creates or truncates one,
     /// because a kernel file takes each write as a command.
-    fn write(&self, path: &str, text: &str) -> io::Result<()>;
+    fn write(&self, _path: &str, _text: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Gives `page` what a pipe of the kernel's tracer holds, piece by piece as the kernel does, `most` pieces at
     /// most, and waits for nothing.
-    fn drain(&self, path: &str, most: usize, page: &mut dyn FnMut(&[u8])) -> io::Result<()>;
+    fn drain(&self, _path: &str, _most: usize, _page: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Returns the names in a directory, sorted.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// Tells whether there is something at `path`, following symbolic links.
@@ -70,35 +75,57 @@ pub trait Files: Debug {
     fn owner(&self, path: &str) -> io::Result<Owner>;
     /// Returns device and inode of a file as `/proc/locks` has them, such as `00:19:1234`; the device
     /// of some file systems (btrfs) is another one there.
-    fn node(&self, path: &str) -> io::Result<String>;
+    fn node(&self, _path: &str) -> io::Result<String> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Makes a directory with this mode, whatever the umask is; its parents must exist.
-    fn make_dir(&self, path: &str, mode: u32) -> io::Result<()>;
+    fn make_dir(&self, _path: &str, _mode: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Removes an empty directory (or a cgroup).
-    fn remove_dir(&self, path: &str) -> io::Result<()>;
+    fn remove_dir(&self, _path: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Removes a file.
-    fn remove(&self, path: &str) -> io::Result<()>;
+    fn remove(&self, _path: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Makes sure that a file and a spare one beside it have `room` bytes that no full file system
     /// takes from them; what is new is zeros. Both can be read by root only.
-    fn reserve(&self, path: &str, room: usize) -> io::Result<()>;
+    fn reserve(&self, _path: &str, _room: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Returns how many bytes more fit into the file system of `path`, as this process may use it.
-    fn room_left(&self, path: &str) -> io::Result<u64>;
+    fn room_left(&self, _path: &str) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Writes `text` at byte `at` by one `write(2)`, within the room of the file.
-    fn append(&self, path: &str, at: usize, text: &str) -> io::Result<()>;
+    fn append(&self, _path: &str, _at: usize, _text: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Replaces the whole content atomically: the spare file gets it, followed by zeros, and changes
     /// places with this one. Needs no space.
-    fn renew(&self, path: &str, text: &str) -> io::Result<()>;
+    fn renew(&self, _path: &str, _text: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Replaces the whole content atomically: a new file is renamed over the old one.
-    fn replace(&self, path: &str, text: &str, mode: u32) -> io::Result<()>;
+    fn replace(&self, _path: &str, _text: &str, _mode: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Takes an exclusive lock on a file, creating it; `None` when that takes longer than `wait`.
-    fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn Held>>>;
+    fn lock(&self, _path: &str, _wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Waits until somebody has written a text into a plain file that `is_awaited` accepts, and
     /// returns it; `None` when that takes longer than `wait`.
     fn await_text(
         &self,
-        path: &str,
-        wait: Duration,
-        is_awaited: &dyn Fn(&str) -> bool,
-    ) -> io::Result<Option<String>>;
+        _path: &str,
+        _wait: Duration,
+        _is_awaited: &dyn Fn(&str) -> bool,
+    ) -> io::Result<Option<String>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// The files below a directory: `/` on a real host, elsewhere a captured or synthetic one.

@@ -1,8 +1,9 @@
 //! Hosts to test on: real or named ones from `tests/hosts/*.host`, synthetic ones from a [`Shape`].
 //!
 //! A `.host` file is what `grep -H ''` prints: one `path:line` for each line of each file, and
-//! comments that begin with `#`. The first colon ends the path. Nothing in these hosts is written
-//! by a test; each test unpacks a directory of its own.
+//! comments that begin with `#`. The first colon ends the path, but for one behind a backslash; a path
+//! that ends in a slash is an empty directory, `\0` a NUL. `tests/host-from-capture` writes such files.
+//! Nothing in these hosts is written by a test; each test unpacks a directory of its own.
 #![allow(
     dead_code,
     reason = "each test program that includes this file uses a part"
@@ -188,9 +189,11 @@ pub fn entries(name: &str) -> Entries {
 pub fn parse(text: &str) -> Entries {
     let mut entries = Entries::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let (path, content) = line.split_once(':').expect(line);
-        let file = entries.entry(path.to_owned()).or_default();
-        *file += content;
+        let mut colons = line.match_indices(':').map(|(at, _)| at);
+        let end = colons.find(|at| !line[..*at].ends_with('\\')).expect(line);
+        let path = line[..end].replace("\\:", ":");
+        let file = entries.entry(path).or_default();
+        *file += &line[end + 1..].replace("\\0", "\0");
         file.push('\n');
     }
     entries
@@ -204,10 +207,12 @@ pub fn unpack(entries: &Entries) -> TempDir {
         .or_else(|_| TempDir::new())
         .unwrap();
     for (path, content) in entries {
-        let path = dir.path().join(path.trim_start_matches('/'));
+        let is_dir = path.ends_with('/');
+        let path = dir.path().join(path.trim_matches('/'));
         fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).unwrap();
         match content.strip_prefix("-> ") {
-            Some(target) => std::os::unix::fs::symlink(target, path).unwrap(),
+            _ if is_dir => fs::create_dir_all(path).unwrap(),
+            Some(target) => std::os::unix::fs::symlink(target.trim_end(), path).unwrap(),
             None => fs::write(path, content).unwrap(),
         }
     }

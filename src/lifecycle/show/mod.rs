@@ -7,6 +7,7 @@ mod known;
 pub mod lint;
 pub mod list;
 pub mod plan;
+pub mod report;
 pub mod status;
 pub mod topology;
 mod value;

@@ -5,7 +5,7 @@ mod better;
 mod devices;
 mod layout;
 mod outlook;
-mod planned;
+pub(super) mod planned;
 mod staying;
 
 use anyhow::Context;

@@ -173,10 +173,6 @@ impl Sim {
 }
 
 impl Files for Sim {
-    fn drain(&self, _path: &str, _most: usize, _page: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
     fn read(&self, path: &str) -> io::Result<String> {
         self.ask(&format!("read {path}"), |state| state.read(path))
     }

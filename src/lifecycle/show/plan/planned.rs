@@ -39,7 +39,7 @@ impl Planned {
 }
 
 /// Returns the name of what a target belongs to, where its number alone says nothing.
-fn object_of(target: &Target, facts: &Facts) -> Option<String> {
+pub(in crate::lifecycle::show) fn object_of(target: &Target, facts: &Facts) -> Option<String> {
     match target {
         Target::Knob(_, Place::Irq(_, actions)) => Some(actions.clone()),
         Target::KernelThread(id) => {

@@ -1,0 +1,101 @@
+//! A page: what is on it, whatever it is written as.
+
+pub mod html;
+pub mod markdown;
+
+/// How something is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// As it is.
+    Plain,
+    /// As it should be.
+    Good,
+    /// Worth knowing.
+    Notice,
+    /// Not as it could be.
+    Warning,
+    /// Wrong.
+    Bad,
+}
+
+/// A word with its tone, in a corner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Badge {
+    /// How it is meant.
+    pub tone: Tone,
+    /// The word, or a few.
+    pub text: String,
+}
+
+impl Badge {
+    /// Returns a word with its tone.
+    pub fn new(tone: Tone, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Badge { tone, text }
+    }
+}
+
+/// Row of a table; the tone is that of its second cell.
+pub type Row = (Tone, Vec<String>);
+
+/// A page with all that is on it.
+#[derive(Debug)]
+pub struct Page {
+    /// What it is.
+    pub title: String,
+    /// What is written in few words below the title.
+    pub facts: Vec<(String, String)>,
+    /// Its sections.
+    pub sections: Vec<Section>,
+}
+
+/// Section of a page.
+#[derive(Debug)]
+pub struct Section {
+    /// Its title.
+    pub title: String,
+    /// What is to be seen of it first.
+    pub badge: Option<Badge>,
+    /// What is in it.
+    pub blocks: Vec<Block>,
+}
+
+/// Something in a section.
+#[derive(Debug)]
+pub enum Block {
+    /// Title of what follows.
+    Heading(&'static str),
+    /// A sentence.
+    Text(String),
+    /// Names with their values.
+    Facts(Vec<(&'static str, String)>),
+    /// Something that is said, and what can be done about it.
+    Remark {
+        /// How it is meant.
+        badge: Badge,
+        /// What is said.
+        text: String,
+        /// What can be done.
+        help: Option<String>,
+    },
+    /// Rows below their heads.
+    Table {
+        /// Heads of the columns.
+        heads: Vec<&'static str>,
+        /// The rows, in groups that have a title or none.
+        groups: Vec<(&'static str, Vec<Row>)>,
+    },
+    /// Text as it is.
+    Verbatim(String),
+    /// A drawing.
+    Picture {
+        /// For a wide screen, as SVG.
+        wide: String,
+        /// For a narrow one.
+        narrow: String,
+        /// As text.
+        text: String,
+    },
+    /// What not everybody wants to read, and what it is.
+    Fold(String, Vec<Block>),
+}

@@ -1,0 +1,257 @@
+//! The section about a VM.
+
+use super::parts::{self, failed, remark, remarks};
+use crate::cli::columns::or_dash;
+use crate::cli::page::{Badge, Block, Row, Section, Tone};
+use crate::cli::plan::changes;
+use crate::cli::status::complaints;
+use crate::domain::level::{HIGHEST, Level};
+use crate::domain::words::count;
+use crate::lifecycle::show::plan::{Layout, Outcome, Plan};
+use crate::lifecycle::show::report::{Report, VmReport};
+use crate::lifecycle::show::status::{ClaimStatus, ThreadStatus};
+
+/// Returns a VM in one row.
+pub(super) fn glance(vm: &VmReport, report: &Report) -> Row {
+    let claim = claim_of(vm, report);
+    let plan = vm.plan.as_ref().ok();
+    let layout = plan.and_then(|plan| plan.layout.as_ref());
+    let cpus = claim.map(|claim| claim.cpus.to_string());
+    let backend = claim.map(|claim| claim.backend);
+    let badge = badge(vm, claim);
+    let cells = vec![
+        name(vm),
+        badge.text,
+        or_dash(cpus.or(layout.map(|layout| layout.cpus.to_string()))),
+        or_dash(level(vm, report).map(|level| format!("{} of {HIGHEST}", level.number))),
+        or_dash(backend.or(layout.map(|layout| layout.backend))),
+    ];
+    (badge.tone, cells)
+}
+
+fn claim_of<'r>(vm: &VmReport, report: &'r Report) -> Option<&'r ClaimStatus> {
+    let claims = &report.status.as_ref().ok()?.claims;
+    claims.iter().find(|claim| claim.vmid == vm.vmid)
+}
+
+fn level<'r>(vm: &VmReport, report: &'r Report) -> Option<&'r Level> {
+    let patients = &report.diagnosis.as_ref().ok()?.patients;
+    let patient = patients.iter().find(|one| one.vmid == Some(vm.vmid))?;
+    patient.level.as_ref()
+}
+
+fn name(vm: &VmReport) -> String {
+    let name = vm.plan.as_ref().ok().and_then(|plan| plan.name.as_ref());
+    let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+    format!("vm {}{name}", vm.vmid)
+}
+
+/// Returns how it is with a VM: what it owns, else what would come of a start.
+fn badge(vm: &VmReport, claim: Option<&ClaimStatus>) -> Badge {
+    if let Some(claim) = claim {
+        let tone = if claim.is_ok() { Tone::Good } else { Tone::Bad };
+        return Badge::new(tone, claim.state.clone());
+    }
+    let Ok(plan) = &vm.plan else {
+        return Badge::new(Tone::Bad, "unknown");
+    };
+    match (plan.outcome, plan.running) {
+        (Outcome::Ready, false) => Badge::new(Tone::Plain, "not running"),
+        (Outcome::Ready | Outcome::Nothing, true) => Badge::new(Tone::Warning, "runs without"),
+        (Outcome::Nothing, false) => Badge::new(Tone::Plain, "no table"),
+        (Outcome::Absent, _) => Badge::new(Tone::Plain, "no such vm"),
+        (Outcome::Invalid, _) => Badge::new(Tone::Bad, "table wrong"),
+        (Outcome::Harms, _) => Badge::new(Tone::Bad, "would do harm"),
+        (Outcome::Refused | Outcome::Fails, _) => Badge::new(Tone::Bad, "would be refused"),
+    }
+}
+
+/// Returns everything about a VM.
+pub(super) fn section(vm: &VmReport, report: &Report) -> Section {
+    let claim = claim_of(vm, report);
+    let mut blocks = vec![Block::Facts(facts(vm, claim, report))];
+    if let Some(claim) = claim {
+        blocks.extend(remarks(complaints(claim)));
+        if !claim.threads.is_empty() {
+            blocks.push(Block::Heading("threads, wanted and actual"));
+            blocks.push(threads(&claim.threads));
+        }
+    }
+    blocks.push(Block::Heading("table"));
+    blocks.push(match &vm.table {
+        Ok(Some(table)) => Block::Verbatim(table.text.clone()),
+        Ok(None) => Block::Text("it has none".to_owned()),
+        Err(error) => failed(error),
+    });
+    blocks.push(Block::Heading("plan"));
+    match &vm.plan {
+        Ok(plan) => blocks.extend(of_plan(plan, claim.is_some())),
+        Err(error) => blocks.push(failed(error)),
+    }
+    parts::section(name(vm), Some(badge(vm, claim)), blocks)
+}
+
+fn facts(
+    vm: &VmReport,
+    claim: Option<&ClaimStatus>,
+    report: &Report,
+) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    let layout = vm.plan.as_ref().ok().and_then(|plan| plan.layout.as_ref());
+    if let Some(claim) = claim {
+        facts.push(("owns", claim.cpus.in_words()));
+        facts.push(("backend", format!("{} ({})", claim.backend, claim.reason)));
+        facts.extend(claim.partitions.iter().map(|one| {
+            let actual = one.actual.as_deref().unwrap_or("absent");
+            (
+                "partition",
+                format!("{} is \"{actual}\", wanted \"{}\"", one.cgroup, one.wanted),
+            )
+        }));
+        let devices = claim.devices.iter();
+        facts.extend(devices.map(|(address, model)| ("device", format!("{address} ({model})"))));
+    } else if let Some(layout) = layout {
+        facts.push(("would own", layout.cpus.in_words()));
+        facts.push(("backend", format!("{} ({})", layout.backend, layout.reason)));
+    }
+    if let Some(Level {
+        number,
+        means,
+        next,
+    }) = level(vm, report)
+    {
+        facts.push(("isolation", format!("{number} of {HIGHEST}: {means}")));
+        facts.extend(next.as_ref().map(|next| ("next step", next.clone())));
+    }
+    if let Ok(Some(table)) = &vm.table {
+        facts.push(("table", table.path.clone()));
+    }
+    facts
+}
+
+fn threads(threads: &[ThreadStatus]) -> Block {
+    let mut threads: Vec<&ThreadStatus> = threads.iter().collect();
+    threads.sort_by_key(|thread| (thread.vcpu.is_none(), thread.vcpu, thread.tid));
+    let rows = threads.into_iter().map(|thread| {
+        let what = match (thread.vcpu, &thread.iothread) {
+            (Some(n), _) => format!("vcpu {n}"),
+            (None, Some(id)) => id.clone(),
+            (None, None) => format!("{} {}", thread.role, thread.name),
+        };
+        let (tone, word) = match thread.ok {
+            true => (Tone::Good, "ok"),
+            false => (Tone::Bad, "differs"),
+        };
+        let group = thread.cgroup.trim_start_matches("qemu.slice/");
+        let cells = [
+            what,
+            word.to_owned(),
+            or_dash(thread.wanted.as_ref()),
+            thread.actual.to_string(),
+            group.to_owned(),
+        ];
+        (tone, cells.into())
+    });
+    Block::Table {
+        heads: vec!["thread", "", "wanted", "actual", "cgroup"],
+        groups: vec![("", rows.collect())],
+    }
+}
+
+/// Returns what a start would change; what a VM owns already is a matter of its status.
+fn of_plan(plan: &Plan, owns: bool) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    if let Some(error) = &plan.error {
+        let (text, help) = (error.message.clone(), error.help.clone());
+        blocks.push(remark(Tone::Bad, "error", text, help));
+    }
+    let said = |tone, word, texts: &[String]| -> Vec<Block> {
+        let texts = texts.iter();
+        texts
+            .map(|text| remark(tone, word, text.clone(), None))
+            .collect()
+    };
+    blocks.extend(said(Tone::Warning, "warning", &plan.warnings));
+    blocks.extend(said(Tone::Notice, "notice", &plan.notices));
+    blocks.push(Block::Text(plan.summary.clone()));
+    blocks.extend(plan.advice.clone().map(Block::Text));
+    if let Some(layout) = &plan.layout {
+        let places = vec![places(layout), others(layout)];
+        match owns {
+            true => blocks.push(Block::Fold(
+                "where its threads are to run".to_owned(),
+                places,
+            )),
+            false => blocks.extend(places),
+        }
+    }
+    if !plan.devices.is_empty() {
+        blocks.push(devices(plan));
+    }
+    if plan.outcome == Outcome::Ready && !plan.changes.is_empty() {
+        let title = count(plan.changes.len(), "change");
+        let text = changes::text(plan, true);
+        blocks.push(Block::Fold(
+            title,
+            vec![Block::Verbatim(text.trim().to_owned())],
+        ));
+    }
+    blocks
+}
+
+fn places(layout: &Layout) -> Block {
+    let rows = layout.vcpus.iter().chain(&layout.hotplug).map(|place| {
+        let cells = [
+            place.vcpu.to_string(),
+            place.cpu.to_string(),
+            place.core.to_string(),
+            or_dash(place.l3_domain),
+            or_dash(place.node),
+        ];
+        (Tone::Plain, cells.into())
+    });
+    Block::Table {
+        heads: vec!["vcpu", "cpu", "core", "l3 domain", "node"],
+        groups: vec![("", rows.collect())],
+    }
+}
+
+fn others(layout: &Layout) -> Block {
+    let mut rows = Vec::new();
+    if !layout.idle.is_empty() {
+        rows.push(["none (owned, idle)".to_owned(), layout.idle.to_string()]);
+    }
+    rows.push(["emulator".to_owned(), layout.emulator.to_string()]);
+    let named = layout.others.iter();
+    rows.extend(named.map(|one| [format!("{} {}", one.role, one.name), one.cpus.to_string()]));
+    rows.push([
+        "everything else".to_owned(),
+        or_dash(Some(&layout.housekeeping)),
+    ]);
+    let rows = rows.into_iter().map(|cells| (Tone::Plain, cells.into()));
+    Block::Table {
+        heads: vec!["other threads", "cpus"],
+        groups: vec![("", rows.collect())],
+    }
+}
+
+fn devices(plan: &Plan) -> Block {
+    let taken = plan.devices.iter().filter(|device| device.chosen);
+    let rows = taken.flat_map(|device| {
+        device.functions.iter().map(|function| {
+            let cells = [
+                device.key.clone(),
+                function.address.clone(),
+                function.model.clone(),
+                or_dash(function.driver.as_ref()),
+                or_dash(function.iommu_group),
+                or_dash(function.node),
+            ];
+            (Tone::Plain, cells.into())
+        })
+    });
+    Block::Table {
+        heads: vec!["device", "function", "model", "driver", "group", "node"],
+        groups: vec![("", rows.collect())],
+    }
+}
