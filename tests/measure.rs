@@ -130,3 +130,68 @@ fn records_say_what_the_kernel_prints_for_them() {
         assert!(n > 80, "{kernel}: {n}");
     }
 }
+
+/// Runs the program on a host that has two measurements from the lab: VM 100 on its own CPUs, and on all.
+fn shown(words: &[&str]) -> (bool, String) {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("var/lib/pin-hook/measured");
+    std::fs::create_dir_all(&dir).unwrap();
+    for name in ["nothing", "pin-hook"] {
+        let from = format!("{}/tests/trace/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(from, dir.join(format!("{name}.json"))).unwrap();
+    }
+    std::fs::write(dir.join("other.json"), "{\"cpus\": 1}").unwrap();
+    let mut command = assert_cmd::Command::cargo_bin("pin-hook").unwrap();
+    let output = command
+        .arg("--root")
+        .arg(root.path())
+        .arg("measure")
+        .args(words)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn a_measurement_is_shown_as_people_read_it() {
+    for (name, words) in [
+        ("pin-hook.txt", &["--show", "pin-hook"][..]),
+        ("nothing.txt", &["--show", "nothing", "-v"]),
+        ("compared.txt", &["--compare", "nothing", "pin-hook"]),
+    ] {
+        let (is_done, text) = shown(words);
+        assert!(is_done, "{text}");
+        let path = format!("{}/tests/trace/{name}", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("UPDATE_GOLDENS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{name}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_shown_is_said() {
+    for (words, expected) in [
+        (
+            &["--show", "typo"][..],
+            "those that are kept: nothing, other, pin-hook",
+        ),
+        (&["--show", "other"], "measure again with --save other"),
+        (&["--show", "../../etc/passwd"], "a name has letters"),
+        (&["--compare", "nothing"], "2 values"),
+        (&["100"], "a captured host (--root) can only be looked at"),
+        (
+            &["--cpus", "0", "--duration", "1h"],
+            "\"1h\" is not a number with a unit",
+        ),
+        (&[], "required"),
+    ] {
+        let (is_done, text) = shown(words);
+        assert!(!is_done && text.contains(expected), "{words:?}: {text}");
+    }
+}

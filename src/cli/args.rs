@@ -193,6 +193,9 @@ pub struct Measuring {
     /// Measure these CPUs instead, with whatever runs there
     #[arg(long, value_name = "LIST", group = "what")]
     pub cpus: Option<CpuSet>,
+    /// Show a measurement that was kept
+    #[arg(long, value_name = "NAME", group = "what", conflicts_with = "save")]
+    pub show: Option<Name>,
     /// Show measurements that were kept side by side
     #[arg(long, value_name = "NAME", group = "what", num_args = 2..=4, conflicts_with_all = ["save", "json"])]
     pub compare: Vec<Name>,
@@ -297,6 +300,11 @@ impl Command {
                 | Command::Topology(_)
                 | Command::Report(_)
                 | Command::Capture(_)
+                | Command::Measure(Measuring {
+                    vmid: None,
+                    cpus: None,
+                    ..
+                })
                 | Command::Init { write: false, .. }
                 | Command::UnknownPhase { .. }
                 | Command::Enable { dry_run: true, .. }
@@ -333,7 +341,7 @@ impl Command {
 }
 
 /// Commands that change the host however they are called: `--root` is refused with them.
-const CHANGING: [&str; 5] = ["apply", "release", "reconcile", "boot", "measure"];
+const CHANGING: [&str; 4] = ["apply", "release", "reconcile", "boot"];
 
 /// Returns the grammar; what a command always refuses is not in its help.
 pub fn grammar() -> clap::Command {

@@ -36,6 +36,19 @@ pub fn show(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<E
         output.print(&compared(&kept.collect::<anyhow::Result<Vec<_>>>()?));
         return Ok(Exit::Done);
     }
+    let measurement = match &asked.show {
+        Some(name) => load(&*host.files, name)?,
+        None => taken_now(host, asked, output)?,
+    };
+    match asked.json {
+        true => json::print(&measurement, output)?,
+        false => output.print(&report(&measurement, output.is_verbose())),
+    }
+    Ok(Exit::Done)
+}
+
+/// Measures, and keeps the result where that is asked for.
+fn taken_now(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<Measurement> {
     let what = match (asked.vmid, &asked.cpus) {
         (Some(vmid), _) => Asked::Vm(vmid),
         (None, cpus) => Asked::Cpus(cpus.clone().unwrap_or_default()),
@@ -43,10 +56,8 @@ pub fn show(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<E
     let is_live = output.is_terminal() && !asked.json;
     let tell = |left: Duration| {
         if is_live {
-            output.print(&format!(
-                "\r\x1b[Kmeasuring, {} s left",
-                left.as_secs_f64().ceil()
-            ));
+            let seconds = left.as_secs_f64().ceil();
+            output.print(&format!("\r\x1b[Kmeasuring, {seconds} s left"));
         }
     };
     let measured = measure(host, &what, asked.duration.duration(), &tell);
@@ -57,11 +68,7 @@ pub fn show(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<E
     if let Some(name) = &asked.save {
         save(&*host.files, name, &measurement)?;
     }
-    match asked.json {
-        true => json::print(&measurement, output)?,
-        false => output.print(&report(&measurement, output.is_verbose())),
-    }
-    Ok(Exit::Done)
+    Ok(measurement)
 }
 
 /// Returns what a measurement has shown, for people.
