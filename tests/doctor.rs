@@ -6,6 +6,8 @@
 mod hosts;
 #[path = "doctor/rules.rs"]
 mod rules;
+#[path = "doctor/well.rs"]
+mod well;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -140,6 +142,63 @@ fn json_has_every_check() {
     let found: BTreeSet<&str> = rows.map(|row| row["id"].as_str().unwrap()).collect();
     let all: BTreeSet<&str> = checks().map(|check| check.id).collect();
     assert_eq!(found, all);
+}
+
+/// The list goes by the operating system and by what the VM has.
+#[test]
+fn what_only_the_guest_sees_is_a_list_to_tick() {
+    let dir = node();
+    let list = |conf: &str| {
+        put(&dir, "/etc/pve/qemu-server/100.conf", conf);
+        run(dir.path(), &["check", "100", "--guest"])
+    };
+    let (text, status) = list("name: vr\nostype: win11\nhostpci0: 0000:01:00\n");
+    let first = "guest of vm 100 (vr), ostype: win11: what the host cannot see\n  [ ] every device";
+    assert!(text.starts_with(first) && status == 0, "{text}");
+    for told in [
+        "(msi)",
+        "powercfg /setactive SCHEME_MIN",
+        "useplatformclock",
+    ] {
+        assert!(text.contains(told), "{text}");
+    }
+    assert!(!text.contains("virtualization-based"), "{text}");
+    let (text, _) = list("ostype: l26\ncores: 4\n");
+    assert!(
+        text.contains("isolcpus=") && text.contains("irqbalance"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("(msi)") && !text.contains("powercfg"),
+        "{text}"
+    );
+    let (text, _) = list("ostype: solaris\n");
+    assert_eq!(
+        text,
+        "guest of vm 100: there is no list for ostype: solaris\n"
+    );
+    let (text, _) = run(dir.path(), &["check", "100", "--guest", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["ostype"], "solaris");
+}
+
+/// Enabling goes through, and what the doctor would say is there in a line each.
+#[test]
+fn enabling_tells_what_matters() {
+    let dir = node();
+    fs::create_dir_all(dir.path().join("var/lib/vz/snippets")).unwrap();
+    fs::create_dir_all(dir.path().join("etc/pve/nodes")).unwrap();
+    let conf = |more: &str| {
+        let conf = format!("cores: 2\ncpu: kvm64\nargs: -smp 2,cores=1,threads=2\n{more}");
+        put(&dir, "/etc/pve/qemu-server/100.conf", &conf);
+        run(dir.path(), &["enable", "100", "--dry-run"])
+    };
+    let (text, status) = conf("cpulimit: 1\n");
+    let told = "pin-hook: warning: cpu-limit: cpulimit: 1, with 2 vcpus\n\
+                pin-hook: help: pin-hook check 100 says what to do about it\n";
+    assert!(text.ends_with(told) && status == 0, "{text}");
+    let (text, status) = conf("");
+    assert!(!text.contains("warning") && status == 0, "{text}");
 }
 
 #[test]

@@ -102,3 +102,19 @@ fn too_few_open_files_are_an_error() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("Too many open files"), "{text}");
 }
+
+/// Some drivers ask the CPU itself, which would be interrupted by everybody who watches.
+#[test]
+fn what_interrupts_a_cpu_is_read_once_by_who_watches() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = RootFiles::new(dir.path()).calm();
+    for name in ["energy_performance_preference", "scaling_governor"] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "first\n").unwrap();
+        assert_eq!(files.read(&format!("/{name}")).unwrap(), "first\n");
+        std::fs::write(&path, "second\n").unwrap();
+    }
+    let again = files.read("/energy_performance_preference").unwrap();
+    assert_eq!(again, "first\n");
+    assert_eq!(files.read("/scaling_governor").unwrap(), "second\n");
+}

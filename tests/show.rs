@@ -12,6 +12,8 @@ mod list;
 mod metrics;
 #[path = "show/report.rs"]
 mod report;
+#[path = "show/watch.rs"]
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -155,6 +157,7 @@ impl Node {
     fn shown(&self, words: &[&str]) -> (String, i32) {
         let mut command = Command::cargo_bin("pin-hook").unwrap();
         let command = command.args(words).arg("--root").arg(self.dir.path());
+        let command = command.env("LC_ALL", "C.UTF-8");
         let output = command.output().unwrap();
         assert!(output.stderr.is_empty(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();

@@ -120,6 +120,9 @@ pub enum Command {
     Status(Look),
     /// Show every table of this node
     List {
+        /// Print the id and the name of every VM of this node instead, for the completions of shells
+        #[arg(long, conflicts_with = "json")]
+        ids: bool,
         /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
         #[arg(long)]
         json: bool,
@@ -159,6 +162,9 @@ pub struct Examination {
     /// Say what a check requires and why
     #[arg(long, value_name = "NAME", conflicts_with_all = ["vmid", "json", "short", "quiet"])]
     pub explain: Option<String>,
+    /// List what only the guest can see, to tick it there
+    #[arg(long, requires = "vmid", conflicts_with_all = ["table", "explain", "short", "quiet"])]
+    pub guest: bool,
     /// One line for each finding
     #[arg(long, conflicts_with = "json")]
     pub short: bool,
@@ -173,8 +179,15 @@ pub struct Examination {
 /// What `status` is asked for.
 #[derive(Debug, clap::Args)]
 pub struct Look {
-    /// Only this VM
+    /// Only this VM, with a picture of where its CPUs are
     pub vmid: Option<Vmid>,
+    /// Show it on the whole terminal, again and again, until q is pressed
+    #[arg(long, conflicts_with_all = ["json", "prometheus"])]
+    pub watch: bool,
+    /// How often to look
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "watch",
+          value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub interval: u16,
     /// Print numbers for the node exporter (/usr/share/doc/pin-hook/metrics.md describes them)
     #[arg(long, conflicts_with = "json")]
     pub prometheus: bool,

@@ -10,12 +10,14 @@ use super::lint;
 use super::output::Output;
 use crate::config::nearest::nearest;
 use crate::domain::advice::Advised;
-use crate::domain::check::{Check, checks};
+use crate::domain::check::{Check, Todo, checks};
 use crate::domain::level::{HIGHEST, Level};
 use crate::domain::words::count;
 use crate::host::Host;
 use crate::lifecycle::engine::account::Exit;
-use crate::lifecycle::show::doctor::{Diagnosis, Outcome, Patient, Row, Totals, examine};
+use crate::lifecycle::show::doctor::{
+    Diagnosis, GuestList, Outcome, Patient, Row, Totals, examine, guest_list,
+};
 
 /// Answers `check`.
 ///
@@ -25,8 +27,38 @@ pub fn answer(host: &Host, asked: &Examination, output: &Output) -> anyhow::Resu
     match (&asked.table, &asked.explain) {
         (Some(table), _) => lint::table(host, table, asked.json, output),
         (_, Some(id)) => explain(id, output),
-        _ => show(host, asked, output),
+        _ => match asked.vmid.filter(|_| asked.guest) {
+            Some(vmid) => list(&guest_list(host, vmid)?, asked.json, output),
+            None => show(host, asked, output),
+        },
     }
+}
+
+/// Shows what is to be looked at in a guest.
+fn list(list: &GuestList, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
+    match as_json {
+        true => json::print(list, output)?,
+        false => output.print(&ticked(list)),
+    }
+    Ok(Exit::Done)
+}
+
+fn ticked(list: &GuestList) -> String {
+    let name = list.name.as_ref();
+    let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+    let who = format!("guest of vm {}{name}", list.vmid);
+    let ostype = list.ostype.as_deref().unwrap_or("other");
+    if list.todo.is_empty() {
+        let text = format!("{who}: there is no list for ostype: {ostype}");
+        return wrapped(&text, "");
+    }
+    let mut text = format!("{who}, ostype: {ostype}: what the host cannot see\n");
+    for Todo { what, how } in &list.todo {
+        let first = wrapped(&format!("[ ] {what}"), "      ");
+        text += &format!("  {}", first.trim_start());
+        text += &wrapped(how, "      ");
+    }
+    text
 }
 
 /// Shows what is wrong with the host and its VMs, or with one VM; the exit status says how bad it is.

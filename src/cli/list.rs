@@ -6,7 +6,7 @@ use super::output::Output;
 use super::status::of_over;
 use crate::host::Host;
 use crate::lifecycle::engine::account::{Exit, Level};
-use crate::lifecycle::show::list::{Broken, Entry, Listing, Misfit, list};
+use crate::lifecycle::show::list::{Broken, Entry, Listing, Misfit, ids, list};
 
 /// Shows every table of this node; fails when one of them is broken, or a start would be refused with it.
 pub fn show(host: &Host, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
@@ -21,6 +21,16 @@ pub fn show(host: &Host, as_json: bool, output: &Output) -> anyhow::Result<Exit>
         true => Exit::Done,
         false => Exit::Refused,
     })
+}
+
+/// Prints id and name of every VM of this node, with a tab between them.
+pub fn show_ids(host: &Host, output: &Output) -> anyhow::Result<Exit> {
+    let lines = ids(host)?.into_iter().map(|(vmid, name)| {
+        let name = name.map_or_else(String::new, |name| format!("\t{name}"));
+        format!("{vmid}{name}\n")
+    });
+    output.print(&lines.collect::<String>());
+    Ok(Exit::Done)
 }
 
 fn print(listing: &Listing, output: &Output) {

@@ -21,6 +21,7 @@ mod status;
 mod tips;
 mod topology;
 mod waits;
+mod watch;
 
 use std::ffi::OsString;
 use std::io;
@@ -41,6 +42,7 @@ use crate::lifecycle::engine::run::{Caller, PATIENT_TIME, PHASE_TIME, Run};
 use crate::lifecycle::hooking::boot;
 use crate::lifecycle::hooking::chain;
 use crate::lifecycle::hooking::enable::Hooking;
+use crate::lifecycle::show::doctor::pressing;
 use crate::lifecycle::show::init::Intent;
 use crate::lifecycle::show::plan::Outcome;
 use args::{Call, Command};
@@ -145,6 +147,21 @@ impl Desk<'_> {
         }
     }
 
+    /// Says what the doctor would, in a line each: enabling does not depend on that either.
+    fn tell_findings(&self, vmid: Vmid, account: &mut Account) {
+        if account.exit != Exit::Done {
+            return;
+        }
+        let rows = pressing(self.host, vmid);
+        for row in &rows {
+            account.warn(format!("{}: {}", row.id, row.found));
+        }
+        if !rows.is_empty() {
+            let help = format!("pin-hook check {vmid} says what to do about it");
+            account.say(Level::Help, help);
+        }
+    }
+
     fn answer(&self, command: &Command) -> ExitCode {
         let Desk { host, output, .. } = *self;
         let told = |account: Account, call: Call| output.tell(&account, &call, self.started);
@@ -158,6 +175,7 @@ impl Desk<'_> {
             Command::Enable { vmid, dry_run } => {
                 let mut account = self.hooking(*vmid, *dry_run).enable();
                 self.tell_refusal(*vmid, &mut account);
+                self.tell_findings(*vmid, &mut account);
                 told(account, Call::of("enable", *vmid))
             }
             Command::Disable { vmid, dry_run } => {
@@ -200,7 +218,8 @@ impl Desk<'_> {
             Command::Capture(asked) => {
                 self.shown(capture::write(&self.run(), self.seen, asked, output), false)
             }
-            Command::List { json } => self.shown(list::show(host, *json, output), *json),
+            Command::List { ids: true, .. } => self.shown(list::show_ids(host, output), false),
+            Command::List { json, .. } => self.shown(list::show(host, *json, output), *json),
         }
     }
 

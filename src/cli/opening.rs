@@ -57,7 +57,14 @@ impl Root {
     /// Returns the host for a command, and its files where others are to see them.
     pub fn host(self, command: &Command) -> (Host, Option<Seen>) {
         let (files, sched): (Box<dyn Files>, Box<dyn Sched>) = match self {
-            Root::Live => (Box::new(RootFiles::new("/")), Box::new(KernelSched)),
+            Root::Live => {
+                let files = RootFiles::new("/");
+                let files = match command {
+                    Command::Status(asked) if asked.watch => files.calm(),
+                    _ => files,
+                };
+                (Box::new(files), Box::new(KernelSched))
+            }
             Root::Directory(files) => (Box::new(files.clone()), Box::new(CapturedSched(files))),
             Root::Archive(files) => (Box::new(files.clone()), Box::new(CapturedSched(files))),
         };

@@ -1,5 +1,6 @@
 //! Where lines go: standard output (PVE's task log) and the journal.
 
+use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -21,6 +22,8 @@ use crate::lifecycle::show::complaint::Complaint;
 pub struct Output {
     color: anstream::ColorChoice,
     verbose: bool,
+    /// What was printed, where it is kept instead.
+    kept: Option<RefCell<String>>,
 }
 
 impl Output {
@@ -31,11 +34,40 @@ impl Output {
             ColorChoice::Always => anstream::ColorChoice::Always,
             ColorChoice::Never => anstream::ColorChoice::Never,
         };
-        Output { color, verbose }
+        Output {
+            color,
+            verbose,
+            kept: None,
+        }
+    }
+
+    /// Returns what `print` prints, with colours where standard output may have them.
+    pub fn keep(
+        &self,
+        print: impl FnOnce(&Output) -> anyhow::Result<()>,
+    ) -> anyhow::Result<String> {
+        let output = Output {
+            kept: Some(RefCell::default()),
+            ..*self
+        };
+        print(&output)?;
+        let text = output.kept.map(RefCell::into_inner).unwrap_or_default();
+        let choice = match self.color {
+            anstream::ColorChoice::Auto => anstream::AutoStream::choice(&std::io::stdout()),
+            asked => asked,
+        };
+        Ok(match choice {
+            anstream::ColorChoice::Never => anstream::adapter::strip_str(&text).to_string(),
+            _ => text,
+        })
     }
 
     /// Prints text as it is.
     pub fn print(&self, text: &str) {
+        if let Some(kept) = &self.kept {
+            kept.borrow_mut().push_str(text);
+            return;
+        }
         let mut out = anstream::AutoStream::new(std::io::stdout(), self.color);
         // A closed standard output is no reason to leave work half done.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

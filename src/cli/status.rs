@@ -1,6 +1,7 @@
 //! `status`: what VMs own, wanted and actual.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::args::Look;
 use super::columns::{Columns, or_dash, paragraph, wrapped};
@@ -8,6 +9,8 @@ use super::doctor::of_level;
 use super::json;
 use super::metrics;
 use super::output::Output;
+use super::topology;
+use super::watch::watch;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
@@ -21,13 +24,41 @@ use crate::lifecycle::show::status::{
 
 /// Shows what VMs own, or what one VM owns; fails when something has drifted or failed.
 pub fn show(host: &Host, asked: &Look, output: &Output) -> anyhow::Result<Exit> {
+    if asked.watch {
+        let interval = Duration::from_secs(u64::from(asked.interval));
+        watch(interval, output, |output| {
+            once(host, asked, output).map(|_| ())
+        })?;
+        return Ok(Exit::Done);
+    }
+    once(host, asked, output)
+}
+
+fn once(host: &Host, asked: &Look, output: &Output) -> anyhow::Result<Exit> {
     let status = status(host, asked.vmid)?;
     match (asked.json, asked.prometheus) {
         (true, _) => json::print(&status, output)?,
         (_, true) => output.print(&metrics::of_status(&status)),
-        _ => print(&status, asked.vmid, output),
+        _ => {
+            if let Some(vmid) = asked.vmid {
+                draw(host, vmid, output);
+            }
+            print(&status, asked.vmid, output);
+        }
     }
     Ok(if status.ok { Exit::Done } else { Exit::Refused })
+}
+
+/// Draws where the CPUs of a VM are; the rest does not depend on it.
+fn draw(host: &Host, vmid: Vmid, output: &Output) {
+    match topology::around(host, vmid, output) {
+        Ok(picture) => {
+            picture
+                .into_iter()
+                .for_each(|picture| output.print(&(picture + "\n")));
+        }
+        Err(error) => output.say(Level::Info, &format!("the picture is left out: {error:#}")),
+    }
 }
 
 fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {

@@ -10,6 +10,7 @@ use super::output::Output;
 use crate::domain::map::draw::{LEAST_WIDTH, Line, Paper, draw};
 use crate::domain::map::svg::svg;
 use crate::domain::map::{Map, OwnerKind};
+use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::lifecycle::engine::account::{Exit, Level};
 use crate::lifecycle::show::topology::topology;
@@ -30,26 +31,45 @@ pub fn show(host: &Host, asked: &Drawing, output: &Output) -> anyhow::Result<Exi
         json::print(&map, output)?;
         return Ok(Exit::Done);
     }
-    let is_file = asked.svg.is_some();
-    let terminal = || output.columns().filter(|_| !is_file);
-    let width = asked.width.or_else(terminal).map(usize::from);
-    let is_utf8 = is_file || is_utf8(|name| std::env::var(name).unwrap_or_default());
-    let paper = Paper {
-        width: width.unwrap_or(MAX_COLUMNS).max(usize::from(LEAST_WIDTH)),
-        is_ascii: asked.ascii || !is_utf8,
-    };
-    let lines = draw(&map, paper);
     match &asked.svg {
-        Some(file) => write_of_caller(file, &svg(&lines, &map), 0o644)?,
+        Some(file) => {
+            let paper = paper(asked.width.map(usize::from), false);
+            write_of_caller(file, &svg(&draw(&map, paper), &map), 0o644)?;
+        }
         None => {
-            let lines = lines.iter().map(|line| colored(line, &map) + "\n");
-            output.print(&lines.collect::<String>());
+            let width = asked.width.or_else(|| output.columns()).map(usize::from);
+            let is_ascii = asked.ascii || !is_utf8(variable);
+            output.print(&picture(&map, paper(width, is_ascii)));
         }
     }
     for text in &map.left_out {
         output.say(Level::Info, text);
     }
     Ok(Exit::Done)
+}
+
+/// Returns the picture of what is around a VM, as wide as the terminal; nothing where it has no CPUs.
+pub fn around(host: &Host, vmid: Vmid, output: &Output) -> anyhow::Result<Option<String>> {
+    let map = topology(host)?.around(vmid);
+    let width = output.columns().map(usize::from);
+    let paper = paper(width, !is_utf8(variable));
+    Ok(map.map(|map| picture(&map, paper)))
+}
+
+fn paper(width: Option<usize>, is_ascii: bool) -> Paper {
+    Paper {
+        width: width.unwrap_or(MAX_COLUMNS).max(usize::from(LEAST_WIDTH)),
+        is_ascii,
+    }
+}
+
+fn picture(map: &Map, paper: Paper) -> String {
+    let lines = draw(map, paper);
+    lines.iter().map(|line| colored(line, map) + "\n").collect()
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
 }
 
 /// Tells whether the locale is one of UTF-8, by the first variable that is set, as setlocale(3) does.

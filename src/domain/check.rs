@@ -4,35 +4,52 @@
 //! two of them can differ. The rules only judge: what they judge was read before ([`HostFacts`],
 //! [`VmFacts`]).
 
+mod boot;
 mod disks;
+mod elsewhere;
+mod firmware;
 mod guests;
+mod hardware;
 mod host_facts;
 mod install;
 mod kernel;
 mod memory;
+mod network;
 mod passthrough;
 mod power;
 mod rule;
 mod services;
 mod starts;
+mod todo;
 mod vm_facts;
 
+pub use self::hardware::{Bridged, Hardware, Mtus, Volume};
 pub use self::host_facts::{
-    GuestOfHost, HostFacts, KsmFacts, MemoryFacts, NextBoot, PolicyFacts, Vendor,
+    GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, NextBoot,
+    PolicyFacts, QemuServer, Vendor,
 };
 pub use self::rule::{Check, Fault, Judge, Severity, Verdict};
-pub use self::vm_facts::{Advice, VmFacts};
+pub use self::todo::{Todo, todo};
+pub use self::vm_facts::{Advice, Virtual, VmFacts};
 
 /// Returns every check, in the order of reports: those of the host first.
 pub fn checks() -> impl Iterator<Item = &'static Check> {
     let of_host = [
         kernel::CHECKS,
+        boot::CHECKS,
         install::CHECKS,
         services::CHECKS,
         memory::CHECKS,
         power::CHECKS,
         passthrough::CHECKS,
     ];
-    let of_vm = [starts::CHECKS, guests::CHECKS, disks::CHECKS];
+    let of_vm = [
+        starts::CHECKS,
+        elsewhere::CHECKS,
+        guests::CHECKS,
+        firmware::CHECKS,
+        network::CHECKS,
+        disks::CHECKS,
+    ];
     of_host.into_iter().chain(of_vm).flatten()
 }

@@ -6,7 +6,7 @@
 
 mod alias;
 mod conf;
-mod texts;
+pub mod texts;
 
 pub use self::alias::Aliases;
 pub use self::texts::version;
@@ -63,6 +63,7 @@ impl Cleaner {
             "/etc/pve/storage.cfg" => texts::properties(text, &texts::STORAGE),
             "/etc/pve/ha/resources.cfg" => texts::properties(text, &["state"]),
             "/etc/pve/replication.cfg" => texts::properties(text, &["target"]),
+            "/dev/kmsg" => texts::iommu_messages(text),
             "/run/pin-hook/journal" => text.trim_end_matches('\0').to_owned(),
             _ if is_within(path, "/etc/default/grub") => texts::grub(text, names),
             _ if is_within(path, "/run/udev/data") => {
@@ -74,6 +75,7 @@ impl Cleaner {
             _ if is_in(path, "/proc/", "/cmdline") => texts::command(text),
             _ if is_in(path, "/proc/", "/mountinfo") => texts::mounts(text),
             _ if is_in(path, "/proc/", "/net/ipv6_route") => texts::default_routes(text),
+            _ if AT_BOOT.iter().any(|above| path.starts_with(above)) => texts::virtuals(text),
             _ if is_anywhere(path) => texts::snippet(text),
             _ if path.contains("/systemd/") && !is_ours(path) => texts::unit(text),
             _ => text.to_owned(),
@@ -97,6 +99,17 @@ impl Cleaner {
 fn is_checked(path: &str) -> bool {
     path == "/run/pin-hook/journal"
 }
+
+/// Settings and scripts of the boot, which are only asked whether they make virtual functions.
+const AT_BOOT: [&str; 7] = [
+    "/etc/systemd/network/",
+    "/etc/udev/rules.d/",
+    "/etc/network/",
+    "/etc/tmpfiles.d/",
+    "/etc/sysfs.",
+    "/etc/rc.local",
+    "/etc/cron.d/",
+];
 
 /// Tells whether a file is where only storages are, which may be anywhere.
 fn is_anywhere(path: &str) -> bool {

@@ -6,6 +6,7 @@ pub mod draw;
 mod folded;
 mod frame;
 mod legend;
+mod narrow;
 pub mod svg;
 mod tree;
 

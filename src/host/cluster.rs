@@ -63,15 +63,9 @@ pub fn guest_configs(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TextFile)>>
 /// # Errors
 /// A file is there but cannot be read.
 pub fn destinations(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<Vec<Destination>> {
-    let id = vmid.to_string();
-    let replication = sections(files, "/etc/pve/replication.cfg")?;
+    let jobs = jobs(files, vmid)?;
     let is_ha = is_ha(files, vmid)?;
-    let of_vm = |job: &&Section| job.id.split('-').next() == Some(id.as_str());
-    let targets: Vec<&str> = replication
-        .iter()
-        .filter(of_vm)
-        .filter_map(|job| job.value("target"))
-        .collect();
+    let targets: Vec<&str> = jobs.iter().filter_map(|job| job.value("target")).collect();
     let reason = |node: &String| match () {
         () if targets.contains(&node.as_str()) => Some("replication"),
         () if is_ha => Some("ha"),
@@ -87,6 +81,19 @@ pub fn destinations(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<
             })
         })
         .collect())
+}
+
+/// Tells whether the disks of a VM are copied to another node, as far as that can be read.
+pub fn is_replicated(files: &dyn Files, vmid: Vmid) -> bool {
+    jobs(files, vmid).is_ok_and(|jobs| !jobs.is_empty())
+}
+
+/// Returns the replication jobs of a VM.
+fn jobs(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Vec<Section>> {
+    let id = vmid.to_string();
+    let mut jobs = sections(files, "/etc/pve/replication.cfg")?;
+    jobs.retain(|job| job.id.split('-').next() == Some(id.as_str()));
+    Ok(jobs)
 }
 
 /// Tells whether HA looks after a VM; it does not where it was told to ignore it.

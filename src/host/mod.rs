@@ -44,11 +44,13 @@ pub mod table;
 pub mod tar;
 pub mod target;
 pub mod task;
+pub mod terminal;
 pub mod topology;
 pub mod tracer;
 pub mod tree;
 pub mod trouble;
 pub mod units;
+pub mod upbringing;
 pub mod usb;
 pub mod work;
 

@@ -32,6 +32,7 @@ struct Inner {
 struct Note {
     found: Found,
     owner: Option<Owner>,
+    modified: Option<u64>,
     /// Whether it was looked at whether it is a link, and it is none.
     is_no_link: bool,
 }
@@ -99,6 +100,7 @@ impl Seen {
             let Some(kind) = kind else { continue };
             let mut node = Node::of_root(kind);
             node.owner = note.owner.unwrap_or(node.owner);
+            node.modified = note.modified.unwrap_or_default();
             if matches!(note.found, Found::Hidden) {
                 node.owner.mode = 0;
             }
@@ -286,6 +288,22 @@ impl Files for Seen {
         self.note(&place, |note| note.owner = owner.as_ref().ok().copied());
         self.remember(&place, &owner, |_| Found::Something);
         owner
+    }
+
+    fn modified(&self, path: &str) -> io::Result<u64> {
+        let place = self.place(path, true);
+        let modified = self.0.files.modified(&self.real(&place));
+        self.note(&place, |note| {
+            note.modified = modified.as_ref().ok().copied()
+        });
+        self.remember(&place, &modified, |_| Found::Something);
+        modified
+    }
+
+    fn records(&self, path: &str, limit: usize) -> io::Result<String> {
+        let place = self.place(path, true);
+        let text = self.0.files.records(&self.real(&place), limit);
+        self.cleaned(&place, text)
     }
 
     fn room_left(&self, path: &str) -> io::Result<u64> {

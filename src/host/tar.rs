@@ -61,10 +61,11 @@ fn add(archive: &mut String, name: &str, node: &Node) {
             uid: 0,
             mode: 0o644,
         };
-        archive.push_str(&header("pax", 'x', "", long.len(), owner));
+        archive.push_str(&header("pax", 'x', "", long.len(), owner, 0));
         add_text(archive, &long);
     }
-    archive.push_str(&header(name, kind, target, text.len(), node.owner));
+    let size = text.len();
+    archive.push_str(&header(name, kind, target, size, node.owner, node.modified));
     add_text(archive, text);
 }
 
@@ -81,7 +82,14 @@ fn record(key: &str, value: &str) -> String {
     format!("{length} {key}={value}\n")
 }
 
-fn header(name: &str, kind: char, target: &str, size: usize, owner: Owner) -> String {
+fn header(
+    name: &str,
+    kind: char,
+    target: &str,
+    size: usize,
+    owner: Owner,
+    modified: u64,
+) -> String {
     let field = |text: &str, width: usize| {
         let ascii = text.chars().map(|c| if c.is_ascii() { c } else { '?' });
         let mut field: String = ascii.take(width).collect();
@@ -96,7 +104,10 @@ fn header(name: &str, kind: char, target: &str, size: usize, owner: Owner) -> St
         + &octal(uid, 7)
         + &octal(0, 7)
         + &octal(size, 11)
-        + &octal(0, 11);
+        + &octal(
+            usize::try_from(modified).unwrap_or(0).min(0o77_777_777_777),
+            11,
+        );
     let end = format!(
         "{kind}{}ustar\x0000{}",
         field(target, LONGEST),
@@ -137,8 +148,12 @@ pub fn unpack(archive: &[u8]) -> Result<Nodes, Fault> {
                     b'2' => Kind::Link(inner_link(&path, target.unwrap_or(header.target))?),
                     _ => return Err(Fault::Strange(name)),
                 };
-                let owner = header.owner;
-                nodes.insert(path, Node { kind, owner });
+                let node = Node {
+                    kind,
+                    owner: header.owner,
+                    modified: header.modified,
+                };
+                nodes.insert(path, node);
             }
         }
         if nodes.len() > MAX_FILES {
@@ -179,6 +194,7 @@ struct Header {
     kind: u8,
     target: String,
     owner: Owner,
+    modified: u64,
 }
 
 struct Reader<'a> {
@@ -222,6 +238,7 @@ impl<'a> Reader<'a> {
                     .unwrap_or(0)
                     & 0o7777,
             },
+            modified: number(136, 148).map_or(0, |n| n as u64),
         };
         self.last.clone_from(&header.name);
         let damaged = || Fault::Damaged(header.name.clone());

@@ -27,6 +27,8 @@ pub struct Node {
     pub kind: Kind,
     /// Who owns it; what nobody was allowed to read has no permissions.
     pub owner: Owner,
+    /// When it was written, in seconds since 1970; 0 where nobody asked.
+    pub modified: u64,
 }
 
 impl Node {
@@ -38,7 +40,11 @@ impl Node {
             Kind::Link(_) => 0o777,
         };
         let owner = Owner { uid: 0, mode };
-        Node { kind, owner }
+        Node {
+            kind,
+            owner,
+            modified: 0,
+        }
     }
 }
 
@@ -161,6 +167,14 @@ impl Files for TreeFiles {
 
     fn owner(&self, path: &str) -> io::Result<Owner> {
         Ok(self.node(path, true)?.1.owner)
+    }
+
+    fn modified(&self, path: &str) -> io::Result<u64> {
+        Ok(self.node(path, true)?.1.modified)
+    }
+
+    fn records(&self, path: &str, limit: usize) -> io::Result<String> {
+        self.read_within(path, limit)
     }
 }
 

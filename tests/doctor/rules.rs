@@ -2,126 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use pin_hook::config::hardware::parse_hardware;
 use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::backend::Backend;
 use pin_hook::domain::check::{
-    Advice, Check, GuestOfHost, HostFacts, Judge, KsmFacts, MemoryFacts, NextBoot, PolicyFacts,
-    Severity, Vendor, Verdict, VmFacts, checks,
+    Advice, Check, GuestOfHost, HostFacts, Judge, KsmFacts, Severity, Vendor, Verdict, VmFacts,
+    checks,
 };
-use pin_hook::domain::gate::Choice;
-use pin_hook::domain::memory::Pool;
-use pin_hook::domain::topology::{CpuSets, Node, Parts, SmtControl, Topology};
-use pin_hook::domain::vm::Vmid;
+use pin_hook::domain::topology::{CpuSets, SmtControl};
 
-/// A VM as the manual would have it.
-const CONF: &str = "name: vr\nagent: 1\nballoon: 0\nbios: ovmf\ncores: 4\ncpu: host\nhookscript: \
-                    local:snippets/pin-hook\nhostpci0: 0000:01:00,pcie=1,x-vga=1\nhugepages: \
-                    2\nmachine: q35\nmemory: 8192\nnet0: virtio=BC:24:11:00:00:01,bridge=vmbr0,queues=4\n\
-                    onboot: 1\nscsi0: local-zfs:vm-100-disk-0,iothread=1\nscsihw: virtio-scsi-single\n";
-
-fn topology(sets: CpuSets, has_memory: bool) -> Topology {
-    let nodes = vec![Node {
-        id: 0,
-        cpus: sets.online.clone(),
-        has_memory,
-        ..Node::default()
-    }];
-    Topology::new(Parts {
-        sets,
-        nodes,
-        ..Parts::default()
-    })
-}
-
-fn sets(online: &str) -> CpuSets {
-    CpuSets {
-        present: "0-7".parse().unwrap(),
-        online: online.parse().unwrap(),
-        ..CpuSets::default()
-    }
-}
-
-fn vmid() -> Vmid {
-    "100".parse().unwrap()
-}
-
-fn vm() -> VmFacts {
-    VmFacts {
-        vmid: vmid(),
-        guest: parse_vm_conf(CONF).guest(),
-        table: Some("/etc/pve/pin-hook/100.toml".to_owned()),
-        table_fault: None,
-        refusal: None,
-        warnings: Vec::new(),
-        hook_fault: None,
-        devices: Vec::new(),
-        device_faults: Vec::new(),
-        is_ha: true,
-    }
-}
-
-/// A host on which nothing is left out and nothing is found.
-fn host() -> HostFacts {
-    let sets = CpuSets {
-        nohz_full: "4-7".parse().unwrap(),
-        ..sets("0-7")
-    };
-    HostFacts {
-        choice: Some(choice(Backend::Isolated)),
-        controllers: Some(vec!["cpuset".to_owned(), "cpu".to_owned()]),
-        has_systemd: Some(true),
-        command_line: "root=/dev/sda2 quiet nohz_full=4-7".to_owned(),
-        next_boot: Some(next_boot("quiet nohz_full=4-7")),
-        vendor: Vendor::Intel,
-        topology: topology(sets, true),
-        services: BTreeSet::new(),
-        ksm: Some(KsmFacts::default()),
-        transparent_hugepages: Some("madvise".to_owned()),
-        hugepages: vec![(Pool { node: 0, kib: 2048 }, 4096)],
-        memory: Some(MemoryFacts {
-            total: 32 << 20,
-            swap: 8 << 20,
-            swap_used: 0,
-        }),
-        policies: vec![policy("intel_pstate", "powersave")],
-        may_boost: Some(true),
-        n_iommu_groups: Some(17),
-        boot_unit: Some(true),
-        strays: Vec::new(),
-        settings_fault: None,
-        guests: vec![GuestOfHost {
-            vmid: vmid(),
-            guest: vm().guest,
-            runs: true,
-            has_table: true,
-            cpus: "4-7".parse().unwrap(),
-        }],
-        other_nodes: vec!["pve2".to_owned()],
-    }
-}
-
-fn choice(backend: Backend) -> Choice {
-    Choice {
-        backend,
-        reason: "kernel 7.0.2: no known problem".to_owned(),
-        warning: None,
-    }
-}
-
-fn next_boot(text: &str) -> NextBoot {
-    NextBoot {
-        file: "/etc/kernel/cmdline".to_owned(),
-        parameters: text.split(' ').map(str::to_owned).collect(),
-    }
-}
-
-fn policy(driver: &str, governor: &str) -> PolicyFacts {
-    PolicyFacts {
-        cpus: "0-7".parse().unwrap(),
-        driver: driver.to_owned(),
-        governor: governor.to_owned(),
-    }
-}
+use crate::well::{
+    CONF, choice, function, host, initramfs, next_boot, policy, qemu_server, sets, topology, vm,
+};
 
 fn advice() -> Option<Advice> {
     Some(Advice {
@@ -137,7 +29,8 @@ fn conf(vm: &mut VmFacts, line: &str) {
         .lines()
         .filter(|old| old.split(':').next() != Some(key));
     let lines: Vec<&str> = others.chain([line]).collect();
-    vm.guest = parse_vm_conf(&lines.join("\n")).guest();
+    let conf = parse_vm_conf(&lines.join("\n"));
+    (vm.guest, vm.hardware) = (conf.guest(), parse_hardware(&conf));
 }
 
 type Break = fn(&mut HostFacts, &mut VmFacts);
@@ -182,6 +75,15 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     }),
     ("mitigations", Severity::Notice, |host, _| {
         host.command_line = "mitigations=off".to_owned();
+    }),
+    ("initramfs", Severity::Notice, |host, _| {
+        host.initramfs = initramfs(1500);
+    }),
+    ("post-stop", Severity::Notice, |host, _| {
+        host.qemu_server = qemu_server("8.4.10", false);
+    }),
+    ("post-stop", Severity::Notice, |host, _| {
+        host.qemu_server = qemu_server("9.2.6", true);
     }),
     ("boot-unit", Severity::Warning, |host, _| {
         host.boot_unit = Some(false);
@@ -241,6 +143,16 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     ("acs-override", Severity::Warning, |host, _| {
         host.command_line = "pcie_acs_override=downstream".to_owned();
     }),
+    ("iommu-faults", Severity::Warning, |host, _| {
+        host.iommu_messages = said(
+            "DMAR: [DMA Read NO_PASID] Request device [01:00.0] fault addr 0xdeadb000 [fault reason 0x06]",
+        );
+    }),
+    ("iommu-faults", Severity::Notice, |host, _| {
+        host.iommu_messages = said(
+            "xhci_hcd 0000:0a:00.3: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x000f address=0x0 flags=0x0]",
+        );
+    }),
     ("table", Severity::Failure, |_, vm| {
         vm.table_fault = advice();
     }),
@@ -255,11 +167,23 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     ("placement", Severity::Warning, |_, vm| {
         vm.warnings = vec!["the vcpus share cores".to_owned()];
     }),
+    ("idle-latency", Severity::Notice, |_, vm| {
+        vm.asks_without_idle = Some("pin.scheduler");
+    }),
     ("affinity", Severity::Notice, |_, vm| {
         conf(vm, "affinity: 4-7");
     }),
     ("ha", Severity::Notice, |_, vm| {
         vm.table = Some("/etc/pin-hook/100.toml".to_owned());
+    }),
+    ("ha-nodes", Severity::Warning, |_, vm| {
+        vm.lacks_elsewhere = advice().into_iter().collect();
+    }),
+    ("ha-hardware", Severity::Notice, |_, vm| {
+        conf(vm, "tpmstate0: local-zfs:vm-100-disk-2");
+    }),
+    ("ha-hardware", Severity::Notice, |_, vm| {
+        conf(vm, "hostpci0: 0000:01:00,pcie=1,x-vga=1");
     }),
     ("kvm", Severity::Warning, |_, vm| conf(vm, "kvm: 0")),
     ("cpu-type", Severity::Notice, |_, vm| {
@@ -279,6 +203,27 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     }),
     ("firmware", Severity::Notice, |_, vm| {
         conf(vm, "bios: seabios");
+    }),
+    ("efi-disk", Severity::Notice, |_, vm| {
+        conf(vm, "efidisk0: none");
+    }),
+    ("secure-boot", Severity::Notice, |_, vm| {
+        conf(vm, "efidisk0: rbd:vm-100-disk-1");
+    }),
+    ("secure-boot", Severity::Notice, |_, vm| {
+        conf(vm, "tpmstate0: none");
+    }),
+    ("net-bridge", Severity::Failure, |_, vm| {
+        conf(vm, "net0: virtio,bridge=vmbr0,mtu=9000");
+    }),
+    ("net-bridge", Severity::Failure, |_, vm| {
+        conf(vm, "net0: virtio,bridge=vmbr9");
+    }),
+    ("vf-at-boot", Severity::Notice, |_, vm| {
+        vm.virtuals = vec![function(None)];
+    }),
+    ("vf-bond", Severity::Notice, |_, vm| {
+        vm.virtuals = vec![function(Some("bond0"))];
     }),
     ("device", Severity::Warning, |_, vm| {
         vm.devices = vec!["its group has others".to_owned()];
@@ -307,7 +252,18 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     ("scsi-controller", Severity::Warning, |_, vm| {
         conf(vm, "scsihw: virtio-scsi-pci");
     }),
+    ("disk-aio", Severity::Failure, |_, vm| {
+        conf(vm, "scsi0: rbd:vm-100-disk-0,aio=native,cache=writeback");
+    }),
+    ("snapshots", Severity::Notice, |_, vm| {
+        vm.controllers = vec!["0000:02:00.0".to_owned()];
+        vm.hardware.snapshots = vec!["before".to_owned()];
+    }),
 ];
+
+fn said(message: &str) -> Option<Vec<String>> {
+    Some(vec![message.to_owned()])
+}
 
 fn verdict(check: &Check, host: &HostFacts, vm: &VmFacts) -> Verdict {
     match check.judge {

@@ -1,7 +1,7 @@
 //! Disks of a VM.
 
 use super::host_facts::HostFacts;
-use super::rule::Severity::{Notice, Warning};
+use super::rule::Severity::{Failure, Notice, Warning};
 use super::rule::{Check, Fault, Judge, Verdict};
 use super::vm_facts::VmFacts;
 use crate::domain::guest::Disk;
@@ -52,6 +52,43 @@ pub(super) const CHECKS: &[Check] = &[
                 is_vain.then(|| format!("{} has iothread=1 without virtio-scsi-single", disk.key))
             })
         }),
+    },
+    Check {
+        id: "disk-aio",
+        required: "aio=native goes with a cache mode that goes around the host's cache",
+        why: "QEMU refuses aio=native with any other cache mode, and the VM does not start.",
+        fix: "set cache to none, or async io to its default, in the hardware tab of the vm",
+        severity: Failure,
+        judge: Judge::Vm(|vm, _| {
+            let volumes = vm.hardware.volumes.iter();
+            let native = volumes.filter(|volume| volume.aio.as_deref() == Some("native"));
+            let faults = native.filter_map(|volume| match volume.cache.as_deref() {
+                Some(mode @ ("writeback" | "writethrough" | "unsafe")) => Some(Fault::new(
+                    format!("{} has aio=native with cache={mode}", volume.key),
+                )),
+                _ => None,
+            });
+            Verdict::of(faults.collect(), "it does")
+        }),
+    },
+    Check {
+        id: "snapshots",
+        required: "a vm with a storage controller of the host has no snapshots",
+        why: "A snapshot has the VM's volumes and nothing of the disks behind the controller: after a rollback \
+              they are of different times.",
+        fix: "qm delsnapshot <vmid> NAME; take snapshots of those disks in the guest",
+        severity: Notice,
+        judge: Judge::Vm(
+            |vm, _| match (&vm.controllers[..], &vm.hardware.snapshots[..]) {
+                ([], _) => Verdict::passed("the vm has no such controller"),
+                (_, []) => Verdict::passed("it has none"),
+                ([first, ..], names) => Fault::new(format!(
+                    "snapshots {}, and controller {first}",
+                    names.join(", ")
+                ))
+                .into(),
+            },
+        ),
     },
 ];
 

@@ -1,7 +1,8 @@
 //! What the doctor knows of a host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::hardware::Mtus;
 use super::vm_facts::Advice;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::Choice;
@@ -53,6 +54,53 @@ pub struct HostFacts {
     pub guests: Vec<GuestOfHost>,
     /// Other nodes of the cluster.
     pub other_nodes: Vec<String>,
+    /// What the kernel has said of its IOMMU since the boot; `None` where its log cannot be read.
+    pub iommu_messages: Option<Vec<String>>,
+    /// Functions that VMs are to have, as addresses or their beginnings.
+    pub passed: Vec<(String, Vmid)>,
+    /// The initramfs of this kernel, where files about VFIO may have to be in it.
+    pub initramfs: Option<InitramfsFacts>,
+    /// Version of PVE's package for VMs, and how it calls post-stop.
+    pub qemu_server: Option<QemuServer>,
+    /// The deepest idle state that CPUs may enter.
+    pub deepest_idle: Option<IdleState>,
+    /// Network devices with their MTU; empty where the kernel shows none.
+    pub mtus: Mtus,
+    /// Whether other nodes have the same storage, by its name.
+    pub storages: BTreeMap<String, bool>,
+    /// Whether a file that is read at boot mentions SR-IOV; `None` where nobody needs to know.
+    pub sets_virtuals: Option<bool>,
+}
+
+/// The initramfs of the kernel that runs, with times in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitramfsFacts {
+    /// Where it is.
+    pub path: String,
+    /// When it was made.
+    pub made: u64,
+    /// When the host was booted.
+    pub booted: u64,
+    /// Files of modprobe that name vfio, with when each was written.
+    pub files: Vec<(String, u64)>,
+}
+
+/// PVE's package for VMs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuServer {
+    /// Its version.
+    pub version: String,
+    /// Whether an update left the old way in force until the next boot.
+    pub is_held_back: bool,
+}
+
+/// Idle state of a CPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdleState {
+    /// Its name, such as `C6`.
+    pub name: String,
+    /// Microseconds that waking up takes.
+    pub latency: u64,
 }
 
 /// The command line that the host boots with next.

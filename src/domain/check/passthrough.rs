@@ -1,8 +1,12 @@
 //! What passing devices through needs of the host.
 
+use std::collections::BTreeMap;
+
 use super::host_facts::{HostFacts, Vendor};
-use super::rule::Severity::{Failure, Warning};
+use super::rule::Severity::{Failure, Notice, Warning};
 use super::rule::{Check, Fault, Judge, Verdict};
+use crate::domain::pci::is_address;
+use crate::domain::words::count;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -26,7 +30,58 @@ pub(super) const CHECKS: &[Check] = &[
             None => Verdict::passed("they are"),
         }),
     },
+    Check {
+        id: "iommu-faults",
+        required: "no device does what the iommu forbids",
+        why: "A device that reads or writes memory that is not its VM's is stopped by the IOMMU: data is lost, \
+              and the device or its driver may hang. Some firmware causes a few of them at boot.",
+        fix: "journalctl -k --grep 'DMAR|AMD-Vi' shows them; update the firmware of the board and of the device, \
+               and its driver in the guest",
+        severity: Notice,
+        judge: Judge::Host(iommu_faults),
+    },
 ];
+
+/// Counts by device: the kernel leaves out messages that come too fast.
+fn iommu_faults(host: &HostFacts) -> Verdict {
+    let Some(messages) = &host.iommu_messages else {
+        return Verdict::skipped("the log of the kernel cannot be read");
+    };
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for device in messages.iter().filter_map(|text| faulting(text)) {
+        *counts.entry(device).or_default() += 1;
+    }
+    let faults = counts.into_iter().map(|(device, n)| {
+        let found = format!("{device} did at least {}", count(n, "time"));
+        let mut passed = host.passed.iter();
+        match passed.find(|(id, _)| device.starts_with(id.as_str())) {
+            Some((_, vmid)) => Fault::new(format!("{found}, a device of vm {vmid}")).with(Warning),
+            None => Fault::new(found),
+        }
+    });
+    Verdict::of(faults.collect(), "none did since the boot")
+}
+
+/// Returns the device that a message of the kernel's IOMMU driver accuses (`dmar_fault_do_one()`,
+/// `amd_iommu_report_page_fault()`).
+fn faulting(message: &str) -> Option<String> {
+    let intels = || message.split_once("Request device [")?.1.split(']').next();
+    let amds = || {
+        let (before, event) = message.split_once("AMD-Vi: Event logged [")?;
+        let named = event.split_once("device=");
+        let named = named.and_then(|(_, rest)| rest.split([' ', ',', ']']).next());
+        named.or_else(|| before.trim_end_matches([' ', ':']).rsplit(' ').next())
+    };
+    let device = match message.contains("DMAR") {
+        true => intels()?,
+        false => amds()?,
+    };
+    let address = match device.matches(':').count() {
+        1 => format!("0000:{device}"),
+        _ => device.to_owned(),
+    };
+    is_address(&address).then_some(address)
+}
 
 /// An IOMMU that is on has groups. Intel's is off by default where the kernel was built like that; AMD's is
 /// on wherever the firmware shows it.

@@ -1,6 +1,6 @@
 //! Whether a VM would start with CPUs of its own, as far as its table and the host go.
 
-use super::host_facts::HostFacts;
+use super::host_facts::{HostFacts, IdleState};
 use super::rule::Severity::{Failure, Notice, Warning};
 use super::rule::{Check, Fault, Judge, Verdict};
 use super::vm_facts::VmFacts;
@@ -49,6 +49,15 @@ pub(super) const CHECKS: &[Check] = &[
         }),
     },
     Check {
+        id: "idle-latency",
+        required: "a table that asks for low latency limits idle states too",
+        why: "A CPU that is deep asleep takes as long to wake up as everything else that was tuned away, and the \
+              governor of idle states does not know that somebody waits.",
+        fix: "max-idle-latency = \"10us\" below [power] in the table of the vm",
+        severity: Notice,
+        judge: Judge::Vm(idle),
+    },
+    Check {
         id: "affinity",
         required: "pve's own affinity: is not set beside a table",
         why: "PVE starts QEMU on these CPUs, and pin-hook moves its threads to those of the table: one of the \
@@ -70,6 +79,23 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Vm(ha),
     },
 ];
+
+/// Microseconds that waking up may take before anybody notices.
+const UNNOTICED: u64 = 20;
+
+fn idle(vm: &VmFacts, host: &HostFacts) -> Verdict {
+    let Some(deepest) = &host.deepest_idle else {
+        return Verdict::skipped("the kernel does not choose idle states here");
+    };
+    let IdleState { name, latency } = deepest;
+    match vm.asks_without_idle {
+        Some(key) if *latency > UNNOTICED => Fault::new(format!(
+            "{key} is set, and cpus may enter {name} ({latency} us to wake up)"
+        ))
+        .into(),
+        _ => Verdict::passed("it does, or does not ask for it"),
+    }
+}
 
 fn table(vm: &VmFacts, _: &HostFacts) -> Verdict {
     match (&vm.table_fault, &vm.table) {

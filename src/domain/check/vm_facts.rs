@@ -1,5 +1,6 @@
 //! What the doctor knows of a VM.
 
+use super::hardware::Hardware;
 use crate::domain::guest::Guest;
 use crate::domain::vm::Vmid;
 
@@ -26,6 +27,29 @@ pub struct VmFacts {
     pub device_faults: Vec<Advice>,
     /// Whether HA looks after it.
     pub is_ha: bool,
+    /// Whether its disks are copied to another node.
+    pub is_replicated: bool,
+    /// What it would lack on nodes that it may move to, as far as they have told.
+    pub lacks_elsewhere: Vec<Advice>,
+    /// What else its config says.
+    pub hardware: Hardware,
+    /// Functions of storage controllers that it is to have.
+    pub controllers: Vec<String>,
+    /// Virtual functions that it is to have.
+    pub virtuals: Vec<Virtual>,
+    /// What its table asks for although nothing limits idle states, such as `pin.scheduler`.
+    pub asks_without_idle: Option<&'static str>,
+}
+
+/// Virtual function that a VM is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Virtual {
+    /// Its address.
+    pub address: String,
+    /// Address of its physical function.
+    pub physical: String,
+    /// Bond that the network device of the physical function is in.
+    pub bond: Option<String>,
 }
 
 /// What is wrong, and what can be done about it.

@@ -12,6 +12,8 @@ pub(super) const STORAGE: [&str; 7] = [
     "disable",
     "nodes",
 ];
+/// What mentions virtual functions of network cards.
+const VIRTUALS: [&str; 5] = ["sriov", "sr-iov", "numvfs", "num_vfs", "max_vfs"];
 /// Packages whose versions are told.
 const PACKAGES: [&str; 6] = [
     "pve-manager",
@@ -35,6 +37,24 @@ const NAMES: [&str; 7] = [
 const SECRETS: [&str; 4] = ["pass", "secret", "token", "key"];
 /// Keys of units that are needed.
 const UNIT: [&str; 2] = ["CPUAffinity", "AllowedCPUs"];
+
+/// Tells whether a text mentions virtual functions of network cards.
+pub fn mentions_virtuals(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    VIRTUALS.iter().any(|word| text.contains(word))
+}
+
+/// Returns the lines that mention virtual functions: scripts and settings of the boot are asked for nothing else.
+pub(super) fn virtuals(text: &str) -> String {
+    kept(text, mentions_virtuals)
+}
+
+/// Returns what the kernel has said of its IOMMU.
+pub(super) fn iommu_messages(text: &str) -> String {
+    kept(text, |line| {
+        line.contains("DMAR") || line.contains("AMD-Vi")
+    })
+}
 
 /// Returns the lines that begin with one of `starts`.
 pub(super) fn lines(text: &str, starts: &[&str]) -> String {
@@ -149,7 +169,7 @@ pub(super) fn command(text: &str) -> String {
 pub(super) fn snippet(text: &str) -> String {
     match text.contains(SNIPPET) {
         true => text.to_owned(),
-        false => String::new(),
+        false => virtuals(text),
     }
 }
 
@@ -161,7 +181,7 @@ pub(super) fn unit(text: &str) -> String {
         let is_key = line
             .split_once('=')
             .is_some_and(|(key, _)| UNIT.contains(&key.trim()));
-        let is_kept = goes_on || is_key || line.starts_with('[');
+        let is_kept = goes_on || is_key || line.starts_with('[') || mentions_virtuals(line);
         goes_on = (goes_on || is_key) && line.ends_with('\\');
         is_kept
     });

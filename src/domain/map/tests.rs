@@ -137,3 +137,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn around_a_vm_is_what_it_shares() {
+    // Two nodes with two L3 domains of two cores each, without SMT.
+    let host = grid(2, 2, 2, 1);
+    let map = map(&host, &[(100, "2"), (101, "3"), (102, "6-7")]);
+    let around = |vmid: &str| map.around(vmid.parse().unwrap());
+    let text = drawn(&around("101").unwrap(), 80);
+    assert_eq!(cpus_in_cells(&text), [2, 3], "{text}");
+    assert!(
+        text.contains("A vm 100: cpu 2") && text.contains("B vm 101: cpu 3"),
+        "{text}"
+    );
+    assert!(!text.contains("vm 102") && !text.contains("host"), "{text}");
+    let text = drawn(&around("102").unwrap(), 80);
+    assert!(text.contains("A vm 102: cpus 6-7"), "{text}");
+    assert!(around("103").is_none());
+}

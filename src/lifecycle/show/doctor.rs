@@ -2,11 +2,14 @@
 
 mod facts;
 
+use anyhow::Context;
 use serde::Serialize;
 
 use self::facts::{host_facts, of_interest, table_of, vm_facts};
 use crate::domain::advice::Advised;
-use crate::domain::check::{Check, Fault, HostFacts, Judge, Severity, Verdict, VmFacts, checks};
+use crate::domain::check::{
+    Check, Fault, HostFacts, Judge, Severity, Todo, Verdict, VmFacts, checks, todo,
+};
 use crate::domain::level::{Kept, Level};
 use crate::domain::vm::Vmid;
 use crate::host::{Host, pve};
@@ -90,10 +93,8 @@ pub struct Totals {
 /// There is no such VM, or the host cannot be read at all.
 pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
     let files = &*host.files;
-    if let Some(vmid) = only
-        && let There::Nothing(why) = look_up(files, vmid, "")?
-    {
-        return Err(Advised::new(why.to_string(), why.help()).into());
+    if let Some(vmid) = only {
+        check_there(host, vmid)?;
     }
     let bench = Bench::of(host);
     let facts = host_facts(&bench, host)?;
@@ -120,6 +121,63 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
         patients,
         totals,
     })
+}
+
+/// Checks that enabling a VM answers by itself.
+const TOLD_BY_ENABLE: [&str; 4] = ["table", "hookscript", "start", "ha-nodes"];
+
+/// Returns what matters to somebody who has just enabled a VM: failures of the host and the VM, and warnings of
+/// the VM, apart from what enabling tells anyway.
+pub fn pressing(host: &Host, vmid: Vmid) -> Vec<Row> {
+    let diagnosis = examine(host, Some(vmid));
+    let patients = diagnosis.map_or_else(|_| Vec::new(), |diagnosis| diagnosis.patients);
+    let rows = patients.into_iter().flat_map(|patient| {
+        let of_vm = patient.vmid.is_some();
+        let rows = patient.results.into_iter();
+        rows.filter(move |row| match row.outcome {
+            Outcome::Failure => true,
+            Outcome::Warning => of_vm,
+            _ => false,
+        })
+    });
+    rows.filter(|row| !TOLD_BY_ENABLE.contains(&row.id))
+        .collect()
+}
+
+/// What is to be looked at in a guest.
+#[derive(Debug, Serialize)]
+pub struct GuestList {
+    /// Which VM.
+    pub vmid: Vmid,
+    /// Name of the VM.
+    pub name: Option<String>,
+    /// Operating system, in PVE's words.
+    pub ostype: Option<String>,
+    /// The list; empty for an operating system that it does not know.
+    pub todo: Vec<Todo>,
+}
+
+/// Returns what is to be looked at in the guest of a VM, because the host cannot see it.
+///
+/// # Errors
+/// There is no such VM.
+pub fn guest_list(host: &Host, vmid: Vmid) -> anyhow::Result<GuestList> {
+    check_there(host, vmid)?;
+    let vm = vm_facts(&Bench::of(host), host, vmid);
+    let vm = vm.with_context(|| format!("vm {vmid} is a template"))?;
+    Ok(GuestList {
+        vmid,
+        todo: todo(&vm),
+        name: vm.guest.name,
+        ostype: vm.hardware.ostype,
+    })
+}
+
+fn check_there(host: &Host, vmid: Vmid) -> anyhow::Result<()> {
+    match look_up(&*host.files, vmid, "")? {
+        There::Nothing(why) => Err(Advised::new(why.to_string(), why.help()).into()),
+        _ => Ok(()),
+    }
 }
 
 fn kept_by_table(bench: &Bench, host: &Host, vmid: Vmid) -> Kept {

@@ -119,6 +119,17 @@ pub struct Broken {
     pub help: Option<String>,
 }
 
+/// Returns every VM of this node with its name, with or without a table.
+///
+/// # Errors
+/// The configs cannot be read.
+pub fn ids(host: &Host) -> anyhow::Result<Vec<(Vmid, Option<String>)>> {
+    let files = &*host.files;
+    let vmids = pve::vms_of_node(files)?.into_iter();
+    let name = |vmid| next_guest(files, vmid, "").and_then(|guest| guest.name);
+    Ok(vmids.map(|vmid| (vmid, name(vmid))).collect())
+}
+
 /// Returns every table of this node.
 pub fn list(host: &Host) -> anyhow::Result<Listing> {
     let mut listing = Listing {

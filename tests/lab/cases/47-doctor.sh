@@ -18,6 +18,7 @@ case_cleanup() {
     # What enable saves; disable would take the lab's snippet along.
     rm -rf /var/lib/pin-hook
     echo 1 > /sys/devices/system/cpu/cpu3/online
+    ip link del vmbr7 > /dev/null 2>&1 || true
 }
 
 # service NAME: one of that name runs, and starts at boot.
@@ -77,6 +78,10 @@ fixed 100 cpu-limit eval 'echo "cpulimit: 2" >> "$(conf_path 100)"'
 fixed 100 affinity eval 'echo "affinity: 0-7" >> "$(conf_path 100)"'
 fixed 100 kvm eval 'echo "kvm: 0" >> "$(conf_path 100)"'
 fixed 100 scsi-controller sed -i '/^scsihw/d' "$(conf_path 100)"
+ip link add vmbr7 type bridge
+fixed 100 net-bridge eval 'echo "net0: virtio,bridge=vmbr7,mtu=9000" >> "$(conf_path 100)"'
+ip link del vmbr7
+sed -i '/^net0/d' "$(conf_path 100)"
 fixed 100 hookscript qm set 100 --delete hookscript
 fixed 100 table rm /etc/pin-hook/100.toml
 table 100 'cpus = "4-7"'
@@ -84,6 +89,15 @@ rm -f $units/{irqbalance,numad,tuned}.service
 systemctl daemon-reload
 echo "$was" > $thp
 capture_after_equal 'nothing else was changed'
+
+# The log is the kernel's own, and what somebody else writes into it is none of its messages.
+outcome() {
+    pin-hook check --json | jq -r '.patients[0].results[] | select(.id == "iommu-faults") | .outcome'
+}
+equal 'the log of the kernel is read' passed "$(outcome || true)"
+echo '<3>DMAR: [DMA Read NO_PASID] Request device [01:00.0] fault addr 0x1000' > /dev/kmsg
+check 'the forged message is in the log' eval 'dmesg | grep -q "fault addr 0x1000"'
+equal 'it accuses nobody' passed "$(outcome || true)"
 
 # A CPU that comes back is no longer what it was for interrupts and kernel threads.
 fixed host cpus-online eval 'echo 0 > /sys/devices/system/cpu/cpu3/online'

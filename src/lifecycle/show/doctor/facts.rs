@@ -1,5 +1,9 @@
 //! Reading what the doctor judges.
 
+mod beside;
+
+use self::beside::{asks_without_idle, controllers, lacks_elsewhere, passed, virtuals};
+use crate::config::hardware::parse_hardware;
 use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
 use crate::domain::guest::Guest;
 use crate::domain::placement::{doubts, owned_by_table};
@@ -8,9 +12,9 @@ use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::table::{path_of_table, read_table, unread_files};
 use crate::host::topology::read_topology;
-use crate::host::{Host, cluster, health, pve, surroundings};
+use crate::host::{Host, cluster, health, pve, surroundings, upbringing};
 use crate::lifecycle::case::ground::Ground;
-use crate::lifecycle::case::nothing::next_guest;
+use crate::lifecycle::case::nothing::{look_up, next_guest};
 use crate::lifecycle::case::texts::understand;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::hooking::snippet;
@@ -28,6 +32,11 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
     let settings_fault = settings.err().cloned().map(told);
     let own = pve::node_name(files).unwrap_or_default();
     let command_line = health::command_line(files);
+    let guests = guests(
+        host,
+        settings.unwrap_or(&HostSettings::default()),
+        &topology,
+    );
     Ok(HostFacts {
         choice: bench.ground.as_ref().ok().map(Ground::best),
         controllers: health::controllers(files),
@@ -35,6 +44,9 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
             .exists("/run")
             .then(|| surroundings::features(files).systemd_bus),
         next_boot: health::next_boot(files, &command_line),
+        sets_virtuals: beside::has_virtuals(files)
+            .then(|| upbringing::sets_virtuals(files, &command_line))
+            .flatten(),
         command_line,
         vendor: health::vendor(files),
         services: health::services(files),
@@ -48,12 +60,15 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
         boot_unit: health::boot_unit(files),
         strays: unread_files(files),
         settings_fault,
-        guests: guests(
-            host,
-            settings.unwrap_or(&HostSettings::default()),
-            &topology,
-        ),
+        passed: passed(files, &guests, &own),
+        guests,
         other_nodes: others(cluster::nodes(files), &own),
+        iommu_messages: upbringing::iommu_messages(files),
+        initramfs: upbringing::initramfs(files),
+        qemu_server: upbringing::qemu_server(files),
+        deepest_idle: upbringing::deepest_idle(files),
+        mtus: upbringing::mtus(files),
+        storages: upbringing::storages(files),
         topology,
     })
 }
@@ -93,7 +108,8 @@ pub(super) fn of_interest(facts: &HostFacts) -> Vec<Vmid> {
 /// Returns what the doctor judges of a VM; nothing of one without a config.
 pub(super) fn vm_facts(bench: &Bench, host: &Host, vmid: Vmid) -> Option<VmFacts> {
     let files = &*host.files;
-    let guest = next_guest(files, vmid, "")?;
+    let conf = look_up(files, vmid, "").ok()?.vm().ok()?.conf;
+    let guest = conf.guest_of_next_start();
     let devices = Devices::read(host, vmid, &guest, &[]);
     let of_devices = match devices.bus.is_empty() {
         true => Vec::new(),
@@ -108,14 +124,21 @@ pub(super) fn vm_facts(bench: &Bench, host: &Host, vmid: Vmid) -> Option<VmFacts
     let table = path_of_table(files, vmid);
     let held = held_against_host(bench, host, vmid);
     // What has a check of its own is not told twice.
-    let of_config =
-        table_of(bench, host, vmid).map(|table| doubts::of_config(vmid, &guest, &table));
+    let said = table_of(bench, host, vmid);
+    let of_config = said.as_ref();
+    let of_config = of_config.map(|table| doubts::of_config(vmid, &guest, table));
     let of_config = of_config.unwrap_or_default();
     let is_told = |text: &String| of_devices.contains(text) || of_config.contains(text);
     let warnings = held.warnings.into_iter().filter(|text| !is_told(text));
     Some(VmFacts {
         vmid,
         hook_fault: hook_fault(host, vmid, &guest, table.is_some()),
+        lacks_elsewhere: lacks_elsewhere(files, vmid, &guest),
+        is_replicated: cluster::is_replicated(files, vmid),
+        hardware: parse_hardware(&conf),
+        controllers: controllers(&devices),
+        virtuals: virtuals(files, &devices),
+        asks_without_idle: said.as_ref().and_then(asks_without_idle),
         guest,
         table_fault: held.table_fault,
         refusal: held.refusal,

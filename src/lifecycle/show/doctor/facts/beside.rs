@@ -1,0 +1,120 @@
+//! What the doctor judges beside the VM itself: its devices as the host has them, and other nodes.
+
+use crate::config::mapping::pci_mapping;
+use crate::domain::check::{Advice, GuestOfHost, Virtual};
+use crate::domain::guest::Guest;
+use crate::domain::pci::Function;
+use crate::domain::storage::Snippet;
+use crate::domain::table::Table;
+use crate::domain::vm::Vmid;
+use crate::host::files::Files;
+use crate::host::pci::DEVICES;
+use crate::host::{cluster, nets, pve};
+use crate::lifecycle::engine::inventory::Devices;
+
+const BOND: &str = "member of bond ";
+
+/// Returns the addresses that VMs are to have, or their beginnings, with those of mappings.
+pub(super) fn passed(files: &dyn Files, guests: &[GuestOfHost], node: &str) -> Vec<(String, Vmid)> {
+    let mappings = files.read("/etc/pve/mapping/pci.cfg").unwrap_or_default();
+    let mut passed = Vec::new();
+    for one in guests {
+        let ids = one.guest.hostpci.iter().flat_map(|entry| {
+            let name = entry.mapping.as_ref();
+            let mapped = name.and_then(|name| pci_mapping(&mappings, name, node));
+            let mapped = mapped.unwrap_or_default().into_iter();
+            mapped
+                .flat_map(|one| one.ids)
+                .chain(entry.ids.iter().cloned())
+        });
+        passed.extend(ids.map(|id| (id, one.vmid)));
+    }
+    passed
+}
+
+/// Tells whether any function of the host is a virtual one.
+pub(super) fn has_virtuals(files: &dyn Files) -> bool {
+    let names = files.list(DEVICES).unwrap_or_default();
+    let mut names = names.iter();
+    names.any(|name| files.link(&format!("{DEVICES}/{name}/physfn")).is_ok())
+}
+
+/// Returns the storage controllers that a VM is to have.
+pub(super) fn controllers(devices: &Devices) -> Vec<String> {
+    let all = functions(devices).into_iter();
+    let storage = all.filter(|(_, function)| function.is_storage());
+    storage.map(|(address, _)| address.clone()).collect()
+}
+
+/// Returns the virtual functions that a VM is to have.
+pub(super) fn virtuals(files: &dyn Files, devices: &Devices) -> Vec<Virtual> {
+    let all = functions(devices).into_iter();
+    let virtuals =
+        all.filter_map(|(address, function)| Some((address, function.physical.as_ref()?)));
+    let virtuals: Vec<(&String, &String)> = virtuals.collect();
+    if virtuals.is_empty() {
+        return Vec::new();
+    }
+    let nets = nets::nets(files);
+    let bond = |physical: &String| {
+        let mut of_it = nets
+            .iter()
+            .filter(|net| net.function.as_ref() == Some(physical));
+        of_it.find_map(|net| {
+            let mut uses = net.uses.iter();
+            uses.find_map(|text| Some(text.strip_prefix(BOND)?.to_owned()))
+        })
+    };
+    let virtuals = virtuals.into_iter();
+    virtuals
+        .map(|(address, physical)| Virtual {
+            address: address.clone(),
+            bond: bond(physical),
+            physical: physical.clone(),
+        })
+        .collect()
+}
+
+fn functions(devices: &Devices) -> Vec<(&String, &Function)> {
+    let chosen = devices.chosen().into_iter();
+    let addresses = chosen.flat_map(|(_, addresses)| addresses);
+    addresses
+        .filter_map(|address| Some((address, devices.bus.get(address)?)))
+        .collect()
+}
+
+/// Returns what a VM would lack on nodes that it may move to. Where its table is, is another check.
+pub(super) fn lacks_elsewhere(files: &dyn Files, vmid: Vmid, guest: &Guest) -> Vec<Advice> {
+    let hook = guest.hookscript.as_ref();
+    let hook: Option<Snippet> = hook.and_then(|volume| volume.parse().ok());
+    let Some((hook, own)) = hook.zip(pve::node_name(files).ok()) else {
+        return Vec::new();
+    };
+    let storages = cluster::storages(files).unwrap_or_default();
+    let is_shared = storages
+        .iter()
+        .any(|one| one.id == hook.storage && one.is_shared);
+    let places = cluster::destinations(files, vmid, &own).unwrap_or_default();
+    let lacks = places.into_iter().filter_map(|place| {
+        let (lack, help) = place.lack(&hook, is_shared, "/etc/pve/")?;
+        let fact = format!("{} ({}): {lack}", place.node, place.reason);
+        Some(Advice { fact, help })
+    });
+    lacks.collect()
+}
+
+/// Returns a key by which a table asks for low latency, if it leaves idle states alone.
+pub(super) fn asks_without_idle(table: &Table) -> Option<&'static str> {
+    if table.power.max_idle_latency.is_some() {
+        return None;
+    }
+    let is_fast = table.power.governor.as_deref() == Some("performance");
+    let asked = [
+        (!table.pin.scheduler.is_other(), "pin.scheduler"),
+        (table.host.halt_poll.is_some(), "host.halt-poll"),
+        (is_fast, "power.governor"),
+        (table.power.min_frequency.is_some(), "power.min-frequency"),
+    ];
+    let mut asked = asked.into_iter();
+    asked.find_map(|(is_asked, key)| is_asked.then_some(key))
+}
