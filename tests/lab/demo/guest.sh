@@ -4,7 +4,6 @@
 
 cpus=4-7
 seconds=5
-tracing=/sys/kernel/tracing/instances/demo
 spin='args: -bios /usr/share/lab/spin.bin'
 
 title() { printf '\n%s. %s\n\n' "$1" "$2"; }
@@ -20,38 +19,16 @@ run() {
     return $status
 }
 
-# Time that the vCPUs of VM 100 have waited for a CPU, in nanoseconds.
-waited() {
-    local tid
-    for tid in $(vcpu_tids 100); do cat "/proc/$(qemu_pid 100)/task/$tid/schedstat"; done |
-        awk '{ sum += $2 } END { printf "%d\n", sum }'
-}
-
-# Task switches on the VM's CPUs in file $1 to programs that are not its vCPUs.
-foreign() {
-    local kernel
-    kernel=$(ps --ppid 2 -o pid= | xargs)
-    awk -v own="$(vcpu_tids 100 | xargs) 0 2 $kernel" '
-        BEGIN { split(own, n, " "); for (i in n) mine[n[i]] = 1 }
-        match($0, /next_pid=[0-9]+/) && !(substr($0, RSTART + 9, RLENGTH - 9) in mine) { count++ }
-        END { print count + 0 }' "$1"
-}
-
 pinned() { [ "$(vcpu_masks 100)" = '4 5 6 7' ]; }
 
-# Runs stress-ng on all CPUs and counts; sets switches and delay (percent of the vCPUs' time).
+# disturb NAME: measures what is taken from VM 100 while stress-ng keeps all CPUs busy, and keeps it under that name.
 disturb() {
-    local before
-    mkdir -p $tracing
-    echo f0 > $tracing/tracing_cpumask
-    echo 16384 > $tracing/buffer_size_kb
-    before=$(waited)
-    echo 1 > $tracing/events/sched/sched_switch/enable
-    stress-ng --quiet --cpu 8 --timer 1 --switch 1 --timeout ${seconds}s > /dev/null 2>&1
-    echo 0 > $tracing/events/sched/sched_switch/enable
-    delay=$((($(waited) - before) / (4 * seconds * 10000000)))
-    switches=$(foreign $tracing/trace)
-    rmdir $tracing
+    text '' "stress-ng keeps all CPUs busy; what is taken from the VM in $seconds s is measured ..."
+    stress-ng --quiet --cpu 8 --timer 1 --switch 1 > /dev/null 2>&1 &
+    shown "pin-hook measure 100 --duration ${seconds}s --save $1"
+    pin-hook measure 100 --duration ${seconds}s --save "$1" > "$work/measured"
+    pkill -KILL '^stress-ng'
+    wait
 }
 
 text '' "This host: $(nproc) CPUs, Linux $(uname -r), $(systemctl --version | head -n 1 | cut -d' ' -f1,2)." \
@@ -62,9 +39,15 @@ vm_conf 100 "$spin"
 run qm start 100
 text ''
 "$lab/who-may" $cpus 100
-text '' "stress-ng now keeps all CPUs busy for $seconds s ..."
-disturb
-without=$switches without_delay=$delay
+disturb nothing
+run qm stop 100
+
+title 2 'The VM with "affinity" in its config, as PVE has it'
+echo "affinity: $cpus" >> "$(conf_path 100)"
+run qm start 100
+text ''
+"$lab/who-may" $cpus 100
+disturb affinity
 run qm stop 100
 text '' 'VM 100 now gets a table and the hookscript. All that can be read of the host is' \
     'recorded, for a comparison at the end.'
@@ -74,7 +57,7 @@ echo "$spin" >> "$(conf_path 100)"
 systemctl restart pin-hook-boot.service
 capture_before > /dev/null
 
-title 2 'The same VM with pin-hook'
+title 3 'The same VM with pin-hook'
 run cat /etc/pin-hook/100.toml
 run cat "$(conf_path 100)"
 run qm start 100
@@ -82,24 +65,25 @@ text ''
 # An emulated host can be too slow for the 9 s that a phase may take; reconcile does the rest then.
 wait_until 60 'the vCPUs have their CPUs' pinned
 "$lab/who-may" $cpus 100
-text '' "stress-ng again, $seconds s ..."
-disturb
+disturb pin-hook
 
-title 3 "What stress-ng did to the VM, on CPUs $cpus in $seconds s"
-printf '  %-44s %10s %10s\n' '' without with \
-    '' pin-hook pin-hook \
-    "switches to other programs" "$without" "$switches" \
-    "vCPUs waiting for a CPU, of their time" "$without_delay %" "$delay %"
+title 4 "What stress-ng did to the VM in $seconds s"
+shown pin-hook measure --compare nothing affinity pin-hook
+pin-hook measure --compare nothing affinity pin-hook
+text '' 'Who still had a part in it with pin-hook:' ''
+shown pin-hook measure --show pin-hook
+pin-hook measure --show pin-hook
+rm -r /var/lib/pin-hook/measured
 
-title 4 'A second VM wants some of the same CPUs'
+title 5 'A second VM wants some of the same CPUs'
 hooked_vm 101 'cpus = "2-5"'
 run cat /etc/pin-hook/101.toml
 if run qm start 101; then text '  VM 101 should not have started.'; exit 1; fi
 
-title 5 'The VM stops'
+title 6 'The VM stops'
 run qm stop 100
 rm -f /etc/pin-hook/*.toml "$(conf_path 100)" "$(conf_path 101)"
-text '' 'The host is compared with the record from before step 2: kernel settings, masks' \
+text '' 'The host is compared with the record from before step 3: kernel settings, masks' \
     'of all tasks and interrupts, cgroups, CPUs, units, files of systemd.'
 if ! wait_until 30 'the host is as before' eval '! capture_differs'; then
     fold -w 78 "$work/differences"
