@@ -202,3 +202,42 @@ fn a_closed_standard_output_is_no_error() {
         .stdout(Stdio::from(writer));
     assert_eq!(command.status().unwrap().code(), Some(0));
 }
+
+/// Standard output of a script is a file, on a file system that may be full.
+#[test]
+fn an_answer_that_cannot_be_written_is_an_error() {
+    let run = |words: &[&str], stdout: Stdio| {
+        let mut command = Command::new(cargo_bin("pin-hook"));
+        let output = command.args(words).stdout(stdout).stderr(Stdio::piped());
+        let output = output.spawn().unwrap().wait_with_output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let full = || Stdio::from(std::fs::File::create("/dev/full").unwrap());
+    let answers = [
+        &["list"][..],
+        &["list", "--json"],
+        &["plan", "999"],
+        &["check", "--short"],
+        &["status", "--prometheus"],
+        &["topology"],
+        &["init", "999"],
+    ];
+    for words in answers {
+        let (status, said) = run(words, full());
+        assert_eq!(status, Some(1), "{words:?}");
+        let error = "pin-hook: error: cannot write the answer: No space left on device";
+        assert!(
+            said.starts_with(error) && said.contains("\npin-hook: help: "),
+            "{said}"
+        );
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let (_, said) = run(words, Stdio::from(writer));
+        assert_eq!(said, "", "{words:?}");
+    }
+    let (status, said) = run(&["100", "pre-migrate"], full());
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+}

@@ -128,6 +128,35 @@ fn a_snippet_that_nobody_enabled_is_left_alone() {
 }
 
 #[test]
+fn a_snippet_of_somebody_else_is_said_to_be_left() {
+    let node = node();
+    node.enable(100);
+    let path = "/var/lib/vz/snippets/pin-hook";
+    node.put(path, "#!/bin/sh\n");
+    let foreign = format!("{path}: it is not the snippet of pin-hook");
+    let would = node.dry_disable(100);
+    let would_leave = format!("would leave {foreign}");
+    assert!(lines(&would).contains(&&*would_leave), "{would:?}");
+    let disabled = node.disable(100);
+    let left = format!("left {foreign}");
+    assert!(lines(&disabled).contains(&&*left), "{disabled:?}");
+    assert!(node.has(path));
+}
+
+#[test]
+fn a_snippet_that_is_gone_is_not_said_to_be_removed() {
+    let node = node();
+    node.enable(100);
+    node.remove("/var/lib/vz/snippets/pin-hook");
+    let disabled = node.disable(100);
+    assert_eq!(disabled.exit, Exit::Done);
+    let is_told = lines(&disabled)
+        .iter()
+        .any(|line| line.contains("the snippet"));
+    assert!(!is_told, "{disabled:?}");
+}
+
+#[test]
 fn the_snippet_stays_while_a_container_names_it() {
     let node = node();
     node.put("/etc/pve/nodes/pve2/lxc/104.conf", &format!("{HOOK}\n"));

@@ -118,3 +118,13 @@ fn what_interrupts_a_cpu_is_read_once_by_who_watches() {
     assert_eq!(again, "first\n");
     assert_eq!(files.read("/scaling_governor").unwrap(), "second\n");
 }
+
+/// What was to replace a file and could not is no litter beside it.
+#[test]
+fn a_replacement_that_fails_leaves_nothing_behind() {
+    let (dir, files) = tree();
+    files.make_dir("/map.svg", 0o755).unwrap();
+    std::fs::write(dir.path().join("map.svg/file"), "").unwrap();
+    assert!(files.replace("/map.svg", "text", 0o644).is_err());
+    assert!(!files.exists("/map.svg.new"));
+}

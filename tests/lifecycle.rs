@@ -15,6 +15,8 @@ mod backups;
 mod bindings;
 #[path = "lifecycle/births.rs"]
 mod births;
+#[path = "lifecycle/claims_made.rs"]
+mod claims_made;
 #[path = "lifecycle/containers.rs"]
 mod containers;
 #[path = "lifecycle/debts.rs"]

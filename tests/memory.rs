@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::claim::Claims;
 use pin_hook::domain::guest::Guest;
+use pin_hook::domain::memory::refused::refused;
 use pin_hook::domain::memory::{MemoryFault, Pool, nodes, pools};
 use pin_hook::domain::pools::{Pages, share};
 use pin_hook::domain::table::Memory;
@@ -111,4 +112,101 @@ fn what_is_free_is_not_added() {
     assert_eq!(of(300, now(300, 200)), 0);
     // Half of it is there already, from the same start before.
     assert_eq!(of(0, now(50, 50)), 100);
+}
+
+/// Two nodes with memory and one without.
+fn said_of_memory(conf: &str) -> String {
+    let node = |id: u32, has_memory| Node {
+        id,
+        has_memory,
+        ..Node::default()
+    };
+    let topology = Topology::new(Parts {
+        nodes: vec![node(0, true), node(1, true), node(2, false)],
+        ..Parts::default()
+    });
+    let refused = refused(&guest(conf), &topology);
+    refused.map_or(String::new(), |refused| refused.to_string())
+}
+
+fn assert_said(rows: &[(String, &str)]) {
+    for (conf, expected) in rows {
+        let told = said_of_memory(conf);
+        let is_same = told.contains(expected) && told.is_empty() == expected.is_empty();
+        assert!(is_same, "{conf}{told}");
+    }
+}
+
+/// Each text is of `PVE::QemuServer::Memory`.
+#[test]
+fn hugepages_that_pve_refuses_are_known_before() {
+    assert_said(&[
+        ("hugepages: 2\n".to_owned(), "hugepages without numa: pve"),
+        ("numa: 1\nhugepages: 2\n".to_owned(), ""),
+        (
+            "numa: 1\nhugepages: any\nmemory: 33\n".to_owned(),
+            "each socket has 33 MiB",
+        ),
+        (
+            "numa: 1\nhugepages: 1024\nmemory: 32\n".to_owned(),
+            "each socket has 32 MiB of memory, no multiple of hugepages of 1024 MiB: pve",
+        ),
+        (
+            "numa: 1\nhugepages: 1024\nmemory: 2048\nsockets: 2\n".to_owned(),
+            "",
+        ),
+        (
+            "numa: 1\nhugepages: 2\nmemory: 1025\nsockets: 2\n".to_owned(),
+            "",
+        ),
+        (
+            "numa: 1\nhugepages: 2\nmemory: 512\nsockets: 4\n".to_owned(),
+            "of socket 3 would come from node 3, which is not there: pve",
+        ),
+        ("numa: 1\nmemory: 512\nsockets: 4\n".to_owned(), ""),
+    ]);
+}
+
+#[test]
+fn numa_nodes_that_pve_or_qemu_refuse_are_known_before() {
+    let bound = |from: &str, memory: u32| {
+        format!("numa: 1\nnuma0: cpus=0-1,hostnodes={from},memory={memory},policy=bind\n")
+    };
+    assert_said(&[
+        (bound("0", 512), ""),
+        (bound("0-1", 512), ""),
+        (
+            bound("5", 512),
+            "numa0 of the vm's config takes memory from node 5, which is not there",
+        ),
+        (bound("5", 512).replace("numa: 1", "numa: 0"), ""),
+        (
+            bound("2", 512),
+            "takes memory from node 2, where there is none: qemu",
+        ),
+        (bound("1-2", 512), ""),
+        (
+            bound("0", 256),
+            "the numa nodes of the vm's config have 256 MiB of its 512 MiB: pve",
+        ),
+        (bound("0", 0), "numa0 of the vm's config has no memory"),
+        (
+            bound("0", 512).replace(",policy=bind", ""),
+            "has hostnodes and no policy",
+        ),
+        (bound("0", 512).replace("hostnodes=0,", ""), ""),
+        (
+            bound("0", 512).replace("hostnodes=0,", "") + "hugepages: 2\n",
+            "numa0 of the vm's config has no hostnodes, which hugepages need",
+        ),
+        (
+            bound("0-1", 512) + "hugepages: 2\n",
+            "has several hostnodes, and hugepages",
+        ),
+        (
+            bound("0", 512) + "hugepages: 1024\n",
+            "numa0 has 512 MiB of memory, no multiple",
+        ),
+        (bound("5", 512) + "hotplug: memory\n", ""),
+    ]);
 }

@@ -341,6 +341,11 @@ impl Command {
         }
     }
 
+    /// Tells whether the command is there for what it prints, and nothing else.
+    pub fn only_shows(&self) -> bool {
+        !self.changes_the_host() && !matches!(self, Command::UnknownPhase { .. })
+    }
+
     /// Tells whether the command may execute other programs.
     pub fn executes_programs(&self) -> bool {
         matches!(

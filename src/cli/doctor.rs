@@ -1,7 +1,6 @@
 //! `check`: what is wrong with this host and its VMs, and what fixes it.
 
 use anstyle::{AnsiColor, Style};
-use anyhow::bail;
 
 use super::args::Examination;
 use super::columns::wrapped;
@@ -9,12 +8,11 @@ use super::json;
 use super::lint;
 use super::output::Output;
 use crate::config::nearest::nearest;
-use crate::domain::advice::Advised;
 use crate::domain::check::{Check, Todo, checks};
-use crate::domain::level::{HIGHEST, Level};
+use crate::domain::level::{self, HIGHEST};
 use crate::domain::words::count;
 use crate::host::Host;
-use crate::lifecycle::engine::account::Exit;
+use crate::lifecycle::engine::account::{Exit, Level};
 use crate::lifecycle::show::doctor::{
     Diagnosis, GuestList, Outcome, Patient, Row, Totals, examine, guest_list,
 };
@@ -22,11 +20,11 @@ use crate::lifecycle::show::doctor::{
 /// Answers `check`.
 ///
 /// # Errors
-/// There is no such VM or check, or the host cannot be read.
+/// There is no such VM, or the host cannot be read.
 pub fn answer(host: &Host, asked: &Examination, output: &Output) -> anyhow::Result<Exit> {
     match (&asked.table, &asked.explain) {
         (Some(table), _) => lint::table(host, table, asked.json, output),
-        (_, Some(id)) => explain(id, output),
+        (_, Some(id)) => Ok(explain(id, output)),
         _ => match asked.vmid.filter(|_| asked.guest) {
             Some(vmid) => list(&guest_list(host, vmid)?, asked.json, output),
             None => show(host, asked, output),
@@ -79,20 +77,19 @@ fn show(host: &Host, asked: &Examination, output: &Output) -> anyhow::Result<Exi
 }
 
 /// Says what a check requires and why.
-///
-/// # Errors
-/// There is no such check.
-fn explain(id: &str, output: &Output) -> anyhow::Result<Exit> {
+fn explain(id: &str, output: &Output) -> Exit {
     let Some(check) = checks().find(|check| check.id == id) else {
         let ids: Vec<&str> = checks().map(|check| check.id).collect();
         let help = match nearest(id, ids.iter().copied()) {
             Some(meant) => format!("did you mean {meant}?"),
             None => format!("the checks are {}", ids.join(", ")),
         };
-        bail!(Advised::new(format!("there is no check \"{id}\""), help));
+        output.say(Level::Error, &format!("there is no check \"{id}\""));
+        output.say(Level::Help, &help);
+        return Exit::Usage;
     };
     output.print(&explained(check));
-    Ok(Exit::Done)
+    Exit::Done
 }
 
 fn explained(check: &Check) -> String {
@@ -171,13 +168,18 @@ fn of_patient(patient: &Patient, node: &str, is_verbose: bool) -> String {
 }
 
 /// Returns how much of the CPUs of a VM is its own, in lines.
-pub fn of_level(level: &Level) -> String {
-    let Level {
+pub fn of_level(level: &level::Level) -> String {
+    let level::Level {
         number,
+        in_force,
         means,
         next,
     } = level;
-    let mut text = wrapped(&format!("isolation {number} of {HIGHEST}: {means}"), "  ");
+    let when = if *in_force { "" } else { " at its next start" };
+    let mut text = wrapped(
+        &format!("isolation {number} of {HIGHEST}{when}: {means}"),
+        "  ",
+    );
     if let Some(next) = next {
         text += &wrapped(&format!("for {}: {next}", number + 1), "    ");
     }

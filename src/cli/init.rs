@@ -42,7 +42,8 @@ pub fn show(host: &Host, vmid: Vmid, wish: Wish, output: &Output) -> anyhow::Res
 fn print(proposed: &Proposed, output: &Output) {
     if let Some(error) = &proposed.error {
         output.complain(error);
-        return;
+        let warnings = proposed.warnings.iter();
+        return warnings.for_each(|text| output.say(Level::Warning, text));
     }
     output.print(proposed.table.as_deref().unwrap_or_default());
     if let Some(path) = &proposed.written {

@@ -105,7 +105,11 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         output: &output,
         started,
     };
-    desk.answer(&command)
+    let status = desk.answer(&command);
+    match command.only_shows() {
+        true => output.answered(status),
+        false => status,
+    }
 }
 
 /// Returns how other programs are executed, with the privileges that this process has now; those

@@ -1,7 +1,7 @@
 //! Where lines go: standard output (PVE's task log) and the journal.
 
-use std::cell::RefCell;
-use std::io::{IsTerminal, Write};
+use std::cell::{OnceCell, RefCell};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -24,6 +24,8 @@ pub struct Output {
     verbose: bool,
     /// What was printed, where it is kept instead.
     kept: Option<RefCell<String>>,
+    /// The first error of standard output.
+    fault: OnceCell<io::Error>,
 }
 
 impl Output {
@@ -38,6 +40,7 @@ impl Output {
             color,
             verbose,
             kept: None,
+            fault: OnceCell::new(),
         }
     }
 
@@ -47,13 +50,15 @@ impl Output {
         print: impl FnOnce(&Output) -> anyhow::Result<()>,
     ) -> anyhow::Result<String> {
         let output = Output {
+            color: self.color,
+            verbose: self.verbose,
             kept: Some(RefCell::default()),
-            ..*self
+            fault: OnceCell::new(),
         };
         print(&output)?;
         let text = output.kept.map(RefCell::into_inner).unwrap_or_default();
         let choice = match self.color {
-            anstream::ColorChoice::Auto => anstream::AutoStream::choice(&std::io::stdout()),
+            anstream::ColorChoice::Auto => anstream::AutoStream::choice(&io::stdout()),
             asked => asked,
         };
         Ok(match choice {
@@ -62,15 +67,31 @@ impl Output {
         })
     }
 
-    /// Prints text as it is.
+    /// Prints text as it is. That it cannot be written is no reason to leave work half done.
     pub fn print(&self, text: &str) {
         if let Some(kept) = &self.kept {
             kept.borrow_mut().push_str(text);
             return;
         }
-        let mut out = anstream::AutoStream::new(std::io::stdout(), self.color);
-        // A closed standard output is no reason to leave work half done.
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        let mut out = anstream::AutoStream::new(io::stdout(), self.color);
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        if let Err(error) = written {
+            self.fault.get_or_init(|| error);
+        }
+    }
+
+    /// Returns the exit status of a command that is there for its answer: another one where that was lost, which
+    /// is said where it can be. Who closes a pipe has seen enough.
+    pub fn answered(&self, status: ExitCode) -> ExitCode {
+        let fault = self.fault.get();
+        let Some(fault) = fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) else {
+            return status;
+        };
+        let help = "give it a place with room: df shows how full file systems are";
+        let text =
+            format!("pin-hook: error: cannot write the answer: {fault}\npin-hook: help: {help}\n");
+        let _ = io::stderr().write_all(text.as_bytes());
+        ExitCode::from(Exit::Refused.code())
     }
 
     /// Prints what is not for people, byte by byte.
@@ -121,12 +142,12 @@ impl Output {
 
     /// Tells whether somebody reads along, who can be shown more than a line.
     pub fn is_terminal(&self) -> bool {
-        std::io::stdout().is_terminal()
+        io::stdout().is_terminal()
     }
 
     /// Returns how many columns the terminal has; nothing where standard output is none.
     pub fn columns(&self) -> Option<u16> {
-        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
         // A terminal that was never told its size has 0.
         Some(size.ws_col).filter(|columns| *columns > 0)
     }

@@ -11,6 +11,7 @@ use super::metrics;
 use super::output::Output;
 use super::topology;
 use super::watch::watch;
+use crate::domain::advice::Advised;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
@@ -107,7 +108,10 @@ pub fn remarks(status: &Status) -> Vec<Line> {
     }
     tell_refused(&status.refused, &mut account);
     tell_lost(status, &mut account);
-    tell_unwatched(&status.unwatched, &mut account);
+    if let Some(Advised { fact, help }) = &status.watch_fault {
+        account.say(Level::Error, fact);
+        account.say(Level::Help, help);
+    }
     for text in &status.left_out {
         account.say(Level::Info, text);
     }
@@ -141,27 +145,6 @@ fn tell_refused(refused: &[Refused], account: &mut Account) {
     if refused.iter().any(|refused| !refused.is_rounded) {
         account.say(Level::Help, "journalctl -t pin-hook shows its response");
     }
-}
-
-/// Tells which units do not look after what VMs own; the timer alone is enough, only later.
-fn tell_unwatched(units: &[&str], account: &mut Account) {
-    let names = units.join(" ");
-    let text = match units {
-        [] => return,
-        [one] if one.ends_with(".path") => {
-            format!("{one} is not active: changes are only noticed by the timer, within 15 s")
-        }
-        [one] => format!("{one} is not active: there are no regular checks"),
-        _ => format!(
-            "{} are not active: a crash would not be cleaned up",
-            units.join(" and ")
-        ),
-    };
-    account.say(Level::Error, text);
-    let help = format!(
-        "systemctl start {names}; masked units need systemctl unmask first, with --runtime if they are masked in /run"
-    );
-    account.say(Level::Help, help);
 }
 
 /// Tells what the state cannot tell although it may be in force.

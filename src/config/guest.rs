@@ -168,7 +168,7 @@ impl<'a> Typed<'a> {
         if !self.switch("numa", false) {
             return Vec::new();
         }
-        let nodes = self.devices("numa", 7, |_, value| parse_node(value));
+        let nodes = self.devices("numa", 7, parse_node);
         if !nodes.is_empty() {
             return nodes;
         }
@@ -176,6 +176,7 @@ impl<'a> Typed<'a> {
         let per_socket = |n: u32| {
             let first = n.saturating_mul(cores);
             GuestNode {
+                key: None,
                 // No host has more CPUs than that.
                 vcpus: (first..first.saturating_add(cores).min(8192)).collect(),
                 memory_mib: memory_mib / sockets,
@@ -256,7 +257,7 @@ fn parse_hotplug(value: &str) -> Option<Vec<&str>> {
     known.then_some(words)
 }
 
-fn parse_node(value: &str) -> Option<GuestNode> {
+fn parse_node(key: &str, value: &str) -> Option<GuestNode> {
     const KEYS: [&str; 4] = ["cpus", "memory", "hostnodes", "policy"];
     let properties = Properties::parse(value, None, |key| KEYS.contains(&key))?;
     let memory = properties.value("memory").unwrap_or("0");
@@ -268,6 +269,7 @@ fn parse_node(value: &str) -> Option<GuestNode> {
     }
     let host_nodes = properties.value("hostnodes").map(ranges);
     Some(GuestNode {
+        key: Some(key.to_owned()),
         vcpus: ranges(properties.value("cpus")?)?,
         memory_mib: integer(whole)?,
         host_nodes: host_nodes.unwrap_or(Some(Vec::new()))?,

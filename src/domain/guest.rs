@@ -102,6 +102,9 @@ impl Guest {
 /// NUMA node of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GuestNode {
+    /// Its key in the configuration, such as `numa0`; `None` for one that PVE makes of a socket.
+    #[serde(skip)]
+    pub key: Option<String>,
     /// Indices of its vCPUs.
     pub vcpus: Vec<u32>,
     /// Its memory in MiB.

@@ -32,10 +32,50 @@ pub struct Kept {
 pub struct Level {
     /// From 0, for nothing, to [`HIGHEST`].
     pub number: u8,
+    /// Whether that is so now; otherwise it is what the next start would make of it.
+    pub in_force: bool,
     /// What that means.
     pub means: &'static str,
     /// The one step to the next level, where there is one.
     pub next: Option<String>,
+}
+
+/// Why a VM has no CPUs of its own, and would not have any if it started now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lacking {
+    /// It has no table.
+    Table,
+    /// A file that its CPUs depend on cannot be used.
+    Usable(String),
+    /// PVE does not call the program for it; whether it runs.
+    Hook {
+        /// Whether the VM runs.
+        runs: bool,
+    },
+    /// It runs without what its table says.
+    Claim,
+    /// Something is in the way of its start.
+    Start,
+}
+
+impl Lacking {
+    /// Returns the step that mends it.
+    fn step(&self, vmid: Vmid) -> String {
+        match self {
+            Lacking::Table => {
+                format!("pin-hook init {vmid} --write, then pin-hook enable {vmid}")
+            }
+            Lacking::Usable(path) => {
+                format!("mend {path}; pin-hook check --table {path} shows what is wrong")
+            }
+            Lacking::Hook { runs: false } => format!("pin-hook enable {vmid}"),
+            Lacking::Hook { runs: true } => {
+                format!("pin-hook enable {vmid}, then pin-hook apply {vmid}")
+            }
+            Lacking::Claim => format!("pin-hook apply {vmid}"),
+            Lacking::Start => format!("pin-hook plan {vmid} shows what is in the way"),
+        }
+    }
 }
 
 impl Kept {
@@ -79,17 +119,50 @@ fn are_set(host: &HostKnobs) -> bool {
 }
 
 impl Level {
-    /// Returns the level of a VM.
+    /// Returns the level of a VM that owns CPUs: it wishes for one, and has another, or with `None` not even
+    /// its threads where they should be.
+    pub fn in_force(vmid: Vmid, wished: &Kept, kept: Option<&Kept>) -> Self {
+        let wished = Level::of(vmid, wished);
+        let now = match kept {
+            Some(kept) => Level::of(vmid, kept),
+            None => Level {
+                number: 0,
+                means: "not every vcpu is where it should be",
+                ..wished.clone()
+            },
+        };
+        let differs = format!("pin-hook status {vmid} shows what differs");
+        Level {
+            in_force: true,
+            next: match now.number < wished.number {
+                true => Some(differs),
+                false => wished.next,
+            },
+            ..now
+        }
+    }
+
+    /// Returns the level of a VM that owns nothing.
+    pub fn without(vmid: Vmid, lacking: &Lacking) -> Self {
+        Level {
+            in_force: true,
+            next: Some(lacking.step(vmid)),
+            ..Level::of(vmid, &Kept::default())
+        }
+    }
+
+    /// Returns the level that a VM would have.
     pub fn of(vmid: Vmid, kept: &Kept) -> Self {
         let level = |number, means, next: Option<String>| Level {
             number,
+            in_force: false,
             means,
             next,
         };
         let key = |text: &str| Some(format!("{text} in its table"));
         match kept.backend {
             None => {
-                let next = format!("pin-hook init {vmid} --write, then pin-hook enable {vmid}");
+                let next = Lacking::Table.step(vmid);
                 level(0, "nothing is kept off its cpus", Some(next))
             }
             Some(Backend::Affinity) => {

@@ -1,5 +1,7 @@
 //! Where a guest's memory comes from: NUMA nodes, and pools of hugepages.
 
+pub mod refused;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -283,6 +285,9 @@ pub fn pools(guest: &Guest, has_gigantic: bool) -> Vec<(Pool, u64)> {
             kib: mib * MIB,
         };
         let pages = u64::from(node.memory_mib / mib.max(1));
+        if pages == 0 {
+            continue;
+        }
         match pools.iter_mut().find(|(other, _)| *other == pool) {
             Some((_, needed)) => *needed += pages,
             None => pools.push((pool, pages)),

@@ -156,6 +156,23 @@ fn values(text: &str, section: &str, key: &str) -> Vec<String> {
     found
 }
 
+/// A unit that nobody can start (`systemctl mask`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Masked {
+    /// Its name.
+    pub unit: &'static str,
+    /// Whether that ends with the next boot.
+    pub until_boot: bool,
+}
+
+impl Masked {
+    /// Returns the command that undoes it.
+    pub fn undo(&self) -> String {
+        let option = if self.until_boot { "--runtime " } else { "" };
+        format!("systemctl unmask {option}{}", self.unit)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

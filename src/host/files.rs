@@ -346,9 +346,14 @@ impl Files for RootFiles {
         let target = self.at(path);
         let new = self.at(&format!("{path}.new"));
         let mut file = open_own(&new, mode)?;
-        file.set_len(0)?;
-        file.write_all(text.as_bytes())?;
-        fs::rename(new, target)
+        let written = file.set_len(0);
+        let written = written.and_then(|()| file.write_all(text.as_bytes()));
+        let replaced = written.and_then(|()| fs::rename(&new, target));
+        if replaced.is_err() {
+            // Half a file is of no use to anybody.
+            let _ = fs::remove_file(&new);
+        }
+        replaced
     }
 
     fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn Held>>> {

@@ -13,7 +13,8 @@ use crate::domain::topology::Topology;
 
 /// Services that have a check.
 const SERVICES: [&str; 3] = ["irqbalance", "numad", "tuned"];
-const BOOT_UNIT: &str = "pin-hook-boot.service";
+/// The unit that prepares the node at boot.
+pub const BOOT_UNIT: &str = "pin-hook-boot.service";
 const KSM: &str = "/sys/kernel/mm/ksm";
 
 fn text(files: &dyn Files, path: &str) -> Option<String> {

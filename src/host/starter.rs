@@ -8,7 +8,7 @@
 //! process with fewer capabilities, and most are dropped before anything is done.
 
 use super::files::Files;
-use super::task;
+use super::task::{self, Task};
 use crate::domain::start::holder;
 use crate::domain::vm::{TaskId, Vmid};
 
@@ -22,7 +22,12 @@ pub fn starter(files: &dyn Files, vmid: Vmid) -> Option<TaskId> {
 
 /// Returns the process that holds a `flock` on a file, or `None` when nobody does or that cannot be told.
 pub fn holder_of(files: &dyn Files, path: &str) -> Option<TaskId> {
+    Some(locker(files, path)?.id)
+}
+
+/// Returns that process with its name.
+pub fn locker(files: &dyn Files, path: &str) -> Option<Task> {
     let node = files.node(path).ok()?;
     let pid = holder(&files.read("/proc/locks").ok()?, &node)?;
-    Some(task::read_task(files, pid, pid).ok()?.id)
+    task::read_task(files, pid, pid).ok()
 }

@@ -16,6 +16,8 @@ use crate::domain::vm::Vmid;
 
 /// Tables of this node; each replaces the cluster's table of the same VM whole.
 const LOCAL_TABLES: &str = "/etc/pin-hook";
+/// Settings of this node.
+pub const HOST_TABLE: &str = "/etc/pin-hook/host.toml";
 /// Tables of the cluster.
 pub(super) const CLUSTER_TABLES: &str = "/etc/pve/pin-hook";
 /// Size of the largest table, in bytes.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::files::Files;
 use crate::domain::unit::{
-    MANAGER_DIRS, Setting, UNIT_DIRS, Unit, assigned, dir_of_type, drop_in_dirs, needs_no_file,
-    section_of, template_of,
+    MANAGER_DIRS, Masked, Setting, UNIT_DIRS, Unit, assigned, dir_of_type, drop_in_dirs,
+    needs_no_file, section_of, template_of,
 };
 
 /// Returns the units that say which CPUs their processes may run on, by name.
@@ -31,6 +31,23 @@ pub fn manager_affinity(files: &dyn Files) -> Option<Setting> {
     let drop_ins = places.drop_ins([vec!["system.conf.d".to_owned()]]);
     let paths: Vec<String> = base.into_iter().chain(drop_ins).collect();
     assigned(&places.texts(&paths), "Manager", "CPUAffinity")
+}
+
+/// Tells whether a unit is masked, and until when: a link to nowhere, or an empty file, in its place.
+pub fn masked(files: &dyn Files, unit: &'static str) -> Option<Masked> {
+    for (dir, until_boot) in [
+        ("/etc/systemd/system", false),
+        ("/run/systemd/system", true),
+    ] {
+        let path = format!("{dir}/{unit}");
+        let is_mask = match files.link(&path) {
+            Ok(target) => target == "/dev/null",
+            Err(_) if !files.exists(&path) => continue,
+            Err(_) => files.read(&path).is_ok_and(|text| text.is_empty()),
+        };
+        return is_mask.then_some(Masked { unit, until_boot });
+    }
+    None
 }
 
 /// Directories in the order of precedence, with the names in them.

@@ -10,6 +10,7 @@ use pin_hook::domain::check::{
     checks,
 };
 use pin_hook::domain::topology::{CpuSets, SmtControl};
+use pin_hook::domain::unit::Masked;
 
 use crate::well::{
     CONF, choice, function, host, initramfs, next_boot, policy, qemu_server, sets, topology, vm,
@@ -87,6 +88,11 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     }),
     ("boot-unit", Severity::Warning, |host, _| {
         host.boot_unit = Some(false);
+    }),
+    ("reconcile-units", Severity::Warning, |host, _| {
+        let unit = "pin-hook-reconcile.service";
+        let until_boot = true;
+        host.masked = vec![Masked { unit, until_boot }];
     }),
     ("settings", Severity::Failure, |host, _| {
         host.settings_fault = advice();

@@ -121,6 +121,7 @@ pub fn host() -> HostFacts {
         may_boost: Some(true),
         n_iommu_groups: Some(17),
         boot_unit: Some(true),
+        masked: Vec::new(),
         strays: Vec::new(),
         settings_fault: None,
         guests: vec![GuestOfHost {

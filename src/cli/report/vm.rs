@@ -116,11 +116,13 @@ fn facts(
     }
     if let Some(Level {
         number,
+        in_force,
         means,
         next,
     }) = level(vm, report)
     {
-        facts.push(("isolation", format!("{number} of {HIGHEST}: {means}")));
+        let when = if *in_force { "" } else { " at its next start" };
+        facts.push(("isolation", format!("{number} of {HIGHEST}{when}: {means}")));
         facts.extend(next.as_ref().map(|next| ("next step", next.clone())));
     }
     if let Ok(Some(table)) = &vm.table {

@@ -9,6 +9,7 @@ use crate::domain::gate::Choice;
 use crate::domain::guest::Guest;
 use crate::domain::memory::Pool;
 use crate::domain::topology::Topology;
+use crate::domain::unit::Masked;
 use crate::domain::vm::Vmid;
 
 /// What the doctor knows of a host; what could not be read is missing.
@@ -46,6 +47,8 @@ pub struct HostFacts {
     pub n_iommu_groups: Option<usize>,
     /// Whether the unit that prepares VMs at boot is installed, and enabled.
     pub boot_unit: Option<bool>,
+    /// Units of the program that are masked.
+    pub masked: Vec<Masked>,
     /// Files among the tables that nobody reads.
     pub strays: Vec<String>,
     /// Why the settings of the host cannot be used, and what can be done about it.

@@ -1,7 +1,12 @@
 //! pin-hook itself: whether it is installed as it is to be on this node and the others.
 
+use super::host_facts::HostFacts;
 use super::rule::Severity::{Failure, Notice, Warning};
 use super::rule::{Check, Fault, Judge, Verdict};
+use crate::domain::unit::Masked;
+
+/// The unit that prepares the node at boot.
+const BOOT_UNIT: &str = "pin-hook-boot.service";
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -11,10 +16,17 @@ pub(super) const CHECKS: &[Check] = &[
               a boot has systemd read all of its unit files again.",
         fix: "systemctl enable pin-hook-boot.service",
         severity: Warning,
-        judge: Judge::Host(|host| match host.boot_unit {
-            None => Verdict::skipped("the unit is not installed on this host"),
-            Some(true) => Verdict::passed("it is"),
-            Some(false) => Fault::new("pin-hook-boot.service is not enabled").into(),
+        judge: Judge::Host(boot_unit),
+    },
+    Check {
+        id: "reconcile-units",
+        required: "the units that look after what vms own are not masked",
+        why: "They give back what a VM owned that has crashed, and set again what somebody else has changed.",
+        fix: "systemctl unmask pin-hook-reconcile.service pin-hook-reconcile.timer pin-hook-reconcile.path",
+        severity: Warning,
+        judge: Judge::Host(|host| {
+            let others = host.masked.iter().filter(|one| one.unit != BOOT_UNIT);
+            Verdict::of(others.map(masked).collect(), "they are not")
         }),
     },
     Check {
@@ -40,3 +52,17 @@ pub(super) const CHECKS: &[Check] = &[
         }),
     },
 ];
+
+fn boot_unit(host: &HostFacts) -> Verdict {
+    let mask = host.masked.iter().find(|one| one.unit == BOOT_UNIT);
+    match (host.boot_unit, mask) {
+        (_, Some(mask)) => masked(mask).into(),
+        (None, None) => Verdict::skipped("the unit is not installed on this host"),
+        (Some(true), None) => Verdict::passed("it is"),
+        (Some(false), None) => Fault::new(format!("{BOOT_UNIT} is not enabled")).into(),
+    }
+}
+
+fn masked(unit: &Masked) -> Fault {
+    Fault::new(format!("{} is masked", unit.unit)).fixed_by(unit.undo())
+}

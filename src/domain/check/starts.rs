@@ -32,6 +32,9 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Vm(
             |vm, _| match (&vm.refusal, vm.is_pinned() && vm.table_fault.is_none()) {
                 (Some(refusal), _) => Fault::new(&refusal.fact).fixed_by(&refusal.help).into(),
+                (None, true) if vm.is_hindered() => {
+                    Verdict::skipped("another check says what is in the way")
+                }
                 (None, true) => Verdict::passed("it would"),
                 (None, false) => Verdict::skipped("there is no table to go by"),
             },
@@ -41,7 +44,8 @@ pub(super) const CHECKS: &[Check] = &[
         id: "placement",
         required: "the cpus of the table are a good choice",
         why: "Which CPUs share a core, a cache and memory decides how fast a VM is on them.",
-        fix: "pin-hook init <vmid> proposes cpus, pin-hook plan <vmid> shows what they share",
+        fix: "pin-hook init <vmid> proposes cpus, and qm set lines that tell the guest of them; pin-hook plan <vmid> \
+              shows what they share",
         severity: Warning,
         judge: Judge::Vm(|vm, _| match vm.is_pinned() {
             true => Verdict::of(vm.warnings.iter().map(Fault::new).collect(), "they are"),

@@ -62,6 +62,11 @@ pub struct Advice {
 }
 
 impl VmFacts {
+    /// Tells whether something keeps it from starting, or from starting with what its table says.
+    pub fn is_hindered(&self) -> bool {
+        self.refusal.is_some() || self.hook_fault.is_some() || !self.device_faults.is_empty()
+    }
+
     /// Tells whether it was meant to own CPUs.
     pub fn is_pinned(&self) -> bool {
         self.table.is_some()

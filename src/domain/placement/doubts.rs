@@ -7,6 +7,7 @@ use super::place::Placement;
 use super::remark::Remark;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::guest::Guest;
+use crate::domain::memory::refused::refused;
 use crate::domain::memory::{nodes_in_words, pools};
 use crate::domain::table::{Cpus, Nodes, Table};
 use crate::domain::topology::Topology;
@@ -20,7 +21,7 @@ pub fn of_written(placement: &Placement, n_vcpus: usize, topology: &Topology) ->
     let all = [
         kinds(&used, topology),
         low_power(&used, topology),
-        too_many_nodes(&used, topology),
+        too_many_nodes(&used, &owned, topology),
         boot_cpu(&owned),
         isolcpus(&owned, topology),
     ];
@@ -36,15 +37,16 @@ pub fn of_guest(
     topology: &Topology,
 ) -> Vec<Remark> {
     let used: CpuSet = placement.vcpus.iter().copied().collect();
+    let refused = refused(guest, topology);
     let mut texts: Vec<String> = Vec::new();
     texts.extend(shared_cores(guest, placement, topology));
     texts.extend(no_memory(&used, topology));
     texts.extend(far_memory(&used, table, topology));
-    texts.extend(bound_to_nothing(guest, topology));
+    texts.extend(refused.as_ref().map(ToString::to_string));
     texts.extend(too_much_memory(guest, topology));
     texts.extend(of_config(vmid, guest, table));
     texts.extend(pins_of_nothing(guest, table));
-    texts.extend(no_hugepages(vmid, guest, table));
+    texts.extend(no_hugepages(vmid, guest, table).filter(|_| refused.is_none()));
     texts.extend(useless_preference(table));
     texts.into_iter().map(Remark::warning).collect()
 }
@@ -144,9 +146,20 @@ fn low_power(used: &CpuSet, topology: &Topology) -> Option<String> {
     })
 }
 
-fn too_many_nodes(used: &CpuSet, topology: &Topology) -> Option<String> {
+fn too_many_nodes(used: &CpuSet, owned: &CpuSet, topology: &Topology) -> Option<String> {
     let nodes: BTreeSet<u32> = nodes_of(used, topology);
-    let mut sizes: Vec<usize> = topology.nodes().iter().map(|n| n.cpus.len()).collect();
+    let idle = owned.difference(used);
+    let is_alone = |cpu: CpuId| {
+        let siblings = topology.siblings(cpu);
+        !siblings.is_empty() && siblings.is_subset(&idle)
+    };
+    // Where siblings stay idle a node has as many places as cores.
+    let has_cores = used.iter().all(is_alone);
+    let places = |cpus: &CpuSet| match has_cores {
+        true => topology.first_of_cores(cpus).len(),
+        false => cpus.len(),
+    };
+    let mut sizes: Vec<usize> = topology.nodes().iter().map(|n| places(&n.cpus)).collect();
     sizes.sort_unstable_by(|one, two| two.cmp(one));
     let mut room = 0;
     let needed = sizes.iter().take_while(|size| {
@@ -225,27 +238,9 @@ fn far_memory(used: &CpuSet, table: &Table, topology: &Topology) -> Option<Strin
     })
 }
 
-fn bound_to_nothing(guest: &Guest, topology: &Topology) -> Vec<String> {
-    let mut texts = Vec::new();
-    for (number, node) in guest.nodes.iter().enumerate() {
-        for id in &node.host_nodes {
-            let what = match topology.node(*id) {
-                Some(node) if node.has_memory => continue,
-                Some(_) => "has no memory",
-                None => "is not there",
-            };
-            texts.push(format!(
-                "numa{number} of the vm's config takes memory from node {id}, which {what}: qemu \
-                 does not start with that"
-            ));
-        }
-    }
-    texts
-}
-
 fn too_much_memory(guest: &Guest, topology: &Topology) -> Vec<String> {
     let mut texts = Vec::new();
-    for (number, node) in guest.nodes.iter().enumerate() {
+    for node in &guest.nodes {
         let known = node
             .host_nodes
             .iter()
@@ -257,10 +252,11 @@ fn too_much_memory(guest: &Guest, topology: &Topology) -> Vec<String> {
             continue;
         };
         if kib / 1024 < u64::from(node.memory_mib) {
+            let key = node.key.as_deref().unwrap_or_default();
             let (mib, has) = (node.memory_mib, kib / 1024);
             let list: CpuSet = node.host_nodes.iter().copied().map(CpuId).collect();
             texts.push(format!(
-                "numa{number} of the vm's config takes {mib} MiB from node {list}, which has {has} MiB"
+                "{key} of the vm's config takes {mib} MiB from node {list}, which has {has} MiB"
             ));
         }
     }

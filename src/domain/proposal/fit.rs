@@ -329,6 +329,7 @@ fn guest_nodes(vcpus: BTreeMap<u32, Vec<u32>>, memory_mib: u32, n_vcpus: u32) ->
     let mut nodes: Vec<GuestNode> = vcpus
         .into_iter()
         .map(|(id, vcpus)| GuestNode {
+            key: None,
             memory_mib: share(memory_mib, number(vcpus.len()), n_vcpus),
             vcpus,
             host_nodes: vec![id],

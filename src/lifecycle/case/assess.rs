@@ -7,11 +7,11 @@ use super::texts::Case;
 use crate::domain::admission;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::others::{Exclusive, Surroundings};
+use crate::domain::others::Surroundings;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings};
-use crate::host::{Host, cgroup};
+use crate::host::Host;
 use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::look::known_state;
 use crate::lifecycle::engine::others::{look_around, look_at_files, look_at_groups};
@@ -42,8 +42,7 @@ pub struct Assessment {
 /// # Errors
 /// The host cannot be read, or does not have what the table asks for.
 pub fn assess(host: &Host, case: &Case, state: Option<&State>) -> Result<Assessment, Denied> {
-    let nobody = State::default();
-    let prospect = Prospect::of(host, case, state.unwrap_or(&nobody))?;
+    let prospect = Prospect::of(host, case, state)?;
     Ok(prospect.assess(host, case, state))
 }
 
@@ -86,26 +85,16 @@ pub fn around_alone(host: &Host, settings: &HostSettings) -> (Surroundings, Opti
         let _ = recover::foresee(host, &mut state);
         state
     });
-    add_groups(host, known.as_ref().ok(), &mut around);
+    look_at_groups(host, known.as_ref().ok(), &mut around);
     (around, known.err())
 }
 
-/// Adds what cgroups say. Whose the partitions of VMs are cannot be told without the state: our own, most
-/// likely.
-fn add_groups(host: &Host, state: Option<&State>, around: &mut Surroundings) {
-    look_at_groups(host, state.unwrap_or(&State::default()), around);
-    if state.is_none() {
-        let is_of_vms = |one: &Exclusive| one.group.starts_with(cgroup::QEMU_SLICE);
-        around.partitions.retain(|one| !is_of_vms(one));
-    }
-}
-
 impl Prospect {
-    /// Resolves the table of a case next to `state`, and looks around.
+    /// Resolves the table of a case next to `state`, where that is known, and looks around.
     ///
     /// # Errors
     /// The host cannot be read, or does not have what the table asks for.
-    pub fn of(host: &Host, case: &Case, state: &State) -> Result<Self, Denied> {
+    pub fn of(host: &Host, case: &Case, state: Option<&State>) -> Result<Self, Denied> {
         Ok(Prospect {
             resolved: resolve(host, case, state)?,
             around: look_around(host, &case.settings, &case.table),
@@ -123,7 +112,7 @@ impl Prospect {
 
     /// Finds out whether others leave the VM what it is to own, beside what `state` says.
     pub fn assess(mut self, host: &Host, case: &Case, state: Option<&State>) -> Assessment {
-        add_groups(host, state, &mut self.around);
+        look_at_groups(host, state, &mut self.around);
         let Prospect { resolved, around } = self;
         let nobody = Claims::new();
         let claims = state.map_or(&nobody, |state| &state.claims);

@@ -33,7 +33,7 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
             return Some(format!("{text}: {error}"));
         }
     };
-    match resolve(host, &case, state) {
+    match resolve(host, &case, Some(state)) {
         Ok(resolved) if is_same(&resolved.wishes, &claim.wishes) => None,
         Ok(_) => Some(match refused_now(host, &case, state) {
             Some(refusal) => {
@@ -85,7 +85,7 @@ fn is_for_next_start(host: &Host, case: &Case, state: &State) -> bool {
         guest,
         ..case.clone()
     };
-    resolve(host, &case, state).is_ok()
+    resolve(host, &case, Some(state)).is_ok()
 }
 
 /// Compares what a table wishes for; memory is settled before a start, and the rest is no wish.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::ground::{Fit, Ground};
+use super::known::state_now;
 use super::nothing::{There, look_up, no_table};
-use super::room::{Asked, Room, state_now};
+use super::room::{Asked, Room};
 use super::texts::{Case, CaseError, Found, read_settings, understand};
 use super::yields;
 use crate::domain::claim::{Claims, Wishes};
@@ -101,13 +102,15 @@ fn vcpus_at_work(host: &Host, vmid: Vmid) -> u32 {
     indices.max().map_or(0, |last| last + 1)
 }
 
-/// Resolves a table against this host; `state` is what the program remembers.
+/// Resolves a table against this host; `state` is what the program remembers, `None` where that is hidden.
 ///
 /// # Errors
 /// The host cannot be read, or cannot give what the table asks for.
-pub fn resolve(host: &Host, case: &Case, state: &State) -> Result<Resolved, Denied> {
+pub fn resolve(host: &Host, case: &Case, state: Option<&State>) -> Result<Resolved, Denied> {
     let basis = Basis::read(host, case, state)?;
-    Ok(basis.resolve(case, &state.claims)?)
+    let nobody = Claims::new();
+    let claims = state.map_or(&nobody, |state| &state.claims);
+    Ok(basis.resolve(case, claims)?)
 }
 
 /// Returns the state that a case has to be resolved against: where the table names the CPUs, that
@@ -157,7 +160,7 @@ pub(in crate::lifecycle) fn strange_nodes(host: &Host, table: &Table) -> Option<
 }
 
 impl Basis {
-    fn read(host: &Host, case: &Case, state: &State) -> anyhow::Result<Self> {
+    fn read(host: &Host, case: &Case, state: Option<&State>) -> anyhow::Result<Self> {
         let ground = Ground::read(host, &case.settings)?;
         let room = match case.table.cpus {
             Cpus::Auto => {

@@ -19,8 +19,6 @@ use crate::domain::vm::Vmid;
 use crate::host::table::{read_table, tables};
 use crate::host::topology::read_speeds;
 use crate::host::{Host, device, pve};
-use crate::lifecycle::engine::fate::{self, Answers};
-use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::others::{look_at_files, look_at_groups};
 
 /// Who has CPUs on this node, running or not.
@@ -84,7 +82,8 @@ impl Asked {
 }
 
 impl Room {
-    /// Looks who has CPUs on this node, apart from `vmid`.
+    /// Looks who has CPUs on this node, apart from `vmid`; `state` is what the program remembers, `None`
+    /// where that is hidden.
     ///
     /// # Errors
     /// A directory cannot be read.
@@ -94,7 +93,7 @@ impl Room {
         guest: &Guest,
         settings: &HostSettings,
         topology: &Topology,
-        state: &State,
+        state: Option<&State>,
     ) -> anyhow::Result<Self> {
         let mut room = Room {
             vmid: Some(vmid),
@@ -244,22 +243,4 @@ fn devices(host: &Host, guest: &Guest, topology: &Topology) -> Vec<Device> {
     // The functions of a device are in one place.
     devices.dedup_by(|one, two| one.key == two.key && one.node == two.node);
     devices
-}
-
-/// Returns what the program remembers, without the claims of what is gone.
-///
-/// # Errors
-/// The state cannot be read.
-pub fn state_now(host: &Host) -> anyhow::Result<State> {
-    live_state(host, read_state(&*host.files)?)
-}
-
-/// Returns `state` without the claims of what is gone.
-///
-/// # Errors
-/// What runs cannot be told.
-pub fn live_state(host: &Host, mut state: State) -> anyhow::Result<State> {
-    let updates = fate::updates(host, &state, &Answers::default())?;
-    updates.into_iter().for_each(|record| state.apply(record));
-    Ok(state)
 }

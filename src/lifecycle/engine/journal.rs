@@ -21,7 +21,7 @@ use self::reading::{JOURNAL, read_text, understood};
 pub use self::reading::{is_missing, read_log, read_state};
 pub use self::room::{NoRoom, check_room};
 use self::room::{SPARE, least_room, no_room, to_give_back};
-pub use self::spool::{spool, take_spooled};
+pub use self::spool::{has_spooled, spool, take_spooled};
 pub use self::state_dir::STATE_DIR;
 use self::state_dir::make_state_dir;
 pub use self::text::{Damage, Newer, parse, text_of};
@@ -33,6 +33,7 @@ use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::files::{Files, Held};
 use crate::host::record::remove;
+use crate::host::starter::locker;
 use crate::host::trouble::cannot;
 
 /// What damaged lines are set aside as, with a number behind it.
@@ -262,10 +263,13 @@ fn set_aside(files: &dyn Files, damage: &Damage) -> String {
 /// Most files of damaged lines that are kept; whoever damages more is not going to read them.
 const MAX_DAMAGED: u32 = 20;
 
-/// Returns the error of a run that another one kept from the host.
-pub fn busy() -> anyhow::Error {
+/// Returns the error of a run that another one kept from the host, with the process that does so, where that can
+/// be told.
+pub fn busy(files: &dyn Files) -> anyhow::Error {
+    let who = locker(files, LOCK).map(|task| format!("process {} ({})", task.id.tid, task.comm));
+    let who = who.unwrap_or("another pin-hook process".to_owned());
     anyhow::Error::new(Advised::new(
-        format!("another pin-hook process has held {LOCK} for too long"),
+        format!("{who} has held {LOCK} for too long"),
         "try again; lslocks shows which process",
     ))
 }

@@ -46,12 +46,19 @@ pub fn look_at_files(host: &Host, settings: &HostSettings) -> Surroundings {
 ///
 /// The list of a group is what is in force of a property of its unit. Where ours is in its place, what
 /// it had before counts.
-pub fn look_at_groups(host: &Host, state: &State, around: &mut Surroundings) {
+/// Whose the partitions of VMs are cannot be told without the state, `None`: our own, most likely.
+pub fn look_at_groups(host: &Host, state: Option<&State>, around: &mut Surroundings) {
+    let is_hidden = state.is_none();
+    let nobody = State::default();
+    let state = state.unwrap_or(&nobody);
     let ours: BTreeSet<String> = state.held.keys().filter_map(cgroup_of).collect();
     around.partitions = Vec::new();
     for group in surroundings::groups(&*host.files) {
         let path = &group.path;
-        let exclusive = group.exclusive.filter(|_| !ours.contains(path));
+        let is_of_vms = is_hidden && path.starts_with(cgroup::QEMU_SLICE);
+        let exclusive = group
+            .exclusive
+            .filter(|_| !ours.contains(path) && !is_of_vms);
         around.partitions.extend(exclusive);
         if let Some(cpus) = list_of_others(state, path, &group.listed) {
             around.set_list(match cgroup::unit_of(path) {

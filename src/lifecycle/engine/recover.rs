@@ -69,7 +69,7 @@ pub fn ownerless(host: &Host, journal: &Journal<'_>) -> Vec<String> {
 /// # Errors
 /// Those of the log.
 pub fn recover(host: &Host) -> anyhow::Result<Vec<String>> {
-    let (mut journal, mut told) = open(host)?.ok_or_else(busy)?;
+    let (mut journal, mut told) = open(host)?.ok_or_else(|| busy(&*host.files))?;
     told.extend(hold_traces(host, &mut journal, Marks::All)?);
     Ok(told)
 }

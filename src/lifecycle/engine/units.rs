@@ -1,9 +1,13 @@
 //! The units that look after claims while no phase runs.
 
-use super::journal::read_state;
+use super::account::Account;
+use super::journal::{has_spooled, read_state};
 use super::report::Report;
+use crate::domain::advice::Advised;
 use crate::domain::state::State;
+use crate::domain::unit::Masked;
 use crate::host::Host;
+use crate::host::units::masked;
 
 /// Units that run reconcile: every 15 s, and when a VM comes or goes.
 const WATCHERS: [&str; 2] = [TIMER, PATH];
@@ -11,6 +15,8 @@ const TIMER: &str = "pin-hook-reconcile.timer";
 const PATH: &str = "pin-hook-reconcile.path";
 /// The unit that is reconcile.
 const RECONCILE: &str = "pin-hook-reconcile.service";
+/// What comes of it that reconcile does not run.
+const UNWATCHED: &str = "a crash would not be cleaned up";
 
 /// Starts the watching units while there is something to look after, and stops them otherwise;
 /// does nothing when the same run has done so before.
@@ -18,21 +24,25 @@ const RECONCILE: &str = "pin-hook-reconcile.service";
 /// Done before anything that may be late, because a service manager that was late once is not
 /// asked again in the same run.
 pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
-    let mut is_needed = !state.is_empty();
+    let files = &*host.files;
+    let mut is_needed = !state.is_empty() || has_spooled(files);
     if report.is_watched.replace(is_needed) == Some(is_needed) {
         return;
     }
     // A run that claimed something meanwhile may have started them before they were stopped here.
-    let is_needed_again = || read_state(&*host.files).is_ok_and(|state| !state.is_empty());
+    let is_needed_again =
+        || has_spooled(files) || read_state(files).is_ok_and(|state| !state.is_empty());
     let mut told = tell(host, is_needed);
     if told.is_empty() && !is_needed && is_needed_again() {
         is_needed = true;
         told = tell(host, is_needed);
     }
+    let is_masked = || is_needed && masked(files, RECONCILE).is_some();
     let text = match (is_needed, told.as_slice()) {
+        (_, []) if is_masked() => format!("{RECONCILE} is masked: {UNWATCHED}"),
         (_, []) => return,
         (true, [(one, error), (two, _)]) => {
-            format!("cannot start {one} and {two}, so a crash would not be cleaned up: {error:#}")
+            format!("cannot start {one} and {two}, so {UNWATCHED}: {error:#}")
         }
         (true, [(TIMER, error), ..]) => {
             format!("cannot start {TIMER}, so there are no regular checks: {error:#}")
@@ -47,7 +57,7 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     report.warnings.push(text);
 }
 
-/// Returns the units that should look after the claims and do not.
+/// Returns the units that should look after the claims and cannot, or do not.
 ///
 /// # Errors
 /// systemd does not answer.
@@ -58,7 +68,40 @@ pub fn idle(host: &Host) -> anyhow::Result<Vec<&'static str>> {
             idle.push(unit);
         }
     }
+    if masked(&*host.files, RECONCILE).is_some() {
+        idle.insert(0, RECONCILE);
+    }
     Ok(idle)
+}
+
+/// Says what comes of it that units are idle (see [`idle`]), and what to do about it; nothing of none.
+pub fn complaint(host: &Host, idle: &[&str]) -> Option<Advised> {
+    let fact = match idle {
+        [] => return None,
+        [RECONCILE, ..] => format!("{RECONCILE} is masked: {UNWATCHED}"),
+        [PATH] => {
+            format!("{PATH} is not active: changes are only noticed by the timer, within 15 s")
+        }
+        [one] => format!("{one} is not active: there are no regular checks"),
+        _ => format!("{} are not active: {UNWATCHED}", idle.join(" and ")),
+    };
+    let unmask = masks(host).into_iter().map(|masked| masked.undo());
+    let watchers = idle.iter().copied().filter(|unit| *unit != RECONCILE);
+    let watchers: Vec<&str> = watchers.collect();
+    let start = match watchers.as_slice() {
+        [] => format!("systemctl start {RECONCILE}"),
+        watchers => format!("systemctl start {}", watchers.join(" ")),
+    };
+    let commands: Vec<String> = unmask.chain([start]).collect();
+    Some(Advised::new(fact, commands.join("; ")))
+}
+
+/// Returns those of the units that are masked.
+pub fn masks(host: &Host) -> Vec<Masked> {
+    let units = [RECONCILE].into_iter().chain(WATCHERS);
+    units
+        .filter_map(|unit| masked(&*host.files, unit))
+        .collect()
 }
 
 /// Starts or stops the units; returns those that it could not.
@@ -73,6 +116,17 @@ fn tell(host: &Host, is_needed: bool) -> Vec<(&'static str, anyhow::Error)> {
         true => WATCHERS.into_iter().filter_map(start).collect(),
         false => stop(PATH).or_else(|| stop(TIMER)).into_iter().collect(),
     }
+}
+
+/// Has reconcile run at once and again until nothing waits for it, also where nothing is claimed.
+pub fn await_reconcile(host: &Host, account: &mut Account) {
+    let mut report = Report::default();
+    keep_watch(host, &State::default(), &mut report);
+    report
+        .warnings
+        .iter()
+        .for_each(|text| account.warn(text.clone()));
+    wake_reconcile(host);
 }
 
 /// Has reconcile run at once; where that cannot be had, its timer comes within 15 s.

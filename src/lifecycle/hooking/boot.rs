@@ -37,7 +37,7 @@ pub fn boot(host: &Host) -> Account {
 fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
     host.allow(PATIENT_TIME);
     // Also makes the state directory, so that starting a VM leaves no new one behind.
-    let (mut journal, told) = recover::open(host)?.ok_or_else(busy)?;
+    let (mut journal, told) = recover::open(host)?.ok_or_else(|| busy(&*host.files))?;
     told.into_iter().for_each(|text| account.warn(text));
     let n_written = write_drop_ins(host, &mut journal)?;
     let needs_reload = journal.state().needs_reload;
@@ -53,7 +53,7 @@ fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
                     account.fail(Exit::Refused, text, help);
                 }
             }
-            Worked::Busy => return Err(busy()),
+            Worked::Busy => return Err(busy(&*host.files)),
         }
     }
     if n_written > 0 {

@@ -1,7 +1,7 @@
 //! Disabling a VM: it is as it was before it was enabled, and nothing of it is left.
 
 use super::enable::{Hooking, HookingError, our_snippet};
-use super::snippet::{self, User};
+use super::snippet::{self, Fate, User};
 use super::step::{Step, hook_of};
 use crate::domain::nothing::Nothing;
 use crate::domain::storage::Snippet;
@@ -143,32 +143,31 @@ impl Hooking<'_> {
         Ok(ours.filter(is_there).collect())
     }
 
+    /// Removes the snippet unless somebody needs it or it is not ours; a dry run only says so.
     fn remove_snippet(&self, snippet: &Snippet, account: &mut Account) -> anyhow::Result<()> {
         let files = &*self.host.files;
         let storages = cluster::storages(files)?;
-        if snippet.file(&storages).is_none() {
-            // It went with its storage.
-            return Ok(());
+        let fate = match self.is_dry {
+            true => snippet::fate(files, &storages, snippet, self.vmid)?,
+            false => snippet::remove_unused(files, &storages, snippet, self.vmid)?,
+        };
+        let [keep, leave, remove] = match self.is_dry {
+            true => ["would keep", "would leave", "would remove"],
+            false => ["kept", "left", "removed"],
+        };
+        match fate {
+            Fate::Absent => {}
+            Fate::Used(users) => {
+                account.info(format!("{keep} the snippet {snippet}: {}", in_use(&users)));
+            }
+            Fate::Foreign(path) => {
+                account.info(format!("{leave} {path}: it is not the snippet of pin-hook"));
+            }
+            Fate::Removed(_) => account.info(format!("{remove} the snippet {snippet}")),
         }
         if self.is_dry {
-            let mut users = snippet::users(files, snippet)?;
-            users.retain_mut(|user| {
-                user.is_now &= user.vmid != self.vmid;
-                user.is_now || user.in_snapshot
-            });
-            let text = match users.is_empty() {
-                true => format!("would remove the snippet {snippet}"),
-                false => format!("would keep the snippet {snippet}: {}", in_use(&users)),
-            };
-            account.info(text);
             return Ok(());
         }
-        let users = snippet::users(files, snippet)?;
-        snippet::remove_unused(files, &storages, snippet)?;
-        account.info(match users.is_empty() {
-            true => format!("removed the snippet {snippet}"),
-            false => format!("kept the snippet {snippet}: {}", in_use(&users)),
-        });
         let node = pve::node_name(files)?;
         if let Err(error) = snippet::prepare_node(files, &node) {
             snippet::warn_of_untold(account, &error);

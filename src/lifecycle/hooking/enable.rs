@@ -354,7 +354,7 @@ impl Hooking<'_> {
         let is_put = done.iter().any(|step| matches!(step, Step::Put(_)));
         if is_put && plan.found == snippet::Found::Nothing {
             let storages = std::slice::from_ref(&plan.storage);
-            snippet::remove_unused(files, storages, &plan.storage.snippet())?;
+            snippet::remove_unused(files, storages, &plan.storage.snippet(), self.vmid)?;
         }
         Ok(())
     }

@@ -247,27 +247,61 @@ fn refresh(files: &dyn Files, storage: &Storage, mounts: &Mounts) -> anyhow::Res
     }
 }
 
-/// Removes the snippet of a storage unless somebody still names it.
+/// What becomes of the snippet of a storage when a VM needs it no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// There is none.
+    Absent,
+    /// These still name it.
+    Used(Vec<User>),
+    /// What is in its place, at this path, is somebody else's.
+    Foreign(String),
+    /// It goes, from this path.
+    Removed(String),
+}
+
+/// Returns what becomes of the snippet of a storage when `leaving` is disabled.
 ///
 /// # Errors
-/// It cannot be removed, or a config cannot be read.
+/// A config, or what is in its place, cannot be read.
+pub fn fate(
+    files: &dyn Files,
+    storages: &[Storage],
+    snippet: &Snippet,
+    leaving: Vmid,
+) -> anyhow::Result<Fate> {
+    // It may have gone with its storage.
+    let Some(path) = snippet.file(storages) else {
+        return Ok(Fate::Absent);
+    };
+    let mut users = users(files, snippet)?;
+    users.retain_mut(|user| {
+        user.is_now &= user.vmid != leaving;
+        user.is_now || user.in_snapshot
+    });
+    Ok(match look(files, &path)? {
+        Found::Nothing => Fate::Absent,
+        Found::Foreign => Fate::Foreign(path),
+        Found::Current | Found::Old if users.is_empty() => Fate::Removed(path),
+        Found::Current | Found::Old => Fate::Used(users),
+    })
+}
+
+/// Removes the snippet of a storage where [`fate`] says so, and returns what has become of it.
+///
+/// # Errors
+/// As [`fate`], or it cannot be removed.
 pub fn remove_unused(
     files: &dyn Files,
     storages: &[Storage],
     snippet: &Snippet,
-) -> anyhow::Result<()> {
-    let users = users(files, snippet)?;
-    let Some(path) = snippet.file(storages).filter(|_| users.is_empty()) else {
-        return Ok(());
-    };
-    match look(files, &path)? {
-        Found::Current | Found::Old => {
-            let removed = crate::host::record::remove(files, &path);
-            removed.map_err(cannot("remove", &path))?;
-        }
-        Found::Nothing | Found::Foreign => {}
+    leaving: Vmid,
+) -> anyhow::Result<Fate> {
+    let fate = fate(files, storages, snippet, leaving)?;
+    if let Fate::Removed(path) = &fate {
+        record::remove(files, path).map_err(cannot("remove", path))?;
     }
-    Ok(())
+    Ok(fate)
 }
 
 /// Returns where the snippet of a storage is to be written, unless something else is there.

@@ -1,6 +1,7 @@
 //! `check`: what is wrong with this host and with its VMs, whatever a start would say of it.
 
 mod facts;
+mod start;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -10,12 +11,14 @@ use crate::domain::advice::Advised;
 use crate::domain::check::{
     Check, Fault, HostFacts, Judge, Severity, Todo, Verdict, VmFacts, checks, todo,
 };
-use crate::domain::level::{Kept, Level};
+use crate::domain::level::{Kept, Lacking, Level};
 use crate::domain::vm::Vmid;
+use crate::host::table::HOST_TABLE;
 use crate::host::{Host, pve};
+use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::nothing::{There, look_up};
-use crate::lifecycle::engine::look::known_state;
 use crate::lifecycle::show::lint::Bench;
+use crate::lifecycle::show::status::{ClaimStatus, status};
 
 /// What the doctor says.
 #[derive(Debug, Serialize)]
@@ -103,16 +106,16 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
         None => of_interest(&facts),
     };
     let mut patients = vec![of_host(&facts)];
+    let state = known(host).ok().and_then(Known::state);
     let vms = vmids.into_iter();
-    let vms = vms.filter_map(|vmid| vm_facts(&bench, host, vmid));
-    let claims = known_state(host).unwrap_or_default().claims;
+    let vms = vms.filter_map(|vmid| vm_facts(&bench, host, vmid, state.as_ref()));
+    let claims = state.as_ref().map(|state| &state.claims);
+    let owns = claims.is_some_and(|claims| !claims.is_empty());
+    let owned = owns.then(|| status(host, None).ok()).flatten();
+    let owned = owned.map(|status| status.claims).unwrap_or_default();
     patients.extend(vms.map(|vm| {
-        let claim = claims.get(&vm.vmid).filter(|claim| claim.owns());
-        let kept = match claim {
-            Some(claim) => Kept::of_wishes(&claim.wishes),
-            None => kept_by_table(&bench, host, vm.vmid),
-        };
-        of_vm(&vm, &facts, Level::of(vm.vmid, &kept))
+        let level = level(&bench, host, &vm, &facts, &owned);
+        of_vm(&vm, &facts, level)
     }));
     let node = pve::node_name(files).unwrap_or_default();
     let totals = Totals::of(patients.iter().flat_map(|one| &one.results));
@@ -163,7 +166,7 @@ pub struct GuestList {
 /// There is no such VM.
 pub fn guest_list(host: &Host, vmid: Vmid) -> anyhow::Result<GuestList> {
     check_there(host, vmid)?;
-    let vm = vm_facts(&Bench::of(host), host, vmid);
+    let vm = vm_facts(&Bench::of(host), host, vmid, None);
     let vm = vm.with_context(|| format!("vm {vmid} is a template"))?;
     Ok(GuestList {
         vmid,
@@ -177,6 +180,37 @@ fn check_there(host: &Host, vmid: Vmid) -> anyhow::Result<()> {
     match look_up(&*host.files, vmid, "")? {
         There::Nothing(why) => Err(Advised::new(why.to_string(), why.help()).into()),
         _ => Ok(()),
+    }
+}
+
+/// Returns how much of its CPUs is a VM's own: by the host where it runs with them, else by what its next start
+/// would make of it.
+fn level(
+    bench: &Bench,
+    host: &Host,
+    vm: &VmFacts,
+    facts: &HostFacts,
+    owned: &[ClaimStatus],
+) -> Level {
+    let claim = owned.iter().find(|claim| claim.vmid == vm.vmid);
+    if let Some(level) = claim.and_then(|claim| claim.level.clone()) {
+        return level;
+    }
+    let runs = facts
+        .guests
+        .iter()
+        .any(|one| one.vmid == vm.vmid && one.runs);
+    let lacking = match &vm.table {
+        None => Some(Lacking::Table),
+        Some(_) if facts.settings_fault.is_some() => Some(Lacking::Usable(HOST_TABLE.to_owned())),
+        Some(path) if vm.table_fault.is_some() => Some(Lacking::Usable(path.clone())),
+        Some(_) if !vm.guest.is_hooked() => Some(Lacking::Hook { runs }),
+        Some(_) if runs => Some(Lacking::Claim),
+        Some(_) => vm.is_hindered().then_some(Lacking::Start),
+    };
+    match lacking {
+        Some(lacking) => Level::without(vm.vmid, &lacking),
+        None => Level::of(vm.vmid, &kept_by_table(bench, host, vm.vmid)),
     }
 }
 

@@ -16,12 +16,12 @@ use crate::domain::vm::Vmid;
 use crate::host::table::{local_path, path_of_table, write_table};
 use crate::host::topology::{is_amd, read_topology};
 use crate::host::{Host, pve};
+use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::notes;
 use crate::lifecycle::case::nothing::look_up;
-use crate::lifecycle::case::room::{Asked, Room, live_state};
+use crate::lifecycle::case::room::{Asked, Room};
 use crate::lifecycle::case::texts::read_settings;
 use crate::lifecycle::engine::denied::Denied;
-use crate::lifecycle::engine::look::{Hidden, known_state};
 
 /// A proposed table.
 #[derive(Debug, Serialize)]
@@ -116,6 +116,8 @@ pub fn propose(host: &Host, vmid: Vmid, intent: Intent) -> anyhow::Result<Propos
             help: Some(refusal.help(vmid)),
             ..Complaint::default()
         });
+        // Others may have fewer cpus than it seems.
+        proposed.warnings = base.left_out;
     }
     Ok(proposed)
 }
@@ -164,15 +166,13 @@ impl Base {
     ) -> anyhow::Result<Self> {
         let topology = read_topology(&*host.files)?;
         let mut left_out = Vec::new();
-        let state = match known_state(host) {
-            Ok(state) => live_state(host, state)?,
-            Err(hidden) if hidden.is::<Hidden>() => {
-                left_out.push(format!("claims of running vms are left out: {hidden}"));
-                State::default()
-            }
-            Err(error) => return Err(error),
-        };
-        let room = Room::read(host, vmid, &guest, settings, &topology, &state)?;
+        let known = known(host)?;
+        left_out.extend(known.warning());
+        if let Known::Hidden(hidden) = &known {
+            left_out.push(format!("claims of running vms are left out: {hidden}"));
+        }
+        let state = known.state();
+        let room = Room::read(host, vmid, &guest, settings, &topology, state.as_ref())?;
         left_out.extend(room.unreadable.iter().map(|vmid| {
             format!("the table of vm {vmid} cannot be used, so its cpus are not known")
         }));
@@ -181,7 +181,7 @@ impl Base {
             guest,
             topology,
             room,
-            state,
+            state: state.unwrap_or_default(),
             left_out,
             notes,
         })

@@ -24,16 +24,15 @@ use crate::domain::table::OnRefusal;
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::pve;
 use crate::lifecycle::case::assess::assess;
+use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::neighbours::{without_neighbours, yielding};
 use crate::lifecycle::case::notes;
 use crate::lifecycle::case::resolve::{Resolved, read_case};
 use crate::lifecycle::case::texts::{Case, Found};
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::denied::Denied;
-use crate::lifecycle::engine::fate::{self, Answers};
 use crate::lifecycle::engine::journal::check_room;
-use crate::lifecycle::engine::look::{Hidden, is_denied, known_state, look};
-use crate::lifecycle::engine::recover;
+use crate::lifecycle::engine::look::{is_denied, look};
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settings;
 
@@ -107,7 +106,8 @@ impl Run<'_> {
             .extend(reasons.map(|why| format!("cpus chosen: {why}")));
         plan.notices.extend(resolved.notices.iter().cloned());
         plan.warnings.extend(resolved.warnings.iter().cloned());
-        plan.warnings.extend(self.better(case, resolved, &state));
+        plan.warnings
+            .extend(self.better(case, resolved, (!is_hidden).then_some(&state)));
         plan.tell_far(self, &devices, case, resolved);
         plan.warnings.extend(not_hooked(case));
         plan.warnings
@@ -133,23 +133,13 @@ impl Run<'_> {
 
     /// Returns the state as it would be after a look at what is alive; none when only root may read it.
     fn state_now(&self, plan: &mut Plan) -> anyhow::Result<Option<State>> {
-        let mut state = match known_state(self.host) {
-            Ok(state) => state,
-            Err(hidden) if hidden.is::<Hidden>() => {
-                let text = format!("claims of other vms are left out: {hidden}");
-                plan.left_out.push(text);
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        if recover::foresee(self.host, &mut state)? {
-            let text = "the state is lost or damaged; the next run rebuilds it from what the \
-                        host shows";
-            plan.warnings.push(text.to_owned());
+        let known = known(self.host)?;
+        if let Known::Hidden(hidden) = &known {
+            let text = format!("claims of other vms are left out: {hidden}");
+            plan.left_out.push(text);
         }
-        let updates = fate::updates(self.host, &state, &Answers::default())?;
-        updates.into_iter().for_each(|record| state.apply(record));
-        Ok(Some(state))
+        plan.warnings.extend(known.warning());
+        Ok(known.state())
     }
 
     /// Returns the VM's QEMU, if it runs; who may not look is shown a start.

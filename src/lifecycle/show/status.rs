@@ -2,6 +2,7 @@
 
 mod claim;
 mod drift;
+mod in_force;
 
 use std::collections::BTreeMap;
 
@@ -78,6 +79,9 @@ pub struct Status {
     /// Units that should look after what VMs own and do not: without the timer nothing is set again, or
     /// given back when a VM ends by itself; without the path unit the timer does so, within 15 s.
     pub unwatched: Vec<&'static str>,
+    /// What comes of that, and what to do about it.
+    #[serde(skip)]
+    pub watch_fault: Option<Advised>,
     /// What cannot be seen from here and is left out.
     pub left_out: Vec<String>,
 }
@@ -160,6 +164,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         drift,
         pending,
         forgotten,
+        watch_fault: units::complaint(host, &unwatched),
         unwatched,
         damage: (!damage.is_none()).then(|| damage.to_string()),
         left_out: seen.left_out,

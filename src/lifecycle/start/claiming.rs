@@ -32,7 +32,7 @@ impl Run<'_> {
         qemu: TaskId,
         account: &mut Account,
     ) -> Result<Worked, Denied> {
-        let prospect = match Prospect::of(self.host, case, &state_for(self.host, case)?) {
+        let prospect = match Prospect::of(self.host, case, Some(&state_for(self.host, case)?)) {
             Err(denied) if !is_for_backup(case) => return Err(denied),
             prospect => prospect,
         };
@@ -52,7 +52,7 @@ impl Run<'_> {
         answers: &Answers,
         account: &mut Account,
     ) -> Result<Worked, Denied> {
-        let prospect = Prospect::of(self.host, case, &state_for(self.host, case)?);
+        let prospect = Prospect::of(self.host, case, Some(&state_for(self.host, case)?));
         self.claim_as(case, prospect, state, answers, account)
     }
 

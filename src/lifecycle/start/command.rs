@@ -56,13 +56,13 @@ impl Run<'_> {
                     // Where nothing is new they were not asked for.
                     units::keep_watch(self.host, state, report);
                 }
-                let is_late = match &worked {
-                    Worked::Done(report, _) => report.is_unfinished,
-                    Worked::Busy => true,
+                let late = match &worked {
+                    Worked::Done(report, _) => report.is_unfinished.then(String::new),
+                    Worked::Busy => Some(format!(": {}", busy(&*self.host.files))),
                 };
                 self.conclude(vmid, worked, account);
-                if is_late {
-                    let text = format!("vm {vmid}: its table is not applied yet");
+                if let Some(why) = late {
+                    let text = format!("vm {vmid}: its table is not applied yet{why}");
                     let help = format!(
                         "pin-hook-reconcile will continue; pin-hook status {vmid} shows how far \
                          it is"
@@ -114,7 +114,7 @@ impl Run<'_> {
                 let nothing = (!had_something && is_idle).then(|| self.owns_nothing(vmid));
                 self.conclude_release(vmid, &report, &state, nothing, account);
             }
-            Worked::Busy => account.fail_by("", &busy()),
+            Worked::Busy => account.fail_by("", &busy(&*self.host.files)),
         }
         Ok(())
     }

@@ -18,8 +18,8 @@ use crate::host::clock::awaiting;
 use crate::host::systemd::Job;
 use crate::host::{pve, task};
 use crate::lifecycle::case::assess::assess;
+use crate::lifecycle::case::known::state_now;
 use crate::lifecycle::case::neighbours::{Neighbour, neighbours, without_neighbours};
-use crate::lifecycle::case::room::state_now;
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::account::Account;
 use crate::lifecycle::engine::denied::Denied;
@@ -193,7 +193,7 @@ impl Run<'_> {
             Ok(records.collect())
         })?;
         match worked {
-            Worked::Busy => Err(busy()),
+            Worked::Busy => Err(busy(&*self.host.files)),
             Worked::Done(report, _) => {
                 account.tell(&report);
                 Ok(())

@@ -151,7 +151,7 @@ impl Run<'_> {
         let worked = self.claim(case, state, &Answers::default(), account)?;
         let Worked::Done(report, state) = worked else {
             let help = format!("start vm {vmid} again; lslocks shows which process it is");
-            let late = Advised::new(busy().to_string(), help);
+            let late = Advised::new(busy(&*self.host.files).to_string(), help);
             return Err(Denied::Failed(late.into()));
         };
         account.tell(&report);

@@ -29,7 +29,7 @@ impl Run<'_> {
                 self.summarise(vmid, &report, &state, account);
             }
             Worked::Busy => match journal::spool(&*self.host.files, vmid) {
-                Ok(()) => units::wake_reconcile(self.host),
+                Ok(()) => units::await_reconcile(self.host, account),
                 Err(error) => account.fail_by(&format!("vm {vmid}: "), &error),
             },
         }

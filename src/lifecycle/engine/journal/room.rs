@@ -1,9 +1,12 @@
 //! Room for the log: whatever is announced can be given back with `/run` full, or is not taken.
 
+use std::io;
+
 use super::state_dir::STATE_DIR;
 use crate::domain::advice::Advised;
 use crate::domain::cpuset::CpuSet;
 use crate::host::files::Files;
+use crate::host::trouble::cannot;
 
 /// Where the next shortest form of the log is written to.
 pub(super) const SPARE: &str = "/run/pin-hook/journal.spare";
@@ -38,10 +41,19 @@ pub struct NoRoom;
 /// Checks that a first claim would find the room that it needs; nothing is taken.
 ///
 /// # Errors
-/// [`NoRoom`] with what to do. That the room cannot be told is none.
+/// [`NoRoom`] with what to do, or something else is in the place of the directory. That the room cannot be told
+/// is none.
 pub fn check_room(files: &dyn Files) -> anyhow::Result<()> {
     let room = least_room(files);
-    let left = files.room_left("/run").unwrap_or(u64::MAX);
+    let left = files
+        .room_left(STATE_DIR)
+        .or_else(|_| files.room_left("/run"));
+    let left = left.unwrap_or(u64::MAX);
+    if let Err(error) = files.list(STATE_DIR)
+        && error.kind() == io::ErrorKind::NotADirectory
+    {
+        return Err(cannot("make", STATE_DIR)(error));
+    }
     match files.exists(SPARE) || left >= 2 * room as u64 {
         true => Ok(()),
         false => Err(no_room(room)),

@@ -25,6 +25,11 @@ pub fn spool(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
         .map_err(cannot("write", &path))
 }
 
+/// Tells whether a wish waits for the next reconcile.
+pub fn has_spooled(files: &dyn Files) -> bool {
+    !files.list(SPOOL).unwrap_or_default().is_empty()
+}
+
 /// Takes the wishes that were left.
 pub fn take_spooled(files: &dyn Files) -> Vec<Vmid> {
     let names = files.list(SPOOL).unwrap_or_default();

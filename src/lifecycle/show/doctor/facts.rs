@@ -3,20 +3,25 @@
 mod beside;
 
 use self::beside::{asks_without_idle, controllers, lacks_elsewhere, passed, virtuals};
+use super::start::in_the_way;
 use crate::config::hardware::parse_hardware;
 use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
 use crate::domain::guest::Guest;
 use crate::domain::placement::{doubts, owned_by_table};
+use crate::domain::state::State;
 use crate::domain::table::{HostSettings, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
+use crate::host::health::BOOT_UNIT;
 use crate::host::table::{path_of_table, read_table, unread_files};
 use crate::host::topology::read_topology;
+use crate::host::units::masked;
 use crate::host::{Host, cluster, health, pve, surroundings, upbringing};
 use crate::lifecycle::case::ground::Ground;
 use crate::lifecycle::case::nothing::{look_up, next_guest};
 use crate::lifecycle::case::texts::understand;
 use crate::lifecycle::engine::inventory::Devices;
+use crate::lifecycle::engine::units::masks;
 use crate::lifecycle::hooking::snippet;
 use crate::lifecycle::show::complaint::Complaint;
 use crate::lifecycle::show::lint::{Bench, Lint, lint_on};
@@ -58,6 +63,10 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
         may_boost: health::may_boost(files),
         n_iommu_groups: health::n_iommu_groups(files),
         boot_unit: health::boot_unit(files),
+        masked: masked(files, BOOT_UNIT)
+            .into_iter()
+            .chain(masks(host))
+            .collect(),
         strays: unread_files(files),
         settings_fault,
         passed: passed(files, &guests, &own),
@@ -105,8 +114,13 @@ pub(super) fn of_interest(facts: &HostFacts) -> Vec<Vmid> {
     meant.map(|one| one.vmid).collect()
 }
 
-/// Returns what the doctor judges of a VM; nothing of one without a config.
-pub(super) fn vm_facts(bench: &Bench, host: &Host, vmid: Vmid) -> Option<VmFacts> {
+/// Returns what the doctor judges of a VM beside what is remembered; nothing of one without a config.
+pub(super) fn vm_facts(
+    bench: &Bench,
+    host: &Host,
+    vmid: Vmid,
+    state: Option<&State>,
+) -> Option<VmFacts> {
     let files = &*host.files;
     let conf = look_up(files, vmid, "").ok()?.vm().ok()?.conf;
     let guest = conf.guest_of_next_start();
@@ -128,8 +142,19 @@ pub(super) fn vm_facts(bench: &Bench, host: &Host, vmid: Vmid) -> Option<VmFacts
     let of_config = said.as_ref();
     let of_config = of_config.map(|table| doubts::of_config(vmid, &guest, table));
     let of_config = of_config.unwrap_or_default();
-    let is_told = |text: &String| of_devices.contains(text) || of_config.contains(text);
+    let refusal = held.refusal.or_else(|| {
+        let may_start = held.table_fault.is_none() && table.is_some();
+        may_start.then(|| in_the_way(host, vmid, state)).flatten()
+    });
+    let is_refusal = |text: &String| {
+        refusal
+            .as_ref()
+            .is_some_and(|refusal| text.starts_with(&refusal.fact))
+    };
+    let is_told =
+        |text: &String| of_devices.contains(text) || of_config.contains(text) || is_refusal(text);
     let warnings = held.warnings.into_iter().filter(|text| !is_told(text));
+    let warnings = warnings.collect();
     Some(VmFacts {
         vmid,
         hook_fault: hook_fault(host, vmid, &guest, table.is_some()),
@@ -141,8 +166,8 @@ pub(super) fn vm_facts(bench: &Bench, host: &Host, vmid: Vmid) -> Option<VmFacts
         asks_without_idle: said.as_ref().and_then(asks_without_idle),
         guest,
         table_fault: held.table_fault,
-        refusal: held.refusal,
-        warnings: warnings.collect(),
+        refusal,
+        warnings,
         devices: unfaulted(of_devices, &device_faults),
         device_faults,
         is_ha: cluster::is_ha(files, vmid).unwrap_or_default(),
@@ -181,6 +206,14 @@ struct Held {
 
 /// Holds the table of a VM against the host, as `check --table` does.
 fn held_against_host(bench: &Bench, host: &Host, vmid: Vmid) -> Held {
+    if let Err(fault) = &bench.settings {
+        // What is wrong with the settings of the host is told there.
+        let refusal = path_of_table(&*host.files, vmid).map(|_| told(fault.clone()));
+        return Held {
+            refusal,
+            ..Held::default()
+        };
+    }
     let file = match read_table(&*host.files, vmid) {
         Ok(Some(file)) => file,
         Ok(None) => return Held::default(),

@@ -1,5 +1,6 @@
 //! A better line for a table that names its CPUs, where one is known.
 
+use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::placement::{Request, doubts, homes, place};
 use crate::domain::state::State;
@@ -12,19 +13,26 @@ use crate::lifecycle::engine::run::Run;
 impl Run<'_> {
     /// Returns what to write instead, if the CPUs that would be chosen now leave less to be said
     /// than those of the table.
-    pub(super) fn better(&self, case: &Case, resolved: &Resolved, state: &State) -> Option<String> {
+    pub(super) fn better(
+        &self,
+        case: &Case,
+        resolved: &Resolved,
+        state: Option<&State>,
+    ) -> Option<String> {
         let (guest, topology) = (&case.guest, &resolved.topology);
         if case.table.cpus == Cpus::Auto || resolved.n_doubts == 0 {
             return None;
         }
         let settings = &case.settings;
         let room = Room::read(self.host, case.vmid, guest, settings, topology, state).ok()?;
+        let nobody = Claims::new();
+        let claims = state.map_or(&nobody, |state| &state.claims);
         let asked = Asked {
             also: CpuSet::new(),
             ..Asked::with_table(guest, &case.table)
         };
-        let search = room.search(&asked, &state.claims, topology);
-        let choice = room.choose(&search, &state.claims).ok()?;
+        let search = room.search(&asked, claims, topology);
+        let choice = room.choose(&search, claims).ok()?;
         let request = Request {
             cpus: choice.cpus.clone(),
             also: choice.idle.clone(),

@@ -6,6 +6,7 @@ use crate::domain::pci::outlook::Outlook;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
 use crate::host::pve;
+use crate::lifecycle::case::config::obstacle;
 use crate::lifecycle::case::nothing::next_guest;
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::inventory::Devices;
@@ -15,7 +16,7 @@ use crate::lifecycle::hooking::snippet;
 impl Run<'_> {
     /// Returns why PVE would not start the VM, or not with the program.
     pub(super) fn outlook(&self, case: &Case) -> Option<Outlook> {
-        locked(case.vmid, &case.guest).or_else(|| self.broken_hook(case))
+        obstacle(self.host, case.vmid, &case.guest).or_else(|| self.broken_hook(case))
     }
 
     fn broken_hook(&self, case: &Case) -> Option<Outlook> {
@@ -59,7 +60,7 @@ impl Run<'_> {
         let Some(guest) = self.next_guest(vmid) else {
             return Now::Hooked(None);
         };
-        let outlook = locked(vmid, &guest).or_else(|| {
+        let outlook = obstacle(self.host, vmid, &guest).or_else(|| {
             let devices = Devices::read(self.host, vmid, &guest, leaving);
             devices
                 .can_be_judged(&guest)
@@ -70,19 +71,6 @@ impl Run<'_> {
             false => Now::NotHooked(outlook),
         }
     }
-}
-
-/// PVE starts no VM that it is in the middle of something with; a suspended one it resumes
-/// (`PVE::AbstractConfig::check_lock`).
-fn locked(vmid: Vmid, guest: &Guest) -> Option<Outlook> {
-    let lock = guest.lock.as_deref().filter(|lock| *lock != "suspended")?;
-    Some(Outlook {
-        reason: format!("the vm is locked ({lock})"),
-        help: format!("wait for the task that is running; if there is none: qm unlock {vmid}"),
-        summary: format!("vm {vmid} would not start: pve refuses it while it is locked"),
-        what: "pve refuses it while it is locked".to_owned(),
-        fails: true,
-    })
 }
 
 /// Says so when PVE will not call the program for a VM.

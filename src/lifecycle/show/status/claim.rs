@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::in_force::{Own, level};
 use crate::domain::backend::Backend;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
 use crate::domain::facts::VmFacts;
-use crate::domain::level::{Kept, Level};
+use crate::domain::level::Level;
 use crate::domain::state::State;
 use crate::domain::target::{Target, Value};
 use crate::domain::thread::{Role, Thread};
@@ -44,7 +45,7 @@ pub struct ClaimStatus {
     pub backend: Backend,
     /// Why that way.
     pub reason: String,
-    /// How much of its CPUs is its own, while it owns any.
+    /// How much of its CPUs is its own, while it runs with them.
     pub level: Option<Level>,
     /// Partitions of its threads.
     pub partitions: Vec<Partition>,
@@ -88,17 +89,29 @@ pub struct ThreadStatus {
     pub ok: bool,
 }
 
+impl Partition {
+    /// Tells whether it is as it should be.
+    fn is_valid(&self) -> bool {
+        self.actual.as_ref() == Some(&self.wanted)
+    }
+}
+
+impl ThreadStatus {
+    /// Tells whether it is a vCPU that is elsewhere.
+    fn is_astray(&self) -> bool {
+        self.vcpu.is_some() && !self.ok
+    }
+}
+
 impl ClaimStatus {
     /// Tells whether the VM owns what it should. Threads that were born a moment ago have yet to be moved;
     /// a vCPU that is elsewhere disturbs the guest.
     pub fn is_ok(&self) -> bool {
-        let valid = |partition: &Partition| partition.actual.as_ref() == Some(&partition.wanted);
-        let astray = |thread: &ThreadStatus| thread.vcpu.is_some() && !thread.ok;
         self.failure.is_none()
             && !self.over
             && self.offline.is_empty()
-            && self.partitions.iter().all(valid)
-            && !self.threads.iter().any(astray)
+            && self.partitions.iter().all(Partition::is_valid)
+            && !self.threads.iter().any(ThreadStatus::is_astray)
     }
 }
 
@@ -106,6 +119,12 @@ impl ClaimStatus {
 pub(super) fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Look) -> ClaimStatus {
     let vm = seen.facts.vms.get(&claim.vmid);
     let threads = vm.iter().flat_map(|vm| &vm.threads);
+    let threads: Vec<_> = threads.map(|thread| thread_status(thread, seen)).collect();
+    let partitions = vm.map_or_else(Vec::new, |vm| partitions(claim, vm, seen));
+    let own = Own {
+        partitions: !partitions.is_empty() && partitions.iter().all(Partition::is_valid),
+        vcpus: !threads.iter().any(ThreadStatus::is_astray),
+    };
     let failure = claim.obstacle().map(str::to_owned);
     let over = is_over(host, claim);
     let offline = match seen.facts.cpus_at_work {
@@ -126,11 +145,10 @@ pub(super) fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Loo
         cpus: claim.wishes.cpus.clone(),
         backend: claim.wishes.backend,
         reason: claim.wishes.reason.clone(),
-        level: (claim.owns() && !over)
-            .then(|| Level::of(claim.vmid, &Kept::of_wishes(&claim.wishes))),
+        level: (claim.is_running() && !over).then(|| level(claim, state, seen, own)),
         devices: claim.devices.clone(),
-        partitions: vm.map_or_else(Vec::new, |vm| partitions(claim, vm, seen)),
-        threads: threads.map(|thread| thread_status(thread, seen)).collect(),
+        partitions,
+        threads,
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) fn differences(
 }
 
 /// Tells whether a frequency is what the kernel makes of ours.
-fn is_rounded(seen: &Look, target: &Target, live: &Value, ours: &Value) -> bool {
+pub(super) fn is_rounded(seen: &Look, target: &Target, live: &Value, ours: &Value) -> bool {
     frequency::may_show(&seen.facts.frequencies, target, live, ours)
 }
 

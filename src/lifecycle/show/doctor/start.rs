@@ -1,0 +1,74 @@
+//! What is in the way of a start at this moment, whatever the table says by itself: the same that a plan
+//! comes to.
+
+use crate::domain::check::Advice;
+use crate::domain::pci::binding::lent;
+use crate::domain::refusal::Refusal;
+use crate::domain::state::State;
+use crate::domain::vm::Vmid;
+use crate::host::{Host, pve};
+use crate::lifecycle::case::assess::assess;
+use crate::lifecycle::case::config::obstacle;
+use crate::lifecycle::case::neighbours::{without_neighbours, yielding};
+use crate::lifecycle::case::nothing::next_guest;
+use crate::lifecycle::case::resolve::read_case;
+use crate::lifecycle::case::texts::{Case, Found};
+use crate::lifecycle::engine::advice::help_for;
+use crate::lifecycle::engine::denied::Denied;
+use crate::lifecycle::engine::inventory::Devices;
+use crate::lifecycle::engine::journal::check_room;
+use crate::lifecycle::start::preparing::wanted;
+
+/// Returns why a VM that does not run would not start with CPUs of its own now; `state` is what the program
+/// remembers, `None` where that is hidden.
+pub(super) fn in_the_way(host: &Host, vmid: Vmid, state: Option<&State>) -> Option<Advice> {
+    if !matches!(pve::running(&*host.files, vmid), Ok(None)) {
+        return None;
+    }
+    let case = match read_case(host, vmid, "") {
+        Ok(Found::Case(case)) => *case,
+        Ok(Found::Nothing(_)) => return None,
+        Err(error) => {
+            return Some(Advice {
+                fact: error.to_string(),
+                help: error.help(),
+            });
+        }
+    };
+    let guest = next_guest(&*host.files, vmid, "")?;
+    let case = Case { guest, ..case };
+    if let Some(outlook) = obstacle(host, vmid, &case.guest) {
+        return Some(Advice {
+            fact: outlook.reason,
+            help: outlook.help,
+        });
+    }
+    if let Err(denied) = granted(host, &case, state) {
+        return Some(Advice {
+            fact: denied.to_string(),
+            help: denied.help(vmid),
+        });
+    }
+    let full = check_room(&*host.files).err()?;
+    Some(Advice {
+        fact: format!("{full:#}"),
+        help: help_for(&full),
+    })
+}
+
+/// # Errors
+/// Why the VM would not get what its table says.
+fn granted(host: &Host, case: &Case, state: Option<&State>) -> Result<(), Denied> {
+    let yields = yielding(host, case, false)?;
+    if let Some(obstacle) = yields.into_iter().find_map(|one| one.obstacle) {
+        return Err(Refusal::NoYield(obstacle).into());
+    }
+    let devices = Devices::read(host, case.vmid, &case.guest, &case.table.yields.stop);
+    if devices.can_be_judged(&case.guest) {
+        let lent = state.map(lent).unwrap_or_default();
+        wanted(host, &case.table, &devices, &lent)?;
+    }
+    let state = state.map(|state| without_neighbours(state.clone(), case));
+    assess(host, case, state.as_ref())?.granted()?;
+    Ok(())
+}

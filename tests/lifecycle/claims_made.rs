@@ -1,0 +1,282 @@
+//! What the doctor, `status`, `plan` and `init` promise is what comes of it.
+
+use std::time::Duration;
+
+use pin_hook::lifecycle::engine::account::Exit;
+use pin_hook::lifecycle::show::doctor::{Outcome, Patient, Row, examine};
+use pin_hook::lifecycle::show::init::{Intent, Proposed, propose};
+use pin_hook::lifecycle::show::status::{Status, status};
+use pin_hook::lifecycle::start::phase::Phase;
+
+use super::world::{CONF, CONF_WITHOUT_HOOK, World, assert_says, done, id};
+use crate::common::sim::{VmSpec, cpus};
+
+const LOCK: &str = "/run/pin-hook/lock";
+const TIMER: &str = "pin-hook-reconcile.timer";
+const PARTITION: &str = "/sys/fs/cgroup/qemu.slice/100.scope/vcpu/cpuset.cpus.partition";
+
+fn patient(world: &World, vmid: u32) -> Patient {
+    let mut diagnosis = examine(&world.host, Some(id(vmid))).unwrap();
+    diagnosis.patients.pop().unwrap()
+}
+
+/// Returns the only thing that a check of a VM came to.
+fn found(patient: &Patient, check: &str) -> Row {
+    let mut rows = patient.results.iter().filter(|row| row.id == check);
+    rows.next().unwrap().clone()
+}
+
+#[track_caller]
+fn assert_refused(world: &World, vmid: u32, why: &str) {
+    let patient = patient(world, vmid);
+    let start = found(&patient, "start");
+    assert_eq!(start.outcome, Outcome::Failure, "{start:?}");
+    assert!(start.found.contains(why), "{start:?}");
+    assert_eq!(patient.level.unwrap().number, 0);
+}
+
+fn shown(world: &World) -> Status {
+    status(&world.host, None).unwrap()
+}
+
+/// Returns the level of VM 100 as the doctor and `status` have it.
+#[track_caller]
+fn level(world: &World) -> u8 {
+    let examined = patient(world, 100).level.unwrap();
+    assert!(examined.in_force);
+    let claims = shown(world).claims;
+    let level = claims.first().and_then(|claim| claim.level.as_ref());
+    assert_eq!(level.map_or(0, |level| level.number), examined.number);
+    examined.number
+}
+
+fn next(world: &World) -> String {
+    patient(world, 100).level.unwrap().next.unwrap_or_default()
+}
+
+#[test]
+fn the_doctor_promises_no_start_that_a_running_vm_is_in_the_way_of() {
+    let world = World::with_vm().vm(101, CONF, "cpus = \"3-4\"\n");
+    assert_eq!(
+        found(&patient(&world, 101), "start").outcome,
+        Outcome::Passed
+    );
+    world.start(100);
+    assert_refused(&world, 101, "cpu 3 is claimed by vm 100");
+    let start = found(&patient(&world, 100), "start");
+    assert_eq!(start.outcome, Outcome::Passed, "{start:?}");
+    world
+        .sim
+        .table(101, "cpus = \"3-4\"\n[yield]\nstop = [100]\n");
+    assert_eq!(
+        found(&patient(&world, 101), "start").outcome,
+        Outcome::Passed
+    );
+}
+
+#[test]
+fn the_doctor_promises_no_start_beside_a_reservation() {
+    let world = World::with_vm().vm(101, CONF, "cpus = \"3-4\"\n");
+    done(world.phase(Phase::PreStart, 101));
+    assert_refused(&world, 100, "cpu 3 is reserved for a start of vm 101");
+}
+
+#[test]
+fn the_doctor_promises_no_start_of_a_locked_vm() {
+    let world = World::lab().vm(100, &format!("{CONF}lock: clone\n"), "cpus = \"2-3\"\n");
+    assert_refused(&world, 100, "the vm is locked (clone)");
+    world.sim.vm_conf(100, &format!("{CONF}lock: suspended\n"));
+    assert_eq!(
+        found(&patient(&world, 100), "start").outcome,
+        Outcome::Passed
+    );
+}
+
+#[test]
+fn a_level_is_what_is_in_force() {
+    let world = World::with_vm();
+    let next_start = patient(&world, 100).level.unwrap();
+    assert!(next_start.number == 3 && !next_start.in_force);
+    done(world.phase(Phase::PreStart, 100));
+    assert_eq!(shown(&world).claims[0].level, None);
+    world.launch(100, &VmSpec::with_vcpus(2));
+    assert_eq!(level(&world), 0);
+    done(world.phase(Phase::PostStart, 100));
+    assert_eq!(level(&world), 3);
+    let irqs: Vec<u32> = world.sim.state().irqs.iter().map(|(n, _)| *n).collect();
+    for irq in &irqs {
+        let path = format!("/proc/irq/{irq}/smp_affinity_list");
+        let _ = world.sim.poke(&path, "0-7");
+    }
+    assert_eq!(level(&world), 2);
+    assert!(
+        next(&world).contains("pin-hook status 100"),
+        "{}",
+        next(&world)
+    );
+    world.reconcile_until_quiet().unwrap();
+    assert_eq!(level(&world), 3);
+    world.sim.poke(PARTITION, "member").unwrap();
+    assert_eq!(level(&world), 1);
+    world.reconcile_until_quiet().unwrap();
+    world.sim.set_online(3, false).unwrap();
+    assert_eq!(level(&world), 0);
+    world.sim.set_online(3, true).unwrap();
+    world.reconcile_until_quiet().unwrap();
+    assert_eq!(level(&world), 3);
+    done(world.release(Some(100)));
+    assert_eq!(level(&world), 0);
+    assert!(
+        next(&world).contains("pin-hook apply 100"),
+        "{}",
+        next(&world)
+    );
+}
+
+#[test]
+fn the_next_step_of_a_vm_without_cpus_fits_what_is_missing() {
+    let world = World::lab().vm(100, CONF_WITHOUT_HOOK, "cpus = \"2-3\"\n");
+    let level = patient(&world, 100).level.unwrap();
+    assert_eq!(
+        (level.number, level.next.unwrap()),
+        (0, "pin-hook enable 100".to_owned())
+    );
+    world.launch(100, &VmSpec::with_vcpus(2));
+    let step = next(&world);
+    assert!(
+        step.contains("pin-hook enable 100") && step.contains("pin-hook apply 100"),
+        "{step}"
+    );
+    world.end_qemu(100);
+    world
+        .sim
+        .table(100, "cpus = \"2-3\"\nprofile = \"gaming\"\n");
+    let step = next(&world);
+    assert!(
+        step.contains("pin-hook check --table /etc/pin-hook/100.toml"),
+        "{step}"
+    );
+    world.sim.table(100, "cpus = \"2-3\"\n");
+    world.sim.put("/etc/pin-hook/host.toml", "reserve = \n");
+    let step = next(&world);
+    assert!(
+        step.contains("pin-hook check --table /etc/pin-hook/host.toml"),
+        "{step}"
+    );
+    let world = World::lab();
+    world.sim.vm_conf(100, CONF_WITHOUT_HOOK);
+    assert!(next(&world).starts_with("pin-hook init 100 --write"));
+}
+
+/// The lock is held longer than the first reconcile waits for it, and nothing is claimed.
+#[test]
+fn an_apply_that_is_locked_out_is_continued_without_any_claim() {
+    let world = World::with_vm();
+    world.launch(100, &VmSpec::with_vcpus(2));
+    done(world.apply(100));
+    done(world.release(Some(100)));
+    assert!(!world.sim.is_active(TIMER));
+    world.sim.lock_by_other_for(LOCK, Duration::from_secs(40));
+    let account = world.apply(100);
+    assert_eq!(account.exit, Exit::Incomplete);
+    assert_says(&account, "has held /run/pin-hook/lock for too long");
+    for _ in 0..4 {
+        assert!(world.sim.is_active(TIMER));
+        world.reconcile();
+    }
+    world.assert_owns(100);
+}
+
+/// The timer is not stopped over the head of somebody who has just left a wish.
+#[test]
+fn what_waits_for_reconcile_keeps_the_timer() {
+    let world = World::with_two_vms();
+    world.start(101);
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world.sim.put("/run/pin-hook/spool/100", "");
+    world.stop(101);
+    assert!(world.sim.is_active(TIMER));
+    world.reconcile();
+    world.assert_owns(100);
+}
+
+#[test]
+fn a_masked_unit_is_named() {
+    let world = World::with_vm();
+    world.start(100);
+    assert!(shown(&world).ok);
+    let path = "/etc/systemd/system/pin-hook-reconcile.service";
+    world.sim.state().tree.put_link(path, "/dev/null");
+    let status = shown(&world);
+    assert!(!status.ok);
+    assert_eq!(status.unwatched, ["pin-hook-reconcile.service"]);
+    let host = examine(&world.host, None).unwrap().patients.remove(0);
+    let row = found(&host, "reconcile-units");
+    assert_eq!(row.outcome, Outcome::Warning, "{row:?}");
+    assert!(
+        row.found.contains("pin-hook-reconcile.service is masked"),
+        "{row:?}"
+    );
+}
+
+#[test]
+fn a_masked_boot_unit_is_not_enabled() {
+    let world = World::lab();
+    let path = "/etc/systemd/system/pin-hook-boot.service";
+    let wants = "/etc/systemd/system/multi-user.target.wants/pin-hook-boot.service";
+    world
+        .sim
+        .put("/usr/lib/systemd/system/pin-hook-boot.service", "");
+    world
+        .sim
+        .state()
+        .tree
+        .put_link(wants, "/usr/lib/systemd/system/pin-hook-boot.service");
+    let boot = || {
+        let host = examine(&world.host, None).unwrap().patients.remove(0);
+        found(&host, "boot-unit")
+    };
+    assert_eq!(boot().outcome, Outcome::Passed);
+    world.sim.state().tree.put_link(path, "/dev/null");
+    let row = boot();
+    assert_eq!(row.outcome, Outcome::Warning);
+    assert!(row.found.contains("masked"), "{row:?}");
+    assert!(
+        row.fix
+            .unwrap()
+            .starts_with("systemctl unmask pin-hook-boot.service")
+    );
+}
+
+fn proposed(world: &World) -> Proposed {
+    propose(&world.host, id(100), Intent::default()).unwrap()
+}
+
+/// Its own CPUs are nobody else's, whatever is remembered of them.
+#[test]
+fn a_proposal_without_the_state_blames_nobody() {
+    let conf = CONF.replace("cores: 2", "cores: 6");
+    let world = World::lab().vm(100, &conf, "cpus = \"2-7\"\n");
+    world.start_as(100, &VmSpec::with_vcpus(6));
+    let with = proposed(&world).cpus;
+    assert_eq!(with, Some(cpus("2-7")));
+    let journal = world.sim.get("/run/pin-hook/journal");
+    world
+        .sim
+        .fail("=read /run/pin-hook/journal", libc::EACCES, u32::MAX);
+    let hidden = proposed(&world);
+    assert_eq!(hidden.cpus, with, "{hidden:?}");
+    let warned = hidden.warnings.iter();
+    let warned = warned.filter(|text| text.contains("only root can read /run/pin-hook"));
+    assert_eq!(warned.count(), 1, "{hidden:?}");
+    world.sim.fail_no_more();
+    assert!(!journal.is_empty());
+    world
+        .sim
+        .state()
+        .tree
+        .remove("/run/pin-hook/journal")
+        .unwrap();
+    let lost = proposed(&world);
+    assert_eq!(lost.cpus, with, "{lost:?}");
+}
