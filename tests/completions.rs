@@ -91,10 +91,10 @@ fn other_shells_show_names_as_well() {
     let script =
         |name: &str| fs::read_to_string(dir.path().join("completions").join(name)).unwrap();
     let zsh = script("_pin-hook");
-    assert_eq!(zsh.matches(":_pin-hook_ids'").count(), 8);
+    assert_eq!(zsh.matches(":_pin-hook_ids'").count(), 9);
     assert!(zsh.contains("_pin-hook_ids() {"));
     let fish = script("pin-hook.fish");
-    assert_eq!(fish.matches("(pin-hook list --ids").count(), 8);
+    assert_eq!(fish.matches("(pin-hook list --ids").count(), 9);
     let ids = Command::new(dir.path().join("bin/pin-hook"))
         .args(["list", "--ids"])
         .output()

@@ -28,6 +28,7 @@ pub fn waited(files: &dyn Files, tid: i32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::dirs::make_dirs;
     use crate::host::files::RootFiles;
 
     #[test]
@@ -39,8 +40,7 @@ mod tests {
             "proc/stat",
             "cpu  9 9 9 9\ncpu0 1 2 3 40 5 6 7 8 1 1\ncpu12 1 0 0 1\nintr 1\n",
         );
-        put("proc/7/schedstat", "100 25 3\n");
-        let files = RootFiles::new(root.path());
+        put("/proc/7/schedstat", "100 25 3\n");
         assert_eq!(idle_times(&files), BTreeMap::from([(CpuId(0), (45, 72))]));
         assert_eq!(waited(&files, 7), Some(25));
         assert_eq!(waited(&files, 8), None);

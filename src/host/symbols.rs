@@ -26,17 +26,19 @@ pub fn functions(files: &dyn Files, addresses: &BTreeSet<u64>) -> BTreeMap<u64, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::dirs::make_dirs;
     use crate::host::files::RootFiles;
 
     #[test]
     fn functions_have_names_at_their_addresses() {
         let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join("proc")).unwrap();
+        let files = RootFiles::new(root.path());
+        make_dirs(&files, "/proc", 0o755).unwrap();
         let text = "ffffffff81000000 T _stext\nffffffff81234560 t psi_avgs_work.isra.0\n\
             nonsense\nffffffffc0000010 t nvme_irq\t[nvme]\n";
-        std::fs::write(root.path().join("proc/kallsyms"), text).unwrap();
+        files.replace("/proc/kallsyms", text, 0o644).unwrap();
         let wanted = [0xffff_ffff_8123_4560, 0xffff_ffff_c000_0010, 0x10];
-        let found = functions(&RootFiles::new(root.path()), &BTreeSet::from(wanted));
+        let found = functions(&files, &BTreeSet::from(wanted));
         let names: Vec<&str> = found.values().map(String::as_str).collect();
         assert_eq!(names, ["psi_avgs_work", "nvme_irq"]);
     }

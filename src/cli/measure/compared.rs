@@ -6,7 +6,7 @@ use crate::domain::measure::measurement::Measurement;
 use crate::domain::measure::tally::{BOUNDS_US, in_units};
 use crate::domain::words::count;
 
-use super::share;
+use super::text::share;
 
 /// Kinds of those who take time, as a comparison sums them up.
 const GROUPS: [(&str, &[Kind]); 5] = [

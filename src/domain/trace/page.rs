@@ -73,11 +73,12 @@ impl<'p> Iterator for Page<'p> {
                 29 if delta == 0 => return None,
                 29 => {
                     let length = usize::try_from(word(self.rest, 4)?).ok()?;
-                    self.at += delta;
+                    self.at = self.at.wrapping_add(delta);
                     self.take(4 + length.max(4));
                 }
                 30 => {
-                    self.at += delta + (u64::from(word(self.rest, 4)?) << (32 - KIND_BITS));
+                    let more = u64::from(word(self.rest, 4)?) << (32 - KIND_BITS);
+                    self.at = self.at.wrapping_add(delta + more);
                     self.take(8);
                 }
                 31 => {
@@ -86,7 +87,7 @@ impl<'p> Iterator for Page<'p> {
                     self.take(8);
                 }
                 _ => {
-                    self.at += delta;
+                    self.at = self.at.wrapping_add(delta);
                     return self.record(kind);
                 }
             }

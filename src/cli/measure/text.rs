@@ -1,0 +1,259 @@
+//! A measurement as people read it.
+
+use crate::cli::columns::{Columns, wrapped};
+use crate::domain::measure::culprit::Culprit;
+use crate::domain::measure::measurement::{Measurement, Seat};
+use crate::domain::measure::remedy::Remedy;
+use crate::domain::measure::tally::{BOUNDS_US, Tally, in_units};
+
+/// Culprits that are shown without `-v`: those who took next to nothing are left out.
+const SHOWN: usize = 12;
+/// How many of those who asked for something are named.
+const MOST_SENDERS: usize = 4;
+
+/// Returns what a measurement has shown, for people.
+pub(super) fn report(measurement: &Measurement, is_verbose: bool) -> String {
+    let mut text = head(measurement);
+    text += &taken(measurement);
+    text += &seats(measurement);
+    text += &by_length(measurement);
+    text += &culprits(measurement, is_verbose);
+    text += &remedies(measurement);
+    text += &beside(measurement);
+    text
+}
+
+fn head(measurement: &Measurement) -> String {
+    let Measurement {
+        vmid,
+        name,
+        cpus,
+        duration_ns,
+        kernel,
+        ..
+    } = measurement;
+    let who = match (vmid, name) {
+        (Some(vmid), Some(name)) => format!("vm {vmid} ({name}), {}", cpus.in_words()),
+        (Some(vmid), None) => format!("vm {vmid}, {}", cpus.in_words()),
+        (None, _) => cpus.in_words(),
+    };
+    format!("{who}: {} on linux {kernel}\n", in_units(*duration_ns))
+}
+
+fn taken(measurement: &Measurement) -> String {
+    let Measurement { taken, vmid, .. } = measurement;
+    let what = match vmid {
+        Some(_) => "taken from the guest",
+        None => "taken by others than idle",
+    };
+    let parts = share(taken.total_ns, measurement.cpu_ns());
+    let mut text = match taken.times {
+        0 => format!("\n{what}: nothing\n"),
+        n => format!(
+            "\n{what}: {} ({parts}), {n} times, at most {}\n",
+            in_units(taken.total_ns),
+            in_units(taken.longest_ns)
+        ),
+    };
+    if !measurement.longest.is_empty() {
+        let parts = measurement.longest.iter();
+        let parts: Vec<String> = parts
+            .map(|(name, ns)| format!("{name} {}", in_units(*ns)))
+            .collect();
+        text += &wrapped(&format!("the longest: {}", parts.join(", ")), "  ");
+    }
+    text
+}
+
+/// Returns how much of the whole a part is, in percent.
+pub(super) fn share(part: u64, whole: u64) -> String {
+    let thousandths = u128::from(part) * 100_000 / u128::from(whole.max(1));
+    match thousandths {
+        0 if part > 0 => "less than 0.001 %".to_owned(),
+        _ => format!("{}.{:03} %", thousandths / 1000, thousandths % 1000),
+    }
+}
+
+fn seats(measurement: &Measurement) -> String {
+    let is_vm = measurement.vmid.is_some();
+    let head = if is_vm { "vcpu" } else { "cpu" };
+    let mut columns = Columns::new([head, "cpus", "taken", "times", "longest", "waited"].map(
+        |name| match name {
+            "cpus" if !is_vm => "",
+            "waited" if !is_vm => "",
+            name => name,
+        },
+    ));
+    for Seat {
+        vcpu,
+        cpus,
+        taken,
+        steal_ns,
+        ..
+    } in &measurement.seats
+    {
+        let Tally {
+            times,
+            total_ns,
+            longest_ns,
+        } = taken;
+        let (first, second, waited) = match vcpu {
+            Some(vcpu) => (vcpu.to_string(), cpus.to_string(), in_units(*steal_ns)),
+            None => (cpus.to_string(), String::new(), String::new()),
+        };
+        columns.add([
+            first,
+            second,
+            in_units(*total_ns),
+            times.to_string(),
+            in_units(*longest_ns),
+            waited,
+        ]);
+    }
+    format!("\n{}", columns.lines())
+}
+
+fn by_length(measurement: &Measurement) -> String {
+    let counts = measurement.histogram.0;
+    let last = BOUNDS_US.len();
+    let named = counts
+        .iter()
+        .enumerate()
+        .filter(|(_, n)| **n > 0)
+        .map(|(n, times)| match n {
+            n if n == last => format!(
+                "{times} longer than {}",
+                in_units(BOUNDS_US[last - 1] * 1000)
+            ),
+            n => format!("{times} up to {}", in_units(BOUNDS_US[n] * 1000)),
+        });
+    let named: Vec<String> = named.collect();
+    match named.is_empty() {
+        true => String::new(),
+        false => wrapped(&format!("by length: {}", named.join(", ")), "  "),
+    }
+}
+
+fn culprits(measurement: &Measurement, is_verbose: bool) -> String {
+    let all = &measurement.culprits;
+    if all.is_empty() {
+        return String::new();
+    }
+    let n = if is_verbose {
+        all.len()
+    } else {
+        SHOWN.min(all.len())
+    };
+    let mut columns = Columns::new(["by", "", "times", "time", "longest"]);
+    for Culprit {
+        kind, name, tally, ..
+    } in &all[..n]
+    {
+        columns.add([
+            kind.name().to_owned(),
+            name.clone(),
+            tally.times.to_string(),
+            in_units(tally.total_ns),
+            in_units(tally.longest_ns),
+        ]);
+    }
+    let mut text = format!("\n{}", columns.lines());
+    if n < all.len() {
+        text += &format!("  and {} who took less (-v shows them)\n", all.len() - n);
+    }
+    text
+}
+
+/// Says what can be done, once for all whom it is good against, with what it would give back.
+fn remedies(measurement: &Measurement) -> String {
+    let mut done: Vec<(&str, u64, Vec<&str>)> = Vec::new();
+    for culprit in &measurement.culprits {
+        let Remedy::Do(what) = &culprit.remedy else {
+            continue;
+        };
+        let ns = culprit.tally.total_ns;
+        match done.iter_mut().find(|(known, ..)| known == what) {
+            Some((_, sum, names)) => {
+                *sum += ns;
+                names.push(&culprit.name);
+            }
+            None => done.push((what, ns, vec![&culprit.name])),
+        }
+    }
+    if done.is_empty() {
+        return String::new();
+    }
+    let mut text = "\nwhat would help\n".to_owned();
+    for (what, ns, names) in done {
+        let more = names.len().saturating_sub(3);
+        let mut names = names[..names.len().min(3)].join(", ");
+        if more > 0 {
+            names += &format!(" and {more} more");
+        }
+        text += &wrapped(&format!("{}: {what}", in_units(ns)), "  ");
+        text += &wrapped(&format!("against {names}"), "    ");
+    }
+    text
+}
+
+/// Returns what else is to be known: lines that begin at the margin.
+fn beside(measurement: &Measurement) -> String {
+    let mut lines = Vec::new();
+    if measurement.sees_guest {
+        let Tally {
+            times,
+            total_ns,
+            longest_ns,
+        } = measurement.own;
+        let (total, longest) = (in_units(total_ns), in_units(longest_ns));
+        lines.push(format!(
+            "the guest itself left {times} times, for {total}, at most {longest}"
+        ));
+    }
+    if measurement.vmid.is_some() {
+        let woken = measurement.steal_ns.saturating_sub(measurement.waited_ns);
+        let (steal, woken) = (in_units(measurement.steal_ns), in_units(woken));
+        lines.push(format!(
+            "ready without a cpu (the guest sees it as steal): {steal}, of that {woken} after a wake-up"
+        ));
+    }
+    lines.extend(asked(measurement));
+    lines.extend(busy_siblings(measurement));
+    lines.extend(
+        measurement
+            .unseen
+            .iter()
+            .map(|what| format!("not seen: {what}")),
+    );
+    let (total, one) = (measurement.overhead_ns(), measurement.record_ns);
+    lines.push(format!(
+        "the measurement itself took at most {} ({} records of at most {})",
+        in_units(total),
+        measurement.n_records,
+        in_units(one)
+    ));
+    let lines = lines.iter().map(|line| wrapped(line, ""));
+    format!("\n{}", lines.collect::<String>())
+}
+
+/// Says who asked for calls from other CPUs.
+fn asked(measurement: &Measurement) -> Vec<String> {
+    let asked = measurement.culprits.iter();
+    let asked = asked.filter(|one| !one.asked_by.is_empty());
+    let lines = asked.map(|Culprit { name, asked_by, .. }| {
+        let senders = asked_by.iter().take(MOST_SENDERS);
+        let senders: Vec<String> = senders.map(|(who, n)| format!("{who} ({n})")).collect();
+        format!("{name} was asked for by {}", senders.join(", "))
+    });
+    lines.collect()
+}
+
+fn busy_siblings(measurement: &Measurement) -> Option<String> {
+    let siblings = measurement.siblings.iter();
+    let busy = siblings.filter(|(_, busy)| *busy >= 10);
+    let busy: Vec<String> = busy
+        .map(|(cpu, busy)| format!("cpu {cpu} {} %", busy / 10))
+        .collect();
+    let names = busy.join(", ");
+    (!busy.is_empty()).then(|| format!("smt siblings that others kept busy: {names}"))
+}
