@@ -3,6 +3,8 @@
 //! A folder of `tests/trace` has the formats of a kernel's events, a page of its buffer, and the lines that the
 //! kernel itself prints for the same records.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::collections::BTreeMap;
 
 use pin_hook::domain::trace::event::{Context, Decoder, ELSEWHERE, Event, HERE};

@@ -34,13 +34,12 @@ mod tests {
     #[test]
     fn idle_is_what_idle_and_iowait_say() {
         let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(root.path().join("proc/7")).unwrap();
-        let put = |name: &str, text: &str| std::fs::write(root.path().join(name), text).unwrap();
-        put(
-            "proc/stat",
-            "cpu  9 9 9 9\ncpu0 1 2 3 40 5 6 7 8 1 1\ncpu12 1 0 0 1\nintr 1\n",
-        );
-        put("/proc/7/schedstat", "100 25 3\n");
+        let files = RootFiles::new(root.path());
+        make_dirs(&files, "/proc/7", 0o755).unwrap();
+        let stat = "cpu  9 9 9 9\ncpu0 1 2 3 40 5 6 7 8 1 1\ncpu12 1 0 0 1\nintr 1\n";
+        for (path, text) in [("/proc/stat", stat), ("/proc/7/schedstat", "100 25 3\n")] {
+            files.replace(path, text, 0o644).unwrap();
+        }
         assert_eq!(idle_times(&files), BTreeMap::from([(CpuId(0), (45, 72))]));
         assert_eq!(waited(&files, 7), Some(25));
         assert_eq!(waited(&files, 8), None);

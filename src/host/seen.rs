@@ -294,7 +294,7 @@ impl Files for Seen {
         let place = self.place(path, true);
         let modified = self.0.files.modified(&self.real(&place));
         self.note(&place, |note| {
-            note.modified = modified.as_ref().ok().copied()
+            note.modified = modified.as_ref().ok().copied();
         });
         self.remember(&place, &modified, |_| Found::Something);
         modified

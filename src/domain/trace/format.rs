@@ -68,7 +68,7 @@ impl Format {
     }
 }
 
-/// Reads a line such as `field:char next_comm[16];	offset:40;	size:16;	signed:0;`.
+/// Reads a line such as `field:char next_comm[16]; offset:40; size:16; signed:0;`, with tabs between its parts.
 fn field(line: &str) -> Option<(String, Field)> {
     let (declared, rest) = line.strip_prefix("field:")?.split_once(';')?;
     let mut sizes = rest.split(';').map(str::trim);

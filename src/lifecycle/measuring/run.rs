@@ -230,7 +230,7 @@ fn step_aside(host: &Host, cpus: &CpuSet, online: &CpuSet) {
 }
 
 fn enough_memory(host: &Host, n_online: usize) -> anyhow::Result<()> {
-    let needed = BUFFER * 2 * u64::try_from(n_online).unwrap_or(u64::MAX) >> 10;
+    let needed = BUFFER.saturating_mul(2 * n_online as u64) >> 10;
     let available = health::available(&*host.files).unwrap_or(u64::MAX);
     if needed > available / 2 {
         bail!(Advised::new(
