@@ -34,7 +34,8 @@ for free in 0 8 40; do
     fill $free
     check "$free KiB free: reconcile" pin-hook reconcile
     qm stop 100 > "$work/stop" 2>&1
-    check "$free KiB free: the host is given back" has "$work/stop" 'host restored'
+    # By the stop, or by the units, which see the VM go as well.
+    check "$free KiB free: the host is given back" grep -E 'host restored|nothing left to restore' "$work/stop"
     rm $D/filler
 done
 qm start 100 > /dev/null
