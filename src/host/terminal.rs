@@ -3,10 +3,12 @@
 use std::io::{self, IsTerminal, Write, stdin, stdout};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+
+use super::signals::{TO_END, taken};
 
 /// Another screen, no cursor, and no line that goes on in the next one.
 const BEGIN: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J";
@@ -41,19 +43,8 @@ impl Terminal {
         if !stdin().is_terminal() || !stdout().is_terminal() {
             return Ok(None);
         }
-        let mut signals = SigSet::empty();
         // Whoever sends one of these gets the terminal back as it was.
-        for signal in [
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGINT,
-            Signal::SIGWINCH,
-        ] {
-            signals.add(signal);
-        }
-        signals.thread_block()?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = SignalFd::with_flags(&signals, flags)?;
+        let signals = taken(TO_END.into_iter().chain([Signal::SIGWINCH]))?;
         let before = tcgetattr(stdin())?;
         let mut raw = before.clone();
         raw.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;

@@ -13,7 +13,7 @@ use crate::domain::measure::account::{Accounts, Record};
 use crate::domain::measure::culprit::Known;
 use crate::domain::measure::measurement::Measurement;
 use crate::domain::topology::Topology;
-use crate::host::signals::Wishes;
+use crate::host::signals::{TO_END, taken};
 use crate::host::topology::read_topology;
 use crate::host::tracer::{BUFFER, Trace};
 use crate::host::{Host, busy, health};
@@ -37,13 +37,15 @@ pub fn measure(
     enough_memory(host, topology.online().len())?;
     make_state_dir(&*host.files)?;
     step_aside(host, &subject.cpus, topology.online());
-    let wishes = Wishes::begin();
+    // Without room for them they end the program as ever, and what is left is removed later.
+    let signals = taken(TO_END).ok();
     let mut trace = Trace::prepare(&*host.files, &subject.cpus, topology.online())?;
     let mut watch = Watch::begin(host, &subject, &mut trace)?;
     let until = host.clock.since_boot() + duration;
     loop {
         let left = until.saturating_sub(host.clock.since_boot());
-        if left.is_zero() || wishes.to_end() {
+        let signal = signals.as_ref().and_then(|taken| taken.read_signal().ok());
+        if left.is_zero() || signal.flatten().is_some() {
             break;
         }
         tell(left);
