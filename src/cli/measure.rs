@@ -14,6 +14,7 @@ use super::output::Output;
 use crate::domain::measure::measurement::Measurement;
 use crate::host::Host;
 use crate::lifecycle::engine::account::Exit;
+use crate::lifecycle::measuring::proof;
 use crate::lifecycle::measuring::run::measure;
 use crate::lifecycle::measuring::saved::{load, save};
 use crate::lifecycle::measuring::subject::Asked;
@@ -60,6 +61,7 @@ fn taken_now(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<
         output.print("\r\x1b[K");
     }
     let measurement = measured?;
+    proof::keep(host, &measurement)?;
     if let Some(name) = &asked.save {
         save(&*host.files, name, &measurement)?;
     }

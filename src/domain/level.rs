@@ -4,10 +4,11 @@ use serde::Serialize;
 
 use super::backend::{Backend, BackendWish};
 use super::claim::Wishes;
+use super::measure::proof::Proof;
 use super::table::{HostKnobs, Power, Table};
 use super::vm::Vmid;
 
-/// The highest level: what a measurement has shown. Nothing measures yet.
+/// The highest level: what a measurement has shown.
 pub const HIGHEST: u8 = 5;
 
 /// What is kept off the CPUs of a VM, or set on them.
@@ -142,6 +143,32 @@ impl Level {
         }
     }
 
+    /// Raises the level to the highest where a measurement since the boot has shown that it holds for what the VM
+    /// asks for now; otherwise the next step leads there.
+    pub fn proven(self, vmid: Vmid, wishes: &Wishes, proof: Option<&Proof>) -> Self {
+        if self.number + 1 != HIGHEST || self.next.is_some() {
+            return self;
+        }
+        let proof = proof.filter(|proof| proof.wishes == *wishes);
+        let next = match proof.map(|proof| proof.intruders.as_slice()) {
+            None => format!("pin-hook measure {vmid}, for 10 s or longer"),
+            Some([]) => {
+                return Level {
+                    number: HIGHEST,
+                    means: "measured: no program and no interrupt of a device was there",
+                    ..self
+                };
+            }
+            Some([first, ..]) => {
+                format!("keep {first} off its cpus: pin-hook measure {vmid} shows what helps")
+            }
+        };
+        Level {
+            next: Some(next),
+            ..self
+        }
+    }
+
     /// Returns the level of a VM that owns nothing.
     pub fn without(vmid: Vmid, lacking: &Lacking) -> Self {
         Level {
@@ -191,6 +218,49 @@ impl Level {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_highest_level_is_earned_by_a_measurement_of_what_is_asked_for() {
+        let vmid: Vmid = "100".parse().unwrap();
+        let kept = Kept {
+            backend: Some(Backend::Isolated),
+            is_open: true,
+            kernel_threads: true,
+            interrupts: true,
+            power: true,
+            timers: true,
+        };
+        let wishes = Wishes::none();
+        let other = Wishes {
+            watchdog: true,
+            ..Wishes::none()
+        };
+        let proof = |wishes: &Wishes, intruders: &[&str]| Proof {
+            wishes: wishes.clone(),
+            intruders: intruders.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let level = |proof: Option<&Proof>| {
+            let level = Level::of(vmid, &kept).proven(vmid, &wishes, proof);
+            (level.number, level.next.unwrap_or_default())
+        };
+        let measure = "pin-hook measure 100, for 10 s or longer".to_owned();
+        assert_eq!(level(None), (4, measure.clone()));
+        // Of another table it shows nothing.
+        assert_eq!(level(Some(&proof(&other, &[]))), (4, measure));
+        assert_eq!(level(Some(&proof(&wishes, &[]))), (5, String::new()));
+        let (number, next) = level(Some(&proof(&wishes, &["irq 41 (nvme0q1)", "cron"])));
+        assert!(
+            number == 4 && next.starts_with("keep irq 41 (nvme0q1) off"),
+            "{next}"
+        );
+        // Who is not as far has another step to take first.
+        let kept = Kept {
+            timers: false,
+            ..kept
+        };
+        let lower = Level::of(vmid, &kept).proven(vmid, &wishes, Some(&proof(&wishes, &[])));
+        assert_eq!(lower, Level::of(vmid, &kept));
+    }
 
     /// Each step that is named leads to the next level.
     #[test]

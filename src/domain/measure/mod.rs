@@ -5,6 +5,7 @@ pub mod culprit;
 mod frame;
 pub mod kind;
 pub mod measurement;
+pub mod proof;
 pub mod remedy;
 pub mod tally;
 pub mod who;

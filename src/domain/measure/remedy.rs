@@ -212,7 +212,9 @@ const ROWS: &[Row] = &[
     row(
         Kind::Program,
         &[],
-        What::Do("a backend that keeps programs off: pin-hook check --explain kernel"),
+        What::Do(
+            "cpus of its own, with a backend that keeps programs off: pin-hook check says what the vm lacks",
+        ),
     ),
 ];
 

@@ -1,6 +1,7 @@
 //! Measuring what is taken from a guest, while it runs.
 
 mod names;
+pub mod proof;
 pub mod run;
 pub mod saved;
 pub mod subject;

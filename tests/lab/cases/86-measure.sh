@@ -26,10 +26,12 @@ wait_for() { read -rt "$1" -u 7 || true; }
 
 # --- It agrees with a trace of somebody else ---------------------------------------------------
 
-hooked_vm 100 'cpus = "4-5"'
+hooked_vm 100 'cpus = "4-5"' 'profile = "low-latency"'
 printf '%s\n' 'cores: 2' "$spin" >> "$(conf_path 100)"
 qm start 100 > /dev/null 2>&1
 wait_until 60 'the VM has its CPUs' eval '[ "$(vcpu_masks 100)" = "4 5" ]'
+level() { pin-hook status 100 --json | jq -r '.claims[0].level | "\(.number) \(.next)"'; }
+equal 'without a measurement the level is 4' '4 pin-hook measure 100, for 10 s or longer' "$(level)"
 stress-ng --cpu 4 --timer 1 --sock 1 --quiet > "$work/stress" 2>&1 &
 disown
 mkdir $trace
@@ -39,7 +41,7 @@ echo 30 > $trace/tracing_cpumask
 for event in timer/hrtimer_expire_entry csd/csd_function_entry workqueue/workqueue_execute_start; do
     echo 1 > $trace/events/$event/enable
 done
-measure --duration 5s
+measure --duration 10s
 echo 0 > $trace/tracing_on
 read -r began duration <<< "$(jq -r '"\(.began_ns) \(.duration_ns)"' "$work/json")"
 # Seconds with six digits; those of the kernel are cut, not rounded.
@@ -68,6 +70,10 @@ check 'the threads of the load are not among them' test "$(by program stress-ng)
 rmdir $trace
 pkill -KILL '^stress-ng'
 check 'no trace is left' no_trace
+equal 'and the highest level is earned' '5 null' "$(level)"
+table 100 'cpus = "4-5"' 'profile = "low-latency"' '[power]' 'max-idle-latency = "5us"'
+pin-hook apply 100 > /dev/null 2>&1
+equal 'until the table changes' '4 pin-hook measure 100, for 10 s or longer' "$(level)"
 
 # --- Who disturbs is named, with what helps ----------------------------------------------------
 
@@ -107,6 +113,14 @@ equal 'and it comes no more' 0 "$(by interrupt "irq $serial (ttyS0)")"
 # --- However it ends, nothing is left ----------------------------------------------------------
 
 qm stop 100 > /dev/null 2>&1
+# One that pin-hook does not know, with KVM.
+modprobe kvm_amd
+vm_conf 101 'cores: 1' 'kvm: 1' 'affinity: 6' "$spin"
+qm start 101 > /dev/null 2>&1
+pin-hook measure 101 --json --duration 2s > "$work/json"
+equal 'of a VM with KVM it sees the guest leave and enter' true \
+    "$(jq '.sees_guest and .own.times > 0 and (.unseen | length) == 1 and .cpus == "6"' "$work/json")"
+qm stop 101 > /dev/null 2>&1
 refuses 'a VM that does not run is refused' pin-hook measure 100
 refuses 'CPUs that are not there are refused' pin-hook measure --cpus 6-9
 has "$work/refused" 'cpus 8-9 are not online' && ok 'by what is wrong'

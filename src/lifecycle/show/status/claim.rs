@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::host::topology::smt;
 use crate::lifecycle::case::outdated::outdated;
 use crate::lifecycle::engine::look::{Look, is_over};
+use crate::lifecycle::measuring::proof;
 use crate::lifecycle::show::value::text;
 
 /// What one VM owns.
@@ -145,7 +146,10 @@ pub(super) fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Loo
         cpus: claim.wishes.cpus.clone(),
         backend: claim.wishes.backend,
         reason: claim.wishes.reason.clone(),
-        level: (claim.is_running() && !over).then(|| level(claim, state, seen, own)),
+        level: (claim.is_running() && !over).then(|| {
+            let proof = proof::of_vm(&*host.files, claim.vmid);
+            level(claim, state, seen, own).proven(claim.vmid, &claim.wishes, proof.as_ref())
+        }),
         devices: claim.devices.clone(),
         partitions,
         threads,
