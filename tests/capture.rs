@@ -13,22 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use assert_cmd::cargo::cargo_bin;
 use cases::{cases, root_of};
+use hosts::asked;
 use tempfile::TempDir;
-
-fn run(root: &Path, words: &[&str]) -> (String, i32) {
-    let mut command = Command::new(cargo_bin("pin-hook"));
-    let output = command
-        .arg("--root")
-        .arg(root)
-        .args(words)
-        .output()
-        .unwrap();
-    assert!(output.stderr.is_empty(), "{output:?}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    (text, output.status.code().unwrap())
-}
 
 fn put(root: &Path, path: &str, text: &str) {
     let path = root.join(path.trim_start_matches('/'));
@@ -40,7 +27,7 @@ fn put(root: &Path, path: &str, text: &str) {
 fn capture(root: &Path, words: &[&str]) -> (TempDir, PathBuf) {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("host.tar");
-    let (said, status) = run(
+    let (said, status) = asked(
         root,
         &[&["capture", file.to_str().unwrap()], words].concat(),
     );
@@ -76,13 +63,13 @@ const QUESTIONS: [&[&str]; 7] = [
 ];
 
 fn answers(root: &Path) -> Vec<(String, i32)> {
-    QUESTIONS.iter().map(|words| run(root, words)).collect()
+    QUESTIONS.iter().map(|words| asked(root, words)).collect()
 }
 
 #[track_caller]
 fn check_same(name: &str, expected: &[(String, i32)], root: &Path) {
     for (words, expected) in QUESTIONS.iter().zip(expected) {
-        let (shown, status) = run(root, words);
+        let (shown, status) = asked(root, words);
         assert!(
             (&shown, status) == (&expected.0, expected.1),
             "{name}: {words:?}\n{}\n--- captured:\n{shown}",
@@ -210,8 +197,8 @@ fn nothing_secret_is_in_a_capture() {
 fn a_capture_without_names_gives_the_same_report() {
     let dir = indiscreet();
     let (_kept, archive) = capture(dir.path(), &[]);
-    let (expected, _) = run(dir.path(), &["report"]);
-    assert_eq!(run(&archive, &["report"]).0, expected);
+    let (expected, _) = asked(dir.path(), &["report"]);
+    assert_eq!(asked(&archive, &["report"]).0, expected);
     assert!(
         expected.contains("[node.node]") && expected.contains("11,23"),
         "{expected}"
@@ -219,10 +206,10 @@ fn a_capture_without_names_gives_the_same_report() {
     for secret in ["falcon7", "customer-db", "SECRET"] {
         assert!(!expected.contains(secret), "{secret}: {expected}");
     }
-    let (plan, _) = run(dir.path(), &["plan", "100"]);
+    let (plan, _) = asked(dir.path(), &["plan", "100"]);
     let plan = plan.replace(" (customer-db)", "");
     let plan = plan.replace("ata-WDC-SECRET-DISK", "disk-1");
-    let of_capture = run(&archive, &["plan", "100"]).0;
+    let of_capture = asked(&archive, &["plan", "100"]).0;
     assert_eq!(of_capture, plan);
     // A capture of a capture is the same again.
     let (_again, second) = capture(&archive, &[]);
@@ -234,9 +221,9 @@ fn a_file_is_not_overwritten() {
     let (dir, _) = hosts::host("one-core");
     let (_kept, archive) = capture(dir.path(), &[]);
     let before = fs::read(&archive).unwrap();
-    let (said, status) = run(dir.path(), &["capture", archive.to_str().unwrap()]);
+    let (said, status) = asked(dir.path(), &["capture", archive.to_str().unwrap()]);
     assert!(said.contains("host.tar exists") && status == 1, "{said}");
-    let (printed, _) = run(dir.path(), &["capture", "-"]);
+    let (printed, _) = asked(dir.path(), &["capture", "-"]);
     assert!(printed.as_bytes() == before && fs::read(&archive).unwrap() == before);
 }
 
@@ -245,7 +232,7 @@ fn said_of(bytes: &[u8]) -> String {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("host.tar");
     fs::write(&file, bytes).unwrap();
-    let (said, status) = run(&file, &["topology"]);
+    let (said, status) = asked(&file, &["topology"]);
     assert_eq!(status, 2, "{said}");
     assert_eq!(said.lines().count(), 2, "{said}");
     said
@@ -311,9 +298,9 @@ fn what_is_no_capture_is_refused_with_the_reason() {
     }
     let huge = dir.path().join("huge.tar");
     fs::File::create(&huge).unwrap().set_len(65 << 20).unwrap();
-    let (said, _) = run(&huge, &["topology"]);
+    let (said, _) = asked(&huge, &["topology"]);
     assert!(said.contains("it has more than 67108864 bytes"), "{said}");
-    let (said, _) = run(&dir.path().join("nothing"), &["topology"]);
+    let (said, _) = asked(&dir.path().join("nothing"), &["topology"]);
     assert!(said.contains("no such file or directory"), "{said}");
 }
 
@@ -321,7 +308,7 @@ fn what_is_no_capture_is_refused_with_the_reason() {
 #[test]
 fn a_capture_that_was_packed_again_is_read() {
     let (dir, _) = hosts::host("epyc-nps4");
-    let (expected, _) = run(dir.path(), &["topology"]);
+    let (expected, _) = asked(dir.path(), &["topology"]);
     let long = "d".repeat(120);
     put(dir.path(), &format!("/{long}/{long}"), "x");
     for format in ["gnu", "pax", "ustar"] {
@@ -341,7 +328,7 @@ fn a_capture_that_was_packed_again_is_read() {
                 .success()
                 || format == "ustar"
         );
-        assert_eq!(run(&archive, &["topology"]).0, expected, "{format}");
+        assert_eq!(asked(&archive, &["topology"]).0, expected, "{format}");
     }
 }
 
@@ -368,7 +355,7 @@ fn nothing_is_changed() {
         .output()
         .unwrap()
         .stdout;
-    run(dir.path(), &["report"]);
+    asked(dir.path(), &["report"]);
     capture(dir.path(), &[]);
     let after = Command::new("find")
         .arg(dir.path())

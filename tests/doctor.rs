@@ -13,21 +13,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use hosts::asked;
 use pin_hook::domain::check::{Check, Judge, checks};
 use tempfile::TempDir;
-
-fn run(root: &Path, words: &[&str]) -> (String, i32) {
-    let mut command = Command::cargo_bin("pin-hook").unwrap();
-    let output = command
-        .arg("--root")
-        .arg(root)
-        .args(words)
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    (text, output.status.code().unwrap())
-}
 
 fn put(dir: &TempDir, path: &str, text: &str) {
     let path = dir.path().join(path.trim_start_matches('/'));
@@ -50,7 +38,7 @@ fn node() -> TempDir {
 #[test]
 fn a_healthy_host_is_told_in_few_lines() {
     let dir = node();
-    let (text, status) = run(dir.path(), &["check"]);
+    let (text, status) = asked(dir.path(), &["check"]);
     assert_eq!(status, 0, "{text}");
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
@@ -76,7 +64,7 @@ fn findings_are_told_with_what_mends_them() {
         "",
     );
     put(&dir, "/etc/pin-hook/100.toml", "cpus = \"11,99\"\n");
-    let (text, status) = run(dir.path(), &["check"]);
+    let (text, status) = asked(dir.path(), &["check"]);
     assert_eq!(status, 1);
     let told = "  warning  irqbalance: irqbalance runs\n           fix: systemctl disable --now irqbalance\n";
     assert!(text.contains(told), "{text}");
@@ -85,12 +73,12 @@ fn findings_are_told_with_what_mends_them() {
         "{text}"
     );
     assert!(text.contains(": 1 failure, 1 warning, "), "{text}");
-    let (short, _) = run(dir.path(), &["check", "--short"]);
+    let (short, _) = asked(dir.path(), &["check", "--short"]);
     assert!(
         short.starts_with("warning host irqbalance: irqbalance runs\n"),
         "{short}"
     );
-    let (nothing, status) = run(dir.path(), &["check", "--quiet"]);
+    let (nothing, status) = asked(dir.path(), &["check", "--quiet"]);
     assert_eq!((nothing.as_str(), status), ("", 1));
 }
 
@@ -102,7 +90,7 @@ fn warnings_alone_have_a_status_of_their_own() {
         "/sys/fs/cgroup/system.slice/irqbalance.service/cgroup.procs",
         "",
     );
-    assert_eq!(run(dir.path(), &["check", "--quiet"]).1, 4);
+    assert_eq!(asked(dir.path(), &["check", "--quiet"]).1, 4);
 }
 
 #[test]
@@ -113,7 +101,7 @@ fn one_vm_is_examined_with_or_without_a_table() {
         "/etc/pve/qemu-server/101.conf",
         "name: nas\ncores: 2\n",
     );
-    let (text, status) = run(dir.path(), &["check", "101"]);
+    let (text, status) = asked(dir.path(), &["check", "101"]);
     assert!(
         text.contains("  notice   table: it has no table\n"),
         "{text}"
@@ -122,9 +110,9 @@ fn one_vm_is_examined_with_or_without_a_table() {
         text.contains("fix: pin-hook init 101 --write") && status == 0,
         "{text}"
     );
-    let (all, _) = run(dir.path(), &["check"]);
+    let (all, _) = asked(dir.path(), &["check"]);
     assert!(!all.contains("vm 101"), "{all}");
-    let (none, status) = run(dir.path(), &["check", "999"]);
+    let (none, status) = asked(dir.path(), &["check", "999"]);
     assert!(
         none.starts_with("pin-hook: error: there is no vm 999") && status == 1,
         "{none}"
@@ -134,7 +122,7 @@ fn one_vm_is_examined_with_or_without_a_table() {
 #[test]
 fn json_has_every_check() {
     let dir = node();
-    let (text, _) = run(dir.path(), &["check", "--json"]);
+    let (text, _) = asked(dir.path(), &["check", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let patients = json["patients"].as_array().unwrap();
     let rows = patients
@@ -151,7 +139,7 @@ fn what_only_the_guest_sees_is_a_list_to_tick() {
     let dir = node();
     let list = |conf: &str| {
         put(&dir, "/etc/pve/qemu-server/100.conf", conf);
-        run(dir.path(), &["check", "100", "--guest"])
+        asked(dir.path(), &["check", "100", "--guest"])
     };
     let (text, status) = list("name: vr\nostype: win11\nhostpci0: 0000:01:00\n");
     let first = "guest of vm 100 (vr), ostype: win11: what the host cannot see\n  [ ] every device";
@@ -178,7 +166,7 @@ fn what_only_the_guest_sees_is_a_list_to_tick() {
         text,
         "guest of vm 100: there is no list for ostype: solaris\n"
     );
-    let (text, _) = run(dir.path(), &["check", "100", "--guest", "--json"]);
+    let (text, _) = asked(dir.path(), &["check", "100", "--guest", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["ostype"], "solaris");
 }
@@ -192,7 +180,7 @@ fn enabling_tells_what_matters() {
     let conf = |more: &str| {
         let conf = format!("cores: 2\ncpu: kvm64\nargs: -smp 2,cores=1,threads=2\n{more}");
         put(&dir, "/etc/pve/qemu-server/100.conf", &conf);
-        run(dir.path(), &["enable", "100", "--dry-run"])
+        asked(dir.path(), &["enable", "100", "--dry-run"])
     };
     let (text, status) = conf("cpulimit: 1\n");
     let told = "pin-hook: warning: cpu-limit: cpulimit: 1, with 2 vcpus\n\
@@ -205,12 +193,12 @@ fn enabling_tells_what_matters() {
 #[test]
 fn a_check_explains_itself() {
     let root = Path::new("/");
-    let (text, status) = run(root, &["check", "--explain", "iommu"]);
+    let (text, status) = asked(root, &["check", "--explain", "iommu"]);
     assert!(
         text.starts_with("iommu (failure)\n  required: ") && status == 0,
         "{text}"
     );
-    let (text, status) = run(root, &["check", "--explain", "iomu"]);
+    let (text, status) = asked(root, &["check", "--explain", "iomu"]);
     assert!(
         text.contains("help: did you mean iommu?") && status == 2,
         "{text}"
@@ -228,7 +216,7 @@ fn no_host_of_the_corpus_gives_a_false_alarm() {
     let mut n_hosts = 0;
     for name in names {
         let (dir, _) = hosts::host(&name);
-        let (text, _) = run(dir.path(), &["check", "--short"]);
+        let (text, _) = asked(dir.path(), &["check", "--short"]);
         let alarms = text.lines().filter(|line| !line.starts_with("notice "));
         let alarms: Vec<&str> = alarms.filter(|line| line.contains(" host ")).collect();
         assert!(alarms.is_empty(), "{name}: {alarms:?}");
@@ -307,10 +295,10 @@ fn what_a_capture_does_not_have_is_no_fault() {
     let dir = node();
     let conf = "name: vr\ncores: 2\nmachine: q35\nhostpci0: 0000:01:00,pcie=1\n";
     put(&dir, "/etc/pve/qemu-server/100.conf", conf);
-    let (text, _) = run(dir.path(), &["check", "--short"]);
+    let (text, _) = asked(dir.path(), &["check", "--short"]);
     assert!(!text.contains(" iommu: "), "{text}");
     fs::create_dir_all(dir.path().join("sys/kernel/iommu_groups")).unwrap();
-    let (text, status) = run(dir.path(), &["check", "--short"]);
+    let (text, status) = asked(dir.path(), &["check", "--short"]);
     assert!(
         text.contains("failure host iommu: off, and vm 100 has"),
         "{text}"

@@ -75,9 +75,10 @@ impl Cleaner {
             _ if is_in(path, "/proc/", "/cmdline") => texts::command(text),
             _ if is_in(path, "/proc/", "/mountinfo") => texts::mounts(text),
             _ if is_in(path, "/proc/", "/net/ipv6_route") => texts::default_routes(text),
-            _ if AT_BOOT.iter().any(|above| path.starts_with(above)) => texts::virtuals(text),
             _ if is_anywhere(path) => texts::snippet(text),
             _ if path.contains("/systemd/") && !is_ours(path) => texts::unit(text),
+            _ if is_within(path, "/etc/modprobe.d") || is_ours(path) => text.to_owned(),
+            _ if texts::AT_BOOT.iter().any(|place| is_within(path, place)) => texts::virtuals(text),
             _ => text.to_owned(),
         }
     }
@@ -99,17 +100,6 @@ impl Cleaner {
 fn is_checked(path: &str) -> bool {
     path == "/run/pin-hook/journal"
 }
-
-/// Settings and scripts of the boot, which are only asked whether they make virtual functions.
-const AT_BOOT: [&str; 7] = [
-    "/etc/systemd/network/",
-    "/etc/udev/rules.d/",
-    "/etc/network/",
-    "/etc/tmpfiles.d/",
-    "/etc/sysfs.",
-    "/etc/rc.local",
-    "/etc/cron.d/",
-];
 
 /// Tells whether a file is where only storages are, which may be anywhere.
 fn is_anywhere(path: &str) -> bool {

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::files::Files;
+use super::surroundings::release;
 use crate::domain::pci::modules::{kept_away, matching};
 use crate::domain::pci::rival::Rival;
 
-const RELEASE: &str = "/proc/sys/kernel/osrelease";
 const COMMAND_LINE: &str = "/proc/cmdline";
 /// Where `modprobe` looks for its settings (modprobe.d(5)).
 const SETTINGS: [&str; 5] = [
@@ -55,8 +55,7 @@ struct Modules {
 
 /// Returns where the modules of the running kernel are.
 pub(super) fn modules_dir(files: &dyn Files) -> io::Result<String> {
-    let release = files.read(RELEASE)?;
-    Ok(format!("/lib/modules/{}", release.trim()))
+    Ok(format!("/lib/modules/{}", release(files)?))
 }
 
 fn of_function(files: &dyn Files, modalias: &str) -> io::Result<Modules> {

@@ -75,16 +75,6 @@ pub fn next_boot(files: &dyn Files, command_line: &str) -> Option<NextBoot> {
     })
 }
 
-/// Returns the release of the kernel, empty where it cannot be read.
-pub fn release(files: &dyn Files) -> String {
-    text(files, "/proc/sys/kernel/osrelease").unwrap_or_default()
-}
-
-/// Returns the memory that can be had without swapping, in KiB.
-pub fn available(files: &dyn Files) -> Option<u64> {
-    kib(&files.read("/proc/meminfo").ok()?, "MemAvailable")
-}
-
 /// Returns who made the processor.
 pub fn vendor(files: &dyn Files) -> Vendor {
     let info = files.read("/proc/cpuinfo").unwrap_or_default();

@@ -1,7 +1,7 @@
 //! `/sys/kernel/mm/ksm`: merged memory pages (`Documentation/admin-guide/mm/ksm.rst`).
 
 use super::files::Files;
-use super::meminfo::kib;
+use super::meminfo::available;
 
 /// Size of a page of memory on x86-64, in kB.
 const PAGE_KB: u64 = 4;
@@ -11,9 +11,7 @@ const PAGE_KB: u64 = 4;
 pub fn may_unmerge(files: &dyn Files) -> bool {
     let sharing = files.read("/sys/kernel/mm/ksm/pages_sharing").ok();
     let sharing = sharing.and_then(|text| text.trim().parse::<u64>().ok());
-    let meminfo = files.read("/proc/meminfo").unwrap_or_default();
-    let available = kib(&meminfo, "MemAvailable");
     sharing
-        .zip(available)
+        .zip(available(files))
         .is_some_and(|(pages, available)| available > pages * PAGE_KB * 3 / 2)
 }

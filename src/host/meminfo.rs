@@ -1,5 +1,12 @@
 //! `meminfo`: memory of the host (`/proc/meminfo`, proc_meminfo(5)) or of a node, whose lines begin with its number.
 
+use super::files::Files;
+
+/// Returns the memory of the host that can be had without swapping, in KiB.
+pub fn available(files: &dyn Files) -> Option<u64> {
+    kib(&files.read("/proc/meminfo").ok()?, "MemAvailable")
+}
+
 /// Returns a value in KiB by its name.
 pub fn kib(text: &str, name: &str) -> Option<u64> {
     let values = text.lines().filter_map(|line| line.split_once(':'));

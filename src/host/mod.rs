@@ -22,7 +22,7 @@ pub mod irq;
 pub mod ksm;
 pub mod limit;
 pub mod log;
-mod meminfo;
+pub mod meminfo;
 pub mod mounts;
 pub mod nets;
 pub mod pci;

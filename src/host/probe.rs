@@ -5,16 +5,16 @@
 //! held: whoever touches a cgroup meanwhile waits as well, systemd too (7.3: 34 s for a probe of 41 s).
 
 use super::files::Files;
+use super::surroundings::release;
 use crate::domain::gate::waits_for_probes;
 
-const RELEASE: &str = "/proc/sys/kernel/osrelease";
 /// How a worker of the kernel is called while it does work of that queue (`wq_worker_comm()`), which is
 /// named in `pci_driver_init()`. Only functions with a NUMA node are probed there (`pci_call_probe()`).
 const AT_WORK: &str = "+sync_wq";
 
 /// Tells whether partitions of this kernel wait for probes.
 pub fn partitions_wait(files: &dyn Files) -> bool {
-    let release = files.read(RELEASE).unwrap_or_default();
+    let release = release(files).unwrap_or_default();
     release.parse().is_ok_and(waits_for_probes)
 }
 

@@ -9,11 +9,9 @@ use std::rc::Rc;
 use super::files::{Files, Owner};
 use super::pve;
 use super::systemd::BUS_SOCKET;
-use super::tree::{Kind, Node, Nodes};
+use super::tree::{Kind, Node, Nodes, place};
 use crate::domain::clean::{Aliases, Cleaner};
 
-/// How many links are followed on one way, as by the kernel.
-const MAX_LINKS: usize = 40;
 const CGROUPS: &str = "/sys/fs/cgroup/";
 
 /// The files of a host as they are shown to others.
@@ -165,37 +163,10 @@ impl Seen {
     }
 
     /// Returns where a path leads, with the links on the way remembered; `follows` tells whether the last
-    /// name may be one.
+    /// name may be one. Of links that lead in a circle the kernel says it.
     fn place(&self, path: &str, follows: bool) -> String {
-        let mut left: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
-        let mut at = String::new();
-        let mut links = 0;
-        while let Some(name) = left.pop() {
-            match name.as_str() {
-                "" | "." => continue,
-                ".." => {
-                    at.truncate(at.rfind('/').unwrap_or(0));
-                    continue;
-                }
-                _ => {}
-            }
-            let below = format!("{at}/{name}");
-            let is_last = left.iter().all(String::is_empty);
-            let target = match is_last && !follows {
-                true => None,
-                false => self.link_at(&below).filter(|_| links < MAX_LINKS),
-            };
-            let Some(target) = target else {
-                at = below;
-                continue;
-            };
-            links += 1;
-            if target.starts_with('/') {
-                at.clear();
-            }
-            left.extend(target.rsplit('/').map(str::to_owned));
-        }
-        at
+        let place = place(path, follows, |below| self.link_at(below));
+        place.unwrap_or_else(|_| path.to_owned())
     }
 
     /// Remembers what came of a look.

@@ -1,5 +1,7 @@
 //! What others on this host have done with its CPUs in cgroups, and what the host itself offers.
 
+use std::io;
+
 use super::files::Files;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{Features, KernelRelease};
@@ -83,14 +85,21 @@ fn exclusive(files: &dyn Files, group: &str, dir: &str) -> Option<Exclusive> {
     })
 }
 
+const RELEASE: &str = "/proc/sys/kernel/osrelease";
+
+/// Returns the running kernel's release as it says it, such as `6.8.12-4-pve`.
+///
+/// # Errors
+/// The kernel's.
+pub fn release(files: &dyn Files) -> io::Result<String> {
+    Ok(files.read(RELEASE)?.trim().to_owned())
+}
+
 /// Returns the running kernel's release.
 pub fn kernel_release(files: &dyn Files) -> anyhow::Result<KernelRelease> {
     use anyhow::Context;
-    let path = "/proc/sys/kernel/osrelease";
-    let text = files
-        .read(path)
-        .with_context(|| format!("failed to read {path}"))?;
-    Ok(text.trim().parse::<KernelRelease>()?)
+    let text = release(files).with_context(|| format!("failed to read {RELEASE}"))?;
+    Ok(text.parse::<KernelRelease>()?)
 }
 
 /// Returns what this host offers, found by looking and not by version.

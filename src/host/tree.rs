@@ -75,45 +75,66 @@ impl TreeFiles {
 
     /// Returns the path of what there is, and it; `follows` tells whether the last name may be a link.
     fn node(&self, path: &str, follows: bool) -> io::Result<(String, &Node)> {
-        let mut left: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
-        let mut at = String::new();
-        let mut links = 0;
-        while let Some(name) = left.pop() {
-            if name.is_empty() || name == "." {
-                continue;
-            }
-            if name == ".." {
-                at.truncate(at.rfind('/').unwrap_or(0));
-                continue;
-            }
-            let below = format!("{at}/{name}");
-            let Some(node) = self.0.get(&below) else {
-                return Err(self.missing(&at));
-            };
-            match &node.kind {
-                Kind::Link(target) if follows || !left.iter().all(String::is_empty) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(io::Error::from_raw_os_error(libc::ELOOP));
-                    }
-                    if target.starts_with('/') {
-                        at.clear();
-                    }
-                    left.extend(target.rsplit('/').map(str::to_owned));
-                }
-                _ => at = below,
-            }
+        let link_at = |place: &str| match &self.0.get(place)?.kind {
+            Kind::Link(target) => Some(target.clone()),
+            _ => None,
+        };
+        let at = place(path, follows, link_at)?;
+        match self.0.get(&at) {
+            Some(node) => Ok((at, node)),
+            None => Err(self.missing(&at)),
         }
-        let node = self.0.get(&at).ok_or(io::ErrorKind::NotFound)?;
-        Ok((at, node))
     }
 
-    fn missing(&self, above: &str) -> io::Error {
-        match self.0.get(above).map(|node| &node.kind) {
+    /// Returns the error of a path at which nothing is: what is above it may be no directory.
+    fn missing(&self, path: &str) -> io::Error {
+        let above = path.rmatch_indices('/').map(|(at, _)| &path[..at]);
+        let mut above = above.filter_map(|path| self.0.get(path));
+        match above.next().map(|node| &node.kind) {
             Some(Kind::Directory) => io::ErrorKind::NotFound.into(),
             _ => io::ErrorKind::NotADirectory.into(),
         }
     }
+}
+
+/// Returns where a path leads, by the links that `link_at` finds on the way; `follows` tells whether the last name
+/// may be one.
+///
+/// # Errors
+/// `ELOOP`, as the kernel's.
+pub fn place(
+    path: &str,
+    follows: bool,
+    mut link_at: impl FnMut(&str) -> Option<String>,
+) -> io::Result<String> {
+    let mut left: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
+    let mut at = String::new();
+    let mut n_links = 0;
+    while let Some(name) = left.pop() {
+        match name.as_str() {
+            "" | "." => continue,
+            ".." => {
+                at.truncate(at.rfind('/').unwrap_or(0));
+                continue;
+            }
+            _ => {}
+        }
+        let below = format!("{at}/{name}");
+        let may_follow = follows || !left.iter().all(String::is_empty);
+        let Some(target) = may_follow.then(|| link_at(&below)).flatten() else {
+            at = below;
+            continue;
+        };
+        n_links += 1;
+        if n_links > MAX_LINKS {
+            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+        }
+        if target.starts_with('/') {
+            at.clear();
+        }
+        left.extend(target.rsplit('/').map(str::to_owned));
+    }
+    Ok(at)
 }
 
 fn readable(node: &Node) -> io::Result<()> {

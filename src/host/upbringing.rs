@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::files::Files;
+use super::surroundings::release;
 use crate::config::sections::parse_sections;
 use crate::domain::check::{IdleState, InitramfsFacts, Mtus, QemuServer};
-use crate::domain::clean::texts::mentions_virtuals;
+use crate::domain::clean::texts::{AT_BOOT, is_of_iommu, mentions_virtuals, version};
 
 /// Bytes of the kernel's log that are read at most.
 const MOST_OF_LOG: usize = 4 << 20;
@@ -28,25 +29,6 @@ const SHARED: [&str; 9] = [
     "zfs",
     "esxi",
 ];
-/// What is read or run at boot, and may make virtual functions; one that is no directory is a file.
-const AT_BOOT: [&str; 16] = [
-    "/etc/systemd/system",
-    "/etc/systemd/network",
-    "/etc/udev/rules.d",
-    "/etc/network/interfaces",
-    "/etc/network/interfaces.d",
-    "/etc/network/if-pre-up.d",
-    "/etc/network/if-up.d",
-    "/etc/modprobe.d",
-    "/etc/tmpfiles.d",
-    "/etc/sysfs.conf",
-    "/etc/sysfs.d",
-    "/etc/rc.local",
-    "/etc/cron.d",
-    "/usr/local/bin",
-    "/usr/local/sbin",
-    "/var/lib/vz/snippets",
-];
 
 /// Returns what the kernel has said of its IOMMU since the boot: messages of facility 0 alone, because anybody may
 /// write others.
@@ -55,16 +37,14 @@ pub fn iommu_messages(files: &dyn Files) -> Option<Vec<String>> {
     let messages = text.lines().filter_map(|line| {
         let (head, message) = line.split_once(';')?;
         let priority: u32 = head.split(',').next()?.parse().ok()?;
-        let is_of_iommu = message.contains("DMAR") || message.contains("AMD-Vi");
-        (priority < 8 && is_of_iommu).then(|| message.to_owned())
+        (priority < 8 && is_of_iommu(message)).then(|| message.to_owned())
     });
     Some(messages.collect())
 }
 
 /// Returns the initramfs of the kernel that runs, if a file of modprobe names vfio.
 pub fn initramfs(files: &dyn Files) -> Option<InitramfsFacts> {
-    let release = files.read("/proc/sys/kernel/osrelease").ok()?;
-    let path = format!("/boot/initrd.img-{}", release.trim());
+    let path = format!("/boot/initrd.img-{}", release(files).ok()?);
     let made = files.modified(&path).ok()?;
     let names = files.list(MODPROBE).ok()?.into_iter();
     let named = names.filter(|name| name.ends_with(".conf"));
@@ -93,13 +73,9 @@ pub fn initramfs(files: &dyn Files) -> Option<InitramfsFacts> {
 
 /// Returns the version of PVE's package for VMs.
 pub fn qemu_server(files: &dyn Files) -> Option<QemuServer> {
-    let text = files.read("/var/lib/dpkg/status").ok()?;
-    let is_other = |line: &&str| line.strip_prefix("Package: ") != Some("qemu-server");
-    let lines = text.lines().skip_while(is_other);
-    let mut lines = lines.take_while(|line| !line.is_empty());
-    let version = lines.find_map(|line| line.strip_prefix("Version: "))?;
+    let status = files.read("/var/lib/dpkg/status").ok()?;
     Some(QemuServer {
-        version: version.to_owned(),
+        version: version(&status, "qemu-server")?.to_owned(),
         is_held_back: files.exists(HELD_BACK),
     })
 }
@@ -227,7 +203,7 @@ mod tests {
             .collect();
         all.push((
             "/var/lib/dpkg/status",
-            "Package: qemu-server-x\nVersion: 1\n\nPackage: qemu-server\nStatus: x\nVersion: 9.2.6\n\n",
+            "Package: qemu-server-x\nVersion: 1\n\nPackage: qemu-server\nStatus: install ok installed\nVersion: 9.2.6\n\n",
         ));
         let (_dir, files) = host(&all);
         let idle = deepest_idle(&files).unwrap();

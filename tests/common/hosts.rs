@@ -428,3 +428,17 @@ impl Shape {
         }
     }
 }
+
+/// Asks the program about a captured host; returns its answer and exit status. It has nothing to say besides.
+pub fn asked(root: &Path, words: &[&str]) -> (String, i32) {
+    let mut command = assert_cmd::Command::cargo_bin("pin-hook").unwrap();
+    let output = command
+        .arg("--root")
+        .arg(root)
+        .args(words)
+        .output()
+        .unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    (text, output.status.code().unwrap())
+}

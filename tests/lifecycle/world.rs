@@ -57,6 +57,11 @@ impl World {
         }
     }
 
+    /// Loses what is remembered of this boot.
+    pub fn lose_journal(&self) {
+        self.host.files.remove("/run/pin-hook/journal").unwrap();
+    }
+
     /// Returns the lab's node without VMs.
     pub fn lab() -> Self {
         World::of(&Machine::default())

@@ -12,6 +12,26 @@ pub(super) const STORAGE: [&str; 7] = [
     "disable",
     "nodes",
 ];
+/// What is read or run at boot, and may make virtual functions; one that is no directory is a file. Others see of them
+/// only what mentions that.
+pub const AT_BOOT: [&str; 16] = [
+    "/etc/systemd/system",
+    "/etc/systemd/network",
+    "/etc/udev/rules.d",
+    "/etc/network/interfaces",
+    "/etc/network/interfaces.d",
+    "/etc/network/if-pre-up.d",
+    "/etc/network/if-up.d",
+    "/etc/modprobe.d",
+    "/etc/tmpfiles.d",
+    "/etc/sysfs.conf",
+    "/etc/sysfs.d",
+    "/etc/rc.local",
+    "/etc/cron.d",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/var/lib/vz/snippets",
+];
 /// What mentions virtual functions of network cards.
 const VIRTUALS: [&str; 5] = ["sriov", "sr-iov", "numvfs", "num_vfs", "max_vfs"];
 /// Packages whose versions are told.
@@ -51,9 +71,12 @@ pub(super) fn virtuals(text: &str) -> String {
 
 /// Returns what the kernel has said of its IOMMU.
 pub(super) fn iommu_messages(text: &str) -> String {
-    kept(text, |line| {
-        line.contains("DMAR") || line.contains("AMD-Vi")
-    })
+    kept(text, is_of_iommu)
+}
+
+/// Tells whether a message of the kernel is about its IOMMU (`drivers/iommu/intel`, `drivers/iommu/amd`).
+pub fn is_of_iommu(message: &str) -> bool {
+    message.contains("DMAR") || message.contains("AMD-Vi")
 }
 
 /// Returns the lines that begin with one of `starts`.

@@ -47,7 +47,6 @@ const ROWS: &[Row] = &[
             "profile = \"low-latency\" in the table, or host.sysctl with \"vm.stat_interval\" = 120",
         ),
     ),
-    // Looks for machine checks that raise no interrupt (arch/x86/kernel/cpu/mce/core.c).
     row(
         Kind::Work,
         &["kvmclock_"],
@@ -59,6 +58,7 @@ const ROWS: &[Row] = &[
         &["update_pages_handler"],
         What::Do("somebody traces these cpus: let it end"),
     ),
+    // Looks for machine checks that raise no interrupt (arch/x86/kernel/cpu/mce/core.c).
     row(
         Kind::Timer,
         &["mce_timer_fn"],

@@ -14,9 +14,10 @@ use crate::domain::measure::culprit::Known;
 use crate::domain::measure::measurement::Measurement;
 use crate::domain::topology::Topology;
 use crate::host::signals::{TO_END, taken};
+use crate::host::surroundings::release;
 use crate::host::topology::read_topology;
 use crate::host::tracer::{BUFFER, Trace};
-use crate::host::{Host, busy, health};
+use crate::host::{Host, busy, meminfo};
 use crate::lifecycle::engine::journal::state_dir::make_state_dir;
 
 /// How often records are fetched: a buffer holds some 20,000 of them.
@@ -141,7 +142,7 @@ impl<'h> Watch<'h> {
             cpus: subject.cpus.clone(),
             began_ns: self.began,
             duration_ns: ended.saturating_sub(self.began),
-            kernel: health::release(&*host.files),
+            kernel: release(&*host.files).unwrap_or_default(),
             at: host.clock.since_epoch().as_secs(),
             steal_ns: seats.iter().map(|seat| seat.steal_ns).sum(),
             seats,
@@ -233,7 +234,7 @@ fn step_aside(host: &Host, cpus: &CpuSet, online: &CpuSet) {
 
 fn enough_memory(host: &Host, n_online: usize) -> anyhow::Result<()> {
     let needed = BUFFER.saturating_mul(2 * n_online as u64) >> 10;
-    let available = health::available(&*host.files).unwrap_or(u64::MAX);
+    let available = meminfo::available(&*host.files).unwrap_or(u64::MAX);
     if needed > available / 2 {
         bail!(Advised::new(
             format!(

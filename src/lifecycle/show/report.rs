@@ -13,6 +13,7 @@ use crate::domain::map::Map;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::pve::TextFile;
+use crate::host::surroundings::release;
 use crate::host::table::{read_host_table, read_table, tables};
 use crate::lifecycle::engine::look::{known_state, look};
 use crate::lifecycle::engine::run::Run;
@@ -109,18 +110,14 @@ impl Run<'_> {
 }
 
 fn versions(host: &Host) -> Vec<(&'static str, String)> {
-    let kernel = host.files.read("/proc/sys/kernel/osrelease");
     let status = host.files.read("/var/lib/dpkg/status").unwrap_or_default();
     let mut versions = vec![("pin-hook", env!("CARGO_PKG_VERSION").to_owned())];
+    let kernel = release(&*host.files).ok();
+    versions.extend(kernel.map(|kernel| ("kernel", kernel)));
+    let packages = PACKAGES.into_iter();
     versions.extend(
-        kernel
-            .ok()
-            .map(|kernel| ("kernel", kernel.trim().to_owned())),
+        packages.filter_map(|(name, package)| Some((name, version(&status, package)?.to_owned()))),
     );
-    versions.extend(PACKAGES.into_iter().filter_map(|(name, package)| {
-        let version = version(&status, package)?;
-        Some((name, version.to_owned()))
-    }));
     versions
 }
 
