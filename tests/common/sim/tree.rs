@@ -1,6 +1,6 @@
 //! Plain files, directories and symbolic links in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 
 use pin_hook::host::files::Owner;
@@ -29,6 +29,8 @@ impl Node {
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
     nodes: BTreeMap<String, Node>,
+    /// Where symbolic links are, or were: most paths have none on their way.
+    links: HashSet<String>,
     /// Files that take some words only; a list such as `always [madvise] never` marks the chosen.
     choices: BTreeMap<String, Vec<String>>,
     /// Files that take a `1` as a command and hold nothing, such as `reset` of a PCI function.
@@ -40,7 +42,21 @@ pub struct Tree {
 impl Tree {
     /// Follows the symbolic links in `path`, also the last component.
     pub fn resolve(&self, path: &str) -> String {
+        if self.is_resolved(path) {
+            return path.to_owned();
+        }
         self.resolve_within(path, 40)
+    }
+
+    /// Tells whether nothing in `path` is a link, `..` or there for nothing.
+    fn is_resolved(&self, path: &str) -> bool {
+        let plain = |name: &str| !name.is_empty() && name != "." && name != "..";
+        let ends = path.match_indices('/').map(|(end, _)| end).skip(1);
+        let mut heads = ends.chain([path.len()]).map(|end| &path[..end]);
+        path.len() > 1
+            && path.starts_with('/')
+            && path[1..].split('/').all(plain)
+            && !heads.any(|head| self.links.contains(head))
     }
 
     fn resolve_within(&self, path: &str, depth: u32) -> String {
@@ -89,6 +105,7 @@ impl Tree {
 
     pub fn put_link(&mut self, path: &str, target: &str) {
         self.make_parents(path);
+        self.links.insert(path.to_owned());
         self.nodes
             .insert(path.to_owned(), Node::Link(target.to_owned()));
     }
