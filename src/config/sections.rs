@@ -1,10 +1,10 @@
-//! Files of PVE in sections (`PVE::SectionConfig`): `storage.cfg`, `replication.cfg`, and the
-//! `resources.cfg` of HA.
+//! Files of PVE in sections (`PVE::SectionConfig`): `storage.cfg`, `replication.cfg`, and those of
+//! HA.
 //!
 //! A section begins with `type: id` at column 0; its properties are indented lines `key value`, a
 //! key alone is a switch. What matches nothing is dropped, because another program owns the file.
 
-use crate::domain::storage::Storage;
+use crate::domain::storage::{Kind, LOCAL_PATH, Storage};
 
 /// Section of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,8 @@ impl Section {
         property.map(|(_, value)| value.as_str())
     }
 
-    fn is_on(&self, key: &str) -> bool {
+    /// Tells whether a switch is on.
+    pub fn is_on(&self, key: &str) -> bool {
         self.value(key).is_some_and(|value| value != "0")
     }
 }
@@ -57,32 +58,42 @@ pub fn parse_sections(text: &str) -> Vec<Section> {
 
 /// Returns the storages of `storage.cfg` that are directories, and so can hold snippets.
 ///
-/// Like PVE it takes a `local` for granted that is the directory `/var/lib/vz`.
+/// Like PVE it takes a `local` for granted that is the directory `/var/lib/vz` of every node
+/// (`PVE::Storage::Plugin::parse_config`).
 pub fn parse_storages(text: &str) -> Vec<Storage> {
     let sections = parse_sections(text);
     let mut storages: Vec<Storage> = sections.iter().filter_map(storage).collect();
-    if !sections.iter().any(|section| section.id == "local") {
-        storages.insert(0, Storage::local());
+    match storages.iter_mut().find(|one| one.id == LOCAL) {
+        Some(local) => local.nodes = None,
+        None => storages.insert(0, Storage::local()),
     }
     storages
 }
 
+/// The storage that every node has.
+const LOCAL: &str = "local";
+
 fn storage(section: &Section) -> Option<Storage> {
     let id = section.id.clone();
-    let always_shared = match section.kind.as_str() {
-        "dir" | "btrfs" => false,
-        "nfs" | "cifs" | "cephfs" | "glusterfs" => true,
-        _ => return None,
+    let kind = Kind::named(&section.kind)?;
+    let place = if id == LOCAL {
+        LOCAL_PATH.to_owned()
+    } else {
+        format!("/mnt/pve/{id}")
     };
-    let mounted = format!("/mnt/pve/{id}");
-    let path = section.value("path").unwrap_or(&mounted).to_owned();
-    let content = section.value("content").unwrap_or("images,rootdir");
+    let path = section.value("path").unwrap_or(&place).to_owned();
+    // PVE takes its own in the place of any other.
+    if id == LOCAL && (kind != Kind::Dir || path != LOCAL_PATH) {
+        return None;
+    }
+    let is_known = |word: &&str| kind.holds().contains(word);
+    let content = section.value("content").unwrap_or(kind.usual_content());
     let directories = section.value("content-dirs").unwrap_or_default();
     let snippets = words(directories)
         .find_map(|word| word.strip_prefix("snippets=").map(str::to_owned))
         .unwrap_or_else(|| "snippets".to_owned());
     let mount_point = match section.value("is_mountpoint").map(str::to_lowercase) {
-        None => always_shared.then(|| path.clone()),
+        None => kind.is_shared().then(|| path.clone()),
         Some(word) => match word.as_str() {
             "0" | "no" | "off" | "false" => None,
             "1" | "yes" | "on" | "true" => Some(path.clone()),
@@ -93,8 +104,8 @@ fn storage(section: &Section) -> Option<Storage> {
         id,
         snippets: format!("{path}/{}", snippets.trim_matches('/')),
         path,
-        content: words(content).map(str::to_owned).collect(),
-        is_shared: always_shared || section.is_on("shared"),
+        content: words(content).filter(is_known).map(str::to_owned).collect(),
+        is_shared: kind.is_shared() || section.is_on("shared"),
         mount_point,
         is_disabled: section.is_on("disable"),
         nodes: section
@@ -104,7 +115,7 @@ fn storage(section: &Section) -> Option<Storage> {
 }
 
 /// Splits a list as PVE does: by commas, semicolons and blanks.
-fn words(text: &str) -> impl Iterator<Item = &str> {
+pub fn words(text: &str) -> impl Iterator<Item = &str> {
     let parts = text.split([',', ';', ' ', '\t']);
     parts.filter(|word| !word.is_empty())
 }
@@ -169,6 +180,35 @@ dir: old
         let storages = parse_storages("");
         assert_eq!(storages, [Storage::local()]);
         assert!(storages[0].has_snippets());
+    }
+
+    #[test]
+    fn local_is_the_same_on_all_nodes_whatever_is_written() {
+        let of_every_node = "dir: local\n\tpath /var/lib/vz\n\tnodes pve1\n\tcontent iso\n";
+        let local = parse_storages(of_every_node).remove(0);
+        assert!(local.is_on("pve2") && local.content == ["iso"]);
+        let without_path = parse_storages("dir: local\n\tcontent iso,snippets\n").remove(0);
+        assert_eq!(without_path.snippets, "/var/lib/vz/snippets");
+        for replaced in [
+            "dir: local\n\tpath /mnt/big\n\tcontent iso\n",
+            "nfs: local\n\tserver x\n",
+            "zfspool: local\n\tpool rpool\n",
+        ] {
+            assert_eq!(parse_storages(replaced), [Storage::local()], "{replaced}");
+        }
+    }
+
+    #[test]
+    fn content_is_that_of_the_kind() {
+        let content = |text: &str| parse_storages(text).remove(1).content;
+        assert_eq!(content("btrfs: a\n\tpath /a\n"), ["images", "rootdir"]);
+        assert_eq!(content("cifs: a\n\tserver x\n"), ["images"]);
+        assert_eq!(content("cephfs: a\n"), ["backup"]);
+        assert_eq!(content("cephfs: a\n\tcontent images,iso\n"), ["iso"]);
+        assert_eq!(
+            content("dir: a\n\tpath /a\n\tcontent iso,snipets\n"),
+            ["iso"]
+        );
     }
 
     #[test]

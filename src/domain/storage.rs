@@ -6,8 +6,57 @@ use std::str::FromStr;
 /// Name of pin-hook's own snippet.
 const SNIPPET: &str = "pin-hook";
 
-/// What a storage of type dir may hold besides, in PVE's words (`PVE::Storage::DirPlugin`).
-const CONTENT: [&str; 6] = ["images", "rootdir", "vztmpl", "iso", "backup", "import"];
+/// Where PVE has the storage `local` on every node.
+pub const LOCAL_PATH: &str = "/var/lib/vz";
+
+/// Kind of a storage that is a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `dir` and `btrfs`.
+    Dir,
+    /// `nfs`, `cifs` and `glusterfs`.
+    Network,
+    /// `cephfs`
+    CephFs,
+}
+
+impl Kind {
+    /// Returns the kind of a type of `storage.cfg`.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "dir" | "btrfs" => Some(Kind::Dir),
+            "nfs" | "cifs" | "glusterfs" => Some(Kind::Network),
+            "cephfs" => Some(Kind::CephFs),
+            _ => None,
+        }
+    }
+
+    /// Tells whether all nodes see the same files.
+    pub fn is_shared(self) -> bool {
+        self != Kind::Dir
+    }
+
+    /// Returns what it may hold, in PVE's words (`plugindata` of `PVE::Storage::*Plugin`). PVE drops
+    /// other words, and refuses them in a command.
+    pub fn holds(self) -> &'static [&'static str] {
+        let all = &[
+            "snippets", "import", "backup", "iso", "vztmpl", "images", "rootdir",
+        ];
+        match self {
+            Kind::CephFs => &all[..5],
+            Kind::Dir | Kind::Network => all,
+        }
+    }
+
+    /// Returns what it holds where `storage.cfg` says nothing.
+    pub fn usual_content(self) -> &'static str {
+        match self {
+            Kind::Dir => "images,rootdir",
+            Kind::Network => "images",
+            Kind::CephFs => "backup",
+        }
+    }
+}
 
 /// Storage that is a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +82,13 @@ pub struct Storage {
 impl Storage {
     /// Returns the storage that every node has, as PVE assumes it without an entry.
     pub fn local() -> Self {
-        let content = CONTENT.into_iter().chain(["snippets"]);
+        // PVE's own words for it (`PVE::Storage::Plugin::parse_config`).
+        let content = ["backup", "images", "iso", "rootdir", "snippets", "vztmpl"];
         Storage {
             id: "local".to_owned(),
-            path: "/var/lib/vz".to_owned(),
-            snippets: "/var/lib/vz/snippets".to_owned(),
-            content: content.map(str::to_owned).collect(),
+            path: LOCAL_PATH.to_owned(),
+            snippets: format!("{LOCAL_PATH}/snippets"),
+            content: content.map(str::to_owned).to_vec(),
             is_shared: false,
             mount_point: None,
             is_disabled: false,
@@ -70,11 +120,9 @@ impl Storage {
         format!("{}/{SNIPPET}", self.snippets)
     }
 
-    /// Returns the command that lets it hold snippets besides what it may hold already. PVE would refuse
-    /// a word that it does not know, such as one that somebody wrote into `storage.cfg`.
+    /// Returns the command that lets it hold snippets besides what it may hold already.
     pub fn remedy(&self) -> String {
-        let known = |word: &&String| CONTENT.contains(&word.as_str());
-        let kept = self.content.iter().filter(known).map(String::as_str);
+        let kept = self.content.iter().map(String::as_str);
         let content: Vec<&str> = kept.chain(["snippets"]).collect();
         format!("pvesm set {} --content {}", self.id, content.join(","))
     }
@@ -220,9 +268,6 @@ mod tests {
         };
         let expected = "storage fast is not for node pve1: pvesm set fast --nodes pve2,pve1";
         assert_eq!(remedy(&[away], "pve1").as_deref(), Some(expected));
-        let typo = storage("local", "iso,snipets", false);
-        let expected = "pvesm set local --content iso,snippets";
-        assert_eq!(remedy(&[typo], "pve1").as_deref(), Some(expected));
     }
 
     #[test]
