@@ -263,6 +263,59 @@ fn the_page_is_made_of_the_checks() {
     }
 }
 
+#[test]
+fn the_example_on_the_page_has_as_many_checks() {
+    let (_, before, _) = page();
+    let n_checks = checks().count();
+    assert!(
+        before.contains(&format!("    {n_checks} checks: ")),
+        "{n_checks}"
+    );
+}
+
+/// PVE applies pending changes before it starts a VM.
+#[test]
+fn a_vm_is_judged_by_what_its_next_start_makes() {
+    let dir = node();
+    let disk = "cores: 2\nscsi0: local:100/a.raw,cache=none\n[PENDING]\nscsi0: \
+                local:100/a.raw,cache=writeback,aio=native\n";
+    put(&dir, "/etc/pve/qemu-server/100.conf", disk);
+    let (text, status) = asked(dir.path(), &["check", "100", "--short"]);
+    let told = "failure vm 100 disk-aio: scsi0 has aio=native with cache=writeback";
+    assert!(text.contains(told) && status == 1, "{text}");
+}
+
+/// A fault of the memory is said once, as what refuses the start.
+#[test]
+fn what_is_told_as_a_failure_is_no_warning_too() {
+    let dir = node();
+    let conf = "cores: 2\nhugepages: 2\nhookscript: local:snippets/pin-hook\n";
+    put(&dir, "/etc/pve/qemu-server/100.conf", conf);
+    let (text, _) = asked(dir.path(), &["check", "100", "--short"]);
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("hugepages without numa"));
+    let lines: Vec<&str> = lines.collect();
+    assert!(
+        lines.len() == 1 && lines[0].starts_with("failure vm 100 start: "),
+        "{text}"
+    );
+    put(
+        &dir,
+        "/etc/pve/qemu-server/100.conf",
+        &format!("{conf}lock: backup\n"),
+    );
+    let (text, _) = asked(dir.path(), &["check", "100", "--short"]);
+    assert!(
+        text.contains("failure vm 100 start: the vm is locked (backup)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("warning vm 100 placement: the vm's config has hugepages"),
+        "{text}"
+    );
+}
+
 /// What guides advise is a check, or it is said why not.
 #[test]
 fn what_guides_advise_is_answered_by_a_check() {

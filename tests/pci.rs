@@ -223,7 +223,10 @@ fn a_check_of_the_table_gives_the_same_advice() {
     };
     let warnings = lint(&host, &file).warnings;
     let expected = "hostpci0 (0000:87:00.0) is in use by vm 101";
-    assert!(warnings.iter().any(|text| text == expected), "{warnings:?}");
+    assert!(
+        warnings.iter().any(|warning| warning.text == expected),
+        "{warnings:?}"
+    );
 }
 
 /// What a start would refuse to bind is wrong with the table.

@@ -35,7 +35,7 @@ fn print(lint: &Lint, output: &Output) {
         output.complain(error);
     }
     let warnings = lint.warnings.iter();
-    warnings.for_each(|text| output.say(Level::Warning, text));
+    warnings.for_each(|warning| output.say(Level::Warning, &warning.text));
     let left_out = lint.left_out.iter();
     left_out.for_each(|text| output.say(Level::Info, text));
     if lint.ok {

@@ -5,14 +5,14 @@
 //! has no use for are not checked.
 
 use super::passthrough::{
-    parse_disk, parse_hostpci, parse_raw_disk, parse_usb, parse_virtiofs, shared_by_args,
+    Drive, parse_drive, parse_hostpci, parse_usb, parse_virtiofs, shared_by_args,
 };
 use super::property::{
     Properties, boolean, cpu_set, index, integer, is_blank, number, plain, ranges, volume_id,
 };
 use super::section::Section;
 use super::smp::Smp;
-use crate::domain::guest::{Guest, GuestNet, GuestNode, HugepageSize, Iothread, Shared};
+use crate::domain::guest::{Disk, Guest, GuestNet, GuestNode, HugepageSize, Iothread, Shared};
 
 /// Network card models of PVE; `model=` or the model itself as the key of the MAC address.
 const NET_MODELS: [&str; 14] = [
@@ -66,6 +66,7 @@ pub(super) fn of(section: &Section) -> Guest {
     let cpu = conf.find("cpu", parse_cpu).unwrap_or_default();
     let memory_mib = conf.find("memory", parse_memory).unwrap_or(512);
     let hotplug = conf.find("hotplug", parse_hotplug).unwrap_or_default();
+    let drives = conf.drives();
     Guest {
         name: conf.text("name"),
         description: section.description().map(str::to_owned),
@@ -95,14 +96,17 @@ pub(super) fn of(section: &Section) -> Guest {
         vmstate: conf.find("vmstate", volume_id),
         hookscript: conf.find("hookscript", volume_id),
         usb: conf.devices("usb", 13, parse_usb),
-        disks: conf.disks(parse_disk),
-        raw_disks: conf.disks(parse_raw_disk),
+        iothreads: conf.iothreads(&drives),
+        raw_disks: drives.iter().filter_map(Drive::raw).collect(),
+        disks: drives.into_iter().filter_map(Drive::disk).collect(),
+        efi_disk: conf.disk("efidisk"),
+        tpm_state: conf.disk("tpmstate"),
         shares: conf.shares(args.as_deref()),
         args,
         machine: conf.text("machine"),
         bios: conf.text("bios"),
+        ostype: conf.text("ostype"),
         scsihw: conf.text("scsihw"),
-        iothreads: conf.iothreads(),
         nets: conf.devices("net", 31, parse_net),
         hostpci: conf.devices("hostpci", 15, parse_hostpci),
     }
@@ -187,27 +191,33 @@ impl<'a> Typed<'a> {
         (0..sockets.min(128)).map(per_socket).collect()
     }
 
-    fn disks<T>(&self, parse: impl Fn(&str, &'a str) -> Option<T>) -> Vec<T> {
+    fn drives(&self) -> Vec<Drive> {
         let kinds = [("ide", 3), ("sata", 5), ("scsi", 30), ("virtio", 15)];
         let kinds = kinds.into_iter();
         kinds
-            .flat_map(|(kind, max)| self.devices(kind, max, &parse))
+            .flat_map(|(kind, max)| self.devices(kind, max, parse_drive))
             .collect()
+    }
+
+    /// Returns the iothreads; a SCSI disk has one only with a controller of its own.
+    fn iothreads(&self, drives: &[Drive]) -> Vec<Iothread> {
+        let is_single = self.text("scsihw").as_deref() == Some("virtio-scsi-single");
+        let drives = drives.iter();
+        drives
+            .filter_map(|drive| drive.iothread(is_single))
+            .collect()
+    }
+
+    /// Returns a disk of which there is one alone.
+    fn disk(&self, kind: &str) -> Option<Disk> {
+        let drive = self.devices(kind, 0, parse_drive).pop();
+        drive.and_then(Drive::disk)
     }
 
     fn shares(&self, args: Option<&str>) -> Vec<Shared> {
         let mut shares = self.devices("virtiofs", 9, parse_virtiofs);
         shares.extend(shared_by_args(args.unwrap_or("")));
         shares
-    }
-
-    /// Returns the iothreads; a SCSI disk has one only with a controller of its own.
-    fn iothreads(&self) -> Vec<Iothread> {
-        let single = self.text("scsihw").as_deref() == Some("virtio-scsi-single");
-        let scsi = self.devices("scsi", 30, parse_iothread);
-        let virtio = self.devices("virtio", 15, parse_iothread);
-        let scsi = scsi.into_iter().filter(|_| single);
-        scsi.chain(virtio).collect()
     }
 }
 
@@ -277,28 +287,19 @@ fn parse_node(key: &str, value: &str) -> Option<GuestNode> {
     })
 }
 
-/// Names the iothread of a disk; QEMU's object for a SCSI disk is named after its controller.
-fn parse_iothread(key: &str, value: &str) -> Option<Iothread> {
-    let properties = Properties::parse(value, Some("file"), |_| true)?;
-    let object = match key.strip_prefix("scsi") {
-        Some(number) => format!("iothread-virtioscsi{number}"),
-        None => format!("iothread-{key}"),
-    };
-    properties.switch("iothread", false)?.then(|| Iothread {
-        key: key.to_owned(),
-        object,
-    })
-}
-
 fn parse_net(key: &str, value: &str) -> Option<GuestNet> {
     let known = |key: &str| NET_KEYS.contains(&key) || NET_MODELS.contains(&key);
     let properties = Properties::parse(value, Some("model"), known)?;
     let by_key = properties.keys().find(|key| NET_MODELS.contains(key));
     let model = by_key.or(properties.value("model"))?;
     let queues = properties.value("queues").map_or(Some(1), integer)?;
+    // PVE takes 1 for that of the bridge, and ignores one of any other model.
+    let mtu = properties.value("mtu").and_then(integer);
     (NET_MODELS.contains(&model) && queues <= 64).then(|| GuestNet {
         key: key.to_owned(),
         model: model.to_owned(),
         queues: queues.max(1),
+        bridge: properties.value("bridge").map(str::to_owned),
+        mtu: mtu.filter(|mtu| model == "virtio" && *mtu != 1),
     })
 }

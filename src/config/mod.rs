@@ -8,7 +8,6 @@ mod checks;
 pub mod ct_conf;
 pub mod error;
 mod guest;
-pub mod hardware;
 pub mod keys;
 pub mod mapping;
 pub mod nearest;

@@ -4,7 +4,7 @@
 //! its line were not there.
 
 use super::property::{Properties, boolean, trim};
-use crate::domain::guest::{Disk, HostPci, RawDisk, Shared, Usb, UsbFrom};
+use crate::domain::guest::{Disk, HostPci, Iothread, RawDisk, Shared, Usb, UsbFrom};
 
 const HOSTPCI_KEYS: [&str; 13] = [
     "host",
@@ -129,28 +129,63 @@ pub(super) fn usb_host(text: &str) -> Option<UsbFrom> {
     valid.then(|| UsbFrom::Port(text.to_owned()))
 }
 
-/// Reads a disk; not a drive for media.
-pub(super) fn parse_disk(key: &str, value: &str) -> Option<Disk> {
-    let properties = Properties::parse(value, Some("file"), |_| true)?;
-    let file = properties.value("file").or(properties.value("volume"))?;
-    let is_disk = properties.value("media") != Some("cdrom") && file != "none";
-    let by_name = file.rsplit_once('.').map(|(_, end)| end);
-    let by_name = by_name.filter(|end| ["raw", "qcow2", "vmdk"].contains(end));
-    is_disk.then(|| Disk {
-        key: key.to_owned(),
-        format: properties.value("format").or(by_name).map(str::to_owned),
-        cache: properties.value("cache").map(str::to_owned),
-        iothread: properties.switch("iothread", false).unwrap_or_default(),
-    })
+/// Drive of a VM.
+pub(super) struct Drive {
+    disk: Disk,
+    /// What is in it, as it is written: a volume, or a path.
+    file: String,
+    is_medium: bool,
 }
 
-/// Returns the disk of the host that a disk of the VM is, if it is none of a storage.
-pub(super) fn parse_raw_disk(key: &str, value: &str) -> Option<RawDisk> {
+impl Drive {
+    /// Returns its disk, unless it is for media.
+    pub(super) fn disk(self) -> Option<Disk> {
+        (!self.is_medium).then_some(self.disk)
+    }
+
+    /// Returns the disk of the host that it is, if it is none of a storage.
+    pub(super) fn raw(&self) -> Option<RawDisk> {
+        self.file.starts_with("/dev/").then(|| RawDisk {
+            key: self.disk.key.clone(),
+            path: self.file.clone(),
+        })
+    }
+
+    /// Returns its iothread; QEMU's object for a SCSI disk is named after its controller, which only
+    /// a controller of its own makes one for.
+    pub(super) fn iothread(&self, is_single: bool) -> Option<Iothread> {
+        let key = &self.disk.key;
+        let object = match key.strip_prefix("scsi") {
+            Some(number) if is_single => format!("iothread-virtioscsi{number}"),
+            None if key.starts_with("virtio") => format!("iothread-{key}"),
+            _ => return None,
+        };
+        let key = key.clone();
+        self.disk.iothread.then_some(Iothread { key, object })
+    }
+}
+
+/// Reads a drive.
+pub(super) fn parse_drive(key: &str, value: &str) -> Option<Drive> {
     let properties = Properties::parse(value, Some("file"), |_| true)?;
-    let file = properties.value("file").or(properties.value("volume"))?;
-    file.starts_with("/dev/").then(|| RawDisk {
-        key: key.to_owned(),
-        path: file.to_owned(),
+    let text = |name| properties.value(name).map(str::to_owned);
+    let is_on = |name| properties.switch(name, false).unwrap_or_default();
+    let file = text("file").or(text("volume"))?;
+    let storage = file.split_once(':').filter(|_| !file.starts_with('/'));
+    let by_name = file.rsplit_once('.').map(|(_, end)| end);
+    let by_name = by_name.filter(|end| ["raw", "qcow2", "vmdk"].contains(end));
+    Some(Drive {
+        disk: Disk {
+            key: key.to_owned(),
+            format: text("format").or(by_name.map(str::to_owned)),
+            storage: storage.map(|(storage, _)| storage.to_owned()),
+            cache: text("cache"),
+            aio: text("aio"),
+            iothread: is_on("iothread"),
+            has_keys: is_on("pre-enrolled-keys"),
+        },
+        is_medium: properties.value("media") == Some("cdrom") || file == "none",
+        file,
     })
 }
 
@@ -184,4 +219,47 @@ pub(super) fn shared_by_args(args: &str) -> Vec<Shared> {
         }));
     }
     shared
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::vm_conf::parse_vm_conf;
+
+    const CONF: &str = "ostype: win11\nefidisk0: local-zfs:vm-100-disk-1,pre-enrolled-keys=1\n\
+        tpmstate0: none\nide2: old:1\nide2: local:iso/x.iso,media=cdrom\nscsi0: old:1\n\
+        scsi0: nas:100/a.raw,aio=native,cache=none\nscsi1: /dev/disk/by-id/ata-x:y\n\
+        net0: virtio=BC:24:11:00:00:01,bridge=vmbr0,mtu=9000\nnet1: virtio,bridge=vmbr1,mtu=1\n\
+        net2: e1000,bridge=vmbr2,mtu=9000\nnet3: virtio\n";
+
+    #[test]
+    fn what_a_guest_stores_is_read_once() {
+        let guest = parse_vm_conf(CONF).guest();
+        let volumes = guest.volumes();
+        let volumes: Vec<_> = volumes
+            .map(|one| (one.key.as_str(), one.storage.as_deref(), one.has_keys))
+            .collect();
+        let expected = [
+            ("scsi0", Some("nas"), false),
+            ("scsi1", None, false),
+            ("efidisk0", Some("local-zfs"), true),
+        ];
+        assert_eq!(volumes, expected);
+        assert_eq!(guest.disks[0].aio.as_deref(), Some("native"));
+        assert_eq!(guest.raw_disks[0].path, "/dev/disk/by-id/ata-x:y");
+        assert_eq!(guest.tpm_state, None);
+    }
+
+    #[test]
+    fn nets_say_their_bridge_and_their_mtu() {
+        let guest = parse_vm_conf(CONF).guest();
+        let nets = guest.nets.iter();
+        let nets: Vec<_> = nets.map(|one| (one.bridge.as_deref(), one.mtu)).collect();
+        let expected = [
+            (Some("vmbr0"), Some(9000)),
+            (Some("vmbr1"), None),
+            (Some("vmbr2"), None),
+            (None, None),
+        ];
+        assert_eq!(nets, expected);
+    }
 }

@@ -9,7 +9,6 @@ mod disks;
 mod elsewhere;
 mod firmware;
 mod guests;
-mod hardware;
 mod host_facts;
 mod install;
 mod kernel;
@@ -23,9 +22,8 @@ mod starts;
 mod todo;
 mod vm_facts;
 
-pub use self::hardware::{Bridged, Hardware, Mtus, Volume};
 pub use self::host_facts::{
-    GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, NextBoot,
+    GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, Mtus, NextBoot,
     PolicyFacts, QemuServer, Vendor,
 };
 pub use self::rule::{Check, Fault, Judge, Severity, Verdict};

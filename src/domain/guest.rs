@@ -67,6 +67,8 @@ pub struct Guest {
     pub machine: Option<String>,
     /// Firmware.
     pub bios: Option<String>,
+    /// Operating system, in PVE's words, such as `win11`.
+    pub ostype: Option<String>,
     /// SCSI controller.
     pub scsihw: Option<String>,
     /// Iothreads that QEMU will have.
@@ -79,6 +81,10 @@ pub struct Guest {
     pub usb: Vec<Usb>,
     /// Disks, without drives for media.
     pub disks: Vec<Disk>,
+    /// Disk with the variables of the firmware.
+    pub efi_disk: Option<Disk>,
+    /// Disk with the state of the TPM.
+    pub tpm_state: Option<Disk>,
     /// Disks that are whole ones of the host.
     pub raw_disks: Vec<RawDisk>,
     /// Directories of the host that the guest sees.
@@ -90,6 +96,12 @@ impl Guest {
     pub fn is_hooked(&self) -> bool {
         let volume = self.hookscript.as_ref();
         volume.is_some_and(|volume| volume.ends_with("/pin-hook"))
+    }
+
+    /// Returns everything that it stores: the disks, the firmware's variables and the TPM's state.
+    pub fn volumes(&self) -> impl Iterator<Item = &Disk> {
+        let firmware = self.efi_disk.iter().chain(&self.tpm_state);
+        self.disks.iter().chain(firmware)
     }
 
     /// Keeps the vCPUs that the guest runs with, which a config that was edited meanwhile may not have.
@@ -143,6 +155,10 @@ pub struct GuestNet {
     pub model: String,
     /// Pairs of queues, and so of vhost workers.
     pub queues: u32,
+    /// Bridge that it is at.
+    pub bridge: Option<String>,
+    /// MTU that the guest is told; nothing where it is that of the bridge.
+    pub mtu: Option<u32>,
 }
 
 /// Device that is passed through.
@@ -196,10 +212,16 @@ pub struct Disk {
     pub key: String,
     /// Format, where the volume or the configuration says it.
     pub format: Option<String>,
+    /// Storage that it is on; nothing for a device of the host.
+    pub storage: Option<String>,
     /// Cache mode, if it is not the default.
     pub cache: Option<String>,
+    /// How QEMU reads and writes it, if that is not the default.
+    pub aio: Option<String>,
     /// Whether the configuration asks for a thread of its own.
     pub iothread: bool,
+    /// Whether the keys of distributions and of Microsoft are enrolled (only in an EFI disk).
+    pub has_keys: bool,
 }
 
 /// Disk of a guest that is a whole one of the host.

@@ -22,6 +22,6 @@ pub use home::{Home, homes};
 pub use notice::Notice;
 pub use place::{Placement, PlacementError, place, threads_fit, what_names_vcpus};
 pub use reasons::{Device, remarks};
-pub use remark::Remark;
+pub use remark::{Remark, Topic};
 pub use request::{Request, owned_by_table};
 pub use reserve::{TooLittleLeft, check_reserve, default_reserve, housekeeping};

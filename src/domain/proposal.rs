@@ -102,8 +102,8 @@ mod tests {
             packing: Packing::OnePerCore,
         };
         let remark = |text: &str, is_warning| Remark {
-            text: text.to_owned(),
             is_warning,
+            ..Remark::info(text.to_owned())
         };
         let word = "x".repeat(50);
         let text = Proposal {

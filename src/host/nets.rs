@@ -24,6 +24,7 @@ pub fn nets(files: &dyn Files) -> Vec<Net> {
         Some(Net {
             function: Some(function_in(&link)?),
             represents: represents(files, &name),
+            bond: master(files, &name).filter(|master| is_bond(files, master)),
             uses: uses(files, &name, &routes),
             name,
         })
@@ -43,11 +44,12 @@ type Routes = BTreeMap<String, Vec<String>>;
 
 fn uses(files: &dyn Files, name: &str, routes: &Routes) -> Vec<String> {
     let mut uses = routes.get(name).cloned().unwrap_or_default();
-    if let Some(master) = last_of_link(files, &format!("{NETS}/{name}/master")) {
-        let has = |what: &str| files.exists(&format!("{NETS}/{master}/{what}"));
+    if let Some(master) = master(files, name) {
         uses.push(match () {
-            () if has("bridge") => format!("port of bridge {master}"),
-            () if has("bonding") => format!("member of bond {master}"),
+            () if files.exists(&format!("{NETS}/{master}/bridge")) => {
+                format!("port of bridge {master}")
+            }
+            () if is_bond(files, &master) => format!("member of bond {master}"),
             // One device stands for all bridges of Open vSwitch, without saying which.
             () if master == OVS => "port of an open vswitch bridge".to_owned(),
             () => format!("port of {master}"),
@@ -57,6 +59,14 @@ fn uses(files: &dyn Files, name: &str, routes: &Routes) -> Vec<String> {
     let default = above.iter().find(|route| route.starts_with(DEFAULT));
     uses.extend(default.or(above.first()).cloned());
     uses
+}
+
+fn master(files: &dyn Files, name: &str) -> Option<String> {
+    last_of_link(files, &format!("{NETS}/{name}/master"))
+}
+
+fn is_bond(files: &dyn Files, name: &str) -> bool {
+    files.exists(&format!("{NETS}/{name}/bonding"))
 }
 
 /// Returns the routes of what is made of a network device: bonds, bridges, VLANs.

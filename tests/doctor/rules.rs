@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use pin_hook::config::hardware::parse_hardware;
 use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::backend::Backend;
 use pin_hook::domain::check::{
@@ -30,8 +29,7 @@ fn conf(vm: &mut VmFacts, line: &str) {
         .lines()
         .filter(|old| old.split(':').next() != Some(key));
     let lines: Vec<&str> = others.chain([line]).collect();
-    let conf = parse_vm_conf(&lines.join("\n"));
-    (vm.guest, vm.hardware) = (conf.guest(), parse_hardware(&conf));
+    vm.guest = parse_vm_conf(&lines.join("\n")).guest();
 }
 
 type Break = fn(&mut HostFacts, &mut VmFacts);
@@ -263,7 +261,7 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     }),
     ("snapshots", Severity::Notice, |_, vm| {
         vm.controllers = vec!["0000:02:00.0".to_owned()];
-        vm.hardware.snapshots = vec!["before".to_owned()];
+        vm.snapshots = vec!["before".to_owned()];
     }),
 ];
 

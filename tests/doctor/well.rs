@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use pin_hook::config::hardware::parse_hardware;
 use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::backend::Backend;
 use pin_hook::domain::check::{
@@ -48,10 +47,9 @@ pub fn vmid() -> Vmid {
 }
 
 pub fn vm() -> VmFacts {
-    let conf = parse_vm_conf(CONF);
     VmFacts {
         vmid: vmid(),
-        guest: conf.guest(),
+        guest: parse_vm_conf(CONF).guest(),
         table: Some("/etc/pve/pin-hook/100.toml".to_owned()),
         table_fault: None,
         refusal: None,
@@ -62,7 +60,7 @@ pub fn vm() -> VmFacts {
         is_ha: true,
         is_replicated: false,
         lacks_elsewhere: Vec::new(),
-        hardware: parse_hardware(&conf),
+        snapshots: Vec::new(),
         controllers: Vec::new(),
         virtuals: Vec::new(),
         asks_without_idle: None,

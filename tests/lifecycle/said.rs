@@ -115,7 +115,7 @@ fn a_bridge_is_refused_as_what_it_is() {
     let world = with_device("0x060400\n", "pcieport", "");
     assert!(planned(&world).0.contains(told));
     let lint = checked(&world);
-    assert!(lint.ok && lint.warnings.iter().any(|text| text.contains(told)));
+    assert!(lint.ok && lint.warnings.iter().any(|one| one.text.contains(told)));
 }
 
 #[test]

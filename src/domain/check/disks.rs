@@ -11,7 +11,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "disk-format",
         required: "disks are not qcow2 files",
         why: "qcow2 looks up where each block is, and on ZFS or btrfs it copies on write twice.",
-        fix: "qm disk move <vmid> DISK STORAGE --format raw",
+        fix: "qm disk move <vmid> DISK STORAGE --format raw (a raw file has no snapshots)",
         severity: Notice,
         judge: Judge::Vm(|vm, _| {
             each(vm, |disk| match disk.format.as_deref() {
@@ -60,11 +60,11 @@ pub(super) const CHECKS: &[Check] = &[
         fix: "set cache to none, or async io to its default, in the hardware tab of the vm",
         severity: Failure,
         judge: Judge::Vm(|vm, _| {
-            let volumes = vm.hardware.volumes.iter();
-            let native = volumes.filter(|volume| volume.aio.as_deref() == Some("native"));
-            let faults = native.filter_map(|volume| match volume.cache.as_deref() {
+            let disks = vm.guest.disks.iter();
+            let native = disks.filter(|disk| disk.aio.as_deref() == Some("native"));
+            let faults = native.filter_map(|disk| match disk.cache.as_deref() {
                 Some(mode @ ("writeback" | "writethrough" | "unsafe")) => Some(Fault::new(
-                    format!("{} has aio=native with cache={mode}", volume.key),
+                    format!("{} has aio=native with cache={mode}", disk.key),
                 )),
                 _ => None,
             });
@@ -78,43 +78,40 @@ pub(super) const CHECKS: &[Check] = &[
               they are of different times.",
         fix: "qm delsnapshot <vmid> NAME; take snapshots of those disks in the guest",
         severity: Notice,
-        judge: Judge::Vm(
-            |vm, _| match (&vm.controllers[..], &vm.hardware.snapshots[..]) {
-                ([], _) => Verdict::passed("the vm has no such controller"),
-                (_, []) => Verdict::passed("it has none"),
-                ([first, ..], names) => Fault::new(format!(
-                    "snapshots {}, and controller {first}",
-                    names.join(", ")
-                ))
-                .into(),
-            },
-        ),
+        judge: Judge::Vm(|vm, _| match (&vm.controllers[..], &vm.snapshots[..]) {
+            ([], _) => Verdict::passed("the vm has no such controller"),
+            (_, []) => Verdict::passed("it has none"),
+            ([first, ..], names) => Fault::new(format!(
+                "snapshots {}, and controller {first}",
+                names.join(", ")
+            ))
+            .into(),
+        }),
     },
 ];
 
-fn each(vm: &VmFacts, fault: impl Fn(&Disk) -> Option<String>) -> Verdict {
+fn each(vm: &VmFacts, found: impl Fn(&Disk) -> Option<String>) -> Verdict {
+    each_of(vm, |disk| found(disk).map(Fault::new))
+}
+
+fn each_of(vm: &VmFacts, fault: impl Fn(&Disk) -> Option<Fault>) -> Verdict {
     if vm.guest.disks.is_empty() {
         return Verdict::skipped("the vm has no disks");
     }
     let faults = vm.guest.disks.iter().filter_map(fault);
-    Verdict::of(faults.map(Fault::new).collect(), "as required")
+    Verdict::of(faults.collect(), "as required")
 }
 
 fn cache(vm: &VmFacts, _: &HostFacts) -> Verdict {
-    let verdict = each(vm, |disk| match disk.cache.as_deref() {
-        Some(mode @ ("writeback" | "unsafe")) => Some(format!("{} has cache={mode}", disk.key)),
-        _ => None,
-    });
-    let Verdict::Found(faults) = verdict else {
-        return verdict;
-    };
-    let weighed = faults
-        .into_iter()
-        .map(|fault| match fault.found.ends_with("unsafe") {
-            true => fault.with(Warning),
-            false => fault,
-        });
-    Verdict::Found(weighed.collect())
+    each_of(vm, |disk| {
+        let mode = disk.cache.as_deref()?;
+        let fault = Fault::new(format!("{} has cache={mode}", disk.key));
+        match mode {
+            "writeback" => Some(fault),
+            "unsafe" => Some(fault.with(Warning)),
+            _ => None,
+        }
+    })
 }
 
 fn iothreads(vm: &VmFacts, _: &HostFacts) -> Verdict {

@@ -43,7 +43,7 @@ fn hardware(vm: &VmFacts, host: &HostFacts) -> Verdict {
         return Verdict::skipped("ha does not look after the vm, or there is no other node");
     }
     let is_local = |storage: &String| host.storages.get(storage) == Some(&false);
-    let volumes = vm.hardware.volumes.iter();
+    let volumes = vm.guest.volumes();
     let volumes = volumes.filter(|_| !vm.is_replicated);
     let volumes = volumes.filter_map(|volume| {
         let (key, storage) = (&volume.key, volume.storage.as_ref());

@@ -11,7 +11,7 @@ pub(super) const CHECKS: &[Check] = &[
         fix: "qm set <vmid> --efidisk0 STORAGE:1,efitype=4m,pre-enrolled-keys=1",
         severity: Notice,
         judge: Judge::Vm(|vm, _| match vm.guest.bios.as_deref() {
-            Some("ovmf") => match vm.hardware.volume("efidisk0") {
+            Some("ovmf") => match vm.guest.efi_disk {
                 Some(_) => Verdict::passed("on efidisk0"),
                 None => Fault::new("it has bios: ovmf and no efidisk0").into(),
             },
@@ -27,15 +27,15 @@ pub(super) const CHECKS: &[Check] = &[
                make the efi disk anew with pre-enrolled-keys=1",
         severity: Notice,
         judge: Judge::Vm(|vm, _| {
-            if vm.hardware.ostype.as_deref() != Some("win11") {
+            if vm.guest.ostype.as_deref() != Some("win11") {
                 return Verdict::skipped("ostype: is not win11");
             }
             let mut faults = Vec::new();
-            if vm.hardware.volume("tpmstate0").is_none() {
+            if vm.guest.tpm_state.is_none() {
                 faults.push(Fault::new("it has no tpmstate0"));
             }
-            let efi = vm.hardware.volume("efidisk0");
-            if efi.is_some_and(|volume| !volume.has_keys) {
+            let efi = vm.guest.efi_disk.as_ref();
+            if efi.is_some_and(|disk| !disk.has_keys) {
                 faults.push(Fault::new("efidisk0 has no pre-enrolled-keys=1"));
             }
             Verdict::of(faults, "it has")

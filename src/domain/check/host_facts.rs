@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::hardware::Mtus;
 use super::vm_facts::Advice;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::Choice;
@@ -11,6 +10,9 @@ use crate::domain::memory::Pool;
 use crate::domain::topology::Topology;
 use crate::domain::unit::Masked;
 use crate::domain::vm::Vmid;
+
+/// MTU of each network device of the host.
+pub type Mtus = BTreeMap<String, u32>;
 
 /// What the doctor knows of a host; what could not be read is missing.
 #[derive(Debug, Clone, Default)]

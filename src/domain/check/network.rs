@@ -11,7 +11,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "bridges of network devices are there, with an mtu that is no smaller",
         why: "PVE refuses to start a VM whose bridge is missing, or whose device is to have a larger MTU than \
               its bridge.",
-        fix: "ip link set BRIDGE mtu MTU (for good: in /etc/network/interfaces), or mtu=1 in the hardware tab of \
+        fix: "ip link set BRIDGE mtu MTU (permanently: in /etc/network/interfaces, or in the zone of an sdn vnet), or mtu=1 in the hardware tab of \
                the vm: that of the bridge",
         severity: Failure,
         judge: Judge::Vm(bridges),
@@ -60,8 +60,8 @@ fn bridges(vm: &VmFacts, host: &HostFacts) -> Verdict {
     if host.mtus.is_empty() {
         return Verdict::skipped("there is no /sys/class/net to tell");
     }
-    let faults = vm.hardware.bridged.iter().filter_map(|net| {
-        let (key, bridge) = (&net.key, &net.bridge);
+    let faults = vm.guest.nets.iter().filter_map(|net| {
+        let (key, bridge) = (&net.key, net.bridge.as_ref()?);
         let Some(most) = host.mtus.get(bridge) else {
             let fix = "ifreload -a, or choose another bridge in the hardware tab of the vm";
             return Some(

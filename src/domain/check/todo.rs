@@ -112,7 +112,7 @@ fn has_devices(guest: &Guest) -> bool {
 
 /// Returns what is to be looked at in the guest; nothing for one that the list does not know.
 pub fn todo(vm: &VmFacts) -> Vec<Todo> {
-    let Some(family) = family(vm.hardware.ostype.as_deref()) else {
+    let Some(family) = family(vm.guest.ostype.as_deref()) else {
         return Vec::new();
     };
     let meant = LIST.iter();

@@ -1,6 +1,5 @@
 //! What the doctor knows of a VM.
 
-use super::hardware::Hardware;
 use crate::domain::guest::Guest;
 use crate::domain::vm::Vmid;
 
@@ -31,8 +30,8 @@ pub struct VmFacts {
     pub is_replicated: bool,
     /// What it would lack on nodes that it may move to, as far as they have told.
     pub lacks_elsewhere: Vec<Advice>,
-    /// What else its config says.
-    pub hardware: Hardware,
+    /// Names of its snapshots.
+    pub snapshots: Vec<String>,
     /// Functions of storage controllers that it is to have.
     pub controllers: Vec<String>,
     /// Virtual functions that it is to have.

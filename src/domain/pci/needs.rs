@@ -46,6 +46,8 @@ pub struct Net {
     pub represents: Option<u32>,
     /// What it is used for, such as `port of bridge vmbr0`.
     pub uses: Vec<String>,
+    /// Bond that it is in.
+    pub bond: Option<String>,
 }
 
 /// VM that has a function.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::place::Placement;
-use super::remark::Remark;
+use super::remark::{Remark, Topic};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::guest::Guest;
 use crate::domain::memory::refused::refused;
@@ -38,23 +38,30 @@ pub fn of_guest(
 ) -> Vec<Remark> {
     let used: CpuSet = placement.vcpus.iter().copied().collect();
     let refused = refused(guest, topology);
-    let mut texts: Vec<String> = Vec::new();
-    texts.extend(shared_cores(guest, placement, topology));
-    texts.extend(no_memory(&used, topology));
-    texts.extend(far_memory(&used, table, topology));
-    texts.extend(refused.as_ref().map(ToString::to_string));
-    texts.extend(too_much_memory(guest, topology));
-    texts.extend(of_config(vmid, guest, table));
-    texts.extend(pins_of_nothing(guest, table));
-    texts.extend(no_hugepages(vmid, guest, table).filter(|_| refused.is_none()));
-    texts.extend(useless_preference(table));
-    texts.into_iter().map(Remark::warning).collect()
+    let of_config = [cpu_limit(vmid, guest), narrowed(vmid, guest, table)];
+    let mut all = Vec::new();
+    all.extend(about(
+        Topic::Placement,
+        shared_cores(guest, placement, topology),
+    ));
+    all.extend(about(Topic::Placement, no_memory(&used, topology)));
+    all.extend(about(Topic::Placement, far_memory(&used, table, topology)));
+    all.extend(about(
+        Topic::Memory,
+        refused.as_ref().map(ToString::to_string),
+    ));
+    all.extend(about(Topic::Placement, too_much_memory(guest, topology)));
+    all.extend(about(Topic::Config, of_config.into_iter().flatten()));
+    all.extend(about(Topic::Placement, pins_of_nothing(guest, table)));
+    let hugepages = no_hugepages(vmid, guest, table).filter(|_| refused.is_none());
+    all.extend(about(Topic::Placement, hugepages));
+    all.extend(about(Topic::Placement, useless_preference(table)));
+    all
 }
 
-/// What is said of the VM's own config, which the doctor has checks of its own for.
-pub fn of_config(vmid: Vmid, guest: &Guest, table: &Table) -> Vec<String> {
-    let both = [cpu_limit(vmid, guest), narrowed(vmid, guest, table)];
-    both.into_iter().flatten().collect()
+fn about(topic: Topic, texts: impl IntoIterator<Item = String>) -> impl Iterator<Item = Remark> {
+    let texts = texts.into_iter();
+    texts.map(move |text| Remark::warning(text).about(topic))
 }
 
 /// Names threads of the table that the VM's config does not make.

@@ -7,18 +7,45 @@ pub struct Remark {
     pub text: String,
     /// Whether the VM or the host will not have what it could have.
     pub is_warning: bool,
+    /// What it is about.
+    pub topic: Topic,
+}
+
+/// What a remark is about, for the doctor, who says some of it elsewhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Topic {
+    /// The CPUs, or the table.
+    #[default]
+    Placement,
+    /// A line of the VM's config that is a check of its own.
+    Config,
+    /// Memory that PVE or QEMU does not start the VM with.
+    Memory,
+    /// Devices that are passed to the VM.
+    Devices,
 }
 
 impl Remark {
     /// Returns a remark on something that is as it should be, or as good as it can be.
-    pub(super) fn info(text: String) -> Self {
-        let is_warning = false;
-        Remark { text, is_warning }
+    pub fn info(text: String) -> Self {
+        Remark {
+            text,
+            is_warning: false,
+            topic: Topic::default(),
+        }
     }
 
     /// Returns a remark on something that will not be as wished.
     pub fn warning(text: String) -> Self {
-        let is_warning = true;
-        Remark { text, is_warning }
+        Remark {
+            text,
+            is_warning: true,
+            topic: Topic::default(),
+        }
+    }
+
+    /// Says what it is about.
+    pub fn about(self, topic: Topic) -> Self {
+        Remark { topic, ..self }
     }
 }

@@ -139,12 +139,9 @@ impl Fit {
     pub fn remark(&self, choice: &Choice, topology: &Topology) -> Option<Remark> {
         let has_sibling = |cpu| !topology.siblings(cpu).is_disjoint(&choice.cpus);
         let shares = choice.cpus.iter().any(has_sibling);
-        (shares && self.threads == 1).then(|| Remark {
-            text: "the guest cannot know which of its vcpus share a core, because smt needs \
-                   cores of one kind and no cpu hotplug"
-                .to_owned(),
-            is_warning: true,
-        })
+        let text = "the guest cannot know which of its vcpus share a core, because smt needs cores \
+                    of one kind and no cpu hotplug";
+        (shares && self.threads == 1).then(|| Remark::warning(text.to_owned()))
     }
 
     /// Returns what has to be set for a VM, each with its reason; none when it fits.

@@ -8,6 +8,7 @@ use crate::domain::admission;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::others::Surroundings;
+use crate::domain::placement::Remark;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, HostSettings};
@@ -57,7 +58,7 @@ pub fn assess_alone(
     ground: &Ground,
     asking: &Asking<'_>,
     around: &Surroundings,
-) -> Result<Vec<String>, Refusal> {
+) -> Result<Vec<Remark>, Refusal> {
     let (table, topology) = (asking.table, &ground.topology);
     let Cpus::Set(cpus) = &table.cpus else {
         ground.fit_any(table)?;
@@ -68,12 +69,13 @@ pub fn assess_alone(
     let placement = &fit.placement;
     let notices = placement.notices.iter();
     let notices = notices.filter(|notice| notice.is_warning());
-    let mut warnings: Vec<String> = notices.map(ToString::to_string).collect();
-    let doubts = asking.doubts_of_written(placement, topology).into_iter();
-    let doubts = doubts.chain(asking.doubts_of_guest(placement, topology));
-    warnings.extend(doubts.map(|remark| remark.text));
+    let notices = notices.map(|notice| Remark::warning(notice.to_string()));
+    let mut warnings: Vec<Remark> = notices.collect();
+    warnings.extend(asking.doubts_of_written(placement, topology));
+    warnings.extend(asking.doubts_of_guest(placement, topology));
     let share = table.share(asking.vmid, placement.owned(), fit.choice.backend);
-    warnings.extend(admission::check(&share, &Claims::new(), topology, around)?);
+    let others = admission::check(&share, &Claims::new(), topology, around)?;
+    warnings.extend(others.into_iter().map(Remark::warning));
     Ok(warnings)
 }
 

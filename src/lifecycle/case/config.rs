@@ -14,7 +14,7 @@ pub fn obstacle(host: &Host, vmid: Vmid, guest: &Guest) -> Option<Outlook> {
 
 /// PVE starts no VM that it is in the middle of something with; a suspended one it resumes
 /// (`PVE::AbstractConfig::check_lock`).
-fn locked(vmid: Vmid, guest: &Guest) -> Option<Outlook> {
+pub fn locked(vmid: Vmid, guest: &Guest) -> Option<Outlook> {
     let lock = guest.lock.as_deref().filter(|lock| *lock != "suspended")?;
     Some(Outlook {
         reason: format!("the vm is locked ({lock})"),
@@ -25,7 +25,8 @@ fn locked(vmid: Vmid, guest: &Guest) -> Option<Outlook> {
     })
 }
 
-fn memory(host: &Host, vmid: Vmid, guest: &Guest) -> Option<Outlook> {
+/// Returns what PVE or QEMU have against its memory.
+pub fn memory(host: &Host, vmid: Vmid, guest: &Guest) -> Option<Outlook> {
     let refused = refused(guest, &read_topology(&*host.files).ok()?)?;
     let what = format!("{} refuses its memory", refused.by);
     Some(Outlook {

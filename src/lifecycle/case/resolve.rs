@@ -247,8 +247,7 @@ impl Basis {
                 && cpus.union(&idle).is_disjoint(&taken)
             {
                 let text = "the vm owns them already".to_owned();
-                let is_warning = false;
-                let kept = Remark { text, is_warning };
+                let kept = Remark::info(text);
                 return Ok((case.asking().request(cpus, &idle, topology), vec![kept]));
             }
         }

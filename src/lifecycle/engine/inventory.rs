@@ -27,6 +27,15 @@ use crate::host::{Host, blocks, device, nets, pci, pve};
 
 const PCI_MAPPINGS: &str = "/etc/pve/mapping/pci.cfg";
 
+/// Something that is to be said of a device.
+#[derive(Debug)]
+pub struct Judged {
+    /// As a warning.
+    pub warning: String,
+    /// What would come of a start, if nobody should want that.
+    pub outlook: Option<Outlook>,
+}
+
 /// What a VM takes from the host.
 #[derive(Debug, Clone, Default)]
 pub struct Devices {
@@ -155,37 +164,38 @@ impl Devices {
     /// Returns what would come of a start that nobody should want, the first reason: what the VM does
     /// not get at all counts before what others lose.
     pub fn outlook(&self, vmid: Vmid) -> Option<Outlook> {
-        let mut faults = self.asked.iter().filter_map(|asked| {
-            let fault = asked.fault.as_ref()?;
-            Some(Outlook::of_fault(vmid, &asked.key, fault))
-        });
-        faults.next().or_else(|| {
-            let objections = self.objections();
-            let outlooks = objections.iter();
-            let mut outlooks: Vec<Outlook> = outlooks
-                .filter_map(|objection| Outlook::of_objection(vmid, objection))
-                .collect();
-            outlooks.sort_by_key(|outlook| !outlook.fails);
-            outlooks.into_iter().next()
-        })
+        let outlooks = self.judged(vmid).into_iter();
+        let outlooks = outlooks.filter_map(|judged| judged.outlook);
+        outlooks.min_by_key(|outlook| !outlook.fails)
     }
 
     /// Returns the same as advice: PVE would start the VM nevertheless.
     pub fn warnings(&self, vmid: Vmid) -> Vec<String> {
+        let judged = self.judged(vmid).into_iter();
+        judged.map(|judged| judged.warning).collect()
+    }
+
+    /// Returns everything that there is to be said of the devices, in order.
+    pub fn judged(&self, vmid: Vmid) -> Vec<Judged> {
         let faults = self.asked.iter().filter_map(|asked| {
-            let fault = asked.fault.as_ref()?;
+            let (key, fault) = (&asked.key, asked.fault.as_ref()?);
             let by = fault.refused_by();
-            Some(format!(
-                "{}: {fault}; {by} will refuse the start",
-                asked.key
-            ))
+            Some(Judged {
+                warning: format!("{key}: {fault}; {by} will refuse the start"),
+                outlook: Some(Outlook::of_fault(vmid, key, fault)),
+            })
         });
         let objections = self.objections().into_iter();
-        let objections = objections.map(|o| o.warning(vmid));
-        faults
-            .chain(objections)
-            .chain(self.lost_functions(vmid))
-            .collect()
+        let objections = objections.map(|objection| Judged {
+            warning: objection.warning(vmid),
+            outlook: Outlook::of_objection(vmid, &objection),
+        });
+        let lost = self.lost_functions(vmid).into_iter();
+        let lost = lost.map(|warning| Judged {
+            warning,
+            outlook: None,
+        });
+        faults.chain(objections).chain(lost).collect()
     }
 
     /// Says which virtual functions vanish with the driver that made them, because the VM takes the

@@ -172,7 +172,7 @@ pub fn guest_list(host: &Host, vmid: Vmid) -> anyhow::Result<GuestList> {
         vmid,
         todo: todo(&vm),
         name: vm.guest.name,
-        ostype: vm.hardware.ostype,
+        ostype: vm.guest.ostype,
     })
 }
 

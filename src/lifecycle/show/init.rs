@@ -222,15 +222,11 @@ impl Base {
             .map(|(who, cpus)| format!("{who} ({cpus})"))
             .collect();
         if !owners.is_empty() {
-            all.push(Remark {
-                text: format!("left alone: cpus of {}", owners.join(", ")),
-                is_warning: false,
-            });
+            let text = format!("left alone: cpus of {}", owners.join(", "));
+            all.push(Remark::info(text));
         }
-        all.extend(self.left_out.iter().chain(&self.notes).map(|text| Remark {
-            text: text.clone(),
-            is_warning: true,
-        }));
+        let others = self.left_out.iter().chain(&self.notes);
+        all.extend(others.cloned().map(Remark::warning));
         all
     }
 }

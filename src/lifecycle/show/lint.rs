@@ -2,7 +2,7 @@
 
 use std::io;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::complaint::Complaint;
 use crate::config::table::{parse_host_settings, parse_table};
@@ -12,7 +12,7 @@ use crate::domain::guest::Guest;
 use crate::domain::memory;
 use crate::domain::nothing::Nothing;
 use crate::domain::others::{Surroundings, other_cpus};
-use crate::domain::placement::{check_reserve, housekeeping, owned_by_table};
+use crate::domain::placement::{Remark, Topic, check_reserve, housekeeping, owned_by_table};
 use crate::domain::refusal::Refusal;
 use crate::domain::table::{Cpus, HostSettings, Table};
 use crate::domain::topology::Topology;
@@ -49,7 +49,8 @@ pub struct Lint {
     #[serde(skip)]
     pub is_host: bool,
     /// What the operator should know nevertheless.
-    pub warnings: Vec<String>,
+    #[serde(serialize_with = "texts")]
+    pub warnings: Vec<Remark>,
     /// What could not be checked.
     pub left_out: Vec<String>,
 }
@@ -114,7 +115,7 @@ pub fn lint_on(bench: &Bench, host: &Host, file: &TextFile) -> Lint {
         (Cpus::Auto, Err(_)) => None,
     };
     lint.judge_place(host);
-    lint.warnings.extend(strange_nodes(host, &table));
+    lint.warn_all(strange_nodes(host, &table), Topic::Placement);
     let guest = lint.guest(host);
     lint.judge_devices(host, guest.as_ref(), &table);
     lint.judge_settings(host, &table);
@@ -218,8 +219,8 @@ impl Lint {
     /// Says what keeps a file that is in the place of a table from being one.
     fn judge_place(&mut self, host: &Host) {
         match check_place(&*host.files, &self.file) {
-            Ok(None) => self.warnings.extend(self.no_vm_for_it(host)),
-            Ok(Some(stray)) => self.warnings.push(stray),
+            Ok(None) => self.warn_all(self.no_vm_for_it(host), Topic::Placement),
+            Ok(Some(stray)) => self.warn_all([stray], Topic::Placement),
             Err(error) => {
                 self.error
                     .get_or_insert_with(|| unreadable_by(&self.file, &error));
@@ -257,7 +258,7 @@ impl Lint {
         }
         // What other VMs have now is not the table's business.
         match wanted(host, table, &devices.apart_from_vms(), &[]) {
-            Ok(_) => self.warnings.extend(devices.warnings(vmid)),
+            Ok(_) => self.warn_all(devices.warnings(vmid), Topic::Devices),
             Err(refusal) => self.deny(&refusal),
         }
     }
@@ -286,8 +287,14 @@ impl Lint {
                 power: &table.power,
                 host: &table.host,
             };
-            self.warnings.extend(settings::remarks(host, tuning));
+            self.warn_all(settings::remarks(host, tuning), Topic::Placement);
         }
+    }
+
+    fn warn_all(&mut self, texts: impl IntoIterator<Item = String>, topic: Topic) {
+        let texts = texts.into_iter();
+        let warnings = texts.map(|text| Remark::warning(text).about(topic));
+        self.warnings.extend(warnings);
     }
 
     /// Says why a start would be refused.
@@ -309,6 +316,10 @@ impl Lint {
             ..Complaint::default()
         });
     }
+}
+
+fn texts<S: Serializer>(warnings: &[Remark], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(warnings.iter().map(|warning| &warning.text))
 }
 
 /// Returns the VM that the name of a table speaks of.

@@ -4,10 +4,9 @@ mod beside;
 
 use self::beside::{asks_without_idle, controllers, lacks_elsewhere, passed, virtuals};
 use super::start::in_the_way;
-use crate::config::hardware::parse_hardware;
 use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
 use crate::domain::guest::Guest;
-use crate::domain::placement::{doubts, owned_by_table};
+use crate::domain::placement::{Remark, Topic, owned_by_table};
 use crate::domain::state::State;
 use crate::domain::table::{HostSettings, Table};
 use crate::domain::topology::Topology;
@@ -20,7 +19,7 @@ use crate::host::{Host, cluster, health, pve, surroundings, upbringing};
 use crate::lifecycle::case::ground::Ground;
 use crate::lifecycle::case::nothing::{look_up, next_guest};
 use crate::lifecycle::case::texts::understand;
-use crate::lifecycle::engine::inventory::Devices;
+use crate::lifecycle::engine::inventory::{Devices, Judged};
 use crate::lifecycle::engine::units::masks;
 use crate::lifecycle::hooking::snippet;
 use crate::lifecycle::show::complaint::Complaint;
@@ -125,50 +124,39 @@ pub(super) fn vm_facts(
     let conf = look_up(files, vmid, "").ok()?.vm().ok()?.conf;
     let guest = conf.guest_of_next_start();
     let devices = Devices::read(host, vmid, &guest, &[]);
-    let of_devices = match devices.bus.is_empty() {
-        true => Vec::new(),
-        false => devices.warnings(vmid),
-    };
-    let outlook = devices.outlook(vmid).filter(|_| !devices.bus.is_empty());
-    let outlook = outlook.filter(|outlook| outlook.fails);
-    let device_faults: Vec<Advice> = outlook
-        .map(|outlook| advice(outlook.reason, outlook.help))
-        .into_iter()
-        .collect();
+    let (device_faults, of_devices) = judged(&devices, vmid);
     let table = path_of_table(files, vmid);
     let held = held_against_host(bench, host, vmid);
-    // What has a check of its own is not told twice.
     let said = table_of(bench, host, vmid);
-    let of_config = said.as_ref();
-    let of_config = of_config.map(|table| doubts::of_config(vmid, &guest, table));
-    let of_config = of_config.unwrap_or_default();
-    let refusal = held.refusal.or_else(|| {
-        let may_start = held.table_fault.is_none() && table.is_some();
-        may_start.then(|| in_the_way(host, vmid, state)).flatten()
-    });
-    let is_refusal = |text: &String| {
-        refusal
-            .as_ref()
-            .is_some_and(|refusal| text.starts_with(&refusal.fact))
+    let may_start = held.table_fault.is_none() && table.is_some();
+    let obstacle = match &held.refusal {
+        None if may_start => in_the_way(host, vmid, state),
+        _ => None,
     };
-    let is_told =
-        |text: &String| of_devices.contains(text) || of_config.contains(text) || is_refusal(text);
-    let warnings = held.warnings.into_iter().filter(|text| !is_told(text));
-    let warnings = warnings.collect();
+    // What has a check of its own is not told twice.
+    let of_memory = obstacle.as_ref().is_some_and(|one| one.is_memory);
+    let is_told = |warning: &Remark| match warning.topic {
+        Topic::Placement => false,
+        Topic::Config | Topic::Devices => true,
+        Topic::Memory => of_memory,
+    };
+    let warnings = held.warnings.into_iter();
+    let warnings = warnings.filter(|warning| !is_told(warning));
+    let warnings = warnings.map(|warning| warning.text).collect();
     Some(VmFacts {
         vmid,
         hook_fault: hook_fault(host, vmid, &guest, table.is_some()),
         lacks_elsewhere: lacks_elsewhere(files, vmid, &guest),
         is_replicated: cluster::is_replicated(files, vmid),
-        hardware: parse_hardware(&conf),
+        snapshots: conf.snapshots.keys().cloned().collect(),
         controllers: controllers(&devices),
         virtuals: virtuals(files, &devices),
         asks_without_idle: said.as_ref().and_then(asks_without_idle),
         guest,
         table_fault: held.table_fault,
-        refusal,
+        refusal: held.refusal.or(obstacle.map(|one| one.advice)),
         warnings,
-        devices: unfaulted(of_devices, &device_faults),
+        devices: of_devices,
         device_faults,
         is_ha: cluster::is_ha(files, vmid).unwrap_or_default(),
         table,
@@ -181,10 +169,19 @@ pub(super) fn table_of(bench: &Bench, host: &Host, vmid: Vmid) -> Option<Table> 
     understand(host, &file, bench.settings.as_ref().ok()?).ok()
 }
 
-/// Leaves out what is told as a fault already.
-fn unfaulted(mut warnings: Vec<String>, faults: &[Advice]) -> Vec<String> {
-    warnings.retain(|text| !faults.iter().any(|fault| text.starts_with(&fault.fact)));
-    warnings
+/// Returns why PVE or QEMU would refuse the devices of a VM, the first reason, and what else is to be said of
+/// them; nothing where none can be seen.
+fn judged(devices: &Devices, vmid: Vmid) -> (Vec<Advice>, Vec<String>) {
+    let mut all = match devices.bus.is_empty() {
+        true => Vec::new(),
+        false => devices.judged(vmid),
+    };
+    let fails = |one: &Judged| one.outlook.as_ref().is_some_and(|outlook| outlook.fails);
+    let first = all.iter().position(fails).map(|n| all.remove(n));
+    let fault = first.and_then(|judged| judged.outlook);
+    let fault = fault.map(|outlook| advice(outlook.reason, outlook.help));
+    let others = all.into_iter().map(|judged| judged.warning);
+    (fault.into_iter().collect(), others.collect())
 }
 
 fn hook_fault(host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) -> Option<Advice> {
@@ -201,7 +198,7 @@ fn advice(fact: String, help: String) -> Advice {
 struct Held {
     table_fault: Option<Advice>,
     refusal: Option<Advice>,
-    warnings: Vec<String>,
+    warnings: Vec<Remark>,
 }
 
 /// Holds the table of a VM against the host, as `check --table` does.

@@ -8,7 +8,7 @@ use crate::domain::state::State;
 use crate::domain::vm::Vmid;
 use crate::host::{Host, pve};
 use crate::lifecycle::case::assess::assess;
-use crate::lifecycle::case::config::obstacle;
+use crate::lifecycle::case::config::{locked, memory};
 use crate::lifecycle::case::neighbours::{without_neighbours, yielding};
 use crate::lifecycle::case::nothing::next_guest;
 use crate::lifecycle::case::resolve::read_case;
@@ -19,9 +19,25 @@ use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::journal::check_room;
 use crate::lifecycle::start::preparing::wanted;
 
+/// What is in the way of a start.
+pub(super) struct Obstacle {
+    pub(super) advice: Advice,
+    /// Whether it is memory that PVE or QEMU does not start the VM with.
+    pub(super) is_memory: bool,
+}
+
+impl Obstacle {
+    fn other(fact: String, help: String) -> Self {
+        Obstacle {
+            advice: Advice { fact, help },
+            is_memory: false,
+        }
+    }
+}
+
 /// Returns why a VM that does not run would not start with CPUs of its own now; `state` is what the program
 /// remembers, `None` where that is hidden.
-pub(super) fn in_the_way(host: &Host, vmid: Vmid, state: Option<&State>) -> Option<Advice> {
+pub(super) fn in_the_way(host: &Host, vmid: Vmid, state: Option<&State>) -> Option<Obstacle> {
     if !matches!(pve::running(&*host.files, vmid), Ok(None)) {
         return None;
     }
@@ -29,31 +45,25 @@ pub(super) fn in_the_way(host: &Host, vmid: Vmid, state: Option<&State>) -> Opti
         Ok(Found::Case(case)) => *case,
         Ok(Found::Nothing(_)) => return None,
         Err(error) => {
-            return Some(Advice {
-                fact: error.to_string(),
-                help: error.help(),
-            });
+            return Some(Obstacle::other(error.to_string(), error.help()));
         }
     };
     let guest = next_guest(&*host.files, vmid, "")?;
     let case = Case { guest, ..case };
-    if let Some(outlook) = obstacle(host, vmid, &case.guest) {
-        return Some(Advice {
-            fact: outlook.reason,
-            help: outlook.help,
+    if let Some(outlook) = locked(vmid, &case.guest) {
+        return Some(Obstacle::other(outlook.reason, outlook.help));
+    }
+    if let Some(outlook) = memory(host, vmid, &case.guest) {
+        return Some(Obstacle {
+            is_memory: true,
+            ..Obstacle::other(outlook.reason, outlook.help)
         });
     }
     if let Err(denied) = granted(host, &case, state) {
-        return Some(Advice {
-            fact: denied.to_string(),
-            help: denied.help(vmid),
-        });
+        return Some(Obstacle::other(denied.to_string(), denied.help(vmid)));
     }
     let full = check_room(&*host.files).err()?;
-    Some(Advice {
-        fact: format!("{full:#}"),
-        help: help_for(&full),
-    })
+    Some(Obstacle::other(format!("{full:#}"), help_for(&full)))
 }
 
 /// # Errors

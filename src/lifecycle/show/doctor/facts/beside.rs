@@ -12,8 +12,6 @@ use crate::host::pci::DEVICES;
 use crate::host::{cluster, nets, pve};
 use crate::lifecycle::engine::inventory::Devices;
 
-const BOND: &str = "member of bond ";
-
 /// Returns the addresses that VMs are to have, or their beginnings, with those of mappings.
 pub(super) fn passed(files: &dyn Files, guests: &[GuestOfHost], node: &str) -> Vec<(String, Vmid)> {
     let mappings = files.read("/etc/pve/mapping/pci.cfg").unwrap_or_default();
@@ -60,10 +58,7 @@ pub(super) fn virtuals(files: &dyn Files, devices: &Devices) -> Vec<Virtual> {
         let mut of_it = nets
             .iter()
             .filter(|net| net.function.as_ref() == Some(physical));
-        of_it.find_map(|net| {
-            let mut uses = net.uses.iter();
-            uses.find_map(|text| Some(text.strip_prefix(BOND)?.to_owned()))
-        })
+        of_it.find_map(|net| net.bond.clone())
     };
     let virtuals = virtuals.into_iter();
     virtuals
