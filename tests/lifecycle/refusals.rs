@@ -38,6 +38,23 @@ fn cpus_of_another_vm_are_refused_and_the_vm_is_named() {
     world.assert_owns(101);
 }
 
+/// The policy of the node counts where the table cannot say one.
+#[test]
+fn a_broken_table_is_refused_as_the_node_says() {
+    let world = World::with_vm().vm(100, CONF, "cpus = 2-3\n");
+    assert_eq!(world.phase(Phase::PreStart, 100).exit, Exit::Refused);
+    let settings = "[defaults]\non-refusal = \"warn\"\n";
+    world.sim.put("/etc/pin-hook/host.toml", settings);
+    let account = world.phase(Phase::PreStart, 100);
+    assert_eq!(account.exit, Exit::Done, "{account:?}");
+    assert!(
+        account
+            .lines
+            .iter()
+            .any(|line| line.level == Level::Warning)
+    );
+}
+
 #[test]
 fn a_reservation_counts_while_its_starter_lives() {
     let world = World::with_vm().vm(101, CONF, "cpus = \"3-4\"\n");

@@ -17,7 +17,7 @@ use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::{probe, pve};
 use crate::lifecycle::case::resolve::read_case;
-use crate::lifecycle::case::texts::{Case, CaseError, Found};
+use crate::lifecycle::case::texts::{Case, CaseError, Found, read_settings};
 use crate::lifecycle::devices::binding;
 use crate::lifecycle::engine::account::{Account, Level};
 use crate::lifecycle::engine::advice::help_for;
@@ -96,7 +96,7 @@ impl Run<'_> {
             Ok(Some(case)) => case,
             Ok(None) => return,
             Err(error) => {
-                let policy = self.about_cpus(vmid, OnRefusal::Auto);
+                let policy = self.about_cpus(vmid, self.usual_policy());
                 return self.refuse(vmid, account, policy, &error.to_string(), error.help());
             }
         };
@@ -129,6 +129,12 @@ impl Run<'_> {
             let text = format!("vm {vmid}: {denied}");
             self.refuse(vmid, account, policy, &text, denied.help(vmid));
         }
+    }
+
+    /// Returns what is done about a refusal where no table says it.
+    fn usual_policy(&self) -> OnRefusal {
+        let settings = read_settings(self.host);
+        settings.map_or(OnRefusal::Auto, |settings| settings.defaults.on_refusal)
     }
 
     /// Tells whether the VM runs, as PVE sees it, with what its claim is about: then PVE does not start it.
@@ -196,7 +202,7 @@ impl Run<'_> {
                 let case = match self.case(vmid, account) {
                     Ok(Some(case)) => case,
                     Ok(None) => return Ok(()),
-                    Err(error) if !self.aborts(vmid, OnRefusal::Auto) => {
+                    Err(error) if !self.aborts(vmid, self.usual_policy()) => {
                         let text = format!("vm {vmid}: {error}; it runs without cpus of its own");
                         account.warn(text);
                         account.say(Level::Help, error.help());
