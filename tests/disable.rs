@@ -212,7 +212,7 @@ fn other_nodes_that_could_not_be_told_are_a_warning_with_the_remedy() {
     node.put("/etc/pve/pin-hook/nodes/pve1/x", "");
     let warning = "the other nodes do not know which snippets this node has: cannot write \
                    /etc/pve/pin-hook/nodes/pve1";
-    let remedy = "systemctl restart pin-hook-boot.service tells them";
+    let remedy = "pin-hook-announce.service tries again every 30 s";
     for account in [node.enable(100), node.disable(100)] {
         assert_eq!(account.exit, Exit::Done, "{account:?}");
         let lines = lines(&account);

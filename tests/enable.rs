@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "enable/elsewhere.rs"]
+mod elsewhere;
 mod pve_tree;
 
 use pin_hook::lifecycle::engine::account::{Account, Exit};
@@ -63,10 +65,7 @@ fn enabling_hooks_a_vm_and_disabling_leaves_nothing() {
     );
     assert_eq!(node.mode("/var/lib/vz/snippets/pin-hook"), 0o755);
     assert_eq!(node.mode("/var/lib/pin-hook/saved/100.conf"), 0o600);
-    assert_eq!(
-        node.get("/etc/pve/pin-hook/nodes/pve1"),
-        "local:snippets/pin-hook\n"
-    );
+    assert_eq!(node.announced(), "local:snippets/pin-hook\n");
 
     let disabled = node.disable(100);
     assert_eq!(
@@ -467,33 +466,12 @@ fn a_shared_storage_needs_the_program_on_every_node() {
 }
 
 #[test]
-fn a_vm_that_may_move_is_named_with_what_is_missing_there() {
+fn a_locked_vm_is_neither_enabled_nor_disabled() {
     let node = node();
-    node.put(
-        "/etc/pve/ha/resources.cfg",
-        "vm: 100\n\tstate started\n\nct: 101\n",
-    );
-    let told = |account: &Account| lines(account)[..2].join("; ");
-    assert_eq!(
-        told(&node.dry_enable(100)),
-        "vm 100 may move to pve2 (ha), where it cannot start: pin-hook is not installed; install \
-         pin-hook on pve2"
-    );
-    node.put("/etc/pve/pin-hook/nodes/pve2", "");
-    node.put("/etc/pve/replication.cfg", "local: 100-0\n\ttarget pve2\n");
-    assert_eq!(
-        told(&node.dry_enable(100)),
-        "vm 100 may move to pve2 (replication), where it cannot start: local:snippets/pin-hook is \
-         missing; run on pve2: systemctl restart pin-hook-boot.service"
-    );
-    node.put("/etc/pve/pin-hook/nodes/pve2", "local:snippets/pin-hook\n");
-    assert_eq!(
-        told(&node.dry_enable(100)),
-        "vm 100 may move to pve2 (replication), where it may have no cpus of its own: \
-         /etc/pin-hook/100.toml is on this node only; put the table into /etc/pve/pin-hook/, for \
-         all nodes"
-    );
-    node.remove("/etc/pin-hook/100.toml");
-    node.put("/etc/pve/pin-hook/100.toml", "cpus = \"2-5\"\n");
-    assert!(told(&node.dry_enable(100)).starts_with("would save"));
+    node.vm("pve1", 100, "cores: 4\nlock: backup\n");
+    let told = "vm 100 is locked (backup); wait for the task that is running; if there is none: qm unlock 100";
+    assert_eq!(refusal(&node.enable(100)), told);
+    node.vm("pve1", 100, &format!("cores: 4\nlock: backup\n{HOOK}\n"));
+    assert_eq!(refusal(&node.disable(100)), told);
+    assert_eq!(node.n_calls(), 0);
 }

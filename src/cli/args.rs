@@ -108,7 +108,7 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Give a VM back its previous hookscript, and leave nothing behind
+    /// Undo enable: give a VM its previous hookscript back, and release its CPUs
     Disable {
         /// VM to disable
         vmid: Vmid,
@@ -145,6 +145,9 @@ pub enum Command {
         /// Path and text of each write.
         words: Vec<String>,
     },
+    /// Announce this node to the other nodes of the cluster (called by systemd)
+    #[command(hide = true)]
+    Announce,
     /// Bring the host in line with the running VMs (called by systemd)
     Reconcile,
     /// Prepare the scopes of all VMs with a table (called by systemd at boot)

@@ -39,9 +39,10 @@ use crate::host::{Host, errand, priority, privilege, task};
 use crate::lifecycle::engine::account::{Account, Exit, Level};
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::run::{Caller, PATIENT_TIME, PHASE_TIME, Run};
-use crate::lifecycle::hooking::boot;
+use crate::lifecycle::hooking::boot::boot;
 use crate::lifecycle::hooking::chain;
 use crate::lifecycle::hooking::enable::Hooking;
+use crate::lifecycle::hooking::snippet::announce;
 use crate::lifecycle::show::doctor::pressing;
 use crate::lifecycle::show::init::Intent;
 use crate::lifecycle::show::plan::Outcome;
@@ -187,11 +188,10 @@ impl Desk<'_> {
                 told(account, Call::of("disable", *vmid))
             }
             Command::Reconcile => told(self.run().reconcile(), Call::about("reconcile", None)),
-            Command::Write { name, words } => match errand::serve(&*host.files, name, words) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => output.fail_by(&error),
-            },
-            Command::Boot => told(boot::boot(host), Call::about("boot", None)),
+            Command::Write { name, words } => errand::serve(&*host.files, name, words)
+                .map_or_else(|error| output.fail_by(&error), |()| ExitCode::SUCCESS),
+            Command::Boot => told(boot(host), Call::about("boot", None)),
+            Command::Announce => told(announce(host), Call::about("announce", None)),
             Command::Plan { vmid, json } => {
                 self.shown(plan::show(&self.run(), *vmid, *json, output), *json)
             }

@@ -61,7 +61,11 @@ impl Cleaner {
             "/proc/cmdline" | "/etc/kernel/cmdline" => texts::parameters(text, names),
             "/var/lib/dpkg/status" => texts::packages(text),
             "/etc/pve/storage.cfg" => texts::properties(text, &texts::STORAGE),
-            "/etc/pve/ha/resources.cfg" => texts::properties(text, &["state"]),
+            "/etc/pve/ha/resources.cfg" => texts::properties(text, &["state", "group"]),
+            "/etc/pve/ha/groups.cfg" => texts::properties(text, &["nodes", "restricted"]),
+            "/etc/pve/ha/rules.cfg" => {
+                texts::properties(text, &["resources", "nodes", "strict", "disable"])
+            }
             "/etc/pve/replication.cfg" => texts::properties(text, &["target"]),
             "/dev/kmsg" => texts::iommu_messages(text),
             "/run/pin-hook/journal" => text.trim_end_matches('\0').to_owned(),
@@ -199,6 +203,16 @@ mod tests {
                 "/etc/pve/storage.cfg",
                 "cifs: nas\n\tserver 10.0.0.9\n\tusername me\n\tcontent snippets\n",
                 "cifs: nas\n\tcontent snippets\n",
+            ),
+            (
+                "/etc/pve/ha/rules.cfg",
+                "node-affinity: a\n\tcomment secret\n\tresources vm:100\n\tnodes pve1,alpha:2\n\tstrict 1\n",
+                "node-affinity: a\n\tresources vm:100\n\tnodes node,node-2:2\n\tstrict 1\n",
+            ),
+            (
+                "/etc/pve/ha/groups.cfg",
+                "group: a\n\tcomment secret\n\tnodes pve1\n\trestricted 1\n",
+                "group: a\n\tnodes node\n\trestricted 1\n",
             ),
             ("/var/lib/vz/snippets/x.sh", "TOKEN=x\n", ""),
             ("/mnt/pve/nas/hooks/x.sh", "TOKEN=x\n", ""),

@@ -1,8 +1,14 @@
 //! Enabling a VM: why it is refused, and what is to be known where the VM may go.
 
+use std::fmt;
+
 use super::nothing::Nothing;
 use super::storage::Snippet;
 use super::vm::Vmid;
+use super::words::few;
+
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Reason not to enable or disable a VM; nothing has been changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +61,14 @@ pub enum EnableRefusal {
         /// What is wrong with it.
         fault: HookFault,
     },
+    /// PVE changes no config while a task holds the VM's lock.
+    #[error("vm {vmid} is locked ({lock})")]
+    Locked {
+        /// Which VM.
+        vmid: Vmid,
+        /// What PVE is in the middle of.
+        lock: String,
+    },
     /// PVE did as it was told, and the VM's config says something else.
     #[error("{command} succeeded, but the hookscript is {}", set.as_deref().unwrap_or("not set"))]
     NotSet {
@@ -102,6 +116,9 @@ impl EnableRefusal {
             Self::BrokenHook { vmid, fault, .. } => {
                 let mend = fault.help();
                 format!("{mend}, or remove it: qm set {vmid} --delete hookscript")
+            }
+            Self::Locked { vmid, .. } => {
+                format!("wait for the task that is running; if there is none: qm unlock {vmid}")
             }
             Self::NotSet { vmid, .. } => {
                 format!("someone else may have changed it: check qm config {vmid}, then try again")
@@ -151,42 +168,145 @@ impl HookFault {
     }
 }
 
-/// Node that a VM may go to by itself.
+/// What may have a VM start on another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// HA starts it there.
+    Ha,
+    /// Its disks are copied there.
+    Replication,
+}
+
+/// Node that a VM may be started on by another hand than an admin's, or with its disks at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     /// Which node.
     pub node: String,
-    /// What takes the VM there: `ha` or `replication`.
-    pub reason: &'static str,
-    /// Volumes of the snippet there, or `None` when it has no pin-hook.
-    pub snippets: Option<Vec<String>>,
+    /// Why it counts.
+    pub reason: Reason,
+    /// What the node has announced; `None` when it has no pin-hook.
+    pub announced: Option<Announced>,
+}
+
+/// What a node has announced of its pin-hook.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Version of the program; `None` from one that did not say it.
+    pub version: Option<String>,
+    /// Volumes of the snippet there.
+    pub snippets: Vec<String>,
+}
+
+/// What a VM would lack on another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lack {
+    /// The program, and the snippet with it.
+    Program,
+    /// The program; the snippet is on a storage that the node shares.
+    ProgramAlone,
+    /// The snippet.
+    Snippet(Snippet),
+    /// The table, which is on this node only.
+    Table(String),
+    /// The same version of the program.
+    Version(String),
+}
+
+/// Nodes that lack the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Why they count.
+    pub reason: Reason,
+    /// Their names.
+    pub nodes: Vec<String>,
+    /// What they lack.
+    pub lack: Lack,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::Ha => "ha",
+            Reason::Replication => "replication",
+        })
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lack::Program => write!(f, "it cannot start: pin-hook is not installed"),
+            Lack::ProgramAlone => {
+                write!(f, "it has no cpus of its own: pin-hook is not installed")
+            }
+            Lack::Snippet(hook) => write!(f, "it cannot start: {hook} is missing"),
+            Lack::Table(table) => write!(
+                f,
+                "it may have no cpus of its own: {table} is on this node only"
+            ),
+            Lack::Version(there) => write!(
+                f,
+                "pin-hook has version {there}, not {VERSION} as on this node"
+            ),
+        }
+    }
+}
+
+impl Elsewhere {
+    /// Returns what can be done about it.
+    pub fn help(&self) -> String {
+        let nodes = few(&self.nodes);
+        match &self.lack {
+            Lack::Program | Lack::ProgramAlone => format!("install pin-hook on {nodes}"),
+            Lack::Snippet(_) => {
+                format!("run on {nodes}: systemctl restart pin-hook-boot.service")
+            }
+            Lack::Table(_) => "put the table into /etc/pve/pin-hook/, for all nodes".to_owned(),
+            Lack::Version(_) => "install the same version on all nodes".to_owned(),
+        }
+    }
 }
 
 impl Destination {
-    /// Says what a VM would lack there, and what is to be done; nothing when it lacks nothing.
-    pub fn lack(&self, hook: &Snippet, is_shared: bool, table: &str) -> Option<(String, String)> {
-        let node = &self.node;
-        let has_snippet = |volumes: &Vec<String>| {
-            is_shared || volumes.iter().any(|volume| *volume == hook.to_string())
+    fn lack(&self, hook: &Snippet, is_shared: bool, table: &str) -> Option<Lack> {
+        let Some(Announced { version, snippets }) = &self.announced else {
+            return Some(match is_shared {
+                true => Lack::ProgramAlone,
+                false => Lack::Program,
+            });
         };
-        match &self.snippets {
-            None if is_shared => Some((
-                "it has no cpus of its own: pin-hook is not installed".to_owned(),
-                format!("install pin-hook on {node}"),
-            )),
-            None => Some((
-                "it cannot start: pin-hook is not installed".to_owned(),
-                format!("install pin-hook on {node}"),
-            )),
-            Some(volumes) if !has_snippet(volumes) => Some((
-                format!("it cannot start: {hook} is missing"),
-                format!("run on {node}: systemctl restart pin-hook-boot.service"),
-            )),
-            Some(_) if !table.starts_with("/etc/pve/") => Some((
-                format!("it may have no cpus of its own: {table} is on this node only"),
-                "put the table into /etc/pve/pin-hook/, for all nodes".to_owned(),
-            )),
-            Some(_) => None,
+        let volume = hook.to_string();
+        match version {
+            _ if !is_shared && !snippets.contains(&volume) => Some(Lack::Snippet(hook.clone())),
+            _ if !table.starts_with("/etc/pve/") => Some(Lack::Table(table.to_owned())),
+            Some(version) if version != VERSION => Some(Lack::Version(version.clone())),
+            _ => None,
         }
     }
+}
+
+/// Returns what a VM with this hookscript and this table would lack on other nodes: those that lack the same
+/// together.
+pub fn lacks(
+    places: Vec<Destination>,
+    hook: &Snippet,
+    is_shared: bool,
+    table: &str,
+) -> Vec<Elsewhere> {
+    let mut all: Vec<Elsewhere> = Vec::new();
+    for place in places {
+        let Some(lack) = place.lack(hook, is_shared, table) else {
+            continue;
+        };
+        let mut known = all.iter_mut();
+        match known.find(|one| one.reason == place.reason && one.lack == lack) {
+            Some(one) => one.nodes.push(place.node),
+            None => all.push(Elsewhere {
+                reason: place.reason,
+                nodes: vec![place.node],
+                lack,
+            }),
+        }
+    }
+    all
 }

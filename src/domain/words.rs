@@ -13,6 +13,16 @@ pub fn count(n: usize, what: &str) -> String {
     }
 }
 
+/// Returns the names of a list in one line: all of up to three, otherwise the first two.
+pub fn few(names: &[String]) -> String {
+    match names {
+        [first, second, rest @ ..] if rest.len() > 1 => {
+            format!("{first}, {second} and {} more", rest.len())
+        }
+        _ => names.join(", "),
+    }
+}
+
 /// Returns how long something took, as precisely as people read it: `82 ms`, `4.6 s`, `31 s`.
 pub fn in_words(time: Duration) -> String {
     match time.as_millis() {
@@ -87,6 +97,13 @@ pub fn size(kib: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names = |n: usize| (1..=n).map(|n| format!("pve{n}")).collect::<Vec<_>>();
+        assert_eq!(few(&names(3)), "pve1, pve2, pve3");
+        assert_eq!(few(&names(97)), "pve1, pve2 and 95 more");
+    }
 
     #[test]
     fn times_are_told_as_people_read_them() {

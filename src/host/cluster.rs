@@ -4,6 +4,7 @@
 //! Whether a program is installed on another node cannot be seen from here, so every node says so
 //! itself, in a file of its own below `NODES`, when it boots and when pin-hook is installed.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use anyhow::ensure;
@@ -12,15 +13,17 @@ use super::dirs::make_dirs;
 use super::files::Files;
 use super::pve::{TextFile, read_if_there};
 use super::trouble::cannot;
-use crate::config::sections::{Section, parse_sections, parse_storages};
+use crate::config::sections::{Section, parse_sections, parse_storages, words};
 use crate::domain::advice::Advised;
-use crate::domain::enabling::Destination;
+use crate::domain::enabling::{Announced, Destination, Reason, VERSION};
 use crate::domain::storage::{Snippet, Storage};
 use crate::domain::vm::Vmid;
 
 /// Where each node with pin-hook has a file that lists the snippets it has.
 const NODES: &str = "/etc/pve/pin-hook/nodes";
 const CLUSTER_NODES: &str = "/etc/pve/nodes";
+/// What the first line of such a file says, before the version.
+const PROGRAM: &str = "# pin-hook ";
 
 /// Returns the storages that can hold snippets.
 ///
@@ -57,18 +60,38 @@ pub fn guest_configs(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TextFile)>>
     Ok(configs)
 }
 
-/// Returns where a VM may go without anybody asking, with what takes it there: other nodes when HA
-/// looks after it, and the targets of its replication.
+/// Returns the ids of all VMs of the cluster.
+///
+/// # Errors
+/// The configs of a node cannot be listed.
+pub fn vmids(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
+    let mut vmids = BTreeSet::new();
+    for node in files
+        .list(CLUSTER_NODES)
+        .map_err(cannot("read", CLUSTER_NODES))?
+    {
+        let directory = format!("{CLUSTER_NODES}/{node}/qemu-server");
+        let names = match files.list(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names.map_err(cannot("read", &directory))?,
+        };
+        let of_node = names.iter().filter_map(|name| name.strip_suffix(".conf"));
+        vmids.extend(of_node.filter_map(|id| id.parse::<Vmid>().ok()));
+    }
+    Ok(vmids)
+}
+
+/// Returns the other nodes that a VM may be started on: by HA, or because its disks are copied there.
 ///
 /// # Errors
 /// A file is there but cannot be read.
 pub fn destinations(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<Vec<Destination>> {
     let jobs = jobs(files, vmid)?;
-    let is_ha = is_ha(files, vmid)?;
+    let of_ha = ha_nodes(files, vmid, own)?;
     let targets: Vec<&str> = jobs.iter().filter_map(|job| job.value("target")).collect();
     let reason = |node: &String| match () {
-        () if targets.contains(&node.as_str()) => Some("replication"),
-        () if is_ha => Some("ha"),
+        () if targets.contains(&node.as_str()) => Some(Reason::Replication),
+        () if of_ha.contains(node) => Some(Reason::Ha),
         () => None,
     };
     let others = nodes(files).into_iter().filter(|node| node != own);
@@ -76,11 +99,67 @@ pub fn destinations(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<
         .filter_map(|node| {
             reason(&node).map(|reason| Destination {
                 reason,
-                snippets: snippets_of(files, &node),
+                announced: announced(files, &node),
                 node,
             })
         })
         .collect())
+}
+
+/// Returns the other nodes that HA may start a VM on; none if HA does not manage it.
+///
+/// # Errors
+/// A file is there but cannot be read.
+pub fn ha_nodes(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<Vec<String>> {
+    let Some(resource) = ha_resource(files, vmid)? else {
+        return Ok(Vec::new());
+    };
+    let allowed = match allowed_by_rule(files, vmid)? {
+        None => allowed_by_group(files, &resource)?,
+        allowed => allowed,
+    };
+    let mut nodes = nodes(files);
+    let may = |node: &String| {
+        allowed
+            .as_ref()
+            .is_none_or(|allowed| allowed.contains(node))
+    };
+    nodes.retain(|node| node != own && may(node));
+    Ok(nodes)
+}
+
+/// Returns the nodes that a rule restricts a VM to, from PVE 9 on. PVE drops the rules of a resource that two of
+/// them are about (`PVE::HA::Rules::NodeAffinity`).
+fn allowed_by_rule(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Vec<String>>> {
+    let id = format!("vm:{vmid}");
+    let mut rules = sections(files, "/etc/pve/ha/rules.cfg")?;
+    rules.retain(|rule| {
+        let resources = rule.value("resources").unwrap_or_default();
+        let is_meant = words(resources).any(|resource| resource == id);
+        rule.kind == "node-affinity" && !rule.is_on("disable") && is_meant
+    });
+    Ok(match rules.as_slice() {
+        [rule] if rule.is_on("strict") => Some(nodes_of(rule)),
+        _ => None,
+    })
+}
+
+/// Returns the nodes that the group of a resource restricts it to, up to PVE 8 (`PVE::HA::Groups`).
+fn allowed_by_group(files: &dyn Files, resource: &Section) -> anyhow::Result<Option<Vec<String>>> {
+    let Some(name) = resource.value("group") else {
+        return Ok(None);
+    };
+    let groups = sections(files, "/etc/pve/ha/groups.cfg")?;
+    let group = groups.iter().find(|group| group.id == name);
+    let group = group.filter(|group| group.is_on("restricted"));
+    Ok(group.map(nodes_of))
+}
+
+/// Returns the nodes of a list in which each may have a priority, such as `pve1,pve2:1`.
+fn nodes_of(section: &Section) -> Vec<String> {
+    let nodes = words(section.value("nodes").unwrap_or_default());
+    let nodes = nodes.map(|node| node.split(':').next().unwrap_or(node));
+    nodes.map(str::to_owned).collect()
 }
 
 /// Tells whether the disks of a VM are copied to another node, as far as that can be read.
@@ -101,12 +180,20 @@ fn jobs(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Vec<Section>> {
 /// # Errors
 /// The file is there but cannot be read.
 pub fn is_ha(files: &dyn Files, vmid: Vmid) -> anyhow::Result<bool> {
+    Ok(ha_resource(files, vmid)?.is_some())
+}
+
+/// Tells whether HA starts a VM wherever it is, as far as that can be read; an older PVE says `enabled`.
+pub fn is_started_by_ha(files: &dyn Files, vmid: Vmid) -> bool {
+    let resource = ha_resource(files, vmid).ok().flatten();
+    resource.is_some_and(|one| matches!(one.value("state"), None | Some("started" | "enabled")))
+}
+
+fn ha_resource(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Section>> {
     let id = vmid.to_string();
-    let resources = sections(files, "/etc/pve/ha/resources.cfg")?;
-    let mut of_vm = resources
-        .iter()
-        .filter(|one| one.kind == "vm" && one.id == id);
-    Ok(of_vm.any(|one| one.value("state") != Some("ignored")))
+    let resources = sections(files, "/etc/pve/ha/resources.cfg")?.into_iter();
+    let mut of_vm = resources.filter(|one| one.kind == "vm" && one.id == id);
+    Ok(of_vm.find(|one| one.value("state") != Some("ignored")))
 }
 
 fn sections(files: &dyn Files, path: &str) -> anyhow::Result<Vec<Section>> {
@@ -116,20 +203,26 @@ fn sections(files: &dyn Files, path: &str) -> anyhow::Result<Vec<Section>> {
     ))
 }
 
-/// Returns the volumes of the snippet that a node has, or `None` when it has no pin-hook, as far
-/// as it has told.
-pub fn snippets_of(files: &dyn Files, node: &str) -> Option<Vec<String>> {
+/// Returns what a node has announced, or `None` when it has no pin-hook.
+pub fn announced(files: &dyn Files, node: &str) -> Option<Announced> {
     let text = files.read(&format!("{NODES}/{node}")).ok()?;
-    Some(text.lines().map(str::to_owned).collect())
+    let version = text.lines().find_map(|line| line.strip_prefix(PROGRAM));
+    let snippets = text.lines().filter(|line| !line.starts_with('#'));
+    Some(Announced {
+        version: version.map(str::to_owned),
+        snippets: snippets.map(str::to_owned).collect(),
+    })
 }
 
 /// Tells the other nodes that this one has pin-hook, and where its snippet is.
 ///
 /// # Errors
 /// The cluster file system cannot be written, such as without a quorum.
-pub fn tell_snippets(files: &dyn Files, node: &str, snippets: &[Snippet]) -> anyhow::Result<()> {
+pub fn announce(files: &dyn Files, node: &str, snippets: &[Snippet]) -> anyhow::Result<()> {
     check_mounted(files)?;
-    let text: String = snippets.iter().map(|one| format!("{one}\n")).collect();
+    let snippets: String = snippets.iter().map(|one| format!("{one}\n")).collect();
+    // Versions before 0.1.0 take the first line for a volume that no VM names.
+    let text = format!("{PROGRAM}{VERSION}\n{snippets}");
     let path = format!("{NODES}/{node}");
     // Every write goes to all nodes: one that changes nothing is left out.
     if files.read(&path).is_ok_and(|known| known == text) {

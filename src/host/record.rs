@@ -9,7 +9,7 @@ use std::io;
 
 use anyhow::bail;
 
-use super::cluster::check_mounted;
+use super::cluster::{self, check_mounted};
 use super::dirs::make_dirs;
 use super::files::Files;
 use super::pve::read_if_there;
@@ -73,6 +73,27 @@ pub fn former(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Snippet>> 
             "write into it the volume of the hookscript that the vm had before",
         )),
     }
+}
+
+/// Removes the records of VMs that no node has any more: one of the same id would inherit the hookscript. Returns
+/// what was removed.
+///
+/// # Errors
+/// The configs of the cluster cannot be listed, or a record cannot be removed.
+pub fn remove_orphans(files: &dyn Files) -> anyhow::Result<Vec<String>> {
+    let names = files.list(CLUSTER_TABLES).unwrap_or_default().into_iter();
+    let vmids = names.filter_map(|name| name.strip_suffix(".chain")?.parse::<Vmid>().ok());
+    let vmids: Vec<Vmid> = vmids.collect();
+    if vmids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = cluster::vmids(files)?;
+    let orphans = vmids.into_iter().filter(|vmid| !known.contains(vmid));
+    let paths: Vec<String> = orphans.map(former_path).collect();
+    for path in &paths {
+        remove(files, path).map_err(cannot("remove", path))?;
+    }
+    Ok(paths)
 }
 
 /// Removes what is remembered about a VM, and directories that are empty then.

@@ -47,7 +47,8 @@ impl World {
     /// Returns a node without VMs.
     fn on(sim: Sim) -> Self {
         // The package is installed here, and has told the other nodes.
-        sim.put("/etc/pve/pin-hook/nodes/pve1", "");
+        let announced = concat!("# pin-hook ", env!("CARGO_PKG_VERSION"), "\n");
+        sim.put("/etc/pve/pin-hook/nodes/pve1", announced);
         World {
             host: sim.host(),
             sim,

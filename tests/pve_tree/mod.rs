@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
@@ -24,6 +25,7 @@ use pin_hook::lifecycle::engine::account::Account;
 use pin_hook::lifecycle::engine::run::Caller;
 use pin_hook::lifecycle::hooking::boot::boot;
 use pin_hook::lifecycle::hooking::enable::Hooking;
+use pin_hook::lifecycle::hooking::snippet::announce;
 use tempfile::TempDir;
 
 /// A node of a cluster of two: pve1 is this one.
@@ -31,6 +33,7 @@ use tempfile::TempDir;
 pub struct Node {
     dir: TempDir,
     host: Host,
+    started: Rc<RefCell<Vec<String>>>,
     qm: Qm,
 }
 
@@ -46,10 +49,14 @@ impl Node {
 
     fn with(is_silent: bool) -> Self {
         let dir = TempDir::new().unwrap();
+        let started = Rc::default();
         let host = Host {
             files: Box::new(RootFiles::new(dir.path())),
             sched: Box::new(KernelSched),
-            systemd: Box::new(Agreeing(is_silent)),
+            systemd: Box::new(Agreeing {
+                is_silent,
+                started: Rc::clone(&started),
+            }),
             qmp: Box::new(QmpSockets::default()),
             clock: Box::new(KernelClock),
             limit: Limit::default(),
@@ -61,7 +68,12 @@ impl Node {
             is_late: RefCell::default(),
             does_nothing: RefCell::default(),
         };
-        let node = Node { dir, host, qm };
+        let node = Node {
+            dir,
+            host,
+            started,
+            qm,
+        };
         node.put("/proc/sys/kernel/hostname", "pve1\n");
         for directory in [
             "/etc/pve/nodes/pve1/qemu-server",
@@ -170,8 +182,27 @@ impl Node {
         self.hooking(vmid, true).disable(nobody())
     }
 
-    pub fn boot(&self) {
-        boot(&self.host);
+    pub fn boot(&self) -> Account {
+        boot(&self.host)
+    }
+
+    /// What the unit does that boot starts when it cannot announce the node.
+    pub fn announce(&self) -> Account {
+        announce(&self.host)
+    }
+
+    /// Returns the snippets that pve1 has announced.
+    pub fn announced(&self) -> String {
+        let text = self.get("/etc/pve/pin-hook/nodes/pve1");
+        let (version, snippets) = text.split_once('\n').unwrap();
+        let expected = concat!("# pin-hook ", env!("CARGO_PKG_VERSION"));
+        assert_eq!(version, expected);
+        snippets.to_owned()
+    }
+
+    /// Returns the units that were started.
+    pub fn started(&self) -> Vec<String> {
+        self.started.borrow().clone()
     }
 
     pub fn host(&self) -> &Host {
@@ -283,15 +314,19 @@ impl Programs for Qm {
 
 /// A service manager that does as it is told, or does not answer.
 #[derive(Debug)]
-struct Agreeing(bool);
+struct Agreeing {
+    is_silent: bool,
+    started: Rc<RefCell<Vec<String>>>,
+}
 
 impl Systemd for Agreeing {
     fn reload(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(!self.0, "systemd did not answer");
+        anyhow::ensure!(!self.is_silent, "systemd did not answer");
         Ok(())
     }
 
-    fn start(&self, _: &str) -> anyhow::Result<()> {
+    fn start(&self, unit: &str) -> anyhow::Result<()> {
+        self.started.borrow_mut().push(unit.to_owned());
         Ok(())
     }
 
@@ -316,7 +351,7 @@ impl Systemd for Agreeing {
     }
 
     fn enable(&self, _: &str) -> anyhow::Result<bool> {
-        anyhow::ensure!(!self.0, "systemd did not answer");
+        anyhow::ensure!(!self.is_silent, "systemd did not answer");
         Ok(true)
     }
 

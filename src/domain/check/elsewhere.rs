@@ -9,13 +9,13 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         id: "ha-nodes",
         required: "pin-hook is on every node that the vm may move to",
-        why: "With HA or replication PVE may start the VM on another node, where the start fails without the \
-              hookscript's file. What other nodes have is known as far as they have told the cluster: a table \
+        why: "HA may start the VM on other nodes, and an admin can start it where it is replicated to. Without \
+              the hookscript's file the start fails there. What other nodes have is known as far as they have told the cluster: a table \
               in their own /etc/pin-hook cannot be seen from here.",
         fix: "install pin-hook on that node",
         severity: Warning,
-        judge: Judge::Vm(|vm, host| {
-            if host.other_nodes.is_empty() || !vm.is_ha && !vm.is_replicated {
+        judge: Judge::Vm(|vm, _| {
+            if vm.ha_nodes.is_empty() && !vm.is_replicated {
                 return Verdict::skipped("the vm stays on this node");
             }
             if !vm.guest.is_hooked() {
@@ -39,8 +39,8 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 fn hardware(vm: &VmFacts, host: &HostFacts) -> Verdict {
-    if !vm.is_ha || host.other_nodes.is_empty() {
-        return Verdict::skipped("ha does not look after the vm, or there is no other node");
+    if vm.ha_nodes.is_empty() {
+        return Verdict::skipped("ha does not start the vm on another node");
     }
     let is_local = |storage: &String| host.storages.get(storage) == Some(&false);
     let volumes = vm.guest.volumes();

@@ -57,8 +57,6 @@ pub struct HostFacts {
     pub settings_fault: Option<Advice>,
     /// Every VM of this node.
     pub guests: Vec<GuestOfHost>,
-    /// Other nodes of the cluster.
-    pub other_nodes: Vec<String>,
     /// What the kernel has said of its IOMMU since the boot; `None` where its log cannot be read.
     pub iommu_messages: Option<Vec<String>>,
     /// Functions that VMs are to have, as addresses or their beginnings.
@@ -169,6 +167,8 @@ pub struct GuestOfHost {
     pub guest: Guest,
     /// Whether it runs.
     pub runs: bool,
+    /// Whether HA starts it.
+    pub is_started_by_ha: bool,
     /// Whether it has a table.
     pub has_table: bool,
     /// CPUs that its table names.
@@ -178,7 +178,7 @@ pub struct GuestOfHost {
 impl GuestOfHost {
     /// Tells whether it runs, or will after the next boot.
     pub fn counts(&self) -> bool {
-        self.runs || self.guest.onboot
+        self.runs || self.guest.onboot || self.is_started_by_ha
     }
 }
 

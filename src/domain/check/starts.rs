@@ -4,6 +4,7 @@ use super::host_facts::{HostFacts, IdleState};
 use super::rule::Severity::{Failure, Notice, Warning};
 use super::rule::{Check, Fault, Judge, Verdict};
 use super::vm_facts::VmFacts;
+use crate::domain::words::few;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -125,16 +126,16 @@ fn hookscript(vm: &VmFacts, _: &HostFacts) -> Verdict {
     }
 }
 
-fn ha(vm: &VmFacts, host: &HostFacts) -> Verdict {
+fn ha(vm: &VmFacts, _: &HostFacts) -> Verdict {
     let Some(path) = vm.table.as_ref().filter(|_| vm.is_ha) else {
         return Verdict::skipped("ha does not look after the vm, or it has no table");
     };
-    match path.starts_with("/etc/pve/") || host.other_nodes.is_empty() {
+    match path.starts_with("/etc/pve/") || vm.ha_nodes.is_empty() {
         true => Verdict::passed(path),
         false => {
-            let nodes = host.other_nodes.join(", ");
+            let nodes = few(&vm.ha_nodes);
             Fault::new(format!(
-                "its table is on this node alone, ha may use {nodes}"
+                "its table is on this node only, ha may use {nodes}"
             ))
             .into()
         }

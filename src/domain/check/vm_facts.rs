@@ -26,6 +26,8 @@ pub struct VmFacts {
     pub device_faults: Vec<Advice>,
     /// Whether HA looks after it.
     pub is_ha: bool,
+    /// Other nodes that HA may start it on.
+    pub ha_nodes: Vec<String>,
     /// Whether its disks are copied to another node.
     pub is_replicated: bool,
     /// What it would lack on nodes that it may move to, as far as they have told.

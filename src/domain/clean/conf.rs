@@ -33,8 +33,9 @@ const KEYS: [&str; 28] = [
     "delete",
     "ostype",
 ];
-const NUMBERED: [&str; 9] = [
-    "numa", "usb", "ide", "sata", "scsi", "virtio", "virtiofs", "net", "hostpci",
+const NUMBERED: [&str; 11] = [
+    "numa", "usb", "ide", "sata", "scsi", "virtio", "virtiofs", "net", "hostpci", "efidisk",
+    "tpmstate",
 ];
 /// Properties of disks that are serial numbers.
 const SERIALS: [&str; 4] = ["serial=", "wwn=", "product=", "vendor="];

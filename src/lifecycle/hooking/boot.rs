@@ -24,10 +24,8 @@ pub fn boot(host: &Host) -> Account {
     if let Err(error) = delegate_all(host, &mut account) {
         account.fail_by("", &error);
     }
-    let files = &*host.files;
-    let prepared = pve::node_name(files).and_then(|node| snippet::prepare_node(files, &node));
-    if let Err(error) = prepared {
-        account.warn(format!("the snippet is not up to date: {error:#}"));
+    if let Err(error) = snippet::prepare_node(host, &mut account) {
+        account.fail_by("", &error);
     }
     account
 }

@@ -2,7 +2,8 @@
 
 use super::enable::{Hooking, HookingError, our_snippet};
 use super::snippet::{self, Fate, User};
-use super::step::{Step, hook_of};
+use super::step::{Step, guest_of};
+use crate::domain::enabling::EnableRefusal;
 use crate::domain::nothing::Nothing;
 use crate::domain::storage::Snippet;
 use crate::domain::target::{Target, Value};
@@ -29,11 +30,17 @@ impl Hooking<'_> {
         let files = &*self.host.files;
         let vmid = self.vmid;
         let is_here = self.is_here()?;
-        let hook = match is_here {
-            true => hook_of(self.host, vmid)?,
+        let guest = match is_here {
+            true => guest_of(self.host, vmid)?,
             false => None,
         };
+        let lock = guest.as_ref().and_then(|guest| guest.lock.clone());
+        let hook = guest.and_then(|guest| guest.hookscript);
         let ours = hook.as_deref().and_then(our_snippet);
+        // PVE would refuse the change when the VM has given its CPUs back already.
+        if let (Some(_), Some(lock)) = (&ours, lock) {
+            return Err(EnableRefusal::Locked { vmid, lock }.into());
+        }
         // First, and what is remembered last: what ends in between is done by the next disabling.
         if !self.let_go(caller, account)? {
             let help = format!(
@@ -52,8 +59,12 @@ impl Hooking<'_> {
         }
         let remembered = [record::saved_path(vmid), record::former_path(vmid)];
         let is_remembered = remembered.iter().any(|path| files.exists(path));
-        for snippet in self.snippets_left(ours.as_ref(), is_remembered)? {
-            self.remove_snippet(&snippet, account)?;
+        let left = self.snippets_left(ours.as_ref(), is_remembered)?;
+        for snippet in &left {
+            self.remove_snippet(snippet, account)?;
+        }
+        if !self.is_dry && !left.is_empty() {
+            snippet::prepare_node(self.host, account)?;
         }
         if is_remembered {
             self.step(&Step::Forget(vmid), account)?;
@@ -136,7 +147,8 @@ impl Hooking<'_> {
         if ours.is_some() || !is_remembered {
             return Ok(ours.into_iter().cloned().collect());
         }
-        let volumes = cluster::snippets_of(files, &pve::node_name(files)?).unwrap_or_default();
+        let announced = cluster::announced(files, &pve::node_name(files)?).unwrap_or_default();
+        let volumes = announced.snippets;
         let storages = cluster::storages(files)?;
         let is_there = |one: &Snippet| one.file(&storages).is_some_and(|path| files.exists(&path));
         let ours = volumes.iter().filter_map(|volume| our_snippet(volume));
@@ -164,13 +176,6 @@ impl Hooking<'_> {
                 account.info(format!("{leave} {path}: it is not the snippet of pin-hook"));
             }
             Fate::Removed(_) => account.info(format!("{remove} the snippet {snippet}")),
-        }
-        if self.is_dry {
-            return Ok(());
-        }
-        let node = pve::node_name(files)?;
-        if let Err(error) = snippet::prepare_node(files, &node) {
-            snippet::warn_of_untold(account, &error);
         }
         Ok(())
     }

@@ -6,12 +6,13 @@
 use super::snippet;
 use super::step::{Step, hook_of};
 use crate::domain::claim::Claim;
-use crate::domain::enabling::EnableRefusal;
+use crate::domain::enabling::{EnableRefusal, Reason, lacks};
 use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
 use crate::domain::storage::{Snippet, Storage, choose, remedy, suggest};
 use crate::domain::target::{Target, Value};
 use crate::domain::vm::Vmid;
+use crate::domain::words::few;
 use crate::host::clock::awaiting;
 use crate::host::programs::Programs;
 use crate::host::target::read;
@@ -19,7 +20,7 @@ use crate::host::{Host, cluster, pve, record};
 use crate::lifecycle::case::nothing::look_up;
 use crate::lifecycle::case::resolve::read_case;
 use crate::lifecycle::case::texts::{CaseError, Found};
-use crate::lifecycle::engine::account::{Account, Exit};
+use crate::lifecycle::engine::account::{Account, Exit, Level};
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::journal::read_state;
 
@@ -145,10 +146,7 @@ impl Hooking<'_> {
             }
         }
         if !self.is_dry {
-            let node = pve::node_name(&*self.host.files)?;
-            if let Err(error) = snippet::prepare_node(&*self.host.files, &node) {
-                snippet::warn_of_untold(account, &error);
-            }
+            snippet::prepare_node(self.host, account)?;
         }
         self.conclude(&plan, account)
     }
@@ -190,6 +188,10 @@ impl Hooking<'_> {
             (None, None) => None,
         };
         let mut steps = Vec::new();
+        if let (None, Some(lock)) = (&ours, guest.lock) {
+            let vmid = self.vmid;
+            return Err(EnableRefusal::Locked { vmid, lock }.into());
+        }
         if ours.is_none() {
             // Of an earlier time: a hook that the VM has no more must not be called again.
             let is_known = self.host.files.exists(&record::former_path(self.vmid));
@@ -279,7 +281,7 @@ impl Hooking<'_> {
         let nodes = cluster::nodes(files)
             .into_iter()
             .filter(|node| node != own && storage.is_on(node))
-            .filter(|node| cluster::snippets_of(files, node).is_none());
+            .filter(|node| cluster::announced(files, node).is_none());
         let nodes: Vec<String> = nodes.collect();
         match nodes.is_empty() {
             true => Ok(()),
@@ -312,16 +314,15 @@ impl Hooking<'_> {
     ) -> anyhow::Result<()> {
         let files = &*self.host.files;
         let own = pve::node_name(files)?;
-        for place in cluster::destinations(files, self.vmid, &own)? {
-            let hook = plan.storage.snippet();
-            let lack = place.lack(&hook, plan.storage.is_shared, &plan.table);
-            if let Some((lack, help)) = lack {
-                let (vmid, node, reason) = (self.vmid, &place.node, place.reason);
-                account.warn(format!(
-                    "vm {vmid} may move to {node} ({reason}), where {lack}"
-                ));
-                account.say(crate::lifecycle::engine::account::Level::Help, help);
-            }
+        let places = cluster::destinations(files, self.vmid, &own)?;
+        let hook = plan.storage.snippet();
+        for elsewhere in lacks(places, &hook, plan.storage.is_shared, &plan.table) {
+            let (vmid, nodes, lack) = (self.vmid, few(&elsewhere.nodes), &elsewhere.lack);
+            account.warn(match elsewhere.reason {
+                Reason::Ha => format!("ha may start vm {vmid} on {nodes}, where {lack}"),
+                Reason::Replication => format!("vm {vmid} is replicated to {nodes}, where {lack}"),
+            });
+            account.say(Level::Help, elsewhere.help());
         }
         Ok(())
     }

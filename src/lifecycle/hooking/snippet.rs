@@ -11,16 +11,19 @@ use crate::domain::enabling::{EnableRefusal, HookFault};
 use crate::domain::guest::Guest;
 use crate::domain::storage::{Snippet, Storage};
 use crate::domain::vm::Vmid;
-use crate::host::cluster;
 use crate::host::dirs::make_dirs;
 use crate::host::files::Files;
 use crate::host::mounts::{Mounts, mounts};
-use crate::host::record;
+use crate::host::pve::{self, TextFile};
 use crate::host::trouble::cannot;
-use crate::lifecycle::engine::account::{Account, Level};
+use crate::host::{Host, cluster, record};
+use crate::lifecycle::engine::account::{Account, Exit, Level};
+use crate::lifecycle::engine::advice::help_for;
 
 /// The snippet: the same on every node, wherever the program is, because nodes may share it.
 const TEXT: &str = include_str!("../../../hooks/pin-hook");
+/// Unit that announces the node to the cluster until that succeeds; started, never enabled.
+const ANNOUNCE_UNIT: &str = "pin-hook-announce.service";
 /// What makes a file recognisable as a snippet of this program, of any version.
 const MARK: &str = "calls pin-hook(8)";
 
@@ -86,35 +89,26 @@ impl fmt::Display for User {
     }
 }
 
+/// The configs of all guests of the cluster.
+type Configs = Vec<(Vmid, TextFile)>;
+
 /// Returns the guests of the cluster whose config names a snippet, now or in a snapshot: a
 /// container that does needs it to start as well.
-///
-/// # Errors
-/// A config cannot be read.
-pub fn users(files: &dyn Files, snippet: &Snippet) -> anyhow::Result<Vec<User>> {
+fn users(configs: &Configs, snippet: &Snippet) -> Vec<User> {
     let volume = snippet.to_string();
-    let mut users = Vec::new();
-    for (vmid, config) in cluster::guest_configs(files)? {
+    let users = configs.iter().map(|(vmid, config)| {
         let conf = parse_vm_conf(&config.text);
         let names_it = |section: &Section| section.value("hookscript") == Some(volume.as_str());
-        let user = User {
-            vmid,
+        User {
+            vmid: *vmid,
             is_container: config.path.contains("/lxc/"),
             is_now: names_it(&conf.active) || conf.pending.as_ref().is_some_and(names_it),
             in_snapshot: conf.snapshots.values().any(names_it),
-        };
-        users.extend(Some(user).filter(|user| user.is_now || user.in_snapshot));
-    }
-    Ok(users)
-}
-
-/// Warns that [`prepare_node`] could not tell the other nodes.
-pub fn warn_of_untold(account: &mut Account, error: &anyhow::Error) {
-    account.warn(format!(
-        "the other nodes do not know which snippets this node has: {error:#}"
-    ));
-    let help = "systemctl restart pin-hook-boot.service tells them";
-    account.say(Level::Help, help);
+        }
+    });
+    users
+        .filter(|user| user.is_now || user.in_snapshot)
+        .collect()
 }
 
 /// Returns the file of the hookscript that a VM names, if PVE could call it.
@@ -200,37 +194,103 @@ pub fn broken(files: &dyn Files, vmid: Vmid, guest: &Guest) -> Option<Broken> {
     })
 }
 
-/// Brings the snippet up to date where hooked VMs of the cluster expect it on this node, and tells
-/// the other nodes where it is.
+/// Brings the snippet up to date where hooked guests of the cluster expect it on this node, and announces to
+/// the other nodes where it is. If that fails, a unit tries again until it succeeds.
 ///
 /// # Errors
-/// What is wrong, after everything else has been done.
-pub fn prepare_node(files: &dyn Files, node: &str) -> anyhow::Result<()> {
-    if cluster::nodes(files).is_empty() {
-        // No node of PVE, or one whose cluster file system is not mounted.
+/// The node has no name.
+pub fn prepare_node(host: &Host, account: &mut Account) -> anyhow::Result<()> {
+    let Err(error) = refresh_and_announce(&*host.files, account)? else {
         return Ok(());
-    }
-    let storages = cluster::storages(files)?;
-    let mounts = mounts(files);
-    let mut problem = Ok(());
-    let mut there = Vec::new();
-    for storage in storages.iter().filter(|one| one.is_on(node)) {
-        match refresh(files, storage, &mounts) {
-            Ok(true) => there.push(storage.snippet()),
-            Ok(false) => {}
-            Err(error) => problem = Err(error),
-        }
-    }
-    cluster::tell_snippets(files, node, &there).and(problem)
+    };
+    account.warn(unannounced(&error));
+    let help = match host.systemd.start(ANNOUNCE_UNIT) {
+        Ok(()) => format!("{ANNOUNCE_UNIT} tries again every 30 s"),
+        Err(_) => "systemctl restart pin-hook-boot.service tries again".to_owned(),
+    };
+    account.say(Level::Help, help);
+    Ok(())
 }
 
-/// Writes a snippet that is old, or missing although VMs name it; tells whether it is there then.
+/// Does the same for that unit, which goes by the exit status.
+pub fn announce(host: &Host) -> Account {
+    let mut account = Account::default();
+    match refresh_and_announce(&*host.files, &mut account) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => account.fail(Exit::Refused, unannounced(&error), help_for(&error)),
+        Err(error) => account.fail_by("", &error),
+    }
+    account
+}
+
+fn unannounced(error: &anyhow::Error) -> String {
+    format!("the other nodes do not know which snippets this node has: {error:#}")
+}
+
+/// Returns what came of the announcement; of the snippets it tells itself.
+fn refresh_and_announce(
+    files: &dyn Files,
+    account: &mut Account,
+) -> anyhow::Result<anyhow::Result<()>> {
+    if cluster::nodes(files).is_empty() {
+        // No node of PVE, or one whose cluster file system is not mounted.
+        return Ok(Ok(()));
+    }
+    let node = pve::node_name(files)?;
+    let there = refresh_all(files, &node, account).unwrap_or_else(|error| {
+        out_of_date(account, &error);
+        let known = cluster::announced(files, &node).unwrap_or_default();
+        let known = known.snippets.iter();
+        known.filter_map(|volume| volume.parse().ok()).collect()
+    });
+    Ok(forget_the_destroyed(files, account).and(cluster::announce(files, &node, &there)))
+}
+
+/// The cluster file system keeps the record of a VM that was destroyed.
+fn forget_the_destroyed(files: &dyn Files, account: &mut Account) -> anyhow::Result<()> {
+    for path in record::remove_orphans(files)? {
+        account.info(format!("removed {path}: no node has that vm any more"));
+    }
+    Ok(())
+}
+
+fn out_of_date(account: &mut Account, error: &anyhow::Error) {
+    account.warn(format!("the snippet is not up to date: {error:#}"));
+    account.say(Level::Help, help_for(error));
+}
+
+/// Writes the snippets of a node that are old or missing, and returns those that are there then.
+fn refresh_all(
+    files: &dyn Files,
+    node: &str,
+    account: &mut Account,
+) -> anyhow::Result<Vec<Snippet>> {
+    let storages = cluster::storages(files)?;
+    let configs = cluster::guest_configs(files)?;
+    let mounts = mounts(files);
+    let mut there = Vec::new();
+    for storage in storages.iter().filter(|one| one.is_on(node)) {
+        let is_named = !users(&configs, &storage.snippet()).is_empty();
+        match refresh(files, storage, is_named, &mounts) {
+            Ok(true) => there.push(storage.snippet()),
+            Ok(false) => {}
+            Err(error) => out_of_date(account, &error),
+        }
+    }
+    Ok(there)
+}
+
+/// Writes a snippet that is old, or missing although guests name it; tells whether it is there then.
 ///
 /// At boot PVE has mounted nothing yet, and a server that is away would make this wait for it. So
 /// a storage that is shared or remote is not touched, and what VMs name counts as being there; one
 /// that is not mounted is not touched either, because what is written would be below the mount.
-fn refresh(files: &dyn Files, storage: &Storage, mounts: &Mounts) -> anyhow::Result<bool> {
-    let is_named = !users(files, &storage.snippet())?.is_empty();
+fn refresh(
+    files: &dyn Files,
+    storage: &Storage,
+    is_named: bool,
+    mounts: &Mounts,
+) -> anyhow::Result<bool> {
     let is_mounted = |point: &String| mounts.is_mounted(point);
     if storage.is_shared || mounts.is_remote(&storage.path) {
         return Ok(is_named);
@@ -274,7 +334,7 @@ pub fn fate(
     let Some(path) = snippet.file(storages) else {
         return Ok(Fate::Absent);
     };
-    let mut users = users(files, snippet)?;
+    let mut users = users(&cluster::guest_configs(files)?, snippet);
     users.retain_mut(|user| {
         user.is_now &= user.vmid != leaving;
         user.is_now || user.in_snapshot

@@ -70,7 +70,6 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
         settings_fault,
         passed: passed(files, &guests, &own),
         guests,
-        other_nodes: others(cluster::nodes(files), &own),
         iommu_messages: upbringing::iommu_messages(files),
         initramfs: upbringing::initramfs(files),
         qemu_server: upbringing::qemu_server(files),
@@ -79,11 +78,6 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
         storages: upbringing::storages(files),
         topology,
     })
-}
-
-fn others(mut nodes: Vec<String>, own: &str) -> Vec<String> {
-    nodes.retain(|node| node != own);
-    nodes
 }
 
 fn guests(host: &Host, settings: &HostSettings, topology: &Topology) -> Vec<GuestOfHost> {
@@ -99,6 +93,7 @@ fn guests(host: &Host, settings: &HostSettings, topology: &Topology) -> Vec<Gues
             vmid,
             guest,
             runs: pve::running(files, vmid).is_ok_and(|qemu| qemu.is_some()),
+            is_started_by_ha: cluster::is_started_by_ha(files, vmid),
             has_table,
             cpus: cpus.unwrap_or_default(),
         })
@@ -121,6 +116,7 @@ pub(super) fn vm_facts(
     state: Option<&State>,
 ) -> Option<VmFacts> {
     let files = &*host.files;
+    let own = pve::node_name(files).unwrap_or_default();
     let conf = look_up(files, vmid, "").ok()?.vm().ok()?.conf;
     let guest = conf.guest_of_next_start();
     let devices = Devices::read(host, vmid, &guest, &[]);
@@ -159,6 +155,7 @@ pub(super) fn vm_facts(
         devices: of_devices,
         device_faults,
         is_ha: cluster::is_ha(files, vmid).unwrap_or_default(),
+        ha_nodes: cluster::ha_nodes(files, vmid, &own).unwrap_or_default(),
         table,
     })
 }

@@ -2,11 +2,13 @@
 
 use crate::config::mapping::pci_mapping;
 use crate::domain::check::{Advice, GuestOfHost, Virtual};
+use crate::domain::enabling::lacks;
 use crate::domain::guest::Guest;
 use crate::domain::pci::Function;
 use crate::domain::storage::Snippet;
 use crate::domain::table::Table;
 use crate::domain::vm::Vmid;
+use crate::domain::words::few;
 use crate::host::files::Files;
 use crate::host::pci::DEVICES;
 use crate::host::{cluster, nets, pve};
@@ -90,12 +92,12 @@ pub(super) fn lacks_elsewhere(files: &dyn Files, vmid: Vmid, guest: &Guest) -> V
         .iter()
         .any(|one| one.id == hook.storage && one.is_shared);
     let places = cluster::destinations(files, vmid, &own).unwrap_or_default();
-    let lacks = places.into_iter().filter_map(|place| {
-        let (lack, help) = place.lack(&hook, is_shared, "/etc/pve/")?;
-        let fact = format!("{} ({}): {lack}", place.node, place.reason);
-        Some(Advice { fact, help })
+    let lacks = lacks(places, &hook, is_shared, "/etc/pve/").into_iter();
+    let advice = lacks.map(|one| Advice {
+        fact: format!("{} ({}): {}", few(&one.nodes), one.reason, one.lack),
+        help: one.help(),
     });
-    lacks.collect()
+    advice.collect()
 }
 
 /// Returns a key by which a table asks for low latency, if it leaves idle states alone.
