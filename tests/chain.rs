@@ -343,7 +343,10 @@ fn snippet(former: Option<&str>, programs: &[&str]) -> (Option<i32>, String) {
 fn without_the_program_a_vm_starts_and_its_former_hook_is_called() {
     let (status, said) = snippet(None, &[]);
     assert_eq!(status, Some(0));
-    assert!(said.ends_with("vm 100 has no cpus of its own\n"), "{said}");
+    assert!(
+        said.ends_with("guest 100 has no cpus of its own\n"),
+        "{said}"
+    );
     let (status, said) = snippet(Some("gpu.sh"), &[]);
     assert_eq!(status, Some(5));
     assert!(said.ends_with("theirs 100 pre-start\n"), "{said}");

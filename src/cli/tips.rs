@@ -22,15 +22,7 @@ pub fn commands(grammar: &clap::Command) -> impl Iterator<Item = &str> {
 }
 
 /// Words that people bring along for what is called otherwise here, or is not here.
-const OTHERWISE: [(&str, &str); 10] = [
-    (
-        "measure",
-        "no such command yet; pin-hook status shows what is not where it should be",
-    ),
-    (
-        "topology",
-        "pin-hook plan VMID shows the cores, caches and nodes of the cpus; lscpu -e all of them",
-    ),
+const OTHERWISE: [(&str, &str); 8] = [
     (
         "show",
         "pin-hook status shows what vms own, pin-hook list shows every table",
@@ -64,7 +56,7 @@ const OTHERWISE: [(&str, &str); 10] = [
 ];
 
 /// Gives an unknown command the tip that fits: a command that is spelled nearly like it, or what people
-/// mean by it. The library's own measure of likeness takes `measure` for `release`.
+/// mean by it.
 pub fn with_tip(
     mut error: clap::Error,
     arguments: &[OsString],

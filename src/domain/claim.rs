@@ -76,7 +76,7 @@ pub struct Standby {
 pub enum ClaimState {
     /// The VM is being started. The CPUs count as taken; nothing is isolated yet.
     Reserved {
-        /// Process that starts the VM: the parent of the pre-start hook.
+        /// Process that starts the VM: the holder of PVE's lock of it, otherwise the parent of the hook.
         starter: TaskId,
         /// Time since boot after which the starter counts as stuck.
         deadline: Duration,

@@ -11,7 +11,7 @@ pub struct NoteCommand {
     pub key: &'static str,
 }
 
-const COMMANDS: [NoteCommand; 7] = [
+const COMMANDS: [NoteCommand; 8] = [
     NoteCommand {
         name: "cpu_taskset",
         key: "cpus",
@@ -30,6 +30,10 @@ const COMMANDS: [NoteCommand; 7] = [
     },
     NoteCommand {
         name: "pci_unbind",
+        key: "pci.bind",
+    },
+    NoteCommand {
+        name: "pci_rebind",
         key: "pci.bind",
     },
     NoteCommand {

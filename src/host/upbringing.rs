@@ -18,7 +18,7 @@ const NETS: &str = "/sys/class/net";
 /// PVE leaves it for as long as VMs that run were started by a version before (`debian/preinst`).
 const HELD_BACK: &str = "/run/qemu-server/force-legacy-cleanup";
 /// Kinds of storage that every node has (`PVE::Storage::*Plugin`); others may say so.
-const SHARED: [&str; 9] = [
+const SHARED: [&str; 10] = [
     "nfs",
     "cifs",
     "cephfs",
@@ -27,6 +27,7 @@ const SHARED: [&str; 9] = [
     "iscsi",
     "iscsidirect",
     "zfs",
+    "drbd",
     "esxi",
 ];
 

@@ -114,7 +114,7 @@ pub(super) const CHECKS: &[Check] = &[
         required: "a vm whose only display is a passed-through gpu boots with ovmf",
         why: "Most GPUs of today have firmware for UEFI alone: with SeaBIOS the screen stays dark until the \
               guest's driver is loaded.",
-        fix: "qm set <vmid> --bios ovmf --efidisk0 STORAGE:1 (a guest that was installed with seabios does not \
+        fix: "qm set <vmid> --bios ovmf --efidisk0 STORAGE:1,efitype=4m (a guest that was installed with seabios does not \
                boot with it)",
         severity: Notice,
         judge: Judge::Vm(|vm, _| {

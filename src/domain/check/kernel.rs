@@ -13,7 +13,8 @@ pub(super) const CHECKS: &[Check] = &[
         required: "the kernel can give a vm cpus that nothing else runs on",
         why: "On kernels without remote partitions, or with a known fault in them, a weaker way is used: it \
               keeps less off the cpus of a vm, or only pins its threads.",
-        fix: "install a newer kernel: apt install proxmox-default-kernel, then reboot",
+        fix: "install a newer kernel: apt install proxmox-default-kernel, then reboot; that of pve 8 is 6.8: upgrade to \
+               pve 9",
         severity: Failure,
         judge: Judge::Host(backend),
     },

@@ -46,7 +46,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "hugepages",
         required: "reserved hugepages are for vms that use them",
         why: "Memory that is reserved as hugepages is of no use to anything else.",
-        fix: "qm set <vmid> --hugepages 1024 (or 2, the size in MiB) for the vm that they are meant for, or \
+        fix: "qm set <vmid> --numa 1 --hugepages 1024 (or 2, the size in MiB) for the vm that they are meant for, or \
                remove hugepages= from the kernel's command line",
         severity: Notice,
         judge: Judge::Host(hugepages),

@@ -16,8 +16,8 @@ pub(super) const CHECKS: &[Check] = &[
         id: "governor",
         required: "no cpu is kept at its lowest frequency",
         why: "The governor powersave of most drivers means the lowest frequency, whatever there is to do.",
-        fix: "governor = \"performance\" below [power] in the table of the vm, or for all cpus: cpupower \
-               frequency-set -g schedutil",
+        fix: "governor = \"performance\" below [power] in the table of the vm, or for all cpus: echo \
+               schedutil | tee /sys/devices/system/cpu/cpufreq/policy*/scaling_governor",
         severity: Warning,
         judge: Judge::Host(governors),
     },

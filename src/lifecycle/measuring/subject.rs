@@ -73,7 +73,7 @@ fn of_vm(host: &Host, vmid: Vmid) -> anyhow::Result<Subject> {
     if seats.is_empty() {
         bail!(Advised::new(
             format!("qemu of vm {vmid} names no thread as a vcpu"),
-            "PVE starts it with -name ...,debug-threads=on".to_owned(),
+            "measure its cpus instead: pin-hook measure --cpus LIST".to_owned(),
         ));
     }
     seats.sort_by_key(|seat| seat.vcpu);
