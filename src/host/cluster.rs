@@ -221,7 +221,7 @@ pub fn announced(files: &dyn Files, node: &str) -> Option<Announced> {
 pub fn announce(files: &dyn Files, node: &str, snippets: &[Snippet]) -> anyhow::Result<()> {
     check_mounted(files)?;
     let snippets: String = snippets.iter().map(|one| format!("{one}\n")).collect();
-    // Versions before 0.1.0 take the first line for a volume that no VM names.
+    // A version that knows no such line takes it for a volume that no VM names.
     let text = format!("{PROGRAM}{VERSION}\n{snippets}");
     let path = format!("{NODES}/{node}");
     // Every write goes to all nodes: one that changes nothing is left out.
