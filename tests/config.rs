@@ -8,6 +8,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +30,7 @@ fn folder(name: &str) -> PathBuf {
 
 /// Compares what `show` makes of every `*.<from>` in a folder with the `*.<to>` beside it.
 fn compare(name: &str, from: &str, to: &str, show: impl Fn(&str, &str) -> String) {
-    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
+    let update = goldens::update();
     let mut wrong = Vec::new();
     let entries = fs::read_dir(folder(name)).unwrap();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
 #[path = "common/hosts.rs"]
 mod hosts;
 #[path = "doctor/rules.rs"]
@@ -256,7 +258,7 @@ fn the_page_is_made_of_the_checks() {
         chosen.map(told).collect::<String>()
     };
     let made = format!("\n## Of the host\n{}\n## Of a VM\n{}", of(true), of(false));
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+    if goldens::update() {
         fs::write(&path, format!("{before}{MARK}{made}")).unwrap();
     } else {
         assert_eq!(behind, made, "UPDATE_GOLDENS=1 rewrites it");
