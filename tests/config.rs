@@ -208,6 +208,27 @@ fn files_beyond_any_sane_size_are_refused() {
     assert!(error.message.contains("bytes, more than"), "{error}");
 }
 
+/// No editor shows it, and what the library expected there does not help.
+#[test]
+fn a_control_character_is_named() {
+    for (text, told) in [
+        ("cpus = \"4-7\0\"\n", "1:12: control character U+0000 (NUL)"),
+        (
+            "cpus = \"4-7\"\n\u{1b}[pin]\n",
+            "2:1: control character U+001B",
+        ),
+        (
+            "cpus = \"4-7\" # \u{7f}\n",
+            "1:16: control character U+007F",
+        ),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.to_string().ends_with(told), "{error}");
+        assert!(error.help.contains("cat -v"), "{}", error.help);
+    }
+    parse("cpus\t= \"4-7\"\r\n").unwrap();
+}
+
 proptest! {
     #[test]
     fn any_text_is_a_table_or_an_error_in_one_line(text in "\\PC{0,80}|[\\x00-\\x7f]{0,80}") {
