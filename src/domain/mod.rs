@@ -38,6 +38,7 @@ pub mod start;
 pub mod state;
 pub mod storage;
 pub mod stuck;
+pub mod sysctl;
 pub mod table;
 pub mod taken;
 pub mod target;
