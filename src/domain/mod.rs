@@ -26,6 +26,7 @@ pub mod merge;
 pub mod notes;
 pub mod nothing;
 pub mod others;
+pub mod overlap;
 pub mod partition;
 pub mod pci;
 pub mod placement;

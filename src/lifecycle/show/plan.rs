@@ -27,6 +27,7 @@ use crate::lifecycle::case::assess::assess;
 use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::neighbours::{without_neighbours, yielding};
 use crate::lifecycle::case::notes;
+use crate::lifecycle::case::overlaps::overlaps;
 use crate::lifecycle::case::resolve::{Resolved, read_case};
 use crate::lifecycle::case::texts::{Case, Found};
 use crate::lifecycle::engine::advice::help_for;
@@ -114,6 +115,9 @@ impl Run<'_> {
             .extend(notes::warning(self.host, case.vmid, &case.guest));
         let (resolved, warnings) = assessment.granted()?;
         plan.warnings.extend(warnings);
+        let overlaps = overlaps(self.host, case, &resolved.topology).into_iter();
+        let overlaps = overlaps.filter(|one| one.yields.is_none());
+        plan.warnings.extend(overlaps.map(|one| one.to_string()));
         self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise(case.guest.is_hooked());
