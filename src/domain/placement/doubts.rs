@@ -43,7 +43,11 @@ pub fn of_guest(
     texts.extend(no_memory(&used, topology));
     texts.extend(far_memory(&used, table, topology));
     texts.extend(refused.as_ref().map(ToString::to_string));
-    texts.extend(too_much_memory(guest, topology));
+    let too_much = too_much_memory(guest, topology);
+    if too_much.is_empty() {
+        texts.extend(more_than_host(guest, topology));
+    }
+    texts.extend(too_much);
     texts.extend(of_config(vmid, guest, table));
     texts.extend(pins_of_nothing(guest, table));
     texts.extend(no_hugepages(vmid, guest, table).filter(|_| refused.is_none()));
@@ -236,6 +240,15 @@ fn far_memory(used: &CpuSet, table: &Table, topology: &Topology) -> Option<Strin
         let [from, near] = [from, &near].map(nodes_in_words);
         format!("memory.nodes is {from}, but the vcpus are on {near}: all memory is remote")
     })
+}
+
+/// Says that the VM's memory is more than that of the host, where all of that is known.
+pub fn more_than_host(guest: &Guest, topology: &Topology) -> Option<String> {
+    let nodes = topology.nodes().iter().filter(|node| node.has_memory);
+    let kib: u64 = nodes.map(|node| node.memory_kib).sum::<Option<u64>>()?;
+    let (mib, has) = (u64::from(guest.memory_mib), kib / 1024);
+    (has > 0 && mib > has)
+        .then(|| format!("memory of the vm's config is {mib} MiB, the host has {has} MiB in all"))
 }
 
 fn too_much_memory(guest: &Guest, topology: &Topology) -> Vec<String> {
