@@ -10,6 +10,11 @@ pub struct Remark {
 }
 
 impl Remark {
+    /// Tells whether it warns of the NUMA nodes that the vCPUs are on: then no notice has to name them again.
+    pub fn warns_of_nodes(&self) -> bool {
+        self.is_warning && self.text.contains("numa nodes ")
+    }
+
     /// Returns a remark on something that is as it should be, or as good as it can be.
     pub(super) fn info(text: String) -> Self {
         let is_warning = false;

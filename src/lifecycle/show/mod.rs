@@ -1,5 +1,6 @@
 //! What is only shown.
 
+mod better;
 pub mod complaint;
 pub mod doctor;
 pub mod gone;

@@ -3,8 +3,9 @@
 use crate::domain::nothing::Nothing;
 use crate::domain::vm::Vmid;
 use crate::host::files::Files;
-use crate::host::table::path_of_table;
-use crate::lifecycle::case::nothing::There;
+use crate::host::pve;
+use crate::host::table::{path_of_table, tables};
+use crate::lifecycle::case::nothing::{There, look_up};
 
 /// Returns why nobody uses the table of a guest id, by what there is under that; nothing where somebody does.
 /// One in the cluster file system may be that of a VM on another node.
@@ -19,4 +20,18 @@ pub(super) fn unused(files: &dyn Files, vmid: Vmid, there: &There) -> Option<Str
         There::Nothing(_) => "there is no such vm".to_owned(),
     };
     Some(format!("has a table ({path}), but {why}"))
+}
+
+/// Returns every table that no VM of this node uses, in words; without the configs of VMs, none.
+pub(super) fn all_unused(files: &dyn Files) -> Vec<String> {
+    if pve::vms_of_node(files).is_err() {
+        return Vec::new();
+    }
+    let vmids = tables(files).unwrap_or_default().into_iter();
+    let unused = vmids.filter_map(|vmid| {
+        let there = look_up(files, vmid, "").ok()?;
+        let why = unused(files, vmid, &there)?;
+        Some(format!("{vmid} {why}"))
+    });
+    unused.collect()
 }

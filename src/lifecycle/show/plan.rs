@@ -1,7 +1,6 @@
 //! What a start of a VM would change: the way of pre-start and post-start up to the first write.
 
 mod answer;
-mod better;
 mod devices;
 mod layout;
 mod outlook;
@@ -36,6 +35,7 @@ use crate::lifecycle::engine::journal::check_room;
 use crate::lifecycle::engine::look::{is_denied, look};
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settings;
+use crate::lifecycle::show::better::better;
 
 /// Process of a VM that does not run.
 const NO_PROCESS: TaskId = TaskId { tid: 0, start: 0 };
@@ -107,8 +107,13 @@ impl Run<'_> {
             .extend(reasons.map(|why| format!("cpus chosen: {why}")));
         plan.notices.extend(resolved.notices.iter().cloned());
         plan.warnings.extend(resolved.warnings.iter().cloned());
-        plan.warnings
-            .extend(self.better(case, resolved, (!is_hidden).then_some(&state)));
+        plan.warnings.extend(better(
+            self.host,
+            case,
+            &resolved.topology,
+            resolved.n_doubts,
+            (!is_hidden).then_some(&state),
+        ));
         plan.tell_far(self, &devices, case, resolved);
         plan.warnings.extend(not_hooked(case));
         plan.warnings

@@ -1,8 +1,10 @@
 //! Reading what the doctor judges.
 
 mod beside;
+mod cores;
 
 use self::beside::{asks_without_idle, controllers, lacks_elsewhere, passed, virtuals};
+use self::cores::{Cores, cores};
 use super::start::in_the_way;
 use crate::config::hardware::parse_hardware;
 use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
@@ -25,6 +27,7 @@ use crate::lifecycle::engine::units::masks;
 use crate::lifecycle::hooking::snippet;
 use crate::lifecycle::show::complaint::Complaint;
 use crate::lifecycle::show::lint::{Bench, Lint, lint_on};
+use crate::lifecycle::show::orphans::all_unused;
 
 /// Returns what the doctor judges of the host.
 ///
@@ -67,7 +70,10 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
             .into_iter()
             .chain(masks(host))
             .collect(),
-        strays: unread_files(files),
+        strays: unread_files(files)
+            .into_iter()
+            .chain(all_unused(files))
+            .collect(),
         settings_fault,
         passed: passed(files, &guests, &own),
         guests,
@@ -93,15 +99,17 @@ fn guests(host: &Host, settings: &HostSettings, topology: &Topology) -> Vec<Gues
     let guests = vmids.filter_map(|vmid| {
         let guest = next_guest(files, vmid, "")?;
         let file = read_table(files, vmid).ok().flatten();
-        let has_table = file.is_some();
         let table = file.and_then(|file| understand(host, &file, settings).ok());
-        let cpus = table.and_then(|table| owned_by_table(&table, topology));
+        let table = table.as_ref();
+        let cpus = table.and_then(|table| owned_by_table(table, topology));
         Some(GuestOfHost {
             vmid,
             guest,
             runs: pve::running(files, vmid).is_ok_and(|qemu| qemu.is_some()),
-            has_table,
+            // One that cannot be read is meant as well.
+            has_table: path_of_table(files, vmid).is_some(),
             cpus: cpus.unwrap_or_default(),
+            stops: table.map_or_else(Vec::new, |table| table.yields.stop.clone()),
         })
     });
     guests.collect()
@@ -125,36 +133,28 @@ pub(super) fn vm_facts(
     let conf = look_up(files, vmid, "").ok()?.vm().ok()?.conf;
     let guest = conf.guest_of_next_start();
     let devices = Devices::read(host, vmid, &guest, &[]);
-    let of_devices = match devices.bus.is_empty() {
-        true => Vec::new(),
-        false => devices.warnings(vmid),
-    };
-    let outlook = devices.outlook(vmid).filter(|_| !devices.bus.is_empty());
-    let outlook = outlook.filter(|outlook| outlook.fails);
-    let device_faults: Vec<Advice> = outlook
-        .map(|outlook| advice(outlook.reason, outlook.help))
-        .into_iter()
-        .collect();
+    let (of_devices, device_faults) = said_of(&devices, vmid);
     let table = path_of_table(files, vmid);
-    let held = held_against_host(bench, host, vmid);
-    // What has a check of its own is not told twice.
     let said = table_of(bench, host, vmid);
+    let Cores {
+        doubts,
+        better,
+        guest_smt,
+    } = cores(bench, host, vmid, &guest, state);
+    let mut held = held_against_host(bench, host, vmid);
+    let may_start = held.table_fault.is_none() && table.is_some();
+    let in_the_way = || may_start.then(|| in_the_way(host, vmid, state)).flatten();
+    held.refusal = held.refusal.or_else(in_the_way);
+    // What has a check of its own is not told twice.
+    let mut told = doubts.clone();
+    told.extend(of_devices.iter().cloned());
     let of_config = said.as_ref();
-    let of_config = of_config.map(|table| doubts::of_config(vmid, &guest, table));
-    let of_config = of_config.unwrap_or_default();
-    let refusal = held.refusal.or_else(|| {
-        let may_start = held.table_fault.is_none() && table.is_some();
-        may_start.then(|| in_the_way(host, vmid, state)).flatten()
-    });
-    let is_refusal = |text: &String| {
-        refusal
-            .as_ref()
-            .is_some_and(|refusal| text.starts_with(&refusal.fact))
-    };
-    let is_told =
-        |text: &String| of_devices.contains(text) || of_config.contains(text) || is_refusal(text);
-    let warnings = held.warnings.into_iter().filter(|text| !is_told(text));
-    let warnings = warnings.collect();
+    told.extend(
+        of_config
+            .into_iter()
+            .flat_map(|table| doubts::of_config(vmid, &guest, table)),
+    );
+    held.leave_out(&told, guest_smt.as_ref());
     Some(VmFacts {
         vmid,
         hook_fault: hook_fault(host, vmid, &guest, table.is_some()),
@@ -166,13 +166,27 @@ pub(super) fn vm_facts(
         asks_without_idle: said.as_ref().and_then(asks_without_idle),
         guest,
         table_fault: held.table_fault,
-        refusal,
-        warnings,
+        refusal: held.refusal,
+        warnings: held.warnings,
+        doubts,
+        better,
+        guest_smt,
         devices: unfaulted(of_devices, &device_faults),
         device_faults,
         is_ha: cluster::is_ha(files, vmid).unwrap_or_default(),
         table,
     })
+}
+
+/// Returns what is to be said of the devices of a VM, and why PVE cannot pass them; nothing where none can be
+/// seen.
+fn said_of(devices: &Devices, vmid: Vmid) -> (Vec<String>, Vec<Advice>) {
+    if devices.bus.is_empty() {
+        return (Vec::new(), Vec::new());
+    }
+    let outlook = devices.outlook(vmid).filter(|outlook| outlook.fails);
+    let fault = outlook.map(|outlook| advice(outlook.reason, outlook.help));
+    (devices.warnings(vmid), fault.into_iter().collect())
 }
 
 /// Returns what the table of a VM says; nothing of one that cannot be used.
@@ -202,6 +216,17 @@ struct Held {
     table_fault: Option<Advice>,
     refusal: Option<Advice>,
     warnings: Vec<String>,
+}
+
+impl Held {
+    /// Leaves out warnings that other checks tell, or that say why a start would be refused.
+    fn leave_out(&mut self, told: &[String], smt: Option<&Advice>) {
+        let refusal = self.refusal.as_ref();
+        let facts: Vec<&Advice> = refusal.into_iter().chain(smt).collect();
+        let begins = |text: &String| facts.iter().any(|advice| text.starts_with(&advice.fact));
+        self.warnings
+            .retain(|text| !told.contains(text) && !begins(text));
+    }
 }
 
 /// Holds the table of a VM against the host, as `check --table` does.
