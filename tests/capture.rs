@@ -4,6 +4,8 @@
 
 #[path = "common/cases.rs"]
 mod cases;
+#[path = "common/goldens.rs"]
+mod goldens;
 #[path = "common/hosts.rs"]
 mod hosts;
 #[path = "common/trees.rs"]

@@ -137,13 +137,36 @@ fn a_root_is_not_in_the_help_of_commands_that_always_refuse_it() {
     }
 }
 
+/// One sentence says what is missing there, whatever is asked.
 #[test]
-fn a_root_that_is_no_host_is_an_error() {
+fn a_root_that_is_no_host_is_refused() {
     let dir = TempDir::new().unwrap();
     let root = dir.path().to_str().unwrap();
-    let output = run(&["list", "--root", root]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).starts_with("pin-hook: error: cannot read the host name"));
+    for words in [
+        &["list"][..],
+        &["status"],
+        &["check"],
+        &["topology"],
+        &["plan", "100"],
+        &["init", "100"],
+        &["enable", "--dry-run", "100"],
+    ] {
+        let output = run(&[words, &["--root", root]].concat());
+        let shown = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {shown}");
+        let told =
+            format!("pin-hook: error: --root {root} is no copy of a host: it has no /etc/hostname");
+        assert!(shown.starts_with(&told), "{words:?}: {shown}");
+        let help = "pin-hook: help: give what pin-hook capture has written, or the root directory of a host\n";
+        assert!(shown.ends_with(help), "{words:?}: {shown}");
+    }
+    std::fs::create_dir_all(dir.path().join("etc")).unwrap();
+    std::fs::write(dir.path().join("etc/hostname"), "pve1\n").unwrap();
+    let shown = text(&run(&["status", "--root", root]));
+    let told = format!(
+        "pin-hook: error: --root {root} is no copy of a host: it has no /sys/devices/system/cpu/possible\n"
+    );
+    assert!(shown.starts_with(&told), "{shown}");
 }
 
 /// Who names a VM or a directory where a file is wanted is told what to name.

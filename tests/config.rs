@@ -8,6 +8,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +30,7 @@ fn folder(name: &str) -> PathBuf {
 
 /// Compares what `show` makes of every `*.<from>` in a folder with the `*.<to>` beside it.
 fn compare(name: &str, from: &str, to: &str, show: impl Fn(&str, &str) -> String) {
-    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
+    let update = goldens::update();
     let mut wrong = Vec::new();
     let entries = fs::read_dir(folder(name)).unwrap();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -203,6 +206,27 @@ fn files_beyond_any_sane_size_are_refused() {
     let comment = "#".repeat(MAX_BYTES);
     let error = parse(&format!("{comment}\ncpus = \"2-3\"")).unwrap_err();
     assert!(error.message.contains("bytes, more than"), "{error}");
+}
+
+/// No editor shows it, and what the library expected there does not help.
+#[test]
+fn a_control_character_is_named() {
+    for (text, told) in [
+        ("cpus = \"4-7\0\"\n", "1:12: control character U+0000 (NUL)"),
+        (
+            "cpus = \"4-7\"\n\u{1b}[pin]\n",
+            "2:1: control character U+001B",
+        ),
+        (
+            "cpus = \"4-7\" # \u{7f}\n",
+            "1:16: control character U+007F",
+        ),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.to_string().ends_with(told), "{error}");
+        assert!(error.help.contains("cat -v"), "{}", error.help);
+    }
+    parse("cpus\t= \"4-7\"\r\n").unwrap();
 }
 
 proptest! {

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
 #[path = "common/hosts.rs"]
 mod hosts;
 #[path = "doctor/rules.rs"]
 mod rules;
+#[path = "doctor/tables.rs"]
+mod tables;
 #[path = "doctor/well.rs"]
 mod well;
 
@@ -29,7 +33,8 @@ fn node() -> TempDir {
     put(
         &dir,
         "/etc/pve/qemu-server/100.conf",
-        "name: vr\ncores: 2\ncpu: host\nargs: -smp 2,cores=1,threads=2\nhookscript: local:snippets/pin-hook\n",
+        "name: vr\ncores: 2\ncpu: host\nargs: -smp 2,cores=1,threads=2 -global \
+         host-x86_64-cpu.topoext=on\nhookscript: local:snippets/pin-hook\n",
     );
     put(&dir, "/etc/pin-hook/100.toml", "cpus = \"11,23\"\n");
     dir
@@ -178,7 +183,7 @@ fn enabling_tells_what_matters() {
     fs::create_dir_all(dir.path().join("var/lib/vz/snippets")).unwrap();
     fs::create_dir_all(dir.path().join("etc/pve/nodes")).unwrap();
     let conf = |more: &str| {
-        let conf = format!("cores: 2\ncpu: kvm64\nargs: -smp 2,cores=1,threads=2\n{more}");
+        let conf = format!("cores: 2\ncpu: EPYC\nargs: -smp 2,cores=1,threads=2\n{more}");
         put(&dir, "/etc/pve/qemu-server/100.conf", &conf);
         asked(dir.path(), &["enable", "100", "--dry-run"])
     };
@@ -256,7 +261,7 @@ fn the_page_is_made_of_the_checks() {
         chosen.map(told).collect::<String>()
     };
     let made = format!("\n## Of the host\n{}\n## Of a VM\n{}", of(true), of(false));
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+    if goldens::update() {
         fs::write(&path, format!("{before}{MARK}{made}")).unwrap();
     } else {
         assert_eq!(behind, made, "UPDATE_GOLDENS=1 rewrites it");

@@ -91,6 +91,9 @@ fn too_few_open_files_are_an_error() {
     let (dir, files) = tree();
     files.make_dir("/etc", 0o755).unwrap();
     files.replace("/etc/hostname", "pve1\n", 0o644).unwrap();
+    let cpus = dir.path().join("sys/devices/system/cpu");
+    std::fs::create_dir_all(&cpus).unwrap();
+    std::fs::write(cpus.join("possible"), "0-3\n").unwrap();
     let output = Command::new("prlimit")
         .args(["--nofile=3", env!("CARGO_BIN_EXE_pin-hook"), "--root"])
         .arg(dir.path())

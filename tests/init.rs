@@ -7,6 +7,8 @@
 
 #[path = "common/cases.rs"]
 mod cases;
+#[path = "common/goldens.rs"]
+mod goldens;
 #[path = "common/hosts.rs"]
 mod hosts;
 #[path = "common/trees.rs"]
@@ -134,5 +136,12 @@ fn a_proposed_table_can_be_used() {
         let output = command.output().unwrap();
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(json["outcome"], "ready", "{}: {json:#}", case.display());
+        // Nothing better is known of nodes than what was proposed.
+        let warnings = json["warnings"].to_string();
+        assert!(
+            !warnings.contains("would do"),
+            "{}: {warnings}",
+            case.display()
+        );
     }
 }

@@ -242,3 +242,46 @@ fn a_reserve_that_leaves_no_vm_anything_is_an_error() {
         0
     );
 }
+
+/// The start would only say so once the VM is there.
+#[test]
+fn a_sysctl_beyond_what_the_kernel_takes_is_told() {
+    let mut entries = hosts::entries("synthetic-5900x");
+    for (name, value) in [
+        ("vm/swappiness", "60"),
+        ("kernel/watchdog_thresh", "10"),
+        ("vm/stat_interval", "1"),
+    ] {
+        entries.insert(format!("/proc/sys/{name}"), format!("{value}\n"));
+    }
+    let host = hosts::unpack(&entries);
+    let shown = |wish: &str| {
+        let table = format!("cpus = \"6,18\"\nhost.sysctl = {{ {wish} }}\n");
+        checked(host.path(), "t.toml", &table, &[]).0
+    };
+    for (wish, told) in [
+        (
+            "\"vm.swappiness\" = 500",
+            "warning: host.sysctl vm.swappiness: the kernel refuses 500, it takes 0 to 200\n",
+        ),
+        (
+            "\"vm.swappiness\" = -1",
+            "warning: host.sysctl vm.swappiness: the kernel refuses -1, it takes 0 to 200\n",
+        ),
+        (
+            "\"kernel.watchdog_thresh\" = 3000",
+            "warning: host.sysctl kernel.watchdog_thresh: the kernel refuses 3000, it takes 0 to 60\n",
+        ),
+    ] {
+        let text = shown(wish);
+        assert!(text.contains(told), "{text}");
+    }
+    for wish in [
+        "\"vm.swappiness\" = 200",
+        "\"kernel.watchdog_thresh\" = 60",
+        "\"vm.stat_interval\" = 3000",
+    ] {
+        let text = shown(wish);
+        assert!(!text.contains("warning"), "{text}");
+    }
+}

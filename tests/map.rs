@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
 #[path = "common/hosts.rs"]
 mod hosts;
 #[path = "common/trees.rs"]
@@ -33,7 +35,7 @@ fn check_on(root: &TempDir, name: &str, words: &[&str]) {
     let shown = format!("$ pin-hook topology{blank}{}\n{text}", words.join(" "));
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/map");
     let expected = folder.join(format!("{name}.out"));
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+    if goldens::update() {
         fs::write(&expected, &shown).unwrap();
     }
     assert_eq!(fs::read_to_string(&expected).unwrap_or_default(), shown);
@@ -228,7 +230,7 @@ fn the_picture_can_be_written_as_svg() {
     );
     let grounds = svg.matches("fill=\"rgba(").count();
     assert!(grounds > 8, "{grounds}");
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+    if goldens::update() {
         fs::write("docs/topology.svg", &svg).unwrap();
     }
     assert_eq!(fs::read_to_string("docs/topology.svg").unwrap(), svg);

@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
+
 use std::collections::BTreeMap;
 
 use pin_hook::domain::trace::event::{Context, Decoder, ELSEWHERE, Event, HERE};
@@ -165,7 +168,7 @@ fn a_measurement_is_shown_as_people_read_it() {
         let (is_done, text) = shown(words);
         assert!(is_done, "{text}");
         let path = format!("{}/tests/trace/{name}", env!("CARGO_MANIFEST_DIR"));
-        if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        if goldens::update() {
             std::fs::write(&path, &text).unwrap();
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{name}");

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
 mod source;
 
 use std::collections::BTreeMap;
@@ -81,7 +83,7 @@ fn every_message_is_in_the_list() {
     list += "\n";
     list += &help();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(GOLDEN);
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+    if goldens::update() {
         fs::write(&path, &list).unwrap();
     }
     let known = fs::read_to_string(&path).unwrap_or_default();

@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
 #[path = "common/hosts.rs"]
 mod hosts;
 #[path = "common/trees.rs"]
@@ -99,7 +101,7 @@ fn read(host: &Host, conf: &str) -> Devices {
 #[track_caller]
 fn golden(name: &str, shown: &str) {
     let path = format!("{}/tests/pci/{name}", env!("CARGO_MANIFEST_DIR"));
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+    if goldens::update() {
         fs::write(&path, shown).unwrap();
     }
     let expected = fs::read_to_string(&path).unwrap_or_default();

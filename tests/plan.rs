@@ -8,6 +8,8 @@
 
 #[path = "common/cases.rs"]
 mod cases;
+#[path = "common/goldens.rs"]
+mod goldens;
 #[path = "common/hosts.rs"]
 mod hosts;
 #[path = "common/trees.rs"]
@@ -65,4 +67,23 @@ fn tree(dir: &Path) -> Vec<(PathBuf, String)> {
     }
     found.sort();
     found
+}
+
+/// A warning that names the nodes says it all.
+#[test]
+fn vcpus_on_several_nodes_are_told_once() {
+    for (cores, table) in [(4, "cpus = \"2-3,10-11\"\n"), (24, "cpus = \"auto\"\n")] {
+        let mut entries = hosts::entries("synthetic-2s-4n");
+        let conf = format!("cores: {cores}\nhookscript: local:snippets/pin-hook\n");
+        entries.insert("/etc/pve/qemu-server/100.conf".to_owned(), conf);
+        entries.insert("/etc/pin-hook/100.toml".to_owned(), table.to_owned());
+        let root = hosts::unpack(&entries);
+        let (text, _) = hosts::asked(root.path(), &["plan", "100"]);
+        let told = text.lines().filter(|line| line.contains("numa nodes"));
+        let told: Vec<&str> = told.collect();
+        assert!(
+            matches!(told[..], [line] if line.contains("warning")),
+            "{text}"
+        );
+    }
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
 #[path = "common/hosts.rs"]
 mod hosts;
 #[path = "show/list.rs"]
@@ -170,7 +172,7 @@ impl Node {
         let shown = format!("$ pin-hook {}\n{text}exit {status}\n", words.join(" "));
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/show");
         let expected = folder.join(format!("{name}.out"));
-        if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        if goldens::update() {
             fs::write(&expected, &shown).unwrap();
         }
         assert_eq!(fs::read_to_string(&expected).unwrap_or_default(), shown);

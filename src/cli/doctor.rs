@@ -206,7 +206,13 @@ fn what_to_do(row: &Row, is_verbose: bool) -> String {
     let required = is_verbose.then(|| format!("required: {}", row.required));
     let fix = row.fix.iter().map(|fix| format!("fix: {fix}"));
     let lines = required.into_iter().chain(fix);
-    lines.map(|line| wrapped(&line, INDENT)).collect()
+    // A command with quotes is copied whole.
+    let is_quoted = |line: &str| line.starts_with("fix: qm set") && line.contains(" '");
+    let shown = lines.map(|line| match is_quoted(&line) {
+        true => format!("{INDENT}{line}\n"),
+        false => wrapped(&line, INDENT),
+    });
+    shown.collect()
 }
 
 fn style(outcome: Outcome) -> Style {

@@ -3,7 +3,7 @@
 use super::columns::{Columns, or_dash};
 use super::json;
 use super::output::Output;
-use super::status::of_over;
+use super::status::{of_over, without_config};
 use crate::host::Host;
 use crate::lifecycle::engine::account::{Exit, Level};
 use crate::lifecycle::show::list::{Broken, Entry, Listing, Misfit, ids, list};
@@ -48,14 +48,13 @@ fn print(listing: &Listing, output: &Output) {
             output.tell_lines(&of_over(vmid, Level::Warning));
         }
     }
+    output.tell_lines(&without_config(&listing.gone));
     for overlap in &listing.overlaps {
-        let [one, two] = overlap.vmids;
-        let cpus = &overlap.cpus;
-        let text = format!(
-            "vm {one} and vm {two} both name {}: they cannot own them at the same time",
-            cpus.in_words()
-        );
-        output.say(Level::Warning, &text);
+        let level = match overlap.yields {
+            None => Level::Warning,
+            Some(_) => Level::Info,
+        };
+        output.say(level, &overlap.to_string());
     }
     for Misfit { vmid, reason } in &listing.misfits {
         let text = match vmid {

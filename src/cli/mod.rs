@@ -67,7 +67,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     if command.executes_programs() {
         close_inherited(&RootFiles::new("/"));
     }
-    let root = match Root::open(args.root.as_deref()) {
+    let root = match Root::open(args.root.as_deref(), &command) {
         Ok(root) => root,
         Err(error) => return output.fail(Exit::Usage, &format!("{error:#}"), &help_for(&error)),
     };

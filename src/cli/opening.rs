@@ -33,10 +33,34 @@ impl Root {
     ///
     /// # Errors
     /// There is nothing, or nothing that is a captured host.
-    pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn open(path: Option<&Path>, command: &Command) -> anyhow::Result<Self> {
         let Some(path) = path else {
             return Ok(Root::Live);
         };
+        let root = Root::read(path)?;
+        let files: &dyn Files = match &root {
+            Root::Live => return Ok(root),
+            Root::Directory(files) => files,
+            Root::Archive(files) => files,
+        };
+        let missing = needed_by(command).iter().filter(|paths| {
+            let mut paths = paths.iter();
+            !paths.any(|path| files.exists(path))
+        });
+        let missing: Vec<&str> = missing.filter_map(|paths| paths.first().copied()).collect();
+        if missing.is_empty() {
+            return Ok(root);
+        }
+        let name = path.display();
+        let missing = missing.join(" and no ");
+        Err(Advised::new(
+            format!("--root {name} is no copy of a host: it has no {missing}"),
+            "give what pin-hook capture has written, or the root directory of a host",
+        )
+        .into())
+    }
+
+    fn read(path: &Path) -> anyhow::Result<Self> {
         if path.is_dir() {
             return Ok(Root::Directory(RootFiles::new(path)));
         }
@@ -75,6 +99,25 @@ impl Root {
         // Affinities are read from files too, so that they are part of a capture.
         let sched = Box::new(CapturedSched(seen.clone()));
         (with(Box::new(seen.clone()), sched, command), Some(seen))
+    }
+}
+
+/// Files that a host has, the first of each what people know it by.
+const NODE: &[&str] = &["/etc/hostname", "/proc/sys/kernel/hostname"];
+const CPUS: &[&str] = &["/sys/devices/system/cpu/possible"];
+
+/// Returns what there has to be of a host for a command to be about it: one file of each row.
+fn needed_by(command: &Command) -> &'static [&'static [&'static str]] {
+    match command {
+        // A machine that checks tables is no node, and a measurement that was kept is a file.
+        Command::Check(asked) if asked.table.is_some() || asked.explain.is_some() => &[],
+        Command::Measure(_) => &[],
+        // A shell that completes a word is told no errors.
+        Command::List { ids: true, .. } => &[],
+        // Those are refused with any root.
+        _ if command.changes_the_host() => &[],
+        Command::Enable { .. } | Command::Disable { .. } => &[NODE],
+        _ => &[NODE, CPUS],
     }
 }
 

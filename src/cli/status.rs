@@ -19,6 +19,7 @@ use crate::lifecycle::engine::account::{Account, Exit, Level, Line, keep_off, le
 use crate::lifecycle::engine::advice::help_without_cpus;
 use crate::lifecycle::engine::settings::SettingStatus;
 use crate::lifecycle::show::complaint::Complaint;
+use crate::lifecycle::show::gone::Gone;
 use crate::lifecycle::show::status::{
     ClaimStatus, DebtStatus, Drifted, Forgotten, Moved, Refused, Status, ThreadStatus, status,
 };
@@ -96,6 +97,7 @@ pub fn remarks(status: &Status) -> Vec<Line> {
         );
         account.say(Level::Info, text);
     }
+    account.lines.extend(without_config(&status.gone));
     for debt in &status.debts {
         account.say(Level::Info, debt_text(debt));
     }
@@ -296,6 +298,18 @@ pub fn complaints(claim: &ClaimStatus) -> Vec<Line> {
         account.lines.extend(of_over(vmid, Level::Error));
     }
     account.lines
+}
+
+/// Says which VMs own CPUs and run without a config on this node, and what ends that.
+pub fn without_config(gone: &[Gone]) -> Vec<Line> {
+    let lines = gone.iter().flat_map(|gone| {
+        let line = |level, text| Line { level, text };
+        [
+            line(Level::Warning, gone.to_string()),
+            line(Level::Help, gone.help.clone()),
+        ]
+    });
+    lines.collect()
 }
 
 /// Says that a VM has ended and nobody has seen to it.

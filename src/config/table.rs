@@ -65,7 +65,23 @@ fn read<T>(
         };
         return Err(too_large.in_file(file, ""));
     }
-    parse(text).map_err(|problem| problem.in_file(file, text))
+    let parsed = match control_character(text) {
+        Some(problem) => Err(problem),
+        None => parse(text),
+    };
+    parsed.map_err(|problem| problem.in_file(file, text))
+}
+
+/// Finds what no editor shows and TOML forbids; the library only says what it expected instead.
+fn control_character(text: &str) -> Option<Problem> {
+    let is_wrong = |c: char| c.is_ascii_control() && !"\t\n\r".contains(c);
+    let (at, c) = text.char_indices().find(|(_, c)| is_wrong(*c))?;
+    let name = if c == '\0' { " (NUL)" } else { "" };
+    Some(Problem {
+        span: at..at + 1,
+        message: format!("control character U+{:04X}{name}", u32::from(c)),
+        help: "take it out: an editor may not show it, cat -v does".to_owned(),
+    })
 }
 
 fn table_of(text: &str, node: &str, defaults: &Defaults) -> Result<Table, Problem> {

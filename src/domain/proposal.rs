@@ -4,7 +4,7 @@
 
 mod fit;
 
-pub use fit::{Command, Fit, fit};
+pub use fit::{Command, Fit, fit, lacks_topoext};
 
 use super::cpuset::CpuSet;
 use super::placement::{Choice, Remark};

@@ -18,7 +18,7 @@ use std::time::Duration;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
+use rustix::fs::{CWD, RenameFlags, StatVfsMountFlags, renameat_with, statvfs};
 
 use super::deadline::Deadline;
 
@@ -108,7 +108,8 @@ pub trait Files: Debug {
     fn reserve(&self, _path: &str, _room: usize) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
-    /// Returns how many bytes more fit into the file system of `path`, as this process may use it.
+    /// Returns how many bytes more fit into the file system of `path`, as this process may use it; of one that is
+    /// mounted read-only that is the error.
     fn room_left(&self, _path: &str) -> io::Result<u64> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -315,6 +316,9 @@ impl Files for RootFiles {
 
     fn room_left(&self, path: &str) -> io::Result<u64> {
         let left = statvfs(self.at(path))?;
+        if left.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(rustix::io::Errno::ROFS.into());
+        }
         Ok(left.f_bavail.saturating_mul(left.f_frsize))
     }
 

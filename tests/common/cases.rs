@@ -104,7 +104,7 @@ pub fn cases(folder: &str) -> Vec<PathBuf> {
 /// `<case>.<command>`.
 #[track_caller]
 pub fn check(command: &str) {
-    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
+    let update = super::goldens::update();
     let mut wrong = Vec::new();
     for case in cases(command) {
         let conf = fs::read_to_string(&case).unwrap();

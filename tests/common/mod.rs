@@ -8,4 +8,5 @@
     clippy::expect_used
 )]
 
+pub mod goldens;
 pub mod sim;

@@ -171,6 +171,23 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     ("placement", Severity::Warning, |_, vm| {
         vm.warnings = vec!["the vcpus share cores".to_owned()];
     }),
+    ("placement", Severity::Notice, |_, vm| {
+        vm.doubts = vec!["the vcpus are on numa nodes 0-1, but one would do".to_owned()];
+    }),
+    ("placement", Severity::Warning, |_, vm| {
+        vm.doubts = vec!["the vcpus are on numa nodes 0-1, but one would do".to_owned()];
+        vm.better = Some("better cpus are free: cpus = \"4-7\"".to_owned());
+    }),
+    ("guest-smt", Severity::Warning, |_, vm| {
+        vm.guest_smt = advice();
+    }),
+    ("overlap", Severity::Warning, |host, _| {
+        let other = GuestOfHost {
+            vmid: "101".parse().unwrap(),
+            ..host.guests[0].clone()
+        };
+        host.guests.push(other);
+    }),
     ("idle-latency", Severity::Notice, |_, vm| {
         vm.asks_without_idle = Some("pin.scheduler");
     }),

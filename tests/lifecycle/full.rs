@@ -3,10 +3,11 @@
 use pin_hook::domain::state::State;
 use pin_hook::lifecycle::engine::account::Exit;
 use pin_hook::lifecycle::engine::journal::read_state;
+use pin_hook::lifecycle::show::doctor::examine;
 use pin_hook::lifecycle::show::plan::Outcome;
 use pin_hook::lifecycle::start::phase::Phase;
 
-use super::world::{World, assert_says, done};
+use super::world::{World, assert_says, done, id};
 use crate::common::sim::{TaskSpec, VmSpec};
 
 const KIB: usize = 1 << 10;
@@ -112,4 +113,46 @@ fn what_needs_more_room_than_there_is_is_taken_back() {
     world.assert_owns(100);
     world.stop(100);
     assert_eq!(read_state(&*world.host.files).unwrap(), State::default());
+}
+
+/// What keeps the state from being written.
+type Spoil = fn(&World);
+
+/// Where the state cannot be written no start is granted, and who shows says so beforehand.
+#[test]
+fn a_state_directory_that_cannot_be_written_is_told_beforehand() {
+    let spoils: [(&str, Spoil); 3] = [
+        (
+            "cannot write /run/pin-hook: Read-only file system",
+            |world| {
+                world.sim.seal_run(true);
+            },
+        ),
+        ("cannot make /run/pin-hook: Not a directory", |world| {
+            world.sim.put("/run/pin-hook", "");
+        }),
+        ("/run/pin-hook belongs to uid 0 with mode 777", |world| {
+            let mut state = world.sim.state();
+            state.tree.make_dir("/run/pin-hook", 0o777).unwrap();
+        }),
+    ];
+    for (told, spoil) in spoils {
+        let world = World::with_vm();
+        spoil(&world);
+        world.sim.take_log();
+        let plan = world.plan(100);
+        assert_eq!(plan.outcome, Outcome::Refused, "{told}: {plan:#?}");
+        let error = plan.error.unwrap().message;
+        assert!(error.contains(told), "{told}: {error}");
+        let vm = examine(&world.host, Some(id(100)))
+            .unwrap()
+            .patients
+            .remove(1);
+        let mut failures = vm.results.iter();
+        let start = failures.find(|row| row.id == "start").unwrap();
+        assert!(start.found.contains(told), "{start:#?}");
+        assert!(world.sim.take_log().is_empty(), "a look has written");
+        let account = world.phase(Phase::PreStart, 100);
+        assert_eq!(account.exit, Exit::Refused, "{told}: {account:#?}");
+    }
 }

@@ -325,7 +325,7 @@ fn drivers_and_pools_are_written_as_ever() {
 #[test]
 fn what_this_version_writes_is_what_it_reads() {
     let text = text_of(&records()).unwrap();
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+    if crate::common::goldens::update() {
         std::fs::write(NOW, &text).unwrap();
     }
     assert_eq!(std::fs::read_to_string(NOW).unwrap(), text);

@@ -3,7 +3,7 @@
 use pin_hook::host::pve::TextFile;
 use pin_hook::lifecycle::show::lint::lint;
 
-use super::{Node, hosts, settled};
+use super::{Node, QEMU, hosts, settled};
 
 #[test]
 fn list_shows_tables_and_what_does_not_fit() {
@@ -79,15 +79,41 @@ fn what_a_vm_owns_is_told_before_what_its_table_says_now() {
 }
 
 #[test]
-fn a_running_vm_whose_config_is_gone_is_listed_with_what_it_owns() {
+fn a_running_vm_whose_config_is_gone_is_shown_with_what_ends_that() {
     let node = settled();
     node.remove("/etc/pin-hook/100.toml");
     node.remove("/etc/pve/qemu-server/100.conf");
+    let told = "warning: vm 100 owns cpus 11,23 and runs as process 500, but there is no vm 100\n\
+                pin-hook: help: put /etc/pve/qemu-server/100.conf back, or end it: kill 500, then pin-hook reconcile\n";
     let (text, _) = node.shown(&["list"]);
+    assert!(text.contains("\n  100  -     11,23"), "{text}");
+    assert_eq!(text.matches(told).count(), 1, "{text}");
+    let (text, _) = node.shown(&["status"]);
+    assert_eq!(text.matches(told).count(), 1, "{text}");
+    let gone = node.json(&["status", "--json"])["gone"].clone();
+    let expected = serde_json::json!([{
+        "vmid": 100, "cpus": "11,23", "process": 500, "reason": "there is no vm 100",
+    }]);
+    assert_eq!(gone, expected);
+    node.put("/etc/pve/nodes/pve2/qemu-server/100.conf", "cores: 2\n");
+    let told = "vm 100 owns cpus 11,23 and runs as process 500, but vm 100 is on node pve2\n\
+                pin-hook: help: the end of a migration ends it; if none is under way: kill 500, then pin-hook reconcile\n";
+    let (text, _) = node.shown(&["list"]);
+    assert!(text.contains(told), "{text}");
+}
+
+/// One that is over is told as that, by what ends it.
+#[test]
+fn a_run_that_is_over_is_not_told_to_be_running_without_a_config() {
+    let node = settled();
+    node.remove("/etc/pve/qemu-server/100.conf");
+    node.remove(&format!("/proc/{QEMU}/task/{QEMU}/stat"));
+    let (text, _) = node.shown(&["status"]);
     assert!(
-        text.contains("100 owns cpus 11,23, but there is no vm 100\n"),
+        text.contains("vm 100 has stopped, but the host is not"),
         "{text}"
     );
+    assert!(!text.contains("runs as process"), "{text}");
 }
 
 #[test]
@@ -323,4 +349,33 @@ fn every_field_of_the_json_is_described() {
         found.retain(|name| !(told(section, name) || is_of_level(name) && told(page, name)));
         assert!(found.is_empty(), "{command}: {found:?}");
     }
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_table_is_told_with_its_path() {
+    let node = settled();
+    node.put("/etc/pin-hook/105.toml/x", "");
+    let (text, _) = node.shown(&["list"]);
+    let told = "105 has a table (/etc/pin-hook/105.toml), but there is no such vm\n";
+    assert!(text.contains(told), "{text}");
+}
+
+/// Who makes room for whom is settled: the start shuts the other one down.
+#[test]
+fn cpus_that_one_vm_yields_to_another_are_no_warning() {
+    let node = Node::new();
+    node.put("/etc/pve/qemu-server/107.conf", "cores: 2\n");
+    node.put("/etc/pin-hook/107.toml", "cpus = \"11,23\"\n");
+    let (text, status) = node.shown(&["list"]);
+    let told =
+        "warning: vm 100 and vm 107 both name cpus 11,23: they cannot own them at the same time\n";
+    assert!(text.contains(told), "{text}");
+    assert_eq!(status, 0);
+    let table = "cpus = \"11,23\"\nyield.stop = [107]\n";
+    node.put("/etc/pin-hook/100.toml", table);
+    let (text, _) = node.shown(&["list"]);
+    let told = "pin-hook: vm 100 and vm 107 both name cpus 11,23: a start of vm 100 shuts vm 107 down first (yield.stop)\n";
+    assert!(text.contains(told) && !text.contains("warning"), "{text}");
+    let json = node.json(&["list", "--json"]);
+    assert_eq!(json["overlaps"][0]["yields"], 107);
 }

@@ -35,7 +35,7 @@ pub fn busy() -> Node {
 fn check(name: &str, text: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/show");
     let expected = folder.join(name);
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+    if crate::goldens::update() {
         fs::write(&expected, text).unwrap();
     }
     assert_eq!(fs::read_to_string(&expected).unwrap_or_default(), text);

@@ -7,6 +7,7 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::Choice;
 use crate::domain::guest::Guest;
 use crate::domain::memory::Pool;
+use crate::domain::overlap::Named;
 use crate::domain::topology::Topology;
 use crate::domain::unit::Masked;
 use crate::domain::vm::Vmid;
@@ -173,9 +174,20 @@ pub struct GuestOfHost {
     pub has_table: bool,
     /// CPUs that its table names.
     pub cpus: CpuSet,
+    /// VMs that its table has make room.
+    pub stops: Vec<Vmid>,
 }
 
 impl GuestOfHost {
+    /// Returns what its table names, in the words of [`Overlap`](crate::domain::overlap::Overlap).
+    pub(super) fn named(&self) -> Named<'_> {
+        Named {
+            vmid: self.vmid,
+            cpus: &self.cpus,
+            stops: &self.stops,
+        }
+    }
+
     /// Tells whether it runs, or will after the next boot.
     pub fn counts(&self) -> bool {
         self.runs || self.guest.onboot || self.is_started_by_ha

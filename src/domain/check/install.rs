@@ -42,8 +42,9 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         id: "strays",
-        required: "every file among the tables is a table",
-        why: "A table is named after its VM, such as 100.toml. Nobody reads a file with another name.",
+        required: "every file among the tables is the table of a vm",
+        why: "A table is named after its VM, such as 100.toml. Nobody reads a file with another name, or of a \
+              guest that is no VM of this node.",
         fix: "rename or remove it",
         severity: Notice,
         judge: Judge::Host(|host| {

@@ -4,6 +4,7 @@ use super::host_facts::{HostFacts, IdleState};
 use super::rule::Severity::{Failure, Notice, Warning};
 use super::rule::{Check, Fault, Judge, Verdict};
 use super::vm_facts::VmFacts;
+use crate::domain::overlap::Overlap;
 use crate::domain::words::few;
 
 pub(super) const CHECKS: &[Check] = &[
@@ -45,13 +46,32 @@ pub(super) const CHECKS: &[Check] = &[
         id: "placement",
         required: "the cpus of the table are a good choice",
         why: "Which CPUs share a core, a cache and memory decides how fast a VM is on them.",
-        fix: "pin-hook init <vmid> proposes cpus, and qm set lines that tell the guest of them; pin-hook plan <vmid> \
-              shows what they share",
+        fix: "pin-hook plan <vmid> shows what they share, and whether better ones are free; pin-hook init <vmid> \
+              proposes cpus",
         severity: Warning,
-        judge: Judge::Vm(|vm, _| match vm.is_pinned() {
-            true => Verdict::of(vm.warnings.iter().map(Fault::new).collect(), "they are"),
-            false => Verdict::skipped("there is no table to go by"),
+        judge: Judge::Vm(placement),
+    },
+    Check {
+        id: "guest-smt",
+        required: "the guest knows which of its vcpus share a core",
+        why: "A guest that takes each thread for a core puts two busy tasks on one core while another is idle. \
+              It is told by -smp in args; on AMD's processors it also needs the flag topoext, which QEMU leaves \
+              out of every cpu type but AMD's own.",
+        fix: "tell it by args, as pin-hook init <vmid> proposes",
+        severity: Warning,
+        judge: Judge::Vm(|vm, _| match &vm.guest_smt {
+            _ if !vm.is_pinned() => Verdict::skipped("there is no table to go by"),
+            Some(advice) => Fault::new(&advice.fact).fixed_by(&advice.help).into(),
+            None => Verdict::passed("it does, or none do"),
         }),
+    },
+    Check {
+        id: "overlap",
+        required: "no other table names the cpus of the table",
+        why: "CPUs belong to one VM: while one of the two runs, a start of the other is refused.",
+        fix: "pin-hook init <vmid> proposes other cpus",
+        severity: Warning,
+        judge: Judge::Vm(overlap),
     },
     Check {
         id: "idle-latency",
@@ -84,6 +104,44 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Vm(ha),
     },
 ];
+
+fn placement(vm: &VmFacts, _: &HostFacts) -> Verdict {
+    if !vm.is_pinned() {
+        return Verdict::skipped("there is no table to go by");
+    }
+    let doubt = |text| match &vm.better {
+        Some(better) => Fault::new(text).fixed_by(better),
+        None => Fault::new(text)
+            .with(Notice)
+            .fixed_by("no better cpus are free: other tables, the reserve or memory leave none"),
+    };
+    let doubts = vm.doubts.iter().map(doubt);
+    let warnings = vm.warnings.iter().map(Fault::new);
+    Verdict::of(doubts.chain(warnings).collect(), "they are")
+}
+
+/// CPUs of a VM that makes room are no matter, and one that is in the way now is told by another check.
+fn overlap(vm: &VmFacts, host: &HostFacts) -> Verdict {
+    let own = host.guests.iter().find(|one| one.vmid == vm.vmid);
+    let Some(own) = own.filter(|own| !own.cpus.is_empty()) else {
+        return Verdict::skipped("there is no table that names cpus");
+    };
+    let others = host.guests.iter().filter(|one| one.vmid != vm.vmid);
+    let overlaps = others.filter_map(|other| Overlap::of(own.named(), other.named()));
+    let is_told = |other| {
+        let refusal = vm.refusal.as_ref();
+        refusal.is_some_and(|refusal| refusal.fact.ends_with(&format!("vm {other}")))
+    };
+    let overlaps = overlaps.filter(|one| one.yields.is_none() && !is_told(one.other(vm.vmid)));
+    let faults = overlaps.map(|one| {
+        let (vmid, other) = (vm.vmid, one.other(vm.vmid));
+        Fault::new(one.to_string()).fixed_by(format!(
+            "pin-hook init {vmid} proposes other cpus; or yield.stop = [{other}] in the table has a \
+             start shut vm {other} down first"
+        ))
+    });
+    Verdict::of(faults.collect(), "none does")
+}
 
 /// Microseconds that waking up may take before anybody notices.
 const UNNOTICED: u64 = 20;

@@ -18,6 +18,12 @@ pub struct VmFacts {
     pub refusal: Option<Advice>,
     /// What a start would warn of.
     pub warnings: Vec<String>,
+    /// What is to be said of the CPUs that its table names, by the rules by which CPUs are chosen.
+    pub doubts: Vec<String>,
+    /// CPUs that are free and leave less to be said, in words.
+    pub better: Option<String>,
+    /// What the guest does not know of its cores.
+    pub guest_smt: Option<Advice>,
     /// What keeps PVE from calling its hookscript.
     pub hook_fault: Option<Advice>,
     /// What is to be said of the devices that are passed to it.

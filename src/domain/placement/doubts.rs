@@ -14,18 +14,28 @@ use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 
 /// What is said of the CPUs that a table names. That a better line is known is for the caller to say,
-/// who knows what is free.
-pub fn of_written(placement: &Placement, n_vcpus: usize, topology: &Topology) -> Vec<Remark> {
+/// who knows what is free. `memory_mib` is the VM's, 0 where that is not known.
+pub fn of_written(
+    placement: &Placement,
+    n_vcpus: usize,
+    memory_mib: u32,
+    topology: &Topology,
+) -> Vec<Remark> {
     let owned = placement.owned();
     let used: CpuSet = placement.vcpus.iter().take(n_vcpus).copied().collect();
+    // Those that are plugged in later need room as well.
+    let needs = Needs {
+        n_vcpus: placement.vcpus.len(),
+        memory_mib,
+    };
     let all = [
         kinds(&used, topology),
         low_power(&used, topology),
-        too_many_nodes(&used, &owned, topology),
+        too_many_nodes(&used, &owned, needs, topology),
         boot_cpu(&owned),
         isolcpus(&owned, topology),
     ];
-    all.into_iter().flatten().map(Remark::warning).collect()
+    about(Topic::Cpus, all.into_iter().flatten()).collect()
 }
 
 /// What is said of any CPUs, written or chosen, next to the guest.
@@ -38,19 +48,19 @@ pub fn of_guest(
 ) -> Vec<Remark> {
     let used: CpuSet = placement.vcpus.iter().copied().collect();
     let refused = refused(guest, topology);
-    let of_config = [cpu_limit(vmid, guest), narrowed(vmid, guest, table)];
     let mut all = Vec::new();
-    all.extend(about(
-        Topic::Placement,
-        shared_cores(guest, placement, topology),
-    ));
+    let of_cores = shared_cores(guest, placement, topology);
+    all.extend(about(Topic::Smt, of_cores));
     all.extend(about(Topic::Placement, no_memory(&used, topology)));
     all.extend(about(Topic::Placement, far_memory(&used, table, topology)));
-    all.extend(about(
-        Topic::Memory,
-        refused.as_ref().map(ToString::to_string),
-    ));
-    all.extend(about(Topic::Placement, too_much_memory(guest, topology)));
+    let memory = refused.as_ref().map(ToString::to_string);
+    all.extend(about(Topic::Memory, memory));
+    let mut too_much = too_much_memory(guest, topology);
+    if too_much.is_empty() {
+        too_much.extend(more_than_host(guest, topology));
+    }
+    all.extend(about(Topic::Placement, too_much));
+    let of_config = [cpu_limit(vmid, guest), narrowed(vmid, guest, table)];
     all.extend(about(Topic::Config, of_config.into_iter().flatten()));
     all.extend(about(Topic::Placement, pins_of_nothing(guest, table)));
     let hugepages = no_hugepages(vmid, guest, table).filter(|_| refused.is_none());
@@ -153,7 +163,19 @@ fn low_power(used: &CpuSet, topology: &Topology) -> Option<String> {
     })
 }
 
-fn too_many_nodes(used: &CpuSet, owned: &CpuSet, topology: &Topology) -> Option<String> {
+/// What the nodes of a VM need room for.
+#[derive(Clone, Copy)]
+struct Needs {
+    n_vcpus: usize,
+    memory_mib: u32,
+}
+
+fn too_many_nodes(
+    used: &CpuSet,
+    owned: &CpuSet,
+    needs: Needs,
+    topology: &Topology,
+) -> Option<String> {
     let nodes: BTreeSet<u32> = nodes_of(used, topology);
     let idle = owned.difference(used);
     let is_alone = |cpu: CpuId| {
@@ -166,20 +188,34 @@ fn too_many_nodes(used: &CpuSet, owned: &CpuSet, topology: &Topology) -> Option<
         true => topology.first_of_cores(cpus).len(),
         false => cpus.len(),
     };
-    let mut sizes: Vec<usize> = topology.nodes().iter().map(|n| places(&n.cpus)).collect();
-    sizes.sort_unstable_by(|one, two| two.cmp(one));
-    let mut room = 0;
-    let needed = sizes.iter().take_while(|size| {
-        let is_missing = room < used.len();
-        room += **size;
-        is_missing
-    });
-    let needed = needed.count();
+    let sizes = topology.nodes().iter().map(|n| places(&n.cpus) as u64);
+    let needed = fewest(sizes.collect(), needs.n_vcpus as u64);
+    let needed = needed.max(nodes_for_memory(needs.memory_mib, topology));
     (needed < nodes.len() && needed > 0).then(|| {
         let list: CpuSet = nodes.iter().copied().map(CpuId).collect();
         let would = if needed == 1 { "one" } else { "fewer" };
         format!("the vcpus are on numa nodes {list}, but {would} would do")
     })
+}
+
+/// Returns how many nodes it takes at least for the memory; where the host does not tell, none.
+fn nodes_for_memory(memory_mib: u32, topology: &Topology) -> usize {
+    let sizes = topology.nodes().iter().map(|node| node.memory_kib);
+    let sizes: Option<Vec<u64>> = sizes.collect();
+    let kib = u64::from(memory_mib) * 1024;
+    sizes.map_or(0, |sizes| fewest(sizes, kib))
+}
+
+/// Returns how many of the sizes it takes at least to hold something.
+fn fewest(mut sizes: Vec<u64>, all: u64) -> usize {
+    sizes.sort_unstable_by(|one, two| two.cmp(one));
+    let mut room = 0;
+    let needed = sizes.iter().take_while(|size| {
+        let is_missing = room < all;
+        room += **size;
+        is_missing
+    });
+    needed.count()
 }
 
 fn boot_cpu(owned: &CpuSet) -> Option<String> {
@@ -206,19 +242,24 @@ fn nodes_of(cpus: &CpuSet, topology: &Topology) -> BTreeSet<u32> {
     nodes.map(|node| node.id).collect()
 }
 
+/// Says that vCPUs share cores where the guest does not know, and what can be done.
+fn shared_cores(guest: &Guest, placement: &Placement, topology: &Topology) -> Option<String> {
+    let fact = of_smt(guest, placement, topology)?;
+    Some(format!(
+        "{fact}: tell it (args, as under smt in man pin-hook.toml), or keep siblings idle (smt = \
+         \"idle-sibling\")"
+    ))
+}
+
 /// Says that vCPUs share cores where the guest does not know; those that are plugged in later do not
 /// count.
-fn shared_cores(guest: &Guest, placement: &Placement, topology: &Topology) -> Option<String> {
+pub fn of_smt(guest: &Guest, placement: &Placement, topology: &Topology) -> Option<&'static str> {
     let used = placement.vcpus.iter().take(guest.n_vcpus as usize);
     let used: CpuSet = used.copied().collect();
     let shares = used
         .iter()
         .any(|cpu| !topology.siblings(cpu).is_disjoint(&used));
-    (guest.smt < 2 && shares).then(|| {
-        "vcpus share cores and the guest does not know which: tell it (args, as under smt in man \
-         pin-hook.toml), or keep siblings idle (smt = \"idle-sibling\")"
-            .to_owned()
-    })
+    (guest.smt < 2 && shares).then_some("vcpus share cores and the guest does not know which")
 }
 
 fn no_memory(used: &CpuSet, topology: &Topology) -> Vec<String> {
@@ -243,6 +284,15 @@ fn far_memory(used: &CpuSet, table: &Table, topology: &Topology) -> Option<Strin
         let [from, near] = [from, &near].map(nodes_in_words);
         format!("memory.nodes is {from}, but the vcpus are on {near}: all memory is remote")
     })
+}
+
+/// Says that the VM's memory is more than that of the host, where all of that is known.
+pub fn more_than_host(guest: &Guest, topology: &Topology) -> Option<String> {
+    let nodes = topology.nodes().iter().filter(|node| node.has_memory);
+    let kib: u64 = nodes.map(|node| node.memory_kib).sum::<Option<u64>>()?;
+    let (mib, has) = (u64::from(guest.memory_mib), kib / 1024);
+    (has > 0 && mib > has)
+        .then(|| format!("memory of the vm's config is {mib} MiB, the host has {has} MiB in all"))
 }
 
 fn too_much_memory(guest: &Guest, topology: &Topology) -> Vec<String> {

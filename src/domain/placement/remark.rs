@@ -17,6 +17,10 @@ pub enum Topic {
     /// The CPUs, or the table.
     #[default]
     Placement,
+    /// CPUs that the table names, against the rules by which CPUs are chosen.
+    Cpus,
+    /// Siblings that the guest does not know.
+    Smt,
     /// A line of the VM's config that is a check of its own.
     Config,
     /// Memory that PVE or QEMU does not start the VM with.
@@ -26,6 +30,11 @@ pub enum Topic {
 }
 
 impl Remark {
+    /// Tells whether it warns of the NUMA nodes that the vCPUs are on: then no notice has to name them again.
+    pub fn warns_of_nodes(&self) -> bool {
+        self.is_warning && self.text.contains("numa nodes ")
+    }
+
     /// Returns a remark on something that is as it should be, or as good as it can be.
     pub fn info(text: String) -> Self {
         Remark {

@@ -168,6 +168,17 @@ impl Fit {
         set.chain(hook(vmid, guest)).collect()
     }
 
+    /// Returns what tells the guest which of its vCPUs share a core; nothing where it cannot be told.
+    pub fn tells_smt(&self, vmid: Vmid, guest: &Guest) -> Vec<String> {
+        if self.threads < 2 {
+            return Vec::new();
+        }
+        let all = [self.cores(guest), self.args(guest), self.cpu_type(guest)];
+        let set = all.into_iter().flatten();
+        set.map(|(what, _)| format!("qm set {vmid} {what}"))
+            .collect()
+    }
+
     fn cores(&self, guest: &Guest) -> Option<(String, String)> {
         let Fit {
             n_vcpus, sockets, ..
@@ -242,10 +253,7 @@ impl Fit {
     }
 
     fn lacks_topoext(&self, guest: &Guest) -> bool {
-        let kind = guest.cpu_type.as_deref().unwrap_or("kvm64");
-        let has = kind.starts_with("EPYC") || kind.starts_with("custom-");
-        let args = guest.args.as_deref().unwrap_or("");
-        self.is_amd && !has && !args.contains("topoext")
+        self.is_amd && lacks_topoext(guest)
     }
 
     fn cpu_type(&self, guest: &Guest) -> Option<(String, String)> {
@@ -312,6 +320,16 @@ impl Fit {
         let why = "the guest's memory comes from the nodes of its cpus".to_owned();
         Some((format!("--numa 1{options}{delete}"), why))
     }
+}
+
+/// Tells whether a guest on AMD's CPUs takes each thread of `-smp` for a core: QEMU leaves `topoext` out of
+/// every type but AMD's own, also where it enables all that the host has (`no_autoenable_flags` in
+/// `target/i386/cpu.c`).
+pub fn lacks_topoext(guest: &Guest) -> bool {
+    let kind = guest.cpu_type.as_deref().unwrap_or("kvm64");
+    let has = kind.starts_with("EPYC") || kind.starts_with("custom-");
+    let args = guest.args.as_deref().unwrap_or("");
+    !has && !args.contains("topoext")
 }
 
 /// Tells whether the memory of a guest node is less than its node of the host has.

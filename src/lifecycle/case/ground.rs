@@ -88,11 +88,10 @@ impl Asking<'_> {
 
     /// Returns what the rules of placement say of CPUs that the table names.
     pub fn doubts_of_written(&self, placement: &Placement, topology: &Topology) -> Vec<Remark> {
-        let n_vcpus = self
-            .guest
-            .map_or(usize::MAX, |guest| guest.n_vcpus as usize);
+        let of = |guest: &Guest| (guest.n_vcpus as usize, guest.memory_mib);
+        let (n_vcpus, memory_mib) = self.guest.map_or((usize::MAX, 0), of);
         match self.table.cpus {
-            Cpus::Set(_) => doubts::of_written(placement, n_vcpus, topology),
+            Cpus::Set(_) => doubts::of_written(placement, n_vcpus, memory_mib, topology),
             Cpus::Auto => Vec::new(),
         }
     }

@@ -8,6 +8,7 @@ pub mod neighbours;
 pub mod notes;
 pub(in crate::lifecycle) mod nothing;
 pub mod outdated;
+pub mod overlaps;
 pub mod resolve;
 pub mod room;
 pub mod texts;

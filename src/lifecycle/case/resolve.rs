@@ -13,7 +13,7 @@ use crate::domain::cpuset::CpuSet;
 use crate::domain::gate;
 use crate::domain::guest::Guest;
 use crate::domain::memory::{self, MemoryWishes, Pool};
-use crate::domain::placement::{Placement, Remark, Request, remarks};
+use crate::domain::placement::{Notice, Placement, Remark, Request, remarks};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::{Cpus, Smt, Table};
@@ -196,12 +196,16 @@ impl Basis {
         let pools = case.table.memory.hugepages.is_some();
         let pools = pools.then(|| memory::pools(&case.guest, self.has_gigantic));
         memory::check_pools(pools.as_deref().unwrap_or_default(), topology)?;
+        let written = asking.doubts_of_written(&placement, topology);
+        let mut told = written.iter().chain(&remarks);
+        let warns_of_nodes = told.any(Remark::warns_of_nodes);
         let notices = placement.notices.iter();
+        let notices =
+            notices.filter(|one| !(warns_of_nodes && matches!(one, Notice::NodesSplit(_))));
         let (warnings, notices): (Vec<_>, Vec<_>) = notices.partition(|n| n.is_warning());
         let (alarming, reasons): (Vec<_>, Vec<_>) = remarks.into_iter().partition(|r| r.is_warning);
         let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         warnings.extend(alarming.into_iter().map(|remark| remark.text));
-        let written = asking.doubts_of_written(&placement, topology);
         let n_doubts = written.len();
         let doubts = written.into_iter();
         let doubts = doubts.chain(asking.doubts_of_guest(&placement, topology));

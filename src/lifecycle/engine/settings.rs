@@ -14,6 +14,7 @@ use crate::domain::frequency::{self, Range};
 use crate::domain::knob::Limit;
 use crate::domain::merge;
 use crate::domain::state::State;
+use crate::domain::sysctl;
 use crate::domain::table::{Frequency, Ksm};
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::vm::Vmid;
@@ -45,6 +46,7 @@ pub fn remarks(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
     let facts = observed(host);
     let mut remarks = lacks(host, wishes, &facts);
     remarks.extend(unavailable(host, wishes, &facts));
+    remarks.extend(refused_sysctls(host, wishes));
     remarks.extend(consequences(wishes, &facts));
     remarks
 }
@@ -108,6 +110,22 @@ fn unavailable(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> BTreeSet<Strin
             switches_boost,
         )?;
         Some(format!("{key}: {text}"))
+    });
+    refused.collect()
+}
+
+/// Names values that no kernel takes for a sysctl of this host; of one that it lacks that is told.
+fn refused_sysctls(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
+    let there = wishes.host.sysctl.iter().filter(|(name, _)| {
+        let path = path_of_sysctl(name);
+        host.files.exists(&format!("/proc/sys/{path}"))
+    });
+    let refused = there.filter_map(|(name, value)| {
+        let value = value.as_str();
+        let (least, most) = sysctl::beyond(name, value)?;
+        Some(format!(
+            "host.sysctl {name}: the kernel refuses {value}, it takes {least} to {most}"
+        ))
     });
     refused.collect()
 }

@@ -7,7 +7,7 @@ use super::complaint::Complaint;
 use crate::config::table::parse_table;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
-use crate::domain::placement::{Choice, Remark, Search, remarks};
+use crate::domain::placement::{Choice, Remark, Search, doubts, remarks};
 use crate::domain::proposal::{Command, Proposal, fit};
 use crate::domain::state::State;
 use crate::domain::table::{HostSettings, Prefer, Smt};
@@ -199,6 +199,8 @@ impl Base {
         let mut remarks = self.remarks(&search, &choice);
         let fit = fit(&self.guest, &choice, &self.topology, is_amd(&*host.files));
         remarks.extend(fit.remark(&choice, &self.topology));
+        let too_much = doubts::more_than_host(&self.guest, &self.topology);
+        remarks.extend(too_much.map(Remark::warning));
         let commands = fit.commands(proposed.vmid, &self.guest, &choice, &self.topology);
         let node = pve::node_name(&*host.files)?;
         let text = Proposal {

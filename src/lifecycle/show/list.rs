@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::gone::{Gone, gone};
 use super::known::known;
+use super::orphans::unused;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
+use crate::domain::overlap::{Named, Overlap};
 use crate::domain::placement::{
     PlacementError, check_reserve, housekeeping, owned_by_table, what_names_vcpus,
 };
@@ -45,6 +48,8 @@ pub struct Listing {
     pub strays: Vec<String>,
     /// Tables that cannot be used.
     pub broken: Vec<Broken>,
+    /// VMs that own CPUs and run, without a config on this node.
+    pub gone: Vec<Gone>,
     /// What cannot be seen from here and is left out.
     pub left_out: Vec<String>,
 }
@@ -79,15 +84,9 @@ pub struct Entry {
     pub outdated: Option<String>,
     /// Where the table is.
     pub table: Option<String>,
-}
-
-/// CPUs that two tables name.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Overlap {
-    /// The VMs; they cannot run at the same time.
-    pub vmids: [Vmid; 2],
-    /// The CPUs.
-    pub cpus: CpuSet,
+    /// VMs that a start shuts down first.
+    #[serde(skip)]
+    stops: Vec<Vmid>,
 }
 
 /// A table that a start would be refused with, or all tables together.
@@ -140,9 +139,11 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
         misfits: Vec::new(),
         strays: unread_files(&*host.files),
         broken: Vec::new(),
+        gone: Vec::new(),
         left_out: Vec::new(),
     };
     let state = known(host, "states are", &mut listing.left_out)?;
+    listing.gone = gone(host, &state);
     let settings = listing.settings(host);
     let with_table = tables(&*host.files)?;
     let mut vmids: BTreeSet<Vmid> = pve::vms_of_node(&*host.files)?.into_iter().collect();
@@ -175,10 +176,13 @@ impl Listing {
         settings: &HostSettings,
         state: &State,
     ) -> anyhow::Result<()> {
-        match look_up(&*host.files, vmid, "")? {
-            There::Nothing(why) if has_table => self.table_without_vm(host, vmid, &why),
-            There::Nothing(why) => self.cpus_without_vm(vmid, state, &why),
-            There::Template(_) => self.template(host, vmid, has_table),
+        let there = look_up(&*host.files, vmid, "")?;
+        let unused = unused(&*host.files, vmid, &there).filter(|_| has_table);
+        let unused = unused.map(|reason| Orphan { vmid, reason });
+        self.orphans.extend(unused);
+        match there {
+            There::Nothing(why) => self.cpus_without_vm(host, vmid, state, &why),
+            There::Template(_) => {}
             There::Vm(vm) => {
                 let guest = vm.conf.guest_of_next_start();
                 let claim = state.claims.get(&vmid);
@@ -226,19 +230,15 @@ impl Listing {
             self.hold_against_guest(host, vmid, table, guest);
         }
         Entry {
-            vmid,
             name: guest.name.clone(),
             auto: table.as_ref().is_some_and(|table| table.cpus == Cpus::Auto),
             cpus: table.as_ref().and_then(|table| cpus_of(host, table)),
             onboot: guest.onboot,
             hooked: guest.is_hooked(),
             hookscript: guest.hookscript.clone(),
-            running: false,
-            state: None,
-            over: false,
-            owned: None,
-            outdated: None,
             table: path,
+            stops: table.map_or_else(Vec::new, |table| table.yields.stop),
+            ..Entry::without_guest(vmid)
         }
     }
 
@@ -344,34 +344,20 @@ impl Listing {
         }
     }
 
-    /// A template may be hooked: what is cloned from it is then, too.
-    fn template(&mut self, host: &Host, vmid: Vmid, has_table: bool) {
-        if has_table {
-            let path = path_for(host, vmid);
-            let reason = format!("has a table ({path}), but it is a template");
-            self.orphans.push(Orphan { vmid, reason });
-        }
-    }
-
-    /// A table in the cluster file system may be that of a VM on another node.
-    fn cpus_without_vm(&mut self, vmid: Vmid, state: &State, why: &Nothing) {
-        let claim = state.claims.get(&vmid).filter(|claim| claim.owns());
-        if let Some(claim) = claim {
+    /// Shows what a guest owns that this node has no config of.
+    fn cpus_without_vm(&mut self, host: &Host, vmid: Vmid, state: &State, why: &Nothing) {
+        let Some(claim) = state.claims.get(&vmid).filter(|claim| claim.owns()) else {
+            return;
+        };
+        let mut entry = Entry::without_guest(vmid);
+        entry.hold_claim(host, state, claim);
+        let is_told = entry.over || self.gone.iter().any(|gone| gone.vmid == vmid);
+        entry.running = !entry.over && claim.qemu().is_some();
+        self.vms.push(entry);
+        if !is_told {
             let reason = format!("owns {}, but {why}", claim.wishes.cpus.in_words());
             self.orphans.push(Orphan { vmid, reason });
         }
-    }
-
-    fn table_without_vm(&mut self, host: &Host, vmid: Vmid, why: &Nothing) {
-        let path = path_for(host, vmid);
-        let reason = match why {
-            Nothing::Container(_) => "it is a container".to_owned(),
-            Nothing::Elsewhere { .. } if path.starts_with("/etc/pve/") => return,
-            Nothing::Elsewhere { node, .. } => format!("the vm is on node {node}"),
-            _ => "there is no such vm".to_owned(),
-        };
-        let reason = format!("has a table ({path}), but {reason}");
-        self.orphans.push(Orphan { vmid, reason });
     }
 }
 
@@ -385,15 +371,36 @@ fn is_told(refusal: &Refusal, owned: Option<&CpuSet>) -> bool {
     }
 }
 
-/// Returns where the table of a VM is, in words.
-fn path_for(host: &Host, vmid: Vmid) -> String {
-    match read_table(&*host.files, vmid) {
-        Ok(table) => table.map(|table| table.path).unwrap_or_default(),
-        Err(_) => "its table".to_owned(),
-    }
-}
-
 impl Entry {
+    /// Returns a guest of which nothing is known but its id.
+    fn without_guest(vmid: Vmid) -> Self {
+        Entry {
+            vmid,
+            name: None,
+            cpus: None,
+            auto: false,
+            onboot: false,
+            hookscript: None,
+            hooked: false,
+            running: false,
+            state: None,
+            over: false,
+            owned: None,
+            outdated: None,
+            table: None,
+            stops: Vec::new(),
+        }
+    }
+
+    /// Returns what its table names, where it names any.
+    fn named(&self) -> Option<Named<'_>> {
+        Some(Named {
+            vmid: self.vmid,
+            cpus: self.cpus.as_ref()?,
+            stops: &self.stops,
+        })
+    }
+
     fn hold_claim(&mut self, host: &Host, state: &State, claim: &Claim) {
         self.outdated = outdated(host, state, claim);
         self.over = is_over(host, claim);
@@ -444,19 +451,10 @@ fn cpus_of(host: &Host, table: &Table) -> Option<CpuSet> {
 }
 
 fn overlaps(vms: &[Entry]) -> Vec<Overlap> {
-    let mut overlaps = Vec::new();
-    for (n, one) in vms.iter().enumerate() {
-        for two in &vms[n + 1..] {
-            let (Some(of_one), Some(of_two)) = (&one.cpus, &two.cpus) else {
-                continue;
-            };
-            // Nearly all are, of the pairs of many VMs.
-            if !of_one.is_disjoint(of_two) {
-                let cpus = of_one.intersection(of_two);
-                let vmids = [one.vmid, two.vmid];
-                overlaps.push(Overlap { vmids, cpus });
-            }
-        }
-    }
-    overlaps
+    let named: Vec<Named<'_>> = vms.iter().filter_map(Entry::named).collect();
+    let pairs = named.iter().enumerate();
+    let pairs = pairs.flat_map(|(n, one)| named[n + 1..].iter().map(move |two| (*one, *two)));
+    pairs
+        .filter_map(|(one, two)| Overlap::of(one, two))
+        .collect()
 }

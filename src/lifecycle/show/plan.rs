@@ -1,7 +1,6 @@
 //! What a start of a VM would change: the way of pre-start and post-start up to the first write.
 
 mod answer;
-mod better;
 mod devices;
 mod layout;
 mod outlook;
@@ -27,6 +26,7 @@ use crate::lifecycle::case::assess::assess;
 use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::neighbours::{without_neighbours, yielding};
 use crate::lifecycle::case::notes;
+use crate::lifecycle::case::overlaps::overlaps;
 use crate::lifecycle::case::resolve::{Resolved, read_case};
 use crate::lifecycle::case::texts::{Case, Found};
 use crate::lifecycle::engine::advice::help_for;
@@ -35,6 +35,7 @@ use crate::lifecycle::engine::journal::check_room;
 use crate::lifecycle::engine::look::{is_denied, look};
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settings;
+use crate::lifecycle::show::better::better;
 
 /// Process of a VM that does not run.
 const NO_PROCESS: TaskId = TaskId { tid: 0, start: 0 };
@@ -106,14 +107,22 @@ impl Run<'_> {
             .extend(reasons.map(|why| format!("cpus chosen: {why}")));
         plan.notices.extend(resolved.notices.iter().cloned());
         plan.warnings.extend(resolved.warnings.iter().cloned());
-        plan.warnings
-            .extend(self.better(case, resolved, (!is_hidden).then_some(&state)));
+        plan.warnings.extend(better(
+            self.host,
+            case,
+            &resolved.topology,
+            resolved.n_doubts,
+            (!is_hidden).then_some(&state),
+        ));
         plan.tell_far(self, &devices, case, resolved);
         plan.warnings.extend(not_hooked(case));
         plan.warnings
             .extend(notes::warning(self.host, case.vmid, &case.guest));
         let (resolved, warnings) = assessment.granted()?;
         plan.warnings.extend(warnings);
+        let overlaps = overlaps(self.host, case, &resolved.topology).into_iter();
+        let overlaps = overlaps.filter(|one| one.yields.is_none());
+        plan.warnings.extend(overlaps.map(|one| one.to_string()));
         self.plan_changes(resolved, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise(case.guest.is_hooked());

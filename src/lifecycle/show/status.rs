@@ -39,6 +39,7 @@ use crate::lifecycle::engine::settings::{self, SettingStatus};
 use crate::lifecycle::engine::settle::stuck_in;
 use crate::lifecycle::engine::units;
 use crate::lifecycle::show::complaint::Complaint;
+use crate::lifecycle::show::gone::{Gone, gone};
 
 /// What VMs own, and whether it is as wished.
 #[derive(Debug, Serialize)]
@@ -82,6 +83,8 @@ pub struct Status {
     /// What comes of that, and what to do about it.
     #[serde(skip)]
     pub watch_fault: Option<Advised>,
+    /// VMs that own CPUs and run, without a config on this node.
+    pub gone: Vec<Gone>,
     /// What cannot be seen from here and is left out.
     pub left_out: Vec<String>,
 }
@@ -167,6 +170,10 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
         watch_fault: units::complaint(host, &unwatched),
         unwatched,
         damage: (!damage.is_none()).then(|| damage.to_string()),
+        gone: gone(host, &state)
+            .into_iter()
+            .filter(|gone| is_shown(&gone.vmid))
+            .collect(),
         left_out: seen.left_out,
     })
 }

@@ -136,6 +136,10 @@ impl State {
         let path = self.tree.resolve(path);
         match below_mount(&path) {
             Some(group) => self.cgroup_make(group),
+            None if self.tree.get(&path).is_none() => {
+                self.vet_mount(&path)?;
+                self.tree.make_dir(&path, mode)
+            }
             None => self.tree.make_dir(&path, mode),
         }
     }
@@ -255,7 +259,10 @@ impl Files for Sim {
     }
 
     fn room_left(&self, path: &str) -> io::Result<u64> {
-        self.ask(&format!("room_left {path}"), |state| Ok(state.room_left()))
+        self.ask(&format!("room_left {path}"), |state| {
+            state.vet_mount(path)?;
+            Ok(state.room_left())
+        })
     }
 
     fn append(&self, path: &str, at: usize, text: &str) -> io::Result<()> {
@@ -277,6 +284,8 @@ impl Files for Sim {
 
     fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
         self.ask(&format!("lock {path}"), |state| {
+            // A lock is a file that is opened for writing.
+            state.vet_mount(path)?;
             if !state.exists(path) {
                 let path = state.tree.resolve(path);
                 state.tree.create(&path, "", 0o600)?;

@@ -77,6 +77,7 @@ impl Machine {
             pci: Default::default(),
             since_boot: Duration::from_secs(100),
             run_room: None,
+            run_is_sealed: false,
             limit: Default::default(),
         };
         state.workqueue.request(all.clone());

@@ -75,6 +75,8 @@ pub struct State {
     pub since_boot: Duration,
     /// Pages of all files in `/run`, where it is full.
     pub run_room: Option<usize>,
+    /// Whether `/run` is mounted read-only.
+    pub run_is_sealed: bool,
     pub limit: Limit,
 }
 

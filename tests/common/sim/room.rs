@@ -61,6 +61,14 @@ impl State {
         self.tree.create(&spare, &old, 0o600)
     }
 
+    /// Refuses a change of `/run` while it is mounted read-only.
+    pub fn vet_mount(&self, path: &str) -> io::Result<()> {
+        match self.run_is_sealed && format!("{path}/").starts_with("/run/") {
+            true => Err(errno(libc::EROFS)),
+            false => Ok(()),
+        }
+    }
+
     /// Returns what is left of `/run`.
     pub fn room_left(&self) -> u64 {
         let in_run = self.tree.iter();
@@ -72,6 +80,7 @@ impl State {
 
     /// Refuses a file of `size` bytes for which there is no room in `/run`.
     fn vet_room(&self, path: &str, size: usize) -> io::Result<()> {
+        self.vet_mount(path)?;
         let pages = |size: usize| size.div_ceil(PAGE);
         let Some(room) = self.run_room.filter(|_| path.starts_with("/run/")) else {
             return Ok(());
@@ -99,6 +108,11 @@ impl Sim {
         let in_run = in_run.filter(|(path, _)| path.starts_with("/run/"));
         let used: usize = in_run.map(|(_, node)| node.size().div_ceil(PAGE)).sum();
         state.run_room = Some(used + free / PAGE);
+    }
+
+    /// Mounts `/run` read-only, or for writing again.
+    pub fn seal_run(&self, is_sealed: bool) {
+        self.state().run_is_sealed = is_sealed;
     }
 
     /// Makes `/run` as large as nobody needs.

@@ -57,7 +57,7 @@ fixed() {
 }
 
 vm_conf 100 "$hooked" 'cpu: host' 'scsihw: virtio-scsi-single' 'scsi0: local:vm-100-disk-0,iothread=1' \
-    'args: -smp 4,cores=2,threads=2'
+    'args: -smp 4,cores=2,threads=2 -global host-x86_64-cpu.topoext=on'
 table 100 'cpus = "4-7"'
 pin-hook boot > /dev/null
 systemctl enable pin-hook-boot.service > /dev/null 2>&1

@@ -1,4 +1,6 @@
 # kernels: backports
+# It mostly waits: it shares the machine of 39-probe, which runs beside the others.
+# boot: lab.slow-disk
 # A VM makes room for another one: shut down before its start, started again after its end.
 . /usr/lib/lab/lib.sh
 

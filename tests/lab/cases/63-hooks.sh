@@ -1,4 +1,6 @@
 # kernels: backports
+# It mostly waits: it shares the machine of 39-probe, which runs beside the others.
+# boot: lab.slow-disk
 # Hookscripts of others that call pin-hook, and what they leave in the background.
 . /usr/lib/lab/lib.sh
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::state_dir::STATE_DIR;
+use super::state_dir::{STATE_DIR, check_owner};
 use crate::domain::advice::Advised;
 use crate::domain::cpuset::CpuSet;
 use crate::host::files::Files;
@@ -41,19 +41,27 @@ pub struct NoRoom;
 /// Checks that a first claim would find the room that it needs; nothing is taken.
 ///
 /// # Errors
-/// [`NoRoom`] with what to do, or something else is in the place of the directory. That the room cannot be told
-/// is none.
+/// [`NoRoom`] with what to do, or the directory cannot be written, is something else, or belongs to somebody
+/// else. That the room cannot be told is none.
 pub fn check_room(files: &dyn Files) -> anyhow::Result<()> {
     let room = least_room(files);
-    let left = files
-        .room_left(STATE_DIR)
-        .or_else(|_| files.room_left("/run"));
-    let left = left.unwrap_or(u64::MAX);
     if let Err(error) = files.list(STATE_DIR)
         && error.kind() == io::ErrorKind::NotADirectory
     {
         return Err(cannot("make", STATE_DIR)(error));
     }
+    if files.exists(STATE_DIR) {
+        check_owner(files)?;
+    }
+    let is_read_only = |error: &io::Error| error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+    let left = match files.room_left(STATE_DIR) {
+        Err(error) if !is_read_only(&error) => files.room_left("/run"),
+        left => left,
+    };
+    let left = match left {
+        Err(error) if is_read_only(&error) => return Err(cannot("write", STATE_DIR)(error)),
+        left => left.unwrap_or(u64::MAX),
+    };
     match files.exists(SPARE) || left >= 2 * room as u64 {
         true => Ok(()),
         false => Err(no_room(room)),

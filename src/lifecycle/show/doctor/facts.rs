@@ -1,8 +1,10 @@
 //! Reading what the doctor judges.
 
 mod beside;
+mod cores;
 
 use self::beside::{asks_without_idle, controllers, lacks_elsewhere, passed, virtuals};
+use self::cores::{Cores, cores};
 use super::start::in_the_way;
 use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
 use crate::domain::guest::Guest;
@@ -24,6 +26,7 @@ use crate::lifecycle::engine::units::masks;
 use crate::lifecycle::hooking::snippet;
 use crate::lifecycle::show::complaint::Complaint;
 use crate::lifecycle::show::lint::{Bench, Lint, lint_on};
+use crate::lifecycle::show::orphans::all_unused;
 
 /// Returns what the doctor judges of the host.
 ///
@@ -66,7 +69,10 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
             .into_iter()
             .chain(masks(host))
             .collect(),
-        strays: unread_files(files),
+        strays: unread_files(files)
+            .into_iter()
+            .chain(all_unused(files))
+            .collect(),
         settings_fault,
         passed: passed(files, &guests, &own),
         guests,
@@ -86,16 +92,18 @@ fn guests(host: &Host, settings: &HostSettings, topology: &Topology) -> Vec<Gues
     let guests = vmids.filter_map(|vmid| {
         let guest = next_guest(files, vmid, "")?;
         let file = read_table(files, vmid).ok().flatten();
-        let has_table = file.is_some();
         let table = file.and_then(|file| understand(host, &file, settings).ok());
-        let cpus = table.and_then(|table| owned_by_table(&table, topology));
+        let table = table.as_ref();
+        let cpus = table.and_then(|table| owned_by_table(table, topology));
         Some(GuestOfHost {
             vmid,
             guest,
             runs: pve::running(files, vmid).is_ok_and(|qemu| qemu.is_some()),
             is_started_by_ha: cluster::is_started_by_ha(files, vmid),
-            has_table,
+            // One that cannot be read is meant as well.
+            has_table: path_of_table(files, vmid).is_some(),
             cpus: cpus.unwrap_or_default(),
+            stops: table.map_or_else(Vec::new, |table| table.yields.stop.clone()),
         })
     });
     guests.collect()
@@ -122,6 +130,11 @@ pub(super) fn vm_facts(
     let devices = Devices::read(host, vmid, &guest, &[]);
     let (device_faults, of_devices) = judged(&devices, vmid);
     let table = path_of_table(files, vmid);
+    let Cores {
+        doubts,
+        better,
+        guest_smt,
+    } = cores(bench, host, vmid, &guest, state);
     let held = held_against_host(bench, host, vmid);
     let said = table_of(bench, host, vmid);
     let may_start = held.table_fault.is_none() && table.is_some();
@@ -134,6 +147,8 @@ pub(super) fn vm_facts(
     let is_told = |warning: &Remark| match warning.topic {
         Topic::Placement => false,
         Topic::Config | Topic::Devices => true,
+        Topic::Cpus => !doubts.is_empty(),
+        Topic::Smt => guest_smt.is_some(),
         Topic::Memory => of_memory,
     };
     let warnings = held.warnings.into_iter();
@@ -152,6 +167,9 @@ pub(super) fn vm_facts(
         table_fault: held.table_fault,
         refusal: held.refusal.or(obstacle.map(|one| one.advice)),
         warnings,
+        doubts,
+        better,
+        guest_smt,
         devices: of_devices,
         device_faults,
         is_ha: cluster::is_ha(files, vmid).unwrap_or_default(),

@@ -1,0 +1,29 @@
+//! What the kernel takes for the sysctls that people set for a VM.
+//!
+//! Only limits that have been the same in every kernel since 6.1; the kernel answers any other value with
+//! EINVAL. A table that names another sysctl is not judged.
+
+/// Sysctls by their names with dots, the least and the most that each takes, and where the kernel says so.
+const RANGES: &[(&str, i64, i64)] = &[
+    // kernel/watchdog.c
+    ("kernel.nmi_watchdog", 0, 1),
+    ("kernel.soft_watchdog", 0, 1),
+    ("kernel.watchdog_thresh", 0, 60),
+    // kernel/time/timer.c
+    ("kernel.timer_migration", 0, 1),
+    // kernel/sched/autogroup.c
+    ("kernel.sched_autogroup_enabled", 0, 1),
+    // mm/compaction.c
+    ("vm.compaction_proactiveness", 0, 100),
+    // mm/util.c
+    ("vm.overcommit_memory", 0, 2),
+    // mm/vmscan.c, in older kernels kernel/sysctl.c
+    ("vm.swappiness", 0, 200),
+];
+
+/// Returns the least and the most that the kernel takes, of a value that is neither.
+pub fn beyond(name: &str, value: &str) -> Option<(i64, i64)> {
+    let (_, least, most) = *RANGES.iter().find(|(known, ..)| *known == name)?;
+    let value: i64 = value.trim().parse().ok()?;
+    (!(least..=most).contains(&value)).then_some((least, most))
+}
