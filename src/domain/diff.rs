@@ -78,8 +78,8 @@ pub struct Context<'a> {
     pub are_groups_cut: bool,
     /// CPUs of each NUMA node, where that was looked at: some kernel threads belong to one.
     pub nodes: &'a BTreeMap<u32, CpuSet>,
-    /// What interrupts get that are set up now, where that was looked at.
-    pub births: &'a BTreeMap<Target, CpuSet>,
+    /// What interrupts get that are made or set up now, where that was looked at.
+    pub births: &'a BTreeMap<Target, [CpuSet; 2]>,
     /// What limits the frequencies of cpufreq policies, where that was looked at.
     pub frequencies: &'a Frequencies,
     /// Targets that were written in this run.
@@ -391,7 +391,9 @@ impl Context<'_> {
                 false
             }
             // Its driver gave it back and has set it up again.
-            (Target::Knob(..), Value::Cpus(live), _) if self.births.get(target) == Some(live) => {
+            (Target::Knob(..), Value::Cpus(live), _)
+                if (self.births.get(target)).is_some_and(|births| births.contains(live)) =>
+            {
                 false
             }
             // Kernels before 6.2 forget an affinity when the cpuset changes.

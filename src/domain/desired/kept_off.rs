@@ -149,8 +149,8 @@ impl View<'_> {
         }
     }
 
-    /// An interrupt that is set up while the default is narrowed has the narrowed affinity for
-    /// ever; without us it would have the default's baseline.
+    /// An interrupt that is made or set up while the default is narrowed has the narrowed affinity for
+    /// ever; without us it would have what the kernel makes of the default's baseline.
     pub(super) fn interrupts(&self, claims: &Claims, desired: &mut Desired) {
         let owned = kept_off(claims, |wishes| wishes.interrupts);
         let default = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
@@ -168,7 +168,8 @@ impl View<'_> {
             let held = self.baseline(&target);
             let sent = self.sent_to(&irq.actions, claims, &owned);
             let parent = parent.filter(|_| held.is_none());
-            let at_birth = |default: &CpuSet| irq.affinity_at_birth(default, &self.facts.nodes);
+            let Facts { online, nodes, .. } = self.facts;
+            let at_birth = |default: &CpuSet| irq.affinity_at_birth(default, online, nodes);
             let born = parent.and_then(|parent| parent.natural(&irq.affinity, at_birth));
             if owned.is_empty() && sent.is_none() {
                 let back = born.map(|born| Wish::back(Value::Cpus(born)));

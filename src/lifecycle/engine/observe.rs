@@ -157,7 +157,7 @@ pub fn effective_cpus<'t>(
 pub fn context<'a>(
     facts: &'a Facts,
     effective: &'a BTreeMap<TaskId, CpuSet>,
-    births: &'a BTreeMap<Target, CpuSet>,
+    births: &'a BTreeMap<Target, [CpuSet; 2]>,
     written: &'a BTreeSet<Target>,
     now: Duration,
 ) -> Context<'a> {
