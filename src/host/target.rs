@@ -149,7 +149,7 @@ pub fn write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
     match written {
         Ok(()) => Ok(Outcome::Taken),
         Err(error) if is_gone(&error) => Ok(Outcome::Gone),
-        Err(error) if is_unchangeable(target, &error) => Ok(Outcome::Unchangeable(error)),
+        Err(error) if is_unchangeable(host, target, &error) => Ok(Outcome::Unchangeable(error)),
         Err(error) => Err(error),
     }
 }
@@ -371,7 +371,9 @@ pub fn is_gone(error: &io::Error) -> bool {
     ) || error.kind() == io::ErrorKind::NotFound
 }
 
-fn is_unchangeable(target: &Target, error: &io::Error) -> bool {
+/// Tells whether an error is for good. `EINVAL` of an affinity is that only of a thread that may not be moved: it
+/// also says that partitions and hotplug have left none of the CPUs (`__sched_setaffinity()` in `kernel/sched`).
+fn is_unchangeable(host: &Host, target: &Target, error: &io::Error) -> bool {
     match target {
         Target::Knob(_, Place::Irq(..)) => {
             matches!(
@@ -379,7 +381,9 @@ fn is_unchangeable(target: &Target, error: &io::Error) -> bool {
                 Some(libc::EIO | libc::EACCES | libc::EPERM)
             )
         }
-        Target::KernelThread(_) => error.raw_os_error() == Some(libc::EINVAL),
+        Target::KernelThread(id) => {
+            error.raw_os_error() == Some(libc::EINVAL) && task::is_bound(&*host.files, *id)
+        }
         _ => false,
     }
 }

@@ -26,8 +26,6 @@ use crate::host::{Host, cgroup, container, irq, surroundings, target, task, work
 const SHARED_CPUS: &str = "/sys/fs/cgroup/cpuset.cpus.effective";
 const CPU_DIR: &str = "/sys/devices/system/cpu";
 
-/// Task flag: user space may not change the affinity (`include/linux/sched.h`).
-const PF_NO_SETAFFINITY: u32 = 0x0400_0000;
 /// Task flag: a worker of a workqueue, placed by the workqueue's own mask.
 const PF_WQ_WORKER: u32 = 0x0000_0020;
 
@@ -337,7 +335,7 @@ pub fn threads_of(host: &Host, qemu: TaskId) -> Vec<Thread> {
         let group = task::cgroup_of(&*host.files, qemu.tid, task.id.tid).ok()?;
         Some(Thread {
             affinity: host.sched.affinity(task.id.tid).ok()?,
-            bound: task.flags & PF_NO_SETAFFINITY != 0,
+            bound: task.is_bound(),
             group: group.trim_start_matches('/').to_owned(),
             id: task.id,
             comm: task.comm,
@@ -361,7 +359,8 @@ pub fn kernel_threads(host: &Host, offline: &CpuSet) -> anyhow::Result<Vec<Kerne
             affinity,
             kept,
             // A worker that was just born has neither flag yet, but its name.
-            bound: task.flags & (PF_NO_SETAFFINITY | PF_WQ_WORKER) != 0
+            bound: task.is_bound()
+                || task.flags & PF_WQ_WORKER != 0
                 || task.comm.starts_with("kworker/"),
             id: task.id,
             comm: task.comm,

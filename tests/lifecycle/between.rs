@@ -1,0 +1,54 @@
+//! What others do between two steps of a run, and what a run leaves to the next one.
+
+use std::rc::Rc;
+
+use pin_hook::domain::state::State;
+use pin_hook::domain::target::Target;
+use pin_hook::lifecycle::engine::account::Exit;
+use pin_hook::lifecycle::engine::journal::read_state;
+use pin_hook::lifecycle::start::phase::Phase;
+
+use super::world::{CONF, World, assert_says, done, id};
+use crate::common::sim::task::PF_NO_SETAFFINITY;
+use crate::common::sim::VmSpec;
+
+const SPOOLED: &str = "/run/pin-hook/spool/100";
+
+fn state(world: &World) -> State {
+    read_state(&*world.host.files).unwrap()
+}
+
+#[test]
+fn only_a_kernel_thread_that_is_bound_counts_as_one_that_cannot_be_moved() {
+    for is_bound in [true, false] {
+        let world = Rc::new(World::with_vm());
+        let tid = world.sim.find_task("khungtaskd").tid;
+        let is_marked = || {
+            let state = state(&world);
+            let mut held = state.held.iter();
+            held.any(|(target, held)| {
+                matches!(target, Target::KernelThread(thread) if thread.tid == tid)
+                    && held.unchangeable
+            })
+        };
+        match is_bound {
+            true => {
+                let other = Rc::clone(&world);
+                world.sim.meanwhile("write*cpuset.cpus.partition", move || {
+                    let mut state = other.sim.state();
+                    state.tasks.get_mut(tid).unwrap().flags |= PF_NO_SETAFFINITY;
+                });
+            }
+            // None of its CPUs is left: a partition or hotplug was faster.
+            false => world
+                .sim
+                .fail(&format!("set_affinity {tid} "), libc::EINVAL, 1),
+        }
+        world.start(100);
+        assert_eq!(is_marked(), is_bound);
+        world.reconcile();
+        let asked = world.sim.task(tid).requested;
+        assert_eq!(asked.is_some(), !is_bound);
+    }
+}
+
