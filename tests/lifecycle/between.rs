@@ -19,6 +19,26 @@ fn state(world: &World) -> State {
 }
 
 #[test]
+fn unit_files_of_a_run_that_died_during_a_reload_are_read_as_well() {
+    let world = Rc::new(World::with_two_vms());
+    let other = Rc::clone(&world);
+    world.sim.meanwhile("=reload", move || {
+        let killed = other.sim.run_until_death(|| {
+            other.sim.die_at_op("reload");
+            other.phase(Phase::PreStart, 101)
+        });
+        killed.unwrap_err();
+    });
+    done(world.phase(Phase::PreStart, 100));
+    let known = state(&world);
+    assert!(known.held.contains_key(&Target::Delegation(id(101))));
+    assert!(!known.needs_reload);
+    let n_reloads = world.sim.take_log().into_iter().filter(|op| op == "reload");
+    // Of three, the other run died before its own took effect.
+    assert_eq!(n_reloads.count(), 3);
+}
+
+#[test]
 fn only_a_kernel_thread_that_is_bound_counts_as_one_that_cannot_be_moved() {
     for is_bound in [true, false] {
         let world = Rc::new(World::with_vm());
