@@ -72,3 +72,34 @@ fn only_a_kernel_thread_that_is_bound_counts_as_one_that_cannot_be_moved() {
     }
 }
 
+#[test]
+fn a_wish_that_was_left_survives_the_run_that_dies_over_it() {
+    let world = World::with_vm();
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world.sim.put(SPOOLED, "");
+    let mut n_deaths = 0;
+    for n in 1.. {
+        let world = world.fork();
+        world.sim.die_at_write(n);
+        match world.sim.run_until_death(|| world.reconcile()) {
+            Ok(_) => break,
+            Err(_) => n_deaths += 1,
+        }
+        world.reconcile_until_quiet().unwrap();
+        world.assert_owns(100);
+        assert!(!world.host.files.exists(SPOOLED));
+    }
+    assert!(n_deaths > 20, "{n_deaths}");
+}
+
+#[test]
+fn a_release_tells_what_came_of_the_wishes_that_were_left() {
+    let world = World::with_vm().vm(101, CONF, "cpus = \"3-4\"\n");
+    world.start(101);
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world.sim.put(SPOOLED, "");
+    let account = done(world.release(None));
+    assert_says(&account, "vm 100: cpu");
+    assert_says(&account, "everything released");
+    assert_eq!(account.exit, Exit::Done);
+}
