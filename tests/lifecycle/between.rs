@@ -18,6 +18,7 @@ fn state(world: &World) -> State {
     read_state(&*world.host.files).unwrap()
 }
 
+/// Systemd has not read what was written after it had looked, and who wrote that is dead.
 #[test]
 fn unit_files_of_a_run_that_died_during_a_reload_are_read_as_well() {
     let world = Rc::new(World::with_two_vms());
@@ -38,6 +39,20 @@ fn unit_files_of_a_run_that_died_during_a_reload_are_read_as_well() {
     assert_eq!(n_reloads.count(), 3);
 }
 
+#[test]
+fn a_claim_that_is_let_go_of_before_it_is_promoted_stays_so() {
+    let world = Rc::new(World::with_vm());
+    done(world.phase(Phase::PreStart, 100));
+    world.launch(100, &VmSpec::with_vcpus(2));
+    let other = Rc::clone(&world);
+    world.sim.meanwhile("=run_state 100", move || {
+        done(other.release(Some(100)));
+    });
+    done(world.phase(Phase::PostStart, 100));
+    assert!(state(&world).claims.is_empty());
+}
+
+/// The kernel binds some of its threads only after their birth.
 #[test]
 fn only_a_kernel_thread_that_is_bound_counts_as_one_that_cannot_be_moved() {
     for is_bound in [true, false] {
@@ -72,6 +87,7 @@ fn only_a_kernel_thread_that_is_bound_counts_as_one_that_cannot_be_moved() {
     }
 }
 
+/// A VM without a claim has nothing else that would give it its CPUs.
 #[test]
 fn a_wish_that_was_left_survives_the_run_that_dies_over_it() {
     let world = World::with_vm();
