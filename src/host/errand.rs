@@ -180,7 +180,7 @@ impl Errand {
         let (path, n_writes) = (self.answer_path(), self.writes.len());
         let _wait = awaiting(&*host.clock, &format!("the kernel ({})", self.name));
         let is_complete = |text: &str| text.split_whitespace().count() >= n_writes;
-        let until = host.clock.since_boot() + wait;
+        let until = host.clock.since_boot().saturating_add(wait);
         loop {
             let left = until.saturating_sub(host.clock.since_boot());
             let period = left.min(LOOK_PERIOD);
