@@ -134,7 +134,12 @@ pub fn write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             let row = knob.row();
             let (first, text) = (revival(row, before), value.render(row.grammar));
             let texts: Vec<&str> = first.into_iter().chain([text.as_str()]).collect();
-            Errand::of_file(&target.path(), &texts).complete(host, slow_wait(host))
+            let errand = Errand::of_file(&target.path(), &texts);
+            let errand = match row.sleeps {
+                Sleeps::Isolating(_) | Sleeps::Isolated => errand.unlimited(),
+                _ => errand,
+            };
+            errand.complete(host, slow_wait(host))
         }
         // Memory may be compacted for pages, and one write waits for another (`mm/hugetlb.c`).
         Target::Hugepages(_) => {
@@ -206,7 +211,8 @@ fn end_partition(host: &Host, group: &str) -> io::Result<()> {
         return Ok(());
     }
     let partition = Target::partition(group);
-    Errand::of_file(&partition.path(), &[MEMBER]).complete(host, slow_wait(host))
+    let errand = Errand::of_file(&partition.path(), &[MEMBER]).unlimited();
+    errand.complete(host, slow_wait(host))
 }
 
 /// Returns what is written first because the kernel found the value invalid.
