@@ -9,8 +9,8 @@ use pin_hook::lifecycle::engine::journal::read_state;
 use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{CONF, World, assert_says, done, id};
-use crate::common::sim::task::PF_NO_SETAFFINITY;
 use crate::common::sim::VmSpec;
+use crate::common::sim::task::PF_NO_SETAFFINITY;
 
 const SPOOLED: &str = "/run/pin-hook/spool/100";
 
@@ -81,9 +81,6 @@ fn only_a_kernel_thread_that_is_bound_counts_as_one_that_cannot_be_moved() {
         }
         world.start(100);
         assert_eq!(is_marked(), is_bound);
-        world.reconcile();
-        let asked = world.sim.task(tid).requested;
-        assert_eq!(asked.is_some(), !is_bound);
     }
 }
 
