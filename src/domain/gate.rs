@@ -108,7 +108,8 @@ impl fmt::Display for KernelRelease {
 /// What was found to work on the host, by trying and not by version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
-    /// `cpuset.cpus.exclusive` exists in a cgroup below the root (Linux 6.7).
+    /// Cgroups have `cpuset.cpus.exclusive` (Linux 6.7), and the root has `cpuset.cpus.isolated`, by which that is
+    /// seen before any has the controller (11e5f407b64a, Linux 6.8).
     pub remote_partitions: bool,
     /// The service manager answers on the system bus.
     pub systemd_bus: bool,
@@ -283,7 +284,7 @@ fn choose_without_partition(why: &str, facts: &GateFacts) -> Choice {
 fn missing(backend: Backend, facts: &GateFacts) -> Option<String> {
     let fact = match backend {
         Backend::Isolated | Backend::Root if !facts.features.remote_partitions => {
-            "no remote partitions (cpuset.cpus.exclusive is missing)"
+            "no remote partitions (cpuset.cpus.isolated is missing)"
         }
         Backend::Isolated if facts.work_stays => {
             "it moves unbound kernel work, which workqueues = false forbids"
