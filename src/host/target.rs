@@ -2,6 +2,10 @@
 //!
 //! Kernel files lie: a write can succeed and change nothing, or change something else. [`write()`]
 //! therefore says only that the kernel took the value; what became of it is read by [`read`].
+//!
+//! Most writes take microseconds and are made here. Those that may sleep without bound are made by a child
+//! ([`super::errand`]): `online` of a CPU, `run` of KSM where that unmerges, hugepages, and on Linux 7 whatever
+//! changes which CPUs are isolated.
 
 use std::io;
 use std::time::Duration;
@@ -49,8 +53,9 @@ pub enum Outcome {
     Taken,
     /// The object has gone in the meantime.
     Gone,
-    /// The kernel refuses every change of this object: a managed interrupt (`EIO`, or `EACCES`
-    /// where its file is read-only), a thread that is bound to its CPUs (`EINVAL`).
+    /// The kernel refuses every change of this object: a managed interrupt (`EIO`, later `EPERM`; since
+    /// Linux 6.11 its file is read-only, which is `EACCES` for who has dropped `CAP_DAC_OVERRIDE` as we have),
+    /// a thread that is bound to its CPUs (`EINVAL`).
     Unchangeable(io::Error),
 }
 
@@ -106,7 +111,7 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
     }
 }
 
-/// The file of a CPU on its way offline cannot be read before it is there.
+/// The file of a CPU on its way offline cannot be read before it is there (`Reading::Online`).
 fn read_online(host: &Host, path: &str, cpu: CpuId) -> io::Result<Value> {
     let is_there = host.files.exists(path);
     online(host).map(|online| match (is_there, online.contains(cpu)) {
@@ -244,6 +249,7 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             empty_group(host, &path);
             host.files.remove_dir(&path)
         }
+        // The number may be another device's by now.
         (Target::Knob(_, Place::Irq(number, actions)), _)
             if !irq::is_of(&*host.files, *number, actions).unwrap_or(false) =>
         {

@@ -78,7 +78,8 @@ pub fn tasks_of(files: &dyn Files, pid: i32) -> io::Result<Vec<Task>> {
 /// Returns the kernel threads, `kthreadd` itself included.
 ///
 /// One file names them all where the kernel has it (`CONFIG_PROC_CHILDREN`); elsewhere every
-/// process is looked at. That file may miss a thread while others end: look again later.
+/// process is looked at. That file may miss a thread while others end, as `get_children_pid()` in
+/// `fs/proc/array.c` says itself: look again later.
 ///
 /// # Errors
 /// The kernel's, except those of a task that is gone.
@@ -120,7 +121,6 @@ pub fn alive(files: &dyn Files, id: TaskId) -> bool {
     read_task(files, id.tid, id.tid).is_ok_and(|task| task.id == id && !task.is_dead())
 }
 
-/// Tells whether the process with this first thread has not ended yet. The first thread of a process that is
 /// Tells whether the kernel lets nobody move a thread, as of now: one of its own may be bound only after its birth
 /// (`kthread_bind()`).
 pub fn is_bound(files: &dyn Files, id: TaskId) -> bool {
@@ -128,6 +128,7 @@ pub fn is_bound(files: &dyn Files, id: TaskId) -> bool {
     task.is_ok_and(|task| task.id == id && task.is_bound())
 }
 
+/// Tells whether the process with this first thread has not ended yet. The first thread of a process that is
 /// killed is dead at once, while another one may have to let go of its memory and devices first: that of
 /// a VM takes its time, and the process is there until then (`kernel/exit.c`).
 pub fn is_process(files: &dyn Files, id: TaskId) -> bool {

@@ -186,6 +186,10 @@ pub fn shared_cpus(host: &Host) -> anyhow::Result<Option<CpuSet>> {
 }
 
 /// Returns the CPUs that the kernel's command line took from the host (`isolcpus`, `nohz_full`).
+///
+/// `isolated` shows `isolcpus=` alone. From Linux 7.0 on partitions change what is isolated (`HK_TYPE_DOMAIN`), so
+/// that file reads what was at boot (`HK_TYPE_DOMAIN_BOOT`, a7933d8a2524); else our own CPUs would come back here
+/// as those of the command line.
 pub fn boot_isolated(host: &Host) -> anyhow::Result<CpuSet> {
     let isolated = read_cpus(host, &format!("{CPU_DIR}/isolated"))?.unwrap_or_default();
     let nohz_full = read_cpus(host, &format!("{CPU_DIR}/nohz_full"))?.unwrap_or_default();
@@ -267,6 +271,9 @@ fn concerns(state: &State, stage: Stage, wished: fn(&Wishes) -> bool) -> bool {
 }
 
 /// Kernel threads that KVM and vhost start for a VM live in its cgroups: they are the VM's.
+///
+/// `vhost-<pid>` is one up to Linux 6.3, a thread of QEMU from 6.4 on (`vhost_task`), and one again where that is
+/// asked for (6.17). `kvm-nx-lpage-recovery` is a thread of QEMU from 6.13 on, `kvm-pit/` stays one of the kernel.
 fn hand_over_threads_of_vms(host: &Host, facts: &mut Facts) {
     let Facts {
         kernel_threads,
