@@ -245,3 +245,21 @@ fn the_readme_shows_what_plan_prints() {
         assert!(plan.lines().any(|printed| printed == line), "{line}");
     }
 }
+
+/// Whoever changes a file can see which facts it rests on, and nobody looks for a file that has moved.
+#[test]
+fn each_fact_names_the_files_that_need_it() {
+    let page = text("docs/kernel.md");
+    let facts: Vec<&str> = page.split("\n* ").skip(1).collect();
+    assert!(facts.len() > 40, "{}", facts.len());
+    for fact in facts {
+        let fact = fact.split("\n\n").next().unwrap();
+        let (_, files) = fact
+            .rsplit_once("-> ")
+            .unwrap_or_else(|| panic!("no file: {fact}"));
+        for file in files.split_whitespace() {
+            let name = file.trim_end_matches(',').trim_matches('`');
+            assert!(path(&format!("src/{name}")).is_file(), "{name}: {fact}");
+        }
+    }
+}

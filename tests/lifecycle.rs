@@ -11,6 +11,8 @@ mod applied;
 mod auto;
 #[path = "lifecycle/backups.rs"]
 mod backups;
+#[path = "lifecycle/between.rs"]
+mod between;
 #[path = "lifecycle/bindings.rs"]
 mod bindings;
 #[path = "lifecycle/births.rs"]

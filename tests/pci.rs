@@ -17,6 +17,7 @@ mod trees;
 use std::fs;
 
 use pin_hook::config::vm_conf::parse_vm_conf;
+use pin_hook::domain::table::HostSettings;
 use pin_hook::domain::vm::TaskId;
 use pin_hook::host::Host;
 use pin_hook::host::clock::KernelClock;
@@ -26,6 +27,8 @@ use pin_hook::host::pve::TextFile;
 use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::KernelSched;
 use pin_hook::host::systemd::Bus;
+use pin_hook::host::topology::read_topology;
+use pin_hook::lifecycle::case::room::Room;
 use pin_hook::lifecycle::engine::inventory::Devices;
 use pin_hook::lifecycle::engine::inventory::besides::other_things;
 use pin_hook::lifecycle::engine::inventory::holders::of_running;
@@ -41,6 +44,7 @@ const PCI_CFG: &str = "gpu\n\tdescription one card on each node\n\
     vf\n\tmap id=15b3:101e,node=pve1,path=0000:05:01.0\n\
     \tmap id=15b3:101e,node=pve1,path=0000:05:01.1\n\n\
     both\n\tmap id=15b3:101e,node=pve1,path=0000:05:01.0;0000:05:01.1\n\n\
+    nodes\n\tmap id=15b3:101e,node=pve1,path=0000:81:00.3\n\tmap id=15b3:101d,node=pve1,path=0000:05:00.1\n\n\
     moved\n\tmap id=8086:10fb,node=pve1,path=0000:06:00.0\n\n\
     regrouped\n\tmap id=8086:1533,iommugroup=3,node=pve1,path=0000:06:00.0\n\n\
     network\n\tmap id=15b3:101e,node=pve1,path=0000:81:00.2\n\tmap id=15b3:101e,node=pve1,path=0000:81:00.3\n\n\
@@ -297,6 +301,22 @@ fn entries_may_vanish_under_our_feet() {
         devices.warnings("100".parse().unwrap()),
         ["hostpci0: there is no pci device 0000:87:00.0; pve will refuse the start"]
     );
+}
+
+/// Of a mapping with a device on each of two nodes the VM gets one, and is near that alone.
+#[test]
+fn a_vm_is_near_the_alternative_that_it_gets() {
+    let (_dir, host) = host(&TREES);
+    let guest = parse_vm_conf("hostpci0: mapping=nodes").guest();
+    let topology = read_topology(&*host.files).unwrap();
+    let settings = HostSettings::default();
+    let vmid = "100".parse().unwrap();
+    let room = Room::read(&host, vmid, &guest, &settings, &topology, None).unwrap();
+    let near = room
+        .devices
+        .iter()
+        .map(|one| (one.address.as_str(), one.node));
+    assert_eq!(Vec::from_iter(near), [("0000:81:00.3", Some(1))]);
 }
 
 /// A virtual function whose representor is in a bridge is bound and reset: that is how switchdev works.

@@ -154,6 +154,29 @@ pub struct Wishes {
 }
 
 impl Claim {
+    /// Returns a new claim of a VM. Of the `old` one of the same run it keeps what only a start can choose or a
+    /// run has begun: devices that are bound, or removed and not back yet.
+    pub fn new(vmid: Vmid, state: ClaimState, wishes: Wishes, old: Option<&Claim>) -> Self {
+        let of_old = old.cloned();
+        let (devices, bindings, offline) = of_old
+            .map(|old| (old.devices, old.bindings, old.offline))
+            .unwrap_or_default();
+        Claim {
+            vmid,
+            state,
+            wishes,
+            iothreads: BTreeMap::new(),
+            devices,
+            resets: old.map(Claim::still_away).unwrap_or_default(),
+            bindings,
+            offline,
+            is_unproven: false,
+            standby: None,
+            ending: None,
+            stopper: None,
+        }
+    }
+
     /// Returns the QEMU process of the claimed run, once there is one.
     pub fn qemu(&self) -> Option<TaskId> {
         self.state.qemu()
@@ -188,6 +211,14 @@ impl Claim {
             _ => None,
         });
         away.collect()
+    }
+
+    /// Returns the resets that a run has begun and not finished.
+    pub fn still_away(&self) -> BTreeMap<String, Reset> {
+        let away = self.resets.iter();
+        let away = away.filter(|(_, reset)| matches!(reset, Reset::Away(_)));
+        away.map(|(address, reset)| (address.clone(), reset.clone()))
+            .collect()
     }
 
     /// Tells whether a function is to be with vfio-pci for the VM, and with what it had afterwards.
@@ -274,7 +305,7 @@ impl Wishes {
         groups
     }
 
-    /// Returns the vCPUs that share a CPU with no other one, as `vCPU -> CPU` pairs.
+    /// Returns every vCPU with its CPU.
     pub fn pins(&self) -> impl Iterator<Item = (usize, CpuId)> + '_ {
         self.vcpus.iter().copied().enumerate()
     }
@@ -329,5 +360,37 @@ impl fmt::Display for ClaimState {
             ClaimState::Running { .. } => "running",
             ClaimState::Failed { .. } => "failed",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_claim_keeps_what_only_a_start_can_choose_and_what_was_begun() {
+        let (vmid, state) = (
+            "100".parse().unwrap(),
+            ClaimState::Reserved {
+                starter: TaskId { tid: 7, start: 7 },
+                deadline: Duration::ZERO,
+            },
+        );
+        let of = |address: &str| address.to_owned();
+        let away = Reset::Away(Before::default());
+        let old = Claim {
+            devices: BTreeMap::from([(of("0000:01:00.0"), of("10de:2204"))]),
+            bindings: BTreeMap::from([(of("0000:01:00.0"), AfterStop::Return)]),
+            resets: BTreeMap::from([(of("0000:01:00.0"), away)]),
+            standby: Some(Standby::default()),
+            ..Claim::new(vmid, state.clone(), Wishes::none(), None)
+        };
+        let new = Claim::new(vmid, state, Wishes::none(), Some(&old));
+        let kept = Claim {
+            standby: None,
+            ..old
+        };
+        assert_eq!(new, kept);
+        assert!(new.binds("0000:01:00.0"));
     }
 }

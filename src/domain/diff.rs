@@ -78,8 +78,8 @@ pub struct Context<'a> {
     pub are_groups_cut: bool,
     /// CPUs of each NUMA node, where that was looked at: some kernel threads belong to one.
     pub nodes: &'a BTreeMap<u32, CpuSet>,
-    /// What interrupts get that are set up now, where that was looked at.
-    pub births: &'a BTreeMap<Target, CpuSet>,
+    /// What interrupts get that are made or set up now, where that was looked at.
+    pub births: &'a BTreeMap<Target, [CpuSet; 2]>,
     /// What limits the frequencies of cpufreq policies, where that was looked at.
     pub frequencies: &'a Frequencies,
     /// Targets that were written in this run.
@@ -253,7 +253,7 @@ impl Context<'_> {
             }
             // What systemd keeps there while we hold the property is as wished.
             (Target::DropIn(_), _, Value::Present) => true,
-            // Before Linux 7.0 the list of a cgroup with tasks cannot be emptied any more.
+            // The kernel may have refused an empty list (`Row::all`).
             (Target::Knob(knob, _), Value::Cpus(live), Value::Cpus(cpus))
                 if knob.row().is_list_of_others && cpus.is_empty() =>
             {
@@ -325,7 +325,8 @@ impl Context<'_> {
     }
 
     /// Tells whether a kernel thread has what the kernel gives those of a NUMA node, whatever they had: when one
-    /// of its CPUs comes online, or when a partition comes or goes (`mm/compaction.c`, `kernel/kthread.c`).
+    /// of its CPUs comes online, or when a partition comes or goes (up to 6.13 `kcompactd_cpu_online()` in
+    /// `mm/compaction.c`, from 6.14 on `kthreads_online_cpu()` in `kernel/kthread.c`).
     fn is_of_node(&self, live: &CpuSet, ours: &CpuSet) -> bool {
         let limits = [self.online, self.shared, ours];
         let mut given = self
@@ -391,7 +392,9 @@ impl Context<'_> {
                 false
             }
             // Its driver gave it back and has set it up again.
-            (Target::Knob(..), Value::Cpus(live), _) if self.births.get(target) == Some(live) => {
+            (Target::Knob(..), Value::Cpus(live), _)
+                if (self.births.get(target)).is_some_and(|births| births.contains(live)) =>
+            {
                 false
             }
             // Kernels before 6.2 forget an affinity when the cpuset changes.

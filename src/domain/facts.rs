@@ -186,24 +186,33 @@ pub struct Irq {
 }
 
 impl Irq {
-    /// Returns the affinity that the kernel gives the interrupt when it is set up: the default,
-    /// as far as it is near the device (`irq_setup_affinity()` in `kernel/irq/manage.c`).
-    pub fn affinity_at_birth(&self, default: &CpuSet, nodes: &BTreeMap<u32, CpuSet>) -> CpuSet {
+    /// Returns the affinity that the kernel gives the interrupt when a driver sets it up: what is online of
+    /// the default, or all that is online; of that what is near the device, if any (`irq_setup_affinity()`
+    /// in `kernel/irq/manage.c`). Until then it has the whole default (`desc_smp_init()`).
+    pub fn affinity_at_birth(
+        &self,
+        default: &CpuSet,
+        online: &CpuSet,
+        nodes: &BTreeMap<u32, CpuSet>,
+    ) -> CpuSet {
+        let or_else = |cpus: CpuSet, other: &CpuSet| match cpus.is_empty() {
+            true => other.clone(),
+            false => cpus,
+        };
+        let up = or_else(default.intersection(online), online);
         let near = self.node.and_then(|node| nodes.get(&node));
-        let near = near
-            .map(|cpus| cpus.intersection(default))
-            .filter(|cpus| !cpus.is_empty());
-        near.unwrap_or_else(|| default.clone())
+        near.map_or_else(|| up.clone(), |near| or_else(up.intersection(near), &up))
     }
 }
 
 impl Facts {
-    /// Returns what each interrupt would get that is set up now.
-    pub fn births(&self) -> BTreeMap<Target, CpuSet> {
+    /// Returns what each interrupt would get that is made now, and what once a driver sets it up.
+    pub fn births(&self) -> BTreeMap<Target, [CpuSet; 2]> {
         let births = self.irqs.iter().filter_map(|irq| {
             let default = self.default_irq_affinity.as_ref()?;
-            let cpus = irq.affinity_at_birth(default, &self.nodes);
-            Some((Target::irq(irq.number, &irq.actions), cpus))
+            let cpus = irq.affinity_at_birth(default, &self.online, &self.nodes);
+            let target = Target::irq(irq.number, &irq.actions);
+            Some((target, [default.clone(), cpus]))
         });
         births.collect()
     }

@@ -1,6 +1,6 @@
 //! The kernel gate: which backend may be used on which kernel, and why.
 //!
-//! A cpuset partition works on every kernel that has `cpuset.cpus.exclusive`, but on some it does
+//! A remote partition works on every kernel that has `cpuset.cpus.exclusive` (6.7), but on some it does
 //! damage. The ranges below say on which; they speak of mainline and stable versions. Kernels of
 //! distributions carry backports that a version number does not show, so the operator can
 //! override the gate ([`OVERRIDE`]), and the reason of a choice is always told.
@@ -33,8 +33,10 @@ const MOVES_BOUND_WORKERS: &[Range<KernelRelease>] = &[
 /// Kernels on which a change of the unbound workqueue mask can stall ordered workqueues for ever
 /// (from, up to but without).
 ///
-/// Reported by Firedancer (pull request 10401), seen with mlx5. An isolated
-/// partition changes that mask, one of type root leaves it alone.
+/// Came with 4c065dbce1e8 ("workqueue: Enable unbound cpumask update on ordered workqueues", 6.9); mended by
+/// 703ccb63ae9f ("workqueue: Add pool_workqueue to pending_pwqs list when unplugging multiple inactive
+/// works", 7.0-rc7, 6.12.82, 6.18.23, 6.19.13). Reported by Firedancer (pull request 10401), seen with mlx5. An
+/// isolated partition changes that mask, one of type root leaves it alone.
 const STALLS_ORDERED_WORKQUEUES: &[Range<KernelRelease>] = &[
     release(6, 9, 0)..release(6, 12, 82),
     release(6, 13, 0)..release(6, 18, 23),
@@ -42,7 +44,8 @@ const STALLS_ORDERED_WORKQUEUES: &[Range<KernelRelease>] = &[
 ];
 
 /// Kernels that do not give the rescuers of workqueues their CPUs back when the mask of unbound work
-/// widens again, and let nobody else do it (from, up to but without). Measured on 6.1; 6.12 does.
+/// widens again, and let nobody else do it (from, up to but without). Measured on 6.1; 6.12 does, since
+/// d64f2fa064f8 ("kernel/workqueue: Let rescuers follow unbound wq cpumask changes", 6.9).
 const KEEPS_RESCUERS_NARROW: &[Range<KernelRelease>] = &[release(0, 0, 0)..release(6, 9, 0)];
 
 /// What the operator must know who insists on it there.
@@ -51,7 +54,8 @@ const RESCUERS_STAY: &str = "this kernel leaves workqueue rescuers on fewer cpus
 
 /// First kernel on which a partition of type isolated that comes or goes waits for every probe of a PCI
 /// driver that is under way, and systemd with it: "PCI: Flush PCI probe workqueue on cpuset isolated
-/// partition change". One of type root does not (measured on 7.3: 60 and 100 ms during a probe of 41 s). What
+/// partition change". It flushes more (`housekeeping_update()`: RCU, the work of vmstat and memory cgroups); that is
+/// short, because nothing there waits for a device. One of type root does not (measured on 7.3: 60 and 100 ms during a probe of 41 s). What
 /// no phase can help is systemd's own wait when a VM ends by itself (34 s of such a probe).
 const WAITS_FOR_PROBES: KernelRelease = release(7, 0, 0);
 
@@ -108,7 +112,8 @@ impl fmt::Display for KernelRelease {
 /// What was found to work on the host, by trying and not by version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
-    /// `cpuset.cpus.exclusive` exists in a cgroup below the root (Linux 6.7).
+    /// Cgroups have `cpuset.cpus.exclusive` (Linux 6.7), and the root has `cpuset.cpus.isolated`, by which that is
+    /// seen before any has the controller (11e5f407b64a, Linux 6.8).
     pub remote_partitions: bool,
     /// The service manager answers on the system bus.
     pub systemd_bus: bool,
@@ -283,7 +288,7 @@ fn choose_without_partition(why: &str, facts: &GateFacts) -> Choice {
 fn missing(backend: Backend, facts: &GateFacts) -> Option<String> {
     let fact = match backend {
         Backend::Isolated | Backend::Root if !facts.features.remote_partitions => {
-            "no remote partitions (cpuset.cpus.exclusive is missing)"
+            "no remote partitions (cpuset.cpus.isolated is missing)"
         }
         Backend::Isolated if facts.work_stays => {
             "it moves unbound kernel work, which workqueues = false forbids"

@@ -307,8 +307,8 @@ knobs! {
         grammar: Grammar::CpuMask,
         stage: Stage::Work,
         doc: "keeps unbound kernel work off the owned cpus",
-        // It shows what partitions of type isolated leave of it; what was asked for is beside it (Linux
-        // 6.7 and later, where such partitions narrow it).
+        // It shows what partitions of type isolated leave of it; what was asked for is beside it (since
+        // fe28f631fa94, Linux 6.8).
         reading: Reading::Beside("_requested"),
         tells_owned: true,
         ..PLAIN

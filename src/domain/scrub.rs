@@ -13,7 +13,8 @@ use super::state::Held;
 use super::target::{Target, Value};
 use super::vm::{TaskId, Vmid};
 
-/// The CPU that the kernel starts on; on x86 it does not go offline.
+/// The CPU that the kernel starts on; on x86 it does not go offline (before Linux 6.5 it did with `cpu0_hotplug`;
+/// who boots with that keeps it here).
 const BOOT_CPU: CpuId = CpuId(0);
 
 /// Returns the CPUs to scrub for claims that have just come into force: those that nobody else
@@ -61,6 +62,7 @@ pub fn debts(
         let live = Value::Cpus(irq.affinity.clone());
         Some(debt(target, live, Value::Cpus(others)))
     });
+    // That of an interrupt follows it (`irq_thread_check_affinity()`).
     let threads = facts
         .kernel_threads
         .iter()

@@ -50,7 +50,7 @@ impl Stage {
 
     /// Order of giving back: backwards, but for CPUs, which all else needs, and affinities. Those of
     /// the VM's threads are cut to the partition as long as there is one, and the kernel sets those
-    /// of unbound kernel threads itself when one comes or goes (measured on 6.12), so both are given
+    /// of unbound kernel threads itself when one comes or goes (`View::left_alone`), so both are given
     /// back when it has gone; so is the mask of unbound work, which a partition of type isolated
     /// narrows as well: before the kernel threads, as rescuers follow the mask of their work. So are
     /// the lists of containers: PVE would cut them again as long as it counts fewer CPUs.

@@ -1,5 +1,7 @@
 //! `/sys/devices/system/cpu/cpufreq`: which CPUs change their frequency together, and what the
 //! driver offers (`Documentation/admin-guide/pm/cpufreq.rst`).
+//!
+//! `scaling_max_freq` is the least of all limits: what heat allows at the start of a VM is given back as an admin's.
 
 use std::collections::BTreeMap;
 

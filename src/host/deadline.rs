@@ -7,6 +7,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// A wait without end: the clock cannot tell a later time than it can hold.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// A point in time after which nobody waits any longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline {
@@ -14,10 +17,10 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Returns the deadline that ends `wait` from now.
+    /// Returns the deadline that ends `wait` from now, and in a year at the latest.
     pub fn after(wait: Duration) -> Self {
         Self {
-            at: Instant::now() + wait,
+            at: Instant::now() + wait.min(LONGEST),
         }
     }
 
@@ -79,5 +82,10 @@ mod tests {
         let later = Deadline::after(Duration::from_secs(60));
         assert!(!later.passed());
         assert!(later.remaining() > Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_wait_without_end_has_a_deadline() {
+        assert!(!Deadline::after(Duration::MAX).passed());
     }
 }

@@ -1,21 +1,12 @@
 //! `/sys/bus/pci/devices`: where on the host passed-through devices are attached.
 //!
-//! Reads only. Addresses are resolved as PVE does it (`SysFSTools::lspci`): an address without a
-//! function means every function.
+//! Reads only.
 
 use super::files::Files;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::topology::Topology;
 
 const DEVICES: &str = "/sys/bus/pci/devices";
-
-/// Returns the addresses of the devices whose address begins with `id`, in order; none when
-/// there is no such device.
-pub fn addresses(files: &dyn Files, id: &str) -> Vec<String> {
-    let mut names = files.list(DEVICES).unwrap_or_default();
-    names.retain(|name| name.starts_with(id));
-    names
-}
 
 /// Returns the NUMA node that a device is attached to, or `None` when the host does not tell.
 ///
@@ -58,8 +49,6 @@ mod tests {
         }
         let host = grid(2, 1, 4, 1);
         let both = ["0000:01:00.0", "0000:01:00.1"];
-        assert_eq!(addresses(&files, "0000:01:00"), both);
-        assert!(addresses(&files, "0000:09:00").is_empty());
         let node = |address| node_of(&files, address, &host);
         assert_eq!(both.map(node), [Some(1), Some(0)]);
         assert_eq!(node("0000:02:00.0"), None);

@@ -8,7 +8,7 @@
 //!
 //! The answer is a file in `/run/pin-hook/jobs` that the parent makes before and removes when it
 //! has read it or given up. At the same time systemd ends the unit, so that a child that was late
-//! writes nothing more when the kernel lets go of it.
+//! writes nothing more when the kernel lets go of it. Only one that writes a partition is let alone.
 
 mod allowed;
 
@@ -65,13 +65,30 @@ pub enum Ended {
 pub struct Errand {
     name: String,
     writes: Vec<Write>,
+    /// Whether the child may take longer than it is waited for.
+    is_unlimited: bool,
 }
 
 impl Errand {
     /// Returns the errand called `name`: there is one of a name at a time.
     pub fn new(name: impl Into<String>, writes: Vec<Write>) -> Self {
         let name = name.into();
-        Self { name, writes }
+        Self {
+            name,
+            writes,
+            is_unlimited: false,
+        }
+    }
+
+    /// Returns the same whose child is never ended. From Linux 7.0 on a writer of a partition has workers of the
+    /// kernel made, and that fails where the writer is about to be killed (`kthread_create_on_node()` waits killably,
+    /// `create_worker()` has no worker then): the mask of unbound work stays as it was, with a warning that taints
+    /// the kernel (`housekeeping_update()`). A `SIGTERM` without a handler is such a kill.
+    pub fn unlimited(self) -> Self {
+        Self {
+            is_unlimited: true,
+            ..self
+        }
     }
 
     /// Returns the errand that is named after the one file that it writes to.
@@ -170,7 +187,7 @@ impl Errand {
                 .filter(is_there)
                 .unwrap_or_else(|| INSTALLED.to_owned()),
             arguments,
-            limit: Some(limit),
+            limit: (!self.is_unlimited).then_some(limit),
             spares: false,
         }
     }
@@ -180,7 +197,7 @@ impl Errand {
         let (path, n_writes) = (self.answer_path(), self.writes.len());
         let _wait = awaiting(&*host.clock, &format!("the kernel ({})", self.name));
         let is_complete = |text: &str| text.split_whitespace().count() >= n_writes;
-        let until = host.clock.since_boot() + wait;
+        let until = host.clock.since_boot().saturating_add(wait);
         loop {
             let left = until.saturating_sub(host.clock.since_boot());
             let period = left.min(LOOK_PERIOD);

@@ -1,8 +1,8 @@
 //! Pools of hugepages, one for each NUMA node and size
 //! (`Documentation/admin-guide/mm/hugetlbpage.rst`), and what makes room for them.
 //!
-//! Making room moves memory, which may take any time: those files are written by a child
-//! ([`super::errand`]).
+//! Making room moves memory, which takes seconds to minutes: those files are written by a child
+//! ([`super::errand`]). A pool shrinks only by pages that are free, and caches that were dropped are gone.
 
 use std::io;
 
@@ -28,7 +28,8 @@ pub fn pages(files: &dyn Files, pool: Pool) -> io::Result<Pages> {
 }
 
 /// Returns how many pages stay in a pool: what a process has taken beside it goes when that ends, and is no
-/// wish of anybody.
+/// wish of anybody. `nr_hugepages` shows both, and what is written to it means these (`set_max_huge_pages()` in
+/// `mm/hugetlb.c`).
 ///
 /// # Errors
 /// There is no such pool.

@@ -86,7 +86,9 @@ fn numbered(files: &dyn Files, dir: &str, start: &str) -> std::vec::IntoIter<u32
 }
 
 /// Tells of an interrupt that nobody can move whether it is a managed one, for which the kernel has
-/// chosen the CPUs: only those that a PCI device raises by message are.
+/// chosen the CPUs. No file outside of debugfs says so (`IRQD_AFFINITY_MANAGED`). On x86 those that refuse are
+/// managed or not to be balanced (`IRQF_NOBALANCING`: timer, IOMMU), and what a PCI device raises by message is the
+/// first.
 pub fn is_managed(files: &dyn Files, number: u32) -> bool {
     let chip = files.read(&format!("/sys/kernel/irq/{number}/chip_name"));
     // "PCI-MSI", "PCI-MSIX-0000:01:00.0", with interrupt remapping "IR-" before it.

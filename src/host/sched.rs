@@ -1,5 +1,7 @@
 //! Affinity and scheduling class of tasks: which CPUs a task may run on, and before whom.
 //!
+//! `sched_getaffinity(2)` leaves out CPUs that are not active; `Cpus_allowed_list` in `/proc/<tid>/status` does not.
+//!
 //! glibc's wrappers and those of other crates stop at 1024 CPUs, so the system calls are made
 //! with masks of any length here. This is the only file with `unsafe` in it.
 

@@ -2,6 +2,10 @@
 //!
 //! Kernel files lie: a write can succeed and change nothing, or change something else. [`write()`]
 //! therefore says only that the kernel took the value; what became of it is read by [`read`].
+//!
+//! Most writes take microseconds and are made here. Those that may sleep without bound are made by a child
+//! ([`super::errand`]): `online` of a CPU, `run` of KSM where that unmerges, hugepages, and on Linux 7 whatever
+//! changes which CPUs are isolated.
 
 use std::io;
 use std::time::Duration;
@@ -49,8 +53,9 @@ pub enum Outcome {
     Taken,
     /// The object has gone in the meantime.
     Gone,
-    /// The kernel refuses every change of this object: a managed interrupt (`EIO`, or `EACCES`
-    /// where its file is read-only), a thread that is bound to its CPUs (`EINVAL`).
+    /// The kernel refuses every change of this object: a managed interrupt (`EIO`, later `EPERM`; since
+    /// Linux 6.11 its file is read-only, which is `EACCES` for who has dropped `CAP_DAC_OVERRIDE` as we have),
+    /// a thread that is bound to its CPUs (`EINVAL`).
     Unchangeable(io::Error),
 }
 
@@ -106,7 +111,7 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
     }
 }
 
-/// The file of a CPU on its way offline cannot be read before it is there.
+/// The file of a CPU on its way offline cannot be read before it is there (`Reading::Online`).
 fn read_online(host: &Host, path: &str, cpu: CpuId) -> io::Result<Value> {
     let is_there = host.files.exists(path);
     online(host).map(|online| match (is_there, online.contains(cpu)) {
@@ -134,7 +139,12 @@ pub fn write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             let row = knob.row();
             let (first, text) = (revival(row, before), value.render(row.grammar));
             let texts: Vec<&str> = first.into_iter().chain([text.as_str()]).collect();
-            Errand::of_file(&target.path(), &texts).complete(host, slow_wait(host))
+            let errand = Errand::of_file(&target.path(), &texts);
+            let errand = match row.sleeps {
+                Sleeps::Isolating(_) | Sleeps::Isolated => errand.unlimited(),
+                _ => errand,
+            };
+            errand.complete(host, slow_wait(host))
         }
         // Memory may be compacted for pages, and one write waits for another (`mm/hugetlb.c`).
         Target::Hugepages(_) => {
@@ -149,7 +159,7 @@ pub fn write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
     match written {
         Ok(()) => Ok(Outcome::Taken),
         Err(error) if is_gone(&error) => Ok(Outcome::Gone),
-        Err(error) if is_unchangeable(target, &error) => Ok(Outcome::Unchangeable(error)),
+        Err(error) if is_unchangeable(host, target, &error) => Ok(Outcome::Unchangeable(error)),
         Err(error) => Err(error),
     }
 }
@@ -206,7 +216,8 @@ fn end_partition(host: &Host, group: &str) -> io::Result<()> {
         return Ok(());
     }
     let partition = Target::partition(group);
-    Errand::of_file(&partition.path(), &[MEMBER]).complete(host, slow_wait(host))
+    let errand = Errand::of_file(&partition.path(), &[MEMBER]).unlimited();
+    errand.complete(host, slow_wait(host))
 }
 
 /// Returns what is written first because the kernel found the value invalid.
@@ -238,6 +249,7 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
             empty_group(host, &path);
             host.files.remove_dir(&path)
         }
+        // The number may be another device's by now.
         (Target::Knob(_, Place::Irq(number, actions)), _)
             if !irq::is_of(&*host.files, *number, actions).unwrap_or(false) =>
         {
@@ -371,7 +383,9 @@ pub fn is_gone(error: &io::Error) -> bool {
     ) || error.kind() == io::ErrorKind::NotFound
 }
 
-fn is_unchangeable(target: &Target, error: &io::Error) -> bool {
+/// Tells whether an error is for good. `EINVAL` of an affinity is that only of a thread that may not be moved: it
+/// also says that partitions and hotplug have left none of the CPUs (`__sched_setaffinity()` in `kernel/sched`).
+fn is_unchangeable(host: &Host, target: &Target, error: &io::Error) -> bool {
     match target {
         Target::Knob(_, Place::Irq(..)) => {
             matches!(
@@ -379,7 +393,9 @@ fn is_unchangeable(target: &Target, error: &io::Error) -> bool {
                 Some(libc::EIO | libc::EACCES | libc::EPERM)
             )
         }
-        Target::KernelThread(_) => error.raw_os_error() == Some(libc::EINVAL),
+        Target::KernelThread(id) => {
+            error.raw_os_error() == Some(libc::EINVAL) && task::is_bound(&*host.files, *id)
+        }
         _ => false,
     }
 }

@@ -14,6 +14,9 @@ use crate::domain::target::KTHREADD;
 use crate::domain::thread::class_of_policy;
 use crate::domain::vm::TaskId;
 
+/// Task flag: user space may not change the affinity (`include/linux/sched.h`).
+const PF_NO_SETAFFINITY: u32 = 0x0400_0000;
+
 /// A task as `/proc/<pid>/task/<tid>/stat` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
@@ -31,6 +34,11 @@ impl Task {
     /// Tells whether this is a kernel thread (`PF_KTHREAD`).
     pub fn is_kernel_thread(&self) -> bool {
         self.flags & StatFlags::PF_KTHREAD.bits() != 0
+    }
+
+    /// Tells whether the kernel lets nobody move the task (`PF_NO_SETAFFINITY`).
+    pub fn is_bound(&self) -> bool {
+        self.flags & PF_NO_SETAFFINITY != 0
     }
 
     /// Tells whether the task runs no more and only waits for its parent to notice.
@@ -70,7 +78,8 @@ pub fn tasks_of(files: &dyn Files, pid: i32) -> io::Result<Vec<Task>> {
 /// Returns the kernel threads, `kthreadd` itself included.
 ///
 /// One file names them all where the kernel has it (`CONFIG_PROC_CHILDREN`); elsewhere every
-/// process is looked at. That file may miss a thread while others end: look again later.
+/// process is looked at. That file may miss a thread while others end, as `get_children_pid()` in
+/// `fs/proc/array.c` says itself: look again later.
 ///
 /// # Errors
 /// The kernel's, except those of a task that is gone.
@@ -110,6 +119,13 @@ pub fn threads(files: &dyn Files) -> io::Result<Vec<i32>> {
 pub fn alive(files: &dyn Files, id: TaskId) -> bool {
     // `/proc/<tid>` is there for every thread, although a listing shows processes only.
     read_task(files, id.tid, id.tid).is_ok_and(|task| task.id == id && !task.is_dead())
+}
+
+/// Tells whether the kernel lets nobody move a thread, as of now: one of its own may be bound only after its birth
+/// (`kthread_bind()`).
+pub fn is_bound(files: &dyn Files, id: TaskId) -> bool {
+    let task = read_task(files, id.tid, id.tid);
+    task.is_ok_and(|task| task.id == id && task.is_bound())
 }
 
 /// Tells whether the process with this first thread has not ended yet. The first thread of a process that is

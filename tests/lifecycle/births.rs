@@ -4,11 +4,12 @@ use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::domain::knob::Knob;
 use pin_hook::domain::target::{Place, Target, Value};
 use pin_hook::host::target::{self, Outcome};
+use pin_hook::lifecycle::engine::account::Level;
 use pin_hook::lifecycle::start::phase::Phase;
 
 use super::scenario::{Scenario, Then};
 use super::world::{CONF, CONF_WITHOUT_HOOK, World, done, mask};
-use crate::common::sim::{TaskSpec, VmSpec, cpus};
+use crate::common::sim::{Machine, TaskSpec, VmSpec, cpus};
 
 /// A kernel thread is born: it has the CPUs of kthreadd.
 fn beget(world: &World, comm: &str) -> i32 {
@@ -57,6 +58,63 @@ fn an_interrupt_and_a_kernel_thread_that_are_born_under_a_claim_are_freed_with_i
         })
         .at_last(end_births)
         .prove();
+}
+
+/// Boards list CPUs that no socket has, and tell no node of most devices: eight CPUs that are there, of twelve.
+fn with_absent_cpus() -> World {
+    let machine = Machine {
+        absent: 4,
+        ..Machine::default()
+    };
+    World::of(&machine).vm(100, CONF, "cpus = \"2-3\"\n")
+}
+
+#[test]
+fn an_interrupt_is_born_on_what_is_online_of_the_default() {
+    let world = with_absent_cpus();
+    assert_eq!([irq(&world, 30), irq(&world, 24)], ["0-7", "0-3"]);
+    world.start(100);
+    world.sim.add_irq(60, "late");
+    world.sim.allocate_irq(61);
+    let of_both = || [irq(&world, 60), irq(&world, 61)];
+    assert_eq!(of_both(), ["0-1,4-7", "0-1,4-11"]);
+    done(world.reconcile());
+    world.stop(100);
+    assert_eq!(of_both(), ["0-7", "0-11"]);
+    world.assert_at_rest();
+}
+
+#[test]
+fn an_interrupt_that_its_driver_sets_up_again_is_nobody_elses_where_cpus_are_absent() {
+    let world = with_absent_cpus();
+    world
+        .sim
+        .poke("/proc/irq/30/smp_affinity_list", "1-3")
+        .unwrap();
+    world.start(100);
+    assert_eq!(irq(&world, 30), "1");
+    world.sim.state().rebirth_irq(30);
+    assert_eq!(irq(&world, 30), "0-1,4-7");
+    let account = done(world.reconcile());
+    let mut lines = account.lines.iter();
+    assert!(
+        lines.all(|line| line.level != Level::Warning),
+        "{account:#?}"
+    );
+    world.stop(100);
+    assert_eq!(irq(&world, 30), "1-3");
+}
+
+#[test]
+fn interrupts_are_given_back_without_the_state_where_cpus_are_absent() {
+    let world = with_absent_cpus();
+    world.start(100);
+    world.sim.add_irq(60, "late");
+    world.sim.allocate_irq(61);
+    world.lose_journal();
+    done(world.release(None));
+    let given_back = [30, 60, 61].map(|number| irq(&world, number));
+    assert_eq!(given_back, ["0-7", "0-7", "0-11"]);
 }
 
 #[test]

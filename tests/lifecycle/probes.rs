@@ -59,6 +59,9 @@ fn a_partition_comes_and_goes_by_a_child_where_it_may_sleep() {
         world.assert_owns(100);
         done(world.release(None));
         assert_eq!(n_children(&world), expected, "{kernel:?}");
+        // A writer that is killed taints the kernel.
+        let state = world.sim.state();
+        assert!(state.systemd.jobs.iter().all(|job| job.limit.is_none()));
     }
 }
 

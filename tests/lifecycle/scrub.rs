@@ -110,6 +110,19 @@ fn what_was_on_one_of_them_alone_gets_back_what_it_had() {
 }
 
 #[test]
+fn what_has_one_online_cpu_of_several_gets_all_of_them_back() {
+    let world = world();
+    let spin = world.sim.spawn(TaskSpec::named("spin").spinning());
+    world.host.sched.set_affinity(spin, &cpus("2,5")).unwrap();
+    world.sim.set_online(5, false).unwrap();
+    world.start(100);
+    assert_eq!(written(&world).len(), 4);
+    world.stop(100);
+    world.sim.set_online(5, true).unwrap();
+    assert_eq!(mask(&world, spin), cpus("2,5"));
+}
+
+#[test]
 fn cpu_0_and_cpus_of_others_are_left_online() {
     let table = "cpus = \"0,2\"\nisolate.hotplug = true\n";
     let world = World::lab()

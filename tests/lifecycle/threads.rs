@@ -148,6 +148,24 @@ fn iothreads_by_name_and_vhost_by_order_get_their_cpus_of_the_host() {
         .prove();
 }
 
+/// Numbers begin again at `pid_max`.
+#[test]
+fn vhost_workers_are_told_by_their_age() {
+    let table = "cpus = \"2-3\"\n[pin]\nvhost = { net0 = \"6\", net1 = \"7\" }\n";
+    let world = with_iothreads(table)();
+    done(world.phase(Phase::PreStart, 100));
+    launch_with_vhost(&world);
+    let last = world.sim.state().tasks.iter().map(|task| task.tid).max();
+    {
+        let mut state = world.sim.state();
+        let task = state.tasks.get_mut(last.unwrap()).unwrap();
+        task.start = 1;
+    }
+    done(world.phase(Phase::PostStart, 100));
+    let of = |mask| in_scope("", mask);
+    assert_eq!(vhost(&world), [of("6"), of("7"), of("6")]);
+}
+
 #[test]
 fn emulator_threads_may_have_owned_cpus() {
     let table = "cpus = \"2-3\"\n[isolate]\nalso = \"4\"\n[pin]\nemulator = \"4\"\n";

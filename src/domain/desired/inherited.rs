@@ -24,14 +24,17 @@ impl<'a> Inherited<'a> {
     }
 
     /// Returns what an object with the CPUs `live` would have had without us, if it was born with
-    /// what the kernel gives it `at_birth` of a narrowed value.
+    /// what the kernel gives it `at_birth` of a narrowed value, or with all of that.
     pub(super) fn natural(
         &self,
         live: &CpuSet,
         at_birth: impl Fn(&CpuSet) -> CpuSet,
     ) -> Option<CpuSet> {
-        let mut narrowed = self.narrowed.iter().flatten();
-        let is_born = narrowed.any(|cpus| at_birth(cpus) == *live);
-        is_born.then(|| at_birth(self.baseline))
+        let narrowed = || self.narrowed.iter().flatten();
+        if narrowed().any(|cpus| at_birth(cpus) == *live) {
+            return Some(at_birth(self.baseline));
+        }
+        let is_whole = narrowed().any(|cpus| *cpus == live);
+        is_whole.then(|| self.baseline.clone())
     }
 }

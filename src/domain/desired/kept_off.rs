@@ -1,4 +1,8 @@
 //! What is kept off owned CPUs without a cgroup's help: kernel threads, work and interrupts.
+//!
+//! It costs a `sched_setaffinity(2)` for each kernel thread and a write for each interrupt. What cannot be
+//! promised: the rescuers of workqueues before Linux 6.9, the thread of an interrupt until that occurs, managed
+//! interrupts, and what was born narrowed and looks as if an admin had chosen that.
 
 use super::claimed::{has_partition, kept_off};
 use super::inherited::Inherited;
@@ -28,6 +32,7 @@ impl View<'_> {
         let taken = owned.union(&kept_off(claims, has_partition));
         let housekeeping = self.facts.housekeeping(&taken);
         let threads = self.facts.kernel_threads.iter();
+        // That of an interrupt follows it (`irq_thread_check_affinity()`).
         for thread in threads.filter(|thread| !thread.bound && !thread.follows_irq()) {
             let target = Target::KernelThread(thread.id);
             let held = self.baseline(&target);
@@ -63,7 +68,9 @@ impl View<'_> {
     }
 
     /// A kernel thread with CPUs of its own that nobody wishes to move has what the kernel gives it
-    /// while there are partitions; what it had before is remembered, because the kernel forgets. One
+    /// while there are partitions; what it had before is remembered, because the kernel forgets: when one
+    /// comes or goes, each thread of the root that may be moved is given all CPUs outside of partitions
+    /// (`cpuset_update_tasks_cpumask()`), within that what it asked for (`user_cpus_ptr`, Linux 6.2). One
     /// that was asked to move before is asked for what it had, as soon as the partitions leave any of that.
     fn left_alone(&self, target: &Target, thread: &KernelThread) -> Option<Wish> {
         let Facts {
@@ -133,7 +140,7 @@ impl View<'_> {
 
     /// A partition of type isolated narrows the mask of all unbound work by itself, so it is left
     /// to the kernel as long as no other claim needs it. A write of it counts for isolated CPUs as
-    /// well, so once it is in hand they are kept out of it.
+    /// well (`workqueue_set_unbound_cpumask()`), so once it is in hand they are kept out of it.
     fn kept_off_work(&self, target: &Target, claims: &Claims) -> CpuSet {
         let is_isolated = |wishes: &Wishes| wishes.backend == Backend::Isolated;
         match target {
@@ -149,8 +156,8 @@ impl View<'_> {
         }
     }
 
-    /// An interrupt that is set up while the default is narrowed has the narrowed affinity for
-    /// ever; without us it would have the default's baseline.
+    /// An interrupt that is made or set up while the default is narrowed has the narrowed affinity for
+    /// ever; without us it would have what the kernel makes of the default's baseline.
     pub(super) fn interrupts(&self, claims: &Claims, desired: &mut Desired) {
         let owned = kept_off(claims, |wishes| wishes.interrupts);
         let default = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
@@ -168,7 +175,8 @@ impl View<'_> {
             let held = self.baseline(&target);
             let sent = self.sent_to(&irq.actions, claims, &owned);
             let parent = parent.filter(|_| held.is_none());
-            let at_birth = |default: &CpuSet| irq.affinity_at_birth(default, &self.facts.nodes);
+            let Facts { online, nodes, .. } = self.facts;
+            let at_birth = |default: &CpuSet| irq.affinity_at_birth(default, online, nodes);
             let born = parent.and_then(|parent| parent.natural(&irq.affinity, at_birth));
             if owned.is_empty() && sent.is_none() {
                 let back = born.map(|born| Wish::back(Value::Cpus(born)));

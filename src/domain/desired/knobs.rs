@@ -2,6 +2,10 @@
 //!
 //! Untouched unless a table says so. A cpufreq policy and a setting of the host may be wished for
 //! by several VMs; [`merge`] tells which value holds.
+//!
+//! What giving back does not undo: memory that KSM has taken apart is merged again only in time, a boost that is
+//! switched takes the limits of frequencies with it, and the settings of a governor are gone with its last policy.
+//! `scaling_max_freq` shows the least of all limits, so one of heat at the start is given back as an admin's.
 
 use std::collections::BTreeMap;
 

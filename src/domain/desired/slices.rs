@@ -2,6 +2,10 @@
 //!
 //! The VM's own scope stays open: its threads are pinned one by one. Every other unit is cut, and
 //! so is the scope of a VM by the CPUs of the others.
+//!
+//! `AllowedCPUs=` holds until reboot. What cannot be promised: before Linux 6.2 threads lose the affinities that they
+//! asked for, up to 6.12 programs keep the CPUs of a list that goes with the controller, and a unit that starts
+//! meanwhile runs on owned CPUs until the next reconcile.
 
 use super::claimed::in_force;
 use super::view::View;

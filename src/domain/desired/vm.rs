@@ -49,7 +49,10 @@ impl View<'_> {
 
     pub(super) fn threads(&self, wishes: &Wishes, vm: &VmFacts, desired: &mut Desired) {
         let mut n_vhost = 0;
-        for thread in vm.threads.iter().filter(|thread| !thread.bound) {
+        let mut threads: Vec<&Thread> = vm.threads.iter().filter(|thread| !thread.bound).collect();
+        // QEMU makes the vhost workers queue by queue; their numbers begin again at `pid_max`.
+        threads.sort_unstable_by_key(|thread| (thread.id.start, thread.id.tid));
+        for thread in threads {
             let role = thread.role();
             let cpus = match &role {
                 Role::Vcpu(n) => wishes.vcpus.get(*n).map(|cpu| CpuSet::of(*cpu)),

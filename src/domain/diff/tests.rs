@@ -32,7 +32,7 @@ fn held(baseline: &str, ours: &str, before: Option<&str>) -> Held {
 
 static NO_CPUSETS: BTreeMap<TaskId, CpuSet> = BTreeMap::new();
 static NO_NODES: BTreeMap<u32, CpuSet> = BTreeMap::new();
-static NO_BIRTHS: BTreeMap<Target, CpuSet> = BTreeMap::new();
+static NO_BIRTHS: BTreeMap<Target, [CpuSet; 2]> = BTreeMap::new();
 static NO_FREQUENCIES: Frequencies = Frequencies::new();
 static NOTHING: BTreeSet<Target> = BTreeSet::new();
 
@@ -297,7 +297,8 @@ fn a_drop_in_whose_making_or_removal_was_interrupted_is_taken_away_again() {
 #[test]
 fn an_interrupt_that_was_set_up_again_is_not_somebody_elses() {
     let all = "0-7".parse().unwrap();
-    let births = BTreeMap::from([(irq(), "0-1,4-7".parse().unwrap())]);
+    let births = ["0-1,4-11", "0-1,4-7"].map(|cpus| cpus.parse().unwrap());
+    let births = BTreeMap::from([(irq(), births)]);
     let held = BTreeMap::from([(irq(), held("0-7", "2", None))]);
     let live = Live::from([(irq(), cpus("0-1,4-7"))]);
     let wished: Desired = [(irq(), Wish::from(cpus("2")))].into_iter().collect();

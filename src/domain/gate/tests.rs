@@ -110,7 +110,7 @@ fn auto_says_why() {
         ),
         (
             old,
-            "kernel 6.1.0: no remote partitions (cpuset.cpus.exclusive is missing), so no \
+            "kernel 6.1.0: no remote partitions (cpuset.cpus.isolated is missing), so no \
              partition",
         ),
     ] {

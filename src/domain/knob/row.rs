@@ -54,7 +54,7 @@ pub enum Reading {
     /// In a file beside it, where there is one: its name is that of the file with this behind it.
     Beside(&'static str),
     /// In the list of CPUs that are online: the file of one that is on its way offline cannot be read
-    /// before it is there.
+    /// before it is there (`online_show()` takes the device lock that the write holds, `drivers/base/core.c`).
     Online,
     /// In the file itself, in which the text of this other file means what none means.
     AllIsNone(&'static str),
@@ -129,8 +129,8 @@ pub struct Row {
     pub sleeps: Sleeps,
     /// What it accepts.
     pub words: Words,
-    /// File that names all, which is written instead where the kernel refuses an empty list: before
-    /// Linux 7.0 that of a cgroup with tasks cannot be emptied any more (`validate_change()` in
+    /// File that names all, which is written instead where the kernel refuses an empty list: that of a
+    /// cgroup with tasks cannot be emptied any more (ENOSPC on 6.12, not on 7.3; `validate_change()` in
     /// `kernel/cgroup/cpuset.c`).
     pub all: Option<&'static str>,
     /// Whether it is the list of a cgroup that was there before and has tasks of others. One that names

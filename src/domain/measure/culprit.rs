@@ -52,7 +52,7 @@ const SOFTIRQS: [&str; 10] = [
     "HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU",
 ];
 
-/// Functions of the timer that is the tick: before and since Linux 6.10.
+/// Functions of the timer that is the tick: before and since Linux 6.9 (37263ba0c44b).
 const TICKS: [&str; 2] = ["tick_sched_timer", "tick_nohz_handler"];
 
 impl Names {

@@ -189,8 +189,15 @@ const ROWS: &[Row] = &[
     ),
     row(
         Kind::KernelThread,
-        &["rcu", "rcuc/", "rcuop/", "rcuog/"],
+        &["rcuc/"],
         What::Do("boot with rcu_nocbs= and the cpus of the vm"),
+    ),
+    // The others can be moved: `rcu_preempt` and those of expedited grace periods, and `rcuog/` and `rcuop/`, which
+    // are there because of `rcu_nocbs=` (`kernel/rcu/tree_nocb.h`).
+    row(
+        Kind::KernelThread,
+        &["rcu"],
+        What::Do("kthreads = true below [isolate] in the table"),
     ),
     row(
         Kind::KernelThread,

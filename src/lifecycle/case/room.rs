@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::texts::CaseError;
-use crate::config::mapping::pci_mapping;
 use crate::config::table::parse_table;
 use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
-use crate::domain::guest::{Guest, HostPci};
+use crate::domain::guest::Guest;
 use crate::domain::others::Surroundings;
 use crate::domain::placement::{Choice, Device, NoRoom, Search, Speeds, choose, owned_by_table};
 use crate::domain::refusal::Refusal;
@@ -19,6 +18,7 @@ use crate::domain::vm::Vmid;
 use crate::host::table::{read_table, tables};
 use crate::host::topology::read_speeds;
 use crate::host::{Host, device, pve};
+use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::others::{look_at_files, look_at_groups};
 
 /// Who has CPUs on this node, running or not.
@@ -98,7 +98,7 @@ impl Room {
         let mut room = Room {
             vmid: Some(vmid),
             around: look_at_files(host, settings),
-            devices: devices(host, guest, topology),
+            devices: devices(host, vmid, guest, topology),
             speeds: read_speeds(&*host.files, topology),
             ..Room::default()
         };
@@ -218,28 +218,17 @@ fn named_by(
     Ok(owned_by_table(&table, topology).unwrap_or(table.isolate.also))
 }
 
-/// Returns where the devices of a guest are attached.
-fn devices(host: &Host, guest: &Guest, topology: &Topology) -> Vec<Device> {
-    let files = &*host.files;
-    let device = |key: &str, address: String| Device {
-        key: key.to_owned(),
-        node: device::node_of(files, &address, topology),
-        address,
+/// Returns where the devices of a guest are attached, of a mapping the one that PVE will take.
+fn devices(host: &Host, vmid: Vmid, guest: &Guest, topology: &Topology) -> Vec<Device> {
+    let taken = Devices::read(host, vmid, guest, &[]);
+    let chosen = taken.chosen().into_iter();
+    let functions = chosen.flat_map(|(asked, functions)| functions.iter().map(|f| (&asked.key, f)));
+    let device = |(key, address): (&String, &String)| Device {
+        key: key.clone(),
+        address: address.clone(),
+        node: device::node_of(&*host.files, address, topology),
     };
-    let of_entry = |entry: &HostPci| {
-        let mut ids = entry.ids.clone();
-        if let Some(mapping) = &entry.mapping {
-            let text = files.read("/etc/pve/mapping/pci.cfg").unwrap_or_default();
-            let node = pve::node_name(files).unwrap_or_default();
-            let mapped = pci_mapping(&text, mapping, &node).unwrap_or_default();
-            ids.extend(mapped.into_iter().flat_map(|one| one.ids));
-        }
-        let addresses = ids.iter().flat_map(|id| device::addresses(files, id));
-        addresses
-            .map(|address| device(&entry.key, address))
-            .collect::<Vec<_>>()
-    };
-    let mut devices: Vec<Device> = guest.hostpci.iter().flat_map(of_entry).collect();
+    let mut devices: Vec<Device> = functions.map(device).collect();
     // The functions of a device are in one place.
     devices.dedup_by(|one, two| one.key == two.key && one.node == two.node);
     devices

@@ -4,6 +4,9 @@
 //! The claim says what is bound, and for each function the journal remembers the driver that it had.
 //! Drivers come and go by children in units of their own, under the lock of the devices; the host
 //! lock is not held meanwhile. Settling writes none of it: it forgets what has gone back.
+//!
+//! A probe may take minutes. The driver is back afterwards; what an admin or other programs had set on the device is
+//! not (addresses and queues of a network card, arrays on its disks, the state of its firmware).
 
 mod back;
 mod driver;

@@ -4,6 +4,9 @@
 //! behind: with the claim goes the wish for the method. The reset itself is done by a child in a
 //! unit of its own, under a lock of its own: the host lock is not held meanwhile. A function that was
 //! removed is brought back by whoever comes next ([`back`]).
+//!
+//! What was removed comes back with other numbers of interrupts. What could be set of it is set again as far as
+//! [`ATTRIBUTES`](crate::domain::pci::anew::ATTRIBUTES) goes; the rest begins anew.
 
 mod away;
 mod back;

@@ -55,6 +55,8 @@ pub struct Account {
     pub exit: Exit,
     /// Backend of the VM that the run was about.
     pub backend: Option<String>,
+    /// Whether the run was left to reconcile, because another one kept the host lock.
+    pub is_put_off: bool,
 }
 
 impl Account {
@@ -78,6 +80,12 @@ impl Account {
         if !self.lines.iter().any(is_told) {
             self.say(Level::Warning, text);
         }
+    }
+
+    /// Adds what was told of something else that was done meanwhile, and what came of that.
+    pub fn absorb(&mut self, other: Account) {
+        self.lines.extend(other.lines);
+        self.exit = self.exit.max(other.exit);
     }
 
     /// Adds what a piece of work met besides what it was for.

@@ -21,7 +21,7 @@ use self::reading::{JOURNAL, read_text, understood};
 pub use self::reading::{is_missing, read_log, read_state};
 pub use self::room::{NoRoom, check_room};
 use self::room::{SPARE, least_room, no_room, to_give_back};
-pub use self::spool::{has_spooled, spool, take_spooled};
+pub use self::spool::{has_spooled, spool, spooled, unspool};
 pub use self::state_dir::STATE_DIR;
 use self::state_dir::make_state_dir;
 pub use self::text::{Damage, Newer, parse, text_of};

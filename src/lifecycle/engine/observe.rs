@@ -26,8 +26,6 @@ use crate::host::{Host, cgroup, container, irq, surroundings, target, task, work
 const SHARED_CPUS: &str = "/sys/fs/cgroup/cpuset.cpus.effective";
 const CPU_DIR: &str = "/sys/devices/system/cpu";
 
-/// Task flag: user space may not change the affinity (`include/linux/sched.h`).
-const PF_NO_SETAFFINITY: u32 = 0x0400_0000;
 /// Task flag: a worker of a workqueue, placed by the workqueue's own mask.
 const PF_WQ_WORKER: u32 = 0x0000_0020;
 
@@ -157,7 +155,7 @@ pub fn effective_cpus<'t>(
 pub fn context<'a>(
     facts: &'a Facts,
     effective: &'a BTreeMap<TaskId, CpuSet>,
-    births: &'a BTreeMap<Target, CpuSet>,
+    births: &'a BTreeMap<Target, [CpuSet; 2]>,
     written: &'a BTreeSet<Target>,
     now: Duration,
 ) -> Context<'a> {
@@ -188,6 +186,10 @@ pub fn shared_cpus(host: &Host) -> anyhow::Result<Option<CpuSet>> {
 }
 
 /// Returns the CPUs that the kernel's command line took from the host (`isolcpus`, `nohz_full`).
+///
+/// `isolated` shows `isolcpus=` alone. From Linux 7.0 on partitions change what is isolated (`HK_TYPE_DOMAIN`), so
+/// that file reads what was at boot (`HK_TYPE_DOMAIN_BOOT`, a7933d8a2524); else our own CPUs would come back here
+/// as those of the command line.
 pub fn boot_isolated(host: &Host) -> anyhow::Result<CpuSet> {
     let isolated = read_cpus(host, &format!("{CPU_DIR}/isolated"))?.unwrap_or_default();
     let nohz_full = read_cpus(host, &format!("{CPU_DIR}/nohz_full"))?.unwrap_or_default();
@@ -269,6 +271,9 @@ fn concerns(state: &State, stage: Stage, wished: fn(&Wishes) -> bool) -> bool {
 }
 
 /// Kernel threads that KVM and vhost start for a VM live in its cgroups: they are the VM's.
+///
+/// `vhost-<pid>` is one up to Linux 6.3, a thread of QEMU from 6.4 on (`vhost_task`), and one again where that is
+/// asked for (6.17). `kvm-nx-lpage-recovery` is a thread of QEMU from 6.13 on, `kvm-pit/` stays one of the kernel.
 fn hand_over_threads_of_vms(host: &Host, facts: &mut Facts) {
     let Facts {
         kernel_threads,
@@ -337,7 +342,7 @@ pub fn threads_of(host: &Host, qemu: TaskId) -> Vec<Thread> {
         let group = task::cgroup_of(&*host.files, qemu.tid, task.id.tid).ok()?;
         Some(Thread {
             affinity: host.sched.affinity(task.id.tid).ok()?,
-            bound: task.flags & PF_NO_SETAFFINITY != 0,
+            bound: task.is_bound(),
             group: group.trim_start_matches('/').to_owned(),
             id: task.id,
             comm: task.comm,
@@ -361,7 +366,8 @@ pub fn kernel_threads(host: &Host, offline: &CpuSet) -> anyhow::Result<Vec<Kerne
             affinity,
             kept,
             // A worker that was just born has neither flag yet, but its name.
-            bound: task.flags & (PF_NO_SETAFFINITY | PF_WQ_WORKER) != 0
+            bound: task.is_bound()
+                || task.flags & PF_WQ_WORKER != 0
                 || task.comm.starts_with("kworker/"),
             id: task.id,
             comm: task.comm,

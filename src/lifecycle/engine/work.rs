@@ -10,10 +10,15 @@ use super::report::Report;
 use super::settle::Settling;
 use super::units;
 use crate::domain::claim::{Claim, ClaimState, Claims, gone_offline};
-use crate::domain::state::{Record, State};
+use crate::domain::stage::Stage;
+use crate::domain::state::{Held, Record, State};
 use crate::domain::taken;
+use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::{Host, errand};
+
+/// How often systemd is asked to read its unit files for one run, because other runs have written some meanwhile.
+const MAX_RELOADS: usize = 3;
 
 /// What became of a piece of work.
 #[derive(Debug)]
@@ -166,33 +171,48 @@ fn update_claims(
 /// Has systemd read its unit files again if that is due, without the host lock meanwhile.
 ///
 /// Returns the journal with the lock held again, or `None` when another run has it too long. What
-/// systemd did not do in time stays due.
+/// systemd did not do in time stays due, and so does what other runs keep writing meanwhile.
 fn reload<'h>(
     host: &'h Host,
-    journal: Journal<'h>,
+    mut journal: Journal<'h>,
     report: &mut Report,
 ) -> anyhow::Result<Option<Journal<'h>>> {
-    if !journal.state().needs_reload || report.is_unfinished {
-        return Ok(Some(journal));
-    }
-    let state = journal.state().clone();
-    drop(journal);
-    units::keep_watch(host, &state, report);
-    let reloaded = host.systemd.reload();
-    let Some(mut journal) = open(host, report)? else {
-        return Ok(None);
-    };
-    match reloaded {
-        Ok(()) => journal.append(vec![Record::Reload(false)])?,
-        Err(error) => {
-            let text = format!("systemd daemon-reload failed: {error:#}");
-            report.warnings.push(text);
-            report.is_unfinished = true;
-            // Another run may have taken its own reload for this one.
-            journal.append(vec![Record::Reload(true)])?;
+    for _ in 0..MAX_RELOADS {
+        if !journal.state().needs_reload || report.is_unfinished {
+            return Ok(Some(journal));
+        }
+        let state = journal.state().clone();
+        drop(journal);
+        units::keep_watch(host, &state, report);
+        let reloaded = host.systemd.reload();
+        let Some(unlocked_meanwhile) = open(host, report)? else {
+            return Ok(None);
+        };
+        journal = unlocked_meanwhile;
+        match reloaded {
+            // What another run has written after systemd had looked is not read yet, and that run may be dead.
+            Ok(()) if unit_files(journal.state()).eq(unit_files(&state)) => {
+                journal.append(vec![Record::Reload(false)])?;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                let text = format!("systemd daemon-reload failed: {error:#}");
+                report.warnings.push(text);
+                report.is_unfinished = true;
+                // Another run may have taken its own reload for this one.
+                journal.append(vec![Record::Reload(true)])?;
+            }
         }
     }
+    report.is_unfinished |= journal.state().needs_reload;
     Ok(Some(journal))
+}
+
+/// Returns what is remembered of unit files in hand.
+fn unit_files(state: &State) -> impl Iterator<Item = (&Target, &Held)> {
+    let is_file =
+        |target: &Target| target.stage() == Stage::Unit || matches!(target, Target::DropIn(_));
+    state.held.iter().filter(move |(target, _)| is_file(target))
 }
 
 /// Takes back what was changed for claims that have just come into force and cannot be fulfilled;

@@ -131,9 +131,9 @@ impl Hooking<'_> {
         }
         let run = Run::begin(self.host, caller, PATIENT_TIME);
         let released = run.release(Some(self.vmid));
-        account.lines.extend(released.lines);
-        account.exit = account.exit.max(released.exit);
-        Ok(released.exit == Exit::Done)
+        let is_done = released.exit == Exit::Done;
+        account.absorb(released);
+        Ok(is_done)
     }
 
     /// Returns the snippets that enabling the VM may have left: the one that it names, or when it

@@ -232,6 +232,7 @@ fn step_aside(host: &Host, cpus: &CpuSet, online: &CpuSet) {
     }
 }
 
+/// Buffers are taken for every CPU that is online, whatever `tracing_cpumask` says, of two instances.
 fn enough_memory(host: &Host, n_online: usize) -> anyhow::Result<()> {
     let needed = BUFFER.saturating_mul(2 * n_online as u64) >> 10;
     let available = meminfo::available(&*host.files).unwrap_or(u64::MAX);

@@ -176,18 +176,9 @@ impl Run<'_> {
         let iothreads = known.map(|claim| claim.iothreads.clone());
         let qemu = qemu.unwrap_or(NO_PROCESS);
         let claim = Claim {
-            vmid,
-            state: ClaimState::Running { qemu },
             iothreads: iothreads.unwrap_or_default(),
             devices: plan.taken(),
-            wishes: resolved.wishes,
-            resets: Default::default(),
-            bindings: Default::default(),
-            offline: Default::default(),
-            is_unproven: false,
-            standby: None,
-            ending: None,
-            stopper: None,
+            ..Claim::new(vmid, ClaimState::Running { qemu }, resolved.wishes, known)
         };
         plan.warnings
             .extend(settings::remarks(self.host, claim.wishes.tuning()));

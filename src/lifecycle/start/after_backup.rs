@@ -58,8 +58,7 @@ impl Run<'_> {
             }
             worked => worked?,
         };
-        account.lines.extend(told.lines);
-        account.exit = account.exit.max(told.exit);
+        account.absorb(told);
         self.conclude(vmid, worked, account);
         Ok(())
     }

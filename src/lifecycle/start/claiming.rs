@@ -6,11 +6,8 @@ use super::memory;
 use super::standby::{is_for_backup, stands_by};
 use crate::domain::admission;
 use crate::domain::claim::{Claim, ClaimState, Standby, Wishes};
-use crate::domain::cpuset::CpuSet;
 use crate::domain::desired::has_partition;
-use crate::domain::pci::anew::Reset;
 use crate::domain::state::{Record, State};
-use crate::domain::table::AfterStop;
 use crate::domain::vm::{TaskId, Vmid};
 use crate::lifecycle::case::assess::Prospect;
 use crate::lifecycle::case::resolve::{Resolved, state_for};
@@ -96,19 +93,12 @@ impl Run<'_> {
                 fitting => fitting?,
             };
             let iothreads = answers.iothreads.get(&case.vmid).cloned();
+            let old = now.claims.get(&case.vmid);
             let claim = Claim {
-                vmid: case.vmid,
-                state,
-                wishes,
                 iothreads: iothreads.unwrap_or_default(),
                 devices,
-                resets: still_away(now.claims.get(&case.vmid)),
-                bindings: bindings_of(now.claims.get(&case.vmid)),
-                offline: offline_of(now.claims.get(&case.vmid)),
-                is_unproven: false,
                 standby,
-                ending: None,
-                stopper: None,
+                ..Claim::new(case.vmid, state, wishes, old)
             };
             let mut records = records(now, claim, asks);
             records.extend(anew(now, case.vmid));
@@ -172,6 +162,8 @@ impl Run<'_> {
         }
     }
 
+    /// Brings a claim into force, or takes note of how far its run has come. What another run has made of the claim
+    /// since it was read counts; one that was let go of meanwhile stays so.
     pub(in crate::lifecycle) fn promote(
         &self,
         claim: &Claim,
@@ -180,24 +172,27 @@ impl Run<'_> {
     ) -> Result<Worked, Denied> {
         let vmid = claim.vmid;
         let asks = self.asks_for_reload(vmid, &claim.wishes, &state);
-        let names = answers.iothreads.get(&vmid).cloned();
-        let iothreads = names.unwrap_or_else(|| claim.iothreads.clone());
-        let failed = matches!(claim.state, ClaimState::Failed { .. });
+        let names = answers.iothreads.get(&vmid);
         let devices = match state.qemu() {
-            Some(qemu) if !claim.devices.is_empty() => of_running(self.host, vmid, qemu),
-            _ => claim.devices.clone(),
+            Some(qemu) if !claim.devices.is_empty() => Some(of_running(self.host, vmid, qemu)),
+            _ => None,
         };
-        let next = Claim {
-            state,
-            iothreads,
-            devices,
-            // PVE has bound those that have come back.
-            resets: still_away(Some(claim)),
-            ..claim.clone()
-        };
-        let next = if failed { claim.clone() } else { next };
         work(self.host, answers, |now| {
-            // Somebody may have released it meanwhile, and given the CPUs to another VM.
+            let is_same = |known: &&Claim| known.qemu().is_none_or(|of| state.qemu() == Some(of));
+            let Some(known) = now.claims.get(&vmid).filter(is_same) else {
+                return Ok(Vec::new());
+            };
+            let next = match known.state {
+                ClaimState::Failed { .. } => known.clone(),
+                _ => Claim {
+                    state,
+                    iothreads: names.unwrap_or(&known.iothreads).clone(),
+                    devices: devices.unwrap_or_else(|| known.devices.clone()),
+                    // PVE has bound those that have come back.
+                    resets: known.still_away(),
+                    ..known.clone()
+                },
+            };
             if next.owns() {
                 admission::check_claims(&next.wishes.share(vmid), &now.claims)?;
             }
@@ -247,25 +242,6 @@ impl Run<'_> {
         is_up
             && matches!(delegated(), Ok(Some(names)) if !names.iter().any(|name| name == "cpuset"))
     }
-}
-
-/// Returns the resets of a claim that a run has begun and not finished.
-fn still_away(claim: Option<&Claim>) -> BTreeMap<String, Reset> {
-    let away = claim.map(Claim::away).unwrap_or_default().into_iter();
-    away.map(|(address, before)| (address, Reset::Away(before)))
-        .collect()
-}
-
-/// Returns the functions that are bound for the run of a claim: only its start can choose them.
-fn bindings_of(claim: Option<&Claim>) -> BTreeMap<String, AfterStop> {
-    claim
-        .map(|claim| claim.bindings.clone())
-        .unwrap_or_default()
-}
-
-/// Returns the CPUs of a claim that were told of as offline.
-fn offline_of(claim: Option<&Claim>) -> CpuSet {
-    claim.map(|claim| claim.offline.clone()).unwrap_or_default()
 }
 
 /// Tells what the operator should know about a table that fits the host.

@@ -93,7 +93,7 @@ impl Run<'_> {
         let mut had_something = has_something(&read_state(&*self.host.files)?, vmid);
         // Threads that were born in the VM's partition are found and moved while the claim is
         // still there; afterwards nobody would know whose they are.
-        let _ = self.reconcile();
+        self.catch_up_for_command(account);
         let worked = work(self.host, &Default::default(), |state| {
             had_something |= has_something(state, vmid);
             // Reconcile has said why devices are still away; without the claim drivers would take them.
@@ -141,7 +141,7 @@ impl Run<'_> {
     ) {
         account.tell(report);
         if !state.debts.is_empty() {
-            account.lines.extend(self.reconcile().lines);
+            self.catch_up_for_command(account);
         }
         let whose = vmid.map_or("everything".to_owned(), |vmid| format!("vm {vmid}"));
         let mut left = state.claims.values();

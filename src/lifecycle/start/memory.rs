@@ -1,5 +1,8 @@
 //! Where a guest's memory comes from: pools of hugepages are filled while the VM is started, without
 //! the host lock, and are none of ours any more once QEMU has taken its pages.
+//!
+//! Growing moves and compacts memory, for seconds to minutes, in a child. A pool shrinks only by pages that are
+//! free, and caches that were dropped are gone.
 
 use std::time::Duration;
 
@@ -167,7 +170,8 @@ impl Filling<'_, '_> {
             if has_dropped {
                 self.pause();
             }
-            // Compacting alone is tried first: caches are of use to others.
+            // The pool that grows has compacted memory by itself; this is for what it did not find. Compacting
+            // alone is tried first: caches are of use to others.
             if is_compacted && !has_dropped {
                 self.tell_of_zfs(account);
                 self.ask(hugepages::DROP_CACHES, "1", account);

@@ -2,13 +2,15 @@
 
 use super::phase::Phase;
 use crate::domain::claim::ClaimState;
+use crate::domain::state::State;
 use crate::domain::words::count;
 use crate::host::tracer::remove_left_over;
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::advice::help_without_cpus;
 use crate::lifecycle::engine::debts;
 use crate::lifecycle::engine::fate;
-use crate::lifecycle::engine::journal::{read_state, take_spooled};
+use crate::lifecycle::engine::journal::{read_state, spooled, unspool};
+use crate::lifecycle::engine::report::Report;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::work::{Worked, work};
 
@@ -18,20 +20,37 @@ impl Run<'_> {
     /// Says nothing when nothing was to be done, because it runs every few seconds.
     pub fn reconcile(&self) -> Account {
         let mut account = Account::default();
-        for vmid in take_spooled(&*self.host.files) {
-            account
-                .lines
-                .extend(self.phase(Phase::PostStart, vmid).lines);
-        }
-        // Somebody's measurement was killed. What cannot be removed now can be the next time.
-        let _ = remove_left_over(&*self.host.files);
-        if let Err(error) = self.reconcile_claims(&mut account) {
-            account.fail_by("", &error);
+        match self.catch_up(&mut account) {
+            Ok(Some((report, state))) => conclude(&report, &state, &mut account),
+            Ok(None) => {}
+            Err(error) => account.fail_by("", &error),
         }
         account
     }
 
-    fn reconcile_claims(&self, account: &mut Account) -> anyhow::Result<()> {
+    /// Does what reconcile does for another command, which tells by itself what came of it for its VM: what could
+    /// not be done for others is said and is no failure of the command.
+    pub(in crate::lifecycle) fn catch_up_for_command(&self, account: &mut Account) {
+        let mut told = Account::default();
+        if let Err(error) = self.catch_up(&mut told) {
+            told.fail_by("", &error);
+        }
+        let exit = Exit::Done;
+        account.absorb(Account { exit, ..told });
+    }
+
+    /// Fulfils the wishes that were left, brings every claim up to date and settles; returns what came of it, or
+    /// `None` when another run kept the host lock too long.
+    fn catch_up(&self, account: &mut Account) -> anyhow::Result<Option<(Box<Report>, State)>> {
+        for vmid in spooled(&*self.host.files) {
+            let told = self.phase(Phase::PostStart, vmid);
+            if !told.is_put_off {
+                unspool(&*self.host.files, vmid);
+            }
+            account.absorb(told);
+        }
+        // Somebody's measurement was killed. What cannot be removed now can be the next time.
+        let _ = remove_left_over(&*self.host.files);
         let known = read_state(&*self.host.files)?;
         let answers = fate::ask_monitors(self.host, &known);
         let asked = debts::ask(self.host, &known);
@@ -39,29 +58,33 @@ impl Run<'_> {
             Ok(debts::pay(self.host, now, &asked, account)?)
         })?;
         let Worked::Done(report, state) = worked else {
-            return Ok(());
+            return Ok(None);
         };
         account.tell(&report);
         self.bring_back(&state, account)?;
         self.adopt_started(&state, &answers, account)?;
         self.give_drivers_back(account)?;
-        if report.n_changes > 0 {
-            let changes = count(report.n_changes, "change");
-            account.info(format!("reconcile: {changes}"));
+        Ok(Some((report, state)))
+    }
+}
+
+/// Says how much was changed, and which VMs run without CPUs of their own.
+fn conclude(report: &Report, state: &State, account: &mut Account) {
+    if report.n_changes > 0 {
+        let changes = count(report.n_changes, "change");
+        account.info(format!("reconcile: {changes}"));
+    }
+    if report.is_incomplete {
+        account.exit = account.exit.max(Exit::Incomplete);
+    }
+    for claim in state.claims.values() {
+        if let ClaimState::Failed { reason, .. } = &claim.state {
+            let vmid = claim.vmid;
+            let help = help_without_cpus(vmid);
+            account.fail(Exit::Refused, format!("vm {vmid}: {reason}"), help);
         }
-        if report.is_incomplete {
-            account.exit = account.exit.max(Exit::Incomplete);
-        }
-        for claim in state.claims.values() {
-            if let ClaimState::Failed { reason, .. } = &claim.state {
-                let vmid = claim.vmid;
-                let help = help_without_cpus(vmid);
-                account.fail(Exit::Refused, format!("vm {vmid}: {reason}"), help);
-            }
-        }
-        if report.essential().is_some() {
-            account.exit = account.exit.max(Exit::Refused);
-        }
-        Ok(())
+    }
+    if report.essential().is_some() {
+        account.exit = account.exit.max(Exit::Refused);
     }
 }

@@ -30,21 +30,11 @@ impl Run<'_> {
         state: ClaimState,
     ) -> Result<Worked, Denied> {
         work(self.host, &Answers::default(), |now| {
-            let claim = Claim {
-                vmid: case.vmid,
-                state,
-                wishes: Wishes::none(),
-                iothreads: Default::default(),
-                devices: Default::default(),
-                resets: Default::default(),
-                bindings: Default::default(),
-                offline: Default::default(),
-                is_unproven: false,
-                ending: None,
-                stopper: None,
-                standby: Some(Standby::default()),
-            };
             let known = now.claims.get(&case.vmid);
+            let claim = Claim {
+                standby: Some(Standby::default()),
+                ..Claim::new(case.vmid, state, Wishes::none(), known)
+            };
             let is_new = known != Some(&claim);
             let record = is_new.then(|| Record::Claim(Box::new(claim)));
             Ok(record.into_iter().collect())

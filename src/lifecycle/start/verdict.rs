@@ -29,7 +29,10 @@ impl Run<'_> {
                 self.summarise(vmid, &report, &state, account);
             }
             Worked::Busy => match journal::spool(&*self.host.files, vmid) {
-                Ok(()) => units::await_reconcile(self.host, account),
+                Ok(()) => {
+                    account.is_put_off = true;
+                    units::await_reconcile(self.host, account);
+                }
                 Err(error) => account.fail_by(&format!("vm {vmid}: "), &error),
             },
         }

@@ -124,9 +124,10 @@ impl Sim {
             Err(self.wait_in_vain(qmp::WAIT))?;
         }
         let vmid = vmid.to_string();
-        Ok(self.ask(&format!("{what} {vmid}"), |state| {
-            monitor(state, &vmid).map(answer)
-        })?)
+        let op = format!("{what} {vmid}");
+        let answer = self.ask(&op, |state| monitor(state, &vmid).map(answer));
+        self.let_others_act(&op);
+        Ok(answer?)
     }
 }
 

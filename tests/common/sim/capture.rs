@@ -77,7 +77,7 @@ impl State {
             let files = names.filter(is_file);
             paths.extend(files.map(|name| format!("{dir}/{name}")));
         }
-        for cpu in self.cpus.possible.iter().skip(1) {
+        for cpu in self.cpus.present.iter().skip(1) {
             paths.push(format!("/sys/devices/system/cpu/cpu{cpu}/online"));
         }
         for dir in std::iter::once("/proc/irq".to_owned()).chain(self.irq_dirs()) {

@@ -1,7 +1,9 @@
 //! What may befall the program: errors of the kernel, death at a write.
 
+use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
+use std::rc::Rc;
 
 use super::{Locked, Sim, errno};
 
@@ -51,7 +53,21 @@ pub struct Fate {
     failures: Vec<Failure>,
     /// In how many operations something ends, and what.
     ending: Option<(usize, End)>,
+    meanwhile: Option<Meanwhile>,
     pub next_guard: u64,
+}
+
+/// What others do right after an operation.
+#[derive(Clone)]
+struct Meanwhile {
+    op: String,
+    act: Rc<dyn Fn()>,
+}
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after {}", self.op)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -164,7 +180,11 @@ impl Sim {
             state.without_waiting_for_probes(op, |state| act(state, torn))
         };
         match verdict {
-            Verdict::Proceed => act(&mut self.state(), false),
+            Verdict::Proceed => {
+                let done = act(&mut self.state(), false);
+                self.let_others_act(op);
+                done
+            }
             Verdict::Fail(error) => Err(error),
             Verdict::Die(died) => Err(die(died)),
             Verdict::ProceedAndDie(died) => {
@@ -175,6 +195,26 @@ impl Sim {
                 let _ = act(&mut self.state(), true);
                 Err(die(died))
             }
+        }
+    }
+
+    /// Lets others act right after the next operation that matches `pattern` and changes something or asks a
+    /// monitor.
+    pub fn meanwhile(&self, pattern: &str, act: impl Fn() + 'static) {
+        self.state().fate.meanwhile = Some(Meanwhile {
+            op: pattern.to_owned(),
+            act: Rc::new(act),
+        });
+    }
+
+    pub(super) fn let_others_act(&self, op: &str) {
+        let due = {
+            let mut state = self.state();
+            let meanwhile = &mut state.fate.meanwhile;
+            meanwhile.take_if(|meanwhile| matches(&meanwhile.op, op))
+        };
+        if let Some(due) = due {
+            (due.act)();
         }
     }
 

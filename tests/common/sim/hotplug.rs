@@ -23,6 +23,8 @@ pub struct Seat {
 #[derive(Debug, Clone, Default)]
 pub struct Cpus {
     pub possible: CpuSet,
+    /// CPUs that are there, online or not.
+    pub present: CpuSet,
     pub online: CpuSet,
     /// `isolcpus=` of the kernel's command line.
     pub boot_isolated: CpuSet,
@@ -78,7 +80,7 @@ impl Cpus {
     fn switch_of(&self, path: &str) -> Option<CpuId> {
         let name = path.strip_prefix(DIR)?.strip_suffix("/online")?;
         let cpu = CpuId(name.strip_prefix("cpu")?.parse().ok()?);
-        (cpu.0 > 0 && self.possible.contains(cpu)).then_some(cpu)
+        (cpu.0 > 0 && self.present.contains(cpu)).then_some(cpu)
     }
 }
 
@@ -90,7 +92,8 @@ impl State {
             return Some(format!("{}\n", u8::from(cpus.online.contains(cpu))));
         }
         let list = match path.strip_prefix(DIR)? {
-            "possible" | "present" => cpus.possible.clone(),
+            "possible" => cpus.possible.clone(),
+            "present" => cpus.present.clone(),
             "online" => cpus.online.clone(),
             "offline" => cpus.possible.difference(&cpus.online),
             "isolated" => cpus.boot_isolated.clone(),
@@ -161,7 +164,7 @@ impl State {
         if names.split_whitespace().any(|name| name == word) {
             return;
         }
-        for cpu in self.cpus.possible.clone().iter() {
+        for cpu in self.cpus.present.clone().iter() {
             let path = listed(&format!("{POLICY}{cpu}"));
             if self.tree.get(&path).is_some() {
                 self.tree.put(&path, &format!("{word} {names}"), 0o444);
@@ -243,7 +246,7 @@ impl State {
 
     /// A policy is that of its online CPUs; one that has none left keeps its last, unreadable.
     fn policies_after_hotplug(&mut self) {
-        for cpu in self.cpus.possible.clone().iter() {
+        for cpu in self.cpus.present.clone().iter() {
             let policy = format!("{POLICY}{cpu}");
             let Ok(related) = self.tree.read(&format!("{policy}/related_cpus")) else {
                 continue;
@@ -263,7 +266,7 @@ impl State {
 
     /// Puts the topology files of the online CPUs and takes away those of the others.
     pub fn put_topology(&mut self) {
-        for cpu in self.cpus.possible.clone().iter() {
+        for cpu in self.cpus.present.clone().iter() {
             let dir = format!("{DIR}cpu{cpu}");
             self.tree.put_dir(&dir);
             self.tree.remove_all(&format!("{dir}/topology"));
@@ -282,7 +285,7 @@ impl State {
             self.tree.put(&path, &format!("{cpus}\n"), 0o444);
         }
         // Of a CPU that is offline the link stays.
-        for cpu in self.cpus.possible.iter() {
+        for cpu in self.cpus.present.iter() {
             let node = self.cpus.seat(cpu).node;
             let link = format!("/sys/devices/system/node/node{node}/cpu{cpu}");
             self.tree.put_link(&link, &format!("../../cpu/cpu{cpu}"));

@@ -225,17 +225,18 @@ impl State {
         }
     }
 
-    /// An interrupt is born: it takes `default_smp_affinity`, cut to the CPUs of its device's
-    /// node when there is one (-1: none).
+    /// An interrupt is set up: it takes what is online of `default_smp_affinity`, or all that is online, and of
+    /// that the CPUs of its device's node if there are any (-1: none; `irq_setup_affinity()`).
     pub fn add_irq(&mut self, number: u32, action: &str, node: i32) {
-        let online = self.irqs.default_affinity.intersection(&self.cpus.online);
+        let set = self.irqs.default_affinity.intersection(&self.cpus.online);
+        let set = match set.is_empty() {
+            true => self.cpus.online.clone(),
+            false => set,
+        };
         let of_node =
             |cpu: &CpuId| i64::from(self.cpus.seats[cpu.0 as usize].node) == i64::from(node);
-        let near: CpuSet = online.iter().filter(of_node).collect();
-        let affinity = match near.is_empty() {
-            true => self.irqs.default_affinity.clone(),
-            false => near,
-        };
+        let near: CpuSet = set.iter().filter(of_node).collect();
+        let affinity = if near.is_empty() { set } else { near };
         self.insert_irq(number, action, affinity, Kind::Free, node);
     }
 
@@ -301,9 +302,19 @@ impl Irqs {
 }
 
 impl Sim {
-    /// An interrupt is born with `default_smp_affinity`.
+    /// An interrupt is born on what is online of `default_smp_affinity`.
     pub fn add_irq(&self, number: u32, action: &str) {
         self.state().add_irq(number, action, -1);
+    }
+
+    /// An interrupt is allocated and no driver has asked for it yet: it shows the whole default, whatever is
+    /// online (`desc_smp_init()`).
+    pub fn allocate_irq(&self, number: u32) {
+        let mut state = self.state();
+        let default = state.irqs.default_affinity.clone();
+        state.insert_irq(number, "", default, Kind::Free, -1);
+        let irq = state.irqs.by_number.get_mut(&number);
+        irq.expect("the interrupt").actions.clear();
     }
 
     /// A managed interrupt is born on the CPUs that the kernel chose.

@@ -26,6 +26,8 @@ pub struct Machine {
     /// Siblings are n and n + number of cores (as on real machines), not n and n + 1.
     pub siblings_apart: bool,
     pub isolcpus: String,
+    /// CPUs that the firmware lists and no socket has: possible, and never there.
+    pub absent: u32,
     /// CPUs that change their frequency together; each other CPU has a policy of its own.
     pub shared_policy: String,
     pub containers: Vec<u32>,
@@ -42,6 +44,7 @@ impl Default for Machine {
             nodes: 2,
             siblings_apart: false,
             isolcpus: String::new(),
+            absent: 0,
             shared_policy: "4-5".to_owned(),
             containers: Vec::new(),
         }
@@ -53,12 +56,15 @@ impl Machine {
     pub fn build(&self) -> Sim {
         let seats = self.seats();
         let all: CpuSet = (0u32..).zip(&seats).map(|(cpu, _)| CpuId(cpu)).collect();
+        let n_present = all.last().map_or(0, |last| last.0 + 1);
+        let possible: CpuSet = (0..n_present + self.absent).map(CpuId).collect();
         let boot_isolated = cpus(&self.isolcpus);
         let mut state = State {
             kernel: self.kernel,
             tree: Default::default(),
             cpus: Cpus {
-                possible: all.clone(),
+                possible: possible.clone(),
+                present: all.clone(),
                 online: all.clone(),
                 boot_isolated,
                 seats,
@@ -80,9 +86,9 @@ impl Machine {
             run_is_sealed: false,
             limit: Default::default(),
         };
-        state.workqueue.request(all.clone());
-        state.workqueue.watchdog = all.clone();
-        state.irqs.default_affinity = all;
+        state.workqueue.request(possible.clone());
+        state.workqueue.watchdog = possible.clone();
+        state.irqs.default_affinity = possible;
         state.cpuset_online("");
         state.cpusets_changed();
         self.put_files(&mut state);
@@ -132,7 +138,7 @@ impl Machine {
             "" => String::new(),
             list => format!(" isolcpus={list}"),
         };
-        let all = state.cpus.possible.clone();
+        let all = state.cpus.present.clone();
         let node_list = state.cpus.nodes_online();
         for (path, text) in [
             ("/proc/sys/kernel/osrelease", format!("{major}.{minor}.{patch}-1-pve")),
@@ -278,7 +284,7 @@ fn put_kernel_threads(state: &mut State) {
     ] {
         state.spawn(kthread(name));
     }
-    for cpu in state.cpus.possible.clone().iter() {
+    for cpu in state.cpus.present.clone().iter() {
         put_cpu_threads(state, cpu);
     }
     for queue in ["nvme-wq", "writeback"] {
@@ -288,7 +294,7 @@ fn put_kernel_threads(state: &mut State) {
     }
     for node in state.cpus.nodes_online().iter() {
         let of_node = |cpu: &CpuId| state.cpus.seats[cpu.0 as usize].node == node.0;
-        let mask: CpuSet = state.cpus.possible.iter().filter(of_node).collect();
+        let mask: CpuSet = state.cpus.present.iter().filter(of_node).collect();
         for name in ["kswapd", "kcompactd"].map(|name| format!("{name}{node}")) {
             state.spawn(kthread(&name).on_cpus(mask.clone()));
         }
@@ -360,7 +366,7 @@ fn put_irqs(state: &mut State) {
 /// Returns the CPUs of the disk's queues: the kernel begins in the second half, 7.3 with the last
 /// core (recorded).
 fn queue_cpus(state: &State) -> Vec<CpuId> {
-    let all: Vec<CpuId> = state.cpus.possible.iter().collect();
+    let all: Vec<CpuId> = state.cpus.present.iter().collect();
     if state.kernel < Kernel(7, 0) {
         let (first, second) = all.split_at(all.len() / 2);
         return [second, first].concat();

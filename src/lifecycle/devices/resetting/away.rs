@@ -78,7 +78,8 @@ fn first_write(address: &str, reset: &Reset) -> Write {
 
 /// Returns the writes that find functions again and make them what they were.
 ///
-/// A driver has to have one before its power management can be as it was: binding sets that.
+/// A driver has to have one before its power management can be as it was: binding to vfio-pci sets `power/control`
+/// to `auto` (`vfio_pci_core_register_device()`).
 pub(super) fn return_writes(away: &Away) -> Vec<Write> {
     let buses: BTreeSet<&str> = away.keys().map(|address| bus_of(address)).collect();
     let rescan = |bus| Write::new(format!("/sys/class/pci_bus/{bus}/rescan"), "1");

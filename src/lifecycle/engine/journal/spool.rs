@@ -30,10 +30,14 @@ pub fn has_spooled(files: &dyn Files) -> bool {
     !files.list(SPOOL).unwrap_or_default().is_empty()
 }
 
-/// Takes the wishes that were left.
-pub fn take_spooled(files: &dyn Files) -> Vec<Vmid> {
+/// Returns the wishes that were left.
+pub fn spooled(files: &dyn Files) -> Vec<Vmid> {
     let names = files.list(SPOOL).unwrap_or_default();
-    let vmids = names.iter().filter_map(|name| name.parse().ok());
-    let taken = vmids.filter(|vmid: &Vmid| files.remove(&format!("{SPOOL}/{vmid}")).is_ok());
-    taken.collect()
+    names.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// Forgets a wish, once it was fulfilled or refused: whoever dies before leaves it to the next one.
+pub fn unspool(files: &dyn Files, vmid: Vmid) {
+    // One that stays is looked at again.
+    let _ = files.remove(&format!("{SPOOL}/{vmid}"));
 }

@@ -303,12 +303,13 @@ impl Traces<'_> {
         }
         let all = default.union(&self.owned);
         let nodes = irq::nodes(&*self.host.files);
+        let online = target::online(self.host)?;
         for irq in irq::interrupts(&*self.host.files)? {
             // One that the kernel or a driver asked for everywhere, or one left where it was born.
             let whole = if irq.affinity == default {
                 all.clone()
-            } else if irq.affinity == irq.affinity_at_birth(&default, &nodes) {
-                irq.affinity_at_birth(&all, &nodes)
+            } else if irq.affinity == irq.affinity_at_birth(&default, &online, &nodes) {
+                irq.affinity_at_birth(&all, &online, &nodes)
             } else {
                 continue;
             };

@@ -1,5 +1,9 @@
 //! The cpuset controller, which a cgroup passes on to the VMs below it with their CPUs: to nobody it is
 //! not.
+//!
+//! systemd takes the controller from `qemu.slice` and then from the root with the last scope that delegates it.
+//! Whoever passes it on again at the slice in between keeps systemd from the root (EBUSY), and systemd, which
+//! believes the slice to be without it, leaves it in both for good (257, on 6.12 each time).
 
 use super::settling::Settling;
 use crate::domain::desired::has_partition;

@@ -1,5 +1,8 @@
 //! Interrupts, which do not simply go where they are sent: some move when they occur next, some
 //! elsewhere, and some never.
+//!
+//! Without remapping x86 moves an interrupt when it occurs next. It needs a free vector on the new CPU (ENOSPC). A
+//! managed one refuses (EIO, later EPERM; since Linux 6.11 its file is read-only: EACCES).
 
 use std::collections::BTreeSet;
 use std::io;

@@ -74,7 +74,7 @@ impl Settling<'_, '_> {
     }
 
     /// Announces what a partition or a move hides: some kernel threads forget what they had when
-    /// a partition comes, PVE cuts the lists of containers then, and a thread shows another
+    /// a partition comes (`View::left_alone`), PVE cuts the lists of containers then, and a thread shows another
     /// affinity in another cgroup.
     fn remember_what_will_be_hidden(
         &mut self,

@@ -1,4 +1,9 @@
 //! The hotplug scrub: the CPUs of a VM go offline and back once, before they are isolated.
+//!
+//! Going offline moves timers, work and threads away, coming back leaves them there. It costs a start up to 6 s, and
+//! each CPU that goes stops all others for a moment (`stop_machine_cpuslocked()`). A pinned thread that *runs*
+//! meanwhile is given all CPUs, and its own back afterwards; a CPU whose interrupts have no vector elsewhere refuses
+//! (ENOSPC). What is not undone: timers and work stay where they went.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -47,7 +52,7 @@ impl Settling<'_, '_> {
             kernel_threads: kernel_threads(self.host, &facts.offline)?,
             ..facts
         };
-        let pinned = pinned(self.host, &cpus)?;
+        let pinned = pinned(self.host, &cpus, &facts.offline)?;
         let debts = debts(&cpus, &self.journal.state().held, &facts, &pinned);
         self.journal.append(vec![Record::Intend(debts)])?;
         let wait = self.host.left().min(SCRUB_WAIT);
@@ -89,14 +94,20 @@ impl Settling<'_, '_> {
     }
 }
 
-/// Returns the threads of programs that may run on one of these CPUs alone, with that.
-fn pinned(host: &Host, cpus: &CpuSet) -> anyhow::Result<Vec<(TaskId, CpuSet)>> {
+/// Returns the threads of programs that may run on one of these CPUs alone, with what they may run on when those
+/// that are offline are back: one that runs while its CPU goes is given all CPUs for good (`select_fallback_rq()`).
+fn pinned(host: &Host, cpus: &CpuSet, offline: &CpuSet) -> anyhow::Result<Vec<(TaskId, CpuSet)>> {
     let tids = task::threads(&*host.files).context("failed to list threads")?;
     let pinned = tids.into_iter().filter_map(|tid| {
         let affinity = host.sched.affinity(tid).ok()?;
         let is_one = affinity.len() == 1 && affinity.is_subset(cpus);
         let task = is_one.then(|| task::read_task(&*host.files, tid, tid).ok())??;
-        (!task.is_kernel_thread()).then_some((task.id, affinity))
+        let kept = match offline.is_empty() {
+            true => affinity,
+            // sched_getaffinity(2) leaves out what is offline.
+            false => task::allowed_cpus(&*host.files, tid).ok()?,
+        };
+        (!task.is_kernel_thread()).then_some((task.id, kept))
     });
     Ok(pinned.collect())
 }
