@@ -8,6 +8,8 @@ mod goldens;
 mod hosts;
 #[path = "doctor/rules.rs"]
 mod rules;
+#[path = "doctor/size.rs"]
+mod size;
 #[path = "doctor/tables.rs"]
 mod tables;
 #[path = "doctor/well.rs"]

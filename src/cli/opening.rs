@@ -9,6 +9,7 @@ use crate::domain::advice::Advised;
 use crate::host::Host;
 use crate::host::files::{Files, RootFiles};
 use crate::host::limit::Limit;
+use crate::host::once::Once;
 use crate::host::qmp::QmpSockets;
 use crate::host::sched::{CapturedSched, KernelSched, Sched};
 use crate::host::seen::Seen;
@@ -91,6 +92,12 @@ impl Root {
             }
             Root::Directory(files) => (Box::new(files.clone()), Box::new(CapturedSched(files))),
             Root::Archive(files) => (Box::new(files.clone()), Box::new(CapturedSched(files))),
+        };
+        // What changes while somebody looks on is read anew.
+        let watches = matches!(command, Command::Status(asked) if asked.watch);
+        let files: Box<dyn Files> = match command.only_shows() && !watches {
+            true => Box::new(Once::new(files)),
+            false => files,
         };
         let Some(keeps_names) = command.keeps_names() else {
             return (with(files, sched, command), None);

@@ -25,6 +25,7 @@ pub mod log;
 pub mod meminfo;
 pub mod mounts;
 pub mod nets;
+pub mod once;
 pub mod pci;
 pub mod priority;
 pub mod privilege;

@@ -226,6 +226,33 @@ pub fn host(name: &str) -> (TempDir, RootFiles) {
     (dir, files)
 }
 
+/// Unpacks a host with `n` times 64 CPUs, 128 interrupts and 8 VMs, each of which owns one CPU.
+pub fn scaled(n: u32) -> (TempDir, RootFiles) {
+    let shape = Shape {
+        packages: 2,
+        l3s: n,
+        cores: 16,
+        ..BASE
+    };
+    let mut entries = shape.entries("scaled");
+    for number in 1000..1000 + 128 * n {
+        let dir = format!("/proc/irq/{number}");
+        entries.insert(format!("{dir}/smp_affinity_list"), "0-1\n".to_owned());
+        entries.insert(format!("{dir}/node"), "0\n".to_owned());
+        entries.insert(format!("{dir}/queue-{number}/"), String::new());
+    }
+    for vmid in 100..100 + 8 * n {
+        let config =
+            format!("name: vm{vmid}\ncores: 1\nmemory: 16\nhookscript: local:snippets/pin-hook\n");
+        entries.insert(format!("/etc/pve/qemu-server/{vmid}.conf"), config);
+        let table = format!("cpus = \"{}\"\n", vmid - 96);
+        entries.insert(format!("/etc/pin-hook/{vmid}.toml"), table);
+    }
+    let dir = unpack(&entries);
+    let files = RootFiles::new(dir.path());
+    (dir, files)
+}
+
 /// Returns the line of a task in `/proc/<pid>/task/<tid>/stat`; it starts when its number says.
 pub fn stat(tid: i32, comm: &str, flags: u32) -> String {
     let (zeros, more) = (["0"; 12].join(" "), ["0"; 30].join(" "));

@@ -2,7 +2,7 @@
 //! for a start as for those who only show.
 
 use super::ground::{Asking, Ground};
-use super::resolve::{Resolved, resolve};
+use super::resolve::{Resolved, resolve, resolve_on};
 use super::texts::Case;
 use crate::domain::admission;
 use crate::domain::claim::Claims;
@@ -11,11 +11,11 @@ use crate::domain::others::Surroundings;
 use crate::domain::placement::Remark;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
-use crate::domain::table::{Cpus, HostSettings};
+use crate::domain::table::Cpus;
 use crate::host::Host;
 use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::look::known_state;
-use crate::lifecycle::engine::others::{look_around, look_at_files, look_at_groups};
+use crate::lifecycle::engine::others::{look_around, look_at_groups, without_yielding};
 use crate::lifecycle::engine::recover;
 
 /// What is looked at before it is known what others own: that takes its time, so it is done
@@ -79,9 +79,12 @@ pub fn assess_alone(
     Ok(warnings)
 }
 
-/// Returns what others have of the CPUs, for [`assess_alone`], and why what VMs own cannot be seen.
-pub fn around_alone(host: &Host, settings: &HostSettings) -> (Surroundings, Option<anyhow::Error>) {
-    let mut around = look_at_files(host, settings);
+/// Adds what cgroups say to what the files say of others, for [`assess_alone`]; returns why what VMs own cannot
+/// be seen.
+pub fn around_alone(
+    host: &Host,
+    mut around: Surroundings,
+) -> (Surroundings, Option<anyhow::Error>) {
     let known = known_state(host).map(|mut state| {
         // What the next run takes in hand again is nobody else's.
         let _ = recover::foresee(host, &mut state);
@@ -100,6 +103,22 @@ impl Prospect {
         Ok(Prospect {
             resolved: resolve(host, case, state)?,
             around: look_around(host, &case.settings, &case.table),
+        })
+    }
+
+    /// Does the same with what was looked at before: the ground, and what the files say of others.
+    ///
+    /// # Errors
+    /// The host does not have what the table asks for.
+    pub fn on(
+        (ground, around): (&Ground, &Surroundings),
+        host: &Host,
+        case: &Case,
+        state: Option<&State>,
+    ) -> Result<Self, Denied> {
+        Ok(Prospect {
+            resolved: resolve_on(ground.clone(), host, case, state)?,
+            around: without_yielding(around.clone(), &case.table),
         })
     }
 

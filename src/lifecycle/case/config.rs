@@ -3,13 +3,14 @@
 use crate::domain::guest::Guest;
 use crate::domain::memory::refused::refused;
 use crate::domain::pci::outlook::Outlook;
+use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::topology::read_topology;
 
 /// Returns why a VM with this config would not start at all.
 pub fn obstacle(host: &Host, vmid: Vmid, guest: &Guest) -> Option<Outlook> {
-    locked(vmid, guest).or_else(|| memory(host, vmid, guest))
+    locked(vmid, guest).or_else(|| memory(&read_topology(&*host.files).ok()?, vmid, guest))
 }
 
 /// PVE starts no VM that it is in the middle of something with; a suspended one it resumes
@@ -26,8 +27,8 @@ pub fn locked(vmid: Vmid, guest: &Guest) -> Option<Outlook> {
 }
 
 /// Returns what PVE or QEMU have against its memory.
-pub fn memory(host: &Host, vmid: Vmid, guest: &Guest) -> Option<Outlook> {
-    let refused = refused(guest, &read_topology(&*host.files).ok()?)?;
+pub fn memory(topology: &Topology, vmid: Vmid, guest: &Guest) -> Option<Outlook> {
+    let refused = refused(guest, topology)?;
     let what = format!("{} refuses its memory", refused.by);
     Some(Outlook {
         reason: refused.to_string(),

@@ -107,7 +107,20 @@ fn vcpus_at_work(host: &Host, vmid: Vmid) -> u32 {
 /// # Errors
 /// The host cannot be read, or cannot give what the table asks for.
 pub fn resolve(host: &Host, case: &Case, state: Option<&State>) -> Result<Resolved, Denied> {
-    let basis = Basis::read(host, case, state)?;
+    resolve_on(Ground::read(host, &case.settings)?, host, case, state)
+}
+
+/// Does the same on ground that was read before.
+///
+/// # Errors
+/// As [`resolve`] has them.
+pub fn resolve_on(
+    ground: Ground,
+    host: &Host,
+    case: &Case,
+    state: Option<&State>,
+) -> Result<Resolved, Denied> {
+    let basis = Basis::read(ground, host, case, state)?;
     let nobody = Claims::new();
     let claims = state.map_or(&nobody, |state| &state.claims);
     Ok(basis.resolve(case, claims)?)
@@ -160,8 +173,12 @@ pub(in crate::lifecycle) fn strange_nodes(host: &Host, table: &Table) -> Option<
 }
 
 impl Basis {
-    fn read(host: &Host, case: &Case, state: Option<&State>) -> anyhow::Result<Self> {
-        let ground = Ground::read(host, &case.settings)?;
+    fn read(
+        ground: Ground,
+        host: &Host,
+        case: &Case,
+        state: Option<&State>,
+    ) -> anyhow::Result<Self> {
         let room = match case.table.cpus {
             Cpus::Auto => {
                 let (guest, settings) = (&case.guest, &case.settings);

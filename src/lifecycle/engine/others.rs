@@ -21,8 +21,11 @@ const VMS: &str = "qemu.slice/";
 ///
 /// Takes its time with unit files and guests' configs, so it is done without the host lock.
 pub fn look_around(host: &Host, settings: &HostSettings, table: &Table) -> Surroundings {
-    let mut around = look_at_files(host, settings);
-    // Those that make room do not run meanwhile.
+    without_yielding(look_at_files(host, settings), table)
+}
+
+/// Leaves out the VMs that make room: they do not run meanwhile.
+pub fn without_yielding(mut around: Surroundings, table: &Table) -> Surroundings {
     let stopped = table.yields.stop.iter();
     let stopped: Vec<String> = stopped.map(|vmid| format!("vm {vmid}")).collect();
     let is_stopped = |one: &Bystander| stopped.contains(&one.who);

@@ -29,6 +29,7 @@ use crate::lifecycle::case::texts::{CaseError, read_settings};
 use crate::lifecycle::case::yields;
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::inventory::Devices;
+use crate::lifecycle::engine::others::look_at_files;
 use crate::lifecycle::engine::settings;
 use crate::lifecycle::start::preparing::wanted;
 
@@ -60,6 +61,8 @@ pub struct Lint {
 pub struct Bench {
     pub(super) settings: Result<HostSettings, Complaint>,
     pub(super) ground: anyhow::Result<Ground>,
+    /// What the files say of others, and that with what cgroups say.
+    pub(super) others: Surroundings,
     around: Surroundings,
     /// What could not be looked at.
     left_out: Option<String>,
@@ -71,9 +74,11 @@ impl Bench {
         let settings = read_settings(host).map_err(|error| Complaint::of(&error));
         let read = settings.as_ref().cloned().unwrap_or_default();
         // The claims of VMs that run are not the table's business.
-        let (around, hidden) = around_alone(host, &read);
+        let others = look_at_files(host, &read);
+        let (around, hidden) = around_alone(host, others.clone());
         Bench {
             ground: Ground::read(host, &read),
+            others,
             around,
             left_out: hidden.map(|why| format!("what vms own is left out: {why}")),
             settings,

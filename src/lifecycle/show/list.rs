@@ -29,6 +29,7 @@ use crate::lifecycle::case::outdated::outdated;
 use crate::lifecycle::case::texts::{CaseError, read_settings, understand};
 use crate::lifecycle::case::yields;
 use crate::lifecycle::engine::look::is_over;
+use crate::lifecycle::engine::others::look_at_files;
 use crate::lifecycle::hooking::snippet;
 
 /// Every table of this node.
@@ -312,7 +313,7 @@ impl Listing {
             }
         };
         // What cannot be seen is told elsewhere.
-        let (around, _) = around_alone(host, settings);
+        let (around, _) = around_alone(host, look_at_files(host, settings));
         let mut is_one_too_large = false;
         for Entry { vmid, cpus, .. } in &self.vms {
             let Ok(Some((_, table))) = table_of(host, *vmid, settings) else {

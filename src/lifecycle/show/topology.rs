@@ -15,6 +15,7 @@ use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::case::texts::read_settings;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::look::is_over;
+use crate::lifecycle::engine::others::look_at_files;
 
 /// Returns what the CPUs of this host share, and who owns which.
 ///
@@ -45,7 +46,7 @@ pub fn topology(host: &Host) -> anyhow::Result<Map> {
     }
     // Settings that are wrong concern starts, not who owns what.
     let settings = read_settings(host).unwrap_or_default();
-    let (around, _) = around_alone(host, &settings);
+    let (around, _) = around_alone(host, look_at_files(host, &settings));
     let partitions = around.partitions.into_iter();
     owners.extend(partitions.filter(|one| one.is_partition).map(|one| Owner {
         cgroup: Some(one.group),

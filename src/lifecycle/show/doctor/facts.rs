@@ -139,7 +139,7 @@ pub(super) fn vm_facts(
     let said = table_of(bench, host, vmid);
     let may_start = held.table_fault.is_none() && table.is_some();
     let obstacle = match &held.refusal {
-        None if may_start => in_the_way(host, vmid, state),
+        None if may_start => in_the_way(bench, host, vmid, state),
         _ => None,
     };
     // What has a check of its own is not told twice.

@@ -2,13 +2,15 @@
 //! comes to.
 
 use crate::domain::check::Advice;
+use crate::domain::others::Surroundings;
 use crate::domain::pci::binding::lent;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::vm::Vmid;
 use crate::host::{Host, pve};
-use crate::lifecycle::case::assess::assess;
+use crate::lifecycle::case::assess::Prospect;
 use crate::lifecycle::case::config::{locked, memory};
+use crate::lifecycle::case::ground::Ground;
 use crate::lifecycle::case::neighbours::{without_neighbours, yielding};
 use crate::lifecycle::case::nothing::next_guest;
 use crate::lifecycle::case::resolve::read_case;
@@ -17,6 +19,7 @@ use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::journal::check_room;
+use crate::lifecycle::show::lint::Bench;
 use crate::lifecycle::start::preparing::wanted;
 
 /// What is in the way of a start.
@@ -37,7 +40,13 @@ impl Obstacle {
 
 /// Returns why a VM that does not run would not start with CPUs of its own now; `state` is what the program
 /// remembers, `None` where that is hidden.
-pub(super) fn in_the_way(host: &Host, vmid: Vmid, state: Option<&State>) -> Option<Obstacle> {
+pub(super) fn in_the_way(
+    bench: &Bench,
+    host: &Host,
+    vmid: Vmid,
+    state: Option<&State>,
+) -> Option<Obstacle> {
+    let ground = bench.ground.as_ref().ok()?;
     if !matches!(pve::running(&*host.files, vmid), Ok(None)) {
         return None;
     }
@@ -53,13 +62,13 @@ pub(super) fn in_the_way(host: &Host, vmid: Vmid, state: Option<&State>) -> Opti
     if let Some(outlook) = locked(vmid, &case.guest) {
         return Some(Obstacle::other(outlook.reason, outlook.help));
     }
-    if let Some(outlook) = memory(host, vmid, &case.guest) {
+    if let Some(outlook) = memory(&ground.topology, vmid, &case.guest) {
         return Some(Obstacle {
             is_memory: true,
             ..Obstacle::other(outlook.reason, outlook.help)
         });
     }
-    if let Err(denied) = granted(host, &case, state) {
+    if let Err(denied) = granted((ground, &bench.others), host, &case, state) {
         return Some(Obstacle::other(denied.to_string(), denied.help(vmid)));
     }
     let full = check_room(&*host.files).err()?;
@@ -68,7 +77,12 @@ pub(super) fn in_the_way(host: &Host, vmid: Vmid, state: Option<&State>) -> Opti
 
 /// # Errors
 /// Why the VM would not get what its table says.
-fn granted(host: &Host, case: &Case, state: Option<&State>) -> Result<(), Denied> {
+fn granted(
+    known: (&Ground, &Surroundings),
+    host: &Host,
+    case: &Case,
+    state: Option<&State>,
+) -> Result<(), Denied> {
     let yields = yielding(host, case, false)?;
     if let Some(obstacle) = yields.into_iter().find_map(|one| one.obstacle) {
         return Err(Refusal::NoYield(obstacle).into());
@@ -79,6 +93,7 @@ fn granted(host: &Host, case: &Case, state: Option<&State>) -> Result<(), Denied
         wanted(host, &case.table, &devices, &lent)?;
     }
     let state = state.map(|state| without_neighbours(state.clone(), case));
-    assess(host, case, state.as_ref())?.granted()?;
+    let prospect = Prospect::on(known, host, case, state.as_ref())?;
+    prospect.assess(host, case, state.as_ref()).granted()?;
     Ok(())
 }
