@@ -423,13 +423,13 @@ fn in_order_of_commands(arguments: Vec<OsString>, grammar: &clap::Command) -> Ve
 fn prefer_parser() -> impl TypedValueParser<Value = Prefer> {
     let of_name = |name: String| Prefer::ALL.into_iter().find(|one| one.name() == name);
     let names = PossibleValuesParser::new(Prefer::ALL.map(Prefer::name));
-    names.try_map(move |name| of_name(name).ok_or("not a preference"))
+    names.try_map(move |name| of_name(name).ok_or("no such preference"))
 }
 
 fn smt_parser() -> impl TypedValueParser<Value = Smt> {
     let of_name = |name: String| Smt::ALL.into_iter().find(|one| one.name() == name);
     let names = PossibleValuesParser::new(Smt::ALL.map(Smt::name));
-    names.try_map(move |name| of_name(name).ok_or("not a use of smt siblings"))
+    names.try_map(move |name| of_name(name).ok_or("no such use of smt siblings"))
 }
 
 #[cfg(test)]

@@ -141,10 +141,7 @@ impl Desk<'_> {
             is_refused && account.exit == Exit::Done
         });
         if let Some(error) = refused.and_then(|plan| plan.error) {
-            account.warn(format!(
-                "as things stand, it would be refused: {}",
-                error.message
-            ));
+            account.warn(format!("a start would be refused now: {}", error.message));
             error
                 .help
                 .into_iter()

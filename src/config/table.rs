@@ -57,10 +57,7 @@ fn read<T>(
     if text.len() > MAX_BYTES {
         let too_large = Problem {
             span: 0..0,
-            message: format!(
-                "{} bytes, more than the {MAX_BYTES} of any sane file",
-                text.len()
-            ),
+            message: format!("{} bytes, the limit is {MAX_BYTES}", text.len()),
             help: "check that this is the right file".to_owned(),
         };
         return Err(too_large.in_file(file, ""));

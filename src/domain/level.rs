@@ -67,7 +67,7 @@ impl Lacking {
                 format!("pin-hook init {vmid} --write, then pin-hook enable {vmid}")
             }
             Lacking::Usable(path) => {
-                format!("mend {path}; pin-hook check --table {path} shows what is wrong")
+                format!("fix {path} (pin-hook check --table {path} shows the error)")
             }
             Lacking::Hook { runs: false } => format!("pin-hook enable {vmid}"),
             Lacking::Hook { runs: true } => {
@@ -195,14 +195,14 @@ impl Level {
             Some(Backend::Affinity) => {
                 let next = match kept.is_open {
                     true => Some("pin-hook check --explain kernel".to_owned()),
-                    false => key("backend = \"auto\" below [isolate]"),
+                    false => key("isolate.backend = \"auto\""),
                 };
                 level(1, "its threads are pinned, nothing is kept off", next)
             }
             Some(_) if !kept.kernel_threads || !kept.interrupts => {
                 let next = match kept.kernel_threads {
-                    true => key("irqs = true below [isolate]"),
-                    false => key("kthreads = true below [isolate]"),
+                    true => key("isolate.irqs = true"),
+                    false => key("isolate.kthreads = true"),
                 };
                 level(2, "programs, containers and other vms are kept off", next)
             }
@@ -282,9 +282,6 @@ mod tests {
         }
         kept.interrupts = false;
         let level = Level::of(vmid, &kept);
-        assert_eq!(
-            level.next.unwrap(),
-            "irqs = true below [isolate] in its table"
-        );
+        assert_eq!(level.next.unwrap(), "isolate.irqs = true in its table");
     }
 }

@@ -213,7 +213,7 @@ fn lock(files: &dyn Files) -> anyhow::Result<Box<dyn Held>> {
     let held = files.lock(LOCK, std::time::Duration::ZERO);
     held.map_err(cannot("lock", LOCK))?.ok_or_else(|| {
         let fact = "another measurement is running".to_owned();
-        let help = "wait for it, or end it: pkill -f 'pin-hook measure'".to_owned();
+        let help = "wait for it, or end it with ctrl-c where it runs".to_owned();
         Advised::new(fact, help).into()
     })
 }

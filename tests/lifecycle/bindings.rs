@@ -111,7 +111,7 @@ fn devices_are_bound_for_the_run_and_go_back_after_it() {
     let account = done(world.phase(Phase::PostStop, 100));
     assert_says(
         &account,
-        "0000:01:00.0 will return to driver nouveau once no vm has it",
+        "0000:01:00.0 returns to driver nouveau once no vm uses it",
     );
     world.end_worker();
     done(world.reconcile());

@@ -232,7 +232,7 @@ fn a_monitor_that_does_not_answer_costs_a_warning() {
     let account = done(world.phase(Phase::PostStart, 100));
     assert_says(
         &account,
-        "its monitor does not respond, assuming that it runs",
+        "its monitor (qmp) does not respond, assuming that it runs",
     );
     world.assert_owns(100);
 }

@@ -23,7 +23,10 @@ pub(super) const CHECKS: &[Check] = &[
             }
             let faults = vm.lacks_elsewhere.iter();
             let faults = faults.map(|one| Fault::new(&one.fact).fixed_by(&one.help));
-            Verdict::of(faults.collect(), "it is, as far as they have told")
+            Verdict::of(
+                faults.collect(),
+                "every node that may run it has what it needs, as far as it has announced",
+            )
         }),
     },
     Check {
@@ -49,9 +52,9 @@ fn hardware(vm: &VmFacts, host: &HostFacts) -> Verdict {
         let (key, storage) = (&volume.key, volume.storage.as_ref());
         match storage {
             None => Some(format!("{key} is a device of this host")),
-            Some(storage) if is_local(storage) => {
-                Some(format!("{key} is on {storage}, which this node has alone"))
-            }
+            Some(storage) if is_local(storage) => Some(format!(
+                "{key} is on {storage}, a storage of this node only"
+            )),
             Some(_) => None,
         }
     });

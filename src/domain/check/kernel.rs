@@ -35,7 +35,7 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Host(|host| match host.has_systemd {
             Some(true) => Verdict::passed("it runs"),
             Some(false) => Fault::new("systemd does not run").into(),
-            None => Verdict::skipped("there is no /run to tell"),
+            None => Verdict::skipped("this capture has no /run"),
         }),
     },
     Check {

@@ -52,14 +52,14 @@ fn iommu_faults(host: &HostFacts) -> Verdict {
         *counts.entry(device).or_default() += 1;
     }
     let faults = counts.into_iter().map(|(device, n)| {
-        let found = format!("{device} did at least {}", count(n, "time"));
+        let found = format!("{device}: at least {}", count(n, "time"));
         let mut passed = host.passed.iter();
         match passed.find(|(id, _)| device.starts_with(id.as_str())) {
             Some((_, vmid)) => Fault::new(format!("{found}, a device of vm {vmid}")).with(Warning),
             None => Fault::new(found),
         }
     });
-    Verdict::of(faults.collect(), "none did since the boot")
+    Verdict::of(faults.collect(), "no iommu fault since the boot")
 }
 
 /// Returns the device that a message of the kernel's IOMMU driver accuses (`dmar_fault_do_one()`,

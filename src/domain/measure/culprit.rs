@@ -69,10 +69,7 @@ impl Names {
             Who::Interrupt(context) => of_context(context),
             Who::Function(context, address) => self.called(context, *address),
             Who::Nmi(handler) => (Kind::Nmi, self.function(*handler)),
-            Who::Exit => (
-                Kind::Exit,
-                "out of the guest, for nothing that is seen".to_owned(),
-            ),
+            Who::Exit => (Kind::Exit, "outside the guest, cause not traced".to_owned()),
         }
     }
 

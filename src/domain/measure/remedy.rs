@@ -56,7 +56,7 @@ const ROWS: &[Row] = &[
     row(
         Kind::Work,
         &["update_pages_handler"],
-        What::Do("somebody traces these cpus: let it end"),
+        What::Do("another tracer runs on these cpus: stop it"),
     ),
     // Looks for machine checks that raise no interrupt (arch/x86/kernel/cpu/mce/core.c).
     row(
@@ -72,7 +72,7 @@ const ROWS: &[Row] = &[
     row(
         Kind::Timer,
         &["watchdog_timer_fn"],
-        What::Do("watchdog = true below [isolate] in the table"),
+        What::Do("isolate.watchdog = true in the table"),
     ),
     // The cursor of the console, drawn five times a second (drivers/video/fbdev/core/fbcon.c).
     row(
@@ -174,13 +174,13 @@ const ROWS: &[Row] = &[
         Kind::Interrupt,
         &[],
         What::Do(
-            "irqs = true below [isolate] in the table; of one that the kernel manages itself, boot with irqaffinity= and isolcpus=managed_irq",
+            "isolate.irqs = true in the table; for an interrupt that the kernel manages itself, boot with irqaffinity= and isolcpus=managed_irq",
         ),
     ),
     row(
         Kind::KernelThread,
         &["ksoftirqd/"],
-        What::Nothing("it does what interrupts on this cpu have left"),
+        What::Nothing("it does the deferred work of interrupts on this cpu: move those"),
     ),
     row(
         Kind::KernelThread,
@@ -197,12 +197,12 @@ const ROWS: &[Row] = &[
     row(
         Kind::KernelThread,
         &["rcu"],
-        What::Do("kthreads = true below [isolate] in the table"),
+        What::Do("isolate.kthreads = true in the table"),
     ),
     row(
         Kind::KernelThread,
         &["irq/"],
-        What::Do("irqs = true below [isolate] in the table: it follows its interrupt"),
+        What::Do("isolate.irqs = true in the table: it follows its interrupt"),
     ),
     row(
         Kind::KernelThread,
@@ -213,14 +213,14 @@ const ROWS: &[Row] = &[
         Kind::KernelThread,
         &[],
         What::Do(
-            "kthreads = true below [isolate] in the table, and workqueues = true for kworkers",
+            "isolate.kthreads = true in the table, and isolate.workqueues = true for kworkers",
         ),
     ),
     row(
         Kind::Program,
         &[],
         What::Do(
-            "cpus of its own, with a backend that keeps programs off: pin-hook check says what the vm lacks",
+            "give the vm cpus of its own, with a backend that keeps programs off (pin-hook check says what is missing)",
         ),
     ),
 ];

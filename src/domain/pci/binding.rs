@@ -136,11 +136,11 @@ impl fmt::Display for Lent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Lent { address, driver } = self;
         match driver.as_str() {
-            "" => write!(f, "{address} will have no driver again once no vm has it"),
-            _ => write!(
+            "" => write!(
                 f,
-                "{address} will return to driver {driver} once no vm has it"
+                "{address} will be unbound once no vm uses it (it had no driver before)"
             ),
+            _ => write!(f, "{address} returns to driver {driver} once no vm uses it"),
         }
     }
 }

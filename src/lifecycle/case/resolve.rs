@@ -267,7 +267,7 @@ impl Basis {
                 && cpus.len() == asked.n_vcpus
                 && cpus.union(&idle).is_disjoint(&taken)
             {
-                let text = "the vm owns them already".to_owned();
+                let text = "kept: the running vm owns these cpus already".to_owned();
                 let kept = Remark::info(text);
                 return Ok((case.asking().request(cpus, &idle, topology), vec![kept]));
             }

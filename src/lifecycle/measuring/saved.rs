@@ -71,7 +71,7 @@ pub fn load(files: &dyn Files, name: &Name) -> anyhow::Result<Measurement> {
     serde_json::from_str(&text).with_context(|| {
         let help = format!("measure again with --save {name}");
         Advised::new(
-            format!("{path} is none of this version's measurements"),
+            format!("{path} was written by another version of pin-hook"),
             help,
         )
     })

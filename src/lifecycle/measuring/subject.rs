@@ -72,7 +72,7 @@ fn of_vm(host: &Host, vmid: Vmid) -> anyhow::Result<Subject> {
         .collect();
     if seats.is_empty() {
         bail!(Advised::new(
-            format!("qemu of vm {vmid} names no thread as a vcpu"),
+            format!("no thread of the qemu of vm {vmid} is named as a vcpu (cpu n/kvm)"),
             "measure its cpus instead: pin-hook measure --cpus LIST".to_owned(),
         ));
     }

@@ -212,7 +212,7 @@ impl Run<'_> {
         answers.ask_run_state(self.host, vmid);
         if answers.run_states.is_empty() {
             account.warn(format!(
-                "vm {vmid}: its monitor does not respond, assuming that it runs"
+                "vm {vmid}: its monitor (qmp) does not respond, assuming that it runs"
             ));
             answers.run_states.insert(vmid, fate::GUEST_RUNS.to_owned());
         }

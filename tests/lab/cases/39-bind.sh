@@ -84,7 +84,7 @@ comes_to 'and has its CPUs again' 'isolated 2-5: 2 3 4 5' 100
 equal 'meanwhile its driver has not had the card' "$(grep -c "igb $pf" "$work/dmesg")" "$(dmesg | grep -c "igb $pf")"
 released 100
 pin-hook status > "$work/status" 2>&1 || true
-check 'status says what is still to go back' has "$work/status" "$pf will return to driver igb once no vm has it"
+check 'status says what is still to go back' has "$work/status" "$pf returns to driver igb once no vm uses it"
 equal 'without the claim the VM keeps it' vfio-pci "$(driver_of $pf)"
 qm stop 100
 goes_back 'it goes back to its driver after the stop'

@@ -140,7 +140,8 @@ refuses 'a config that a user cannot read is an error' user pin-hook plan 100
 check 'with its path' has "$work/refused" "cannot read /etc/pve/nodes/pve1/qemu-server/100.conf: Permission denied"
 check 'and the remedy' has "$work/refused" 'help: run it as root'
 tree=$work/tree
-mkdir -p "$tree/etc/pve/nodes/pve1/qemu-server" "$tree/etc/pin-hook"
+mkdir -p "$tree/etc/pve/nodes/pve1/qemu-server" "$tree/etc/pin-hook" "$tree/sys/devices/system/cpu"
+cp /sys/devices/system/cpu/possible "$tree/sys/devices/system/cpu/"
 echo pve1 > "$tree/etc/hostname"
 cp /etc/pin-hook/100.toml "$tree/etc/pin-hook/"
 cat "$(conf_path 100)" > "$tree/etc/pve/nodes/pve1/qemu-server/100.conf"

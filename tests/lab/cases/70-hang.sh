@@ -44,7 +44,7 @@ socat -u UNIX-CONNECT:/run/qemu-server/100.qmp "CREATE:$work/client" &
 client=$!
 wait_until 10 'the client has the monitor' test -s "$work/client"
 in_time 'post-start with a monitor that hangs' 20 pin-hook 100 post-start
-check 'it says so' has "$work/in-time" 'its monitor does not respond, assuming that it runs'
+check 'it says so' has "$work/in-time" 'its monitor (qmp) does not respond, assuming that it runs'
 equal 'the VM is isolated' "$isolated" "$(standing 100)"
 let_go
 

@@ -89,7 +89,7 @@ mkdir $tracing/instances/other
 during work_there
 rmdir $tracing/instances/other
 check 'work of the kernel on a CPU is named by its function' test "$(by work update_pages_handler)" -gt 0
-equal 'and by what ends it' 'somebody traces these cpus: let it end' "$(help work update_pages_handler)"
+equal 'and by what ends it' 'another tracer runs on these cpus: stop it' "$(help work update_pages_handler)"
 
 modprobe msr
 during bash -c 'for n in 1 2 3 4 5 6 7 8; do dd if=/dev/cpu/5/msr of=/dev/null bs=8 count=1 skip=2 iflag=skip_bytes; done'

@@ -92,7 +92,9 @@ impl Settling<'_, '_> {
     /// Returns what is remembered of a target that was announced.
     pub(super) fn held(&self, target: &Target) -> anyhow::Result<Held> {
         let held = self.journal.state().held.get(target).cloned();
-        held.context("a target was written without being announced")
+        held.context(
+            "a target was written without a journal record, which is a bug: please report it",
+        )
     }
 
     /// Remembers something else of a target.
