@@ -225,6 +225,17 @@ fn what_a_release_finds_without_the_state_is_let_go_and_told() {
     assert!(!denies, "{account:#?}");
 }
 
+/// Nothing says whose that is, so a release of one VM gives it back as well.
+#[test]
+fn what_a_release_of_a_vm_finds_without_the_state_is_told() {
+    let world = World::with_vm();
+    world.start(100);
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    let account = done(world.release(Some(100)));
+    assert_says(&account, "vm 100 released");
+    assert_says(&account, "inferred from the host");
+}
+
 #[test]
 fn a_run_that_is_over_is_something_to_let_go_of() {
     let world = World::with_vm();

@@ -5,6 +5,7 @@ use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::pve;
+use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::case::resolve::read_case;
 use crate::lifecycle::case::texts::{Case, CaseError, Found};
@@ -90,7 +91,8 @@ impl Run<'_> {
                 .for_each(|text| account.warn(text));
         }
         // What reconcile gives back is let go of as well.
-        let mut had_something = has_something(&read_state(&*self.host.files)?, vmid);
+        let is_lost = matches!(known(self.host), Ok(Known::Rebuilt(_)));
+        let mut had_something = is_lost || has_something(&read_state(&*self.host.files)?, vmid);
         // Threads that were born in the VM's partition are found and moved while the claim is
         // still there; afterwards nobody would know whose they are.
         self.catch_up_for_command(account);
