@@ -1,5 +1,7 @@
 //! What stays on the owned CPUs of a VM, and how they are cleared of the rest.
 
+use std::collections::BTreeSet;
+
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::Facts;
@@ -10,6 +12,11 @@ use crate::host::irq;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settle::fixed_irq;
 
+/// Returns what the kernel calls all threads of a kind: those of one CPU have its number behind a slash.
+fn kind(name: &str) -> &str {
+    name.split('/').next().unwrap_or(name)
+}
+
 impl Run<'_> {
     /// Returns what is to be told of the owned CPUs of a VM: what the kernel leaves on them, and how
     /// they are cleared of the rest.
@@ -19,10 +26,12 @@ impl Run<'_> {
         let bound = facts.kernel_threads.iter();
         let bound = bound.filter(|thread| thread.bound && !thread.affinity.is_disjoint(&owned));
         let mut notices = Vec::new();
-        let n = bound.count();
-        if n > 0 {
+        // Not their number: kworkers of a CPU come and go with its work.
+        let names: BTreeSet<_> = bound.map(|thread| kind(&thread.comm)).collect();
+        if !names.is_empty() {
             let text = "kernel threads that are bound to owned cpus stay there";
-            notices.push(format!("{text}: {n}"));
+            let names: Vec<_> = names.into_iter().collect();
+            notices.push(format!("{text}: {}", names.join(", ")));
         }
         let cleared = scrubbed(claims, &[vmid], facts);
         if !cleared.is_empty() {
