@@ -405,6 +405,7 @@ fn status_fails_while_a_run_that_is_over_holds_the_host() {
         "{text}"
     );
     assert_eq!(status, 1);
+    assert!(!text.contains("still to be made by reconcile"), "{text}");
     assert_eq!(
         node.json(&["status", "--json"])["claims"][0]["state"],
         "over"

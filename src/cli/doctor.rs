@@ -151,8 +151,12 @@ fn of_patient(patient: &Patient, node: &str, is_verbose: bool) -> String {
         text += ": nothing to fix";
     }
     text.push('\n');
-    if let Some(level) = &patient.level {
-        text += &of_level(level);
+    match &patient.level {
+        Some(level) => text += &of_level(level),
+        None if patient.vmid.is_some() => {
+            text += "  isolation unknown: pin-hook status says why\n";
+        }
+        None => {}
     }
     let shown = patient.results.iter();
     let shown = shown.filter(|row| is_verbose || row.outcome.is_finding());

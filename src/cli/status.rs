@@ -64,7 +64,9 @@ fn draw(host: &Host, vmid: Vmid, output: &Output) {
 }
 
 fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
-    if status.claims.is_empty() {
+    if !status.forgotten.is_empty() && status.claims.is_empty() {
+        output.print("the state is lost: nothing says which vm owns which cpus\n");
+    } else if status.claims.is_empty() {
         let who = vmid.map_or_else(|| "no vm".to_owned(), |vmid| format!("vm {vmid}"));
         let verb = if vmid.is_some() { "owns no" } else { "owns" };
         output.print(&format!("{who} {verb} cpus\n"));
@@ -83,7 +85,9 @@ fn print(status: &Status, vmid: Option<Vmid>, output: &Output) {
 /// Returns what is to be said of what VMs own, besides what each of them has.
 pub fn remarks(status: &Status) -> Vec<Line> {
     let mut account = Account::default();
-    for vmid in &status.unowned {
+    // What they have cannot be told without the state.
+    let is_known = status.forgotten.is_empty();
+    for vmid in status.unowned.iter().filter(|_| is_known) {
         let why = status.why_unowned.get(vmid);
         if let Some(Complaint { message, help, .. }) = why {
             let text = format!("vm {vmid} has a table but runs without cpus of its own: {message}");
@@ -160,7 +164,7 @@ fn tell_lost(status: &Status, account: &mut Account) {
     }
     for Forgotten { cgroup, cpus } in &status.forgotten {
         let text = format!(
-            "cgroup {cgroup} withholds {} from the host, but no vm owns them",
+            "cgroup {cgroup} withholds {} from the host, but nothing says for which vm",
             cpus.in_words()
         );
         account.say(Level::Warning, text);
@@ -168,7 +172,7 @@ fn tell_lost(status: &Status, account: &mut Account) {
     if !status.forgotten.is_empty() {
         account.say(
             Level::Help,
-            "pin-hook release --all returns them; pin-hook apply VMID claims them for a vm again",
+            "pin-hook apply VMID takes them in hand for a vm again; pin-hook release --all returns them to the host",
         );
     }
 }
@@ -334,7 +338,8 @@ fn host_text(status: &Status) -> String {
     text += &moved("interrupt", &status.interrupts);
     text += &moved("kernel thread", &status.kernel_threads);
     text += &settings_text(&status.settings);
-    if status.pending > 0 {
+    // A VM that is over has that said in its place, and all that is its own is yet to be given back.
+    if status.pending > 0 && !status.claims.iter().any(|claim| claim.over) {
         let pending = count(status.pending, "change");
         text += &format!("  {pending} still to be made by reconcile\n");
     }

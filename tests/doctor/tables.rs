@@ -31,7 +31,8 @@ fn two_tables_that_name_the_same_cpus_are_told() {
         assert!(text.contains(&line), "{text}");
     }
     let (text, status) = asked(dir.path(), &["check", "100"]);
-    let fix = "fix: pin-hook init 100 proposes other cpus; or yield.stop = [101] in the table";
+    let fix =
+        "fix: pin-hook init 100 proposes other cpus, if enough are left; or yield.stop = [101]";
     let text = joined(&text);
     assert!(text.contains(fix) && status == 4, "{text}");
     let (plan, _) = asked(dir.path(), &["plan", "100"]);

@@ -72,7 +72,7 @@ fn status_fails_while_nothing_looks_after_the_claims_and_apply_has_them_looked_a
         world.sim.state().systemd.active.remove(unit);
         world.sim.fail(&format!("start {unit}"), libc::EIO, 1);
     }
-    let both = format!("cannot start {TIMER} and {PATH}, so a crash would not be cleaned up");
+    let both = format!("cannot start {TIMER} and {PATH}, so a crash may not be cleaned up");
     assert_says(&world.apply(100), &both);
 }
 

@@ -83,7 +83,7 @@ fn a_running_vm_whose_config_is_gone_is_shown_with_what_ends_that() {
     let node = settled();
     node.remove("/etc/pin-hook/100.toml");
     node.remove("/etc/pve/qemu-server/100.conf");
-    let told = "warning: vm 100 owns cpus 11,23 and runs as process 500, but there is no vm 100\n\
+    let told = "warning: vm 100 owns cpus 11,23 and runs as process 500, but its config is gone\n\
                 pin-hook: help: put /etc/pve/qemu-server/100.conf back, or end it: kill 500, then pin-hook reconcile\n";
     let (text, _) = node.shown(&["list"]);
     assert!(text.contains("\n  100  -     11,23"), "{text}");
@@ -92,7 +92,7 @@ fn a_running_vm_whose_config_is_gone_is_shown_with_what_ends_that() {
     assert_eq!(text.matches(told).count(), 1, "{text}");
     let gone = node.json(&["status", "--json"])["gone"].clone();
     let expected = serde_json::json!([{
-        "vmid": 100, "cpus": "11,23", "process": 500, "reason": "there is no vm 100",
+        "vmid": 100, "cpus": "11,23", "process": 500, "reason": "its config is gone",
     }]);
     assert_eq!(gone, expected);
     node.put("/etc/pve/nodes/pve2/qemu-server/100.conf", "cores: 2\n");
@@ -118,15 +118,47 @@ fn a_run_that_is_over_is_not_told_to_be_running_without_a_config() {
 
 #[test]
 fn a_vm_that_runs_without_its_cpus_is_told_apart_from_one_that_is_off() {
-    let node = settled();
-    node.put("/run/pin-hook/journal", "");
-    node.remove("/run/pin-hook/journal");
+    let node = Node::new();
+    node.start("", ["0-23", "0-23"]);
     let (text, _) = node.shown(&["list"]);
     assert!(text.contains("runs, owns no cpus"), "{text}");
     let (text, _) = node.shown(&["status"]);
     let expected = "vm 100 has a table but runs without cpus of its own";
     assert!(text.contains(expected), "{text}");
+    let (text, _) = node.shown(&["check", "100"]);
+    assert!(text.contains("isolation 0 of 5"), "{text}");
     assert_eq!(node.json(&["status", "--json"])["unowned"][0], 100);
+}
+
+/// What a VM owns is in force still: nothing may say that it owns nothing.
+#[test]
+fn what_is_in_force_is_not_denied_where_the_state_is_lost() {
+    let node = settled();
+    node.remove("/run/pin-hook/journal");
+    let lost = "not known of every vm: the state is lost (pin-hook status says what is in force)";
+    let (text, _) = node.shown(&["list"]);
+    assert!(text.contains(lost), "{text}");
+    assert!(text.contains("unknown"), "{text}");
+    assert!(!text.contains("owns no cpus"), "{text}");
+    let (text, status) = node.shown(&["status"]);
+    let first = "the state is lost: nothing says which vm owns which cpus\n";
+    assert!(text.starts_with(first) && status != 0, "{text}");
+    let held = "cgroup qemu.slice/100.scope/vcpu withholds cpus 11,23 from the host, but nothing says for which vm";
+    assert!(text.contains(held), "{text}");
+    assert!(!text.contains("without cpus of its own"), "{text}");
+    let help = text.lines().find(|line| line.contains("help: "));
+    assert!(
+        help.is_some_and(|line| line.contains("help: pin-hook apply VMID")),
+        "{text}"
+    );
+    let (text, _) = node.shown(&["topology"]);
+    assert!(text.contains("qemu.slice/100.scope/vcpu"), "{text}");
+    let (text, _) = node.shown(&["check", "100"]);
+    assert!(
+        text.contains("isolation unknown: pin-hook status says why"),
+        "{text}"
+    );
+    assert!(node.json(&["check", "100", "--json"])["patients"][1]["level"].is_null());
 }
 
 #[test]

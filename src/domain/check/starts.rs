@@ -136,8 +136,8 @@ fn overlap(vm: &VmFacts, host: &HostFacts) -> Verdict {
     let faults = overlaps.map(|one| {
         let (vmid, other) = (vm.vmid, one.other(vm.vmid));
         Fault::new(one.to_string()).fixed_by(format!(
-            "pin-hook init {vmid} proposes other cpus; or yield.stop = [{other}] in the table has a \
-             start shut vm {other} down first"
+            "pin-hook init {vmid} proposes other cpus, if enough are left; or yield.stop = [{other}] in \
+             the table has a start shut vm {other} down first"
         ))
     });
     Verdict::of(faults.collect(), "none does")

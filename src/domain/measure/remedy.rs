@@ -218,6 +218,13 @@ const ROWS: &[Row] = &[
     ),
     row(
         Kind::Program,
+        &["CPU "],
+        What::Nothing(
+            "a vcpu of a vm at work: pin-hook measure <vmid> shows what is taken from it",
+        ),
+    ),
+    row(
+        Kind::Program,
         &[],
         What::Do(
             "give the vm cpus of its own, with a backend that keeps programs off (pin-hook check says what is missing)",
@@ -269,5 +276,7 @@ mod tests {
         assert!(done(Kind::Tick, "the kernel's tick").contains("nohz_full="));
         assert!(done(Kind::Interrupt, "irq 41 (nvme0q1)").contains("managed_irq"));
         assert_eq!(remedy(Kind::Softirq, "NET_RX"), Remedy::Unknown);
+        let vcpu = remedy(Kind::Program, "CPU 0/KVM");
+        assert!(matches!(vcpu, Remedy::Nothing(_)), "{vcpu:?}");
     }
 }

@@ -1,12 +1,13 @@
 //! What there is under a guest id on this node: a VM, or why there is none.
 
 use crate::config::vm_conf::{VmConf, parse_vm_conf};
+use crate::domain::advice::Advised;
 use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
 use crate::domain::vm::Vmid;
 use crate::host::files::Files;
-use crate::host::pve;
 use crate::host::table::stray_tables;
+use crate::host::{Host, pve};
 
 /// What there is under a guest id.
 #[derive(Debug, Clone)]
@@ -26,6 +27,17 @@ pub struct VmText {
     pub text: String,
     /// What it says.
     pub conf: VmConf,
+}
+
+/// Checks that this node has such a VM, or a template: of any other guest nothing can be told.
+///
+/// # Errors
+/// It has not, or the config cannot be read.
+pub fn check_there(host: &Host, vmid: Vmid) -> anyhow::Result<()> {
+    match look_up(&*host.files, vmid, "")? {
+        There::Nothing(why) => Err(Advised::new(why.to_string(), why.help()).into()),
+        There::Vm(_) | There::Template(_) => Ok(()),
+    }
 }
 
 /// Finds out what there is under a guest id; `migrated_from` as in [`pve::vm_config`].

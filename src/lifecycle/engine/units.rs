@@ -16,7 +16,7 @@ const PATH: &str = "pin-hook-reconcile.path";
 /// The unit that is reconcile.
 const RECONCILE: &str = "pin-hook-reconcile.service";
 /// What comes of it that reconcile does not run.
-const UNWATCHED: &str = "a crash would not be cleaned up";
+const UNWATCHED: &str = "a crash may not be cleaned up";
 
 /// Starts the watching units while there is something to look after, and stops them otherwise;
 /// does nothing when the same run has done so before.

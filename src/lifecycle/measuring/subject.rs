@@ -10,7 +10,7 @@ use crate::domain::measure::measurement::Seat;
 use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
 use crate::host::{Host, pve};
-use crate::lifecycle::case::nothing::next_guest;
+use crate::lifecycle::case::nothing::{check_there, next_guest};
 use crate::lifecycle::engine::observe::threads_of;
 
 /// What is to be measured.
@@ -61,6 +61,7 @@ impl Subject {
 
 fn of_vm(host: &Host, vmid: Vmid) -> anyhow::Result<Subject> {
     let Some(qemu) = pve::running(&*host.files, vmid)? else {
+        check_there(host, vmid)?;
         bail!(Advised::new(
             format!("vm {vmid} is not running"),
             format!("qm start {vmid}, or measure its cpus: pin-hook measure --cpus LIST"),

@@ -7,7 +7,6 @@ use anyhow::Context;
 use serde::Serialize;
 
 use self::facts::{host_facts, of_interest, table_of, vm_facts};
-use crate::domain::advice::Advised;
 use crate::domain::check::{
     Check, Fault, HostFacts, Judge, Severity, Todo, Verdict, VmFacts, checks, todo,
 };
@@ -16,7 +15,9 @@ use crate::domain::vm::Vmid;
 use crate::host::table::HOST_TABLE;
 use crate::host::{Host, pve};
 use crate::lifecycle::case::known::{Known, known};
-use crate::lifecycle::case::nothing::{There, look_up};
+use crate::lifecycle::case::nothing::check_there;
+use crate::lifecycle::engine::look::known_state;
+use crate::lifecycle::show::known::is_lost;
 use crate::lifecycle::show::lint::Bench;
 use crate::lifecycle::show::status::{ClaimStatus, status};
 
@@ -106,6 +107,7 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
         None => of_interest(&facts),
     };
     let mut patients = vec![of_host(&facts)];
+    let is_lost = known_state(host).is_ok_and(|state| is_lost(host, &state));
     let state = known(host).ok().and_then(Known::state);
     let vms = vmids.into_iter();
     let vms = vms.filter_map(|vmid| vm_facts(&bench, host, vmid, state.as_ref()));
@@ -115,7 +117,9 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
     let owned = owned.map(|status| status.claims).unwrap_or_default();
     patients.extend(vms.map(|vm| {
         let level = level(&bench, host, &vm, &facts, &owned);
-        of_vm(&vm, &facts, level)
+        let is_owner = owned.iter().any(|claim| claim.vmid == vm.vmid);
+        let is_known = is_owner || state.is_some() && !is_lost || is_off(&vm, &facts);
+        of_vm(&vm, &facts, Some(level).filter(|_| is_known))
     }));
     let node = pve::node_name(files).unwrap_or_default();
     let totals = Totals::of(patients.iter().flat_map(|one| &one.results));
@@ -176,13 +180,6 @@ pub fn guest_list(host: &Host, vmid: Vmid) -> anyhow::Result<GuestList> {
     })
 }
 
-fn check_there(host: &Host, vmid: Vmid) -> anyhow::Result<()> {
-    match look_up(&*host.files, vmid, "")? {
-        There::Nothing(why) => Err(Advised::new(why.to_string(), why.help()).into()),
-        _ => Ok(()),
-    }
-}
-
 /// Returns how much of its CPUs is a VM's own: by the host where it runs with them, else by what its next start
 /// would make of it.
 fn level(
@@ -196,10 +193,7 @@ fn level(
     if let Some(level) = claim.and_then(|claim| claim.level.clone()) {
         return level;
     }
-    let runs = facts
-        .guests
-        .iter()
-        .any(|one| one.vmid == vm.vmid && one.runs);
+    let runs = runs(vm, facts);
     let lacking = match &vm.table {
         None => Some(Lacking::Table),
         Some(_) if facts.settings_fault.is_some() => Some(Lacking::Usable(HOST_TABLE.to_owned())),
@@ -212,6 +206,16 @@ fn level(
         Some(lacking) => Level::without(vm.vmid, &lacking),
         None => Level::of(vm.vmid, &kept_by_table(bench, host, vm.vmid)),
     }
+}
+
+fn runs(vm: &VmFacts, facts: &HostFacts) -> bool {
+    let mut guests = facts.guests.iter();
+    guests.any(|one| one.vmid == vm.vmid && one.runs)
+}
+
+/// Tells whether a VM is off, and its table can be read: what its next start would make of it is known then.
+fn is_off(vm: &VmFacts, facts: &HostFacts) -> bool {
+    !runs(vm, facts) && vm.table_fault.is_none()
 }
 
 fn kept_by_table(bench: &Bench, host: &Host, vmid: Vmid) -> Kept {
@@ -233,7 +237,7 @@ fn of_host(facts: &HostFacts) -> Patient {
     }
 }
 
-fn of_vm(vm: &VmFacts, facts: &HostFacts, level: Level) -> Patient {
+fn of_vm(vm: &VmFacts, facts: &HostFacts, level: Option<Level>) -> Patient {
     let judged = checks().filter_map(|check| match check.judge {
         Judge::Vm(rule) => Some(rows(check, rule(vm, facts), Some(vm.vmid))),
         Judge::Host(_) => None,
@@ -241,7 +245,7 @@ fn of_vm(vm: &VmFacts, facts: &HostFacts, level: Level) -> Patient {
     Patient {
         vmid: Some(vm.vmid),
         name: vm.guest.name.clone(),
-        level: Some(level),
+        level,
         results: judged.flatten().collect(),
     }
 }

@@ -66,7 +66,10 @@ pub(super) fn gone(host: &Host, state: &State) -> Vec<Gone> {
             vmid,
             cpus: claim.wishes.cpus.clone(),
             process,
-            reason: why.to_string(),
+            reason: match why {
+                Nothing::NoVm(_) => "its config is gone".to_owned(),
+                why => why.to_string(),
+            },
             help,
         })
     });

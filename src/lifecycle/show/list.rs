@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::gone::{Gone, gone};
-use super::known::known;
+use super::known::{is_lost, known};
 use super::orphans::unused;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
@@ -153,6 +153,12 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
     for vmid in vmids {
         listing.guest(host, vmid, with_table.contains(&vmid), &settings, &state)?;
     }
+    if is_lost(host, &state) {
+        let running = listing.vms.iter_mut().filter(|vm| vm.running);
+        for vm in running.filter(|vm| vm.state.is_none()) {
+            vm.state = Some("unknown".to_owned());
+        }
+    }
     listing.overlaps = overlaps(&listing.vms);
     listing.hold_against_host(host);
     if listing.hold_against_start(host, &settings) {
@@ -297,7 +303,7 @@ impl Listing {
             .collect();
         let left = housekeeping(&topology, &all, &CpuSet::new());
         if let Err(error) = check_reserve(&topology, settings.reserve.as_ref(), &left) {
-            let reason = format!("not all of these vms can run at once: {error}");
+            let reason = format!("not all of these vms can own cpus at once: {error}");
             self.misfits.push(Misfit { vmid: None, reason });
         }
     }

@@ -28,7 +28,7 @@ use crate::host::systemd::BUS_SOCKET;
 use crate::host::table::path_of_table;
 use crate::host::{Host, pve};
 use crate::lifecycle::case::assess::assess;
-use crate::lifecycle::case::nothing::{There, look_up};
+use crate::lifecycle::case::nothing::check_there;
 use crate::lifecycle::case::resolve::read_case;
 use crate::lifecycle::case::texts::Found;
 use crate::lifecycle::engine::journal::{read_log, read_state};
@@ -123,7 +123,7 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     let state = known_state(host)?;
     let is_known = |vmid: &Vmid| state.claims.contains_key(vmid) || state.debts.contains_key(vmid);
     if let Some(vmid) = only.filter(|vmid| !is_known(vmid)) {
-        check_guest(host, vmid)?;
+        check_there(host, vmid)?;
     }
     let (_, damage) = read_log(&*host.files)?;
     let forgotten = forgotten(host)?;
@@ -207,14 +207,6 @@ fn forgotten(host: &Host) -> anyhow::Result<Vec<Forgotten>> {
         .into_iter()
         .map(|(cgroup, cpus)| Forgotten { cgroup, cpus });
     Ok(forgotten.collect())
-}
-
-/// Checks that this node has such a VM: of any other one nothing can be told.
-fn check_guest(host: &Host, vmid: Vmid) -> anyhow::Result<()> {
-    match look_up(&*host.files, vmid, "")? {
-        There::Nothing(why) => Err(Advised::new(why.to_string(), why.help()).into()),
-        There::Vm(_) | There::Template(_) => Ok(()),
-    }
 }
 
 /// Returns the CPUs that everything else may use: backend slices cuts what is below the root.

@@ -16,6 +16,7 @@ use crate::lifecycle::case::texts::read_settings;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::look::is_over;
 use crate::lifecycle::engine::others::look_at_files;
+use crate::lifecycle::engine::recover;
 
 /// Returns what the CPUs of this host share, and who owns which.
 ///
@@ -51,6 +52,12 @@ pub fn topology(host: &Host) -> anyhow::Result<Map> {
     owners.extend(partitions.filter(|one| one.is_partition).map(|one| Owner {
         cgroup: Some(one.group),
         ..Owner::new(OwnerKind::Partition, one.cpus)
+    }));
+    // Those of VMs that the state does not name are in partitions of nobody that is known.
+    let forgotten = recover::forgotten(host, &state).into_iter().next();
+    owners.extend(forgotten.map(|(group, cpus)| Owner {
+        cgroup: Some(group),
+        ..Owner::new(OwnerKind::Partition, cpus)
     }));
     let mut map = Map::new(&topology, owners, devices);
     map.left_out = left_out;

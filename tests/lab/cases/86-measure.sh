@@ -119,8 +119,11 @@ equal 'of a VM with KVM it sees the guest leave and enter' true \
     "$(jq '.sees_guest and .own.times > 0 and (.unseen | length) == 1 and .cpus == "6"' "$work/json")"
 qm stop 101 > /dev/null 2>&1
 refuses 'a VM that does not run is refused' pin-hook measure 100
+check 'and what starts it is named' has "$work/refused" 'qm start 100'
+refuses 'one that does not exist is refused' pin-hook measure 999
+check 'as that' has "$work/refused" 'there is no vm 999'
 refuses 'CPUs that are not there are refused' pin-hook measure --cpus 6-9
-has "$work/refused" 'cpus 8-9 are not online' && ok 'by what is wrong'
+check 'by what is wrong' has "$work/refused" 'cpus 8-9 are not online'
 check 'no trace is left of what was refused' no_trace
 for after in 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0 1.2 1.4 1.6 1.8 2.0 2.2; do
     timeout --foreground -s KILL $after pin-hook measure --cpus 6 --duration 1s > /dev/null 2>&1 || true
