@@ -5,6 +5,7 @@
 //! Offline CPUs have no topology in sysfs: they are in the sets of [`CpuSets`] and nowhere else.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -148,9 +149,12 @@ pub struct Parts {
     pub nodes: Vec<Node>,
 }
 
-/// CPUs of a host and what they share.
+/// CPUs of a host and what they share; copies are cheap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Topology {
+pub struct Topology(Arc<Grid>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Grid {
     parts: Parts,
     core_index: BTreeMap<CpuId, usize>,
     l3_index: BTreeMap<CpuId, usize>,
@@ -166,54 +170,54 @@ impl Topology {
         parts.nodes.sort_by_key(|node| node.id);
         let l3_index = index(parts.l3_domains.iter().map(|domain| &domain.cpus));
         let has_none = |cpu: &CpuId| !l3_index.is_empty() && !l3_index.contains_key(cpu);
-        Self {
+        Self(Arc::new(Grid {
             core_index: index(parts.cores.iter().map(|core| &core.cpus)),
             low_power: parts.efficient.iter().filter(has_none).collect(),
             l3_index,
             node_index: index(parts.nodes.iter().map(|node| &node.cpus)),
             parts,
-        }
+        }))
     }
 
     /// Returns the kernel's sets of CPUs.
     pub fn sets(&self) -> &CpuSets {
-        &self.parts.sets
+        &self.0.parts.sets
     }
 
     /// Returns the online CPUs.
     pub fn online(&self) -> &CpuSet {
-        &self.parts.sets.online
+        &self.0.parts.sets.online
     }
 
     /// Returns the cores in ascending order of their lowest CPU.
     pub fn cores(&self) -> &[Core] {
-        &self.parts.cores
+        &self.0.parts.cores
     }
 
     /// Returns the L3 domains in ascending order of their lowest CPU.
     pub fn l3_domains(&self) -> &[L3Domain] {
-        &self.parts.l3_domains
+        &self.0.parts.l3_domains
     }
 
     /// Returns the CPUs of slower cores, on hosts that have two kinds.
     pub fn efficient(&self) -> &CpuSet {
-        &self.parts.efficient
+        &self.0.parts.efficient
     }
 
     /// Returns the CPUs of those slower cores that have no L3 cache on a host where others have one:
     /// low power cores on the SoC tile of a Core Ultra (LP-E), slower still than E-cores.
     pub fn low_power(&self) -> &CpuSet {
-        &self.low_power
+        &self.0.low_power
     }
 
     /// Returns the NUMA nodes in ascending order of their number.
     pub fn nodes(&self) -> &[Node] {
-        &self.parts.nodes
+        &self.0.parts.nodes
     }
 
     /// Returns the core of an online CPU.
     pub fn core_of(&self, cpu: CpuId) -> Option<&Core> {
-        self.core_index.get(&cpu).map(|&n| &self.parts.cores[n])
+        self.0.core_index.get(&cpu).map(|&n| &self.0.parts.cores[n])
     }
 
     /// Returns the other online CPUs on the core of `cpu`.
@@ -225,22 +229,22 @@ impl Topology {
     /// Returns the CPUs that share a level 3 cache with `cpu`, itself included.
     pub fn l3_of(&self, cpu: CpuId) -> Option<&CpuSet> {
         let index = self.l3_index_of(cpu)?;
-        Some(&self.parts.l3_domains[index].cpus)
+        Some(&self.0.parts.l3_domains[index].cpus)
     }
 
     /// Returns the index of the L3 domain of an online CPU in [`Self::l3_domains`].
     pub fn l3_index_of(&self, cpu: CpuId) -> Option<usize> {
-        self.l3_index.get(&cpu).copied()
+        self.0.l3_index.get(&cpu).copied()
     }
 
     /// Returns the NUMA node of an online CPU.
     pub fn node_of(&self, cpu: CpuId) -> Option<&Node> {
-        self.node_index.get(&cpu).map(|&n| &self.parts.nodes[n])
+        self.0.node_index.get(&cpu).map(|&n| &self.0.parts.nodes[n])
     }
 
     /// Returns the NUMA node of this number.
     pub fn node(&self, id: u32) -> Option<&Node> {
-        self.parts.nodes.iter().find(|node| node.id == id)
+        self.0.parts.nodes.iter().find(|node| node.id == id)
     }
 
     /// Returns the node whose memory is the node's own: itself, or where it has none, the nearest
@@ -249,7 +253,7 @@ impl Topology {
         if node.has_memory {
             return Some(node);
         }
-        let with_memory = self.parts.nodes.iter().filter(|other| other.has_memory);
+        let with_memory = self.0.parts.nodes.iter().filter(|other| other.has_memory);
         let near = with_memory.filter_map(|other| Some((node.distances.get(&other.id)?, other)));
         let near = near.filter(|(distance, _)| **distance <= NEAR);
         near.min_by_key(|(distance, _)| **distance)
@@ -265,7 +269,7 @@ impl Topology {
     pub fn first_of_cores(&self, cpus: &CpuSet) -> CpuSet {
         let mut first = BTreeMap::new();
         for cpu in cpus.iter() {
-            if let Some(core) = self.core_index.get(&cpu) {
+            if let Some(core) = self.0.core_index.get(&cpu) {
                 first.entry(core).or_insert(cpu);
             }
         }

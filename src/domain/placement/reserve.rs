@@ -162,14 +162,15 @@ fn check_cores(
     wanted: usize,
     housekeeping: &CpuSet,
 ) -> Result<(), TooLittleLeft> {
-    let whole = |cpus: &CpuSet| cpus.is_subset(housekeeping);
+    let all = topology.cores().len();
+    if wanted >= all && wanted > 1 {
+        return Err(TooLittleLeft::AllCores { wanted, all });
+    }
     let cores = topology.cores().iter();
-    match cores.filter(|core| whole(&core.cpus)).count() {
-        0 if wanted == 1 && topology.cores().len() == 1 => Err(TooLittleLeft::OneCore),
-        _ if wanted >= topology.cores().len() && wanted > 1 => Err(TooLittleLeft::AllCores {
-            wanted,
-            all: topology.cores().len(),
-        }),
+    let whole = cores.filter(|core| core.cpus.is_subset(housekeeping));
+    // No more are counted than it takes: there are thousands on large hosts.
+    match whole.take(wanted).count() {
+        0 if wanted == 1 && all == 1 => Err(TooLittleLeft::OneCore),
         left if left < wanted => Err(TooLittleLeft::Cores {
             wanted,
             left,
