@@ -163,10 +163,15 @@ fn tell_lost(status: &Status, account: &mut Account) {
         );
     }
     for Forgotten { cgroup, cpus } in &status.forgotten {
-        let text = format!(
-            "cgroup {cgroup} withholds {} from the host, but nothing says for which vm",
-            cpus.in_words()
-        );
+        let cpus = cpus.in_words();
+        let text = match cgroup {
+            Some(cgroup) => format!(
+                "cgroup {cgroup} withholds {cpus} from the host, but nothing says for which vm"
+            ),
+            None => format!(
+                "kernel threads and interrupts are kept off {cpus}, but nothing says for which vm"
+            ),
+        };
         account.say(Level::Warning, text);
     }
     if !status.forgotten.is_empty() {

@@ -170,6 +170,15 @@ impl KernelThread {
     pub fn follows_irq(&self) -> bool {
         self.comm.starts_with("irq/")
     }
+
+    /// Returns the affinity that the kernel gives it when it makes it: that of kthreadd, and the CPUs of a node
+    /// where it is one of the two that each node has (`kswapd_run()` and `kcompactd_run()` in `mm/`).
+    pub fn affinity_at_birth(&self, kthreadd: &CpuSet, nodes: &BTreeMap<u32, CpuSet>) -> CpuSet {
+        let mut names = ["kswapd", "kcompactd"].into_iter();
+        let node = names.find_map(|name| self.comm.strip_prefix(name)?.parse().ok());
+        let own = node.and_then(|node: u32| nodes.get(&node));
+        own.unwrap_or(kthreadd).clone()
+    }
 }
 
 /// Observed interrupt.

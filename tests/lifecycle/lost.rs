@@ -182,7 +182,11 @@ fn a_partition_that_nobody_remembers_is_seen_and_given_back() {
     world.sim.state().tree.remove_all("/run/pin-hook");
     let shown = status(&world.host, None).unwrap();
     assert!(!shown.ok);
-    let groups: Vec<&str> = shown.forgotten.iter().map(|f| f.cgroup.as_str()).collect();
+    let groups: Vec<&str> = shown
+        .forgotten
+        .iter()
+        .filter_map(|f| f.cgroup.as_deref())
+        .collect();
     assert_eq!(groups, ["qemu.slice/100.scope/vcpu", "qemu.slice"]);
     world.end_qemu(100);
     let _ = world.phase(Phase::PostStop, 100);
@@ -223,6 +227,63 @@ fn what_a_release_finds_without_the_state_is_let_go_and_told() {
         .iter()
         .any(|line| line.text.contains("nothing to release"));
     assert!(!denies, "{account:#?}");
+}
+
+/// The cgroups have gone with the VM when its stop looks.
+#[test]
+fn a_stop_without_the_state_gives_back_what_the_vm_had() {
+    let world = World::with_vm();
+    let before = world.capture();
+    world.start(100);
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.end_qemu(100);
+    world.systemd_looks_at_a_unit();
+    let shown = status(&world.host, None).unwrap();
+    let kept: Vec<_> = shown
+        .forgotten
+        .iter()
+        .map(|f| (&f.cgroup, &f.cpus))
+        .collect();
+    assert_eq!(kept, [(&None, &cpus("2-3"))]);
+    assert!(!shown.ok, "{shown:#?}");
+    let account = done(world.phase(Phase::PostStop, 100));
+    assert_says(&account, "vm 100: host restored");
+    assert_says(&account, "inferred from the host");
+    assert_eq!(left(&world, &before, "all"), "");
+}
+
+/// The CPUs beside those of a whole node are a node as well: what is there for its device, or by its name, has
+/// never been elsewhere.
+#[test]
+fn what_belongs_to_a_node_stays_there_when_the_state_is_lost() {
+    let conf = "cores: 4\nmemory: 64\nhookscript: local:snippets/pin-hook\n";
+    let world = World::lab().vm(100, conf, "cpus = \"4-7\"\n");
+    let spec = |comm: &str, mask: &str| TaskSpec::named(comm).kthread(false).on_cpus(cpus(mask));
+    let threads = [
+        ("kswapd0", "0-3"),
+        ("kswapd1", "4-7"),
+        ("everywhere", "0-7"),
+    ];
+    let threads = threads.map(|(comm, mask)| (world.sim.spawn(spec(comm, mask)), mask));
+    let before = world.capture();
+    world.start(100);
+    world.assert_owns(100);
+    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.stop(100);
+    for (tid, was) in threads {
+        assert_eq!(mask(&world, tid), cpus(was), "thread {tid} was on {was}");
+    }
+    assert_eq!(left(&world, &before, "all"), "");
+}
+
+/// Nothing was taken for it, so nothing is inferred.
+#[test]
+fn a_first_start_infers_nothing_from_a_host_that_somebody_has_tuned() {
+    let world = World::with_vm();
+    world.sim.put("/proc/irq/default_smp_affinity", "0f\n");
+    let account = done(world.phase(Phase::PreStart, 100));
+    let told = |one: &str| account.lines.iter().any(|line| line.text.contains(one));
+    assert!(!told("inferred"), "{account:#?}");
 }
 
 /// Nothing says whose that is, so a release of one VM gives it back as well.

@@ -37,7 +37,8 @@ impl View<'_> {
             let target = Target::KernelThread(thread.id);
             let held = self.baseline(&target);
             let parent = parent.filter(|_| held.is_none());
-            let born = parent.and_then(|parent| parent.natural(&thread.affinity, CpuSet::clone));
+            let at_birth = |cpus: &CpuSet| thread.affinity_at_birth(cpus, &self.facts.nodes);
+            let born = parent.and_then(|parent| parent.natural(&thread.affinity, at_birth));
             if owned.is_empty() {
                 let back = born.map(|born| Wish::back(Value::Cpus(born)));
                 let left = || self.left_alone(&target, thread).filter(|_| is_parted);

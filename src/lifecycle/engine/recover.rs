@@ -139,8 +139,9 @@ pub fn foresee(host: &Host, state: &mut State) -> anyhow::Result<bool> {
 
 /// Returns the cgroups of VMs' threads and the exclusive CPUs of their slice that `state` does not
 /// know: somebody has removed the state. What belongs to a VM whose claim is known is not among them, even
-/// where the record of it is lost.
-pub fn forgotten(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
+/// where the record of it is lost. Where the cgroups have gone with their VM, it is what new kernel threads
+/// and interrupts keep off, without a cgroup.
+pub fn forgotten(host: &Host, state: &State) -> Vec<(Option<String>, CpuSet)> {
     let cpus = |group: &str, file: &str| {
         let path = cgroup::file(group, file);
         read_cpus(host, &path).ok().flatten().unwrap_or_default()
@@ -158,7 +159,10 @@ pub fn forgotten(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
         is_there && !state.held.contains_key(&Target::Group(group.clone()))
     });
     let mut found: Vec<_> = groups
-        .map(|group| (group.clone(), cpus(&group, "cpuset.cpus")))
+        .map(|group| {
+            let cpus = cpus(&group, "cpuset.cpus");
+            (Some(group), cpus)
+        })
         .collect();
     let target = Target::exclusive(QEMU_SLICE);
     let left = cpus(QEMU_SLICE, "cpuset.cpus.exclusive");
@@ -166,7 +170,11 @@ pub fn forgotten(host: &Host, state: &State) -> Vec<(String, CpuSet)> {
         .values()
         .fold(left, |left, cpus| left.difference(cpus));
     if !left.is_empty() && !state.held.contains_key(&target) {
-        found.push((QEMU_SLICE.to_owned(), left));
+        found.push((Some(QEMU_SLICE.to_owned()), left));
+    }
+    if found.is_empty() && journal::is_missing(&*host.files) {
+        let avoided = traces::left_to_births(host).unwrap_or_default();
+        found.extend(Some((None, avoided)).filter(|(_, cpus)| !cpus.is_empty()));
     }
     found
 }

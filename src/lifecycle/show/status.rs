@@ -92,8 +92,9 @@ pub struct Status {
 /// CPUs that are taken from the host for a VM, and nobody remembers that.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Forgotten {
-    /// Path of the cgroup below the root of the hierarchy.
-    pub cgroup: String,
+    /// Path of the cgroup below the root of the hierarchy; none where it has gone with its VM, and only kernel
+    /// threads and interrupts are still kept off.
+    pub cgroup: Option<String>,
     /// Its CPUs.
     pub cpus: CpuSet,
 }

@@ -55,8 +55,8 @@ pub fn topology(host: &Host) -> anyhow::Result<Map> {
     }));
     // Those of VMs that the state does not name are in partitions of nobody that is known.
     let forgotten = recover::forgotten(host, &state).into_iter().next();
-    owners.extend(forgotten.map(|(group, cpus)| Owner {
-        cgroup: Some(group),
+    owners.extend(forgotten.map(|(cgroup, cpus)| Owner {
+        cgroup,
         ..Owner::new(OwnerKind::Partition, cpus)
     }));
     let mut map = Map::new(&topology, owners, devices);

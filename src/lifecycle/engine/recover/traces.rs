@@ -52,6 +52,8 @@ pub fn traces(host: &Host, known: Known, marks: Marks) -> anyhow::Result<Vec<(Ta
     for vmid in &vmids {
         found.scope(*vmid)?;
     }
+    // Its cgroups go with a VM, what tells systemd about them does not.
+    found.is_sure |= is_in_units(host)?;
     if marks == Marks::Sure && !found.is_sure {
         return Ok(Vec::new());
     }
@@ -70,13 +72,36 @@ pub fn traces(host: &Host, known: Known, marks: Marks) -> anyhow::Result<Vec<(Ta
         found.containers()?;
     }
     found.units(&vmids)?;
-    if found.owned.is_empty() && marks == Marks::All {
+    if found.owned.is_empty() {
         found.owned = avoided_by_births(host)?;
     }
     if !found.owned.is_empty() {
         found.rest_of_host()?;
     }
     Ok(found.held)
+}
+
+/// Returns the CPUs that births avoid, where systemd has been told something that only this program tells it.
+pub(super) fn left_to_births(host: &Host) -> anyhow::Result<CpuSet> {
+    match is_in_units(host)? {
+        true => avoided_by_births(host),
+        false => Ok(CpuSet::new()),
+    }
+}
+
+/// Tells whether systemd has been told to leave scopes of VMs to themselves, or to cut itself.
+fn is_in_units(host: &Host) -> anyhow::Result<bool> {
+    for name in host.files.list(UNITS).unwrap_or_default() {
+        let vmid = name.strip_suffix(".scope.d").map(str::parse::<Vmid>);
+        if let Some(Ok(vmid)) = vmid
+            && target::read(host, &Target::Delegation(vmid))? == Value::Present
+        {
+            return Ok(true);
+        }
+    }
+    Ok(host
+        .files
+        .exists(&Target::DropIn("init.scope".to_owned()).path()))
 }
 
 /// Returns the CPUs that new kernel threads are not to run on, or new interrupts, although the
@@ -305,14 +330,16 @@ impl Traces<'_> {
         let nodes = irq::nodes(&*self.host.files);
         let online = target::online(self.host)?;
         for irq in irq::interrupts(&*self.host.files)? {
-            // One that the kernel or a driver asked for everywhere, or one left where it was born.
-            let whole = if irq.affinity == default {
-                all.clone()
-            } else if irq.affinity == irq.affinity_at_birth(&default, &online, &nodes) {
-                irq.affinity_at_birth(&all, &online, &nodes)
-            } else {
-                continue;
-            };
+            // One that was left where it was born, or one that the kernel or a driver asked for everywhere.
+            let is_set_up = !irq.actions.is_empty();
+            let whole =
+                if is_set_up && irq.affinity == irq.affinity_at_birth(&default, &online, &nodes) {
+                    irq.affinity_at_birth(&all, &online, &nodes)
+                } else if irq.affinity == default {
+                    all.clone()
+                } else {
+                    continue;
+                };
             let target = Target::irq(irq.number, &irq.actions);
             self.hold(target, Value::Cpus(whole), Value::Cpus(irq.affinity));
         }
@@ -327,16 +354,25 @@ impl Traces<'_> {
         let online = read_cpus(self.host, "/sys/devices/system/cpu/online")?;
         let online = online.unwrap_or_else(|| possible.clone());
         let nodes = irq::nodes(&*self.host.files);
-        let wholes: Vec<CpuSet> = std::iter::once(possible)
-            .chain(nodes.into_values())
-            .collect();
+        let owned = self.owned.clone();
+        let rest = |whole: &CpuSet| whole.difference(&owned).intersection(&online);
+        let is_cut = |whole: &CpuSet| !whole.is_disjoint(&owned);
         for thread in kernel_threads(self.host, &CpuSet::new())? {
-            let rest_of = |whole: &&CpuSet| {
-                let rest = whole.difference(&self.owned).intersection(&online);
-                !whole.is_disjoint(&self.owned) && rest == thread.affinity
+            let live = &thread.affinity;
+            let born = thread.affinity_at_birth(&possible, &nodes);
+            let is_rest_of = |whole: &&CpuSet| is_cut(whole) && rest(whole) == *live;
+            let whole = if born == possible {
+                [&possible]
+                    .into_iter()
+                    .chain(nodes.values())
+                    .find(is_rest_of)
+            } else {
+                // Moved where its node was taken; a partition that ends gives it more than it had.
+                let is_elsewhere = *live == online || is_rest_of(&&born) || is_rest_of(&&possible);
+                Some(&born).filter(|_| is_elsewhere)
             };
-            if let Some(whole) = wholes.iter().find(rest_of).filter(|_| !thread.bound) {
-                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(thread.affinity));
+            if let Some(whole) = whole.filter(|_| !thread.bound) {
+                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(live.clone()));
                 self.hold(Target::KernelThread(thread.id), whole, ours);
             }
         }
