@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::texts::CaseError;
-use crate::config::table::parse_table;
-use crate::config::vm_conf::parse_vm_conf;
+use super::texts::{CaseError, understand};
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
@@ -209,12 +207,10 @@ fn named_by(
     let Some(file) = read_table(files, vmid)? else {
         return Ok(CpuSet::new());
     };
-    let config = pve::vm_config(files, vmid, "")?;
-    if config.is_some_and(|config| parse_vm_conf(&config.text).guest().template) {
+    if pve::guest_of(files, vmid, "")?.is_some_and(|guest| guest.template) {
         return Ok(CpuSet::new());
     }
-    let node = pve::node_name(files)?;
-    let table = parse_table(&file.path, &file.text, &node, &settings.defaults)?;
+    let table = understand(host, &file, settings)?;
     Ok(owned_by_table(&table, topology).unwrap_or(table.isolate.also))
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::config::ct_conf::parse_ct_conf;
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::others::{Bystander, Surroundings, Way};
 use crate::domain::state::State;
@@ -161,8 +160,7 @@ fn settings_of(unit: Unit) -> impl Iterator<Item = (String, Bystander)> {
 fn pinned_guests(host: &Host) -> Vec<Bystander> {
     let vmids = pve::vms_of_node(&*host.files).unwrap_or_default();
     let pinned = vmids.into_iter().filter_map(|vmid| {
-        let config = pve::vm_config(&*host.files, vmid, "").ok()??;
-        let cpus = parse_vm_conf(&config.text).guest().affinity?;
+        let cpus = pve::guest_of(&*host.files, vmid, "").ok()??.affinity?;
         let remedy = format!("change its affinity (qm set {vmid} --affinity ...)");
         Some(Bystander {
             who: format!("vm {vmid}"),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::interrupts::is_out_of_vectors;
 use super::settling::{LOOK_AGAIN, Pass, Settling};
 use crate::domain::diff::{Change, Context};
 use crate::domain::facts::Facts;
@@ -61,7 +60,8 @@ impl Settling<'_, '_> {
             }
             Err(error)
                 if pass == Pass::Acquire
-                    && is_out_of_vectors(&error)
+                    // The CPUs that an interrupt was to go to have no vector left for it.
+                    && error.raw_os_error() == Some(libc::ENOSPC)
                     && self.send_elsewhere(change, facts)? =>
             {
                 self.report.n_changes += 1;
