@@ -15,7 +15,7 @@ use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::table::{read_table, tables};
 use crate::host::topology::read_speeds;
-use crate::host::{Host, device, pve};
+use crate::host::{Host, pci, pve};
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::others::{look_at_files, look_at_groups};
 
@@ -222,7 +222,7 @@ fn devices(host: &Host, vmid: Vmid, guest: &Guest, topology: &Topology) -> Vec<D
     let device = |(key, address): (&String, &String)| Device {
         key: key.clone(),
         address: address.clone(),
-        node: device::node_of(&*host.files, address, topology),
+        node: pci::node_of(&*host.files, address, topology),
     };
     let mut devices: Vec<Device> = functions.map(device).collect();
     // The functions of a device are in one place.

@@ -59,7 +59,8 @@ impl Run<'_> {
     /// Tells whether the guest is going to run: not when it is started for a backup or comes from
     /// another node. What was stopped for it before stays so nevertheless.
     fn needs_room(&self, case: &Case) -> bool {
-        Purpose::of_guest(&case.guest, &self.caller.migrated_from) == Purpose::Run
+        let from = &self.caller.migrated_from;
+        Purpose::of(case.guest.lock.as_deref(), from) == Purpose::Run
     }
 
     /// Finds what would keep the VM from its CPUs once the others are gone: then they stay.

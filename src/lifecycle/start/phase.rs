@@ -51,13 +51,9 @@ impl FromStr for Phase {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "pre-start" => Ok(Phase::PreStart),
-            "post-start" => Ok(Phase::PostStart),
-            "pre-stop" => Ok(Phase::PreStop),
-            "post-stop" => Ok(Phase::PostStop),
-            _ => Err(()),
-        }
+        use Phase::{PostStart, PostStop, PreStart, PreStop};
+        let mut all = [PreStart, PostStart, PreStop, PostStop].into_iter();
+        all.find(|phase| phase.to_string() == text).ok_or(())
     }
 }
 

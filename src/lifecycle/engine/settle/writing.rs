@@ -104,7 +104,8 @@ impl Settling<'_, '_> {
         let mut live = target::read(self.host, target).ok()?;
         let mut is_well = self.is_well(change, &live, facts);
         let is_rounded = |live: &Value| self.is_rounded(change, live);
-        if !is_well && !is_rounded(&live) && is_applied_later(target) {
+        let is_applied_later = target.row().is_some_and(|row| row.is_applied_later);
+        if !is_well && !is_rounded(&live) && is_applied_later {
             let wait = self.patience.min(APPLY_WAIT).min(self.host.left());
             let clock = &self.host.clock;
             let begin = clock.since_boot();
@@ -151,9 +152,4 @@ impl Settling<'_, '_> {
         };
         context.granted(target, live, after)
     }
-}
-
-/// Tells whether the kernel takes a value and applies it later, in work of its own.
-fn is_applied_later(target: &Target) -> bool {
-    target.row().is_some_and(|row| row.is_applied_later)
 }
