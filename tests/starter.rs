@@ -14,7 +14,7 @@ fn asked(path: &str) -> Option<i32> {
     let path = path.to_owned();
     let asking = std::thread::spawn(move || {
         privilege::drop_others().unwrap();
-        holder_of(&RootFiles::new("/"), &path).map(|holder| holder.tid)
+        holder_of(&RootFiles::new("/"), &path).map(|holder| holder.id.tid)
     });
     asking.join().unwrap()
 }

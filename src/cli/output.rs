@@ -205,17 +205,16 @@ impl Output {
 }
 
 fn entry(line: &Line, account: &Account, call: &Call, ms: u64) -> log::Entry {
-    let level = match line.level {
-        Level::Info => log::Level::Info,
-        Level::Warning => log::Level::Warning,
-        Level::Error => log::Level::Error,
-        Level::Help => log::Level::Info,
-    };
     log::Entry {
+        level: match line.level {
+            Level::Error => tracing::Level::ERROR,
+            Level::Warning => tracing::Level::WARN,
+            Level::Info | Level::Help => tracing::Level::INFO,
+        },
+        message: line.text.clone(),
         vmid: call.vmid,
         phase: Some(call.what.clone()),
         backend: account.backend.clone(),
         ms: Some(ms),
-        ..log::Entry::new(level, line.text.clone())
     }
 }

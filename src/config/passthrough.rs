@@ -5,6 +5,7 @@
 
 use super::property::{Properties, boolean, trim};
 use crate::domain::guest::{Disk, HostPci, Iothread, RawDisk, Shared, Usb, UsbFrom};
+use crate::domain::pci::is_address;
 
 const HOSTPCI_KEYS: [&str; 13] = [
     "host",
@@ -76,24 +77,12 @@ fn is_config_id(text: &str) -> bool {
 
 /// Reads `[domain:]bb:dd[.f]` in lower case and adds the domain if it is left out.
 pub(super) fn pci_address(text: &str) -> Option<String> {
-    let (slot, function) = match text.split_once('.') {
-        Some((slot, function)) => (slot, Some(function)),
-        None => (text, None),
+    let domain = match text.matches(':').count() {
+        1 => "0000:",
+        _ => "",
     };
-    let hex = |part: &str, n: std::ops::RangeInclusive<usize>| {
-        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        n.contains(&part.len()) && part.bytes().all(digit)
-    };
-    let parts: Vec<_> = slot.split(':').collect();
-    let (domain, bus, device) = match parts[..] {
-        [bus, device] => ("0000", bus, device),
-        [domain, bus, device] => (domain, bus, device),
-        _ => return None,
-    };
-    let function_valid = function.is_none_or(|f| hex(f, 1..=1));
-    let valid = hex(domain, 4..=8) && hex(bus, 2..=2) && hex(device, 2..=2) && function_valid;
-    let dot = function.map(|f| format!(".{f}")).unwrap_or_default();
-    valid.then(|| format!("{domain}:{bus}:{device}{dot}"))
+    let function = if text.contains('.') { "" } else { ".0" };
+    is_address(&format!("{domain}{text}{function}")).then(|| format!("{domain}{text}"))
 }
 
 /// Reads `usbN`.

@@ -5,8 +5,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::table::text::{ParseWishError, serde_as_text};
+
 /// Means by which a VM gets its CPUs exclusively.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// Remote cpuset partition of type isolated: no scheduling domain, no unbound work.
@@ -16,6 +20,7 @@ pub enum Backend {
     /// `AllowedCPUs` on everything else: needs no partition.
     Slices,
     /// Affinity of the vCPU threads only: keeps nobody else away.
+    #[default]
     Affinity,
 }
 
@@ -33,12 +38,7 @@ impl Backend {
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Isolated => "isolated",
-            Self::Root => "root",
-            Self::Slices => "slices",
-            Self::Affinity => "affinity",
-        })
+        self.serialize(f)
     }
 }
 
@@ -53,11 +53,6 @@ pub enum BackendWish {
     Only(Backend),
 }
 
-/// Text that names no backend.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not a backend; there are auto, isolated, root, slices and affinity")]
-pub struct ParseWishError(String);
-
 impl FromStr for BackendWish {
     type Err = ParseWishError;
 
@@ -71,7 +66,9 @@ impl FromStr for BackendWish {
         match all.into_iter().find(|backend| backend.to_string() == text) {
             Some(backend) => Ok(Self::Only(backend)),
             None if text == "auto" => Ok(Self::Auto),
-            None => Err(ParseWishError(text.to_owned())),
+            None => Err(ParseWishError(format!(
+                "\"{text}\" is not a backend; there are auto, isolated, root, slices and affinity"
+            ))),
         }
     }
 }
@@ -85,19 +82,7 @@ impl fmt::Display for BackendWish {
     }
 }
 
-impl TryFrom<String> for BackendWish {
-    type Error = ParseWishError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<BackendWish> for String {
-    fn from(wish: BackendWish) -> Self {
-        wish.to_string()
-    }
-}
+serde_as_text!(BackendWish);
 
 #[cfg(test)]
 mod tests {

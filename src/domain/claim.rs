@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::backend::Backend;
 use super::cpuset::{CpuId, CpuSet};
 use super::memory::MemoryWishes;
-use super::pci::anew::{Before, Reset};
+use super::pci::anew::{Before, Reset, away};
 use super::table::{AfterStop, HostKnobs, PciIrqs, Power, Scheduler};
 use super::vm::{TaskId, Vmid};
 
@@ -101,7 +101,7 @@ pub enum ClaimState {
 }
 
 /// Table of a VM, resolved against this host and this guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Wishes {
     /// Every CPU that is owned, with or without a vCPU.
@@ -205,12 +205,7 @@ impl Claim {
 
     /// Returns the functions that are being removed and found again, as they were before.
     pub fn away(&self) -> BTreeMap<String, Before> {
-        let resets = self.resets.iter();
-        let away = resets.filter_map(|(address, reset)| match reset {
-            Reset::Away(before) => Some((address.clone(), before.clone())),
-            _ => None,
-        });
-        away.collect()
+        away(self.resets.iter())
     }
 
     /// Returns the resets that a run has begun and not finished.
@@ -267,25 +262,8 @@ impl Wishes {
     /// Returns the wishes of a VM whose table cannot be fulfilled for now.
     pub fn none() -> Self {
         Wishes {
-            cpus: CpuSet::new(),
-            vcpus: Vec::new(),
-            emulator: None,
-            iothreads: BTreeMap::new(),
-            vhost: Vec::new(),
-            backend: Backend::Affinity,
             reason: "nothing can be isolated for now".to_owned(),
-            kernel_threads: false,
-            interrupts: false,
-            power: Power::default(),
-            host: HostKnobs::default(),
-            workqueues: false,
-            watchdog: false,
-            scheduler: Scheduler::default(),
-            device_interrupts: None,
-            affinity: None,
-            stays_delegated: false,
-            memory: MemoryWishes::default(),
-            hotplug: false,
+            ..Wishes::default()
         }
     }
 

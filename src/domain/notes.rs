@@ -11,39 +11,16 @@ pub struct NoteCommand {
     pub key: &'static str,
 }
 
-const COMMANDS: [NoteCommand; 8] = [
-    NoteCommand {
-        name: "cpu_taskset",
-        key: "cpus",
-    },
-    NoteCommand {
-        name: "cpu_chrt",
-        key: "pin.scheduler",
-    },
-    NoteCommand {
-        name: "set_halt_poll",
-        key: "host.halt-poll",
-    },
-    NoteCommand {
-        name: "assign_interrupts",
-        key: "pci.irqs",
-    },
-    NoteCommand {
-        name: "pci_unbind",
-        key: "pci.bind",
-    },
-    NoteCommand {
-        name: "pci_rebind",
-        key: "pci.bind",
-    },
-    NoteCommand {
-        name: "pci_rescan",
-        key: "pci.reset",
-    },
-    NoteCommand {
-        name: "qm_conflict",
-        key: "yield.stop",
-    },
+/// Names of commands, each with the key of the table that sets the same.
+const COMMANDS: [(&str, &str); 8] = [
+    ("cpu_taskset", "cpus"),
+    ("cpu_chrt", "pin.scheduler"),
+    ("set_halt_poll", "host.halt-poll"),
+    ("assign_interrupts", "pci.irqs"),
+    ("pci_unbind", "pci.bind"),
+    ("pci_rebind", "pci.bind"),
+    ("pci_rescan", "pci.reset"),
+    ("qm_conflict", "yield.stop"),
 ];
 
 impl fmt::Display for NoteCommand {
@@ -58,8 +35,10 @@ pub fn commands(notes: &str) -> Vec<NoteCommand> {
         .lines()
         .filter_map(|line| line.split_whitespace().next());
     let words: Vec<&str> = words.collect();
-    let is_there = |command: &NoteCommand| words.contains(&command.name);
-    COMMANDS.into_iter().filter(is_there).collect()
+    let there = COMMANDS.iter().filter(|(name, _)| words.contains(name));
+    there
+        .map(|&(name, key)| NoteCommand { name, key })
+        .collect()
 }
 
 #[cfg(test)]

@@ -233,6 +233,12 @@ impl Bystander {
         }
     }
 
+    /// Returns who asks for CPUs by an affinity, with what changes that.
+    pub fn pinned(who: String, remedy: String, cpus: CpuSet) -> Self {
+        let by = Way::Affinity { remedy };
+        Bystander { who, by, cpus }
+    }
+
     /// Returns a cgroup that was given CPUs and is no unit's.
     pub fn group(path: &str, cpus: CpuSet) -> Self {
         Bystander {

@@ -3,8 +3,6 @@
 //! PVE starts no VM that is locked, unless the one who holds the lock asks for it
 //! (`PVE::QemuServer::vm_start`, `skiplock`).
 
-use super::guest::Guest;
-
 /// What a start is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -34,11 +32,6 @@ impl Purpose {
             Some("backup") => Purpose::Backup,
             _ => Purpose::Run,
         }
-    }
-
-    /// Returns the purpose of a start of this guest.
-    pub fn of_guest(guest: &Guest, migrated_from: &str) -> Self {
-        Purpose::of(guest.lock.as_deref(), migrated_from)
     }
 }
 

@@ -10,7 +10,7 @@ mod kernel;
 mod profile;
 mod quantity;
 mod sets;
-mod text;
+pub(super) mod text;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -220,11 +220,7 @@ pub enum TransparentHugepages {
 
 impl std::fmt::Display for TransparentHugepages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Always => "always",
-            Self::Madvise => "madvise",
-            Self::Never => "never",
-        })
+        self.serialize(f)
     }
 }
 

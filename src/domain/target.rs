@@ -11,7 +11,6 @@ use super::stage::Stage;
 use super::vm::{TaskId, Vmid};
 
 mod named;
-mod stored;
 
 /// Which of several files a knob is meant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,10 +57,9 @@ impl fmt::Display for Place {
 
 /// One thing on the host that has a value.
 ///
-/// The order of targets is the order of writing within a stage. `remote` leaves it to `stored` how they
-/// are written down.
+/// The order of targets is the order of writing within a stage.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", remote = "Self")]
+#[serde(rename_all = "kebab-case")]
 pub enum Target {
     /// Drop-in that delegates the cpuset controller of a VM's scope.
     Delegation(Vmid),

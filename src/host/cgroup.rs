@@ -13,7 +13,7 @@ pub const ROOT: &str = "/sys/fs/cgroup";
 /// Slice that PVE starts VMs in; it stays open, its scopes are looked at one by one.
 pub const QEMU_SLICE: &str = "qemu.slice";
 /// Ends of the names of units that have processes.
-const UNITS: [&str; 3] = [".slice", ".scope", ".service"];
+pub(super) const UNITS: [&str; 3] = [".slice", ".scope", ".service"];
 /// Ends of the names of units that have none for longer than a moment.
 const HELPERS: [&str; 4] = [".mount", ".swap", ".socket", ".automount"];
 
@@ -105,7 +105,7 @@ fn is_group(files: &dyn Files, path: &str) -> bool {
     !is_helper && files.exists(&file(path, "cgroup.procs"))
 }
 
-fn join(dir: &str, name: &str) -> String {
+pub(super) fn join(dir: &str, name: &str) -> String {
     match name {
         "" => dir.to_owned(),
         _ => format!("{dir}/{name}"),

@@ -10,7 +10,7 @@ use std::io;
 use anyhow::ensure;
 
 use super::dirs::make_dirs;
-use super::files::Files;
+use super::files::{Files, if_there};
 use super::pve::{TextFile, read_if_there};
 use super::trouble::cannot;
 use crate::config::sections::{Section, parse_sections, parse_storages, words};
@@ -71,11 +71,11 @@ pub fn vmids(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
         .map_err(cannot("read", CLUSTER_NODES))?
     {
         let directory = format!("{CLUSTER_NODES}/{node}/qemu-server");
-        let names = match files.list(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            names => names.map_err(cannot("read", &directory))?,
-        };
-        let of_node = names.iter().filter_map(|name| name.strip_suffix(".conf"));
+        let names = if_there(files.list(&directory)).map_err(cannot("read", &directory))?;
+        let of_node = names
+            .iter()
+            .flatten()
+            .filter_map(|name| name.strip_suffix(".conf"));
         vmids.extend(of_node.filter_map(|id| id.parse::<Vmid>().ok()));
     }
     Ok(vmids)

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::files::Files;
+use super::files::{Files, if_there};
 use super::{pve, task};
 use crate::config::ct_conf::parse_ct_conf;
 use crate::domain::container::Container;
@@ -20,10 +20,7 @@ const MONITORS: &str = "/sys/fs/cgroup/lxc.monitor";
 /// # Errors
 /// The cgroups cannot be listed.
 pub fn containers(files: &dyn Files) -> io::Result<Vec<Container>> {
-    let names = match files.list(GROUPS) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        names => names?,
-    };
+    let names = if_there(files.list(GROUPS))?.unwrap_or_default();
     let ctids = names.iter().filter_map(|name| name.parse().ok());
     let mut containers: Vec<Container> = ctids.filter_map(|ctid| read(files, ctid)).collect();
     containers.sort_unstable_by_key(|container| container.ctid);
@@ -50,11 +47,12 @@ fn read(files: &dyn Files, ctid: Vmid) -> Option<Container> {
 /// # Errors
 /// Nobody can read which process that is.
 pub fn run(files: &dyn Files, ctid: Vmid) -> io::Result<u64> {
-    let tasks = match files.read(&format!("{MONITORS}/{ctid}/cgroup.procs")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        tasks => tasks?,
-    };
-    let monitor = tasks.lines().next().and_then(|tid| tid.parse().ok());
+    let tasks = if_there(files.read(&format!("{MONITORS}/{ctid}/cgroup.procs")))?;
+    let monitor = tasks
+        .unwrap_or_default()
+        .lines()
+        .next()
+        .and_then(|tid| tid.parse().ok());
     let monitor = monitor.and_then(|tid| task::read_task(files, tid, tid).ok());
     Ok(monitor.map_or(0, |task| task.id.start))
 }

@@ -15,6 +15,14 @@ pub fn make_dirs(files: &dyn Files, path: &str, mode: u32) -> io::Result<()> {
     if let Some((parent, _)) = path.rsplit_once('/').filter(|(p, _)| !p.is_empty()) {
         make_dirs(files, parent, mode)?;
     }
+    make_dir(files, path, mode)
+}
+
+/// Makes a directory whose parent is there; one that is there already is left as it is.
+///
+/// # Errors
+/// The kernel's.
+pub fn make_dir(files: &dyn Files, path: &str, mode: u32) -> io::Result<()> {
     match files.make_dir(path, mode) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result,

@@ -20,6 +20,7 @@ use anyhow::{Context, bail};
 use self::allowed::is_allowed;
 use super::Host;
 use super::clock::awaiting;
+use super::dirs::make_dir;
 use super::files::Files;
 use super::systemd::{self, Job};
 
@@ -117,10 +118,7 @@ impl Errand {
             return Ok(Ended::Late);
         }
         let (files, answer) = (&*host.files, self.answer_path());
-        match files.make_dir(ANSWERS, 0o700) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        make_dir(files, ANSWERS, 0o700)?;
         files.replace(&answer, "", 0o600)?;
         let started = host.systemd.run(&self.job(files, wait)).map_err(told);
         let ended = started.and_then(|()| self.answers(host, wait));

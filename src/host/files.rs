@@ -142,6 +142,17 @@ pub trait Files: Debug {
     }
 }
 
+/// Returns what came of a call, or `None` when what it was about is not there.
+///
+/// # Errors
+/// Every other one.
+pub fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// The files below a directory: `/` on a real host, elsewhere a captured or synthetic one.
 #[derive(Debug, Clone)]
 pub struct RootFiles {

@@ -14,24 +14,11 @@ use crate::domain::vm::Vmid;
 /// How long journald may take for all entries of a phase.
 pub const WAIT: Duration = Duration::from_millis(300);
 
-/// How grave an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// Something failed (priority `err`).
-    Error,
-    /// Something is not as wished (priority `warning`).
-    Warning,
-    /// What was done (priority `notice`).
-    Info,
-    /// Details (priority `debug`).
-    Debug,
-}
-
 /// An entry of the journal; each field that is set becomes `PINHOOK_<NAME>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// How grave it is.
-    pub level: Level,
+    /// How grave it is: something failed (priority `err`), is not as wished (`warning`), or was done (`notice`).
+    pub level: tracing::Level,
     /// The text, which carries the key facts: `journalctl -t pin-hook` shows nothing else.
     pub message: String,
     /// The VM it is about.
@@ -42,23 +29,6 @@ pub struct Entry {
     pub backend: Option<String>,
     /// How long it took, in milliseconds.
     pub ms: Option<u64>,
-    /// What the text leaves out.
-    pub detail: Option<String>,
-}
-
-impl Entry {
-    /// Returns an entry without fields.
-    pub fn new(level: Level, message: impl Into<String>) -> Self {
-        Self {
-            level,
-            message: message.into(),
-            vmid: None,
-            phase: None,
-            backend: None,
-            ms: None,
-            detail: None,
-        }
-    }
 }
 
 /// Sends entries to journald and tells whether that was done in time.
@@ -87,7 +57,6 @@ fn to_journald(entries: &[Entry]) {
         .with_field_prefix(Some("PINHOOK".to_owned()))
         .with_priority_mappings(PriorityMappings {
             info: Priority::Notice,
-            debug: Priority::Debug,
             ..PriorityMappings::new()
         });
     let subscriber = tracing_subscriber::registry().with(layer);
@@ -105,17 +74,15 @@ fn emit(entry: &Entry) {
                 phase = entry.phase.as_deref(),
                 backend = entry.backend.as_deref(),
                 ms = entry.ms,
-                detail = entry.detail.as_deref(),
                 "{}",
                 entry.message
             )
         };
     }
     match entry.level {
-        Level::Error => event!(ERROR),
-        Level::Warning => event!(WARN),
-        Level::Info => event!(INFO),
-        Level::Debug => event!(DEBUG),
+        tracing::Level::ERROR => event!(ERROR),
+        tracing::Level::WARN => event!(WARN),
+        _ => event!(INFO),
     }
 }
 
@@ -128,6 +95,17 @@ mod tests {
     use tracing_subscriber::Layer;
 
     use super::*;
+
+    fn entry(level: tracing::Level, message: &str) -> Entry {
+        Entry {
+            level,
+            message: message.to_owned(),
+            vmid: None,
+            phase: None,
+            backend: None,
+            ms: None,
+        }
+    }
 
     /// Collects events as text.
     #[derive(Clone, Default)]
@@ -157,15 +135,15 @@ mod tests {
     fn fields_that_are_set_are_sent() {
         let collected = Collected::default();
         let subscriber = tracing_subscriber::registry().with(collected.clone());
-        let entry = Entry {
+        let full = Entry {
             vmid: Some("100".parse().unwrap()),
             phase: Some("post-start".to_owned()),
             ms: Some(38),
-            ..Entry::new(Level::Info, "isolated {cpus} 8-15")
+            ..entry(tracing::Level::INFO, "isolated {cpus} 8-15")
         };
         tracing::subscriber::with_default(subscriber, || {
-            emit(&entry);
-            emit(&Entry::new(Level::Warning, "drift"));
+            emit(&full);
+            emit(&entry(tracing::Level::WARN, "drift"));
         });
         assert_eq!(
             *collected.0.lock().unwrap(),
@@ -179,7 +157,7 @@ mod tests {
     #[test]
     fn a_journald_that_hangs_costs_the_deadline_only() {
         let (go, held) = mpsc::channel::<()>();
-        let entries = vec![Entry::new(Level::Info, "text")];
+        let entries = vec![entry(tracing::Level::INFO, "text")];
         let sent = deliver(entries.clone(), Duration::from_millis(10), move |_| {
             let _ = held.recv();
         });

@@ -11,7 +11,6 @@ pub mod cluster;
 pub mod container;
 pub mod cpufreq;
 pub mod deadline;
-pub mod device;
 pub mod dirs;
 pub mod drivers;
 pub mod errand;

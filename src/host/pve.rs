@@ -8,10 +8,12 @@ use std::io;
 use anyhow::{Context, ensure};
 
 use super::cgroup;
-use super::files::Files;
+use super::files::{self, Files};
 use super::task;
 use super::trouble::cannot;
+use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::advice::Advised;
+use crate::domain::guest::Guest;
 use crate::domain::vm::{TaskId, Vmid};
 
 /// Where the pidfiles are.
@@ -76,12 +78,20 @@ pub fn vm_config(
             return Ok(Some(config));
         }
     }
-    for directory in config_directories(files, "qemu-server") {
-        if let Some(config) = read_if_there(files, format!("{directory}/{vmid}.conf"))? {
-            return Ok(Some(config));
-        }
-    }
-    Ok(None)
+    own_config(files, "qemu-server", vmid)
+}
+
+/// Returns the guest that the config of a VM describes now; otherwise as [`vm_config`].
+///
+/// # Errors
+/// As [`vm_config`].
+pub fn guest_of(
+    files: &dyn Files,
+    vmid: Vmid,
+    migrated_from: &str,
+) -> anyhow::Result<Option<Guest>> {
+    let config = vm_config(files, vmid, migrated_from)?;
+    Ok(config.map(|config| parse_vm_conf(&config.text).guest()))
 }
 
 /// Tells whether an id is that of a container of this node.
@@ -96,12 +106,14 @@ pub fn is_container(files: &dyn Files, ctid: Vmid) -> bool {
 /// # Errors
 /// The config is there but cannot be read.
 pub fn container_config(files: &dyn Files, ctid: Vmid) -> anyhow::Result<Option<TextFile>> {
-    for directory in config_directories(files, "lxc") {
-        if let Some(config) = read_if_there(files, format!("{directory}/{ctid}.conf"))? {
-            return Ok(Some(config));
-        }
-    }
-    Ok(None)
+    own_config(files, "lxc", ctid)
+}
+
+fn own_config(files: &dyn Files, kind: &str, vmid: Vmid) -> anyhow::Result<Option<TextFile>> {
+    let directories = config_directories(files, kind).into_iter();
+    let paths = directories.map(|directory| format!("{directory}/{vmid}.conf"));
+    let mut configs = paths.filter_map(|path| read_if_there(files, path).transpose());
+    configs.next().transpose()
 }
 
 /// Returns the VMs whose config is on this node, running or not.
@@ -122,12 +134,9 @@ pub fn containers_of_node(files: &dyn Files) -> anyhow::Result<Vec<Vmid>> {
 
 fn guests_of_node(files: &dyn Files, kind: &str) -> anyhow::Result<Vec<Vmid>> {
     for directory in config_directories(files, kind) {
-        match files.list(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            names => {
-                let names = names.map_err(cannot("list", &directory))?;
-                return Ok(vmids(&names, ".conf"));
-            }
+        let names = files::if_there(files.list(&directory)).map_err(cannot("list", &directory))?;
+        if let Some(names) = names {
+            return Ok(vmids(&names, ".conf"));
         }
     }
     Ok(Vec::new())
@@ -164,11 +173,8 @@ pub fn running(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<TaskId>> 
 /// # Errors
 /// As [`running`].
 pub fn running_vms(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TaskId)>> {
-    let names = match files.list(RUN) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        names => names.map_err(cannot("list", RUN))?,
-    };
-    let mut all = vmids(&names, ".pid");
+    let names = files::if_there(files.list(RUN)).map_err(cannot("list", RUN))?;
+    let mut all = vmids(&names.unwrap_or_default(), ".pid");
     all.extend(cgroup::scopes(files));
     all.sort_unstable();
     all.dedup();
@@ -224,11 +230,8 @@ pub(super) fn read_if_there(files: &dyn Files, path: String) -> anyhow::Result<O
 
 /// Returns a file that was read, or `None` when there is none.
 pub(super) fn if_there(read: io::Result<String>, path: String) -> anyhow::Result<Option<TextFile>> {
-    match read {
-        Ok(text) => Ok(Some(TextFile { path, text })),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(cannot("read", &path)(error)),
-    }
+    let text = files::if_there(read).map_err(cannot("read", &path))?;
+    Ok(text.map(|text| TextFile { path, text }))
 }
 
 fn unless_gone<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {

@@ -11,7 +11,7 @@ use anyhow::bail;
 
 use super::cluster::{self, check_mounted};
 use super::dirs::make_dirs;
-use super::files::Files;
+use super::files::{Files, if_there};
 use super::pve::read_if_there;
 use super::table::{CLUSTER_TABLES, check_cluster};
 use super::trouble::cannot;
@@ -116,8 +116,5 @@ pub fn forget(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn remove(files: &dyn Files, path: &str) -> io::Result<()> {
-    match files.remove(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    if_there(files.remove(path)).map(drop)
 }

@@ -207,15 +207,11 @@ fn is_needed(path: &str) -> bool {
 
 impl Files for Seen {
     fn read(&self, path: &str) -> io::Result<String> {
-        let place = self.place(path, true);
-        let text = self.0.files.read(&self.real(&place));
-        self.cleaned(&place, text)
+        self.cleaned(path, |real| self.0.files.read(real))
     }
 
     fn read_within(&self, path: &str, limit: usize) -> io::Result<String> {
-        let place = self.place(path, true);
-        let text = self.0.files.read_within(&self.real(&place), limit);
-        self.cleaned(&place, text)
+        self.cleaned(path, |real| self.0.files.read_within(real, limit))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -272,9 +268,7 @@ impl Files for Seen {
     }
 
     fn records(&self, path: &str, limit: usize) -> io::Result<String> {
-        let place = self.place(path, true);
-        let text = self.0.files.records(&self.real(&place), limit);
-        self.cleaned(&place, text)
+        self.cleaned(path, |real| self.0.files.records(real, limit))
     }
 
     fn room_left(&self, path: &str) -> io::Result<u64> {
@@ -283,9 +277,15 @@ impl Files for Seen {
 }
 
 impl Seen {
-    fn cleaned(&self, place: &str, text: io::Result<String>) -> io::Result<String> {
-        let text = text.map(|text| self.0.cleaner.borrow_mut().text(place, &text));
-        self.remember(place, &text, |text| Found::Known(Kind::File(text.clone())));
+    fn cleaned(
+        &self,
+        path: &str,
+        read: impl FnOnce(&str) -> io::Result<String>,
+    ) -> io::Result<String> {
+        let place = self.place(path, true);
+        let text = read(&self.real(&place));
+        let text = text.map(|text| self.0.cleaner.borrow_mut().text(&place, &text));
+        self.remember(&place, &text, |text| Found::Known(Kind::File(text.clone())));
         text
     }
 }

@@ -17,16 +17,11 @@ const LOCKS: &str = "/var/lock/qemu-server";
 
 /// Returns the process that starts a VM, or `None` when nobody holds the lock that PVE starts it under.
 pub fn starter(files: &dyn Files, vmid: Vmid) -> Option<TaskId> {
-    holder_of(files, &format!("{LOCKS}/lock-{vmid}.conf"))
+    Some(holder_of(files, &format!("{LOCKS}/lock-{vmid}.conf"))?.id)
 }
 
 /// Returns the process that holds a `flock` on a file, or `None` when nobody does or that cannot be told.
-pub fn holder_of(files: &dyn Files, path: &str) -> Option<TaskId> {
-    Some(locker(files, path)?.id)
-}
-
-/// Returns that process with its name.
-pub fn locker(files: &dyn Files, path: &str) -> Option<Task> {
+pub fn holder_of(files: &dyn Files, path: &str) -> Option<Task> {
     let node = files.node(path).ok()?;
     let pid = holder(&files.read("/proc/locks").ok()?, &node)?;
     task::read_task(files, pid, pid).ok()

@@ -2,12 +2,11 @@
 
 use std::io;
 
+use super::cgroup::{ROOT, UNITS, join};
 use super::files::Files;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::{Features, KernelRelease};
 use crate::domain::others::Exclusive;
-
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Most cgroups that are walked; a host with more has them in one subtree of no interest.
 const MAX_GROUPS: usize = 20_000;
@@ -30,7 +29,7 @@ pub fn groups(files: &dyn Files) -> Vec<Group> {
     let mut n_seen = 0;
     while let Some(group) = open.pop().filter(|_| n_seen < MAX_GROUPS) {
         n_seen += 1;
-        let dir = join(CGROUP_ROOT, &group);
+        let dir = join(ROOT, &group);
         let names = files.list(&dir).unwrap_or_default();
         if names.iter().any(|name| name == "cpuset.cpus.partition") {
             found.push(Group {
@@ -53,7 +52,7 @@ fn cpus_in(files: &dyn Files, dir: &str, file: &str) -> Option<CpuSet> {
 
 /// Returns the CPUs of a group that is a partition at this moment.
 pub fn cpus_of_partition(files: &dyn Files, group: &str) -> Option<CpuSet> {
-    let exclusive = exclusive(files, group, &join(CGROUP_ROOT, group))?;
+    let exclusive = exclusive(files, group, &join(ROOT, group))?;
     exclusive.is_partition.then_some(exclusive.cpus)
 }
 
@@ -64,7 +63,6 @@ fn is_control_file(name: &str) -> bool {
         "cgroup.", "cpu.", "cpuset.", "cpu.stat", "dmem.", "hugetlb.", "io.", "irq.", "memory.",
         "misc.", "pids.", "rdma.",
     ];
-    const UNITS: [&str; 3] = [".slice", ".scope", ".service"];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         && !UNITS.iter().any(|unit| name.ends_with(unit))
 }
@@ -108,7 +106,7 @@ pub fn kernel_release(files: &dyn Files) -> anyhow::Result<KernelRelease> {
 /// `cpuset.cpus.isolated` came one release later and is always there.
 pub fn features(files: &dyn Files) -> Features {
     Features {
-        remote_partitions: files.exists(&format!("{CGROUP_ROOT}/cpuset.cpus.isolated")),
+        remote_partitions: files.exists(&format!("{ROOT}/cpuset.cpus.isolated")),
         systemd_bus: files.exists("/run/systemd/system"),
     }
 }
@@ -121,18 +119,10 @@ pub fn throttles_real_time(files: &dyn Files) -> bool {
 
 /// Tells whether a service runs: systemd gives each its cgroup.
 pub fn is_service_running(files: &dyn Files, name: &str) -> bool {
-    files.exists(&format!("{CGROUP_ROOT}/system.slice/{name}.service"))
+    files.exists(&format!("{ROOT}/system.slice/{name}.service"))
 }
 
 /// Tells whether a kernel module is loaded.
 pub fn is_loaded(files: &dyn Files, module: &str) -> bool {
     files.exists(&format!("/sys/module/{module}"))
-}
-
-fn join(dir: &str, name: &str) -> String {
-    if name.is_empty() {
-        dir.to_owned()
-    } else {
-        format!("{dir}/{name}")
-    }
 }

@@ -240,10 +240,8 @@ impl Systemd for Bus {
         let name = unit.to_owned();
         let what = format!("Unit.ActiveState of {unit}");
         self.ask(&what, self.call_wait, move |bus| {
-            match property::<String>(bus, &name, UNIT, "ActiveState") {
-                Err(error) if is_absent(&error) => Ok(false),
-                state => state.map(|state| is_at_work(&state)),
-            }
+            let state = if_loaded(property::<String>(bus, &name, UNIT, "ActiveState"))?;
+            Ok(state.is_some_and(|state| is_at_work(&state)))
         })
     }
 
@@ -278,24 +276,17 @@ impl Systemd for Bus {
     fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>> {
         let name = scope.to_owned();
         let what = format!("Scope.DelegateControllers of {scope}");
-        self.ask(
-            &what,
-            self.call_wait,
-            move |bus| match delegated_controllers(bus, &name) {
-                Err(error) if is_absent(&error) => Ok(None),
-                answer => answer.map(Some),
-            },
-        )
+        self.ask(&what, self.call_wait, move |bus| {
+            // It lists nothing for a scope with `Delegate=no`.
+            if_loaded(property(bus, &name, SCOPE, "DelegateControllers"))
+        })
     }
 
     fn allowed_cpus(&self, unit: &str) -> anyhow::Result<Option<Vec<u8>>> {
         let name = unit.to_owned();
         let what = format!("{ALLOWED_CPUS} of {unit}");
         self.ask(&what, self.call_wait, move |bus| {
-            match property(bus, &name, cgroup_interface(&name), ALLOWED_CPUS) {
-                Err(error) if is_absent(&error) => Ok(None),
-                answer => answer.map(Some),
-            }
+            if_loaded(property(bus, &name, cgroup_interface(&name), ALLOWED_CPUS))
         })
     }
 
@@ -303,10 +294,9 @@ impl Systemd for Bus {
         let (name, cpus) = (unit.to_owned(), cpus.to_owned());
         let what = format!("Manager.SetUnitProperties of {unit}");
         self.ask(&what, self.call_wait, move |bus| {
-            match set_cpus(bus, &name, cpus) {
-                Err(error) if is_absent(&error) => Ok(false),
-                answer => answer.map(|()| true),
-            }
+            let properties: Vec<(&str, Value<'_>)> = vec![(ALLOWED_CPUS, cpus.into())];
+            let set = manager::<_, ()>(bus, "SetUnitProperties", &(&name, true, properties));
+            Ok(if_loaded(set)?.is_some())
         })
     }
 }
@@ -340,12 +330,6 @@ fn cgroup_interface(unit: &str) -> &'static str {
     }
 }
 
-/// Sets a property of a unit until the next boot.
-fn set_cpus(bus: &Connection, unit: &str, cpus: Vec<u8>) -> zbus::Result<()> {
-    let properties: Vec<(&str, Value<'_>)> = vec![(ALLOWED_CPUS, cpus.into())];
-    manager(bus, "SetUnitProperties", &(unit, true, properties))
-}
-
 fn connect(address: &str) -> zbus::Result<Connection> {
     connection::Builder::address(address)?.build()
 }
@@ -359,11 +343,6 @@ where
     bus.call_method(Some(SYSTEMD), MANAGER_PATH, Some(MANAGER), method, body)?
         .body()
         .deserialize()
-}
-
-/// Reads what a scope delegates; systemd lists nothing for one with `Delegate=no`.
-fn delegated_controllers(bus: &Connection, scope: &str) -> zbus::Result<Vec<String>> {
-    property(bus, scope, SCOPE, "DelegateControllers")
 }
 
 /// Reads a property of a loaded unit.
@@ -412,8 +391,12 @@ fn start_job(bus: &Connection, job: &Job) -> zbus::Result<()> {
     manager::<_, OwnedObjectPath>(bus, "StartTransientUnit", &body).map(drop)
 }
 
-fn is_absent(error: &zbus::Error) -> bool {
-    matches!(error, zbus::Error::MethodError(name, ..) if ABSENT.contains(&name.as_str()))
+/// Returns what systemd answers about a unit, or `None` when there is no such unit.
+fn if_loaded<T>(answer: zbus::Result<T>) -> zbus::Result<Option<T>> {
+    match answer {
+        Err(zbus::Error::MethodError(name, ..)) if ABSENT.contains(&name.as_str()) => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 /// Returns the error of a service manager that does not answer in time.

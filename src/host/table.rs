@@ -8,7 +8,7 @@ use std::io;
 
 use anyhow::bail;
 
-use super::files::{Files, Owner};
+use super::files::{self, Files, Owner};
 use super::pve::{TextFile, if_there};
 use super::trouble::cannot;
 use crate::domain::advice::Advised;
@@ -49,11 +49,11 @@ pub fn read_table(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<TextFi
 pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
     let mut vmids = BTreeSet::new();
     for directory in [LOCAL_TABLES, CLUSTER_TABLES] {
-        let names = match files.list(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            names => names.map_err(cannot("list", directory))?,
-        };
-        let ids = names.iter().filter_map(|name| name.strip_suffix(".toml"));
+        let names = files::if_there(files.list(directory)).map_err(cannot("list", directory))?;
+        let ids = names
+            .iter()
+            .flatten()
+            .filter_map(|name| name.strip_suffix(".toml"));
         vmids.extend(ids.filter_map(|id| id.parse::<Vmid>().ok()));
     }
     Ok(vmids)

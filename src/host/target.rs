@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::Host;
 use super::cgroup::{self, ROOT as CGROUP_ROOT};
+use super::dirs::make_dir;
 use super::errand::Errand;
 use super::hugepages;
 use super::irq;
@@ -88,7 +89,7 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
         Target::Knob(knob, place) => read_knob(host, knob.row(), place, &target.path()),
         Target::Membership(id) => alive(host, *id)
             .and_then(|()| task::cgroup_of(&*host.files, id.tid, id.tid))
-            .map(|path| Value::Text(path.trim_start_matches('/').to_owned())),
+            .map(Value::Text),
         Target::Affinity(id) | Target::KernelThread(id) => alive(host, *id)
             .and_then(|()| host.sched.affinity(id.tid))
             .map(Value::Cpus),
@@ -229,16 +230,9 @@ fn revival(row: &Row, before: &Value) -> Option<&'static str> {
 fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io::Result<()> {
     let path = target.path();
     match (target, value) {
-        (Target::Delegation(_), Value::Present) => {
-            let (dir, _) = path.rsplit_once('/').unwrap_or_default();
-            make_unit_dir(host, dir)?;
-            host.files.replace(&path, DELEGATION, 0o644)
-        }
+        (Target::Delegation(_), Value::Present) => put_drop_in(host, &path, DELEGATION),
         (Target::MemoryNodes(_), Value::Text(nodes)) => {
-            let (dir, _) = path.rsplit_once('/').unwrap_or_default();
-            make_unit_dir(host, dir)?;
-            let text = format!("{MEMORY_NODES}{nodes}\n");
-            host.files.replace(&path, &text, 0o644)
+            put_drop_in(host, &path, &format!("{MEMORY_NODES}{nodes}\n"))
         }
         (Target::Delegation(_) | Target::MemoryNodes(_), _)
         | (Target::DropIn(_), Value::Absent) => remove_drop_in(host, &path),
@@ -272,6 +266,12 @@ fn try_write(host: &Host, target: &Target, before: &Value, value: &Value) -> io:
         }
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
+}
+
+fn put_drop_in(host: &Host, path: &str, text: &str) -> io::Result<()> {
+    let (dir, _) = path.rsplit_once('/').unwrap_or_default();
+    make_dir(&*host.files, dir, 0o755)?;
+    host.files.replace(path, text, 0o644)
 }
 
 fn remove_drop_in(host: &Host, path: &str) -> io::Result<()> {
@@ -349,13 +349,6 @@ fn empty_group(host: &Host, path: &str) {
     for thread in threads.lines() {
         // One that has ended or is bound stays; then the cgroup cannot be removed, which is told.
         let _ = host.files.write(&format!("{above}/cgroup.threads"), thread);
-    }
-}
-
-fn make_unit_dir(host: &Host, dir: &str) -> io::Result<()> {
-    match host.files.make_dir(dir, 0o755) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
     }
 }
 

@@ -137,7 +137,7 @@ pub fn is_process(files: &dyn Files, id: TaskId) -> bool {
         && tasks_of(files, id.tid).is_ok_and(|tasks| tasks.iter().any(|task| !task.is_dead()))
 }
 
-/// Returns the cgroup of a thread as a path below the cgroup file system's root.
+/// Returns the cgroup of a thread as a path below the cgroup file system's root, which is empty.
 ///
 /// # Errors
 /// The kernel's, see [`is_gone`]; `InvalidData` when the task is in no cgroup of version 2.
@@ -148,7 +148,7 @@ pub fn cgroup_of(files: &dyn Files, pid: i32, tid: i32) -> io::Result<String> {
         .map_err(|error| invalid(&path, &error.to_string()))?;
     let unified = groups.into_iter().find(|group| group.hierarchy == 0);
     unified
-        .map(|group| group.pathname)
+        .map(|group| group.pathname.trim_start_matches('/').to_owned())
         .ok_or_else(|| invalid(&path, "no cgroup of version 2"))
 }
 
@@ -361,7 +361,7 @@ mod tests {
         );
         proc.put("/proc/8/task/8/cgroup", "1:cpu:/old\n");
         let path = cgroup_of(&proc.files, 7, 7).unwrap();
-        assert_eq!(path, "/qemu.slice/100.scope:x");
+        assert_eq!(path, "qemu.slice/100.scope:x");
         let error = cgroup_of(&proc.files, 8, 8).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(is_gone(&cgroup_of(&proc.files, 9, 9).unwrap_err()));

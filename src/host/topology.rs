@@ -8,11 +8,13 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 
+use crate::domain::check::Vendor;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::placement::Speeds;
 use crate::domain::topology::{Core, CpuSets, L3Domain, Node, Parts, SmtControl, Topology};
 
-use super::files::Files;
+use super::files::{self, Files};
+use super::health::vendor;
 use super::meminfo::kib;
 
 const CPUS: &str = "/sys/devices/system/cpu";
@@ -61,11 +63,7 @@ pub fn read_speeds(files: &dyn Files, topology: &Topology) -> Speeds {
 
 /// Tells whether the CPUs are made by AMD; their guests are told of SMT in another way.
 pub fn is_amd(files: &dyn Files) -> bool {
-    let text = files.read("/proc/cpuinfo").unwrap_or_default();
-    let mut vendors = text.lines().filter(|line| line.starts_with("vendor_id"));
-    vendors
-        .next()
-        .is_some_and(|line| line.ends_with("AuthenticAMD"))
+    vendor(files) == Vendor::Amd
 }
 
 /// Tells whether SMT siblings may run.
@@ -171,13 +169,15 @@ fn read_l3_domains(files: &dyn Files, online: &CpuSet) -> Result<Vec<L3Domain>> 
 /// Reads who shares the level 3 cache of `cpu`; `None` where there is none, as in most VMs.
 fn read_l3(files: &dyn Files, cpu: CpuId) -> Result<Option<L3Domain>> {
     let dir = format!("{CPUS}/cpu{cpu}/cache");
-    let names = match files.list(&dir) {
-        Ok(names) => names,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("failed to list {dir}")),
-    };
+    let names = files::if_there(files.list(&dir));
+    let names = names.with_context(|| format!("failed to list {dir}"))?;
     // Backwards, because the outermost cache has the highest index.
-    for name in names.iter().rev().filter(|name| name.starts_with("index")) {
+    for name in names
+        .iter()
+        .flatten()
+        .rev()
+        .filter(|name| name.starts_with("index"))
+    {
         let index = format!("{dir}/{name}");
         if read_number::<u32>(files, &format!("{index}/level"))? == 3
             && read(files, &format!("{index}/type"))?.trim() == "Unified"
@@ -250,7 +250,8 @@ where
         .with_context(|| format!("{path} is \"{text}\", not a number"))
 }
 
-fn read_list_if_there(files: &dyn Files, path: &str) -> Result<Option<CpuSet>> {
+/// Returns the cpulist in a file, or `None` where this kernel has no such file.
+pub fn read_list_if_there(files: &dyn Files, path: &str) -> Result<Option<CpuSet>> {
     if_there(read_list(files, path))
 }
 

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::files::{Files, Held};
+use super::files::{Files, Held, if_there};
 use super::trouble::cannot;
 use crate::domain::advice::Advised;
 use crate::domain::cpuset::{CpuId, CpuSet};
@@ -178,11 +178,8 @@ impl<'h> Trace<'h> {
             self.n_records += n;
             self.shortest_ns = shortest;
         }
-        match drained {
-            // A CPU that has gone offline has nothing more to tell.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            drained => drained.map_err(cannot("read", &path)),
-        }
+        // A CPU that has gone offline has nothing more to tell.
+        if_there(drained).map(drop).map_err(cannot("read", &path))
     }
 }
 
@@ -222,10 +219,7 @@ fn lock(files: &dyn Files) -> anyhow::Result<Box<dyn Held>> {
 fn remove_instances(files: &dyn Files) -> io::Result<()> {
     for dir in [ON_THEM, AROUND] {
         let _ = files.write(&format!("{dir}/tracing_on"), "0");
-        match files.remove_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            removed => removed?,
-        }
+        if_there(files.remove_dir(dir))?;
     }
     Ok(())
 }

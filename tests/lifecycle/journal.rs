@@ -17,9 +17,9 @@ use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::table::{AfterStop, HostKnobs, PciIrqs, Power};
 use pin_hook::domain::target::{Place, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
-use pin_hook::lifecycle::engine::journal::{parse, text_of};
+use pin_hook::lifecycle::engine::journal::lines;
 
-use super::world::id;
+use super::world::{id, parse};
 use crate::common::sim::cpus;
 
 /// A journal as the first version of this program wrote it, for ever as it is.
@@ -294,18 +294,17 @@ fn journals_of_real_runs_are_understood_and_given_back() {
     }
 }
 
-/// They were rows of the knob table before they were targets of their own.
 #[test]
-fn drivers_and_pools_are_written_as_ever() {
+fn drivers_and_pools_are_written_like_other_targets() {
     let held =
         r#"{"baseline":{"text":"nouveau"},"ours":{"text":"vfio-pci"},"due":{"secs":10,"nanos":0}}"#;
     let written = [
         (
-            r#"{"knob":["driver",{"function":"0000:01:00.0"}]}"#,
+            r#"{"driver":"0000:01:00.0"}"#,
             Target::Driver("0000:01:00.0".to_owned()),
         ),
         (
-            r#"{"knob":["hugepages",{"pool":{"node":1,"kib":2048}}]}"#,
+            r#"{"hugepages":{"node":1,"kib":2048}}"#,
             Target::Hugepages(POOL),
         ),
     ];
@@ -315,16 +314,16 @@ fn drivers_and_pools_are_written_as_ever() {
         assert!(damage.is_none());
         assert_eq!(state.held[&target].baseline, Value::Text("nouveau".into()));
         let records: Vec<_> = state.held.clone().into_iter().collect();
-        let again = text_of(&[Record::Intend(records)]).unwrap();
+        let again = lines(&[Record::Intend(records)]).unwrap();
         assert!(again.starts_with(&line), "{again}");
     }
-    let odd = r#"{"knob":["driver",{"pool":{"node":1,"kib":2048}}]}"#;
+    let odd = r#"{"driver":{"node":1,"kib":2048}}"#;
     assert!(serde_json::from_str::<Target>(odd).is_err());
 }
 
 #[test]
 fn what_this_version_writes_is_what_it_reads() {
-    let text = text_of(&records()).unwrap();
+    let text = lines(&records()).unwrap();
     if crate::common::goldens::update() {
         std::fs::write(NOW, &text).unwrap();
     }

@@ -4,14 +4,14 @@ use pin_hook::domain::claim::Claim;
 use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::target::{Target, Value};
 use pin_hook::host::pve::TextFile;
-use pin_hook::lifecycle::engine::journal::{parse, text_of};
+use pin_hook::lifecycle::engine::journal::lines;
 use pin_hook::lifecycle::show::lint::lint;
 use pin_hook::lifecycle::show::list::list;
 use pin_hook::lifecycle::show::plan::Outcome;
 use pin_hook::lifecycle::show::status::status;
 use pin_hook::lifecycle::start::phase::Phase;
 
-use super::world::{World, assert_says, changes, done, mask};
+use super::world::{World, assert_says, changes, done, mask, parse};
 use crate::common::sim::{TaskSpec, cpus};
 
 const JOURNAL: &str = "/run/pin-hook/journal";
@@ -28,7 +28,7 @@ fn short_log() -> String {
         let held = Held::new(Value::Absent, Value::Cpus(cpus("2-5")));
         Record::Intend(vec![(target, held)])
     };
-    text_of(&based((100..106).map(record).collect())).unwrap()
+    lines(&based((100..106).map(record).collect())).unwrap()
 }
 
 /// Returns what a log amounts to without some of its lines.

@@ -6,10 +6,11 @@ use std::time::Duration;
 use pin_hook::domain::claim::{Claim, ClaimState};
 use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::domain::desired::has_partition;
+use pin_hook::domain::state::State;
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
 use pin_hook::lifecycle::engine::account::{Account, Exit};
-use pin_hook::lifecycle::engine::journal::read_state;
+use pin_hook::lifecycle::engine::journal::{Damage, Newer, read, read_state};
 use pin_hook::lifecycle::engine::run::{Caller, PHASE_TIME, Run};
 use pin_hook::lifecycle::show::plan::Plan;
 use pin_hook::lifecycle::start::phase::Phase;
@@ -32,6 +33,11 @@ const MAX_RUNS: usize = 5;
 pub const CONF: &str = "cores: 2\nmemory: 1024\nhookscript: local:snippets/pin-hook\n";
 /// The same without the hookscript.
 pub const CONF_WITHOUT_HOOK: &str = "cores: 2\nmemory: 1024\n";
+
+/// Returns what a log amounts to, and what of it is damaged.
+pub fn parse(log: &str) -> Result<(State, Damage), Newer> {
+    read(log).map(|log| (log.state, log.damage))
+}
 
 /// A node and the program on it.
 #[derive(Debug)]

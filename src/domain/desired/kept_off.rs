@@ -57,14 +57,8 @@ impl View<'_> {
             } else {
                 kept
             };
-            let baseline = Some(Value::Cpus(baseline.clone()));
-            desired.insert(
-                target,
-                Wish {
-                    value: Value::Cpus(value),
-                    baseline,
-                },
-            );
+            let wish = Wish::with(Value::Cpus(value), Value::Cpus(baseline.clone()));
+            desired.insert(target, wish);
         }
     }
 
@@ -90,10 +84,8 @@ impl View<'_> {
             _ if self.is_usual(&thread.affinity, baseline) => &thread.affinity,
             _ => return None,
         };
-        Some(Wish {
-            value: Value::Cpus(value.clone()),
-            baseline: Some(Value::Cpus(baseline.clone())),
-        })
+        let (value, baseline) = (value.clone(), baseline.clone());
+        Some(Wish::with(Value::Cpus(value), Value::Cpus(baseline)))
     }
 
     /// Returns the CPUs of a kernel thread that is not in hand. One that has exactly the online CPUs of
@@ -190,8 +182,8 @@ impl View<'_> {
                 let kept = || self.irq_cpus(baseline, &owned, irq.node, irq.number);
                 Value::Cpus(sent.unwrap_or_else(kept))
             });
-            let baseline = Some(Value::Cpus(baseline.clone()));
-            desired.insert(target, Wish { value, baseline });
+            let baseline = Value::Cpus(baseline.clone());
+            desired.insert(target, Wish::with(value, baseline));
         }
     }
 

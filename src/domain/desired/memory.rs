@@ -17,11 +17,8 @@ pub(super) fn of_scope(claim: &Claim, vm: &VmFacts, desired: &mut Desired) {
         return;
     }
     let target = Target::Knob(Knob::ScopeNodes, Place::Group(vm.scope.clone()));
-    let wish = Wish {
-        value: Value::Cpus(nodes.iter().map(|node| CpuId(*node)).collect()),
-        baseline: Some(Value::Cpus(CpuSet::new())),
-    };
-    desired.insert(target, wish);
+    let nodes = Value::Cpus(nodes.iter().map(|node| CpuId(*node)).collect());
+    desired.insert(target, Wish::with(nodes, Value::Cpus(CpuSet::new())));
 }
 
 impl View<'_> {
@@ -31,10 +28,7 @@ impl View<'_> {
         for claim in claims.values().filter(|claim| claim.counts()) {
             let memory = &claim.wishes.memory;
             if !memory.nodes.is_empty() {
-                let wish = Wish {
-                    value: Value::Text(memory.node_list()),
-                    baseline: Some(Value::Absent),
-                };
+                let wish = Wish::with(Value::Text(memory.node_list()), Value::Absent);
                 desired.insert(Target::MemoryNodes(claim.vmid), wish);
             }
         }
@@ -46,11 +40,8 @@ impl View<'_> {
                     .flat_map(|claim| pools::of_pool(claim, share.pool))
                     .map(|share| share.added);
                 let number = |n: u64| Value::Text(n.to_string());
-                let wish = Wish {
-                    value: number(before + added.sum::<u64>()),
-                    baseline: Some(number(before)),
-                };
-                desired.insert(target, wish);
+                let all = number(before + added.sum::<u64>());
+                desired.insert(target, Wish::with(all, number(before)));
             }
         }
     }

@@ -46,9 +46,9 @@ impl View<'_> {
         };
         // What systemd leaves in the file when it is told to allow all again is taken back too.
         if let Some(live) = &group.listed {
-            let baseline = Some(Value::Cpus(held.unwrap_or(live).clone()));
-            let value = Value::Cpus(cpus.clone());
-            desired.insert(list(Knob::ListedCpus), Wish { value, baseline });
+            let before = Value::Cpus(held.unwrap_or(live).clone());
+            let wish = Wish::with(Value::Cpus(cpus.clone()), before);
+            desired.insert(list(Knob::ListedCpus), wish);
         }
         desired.insert(Target::DropIn(unit.clone()), Value::Present.into());
         desired.insert(property, Value::Cpus(cpus).into());

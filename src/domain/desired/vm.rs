@@ -40,8 +40,7 @@ impl View<'_> {
                 (Knob::Partition, Value::Text(kind.to_owned())),
             ];
             for (knob, value) in values {
-                let baseline = Some(Value::Absent);
-                wishes.insert(file(knob, &group), Wish { value, baseline });
+                wishes.insert(file(knob, &group), Wish::with(value, Value::Absent));
             }
             wishes.insert(Target::Group(group), Value::Present.into());
         }
@@ -103,14 +102,8 @@ impl View<'_> {
         let strayed = thread.group != vm.scope && thread.group != group;
         let membership = Target::Membership(thread.id);
         if group != thread.group || self.held.contains_key(&membership) {
-            let baseline = Some(Value::Text(vm.scope.clone()));
-            desired.insert(
-                membership,
-                Wish {
-                    value: Value::Text(group.clone()),
-                    baseline,
-                },
-            );
+            let scope = Value::Text(vm.scope.clone());
+            desired.insert(membership, Wish::with(Value::Text(group.clone()), scope));
         }
         let affinity = Target::Affinity(thread.id);
         let is_held = self.held.contains_key(&affinity);
@@ -125,9 +118,8 @@ impl View<'_> {
             // In a cgroup of ours it shows what that left of its affinity.
             let is_cut = was_cut || thread.group != vm.scope;
             let baseline = if is_cut { natural } else { &thread.affinity };
-            let baseline = Some(Value::Cpus(baseline.clone()));
-            let value = Value::Cpus(cpus);
-            desired.insert(affinity, Wish { value, baseline });
+            let wish = Wish::with(Value::Cpus(cpus), Value::Cpus(baseline.clone()));
+            desired.insert(affinity, wish);
         }
     }
 

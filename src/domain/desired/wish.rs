@@ -17,10 +17,13 @@ pub struct Wish {
 impl Wish {
     /// Returns the wish for what a target had without us.
     pub(super) fn back(baseline: Value) -> Self {
-        Wish {
-            value: baseline.clone(),
-            baseline: Some(baseline),
-        }
+        Wish::with(baseline.clone(), baseline)
+    }
+
+    /// Returns the wish for a value, where it is known what the target is given back to.
+    pub(super) fn with(value: Value, baseline: Value) -> Self {
+        let baseline = Some(baseline);
+        Wish { value, baseline }
     }
 
     /// Tells whether the wish is for what the target had without us: an object that was born

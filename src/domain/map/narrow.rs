@@ -12,7 +12,7 @@ impl Map {
     pub fn around(&self, vmid: Vmid) -> Option<Map> {
         let own = &self.owners[self.vm(vmid)?].cpus;
         let place = |core: &Core| (core.package, core.node, core.l3_domain);
-        let of_vm = self.cores.iter().filter(|core| touches(&core.cpus, own));
+        let of_vm = self.cores.iter().filter(|core| !core.cpus.is_disjoint(own));
         let places: BTreeSet<_> = of_vm.map(place).collect();
         let cores: Vec<Core> = self
             .cores
@@ -21,7 +21,7 @@ impl Map {
             .cloned()
             .collect();
         let shown: CpuSet = cores.iter().flat_map(|core| core.cpus.iter()).collect();
-        let is_shown = |owner: &Owner| touches(&owner.cpus, &shown);
+        let is_shown = |owner: &Owner| !owner.cpus.is_disjoint(&shown);
         let owners: Vec<Owner> = self
             .owners
             .iter()
@@ -44,8 +44,4 @@ impl Map {
             owner_of,
         })
     }
-}
-
-fn touches(one: &CpuSet, other: &CpuSet) -> bool {
-    !one.intersection(other).is_empty()
 }

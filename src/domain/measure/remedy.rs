@@ -31,77 +31,77 @@ enum What {
     Nothing(&'static str),
 }
 
-const fn row(kind: Kind, names: &'static [&'static str], what: What) -> Row {
+/// Makes the row of those about whom this can be done.
+const fn helps(kind: Kind, names: &'static [&'static str], this: &'static str) -> Row {
+    let what = What::Do(this);
+    Row { kind, names, what }
+}
+
+/// Makes the row of those who stay, for this reason.
+const fn stays(kind: Kind, names: &'static [&'static str], why: &'static str) -> Row {
+    let what = What::Nothing(why);
     Row { kind, names, what }
 }
 
 /// The first row that fits holds. Names of functions are those of Linux 6.1 to 7.3.
 const ROWS: &[Row] = &[
     // Pressure accounting wakes up every 2 s on each CPU that had something to do (kernel/sched/psi.c).
-    row(Kind::Work, &["psi_avgs_work"], What::Do("boot with psi=0")),
+    helps(Kind::Work, &["psi_avgs_work"], "boot with psi=0"),
     // Statistics of memory, once in vm.stat_interval seconds on every CPU (mm/vmstat.c).
-    row(
+    helps(
         Kind::Work,
         &["vmstat_update", "vmstat_shepherd"],
-        What::Do(
-            "profile = \"low-latency\" in the table, or host.sysctl with \"vm.stat_interval\" = 120",
-        ),
+        "profile = \"low-latency\" in the table, or host.sysctl with \"vm.stat_interval\" = 120",
     ),
-    row(
-        Kind::Work,
-        &["kvmclock_"],
-        What::Nothing("kvm sets the guest's clock"),
-    ),
+    stays(Kind::Work, &["kvmclock_"], "kvm sets the guest's clock"),
     // A buffer of the tracer is made larger or smaller there (kernel/trace/ring_buffer.c).
-    row(
+    helps(
         Kind::Work,
         &["update_pages_handler"],
-        What::Do("another tracer runs on these cpus: stop it"),
+        "another tracer runs on these cpus: stop it",
     ),
     // Looks for machine checks that raise no interrupt (arch/x86/kernel/cpu/mce/core.c).
-    row(
+    helps(
         Kind::Timer,
         &["mce_timer_fn"],
-        What::Do("echo 0 > /sys/devices/system/machinecheck/machinecheck0/check_interval"),
+        "echo 0 > /sys/devices/system/machinecheck/machinecheck0/check_interval",
     ),
-    row(
+    helps(
         Kind::Timer,
         &["clocksource_watchdog"],
-        What::Do("boot with tsc=nowatchdog, if the tsc of this machine is known to be good"),
+        "boot with tsc=nowatchdog, if the tsc of this machine is known to be good",
     ),
-    row(
+    helps(
         Kind::Timer,
         &["watchdog_timer_fn"],
-        What::Do("isolate.watchdog = true in the table"),
+        "isolate.watchdog = true in the table",
     ),
     // The cursor of the console, drawn five times a second (drivers/video/fbdev/core/fbcon.c).
-    row(
+    helps(
         Kind::Work,
         &[
             "fb_flashcursor",
             "fbcon_cursor",
             "drm_fb_helper_damage_work",
         ],
-        What::Do("boot with vt.global_cursor_default=0"),
+        "boot with vt.global_cursor_default=0",
     ),
-    row(
+    helps(
         Kind::Timer,
         &["cursor_timer_handler"],
-        What::Do("boot with vt.global_cursor_default=0"),
+        "boot with vt.global_cursor_default=0",
     ),
-    row(
+    helps(
         Kind::Tick,
         &[],
-        What::Do(
-            "boot with nohz_full= and the cpus of the vm, if each has one vcpu; else it stays",
-        ),
+        "boot with nohz_full= and the cpus of the vm, if each has one vcpu; else it stays",
     ),
-    row(
+    stays(
         Kind::Timer,
         &["kvm_", "apic_timer_fn", "hv_stimer", "pit_timer_fn"],
-        What::Nothing("a timer that the guest itself has set"),
+        "a timer that the guest itself has set",
     ),
-    row(
+    stays(
         Kind::Timer,
         &[
             "hrtimer_wakeup",
@@ -109,12 +109,10 @@ const ROWS: &[Row] = &[
             "process_timeout",
             "delayed_work_timer_fn",
         ],
-        What::Nothing(
-            "a timer of a thread that waits; it stays where it was set until it has run once",
-        ),
+        "a timer of a thread that waits; it stays where it was set until it has run once",
     ),
     // Flushes of translations: a mapping that this CPU has was changed elsewhere (arch/x86/mm/tlb.c).
-    row(
+    stays(
         Kind::Call,
         &[
             "flush_tlb",
@@ -122,10 +120,10 @@ const ROWS: &[Row] = &[
             "do_kernel_range_flush",
             "leave_mm",
         ],
-        What::Nothing("memory that qemu or the kernel has mapped was changed elsewhere"),
+        "memory that qemu or the kernel has mapped was changed elsewhere",
     ),
     // The frequency of another CPU is read there (arch/x86/kernel/cpu/aperfmperf.c, drivers/cpufreq).
-    row(
+    helps(
         Kind::Call,
         &[
             "aperfmperf",
@@ -134,101 +132,89 @@ const ROWS: &[Row] = &[
             "rdmsr_safe",
             "cpufreq",
         ],
-        What::Do(
-            "a program reads frequencies or registers of all cpus: stop it, or take these cpus out of what it reads",
-        ),
+        "a program reads frequencies or registers of all cpus: stop it, or take these cpus out of what it reads",
     ),
-    row(
+    helps(
         Kind::Call,
         &["ipi_mb", "ipi_rseq", "ipi_sync"],
-        What::Do("a program calls membarrier: stop it, or take its threads off these cpus"),
+        "a program calls membarrier: stop it, or take its threads off these cpus",
     ),
-    row(
+    stays(
         Kind::Call,
         &["do_sync_core", "text_poke"],
-        What::Nothing("the kernel has changed its own code: tracing, or a module that was loaded"),
+        "the kernel has changed its own code: tracing, or a module that was loaded",
     ),
-    row(
+    helps(
         Kind::Call,
         &[],
-        What::Do("stop who asks for it, or let it run at another time"),
+        "stop who asks for it, or let it run at another time",
     ),
-    row(
+    stays(
         Kind::Vector,
         &["reschedule"],
-        What::Nothing("a thread is woken here: the guest itself gets an interrupt that way"),
+        "a thread is woken here: the guest itself gets an interrupt that way",
     ),
-    row(
+    helps(
         Kind::Vector,
         &["thermal", "threshold", "deferred", "apic error"],
-        What::Do("the hardware complains: see dmesg"),
+        "the hardware complains: see dmesg",
     ),
-    row(
+    helps(
         Kind::Nmi,
         &["perf_event_nmi_handler"],
-        What::Do(
-            "profile = \"low-latency\" in the table, or host.sysctl with \"kernel.nmi_watchdog\" = 0",
-        ),
+        "profile = \"low-latency\" in the table, or host.sysctl with \"kernel.nmi_watchdog\" = 0",
     ),
-    row(
+    helps(
         Kind::Interrupt,
         &[],
-        What::Do(
-            "isolate.irqs = true in the table; for an interrupt that the kernel manages itself, boot with irqaffinity= and isolcpus=managed_irq",
-        ),
+        "isolate.irqs = true in the table; for an interrupt that the kernel manages itself, boot with irqaffinity= and isolcpus=managed_irq",
     ),
-    row(
+    stays(
         Kind::KernelThread,
         &["ksoftirqd/"],
-        What::Nothing("it does the deferred work of interrupts on this cpu: move those"),
+        "it does the deferred work of interrupts on this cpu: move those",
     ),
-    row(
+    stays(
         Kind::KernelThread,
         &["migration/", "cpuhp/", "idle_inject/"],
-        What::Nothing("a kernel thread bound to this cpu, woken by a change of affinities or cpus"),
+        "a kernel thread bound to this cpu, woken by a change of affinities or cpus",
     ),
-    row(
+    helps(
         Kind::KernelThread,
         &["rcuc/"],
-        What::Do("boot with rcu_nocbs= and the cpus of the vm"),
+        "boot with rcu_nocbs= and the cpus of the vm",
     ),
     // The others can be moved: `rcu_preempt` and those of expedited grace periods, and `rcuog/` and `rcuop/`, which
     // are there because of `rcu_nocbs=` (`kernel/rcu/tree_nocb.h`).
-    row(
+    helps(
         Kind::KernelThread,
         &["rcu"],
-        What::Do("isolate.kthreads = true in the table"),
+        "isolate.kthreads = true in the table",
     ),
-    row(
+    helps(
         Kind::KernelThread,
         &["irq/"],
-        What::Do("isolate.irqs = true in the table: it follows its interrupt"),
+        "isolate.irqs = true in the table: it follows its interrupt",
     ),
-    row(
+    stays(
         Kind::KernelThread,
         &["kvm-pit/", "vhost-"],
-        What::Nothing("it works for this vm; pin.vhost in the table says where"),
+        "it works for this vm; pin.vhost in the table says where",
     ),
-    row(
+    helps(
         Kind::KernelThread,
         &[],
-        What::Do(
-            "isolate.kthreads = true in the table, and isolate.workqueues = true for kworkers",
-        ),
+        "isolate.kthreads = true in the table, and isolate.workqueues = true for kworkers",
     ),
-    row(
+    stays(
         Kind::Program,
         &["CPU "],
-        What::Nothing(
-            "a vcpu of a vm at work: pin-hook measure <vmid> shows what is taken from it",
-        ),
+        "a vcpu of a vm at work: pin-hook measure <vmid> shows what is taken from it",
     ),
-    row(
+    helps(
         Kind::Program,
         &[],
-        What::Do(
-            "give the vm cpus of its own, with a backend that keeps programs off (pin-hook check says what is missing)",
-        ),
+        "give the vm cpus of its own, with a backend that keeps programs off (pin-hook check says what is missing)",
     ),
 ];
 

@@ -75,6 +75,18 @@ impl Reset {
     }
 }
 
+/// Returns the functions among these that are removed and found again, as they were before.
+pub fn away<'r>(
+    resets: impl IntoIterator<Item = (&'r String, &'r Reset)>,
+) -> BTreeMap<String, Before> {
+    let away = resets.into_iter();
+    let away = away.filter_map(|(address, reset)| match reset {
+        Reset::Away(before) => Some((address.clone(), before.clone())),
+        _ => None,
+    });
+    away.collect()
+}
+
 impl fmt::Display for Reset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Text that is no value of its key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ParseWishError(pub(super) String);
+pub struct ParseWishError(pub(in crate::domain) String);
 
 /// Value of a key that takes more than one type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,4 +38,4 @@ macro_rules! serde_as_text {
     };
 }
 
-pub(super) use serde_as_text;
+pub(in crate::domain) use serde_as_text;

@@ -3,9 +3,7 @@
 use serde::Serialize;
 
 use super::texts::Case;
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::debt::{NoYield, starting_units};
-use crate::domain::guest::Guest;
 use crate::domain::start::Purpose;
 use crate::domain::state::State;
 use crate::domain::vm::{TaskId, Vmid};
@@ -136,9 +134,7 @@ fn is_only_read(host: &Host, vmid: Vmid) -> anyhow::Result<bool> {
 }
 
 fn lock_of(host: &Host, vmid: Vmid) -> anyhow::Result<Option<String>> {
-    let config = pve::vm_config(&*host.files, vmid, "")?;
-    let guest: Option<Guest> = config.map(|config| parse_vm_conf(&config.text).guest());
-    Ok(guest.and_then(|guest| guest.lock))
+    Ok(pve::guest_of(&*host.files, vmid, "")?.and_then(|guest| guest.lock))
 }
 
 fn obstacle(host: &Host, vmid: Vmid) -> anyhow::Result<Option<NoYield>> {

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::texts::CaseError;
-use crate::config::table::parse_table;
-use crate::config::vm_conf::parse_vm_conf;
+use super::texts::{CaseError, understand};
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
@@ -17,7 +15,7 @@ use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::table::{read_table, tables};
 use crate::host::topology::read_speeds;
-use crate::host::{Host, device, pve};
+use crate::host::{Host, pci, pve};
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::others::{look_at_files, look_at_groups};
 
@@ -209,12 +207,10 @@ fn named_by(
     let Some(file) = read_table(files, vmid)? else {
         return Ok(CpuSet::new());
     };
-    let config = pve::vm_config(files, vmid, "")?;
-    if config.is_some_and(|config| parse_vm_conf(&config.text).guest().template) {
+    if pve::guest_of(files, vmid, "")?.is_some_and(|guest| guest.template) {
         return Ok(CpuSet::new());
     }
-    let node = pve::node_name(files)?;
-    let table = parse_table(&file.path, &file.text, &node, &settings.defaults)?;
+    let table = understand(host, &file, settings)?;
     Ok(owned_by_table(&table, topology).unwrap_or(table.isolate.also))
 }
 
@@ -226,7 +222,7 @@ fn devices(host: &Host, vmid: Vmid, guest: &Guest, topology: &Topology) -> Vec<D
     let device = |(key, address): (&String, &String)| Device {
         key: key.clone(),
         address: address.clone(),
-        node: device::node_of(&*host.files, address, topology),
+        node: pci::node_of(&*host.files, address, topology),
     };
     let mut devices: Vec<Device> = functions.map(device).collect();
     // The functions of a device are in one place.

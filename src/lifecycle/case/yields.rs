@@ -5,14 +5,13 @@
 use std::collections::BTreeSet;
 
 use super::nothing::{There, look_up};
-use super::texts::{CaseError, read_settings};
-use crate::config::table::parse_table;
+use super::texts::{CaseError, read_settings, understand};
 use crate::domain::nothing::Nothing;
 use crate::domain::table::{HostSettings, Table};
 use crate::domain::vm::Vmid;
 use crate::domain::yields::YieldFault;
 use crate::host::table::read_table;
-use crate::host::{Host, cluster, pve};
+use crate::host::{Host, cluster};
 
 /// Checks what the table at `path`, that of `vmid` if that is known, says of VMs that make room.
 ///
@@ -79,7 +78,6 @@ fn mutual(host: &Host, vmid: Vmid, table: &Table) -> Result<Option<YieldFault>, 
 /// otherwise is said when it is its turn.
 fn stopped_by(host: &Host, vmid: Vmid, settings: &HostSettings) -> Option<(String, Vec<Vmid>)> {
     let file = read_table(&*host.files, vmid).ok()??;
-    let node = pve::node_name(&*host.files).unwrap_or_default();
-    let table = parse_table(&file.path, &file.text, &node, &settings.defaults).ok()?;
+    let table = understand(host, &file, settings).ok()?;
     Some((file.path, table.yields.stop))
 }

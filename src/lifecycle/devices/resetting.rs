@@ -21,7 +21,7 @@ pub use self::wanted::{Resets, Way, no_reset, wanted};
 use super::waiting::{PAUSE, time_left};
 use crate::domain::claim::Claim;
 use crate::domain::pci::Function;
-use crate::domain::pci::anew::Reset;
+use crate::domain::pci::anew::{self, Reset};
 use crate::domain::pci::reset::{NoReset, check, flr};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::Record;
@@ -31,11 +31,10 @@ use crate::host::pci;
 use crate::lifecycle::engine::account::Account;
 use crate::lifecycle::engine::at_work;
 use crate::lifecycle::engine::denied::Denied;
-use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::units;
-use crate::lifecycle::engine::work::{Worked, work};
+use crate::lifecycle::engine::work::update_claim;
 
 /// Why a reset came to no good end.
 enum Halt {
@@ -70,7 +69,7 @@ impl Run<'_> {
                 Ok(())
             }
             Err(Halt::Refused(refusal)) => {
-                self.update_claim(vmid, account, |_| Record::End(vmid))?;
+                update_claim(self.host, vmid, account, |_| Record::End(vmid))?;
                 Err(refusal.into())
             }
             Err(Halt::Open(refusal)) => {
@@ -87,29 +86,12 @@ impl Run<'_> {
         resets: BTreeMap<String, Reset>,
         account: &mut Account,
     ) -> anyhow::Result<()> {
-        self.update_claim(vmid, account, |claim| {
+        update_claim(self.host, vmid, account, |claim| {
             Record::Claim(Box::new(Claim {
                 resets,
                 ..claim.clone()
             }))
         })
-    }
-
-    /// Has the claim of a VM say something else, if there is one.
-    pub(in crate::lifecycle) fn update_claim(
-        &self,
-        vmid: Vmid,
-        account: &mut Account,
-        changed: impl FnOnce(&Claim) -> Record,
-    ) -> anyhow::Result<()> {
-        let worked = work(self.host, &Answers::default(), |now| {
-            let claim = now.claims.get(&vmid);
-            Ok(claim.map(changed).into_iter().collect())
-        })?;
-        if let Worked::Done(report, _) = &worked {
-            account.tell(report);
-        }
-        Ok(())
     }
 
     fn reset_each(&self, vmid: Vmid, resets: &Resets) -> Result<(), Halt> {
@@ -241,11 +223,7 @@ impl Run<'_> {
 }
 
 fn away_of(resets: &Resets) -> Away {
-    let away = resets.iter().filter_map(|(address, way)| match &way.reset {
-        Reset::Away(before) => Some((address.clone(), before.clone())),
-        _ => None,
-    });
-    away.collect()
+    anew::away(resets.iter().map(|(address, way)| (address, &way.reset)))
 }
 
 /// Returns what the claim says when all are reset: those that have come back wait for PVE.

@@ -82,6 +82,13 @@ impl Account {
         }
     }
 
+    /// Adds warnings.
+    pub fn warn_all<T: ToString>(&mut self, texts: impl IntoIterator<Item = T>) {
+        texts
+            .into_iter()
+            .for_each(|text| self.warn(text.to_string()));
+    }
+
     /// Adds what was told of something else that was done meanwhile, and what came of that.
     pub fn absorb(&mut self, other: Account) {
         self.lines.extend(other.lines);
@@ -90,17 +97,11 @@ impl Account {
 
     /// Adds what a piece of work met besides what it was for.
     pub fn tell(&mut self, report: &Report) {
-        report
-            .warnings
-            .iter()
-            .for_each(|warning| self.warn(warning.clone()));
+        self.warn_all(&report.warnings);
         self.tell_drift(report);
         let new = report.problems.iter().filter(|problem| !problem.is_known);
-        new.for_each(|problem| self.warn(problem.to_string()));
-        report
-            .stuck
-            .iter()
-            .for_each(|stuck| self.warn(stuck.to_string()));
+        self.warn_all(new);
+        self.warn_all(&report.stuck);
         if report.n_unchangeable > 0 {
             let n = report.n_unchangeable;
             self.warn(format!(

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::account::Account;
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::debt::{
     Debt, GRACE, Owner, Seen, Verdict, starting_unit, starting_units, stopping_units,
 };
@@ -136,9 +135,7 @@ pub fn pay(
 
 fn see(host: &Host, vmid: Vmid, is_at_work: bool) -> anyhow::Result<Seen> {
     let files = &*host.files;
-    let config = pve::vm_config(files, vmid, "")?;
-    let guest = config.map(|config| parse_vm_conf(&config.text).guest());
-    let guest = guest.filter(|guest| !guest.template);
+    let guest = pve::guest_of(files, vmid, "")?.filter(|guest| !guest.template);
     Ok(Seen {
         is_here: guest.is_some(),
         qemu: pve::running(files, vmid)?,

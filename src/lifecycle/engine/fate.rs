@@ -37,7 +37,8 @@ pub fn ask_monitors(host: &Host, state: &State) -> Answers {
             ClaimState::Waiting { .. } => true,
             _ => false,
         };
-        if is_started && is_up(host, claim.vmid) {
+        let is_up = || pve::running(&*host.files, claim.vmid).is_ok_and(|qemu| qemu.is_some());
+        if is_started && is_up() {
             answers.ask_run_state(host, claim.vmid);
         }
         if claim.is_running() && lacks_iothreads(host, claim) {
@@ -148,10 +149,6 @@ fn is_starting(host: &Host, claim: &Claim) -> bool {
         }
         _ => false,
     }
-}
-
-fn is_up(host: &Host, vmid: Vmid) -> bool {
-    pve::running(&*host.files, vmid).is_ok_and(|qemu| qemu.is_some())
 }
 
 /// Tells whether a VM whose table names iothreads has one that nobody has named yet.

@@ -23,7 +23,7 @@ use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::files::Files;
-use crate::host::{Host, blocks, device, nets, pci, pve};
+use crate::host::{Host, blocks, nets, pci, pve};
 
 const PCI_MAPPINGS: &str = "/etc/pve/mapping/pci.cfg";
 
@@ -240,7 +240,7 @@ impl Devices {
         let memory_nodes: CpuSet = memory.copied().map(CpuId).collect();
         let mut far = Vec::new();
         for (Asked { key, .. }, functions) in self.chosen() {
-            let node = |address: &str| device::node_of(files, address, topology);
+            let node = |address: &str| pci::node_of(files, address, topology);
             let mut places = functions.iter().map(|address| (address, node(address)));
             let Some((address, Some(node))) = places.find(|(_, node)| node.is_some()) else {
                 continue;

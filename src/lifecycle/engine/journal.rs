@@ -24,8 +24,8 @@ use self::room::{SPARE, least_room, no_room, to_give_back};
 pub use self::spool::{has_spooled, spool, spooled, unspool};
 pub use self::state_dir::STATE_DIR;
 use self::state_dir::make_state_dir;
-pub use self::text::{Damage, Newer, parse, text_of};
-use self::text::{Log, lines};
+use self::text::Log;
+pub use self::text::{Damage, Newer, lines, read};
 use crate::domain::advice::Advised;
 use crate::domain::state::{Record, State, based};
 use crate::domain::target::Target;
@@ -33,7 +33,7 @@ use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::files::{Files, Held};
 use crate::host::record::remove;
-use crate::host::starter::locker;
+use crate::host::starter::holder_of;
 use crate::host::trouble::cannot;
 
 /// What damaged lines are set aside as, with a number behind it.
@@ -266,7 +266,7 @@ const MAX_DAMAGED: u32 = 20;
 /// Returns the error of a run that another one kept from the host, with the process that does so, where that can
 /// be told.
 pub fn busy(files: &dyn Files) -> anyhow::Error {
-    let who = locker(files, LOCK).map(|task| format!("process {} ({})", task.id.tid, task.comm));
+    let who = holder_of(files, LOCK).map(|task| format!("process {} ({})", task.id.tid, task.comm));
     let who = who.unwrap_or("another pin-hook process".to_owned());
     anyhow::Error::new(Advised::new(
         format!("{who} has held {LOCK} for too long"),

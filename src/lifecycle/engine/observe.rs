@@ -20,6 +20,7 @@ use crate::domain::state::State;
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::thread::Thread;
 use crate::domain::vm::TaskId;
+use crate::host::topology::read_list_if_there;
 use crate::host::{Host, cgroup, container, irq, surroundings, target, task, work};
 
 /// CPUs that tasks outside of partitions may use.
@@ -139,12 +140,11 @@ pub fn effective_cpus<'t>(
     });
     let effective = threads.filter_map(|id| {
         let group = task::cgroup_of(&*host.files, id.tid, id.tid).ok()?;
-        let group = group.trim_start_matches('/');
-        if scope_in(group) != group {
+        if scope_in(&group) != group {
             return None;
         }
         let cpus = of_groups
-            .entry(group.to_owned())
+            .entry(group)
             .or_insert_with_key(|group| cgroup::effective(&*host.files, group));
         Some((id, cpus.clone()?))
     });
@@ -288,13 +288,12 @@ fn hand_over_threads_of_vms(host: &Host, facts: &mut Facts) {
             .then(|| task::cgroup_of(&*host.files, thread.id.tid, thread.id.tid).ok())
             .flatten();
         let group = group.unwrap_or_default();
-        let group = group.trim_start_matches('/');
-        let vm = vms.values_mut().find(|vm| scope_in(group) == vm.scope);
+        let vm = vms.values_mut().find(|vm| scope_in(&group) == vm.scope);
         let Some(vm) = vm else { return true };
         vm.threads.push(Thread {
             id: thread.id,
             comm: thread.comm.clone(),
-            group: group.to_owned(),
+            group,
             affinity: thread.affinity.clone(),
             bound: thread.bound,
             iothread: None,
@@ -314,7 +313,7 @@ fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
     for thread in &mut threads {
         thread.iothread = claim.iothreads.get(&thread.id.tid).cloned();
     }
-    let scope = scope_in(scope.trim_start_matches('/')).to_owned();
+    let scope = scope_in(&scope).to_owned();
     let nodes = Target::scope_nodes(&scope);
     let nodes = target::read(host, &nodes).ok();
     Some(VmFacts {
@@ -339,11 +338,10 @@ fn scope_in(group: &str) -> &str {
 pub fn threads_of(host: &Host, qemu: TaskId) -> Vec<Thread> {
     let tasks = task::tasks_of(&*host.files, qemu.tid).unwrap_or_default();
     let threads = tasks.into_iter().filter_map(|task| {
-        let group = task::cgroup_of(&*host.files, qemu.tid, task.id.tid).ok()?;
         Some(Thread {
             affinity: host.sched.affinity(task.id.tid).ok()?,
             bound: task.is_bound(),
-            group: group.trim_start_matches('/').to_owned(),
+            group: task::cgroup_of(&*host.files, qemu.tid, task.id.tid).ok()?,
             id: task.id,
             comm: task.comm,
             iothread: None,
@@ -378,14 +376,5 @@ pub fn kernel_threads(host: &Host, offline: &CpuSet) -> anyhow::Result<Vec<Kerne
 
 /// Returns the cpulist in a file, or `None` where this kernel has no such file.
 pub fn read_cpus(host: &Host, path: &str) -> anyhow::Result<Option<CpuSet>> {
-    match host.files.read(path) {
-        // A kernel built for it but booted without it prints "(null)" for nohz_full.
-        Ok(text) if text.trim() == "(null)" => Ok(None),
-        Ok(text) => Ok(Some(
-            text.parse()
-                .with_context(|| format!("{path} is \"{text}\""))?,
-        )),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("failed to read {path}")),
-    }
+    read_list_if_there(&*host.files, path)
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::config::ct_conf::parse_ct_conf;
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::others::{Bystander, Surroundings, Way};
 use crate::domain::state::State;
@@ -133,11 +132,8 @@ fn pinned_units(host: &Host) -> Vec<Bystander> {
 fn systemd_itself(setting: Setting) -> Bystander {
     let file = setting.file;
     let remedy = format!("change CPUAffinity= in {file} (systemctl daemon-reexec)");
-    Bystander {
-        who: "systemd with all its units".to_owned(),
-        by: Way::Affinity { remedy },
-        cpus: setting.cpus,
-    }
+    let who = "systemd with all its units".to_owned();
+    Bystander::pinned(who, remedy, setting.cpus)
 }
 
 /// Returns what the files of a unit say of its CPUs, each with the file that says it.
@@ -148,9 +144,7 @@ fn settings_of(unit: Unit) -> impl Iterator<Item = (String, Bystander)> {
             "change CPUAffinity= of {name} (systemctl edit {name}: a line CPUAffinity= that takes back \
              what {file} says, then one with other cpus)"
         );
-        let who = format!("unit {name}");
-        let by = Way::Affinity { remedy };
-        (file, Bystander { who, by, cpus })
+        (file, Bystander::pinned(format!("unit {name}"), remedy, cpus))
     });
     let allowed = unit.allowed;
     let allowed = allowed.map(|Setting { file, cpus }| (file, Bystander::unit(&name, cpus)));
@@ -161,14 +155,9 @@ fn settings_of(unit: Unit) -> impl Iterator<Item = (String, Bystander)> {
 fn pinned_guests(host: &Host) -> Vec<Bystander> {
     let vmids = pve::vms_of_node(&*host.files).unwrap_or_default();
     let pinned = vmids.into_iter().filter_map(|vmid| {
-        let config = pve::vm_config(&*host.files, vmid, "").ok()??;
-        let cpus = parse_vm_conf(&config.text).guest().affinity?;
+        let cpus = pve::guest_of(&*host.files, vmid, "").ok()??.affinity?;
         let remedy = format!("change its affinity (qm set {vmid} --affinity ...)");
-        Some(Bystander {
-            who: format!("vm {vmid}"),
-            by: Way::Affinity { remedy },
-            cpus,
-        })
+        Some(Bystander::pinned(format!("vm {vmid}"), remedy, cpus))
     });
     pinned.collect()
 }
@@ -180,11 +169,8 @@ fn pinned_containers(host: &Host) -> Vec<Bystander> {
         let config = pve::container_config(&*host.files, ctid).ok()??;
         let cpus = parse_ct_conf(&config.text).cpus?;
         let remedy = format!("change lxc.cgroup2.cpuset.cpus in {}", config.path);
-        Some(Bystander {
-            who: format!("container {ctid}"),
-            by: Way::Affinity { remedy },
-            cpus,
-        })
+        let who = format!("container {ctid}");
+        Some(Bystander::pinned(who, remedy, cpus))
     });
     pinned.collect()
 }

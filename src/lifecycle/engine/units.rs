@@ -122,10 +122,7 @@ fn tell(host: &Host, is_needed: bool) -> Vec<(&'static str, anyhow::Error)> {
 pub fn await_reconcile(host: &Host, account: &mut Account) {
     let mut report = Report::default();
     keep_watch(host, &State::default(), &mut report);
-    report
-        .warnings
-        .iter()
-        .for_each(|text| account.warn(text.clone()));
+    account.warn_all(&report.warnings);
     wake_reconcile(host);
 }
 

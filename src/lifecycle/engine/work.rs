@@ -1,6 +1,7 @@
 //! One piece of work on the host under the host lock, the same for every phase and command:
 //! update the claims, then settle.
 
+use super::account::Account;
 use super::debts;
 use super::denied::Denied;
 use super::fate::{self, Answers};
@@ -84,6 +85,45 @@ pub fn work(
     let is_looked_after = !before.is_empty() && new.is_empty();
     let state = close(host, journal, &mut report, is_looked_after)?;
     Ok(Worked::Done(Box::new(report), state))
+}
+
+/// Works on the host and tells what was met besides what the work is for; returns the state afterwards, or
+/// `None` when another run kept the host lock too long.
+///
+/// # Errors
+/// As [`work`].
+pub fn work_and_tell(
+    host: &Host,
+    account: &mut Account,
+    update: impl FnOnce(&State) -> Result<Vec<Record>, Denied>,
+) -> Result<Option<State>, Denied> {
+    match work(host, &Answers::default(), update)? {
+        Worked::Done(report, state) => {
+            account.tell(&report);
+            Ok(Some(state))
+        }
+        Worked::Busy => Ok(None),
+    }
+}
+
+/// Has the claim of a VM say something else, if there is one and `changed` returns a record of it.
+///
+/// # Errors
+/// The host cannot be worked on.
+pub fn update_claim<R: Into<Option<Record>>>(
+    host: &Host,
+    vmid: Vmid,
+    account: &mut Account,
+    changed: impl FnOnce(&Claim) -> R,
+) -> anyhow::Result<()> {
+    work_and_tell(host, account, |now| {
+        let record = now
+            .claims
+            .get(&vmid)
+            .and_then(|claim| changed(claim).into());
+        Ok(record.into_iter().collect())
+    })?;
+    Ok(())
 }
 
 /// Takes the host lock and reads the log; tells what that cannot tell.

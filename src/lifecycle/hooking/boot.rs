@@ -8,11 +8,10 @@ use crate::host::target::{read, write};
 use crate::host::trouble::cannot;
 use crate::host::{Host, pve};
 use crate::lifecycle::engine::account::{Account, Exit};
-use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::{Journal, busy};
 use crate::lifecycle::engine::recover;
 use crate::lifecycle::engine::run::PATIENT_TIME;
-use crate::lifecycle::engine::work::{Worked, work};
+use crate::lifecycle::engine::work::work_and_tell;
 
 /// Delegates the scopes of all VMs with a table, by one reload of systemd instead of one for each
 /// start; brings the snippet up to date, and tells the other nodes that pin-hook is here.
@@ -36,22 +35,16 @@ fn delegate_all(host: &Host, account: &mut Account) -> anyhow::Result<()> {
     host.allow(PATIENT_TIME);
     // Also makes the state directory, so that starting a VM leaves no new one behind.
     let (mut journal, told) = recover::open(host)?.ok_or_else(|| busy(&*host.files))?;
-    told.into_iter().for_each(|text| account.warn(text));
+    account.warn_all(told);
     let n_written = write_drop_ins(host, &mut journal)?;
     let needs_reload = journal.state().needs_reload;
     drop(journal);
     if needs_reload {
-        let worked = work(host, &Answers::default(), |_| Ok(Vec::new()))?;
-        match worked {
-            Worked::Done(report, state) => {
-                account.tell(&report);
-                if state.needs_reload {
-                    let text = "systemd has not loaded the drop-ins of the vms' scopes";
-                    let help = "pin-hook boot tries again, and so does every start of a vm";
-                    account.fail(Exit::Refused, text, help);
-                }
-            }
-            Worked::Busy => return Err(busy(&*host.files)),
+        let state = work_and_tell(host, account, |_| Ok(Vec::new()))?;
+        if state.ok_or_else(|| busy(&*host.files))?.needs_reload {
+            let text = "systemd has not loaded the drop-ins of the vms' scopes";
+            let help = "pin-hook boot tries again, and so does every start of a vm";
+            account.fail(Exit::Refused, text, help);
         }
     }
     if n_written > 0 {

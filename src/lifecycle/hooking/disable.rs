@@ -2,7 +2,7 @@
 
 use super::enable::{Hooking, HookingError, our_snippet};
 use super::snippet::{self, Fate, User};
-use super::step::{Step, guest_of};
+use super::step::Step;
 use crate::domain::enabling::EnableRefusal;
 use crate::domain::nothing::Nothing;
 use crate::domain::storage::Snippet;
@@ -31,7 +31,7 @@ impl Hooking<'_> {
         let vmid = self.vmid;
         let is_here = self.is_here()?;
         let guest = match is_here {
-            true => guest_of(self.host, vmid)?,
+            true => pve::guest_of(&*self.host.files, vmid, "")?,
             false => None,
         };
         let lock = guest.as_ref().and_then(|guest| guest.lock.clone());

@@ -49,7 +49,9 @@ pub fn look(files: &dyn Files, path: &str) -> anyhow::Result<Found> {
         return Ok(Found::Current);
     }
     match files.read(path) {
-        Ok(found) if found == TEXT && is_executable(files, path) => Ok(Found::Current),
+        Ok(found) if found == TEXT && cluster::is_executable(files, path).unwrap_or(false) => {
+            Ok(Found::Current)
+        }
         Ok(found) if found.contains(MARK) => Ok(Found::Old),
         Ok(_) => Ok(Found::Foreign),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
@@ -129,10 +131,6 @@ pub fn callable(
         Ok(false) => Err(HookFault::NotExecutable(path)),
         Err(_) => Err(HookFault::Missing(path)),
     }
-}
-
-fn is_executable(files: &dyn Files, path: &str) -> bool {
-    cluster::is_executable(files, path).unwrap_or(false)
 }
 
 /// Hookscript that a start would fail with.

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use super::snippet;
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::enabling::EnableRefusal;
-use crate::domain::guest::Guest;
 use crate::domain::storage::Snippet;
 use crate::domain::target::{Target, Value};
 use crate::domain::vm::Vmid;
@@ -178,16 +176,7 @@ fn set_hook(
 /// # Errors
 /// The config cannot be read.
 pub fn hook_of(host: &Host, vmid: Vmid) -> anyhow::Result<Option<String>> {
-    Ok(guest_of(host, vmid)?.and_then(|guest| guest.hookscript))
-}
-
-/// Returns the guest that the config of a VM describes now.
-///
-/// # Errors
-/// The config cannot be read.
-pub fn guest_of(host: &Host, vmid: Vmid) -> anyhow::Result<Option<Guest>> {
-    let config = pve::vm_config(&*host.files, vmid, "")?;
-    Ok(config.map(|config| parse_vm_conf(&config.text).guest()))
+    Ok(pve::guest_of(&*host.files, vmid, "")?.and_then(|guest| guest.hookscript))
 }
 
 fn delegate(host: &Host, vmid: Vmid, is_wished: bool) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::table::tables;
 use crate::host::topology::read_topology;
-use crate::host::{Host, device};
+use crate::host::{Host, pci};
 use crate::lifecycle::case::assess::around_alone;
 use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::case::texts::read_settings;
@@ -115,7 +115,7 @@ impl Vm<'_> {
             _ => Vec::new(),
         };
         devices.extend(addresses.into_iter().map(|address| Device {
-            node: device::node_of(&*host.files, &address, topology),
+            node: pci::node_of(&*host.files, &address, topology),
             address,
             vmid,
         }));

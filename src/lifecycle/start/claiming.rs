@@ -42,18 +42,8 @@ impl Run<'_> {
         self.claim_as(case, prospect, state, &answers, account)
     }
 
-    pub(in crate::lifecycle) fn claim(
-        &self,
-        case: &Case,
-        state: ClaimState,
-        answers: &Answers,
-        account: &mut Account,
-    ) -> Result<Worked, Denied> {
-        let prospect = Prospect::of(self.host, case, Some(&state_for(self.host, case)?));
-        self.claim_as(case, prospect, state, answers, account)
-    }
-
-    fn claim_as(
+    /// Claims what can be granted of the table of a VM; one that is started for a backup does without.
+    pub(in crate::lifecycle) fn claim_as(
         &self,
         case: &Case,
         prospect: Result<Prospect, Denied>,
@@ -120,7 +110,7 @@ impl Run<'_> {
         tell(vmid, &prospect.resolved, account);
         let assessment = prospect.assess(self.host, case, Some(now));
         let (resolved, warnings) = assessment.granted()?;
-        warnings.iter().for_each(|text| account.warn(text.clone()));
+        account.warn_all(&warnings);
         let asked = resolved.wishes.memory.nodes.clone();
         let wishes = self.with_memory(vmid, resolved, state, now)?;
         if wishes.memory.nodes != asked {

@@ -86,9 +86,7 @@ impl Run<'_> {
 
     fn try_release(&self, vmid: Option<Vmid>, account: &mut Account) -> anyhow::Result<()> {
         if vmid.is_none() {
-            recover(self.host)?
-                .into_iter()
-                .for_each(|text| account.warn(text));
+            account.warn_all(recover(self.host)?);
         }
         // What reconcile gives back is let go of as well.
         let is_lost = matches!(known(self.host), Ok(Known::Rebuilt(_)));

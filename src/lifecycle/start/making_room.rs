@@ -23,10 +23,9 @@ use crate::lifecycle::case::neighbours::{Neighbour, neighbours, without_neighbou
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::account::Account;
 use crate::lifecycle::engine::denied::Denied;
-use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::{busy, read_state};
 use crate::lifecycle::engine::run::{Run, START_TIME};
-use crate::lifecycle::engine::work::{Worked, work};
+use crate::lifecycle::engine::work::work_and_tell;
 
 /// Longest time after which one looks again, although nothing has ended that is waited for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -60,7 +59,8 @@ impl Run<'_> {
     /// Tells whether the guest is going to run: not when it is started for a backup or comes from
     /// another node. What was stopped for it before stays so nevertheless.
     fn needs_room(&self, case: &Case) -> bool {
-        Purpose::of_guest(&case.guest, &self.caller.migrated_from) == Purpose::Run
+        let from = &self.caller.migrated_from;
+        Purpose::of(case.guest.lock.as_deref(), from) == Purpose::Run
     }
 
     /// Finds what would keep the VM from its CPUs once the others are gone: then they stay.
@@ -183,7 +183,7 @@ impl Run<'_> {
         if running.is_empty() && taken_over(&known, case).next().is_none() {
             return Ok(());
         }
-        let worked = work(self.host, &Answers::default(), |now| {
+        let state = work_and_tell(self.host, account, |now| {
             let before = taken_over(now, case).map(|debt| (debt.vmid, debt.stopped));
             let all = before.chain(running.iter().copied());
             let records = all.map(|(vmid, stopped)| {
@@ -192,12 +192,9 @@ impl Run<'_> {
             });
             Ok(records.collect())
         })?;
-        match worked {
-            Worked::Busy => Err(busy(&*self.host.files)),
-            Worked::Done(report, _) => {
-                account.tell(&report);
-                Ok(())
-            }
+        match state {
+            Some(_) => Ok(()),
+            None => Err(busy(&*self.host.files)),
         }
     }
 }

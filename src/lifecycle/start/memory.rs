@@ -49,7 +49,7 @@ pub fn for_claim(
     let shares = resolved.pools.iter().filter_map(|(pool, needed)| {
         // PVE says what is wrong with a size that the host does not have.
         let pages = hugepages::pages(&*host.files, *pool).ok()?;
-        let held = now.held.get(&target(*pool));
+        let held = now.held.get(&Target::Hugepages(*pool));
         let before = held.and_then(|held| held.baseline.to_string().parse().ok());
         let before = before.unwrap_or(pages.persistent);
         let asked = (*pool, *needed);
@@ -59,10 +59,6 @@ pub fn for_claim(
         nodes: resolved.wishes.memory.nodes.clone(),
         shares: shares.collect(),
     })
-}
-
-fn target(pool: Pool) -> Target {
-    Target::Hugepages(pool)
 }
 
 impl Run<'_> {
@@ -156,7 +152,7 @@ impl Filling<'_, '_> {
         let mut has_dropped = false;
         loop {
             for wanted in self.short()? {
-                let path = target(wanted.share.pool).path();
+                let path = Target::Hugepages(wanted.share.pool).path();
                 self.ask(&path, &wanted.all.to_string(), account);
             }
             let short = self.short()?;
@@ -197,7 +193,7 @@ impl Filling<'_, '_> {
             .into_iter()
             .flat_map(|claim| &claim.wishes.memory.shares);
         let wanted = shares.filter_map(|share| {
-            let held = state.held.get(&target(share.pool))?;
+            let held = state.held.get(&Target::Hugepages(share.pool))?;
             let others = pools::starting(&state.claims).filter(|claim| claim.vmid != self.vmid);
             let others = others.flat_map(|claim| pools::of_pool(claim, share.pool));
             Some(Wanted {

@@ -16,7 +16,8 @@ use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::{probe, pve};
-use crate::lifecycle::case::resolve::read_case;
+use crate::lifecycle::case::assess::Prospect;
+use crate::lifecycle::case::resolve::{read_case, state_for};
 use crate::lifecycle::case::texts::{Case, CaseError, Found, read_settings};
 use crate::lifecycle::devices::binding;
 use crate::lifecycle::engine::account::{Account, Level};
@@ -27,7 +28,7 @@ use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::{busy, read_state};
 use crate::lifecycle::engine::run::{Run, START_TIME};
 use crate::lifecycle::engine::units;
-use crate::lifecycle::engine::work::{Worked, work};
+use crate::lifecycle::engine::work::{Worked, update_claim, work};
 
 /// Time after which a VM that was to be stopped counts as running on: longer than PVE waits for a guest to
 /// shut down, if nobody asks for more.
@@ -50,13 +51,9 @@ impl FromStr for Phase {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "pre-start" => Ok(Phase::PreStart),
-            "post-start" => Ok(Phase::PostStart),
-            "pre-stop" => Ok(Phase::PreStop),
-            "post-stop" => Ok(Phase::PostStop),
-            _ => Err(()),
-        }
+        use Phase::{PostStart, PostStop, PreStart, PreStop};
+        let mut all = [PreStart, PostStart, PreStop, PostStop].into_iter();
+        all.find(|phase| phase.to_string() == text).ok_or(())
     }
 }
 
@@ -154,7 +151,8 @@ impl Run<'_> {
         let state = ClaimState::Reserved { starter, deadline };
         self.bring_back_own(vmid, account)?;
         let preparation = self.preparation(case)?;
-        let worked = self.claim(case, state, &Answers::default(), account)?;
+        let prospect = Prospect::of(self.host, case, Some(&state_for(self.host, case)?));
+        let worked = self.claim_as(case, prospect, state, &Answers::default(), account)?;
         let Worked::Done(report, state) = worked else {
             let help = format!("start vm {vmid} again; lslocks shows which process it is");
             let late = Advised::new(busy(&*self.host.files).to_string(), help);
@@ -240,21 +238,14 @@ impl Run<'_> {
             return Ok(());
         }
         let ending = Some(self.host.clock.since_boot() + STOP_TIME);
-        let worked = work(self.host, &Answers::default(), |now| {
-            let claim = now.claims.get(&vmid).filter(|claim| is_isolated(claim));
-            let ending = claim.map(|claim| Claim {
+        update_claim(self.host, vmid, account, |claim| {
+            let next = Claim {
                 ending,
                 stopper: Some(self.caller.process),
                 ..claim.clone()
-            });
-            let records = ending
-                .into_iter()
-                .map(|claim| Record::Claim(Box::new(claim)));
-            Ok(records.collect())
+            };
+            is_isolated(claim).then(|| Record::Claim(Box::new(next)))
         })?;
-        if let Worked::Done(report, _) = worked {
-            account.tell(&report);
-        }
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
+use crate::lifecycle::engine::work::update_claim;
 
 /// What is done to the devices of a VM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl Run<'_> {
         let _lock = match self.lock_devices() {
             Ok(Some(lock)) => lock,
             busy => {
-                self.update_claim(vmid, account, |_| Record::End(vmid))?;
+                update_claim(self.host, vmid, account, |_| Record::End(vmid))?;
                 let refused = preparation.refused(busy.err());
                 return refused.map_or(Ok(()), |why| Err(why.into()));
             }
@@ -103,7 +104,7 @@ impl Run<'_> {
         let done = match self.announce_and_bind(vmid, bindings, account) {
             Ok(()) => self.reset(vmid, resets, account),
             Err(Denied::Refused(refusal)) => {
-                self.update_claim(vmid, account, |_| Record::End(vmid))?;
+                update_claim(self.host, vmid, account, |_| Record::End(vmid))?;
                 Err(refusal.into())
             }
             failed => failed,
@@ -146,7 +147,7 @@ impl Run<'_> {
         }
         let all = bindings.iter();
         let all = all.map(|(address, binding)| (address.clone(), binding.after));
-        self.update_claim(vmid, account, |claim| {
+        update_claim(self.host, vmid, account, |claim| {
             Record::Claim(Box::new(Claim {
                 bindings: all.collect(),
                 ..claim.clone()

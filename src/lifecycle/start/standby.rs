@@ -19,7 +19,7 @@ pub(in crate::lifecycle) fn stands_by(case: &Case, state: &ClaimState) -> bool {
 
 /// Tells whether a VM is locked for a backup: then it was started for that, if it did not run.
 pub(in crate::lifecycle) fn is_for_backup(case: &Case) -> bool {
-    Purpose::of_guest(&case.guest, "") == Purpose::Backup
+    Purpose::of(case.guest.lock.as_deref(), "") == Purpose::Backup
 }
 
 impl Run<'_> {

@@ -1,6 +1,5 @@
 //! What the operator is told at the end of a phase, and what PVE is told: go on, or abort.
 
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::backend::Backend;
 use crate::domain::claim::{Claim, ClaimState, Wishes};
 use crate::domain::start::Purpose;
@@ -127,8 +126,8 @@ impl Run<'_> {
     /// Returns what the start of a VM is for; without a config that can be read, to run.
     fn purpose(&self, vmid: Vmid) -> Purpose {
         let from = &self.caller.migrated_from;
-        let config = pve::vm_config(&*self.host.files, vmid, from).ok().flatten();
-        let lock = config.and_then(|config| parse_vm_conf(&config.text).guest().lock);
+        let guest = pve::guest_of(&*self.host.files, vmid, from).ok().flatten();
+        let lock = guest.and_then(|guest| guest.lock);
         Purpose::of(lock.as_deref(), from)
     }
 }

@@ -15,12 +15,11 @@ use crate::host::{files, pci};
 use crate::lifecycle::devices::waiting::{LOCK, LOCK_WAIT};
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::at_work::kept;
-use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::inventory::holders::in_use;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::settle::partition_is_near;
-use crate::lifecycle::engine::work::{Worked, work};
+use crate::lifecycle::engine::work::work_and_tell;
 
 /// PVE's lock on its list of reservations. A start waits 5 s for it, a stop 2 s.
 const RESERVATION_LOCK: &str = "/run/qemu-server/pci-id-reservations.lock";
@@ -114,7 +113,7 @@ impl Run<'_> {
         mut records: Vec<Record>,
         account: &mut Account,
     ) -> anyhow::Result<Option<State>> {
-        let worked = work(self.host, &Answers::default(), |now| {
+        let state = work_and_tell(self.host, account, |now| {
             let is_as_known = |target: &Target| known.held.get(target) == now.held.get(target);
             records.retain(|record| match record {
                 Record::Intend(targets) => targets.iter().all(|(target, _)| is_as_known(target)),
@@ -123,13 +122,7 @@ impl Run<'_> {
             });
             Ok(records)
         })?;
-        match worked {
-            Worked::Done(report, after) => {
-                account.tell(&report);
-                Ok(Some(after))
-            }
-            _ => Ok(None),
-        }
+        Ok(state)
     }
 
     fn driver_back(&self, one: &Lent, own: Option<Vmid>) -> io::Result<()> {

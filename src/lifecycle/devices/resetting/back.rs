@@ -18,10 +18,9 @@ use crate::lifecycle::devices::waiting::{LOCK, LOCK_WAIT, PAUSE, time_left};
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::at_work;
 use crate::lifecycle::engine::denied::Denied;
-use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
-use crate::lifecycle::engine::work::{Worked, work};
+use crate::lifecycle::engine::work::work_and_tell;
 
 /// How long what was removed is waited for.
 const BACK_WAIT: Duration = Duration::from_secs(10);
@@ -54,14 +53,11 @@ impl Run<'_> {
             return Ok(());
         }
         await_udev(self.host);
-        let worked = work(self.host, &Answers::default(), |now| {
+        work_and_tell(self.host, account, |now| {
             let claims = done.iter().filter_map(|vmid| now.claims.get(vmid));
             let records = claims.map(|claim| brought_back(self.host, claim));
             Ok(records.collect())
         })?;
-        if let Worked::Done(report, _) = &worked {
-            account.tell(report);
-        }
         Ok(())
     }
 

@@ -2,7 +2,6 @@
 
 use super::besides::usb_sources;
 use super::holders::holders;
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::guest::Guest;
 use crate::domain::pci::needs::{DiskOfVm, Needs, UsbOfVm};
 use crate::domain::vm::Vmid;
@@ -24,14 +23,8 @@ pub(super) fn of_other_vms(
         .holders
         .extend(held.filter(|(_, holder)| is_other(&holder.vmid)));
     for (vmid, _) in running.iter().filter(|(vmid, _)| is_other(vmid)) {
-        if let Ok(Some(config)) = pve::vm_config(files, *vmid, "") {
-            of_guest(
-                files,
-                *vmid,
-                &parse_vm_conf(&config.text).guest(),
-                node,
-                needs,
-            );
+        if let Ok(Some(guest)) = pve::guest_of(files, *vmid, "") {
+            of_guest(files, *vmid, &guest, node, needs);
         }
     }
 }

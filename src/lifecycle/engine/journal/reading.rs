@@ -1,11 +1,9 @@
 //! Reading the log without its lock, for showing what it says.
 
-use std::io;
-
 use super::text::{self, Damage, Log};
 use crate::domain::advice::Advised;
 use crate::domain::state::State;
-use crate::host::files::Files;
+use crate::host::files::{Files, if_there};
 use crate::host::trouble::cannot;
 
 /// Path of the log.
@@ -47,11 +45,7 @@ pub fn is_missing(files: &dyn Files) -> bool {
 
 /// Returns the text of the log, room included; `None` when there is none.
 pub(super) fn read_text(files: &dyn Files) -> anyhow::Result<Option<String>> {
-    match files.read(JOURNAL) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(cannot("read", JOURNAL)(error)),
-    }
+    if_there(files.read(JOURNAL)).map_err(cannot("read", JOURNAL))
 }
 
 /// Returns what the text of a log amounts to.

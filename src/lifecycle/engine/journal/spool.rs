@@ -1,9 +1,8 @@
 //! Wishes that came while the host lock could not be had, for the next reconcile.
 
-use std::io;
-
 use super::state_dir::make_state_dir;
 use crate::domain::vm::Vmid;
+use crate::host::dirs::make_dir;
 use crate::host::files::Files;
 use crate::host::trouble::cannot;
 
@@ -13,12 +12,7 @@ const SPOOL: &str = "/run/pin-hook/spool";
 /// Leaves a wish for a VM to the next reconcile, because the host lock could not be had.
 pub fn spool(files: &dyn Files, vmid: Vmid) -> anyhow::Result<()> {
     make_state_dir(files)?;
-    match files.make_dir(SPOOL, 0o700) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(cannot("make", SPOOL)(error));
-        }
-        _ => {}
-    }
+    make_dir(files, SPOOL, 0o700).map_err(cannot("make", SPOOL))?;
     let path = format!("{SPOOL}/{vmid}");
     files
         .replace(&path, "", 0o600)

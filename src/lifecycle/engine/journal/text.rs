@@ -116,22 +116,6 @@ pub fn read(text: &str) -> Result<Log, Newer> {
     Ok(log)
 }
 
-/// Parses a log; returns what it amounts to and what is damaged.
-///
-/// # Errors
-/// [`Newer`].
-pub fn parse(text: &str) -> Result<(State, Damage), Newer> {
-    read(text).map(|log| (log.state, log.damage))
-}
-
-/// Returns the text of a log.
-///
-/// # Errors
-/// A record cannot be put into words.
-pub fn text_of(records: &[Record]) -> anyhow::Result<String> {
-    lines(records)
-}
-
 /// Returns the lines of records.
 ///
 /// # Errors
@@ -181,6 +165,10 @@ mod tests {
     use super::*;
     use crate::domain::state::{Held, based};
     use crate::domain::target::{Target, Value};
+
+    fn parse(text: &str) -> Result<(State, Damage), Newer> {
+        read(text).map(|log| (log.state, log.damage))
+    }
 
     fn intend(ours: Value) -> Record {
         let held = Held::new(Value::Absent, ours);

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 
-use crate::config::vm_conf::parse_vm_conf;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::state::Held;
 use crate::domain::target::{KTHREADD, Target, Value};
@@ -165,8 +164,7 @@ impl Traces<'_> {
         if target::read(self.host, &target)? != Value::Present {
             return Ok(false);
         }
-        let config = pve::vm_config(&*self.host.files, vmid, "")?;
-        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        let guest = pve::guest_of(&*self.host.files, vmid, "")?;
         match guest.is_some_and(|guest| guest.hookscript.is_some()) {
             true => self.is_delegated = true,
             false => self.hold(target, Value::Absent, Value::Present),
@@ -210,8 +208,7 @@ impl Traces<'_> {
         let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
             return Ok(());
         };
-        let config = pve::vm_config(&*self.host.files, vmid, "")?;
-        let guest = config.map(|config| parse_vm_conf(&config.text).guest());
+        let guest = pve::guest_of(&*self.host.files, vmid, "")?;
         let natural = match guest.and_then(|guest| guest.affinity) {
             Some(affinity) => affinity,
             None => self.possible()?,

@@ -5,7 +5,6 @@
 //! managed one refuses (EIO, later EPERM; since Linux 6.11 its file is read-only: EACCES).
 
 use std::collections::BTreeSet;
-use std::io;
 use std::time::Duration;
 
 use super::settling::{LOOK_AGAIN, Settling};
@@ -96,11 +95,6 @@ impl Settling<'_, '_> {
         };
         self.written.iter().filter(is_moving).count()
     }
-}
-
-/// Tells whether the CPUs that an interrupt was to go to have no vector left for it.
-pub(super) fn is_out_of_vectors(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOSPC)
 }
 
 /// Returns the interrupts among targets that are delivered to owned CPUs, by device.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::interrupts::is_out_of_vectors;
 use super::settling::{LOOK_AGAIN, Pass, Settling};
 use crate::domain::diff::{Change, Context};
 use crate::domain::facts::Facts;
@@ -61,7 +60,8 @@ impl Settling<'_, '_> {
             }
             Err(error)
                 if pass == Pass::Acquire
-                    && is_out_of_vectors(&error)
+                    // The CPUs that an interrupt was to go to have no vector left for it.
+                    && error.raw_os_error() == Some(libc::ENOSPC)
                     && self.send_elsewhere(change, facts)? =>
             {
                 self.report.n_changes += 1;
@@ -104,7 +104,8 @@ impl Settling<'_, '_> {
         let mut live = target::read(self.host, target).ok()?;
         let mut is_well = self.is_well(change, &live, facts);
         let is_rounded = |live: &Value| self.is_rounded(change, live);
-        if !is_well && !is_rounded(&live) && is_applied_later(target) {
+        let is_applied_later = target.row().is_some_and(|row| row.is_applied_later);
+        if !is_well && !is_rounded(&live) && is_applied_later {
             let wait = self.patience.min(APPLY_WAIT).min(self.host.left());
             let clock = &self.host.clock;
             let begin = clock.since_boot();
@@ -151,9 +152,4 @@ impl Settling<'_, '_> {
         };
         context.granted(target, live, after)
     }
-}
-
-/// Tells whether the kernel takes a value and applies it later, in work of its own.
-fn is_applied_later(target: &Target) -> bool {
-    target.row().is_some_and(|row| row.is_applied_later)
 }
