@@ -7,6 +7,7 @@ use crate::domain::advice::Advised;
 use crate::domain::state::State;
 use crate::domain::unit::Masked;
 use crate::host::Host;
+use crate::host::systemd::BUS_SOCKET;
 use crate::host::units::masked;
 
 /// Units that run reconcile: every 15 s, and when a VM comes or goes.
@@ -72,6 +73,12 @@ pub fn idle(host: &Host) -> anyhow::Result<Vec<&'static str>> {
         idle.insert(0, RECONCILE);
     }
     Ok(idle)
+}
+
+/// Tells whether there is something to look after, as far as systemd tells: nobody but this program starts the
+/// timer, and it stops it when nothing is held.
+pub fn is_watching(host: &Host) -> bool {
+    host.files.exists(BUS_SOCKET) && host.systemd.is_active(TIMER).unwrap_or(false)
 }
 
 /// Says what comes of it that units are idle (see [`idle`]), and what to do about it; nothing of none.

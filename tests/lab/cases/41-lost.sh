@@ -39,6 +39,7 @@ capture_after_equal 'lost, the vm stopped, release --all: the host is as before'
 # Its cgroups may have gone with it when the stop looks. A whole node: what the kernel keeps there stays there.
 table 100 'cpus = "4-7"'
 isolated='isolated 4-7: 4 5 6 7' begin 'stopped'
+systemctl start pin-hook-reconcile.timer pin-hook-reconcile.path
 rm -rf /run/pin-hook
 qm stop 100 > "$work/stop" 2>&1
 said "$work/stop"

@@ -13,13 +13,15 @@ use crate::host::{Host, container, irq, pve, target, work};
 use crate::lifecycle::engine::observe::{
     boot_isolated, kernel_threads, read_cpus, shared_cpus, threads_of,
 };
+use crate::lifecycle::engine::units::is_watching;
 
 const UNITS: &str = "/run/systemd/system";
 
 /// How much of what looks like ours is taken for ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Marks {
-    /// Only what goes with cgroups that nobody else makes: a VM's, with our drop-in for its scope.
+    /// Only what goes with cgroups that nobody else makes: a VM's, with our drop-in for its scope; or everything
+    /// while our units look after something.
     Sure,
     /// Everything: something was in force, or somebody has asked for it.
     All,
@@ -51,8 +53,8 @@ pub fn traces(host: &Host, known: Known, marks: Marks) -> anyhow::Result<Vec<(Ta
     for vmid in &vmids {
         found.scope(*vmid)?;
     }
-    // Its cgroups go with a VM, what tells systemd about them does not.
-    found.is_sure |= is_in_units(host)?;
+    // Its cgroups go with a VM; the units that look after what it had do not.
+    found.is_sure |= marks == Marks::Sure && is_watching(host);
     if marks == Marks::Sure && !found.is_sure {
         return Ok(Vec::new());
     }
@@ -80,27 +82,12 @@ pub fn traces(host: &Host, known: Known, marks: Marks) -> anyhow::Result<Vec<(Ta
     Ok(found.held)
 }
 
-/// Returns the CPUs that births avoid, where systemd has been told something that only this program tells it.
+/// Returns the CPUs that births avoid, where something is looked after and the log of it is missing.
 pub(super) fn left_to_births(host: &Host) -> anyhow::Result<CpuSet> {
-    match is_in_units(host)? {
+    match is_watching(host) {
         true => avoided_by_births(host),
         false => Ok(CpuSet::new()),
     }
-}
-
-/// Tells whether systemd has been told to leave scopes of VMs to themselves, or to cut itself.
-fn is_in_units(host: &Host) -> anyhow::Result<bool> {
-    for name in host.files.list(UNITS).unwrap_or_default() {
-        let vmid = name.strip_suffix(".scope.d").map(str::parse::<Vmid>);
-        if let Some(Ok(vmid)) = vmid
-            && target::read(host, &Target::Delegation(vmid))? == Value::Present
-        {
-            return Ok(true);
-        }
-    }
-    Ok(host
-        .files
-        .exists(&Target::DropIn("init.scope".to_owned()).path()))
 }
 
 /// Returns the CPUs that new kernel threads are not to run on, or new interrupts, although the
