@@ -18,6 +18,7 @@ mod page;
 mod plan;
 mod report;
 mod status;
+mod tables;
 mod tips;
 mod topology;
 mod waits;

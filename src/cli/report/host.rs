@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::parts::{failed, in_short, remark, remarks, section};
 use super::vm::glance;
-use crate::cli::page::{Badge, Block, Row, Section, Tone};
+use crate::cli::page::{Badge, Block, Row, Section, Table, Tone};
 use crate::cli::status;
 use crate::domain::map::Map;
 use crate::domain::map::draw::{LEAST_WIDTH, Line, Paper, draw};
@@ -25,10 +25,10 @@ pub(super) fn at_a_glance(report: &Report) -> Section {
     let rows: Vec<Row> = report.vms.iter().map(|vm| glance(vm, report)).collect();
     match rows.is_empty() {
         true => blocks.push(Block::Text("no vm has a table".to_owned())),
-        false => blocks.push(Block::Table {
-            heads: vec!["vm", "state", "cpus", "isolation", "backend"],
-            groups: vec![("", rows)],
-        }),
+        false => {
+            let heads = ["vm", "state", "cpus", "isolation", "backend"];
+            blocks.push(Block::Table(Table::of(heads, rows)));
+        }
     }
     let badge = match &report.status {
         Ok(status) => {
@@ -176,7 +176,11 @@ pub(super) fn changed(changed: &Result<Vec<Changed>>) -> Section {
         groups.push((purpose, same.into_iter().map(row).collect()));
     }
     let heads = vec!["what", "now", "before"];
-    section(TITLE, Some(badge), vec![Block::Table { heads, groups }])
+    section(
+        TITLE,
+        Some(badge),
+        vec![Block::Table(Table { heads, groups })],
+    )
 }
 
 fn row(one: &Changed) -> Row {
