@@ -25,7 +25,7 @@ use crate::lifecycle::engine::inventory::{Devices, Judged};
 use crate::lifecycle::engine::units::masks;
 use crate::lifecycle::hooking::snippet;
 use crate::lifecycle::show::complaint::Complaint;
-use crate::lifecycle::show::lint::{Bench, Lint, lint_on};
+use crate::lifecycle::show::lint::{Bench, Lint, lint_of};
 use crate::lifecycle::show::orphans::all_unused;
 
 /// Returns what the doctor judges of the host.
@@ -226,22 +226,15 @@ fn held_against_host(bench: &Bench, host: &Host, vmid: Vmid) -> Held {
             ..Held::default()
         };
     }
-    let file = match read_table(&*host.files, vmid) {
-        Ok(Some(file)) => file,
-        Ok(None) => return Held::default(),
-        Err(error) => {
-            let error = error.into();
-            return Held {
-                table_fault: Some(told(Complaint::of(&error))),
-                ..Held::default()
-            };
-        }
-    };
-    let Lint {
+    let Some(Lint {
         error, warnings, ..
-    } = lint_on(bench, host, &file);
-    // What has a place in the text is wrong by itself, wherever it is used.
-    let is_text = error.as_ref().is_some_and(|error| error.line.is_some());
+    }) = lint_of(bench, host, vmid)
+    else {
+        return Held::default();
+    };
+    // What has a place in the text, or cannot be read, is wrong by itself, wherever it is used.
+    let is_text = |error: &Complaint| error.line.is_some() || error.file.is_none();
+    let is_text = error.as_ref().is_some_and(is_text);
     let error = error.map(told);
     let (table_fault, refusal) = match is_text {
         true => (error, None),
