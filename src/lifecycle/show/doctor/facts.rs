@@ -143,13 +143,14 @@ pub(super) fn vm_facts(
         _ => None,
     };
     // What has a check of its own is not told twice.
-    let of_memory = obstacle.as_ref().is_some_and(|one| one.is_memory);
     let is_told = |warning: &Remark| match warning.topic {
         Topic::Placement => false,
         Topic::Config | Topic::Devices => true,
         Topic::Cpus => !doubts.is_empty(),
         Topic::Smt => guest_smt.is_some(),
-        Topic::Memory => of_memory,
+        Topic::Memory => obstacle
+            .as_ref()
+            .is_some_and(|one| one.fact == warning.text),
     };
     let warnings = held.warnings.into_iter();
     let warnings = warnings.filter(|warning| !is_told(warning));
@@ -165,7 +166,7 @@ pub(super) fn vm_facts(
         asks_without_idle: said.as_ref().and_then(asks_without_idle),
         guest,
         table_fault: held.table_fault,
-        refusal: held.refusal.or(obstacle.map(|one| one.advice)),
+        refusal: held.refusal.or(obstacle),
         warnings,
         doubts,
         better,
