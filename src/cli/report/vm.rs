@@ -2,6 +2,7 @@
 
 use super::parts::{self, failed, remark, remarks};
 use crate::cli::columns::or_dash;
+use crate::cli::doctor::what_it_means;
 use crate::cli::page::{Badge, Block, Row, Section, Table, Tone};
 use crate::cli::plan::{self, changes};
 use crate::cli::status::{complaints, of_partition};
@@ -110,16 +111,9 @@ fn facts(
         facts.push(("would own", layout.cpus.in_words()));
         facts.push(("backend", format!("{} ({})", layout.backend, layout.reason)));
     }
-    if let Some(Level {
-        number,
-        in_force,
-        means,
-        next,
-    }) = level(vm, report)
-    {
-        let when = if *in_force { "" } else { " at its next start" };
-        facts.push(("isolation", format!("{number} of {HIGHEST}{when}: {means}")));
-        facts.extend(next.as_ref().map(|next| ("next step", next.clone())));
+    if let Some(level) = level(vm, report) {
+        facts.push(("isolation", what_it_means(level)));
+        facts.extend(level.next.clone().map(|next| ("next step", next)));
     }
     if let Ok(Some(table)) = &vm.table {
         facts.push(("table", table.path.clone()));
