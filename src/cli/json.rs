@@ -33,11 +33,7 @@ pub fn print(body: &impl Serialize, output: &Output) -> anyhow::Result<()> {
 
 /// Prints an error that left nothing else to show, and returns the exit status.
 pub fn fail(error: &anyhow::Error, output: &Output) -> ExitCode {
-    let complaint = Complaint {
-        message: format!("{error:#}"),
-        help: Some(help_for(error)),
-        ..Complaint::default()
-    };
+    let complaint = Complaint::new(format!("{error:#}"), help_for(error));
     match print(&Failure { error: complaint }, output) {
         Ok(()) => ExitCode::from(Exit::Refused.code()),
         Err(_) => output.fail_by(error),

@@ -176,10 +176,8 @@ pub fn unreadable(path: &str, error: &anyhow::Error) -> Lint {
 
 fn unreadable_by(path: &str, error: &anyhow::Error) -> Complaint {
     Complaint {
-        message: format!("{error:#}"),
-        help: Some(help_for_file(path, error)),
         file: Some(path.to_owned()),
-        ..Complaint::default()
+        ..Complaint::new(format!("{error:#}"), help_for_file(path, error))
     }
 }
 
@@ -336,10 +334,8 @@ impl Lint {
     fn refuse(&mut self, message: &str, help: String) {
         let file = &self.file;
         self.error.get_or_insert_with(|| Complaint {
-            message: format!("{file}: {message}"),
-            help: Some(help),
             file: Some(file.clone()),
-            ..Complaint::default()
+            ..Complaint::new(format!("{file}: {message}"), help)
         });
     }
 }

@@ -27,7 +27,7 @@ use crate::lifecycle::engine::look::is_over;
 use crate::lifecycle::hooking::snippet;
 
 /// Every table of this node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Listing {
     /// Name of the node.
     pub node: String,
@@ -128,14 +128,8 @@ pub fn ids(host: &Host) -> anyhow::Result<Vec<(Vmid, Option<String>)>> {
 pub fn list(host: &Host) -> anyhow::Result<Listing> {
     let mut listing = Listing {
         node: pve::node_name(&*host.files)?,
-        vms: Vec::new(),
-        overlaps: Vec::new(),
-        orphans: Vec::new(),
-        misfits: Vec::new(),
         strays: unread_files(&*host.files),
-        broken: Vec::new(),
-        gone: Vec::new(),
-        left_out: Vec::new(),
+        ..Listing::default()
     };
     let state = known(host, "states are", &mut listing.left_out)?;
     listing.gone = gone(host, &state);
@@ -232,18 +226,7 @@ impl Listing {
             (None, Some(error)) => self.broken.push(Broken::of(Some(vmid), error)),
             (None, None) => {}
         }
-        let table = lint.table.as_ref();
-        Entry {
-            name: guest.name.clone(),
-            auto: table.is_some_and(|table| table.cpus == Cpus::Auto),
-            cpus: lint.cpus.clone(),
-            onboot: guest.onboot,
-            hooked: guest.is_hooked(),
-            hookscript: guest.hookscript.clone(),
-            table: table.map(|_| lint.file.clone()),
-            lint,
-            ..Entry::without_guest(vmid)
-        }
+        Entry::of(vmid, Some(guest), lint)
     }
 
     /// Looks whether enough is left for the host when all VMs run; where one of them alone does not leave enough,
@@ -272,7 +255,7 @@ impl Listing {
         let Some(claim) = state.claims.get(&vmid).filter(|claim| claim.owns()) else {
             return;
         };
-        let mut entry = Entry::without_guest(vmid);
+        let mut entry = Entry::of(vmid, None, Lint::default());
         entry.hold_claim(host, state, claim);
         let is_told = entry.over || self.gone.iter().any(|gone| gone.vmid == vmid);
         entry.running = !entry.over && claim.qemu().is_some();
@@ -285,23 +268,24 @@ impl Listing {
 }
 
 impl Entry {
-    /// Returns a guest of which nothing is known but its id.
-    fn without_guest(vmid: Vmid) -> Self {
+    /// Returns a guest with its table; of one without a config nothing is known but its id.
+    fn of(vmid: Vmid, guest: Option<&Guest>, lint: Lint) -> Self {
+        let table = lint.table.as_ref();
         Entry {
             vmid,
-            name: None,
-            cpus: None,
-            auto: false,
-            onboot: false,
-            hookscript: None,
-            hooked: false,
+            name: guest.and_then(|guest| guest.name.clone()),
+            cpus: lint.cpus.clone(),
+            auto: table.is_some_and(|table| table.cpus == Cpus::Auto),
+            onboot: guest.is_some_and(|guest| guest.onboot),
+            hookscript: guest.and_then(|guest| guest.hookscript.clone()),
+            hooked: guest.is_some_and(Guest::is_hooked),
             running: false,
             state: None,
             over: false,
             owned: None,
             outdated: None,
-            table: None,
-            lint: Lint::default(),
+            table: table.map(|_| lint.file.clone()),
+            lint,
         }
     }
 

@@ -6,7 +6,8 @@ mod cores;
 use self::beside::{asks_without_idle, controllers, lacks_elsewhere, passed, virtuals};
 use self::cores::{Cores, cores};
 use super::start::in_the_way;
-use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
+use crate::domain::advice::Advised;
+use crate::domain::check::{GuestOfHost, HostFacts, VmFacts};
 use crate::domain::guest::Guest;
 use crate::domain::placement::{Remark, Topic, owned_by_table};
 use crate::domain::state::State;
@@ -187,7 +188,7 @@ pub(super) fn table_of(bench: &Bench, host: &Host, vmid: Vmid) -> Option<Table> 
 
 /// Returns why PVE or QEMU would refuse the devices of a VM, the first reason, and what else is to be said of
 /// them; nothing where none can be seen.
-fn judged(devices: &Devices, vmid: Vmid) -> (Vec<Advice>, Vec<String>) {
+fn judged(devices: &Devices, vmid: Vmid) -> (Vec<Advised>, Vec<String>) {
     let mut all = match devices.bus.is_empty() {
         true => Vec::new(),
         false => devices.judged(vmid),
@@ -195,25 +196,24 @@ fn judged(devices: &Devices, vmid: Vmid) -> (Vec<Advice>, Vec<String>) {
     let fails = |one: &Judged| one.outlook.as_ref().is_some_and(|outlook| outlook.fails);
     let first = all.iter().position(fails).map(|n| all.remove(n));
     let fault = first.and_then(|judged| judged.outlook);
-    let fault = fault.map(|outlook| advice(outlook.reason, outlook.help));
+    let fault = fault.map(|outlook| Advised::new(outlook.reason, outlook.help));
     let others = all.into_iter().map(|judged| judged.warning);
     (fault.into_iter().collect(), others.collect())
 }
 
-fn hook_fault(host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) -> Option<Advice> {
+fn hook_fault(host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) -> Option<Advised> {
     let broken = snippet::broken(&*host.files, vmid, guest)?;
-    Some(advice(broken.to_string(), broken.help(vmid, has_table)))
-}
-
-fn advice(fact: String, help: String) -> Advice {
-    Advice { fact, help }
+    Some(Advised::new(
+        broken.to_string(),
+        broken.help(vmid, has_table),
+    ))
 }
 
 /// What came of holding the table of a VM against the host.
 #[derive(Default)]
 struct Held {
-    table_fault: Option<Advice>,
-    refusal: Option<Advice>,
+    table_fault: Option<Advised>,
+    refusal: Option<Advised>,
     warnings: Vec<Remark>,
 }
 
@@ -248,6 +248,6 @@ fn held_against_host(bench: &Bench, host: &Host, vmid: Vmid) -> Held {
     }
 }
 
-fn told(complaint: Complaint) -> Advice {
-    advice(complaint.message, complaint.help.unwrap_or_default())
+fn told(complaint: Complaint) -> Advised {
+    Advised::new(complaint.message, complaint.help.unwrap_or_default())
 }

@@ -1,7 +1,7 @@
 //! What is in the way of a start at this moment, whatever the table says by itself: the same that a plan
 //! comes to, in the same order.
 
-use crate::domain::check::Advice;
+use crate::domain::advice::Advised;
 use crate::domain::others::Surroundings;
 use crate::domain::pci::binding::lent;
 use crate::domain::refusal::Refusal;
@@ -29,8 +29,7 @@ pub(super) fn in_the_way(
     host: &Host,
     vmid: Vmid,
     state: Option<&State>,
-) -> Option<Advice> {
-    let advice = |fact, help| Some(Advice { fact, help });
+) -> Option<Advised> {
     let ground = bench.ground.as_ref().ok()?;
     if !matches!(pve::running(&*host.files, vmid), Ok(None)) {
         return None;
@@ -38,19 +37,19 @@ pub(super) fn in_the_way(
     let case = match read_case(host, vmid, "") {
         Ok(Found::Case(case)) => *case,
         Ok(Found::Nothing(_)) => return None,
-        Err(error) => return advice(error.to_string(), error.help()),
+        Err(error) => return Some(Advised::new(error.to_string(), error.help())),
     };
     let guest = next_guest(&*host.files, vmid, "")?;
     let case = Case { guest, ..case };
     if let Err(denied) = granted((ground, &bench.others), host, &case, state) {
-        return advice(denied.to_string(), denied.help(vmid));
+        return Some(Advised::new(denied.to_string(), denied.help(vmid)));
     }
     let outlook = locked(vmid, &case.guest);
     if let Some(outlook) = outlook.or_else(|| memory(&ground.topology, vmid, &case.guest)) {
-        return advice(outlook.reason, outlook.help);
+        return Some(Advised::new(outlook.reason, outlook.help));
     }
     let full = check_room(&*host.files).err()?;
-    advice(format!("{full:#}"), help_for(&full))
+    Some(Advised::new(format!("{full:#}"), help_for(&full)))
 }
 
 /// # Errors
