@@ -26,19 +26,16 @@ pub fn answer(host: &Host, asked: &Examination, output: &Output) -> anyhow::Resu
         (Some(table), _) => lint::table(host, table, asked.json, output),
         (_, Some(id)) => Ok(explain(id, output)),
         _ => match asked.vmid.filter(|_| asked.guest) {
-            Some(vmid) => list(&guest_list(host, vmid)?, asked.json, output),
+            Some(vmid) => {
+                let list = guest_list(host, vmid)?;
+                json::or_text(&list, asked.json, output, |list, output| {
+                    output.print(&ticked(list));
+                })?;
+                Ok(Exit::Done)
+            }
             None => show(host, asked, output),
         },
     }
-}
-
-/// Shows what is to be looked at in a guest.
-fn list(list: &GuestList, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
-    match as_json {
-        true => json::print(list, output)?,
-        false => output.print(&ticked(list)),
-    }
-    Ok(Exit::Done)
 }
 
 fn ticked(list: &GuestList) -> String {

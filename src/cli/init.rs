@@ -17,11 +17,7 @@ pub fn show(host: &Host, asked: &Proposing, output: &Output) -> anyhow::Result<E
     if asked.write {
         write(host, &mut proposed, asked.force)?;
     }
-    if asked.json {
-        json::print(&proposed, output)?;
-    } else {
-        print(&proposed, output);
-    }
+    json::or_text(&proposed, asked.json, output, print)?;
     Ok(match proposed.error {
         None => Exit::Done,
         Some(_) => Exit::Refused,

@@ -14,11 +14,7 @@ use crate::lifecycle::show::plan::{Layout, Outcome, Plan};
 /// Shows what would change when a VM starts; fails when the start would be refused.
 pub fn show(run: &Run<'_>, vmid: Vmid, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
     let plan = run.plan(vmid)?;
-    if as_json {
-        json::print(&plan, output)?;
-    } else {
-        print(&plan, output);
-    }
+    json::or_text(&plan, as_json, output, print)?;
     Ok(match plan.outcome {
         Outcome::Ready | Outcome::Nothing => Exit::Done,
         Outcome::Absent | Outcome::Refused | Outcome::Fails | Outcome::Harms => Exit::Refused,

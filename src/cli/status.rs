@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::args::Look;
-use super::columns::{Columns, paragraph, wrapped};
+use super::columns::{paragraph, wrapped};
 use super::doctor::of_level;
 use super::json;
 use super::metrics;
 use super::output::Output;
+use super::page::Table;
 use super::tables;
 use super::topology;
 use super::watch::watch;
@@ -269,12 +270,11 @@ pub fn of_partition(partition: &Partition) -> String {
 }
 
 fn threads(threads: &[ThreadStatus]) -> String {
-    let mut columns = Columns::new(["thread", "tid", "wanted", "actual", "cgroup", ""]);
-    for (ok, [what, tid, wanted, actual, group]) in tables::threads(threads) {
+    let rows = tables::threads(threads).map(|(ok, [what, tid, wanted, actual, group])| {
         let remark = if ok { "" } else { "differs" };
-        columns.add([what, tid, wanted, actual, group, remark.to_owned()]);
-    }
-    columns.lines()
+        [what, tid, wanted, actual, group, remark.to_owned()]
+    });
+    Table::plain(["thread", "tid", "wanted", "actual", "cgroup", ""], rows).lines()
 }
 
 /// Returns what is wrong with what a VM owns.
