@@ -136,11 +136,9 @@ fn threads(threads: &[ThreadStatus]) -> Block {
 
 /// Returns what a start would change; what a VM owns already is a matter of its status.
 fn of_plan(plan: &Plan, owns: bool) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    if let Some(error) = &plan.error {
-        let (text, help) = (error.message.clone(), error.help.clone());
-        blocks.push(remark(Tone::Bad, "error", text, help));
-    }
+    let error = plan.error.clone();
+    let error = error.map(|error| remark(Tone::Bad, "error", error.message, error.help));
+    let mut blocks: Vec<Block> = error.into_iter().collect();
     blocks.extend(remarks(plan::remarks(plan)));
     blocks.push(Block::Text(plan.summary.clone()));
     blocks.extend(plan.advice.clone().map(Block::Text));

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::complaint::Complaint;
 use super::gone::{Gone, gone};
-use super::known::{is_lost, known};
 use super::lint::{Bench, Lint, lint_of};
 use super::orphans::unused;
+use super::remembered::{is_lost, remembered};
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
@@ -131,7 +131,7 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
         strays: unread_files(&*host.files),
         ..Listing::default()
     };
-    let state = known(host, "states are", &mut listing.left_out)?;
+    let state = remembered(host, "states are", &mut listing.left_out)?;
     listing.gone = gone(host, &state);
     let bench = listing.bench(host);
     let with_table = tables(&*host.files)?;
@@ -208,11 +208,8 @@ impl Listing {
     fn hold_hook(&mut self, host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) {
         let broken = snippet::broken(&*host.files, vmid, guest);
         if let Some(hook) = broken.filter(|_| guest.is_hooked()) {
-            self.broken.push(Broken {
-                vmid: Some(vmid),
-                message: format!("vm {vmid}: {hook}"),
-                help: Some(hook.help(vmid, has_table)),
-            });
+            let error = Complaint::new(format!("vm {vmid}: {hook}"), hook.help(vmid, has_table));
+            self.broken.push(Broken::of(Some(vmid), &error));
         }
     }
 
