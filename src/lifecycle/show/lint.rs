@@ -98,7 +98,7 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
 }
 
 /// Does the same with what was looked at before.
-pub fn lint_on(bench: &Bench, host: &Host, file: &TextFile) -> Lint {
+fn lint_on(bench: &Bench, host: &Host, file: &TextFile) -> Lint {
     let mut lint = Lint {
         file: file.path.clone(),
         ..Lint::default()

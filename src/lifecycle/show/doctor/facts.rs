@@ -143,15 +143,14 @@ pub(super) fn vm_facts(
         None if may_start => in_the_way(bench, host, vmid, state),
         _ => None,
     };
+    let reason = obstacle.as_ref().map(|one| &one.fact);
     // What has a check of its own is not told twice.
     let is_told = |warning: &Remark| match warning.topic {
         Topic::Placement => false,
         Topic::Config | Topic::Devices => true,
         Topic::Cpus => !doubts.is_empty(),
         Topic::Smt => guest_smt.is_some(),
-        Topic::Memory => obstacle
-            .as_ref()
-            .is_some_and(|one| one.fact == warning.text),
+        Topic::Memory => reason == Some(&warning.text),
     };
     let warnings = held.warnings.into_iter();
     let warnings = warnings.filter(|warning| !is_told(warning));
