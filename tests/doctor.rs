@@ -323,6 +323,22 @@ fn what_is_told_as_a_failure_is_no_warning_too() {
     );
 }
 
+/// Of two reasons the first one counts, as in a plan.
+#[test]
+fn a_start_is_refused_for_the_reason_that_its_plan_has() {
+    let dir = node();
+    let conf = "cores: 64\nlock: backup\nhookscript: local:snippets/pin-hook\n";
+    put(&dir, "/etc/pve/qemu-server/100.conf", conf);
+    put(&dir, "/etc/pin-hook/100.toml", "cpus = \"auto\"\n");
+    let (plan, _) = asked(dir.path(), &["plan", "100", "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let error = plan["error"]["message"].as_str().unwrap();
+    let reason = error.strip_prefix("vm 100: ").unwrap();
+    let (text, _) = asked(dir.path(), &["check", "100", "--short"]);
+    let told = format!("failure vm 100 start: {reason}\n");
+    assert!(text.contains(&told), "{told}: {text}");
+}
+
 /// What guides advise is a check, or it is said why not.
 #[test]
 fn what_guides_advise_is_answered_by_a_check() {

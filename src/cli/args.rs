@@ -66,25 +66,7 @@ pub enum Command {
         json: bool,
     },
     /// Propose a table for a VM, with the reasons and what to set in PVE
-    Init {
-        /// VM to propose a table for
-        vmid: Vmid,
-        /// What to prefer, besides few NUMA nodes and L3 domains
-        #[arg(long, value_name = "WHAT", value_parser = prefer_parser())]
-        prefer: Option<Prefer>,
-        /// Whether two vCPUs share a core (pairs), or each has one whose sibling stays idle
-        #[arg(long, value_name = "HOW", value_parser = smt_parser())]
-        smt: Option<Smt>,
-        /// Also write it to /etc/pin-hook, for this node
-        #[arg(long)]
-        write: bool,
-        /// Write it even if the VM already has a table
-        #[arg(long, requires = "write")]
-        force: bool,
-        /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
-        #[arg(long)]
-        json: bool,
-    },
+    Init(Proposing),
     /// Apply the table of a running VM now
     Apply {
         /// VM whose table to apply
@@ -152,6 +134,28 @@ pub enum Command {
     Reconcile,
     /// Prepare the scopes of all VMs with a table (called by systemd at boot)
     Boot,
+}
+
+/// What `init` is asked for.
+#[derive(Debug, clap::Args)]
+pub struct Proposing {
+    /// VM to propose a table for
+    pub vmid: Vmid,
+    /// What to prefer, besides few NUMA nodes and L3 domains
+    #[arg(long, value_name = "WHAT", value_parser = by_name(Prefer::ALL, Prefer::name))]
+    pub prefer: Option<Prefer>,
+    /// Whether two vCPUs share a core (pairs), or each has one whose sibling stays idle
+    #[arg(long, value_name = "HOW", value_parser = by_name(Smt::ALL, Smt::name))]
+    pub smt: Option<Smt>,
+    /// Also write it to /etc/pin-hook, for this node
+    #[arg(long)]
+    pub write: bool,
+    /// Write it even if the VM already has a table
+    #[arg(long, requires = "write")]
+    pub force: bool,
+    /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `check` is asked for.
@@ -274,13 +278,8 @@ pub struct Call {
 }
 
 impl Call {
-    /// Returns the call of a phase or command for a VM.
-    pub fn of(what: impl ToString, vmid: Vmid) -> Self {
-        Call::about(what, Some(vmid))
-    }
-
-    /// Returns the call of a command.
-    pub fn about(what: impl ToString, vmid: Option<Vmid>) -> Self {
+    /// Returns the call of a phase or command.
+    pub fn of(what: impl ToString, vmid: Option<Vmid>) -> Self {
         Call {
             what: what.to_string(),
             vmid,
@@ -321,7 +320,7 @@ impl Command {
                     cpus: None,
                     ..
                 })
-                | Command::Init { write: false, .. }
+                | Command::Init(Proposing { write: false, .. })
                 | Command::UnknownPhase { .. }
                 | Command::Enable { dry_run: true, .. }
                 | Command::Disable { dry_run: true, .. }
@@ -420,16 +419,17 @@ fn in_order_of_commands(arguments: Vec<OsString>, grammar: &clap::Command) -> Ve
     std::iter::once(program.clone()).chain(words).collect()
 }
 
-fn prefer_parser() -> impl TypedValueParser<Value = Prefer> {
-    let of_name = |name: String| Prefer::ALL.into_iter().find(|one| one.name() == name);
-    let names = PossibleValuesParser::new(Prefer::ALL.map(Prefer::name));
-    names.try_map(move |name| of_name(name).ok_or("no such preference"))
-}
-
-fn smt_parser() -> impl TypedValueParser<Value = Smt> {
-    let of_name = |name: String| Smt::ALL.into_iter().find(|one| one.name() == name);
-    let names = PossibleValuesParser::new(Smt::ALL.map(Smt::name));
-    names.try_map(move |name| of_name(name).ok_or("no such use of smt siblings"))
+/// Returns a parser of values by their names.
+fn by_name<T, const N: usize>(
+    all: [T; N],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let names = PossibleValuesParser::new(all.map(name));
+    let of_name = move |text: String| all.into_iter().find(|one| name(*one) == text);
+    names.try_map(move |text| of_name(text).ok_or("no such value"))
 }
 
 #[cfg(test)]

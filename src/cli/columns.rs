@@ -12,23 +12,11 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Returns a table with these heads and no rows.
-    pub fn new<const N: usize>(heads: [&str; N]) -> Self {
-        let mut columns = Columns { rows: Vec::new() };
-        columns.add(heads.map(str::to_owned));
-        columns
-    }
-
     /// Returns a table with these heads and rows.
     pub fn of(heads: &[&str], rows: Vec<Vec<String>>) -> Self {
         let heads = heads.iter().map(|head| (*head).to_owned()).collect();
         let rows = std::iter::once(heads).chain(rows).collect();
         Columns { rows }
-    }
-
-    /// Adds a row.
-    pub fn add<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into());
     }
 
     /// Returns the lines of the table, indented by two; numbers are aligned to the right. Lists and
@@ -142,17 +130,10 @@ mod tests {
     fn long_lists_go_on_below_themselves() {
         let list = (0..60).map(|n| (2 * n).to_string());
         let list = list.collect::<Vec<_>>().join(",");
-        let mut columns = Columns::new(["thread", "cpus", "actual", "cgroup"]);
-        columns.add(
-            [
-                "vcpu 0",
-                "1",
-                &list,
-                "user.slice/user-0.slice/session-3.scope",
-            ]
-            .map(str::to_owned),
-        );
-        let text = columns.lines();
+        let group = "user.slice/user-0.slice/session-3.scope";
+        let row = ["vcpu 0", "1", &list, group].map(str::to_owned);
+        let heads = ["thread", "cpus", "actual", "cgroup"];
+        let text = Columns::of(&heads, vec![row.into()]).lines();
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
         assert!(text.lines().count() > 3, "{text}");
         let all = text.split_whitespace().collect::<String>();
@@ -165,11 +146,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut columns = Columns::new(["cpu", "core", "node"]);
-        columns.add(["6", "6,18", "0"].map(str::to_owned));
-        columns.add(["18", "é", "-"].map(str::to_owned));
+        let rows = [["6", "6,18", "0"], ["18", "é", "-"]];
+        let rows = rows.map(|row| row.map(str::to_owned).into());
         assert_eq!(
-            columns.lines(),
+            Columns::of(&["cpu", "core", "node"], rows.into()).lines(),
             "  cpu  core  node\n    6  6,18     0\n   18  é        -\n"
         );
     }

@@ -26,19 +26,16 @@ pub fn answer(host: &Host, asked: &Examination, output: &Output) -> anyhow::Resu
         (Some(table), _) => lint::table(host, table, asked.json, output),
         (_, Some(id)) => Ok(explain(id, output)),
         _ => match asked.vmid.filter(|_| asked.guest) {
-            Some(vmid) => list(&guest_list(host, vmid)?, asked.json, output),
+            Some(vmid) => {
+                let list = guest_list(host, vmid)?;
+                json::or_text(&list, asked.json, output, |list, output| {
+                    output.print(&ticked(list));
+                })?;
+                Ok(Exit::Done)
+            }
             None => show(host, asked, output),
         },
     }
-}
-
-/// Shows what is to be looked at in a guest.
-fn list(list: &GuestList, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
-    match as_json {
-        true => json::print(list, output)?,
-        false => output.print(&ticked(list)),
-    }
-    Ok(Exit::Done)
 }
 
 fn ticked(list: &GuestList) -> String {
@@ -107,9 +104,7 @@ fn explained(check: &Check) -> String {
 fn short(diagnosis: &Diagnosis) -> String {
     let mut text = String::new();
     for patient in &diagnosis.patients {
-        let who = patient
-            .vmid
-            .map_or("host".to_owned(), |vmid| format!("vm {vmid}"));
+        let who = who(patient);
         for row in patient
             .results
             .iter()
@@ -121,7 +116,14 @@ fn short(diagnosis: &Diagnosis) -> String {
             text += &format!("{} {who} {id}: {found}\n", outcome.name());
         }
     }
-    text + &total(&diagnosis.totals)
+    text + &total(&diagnosis.totals) + "\n"
+}
+
+/// Returns whether a finding is about the host or a VM, in a few words.
+pub fn who(patient: &Patient) -> String {
+    patient
+        .vmid
+        .map_or("host".to_owned(), |vmid| format!("vm {vmid}"))
 }
 
 fn report(diagnosis: &Diagnosis, is_verbose: bool) -> String {
@@ -129,7 +131,7 @@ fn report(diagnosis: &Diagnosis, is_verbose: bool) -> String {
     for patient in &diagnosis.patients {
         text += &of_patient(patient, &diagnosis.node, is_verbose);
     }
-    text += &format!("\n{}", total(&diagnosis.totals));
+    text += &format!("\n{}\n", total(&diagnosis.totals));
     let totals = diagnosis.totals;
     if totals.notices + totals.warnings + totals.failures > 0 {
         text += "pin-hook check --explain NAME says why a check matters\n";
@@ -173,21 +175,22 @@ fn of_patient(patient: &Patient, node: &str, is_verbose: bool) -> String {
 
 /// Returns how much of the CPUs of a VM is its own, in lines.
 pub fn of_level(level: &level::Level) -> String {
-    let level::Level {
-        number,
-        in_force,
-        means,
-        next,
-    } = level;
-    let when = if *in_force { "" } else { " at its next start" };
-    let mut text = wrapped(
-        &format!("isolation {number} of {HIGHEST}{when}: {means}"),
-        "  ",
-    );
-    if let Some(next) = next {
-        text += &wrapped(&format!("for {}: {next}", number + 1), "    ");
+    let mut text = wrapped(&format!("isolation {}", what_it_means(level)), "  ");
+    if let Some(next) = &level.next {
+        text += &wrapped(&format!("for {}: {next}", level.number + 1), "    ");
     }
     text
+}
+
+/// Returns the number of a level, and what it means.
+pub fn what_it_means(level: &level::Level) -> String {
+    let level::Level { number, means, .. } = level;
+    let when = if level.in_force {
+        ""
+    } else {
+        " at its next start"
+    };
+    format!("{number} of {HIGHEST}{when}: {means}")
 }
 
 /// Columns that the word before a finding takes.
@@ -230,7 +233,8 @@ fn style(outcome: Outcome) -> Style {
     color.on_default().bold()
 }
 
-fn total(totals: &Totals) -> String {
+/// Returns how many checks came to what, in one line.
+pub fn total(totals: &Totals) -> String {
     let Totals {
         passed,
         skipped,
@@ -251,5 +255,5 @@ fn total(totals: &Totals) -> String {
         let apply = if skipped == 1 { "does" } else { "do" };
         parts.push(format!("{skipped} {apply} not apply"));
     }
-    format!("{}: {}\n", count(all, "check"), parts.join(", "))
+    format!("{}: {}", count(all, "check"), parts.join(", "))
 }

@@ -1,36 +1,23 @@
 //! `init`: a table for a VM, with the reasons.
 
+use super::args::Proposing;
 use super::json;
 use super::output::Output;
-use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::lifecycle::engine::account::{Exit, Level};
 use crate::lifecycle::show::init::{Intent, Proposed, propose, write};
 
-/// What to do with the table.
-#[derive(Debug, Clone, Copy)]
-pub struct Wish {
-    /// Whether it is written.
-    pub write: bool,
-    /// Whether a table that is there is replaced.
-    pub force: bool,
-    /// Whether JSON is printed.
-    pub json: bool,
-    /// What the CPUs are for.
-    pub intent: Intent,
-}
-
 /// Shows, and writes if asked to, a table for a VM; fails when there is no room for it.
-pub fn show(host: &Host, vmid: Vmid, wish: Wish, output: &Output) -> anyhow::Result<Exit> {
-    let mut proposed = propose(host, vmid, wish.intent)?;
-    if wish.write {
-        write(host, &mut proposed, wish.force)?;
+pub fn show(host: &Host, asked: &Proposing, output: &Output) -> anyhow::Result<Exit> {
+    let intent = Intent {
+        prefer: asked.prefer,
+        smt: asked.smt,
+    };
+    let mut proposed = propose(host, asked.vmid, intent)?;
+    if asked.write {
+        write(host, &mut proposed, asked.force)?;
     }
-    if wish.json {
-        json::print(&proposed, output)?;
-    } else {
-        print(&proposed, output);
-    }
+    json::or_text(&proposed, asked.json, output, print)?;
     Ok(match proposed.error {
         None => Exit::Done,
         Some(_) => Exit::Refused,

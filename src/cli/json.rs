@@ -31,13 +31,23 @@ pub fn print(body: &impl Serialize, output: &Output) -> anyhow::Result<()> {
     output.json(&Versioned { version, body })
 }
 
+/// Prints a value as JSON where that is asked for, else as `text` does.
+pub fn or_text<T: Serialize>(
+    body: &T,
+    as_json: bool,
+    output: &Output,
+    text: impl FnOnce(&T, &Output),
+) -> anyhow::Result<()> {
+    match as_json {
+        true => print(body, output)?,
+        false => text(body, output),
+    }
+    Ok(())
+}
+
 /// Prints an error that left nothing else to show, and returns the exit status.
 pub fn fail(error: &anyhow::Error, output: &Output) -> ExitCode {
-    let complaint = Complaint {
-        message: format!("{error:#}"),
-        help: Some(help_for(error)),
-        ..Complaint::default()
-    };
+    let complaint = Complaint::new(format!("{error:#}"), help_for(error));
     match print(&Failure { error: complaint }, output) {
         Ok(()) => ExitCode::from(Exit::Refused.code()),
         Err(_) => output.fail_by(error),

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::json;
+use super::opening::of_caller;
 use super::output::Output;
 use crate::host::Host;
-use crate::host::files::RootFiles;
 use crate::host::table::read_candidate;
 use crate::lifecycle::engine::account::{Exit, Level};
 use crate::lifecycle::show::lint::{Lint, lint, unreadable};
@@ -14,16 +14,11 @@ use crate::lifecycle::show::lint::{Lint, lint, unreadable};
 pub fn table(host: &Host, file: &Path, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
     let path = file.to_string_lossy().into_owned();
     // The file is the caller's, also when the host is a captured one.
-    let files = RootFiles::new(if file.is_absolute() { "/" } else { "." });
-    let lint = match read_candidate(&files, &path) {
+    let lint = match read_candidate(&of_caller(file), &path) {
         Ok(candidate) => lint(host, &candidate),
         Err(error) => unreadable(&path, &error),
     };
-    if as_json {
-        json::print(&lint, output)?;
-    } else {
-        print(&lint, output);
-    }
+    json::or_text(&lint, as_json, output, print)?;
     Ok(match lint.ok {
         true => Exit::Done,
         false => Exit::Usage,

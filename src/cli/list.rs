@@ -1,8 +1,9 @@
 //! `list`: every table of this node.
 
-use super::columns::{Columns, or_dash};
+use super::columns::or_dash;
 use super::json;
 use super::output::Output;
+use super::page::Table;
 use super::status::{of_over, without_config};
 use crate::host::Host;
 use crate::lifecycle::engine::account::{Exit, Level};
@@ -11,11 +12,7 @@ use crate::lifecycle::show::list::{Broken, Entry, Listing, Misfit, ids, list};
 /// Shows every table of this node; fails when one of them is broken, or a start would be refused with it.
 pub fn show(host: &Host, as_json: bool, output: &Output) -> anyhow::Result<Exit> {
     let listing = list(host)?;
-    if as_json {
-        json::print(&listing, output)?;
-    } else {
-        print(&listing, output);
-    }
+    json::or_text(&listing, as_json, output, print)?;
     let is_refused = listing.misfits.iter().any(|misfit| misfit.vmid.is_some());
     Ok(match listing.broken.is_empty() && !is_refused {
         true => Exit::Done,
@@ -84,23 +81,22 @@ fn print(listing: &Listing, output: &Output) {
 }
 
 fn vms(vms: &[Entry]) -> String {
-    let mut columns = Columns::new(["vm", "name", "cpus", "onboot", "hook", "state"]);
-    for vm in vms {
+    let rows = vms.iter().map(|vm| {
         let hook = match &vm.hookscript {
             Some(_) if vm.hooked => "yes".to_owned(),
             Some(volume) => format!("other: {volume}"),
             None => "no".to_owned(),
         };
-        columns.add([
+        [
             vm.vmid.to_string(),
             or_dash(vm.name.as_ref()),
             cpus(vm),
             if vm.onboot { "yes" } else { "no" }.to_owned(),
             hook,
             state(vm),
-        ]);
-    }
-    columns.lines()
+        ]
+    });
+    Table::plain(["vm", "name", "cpus", "onboot", "hook", "state"], rows).lines()
 }
 
 fn state(vm: &Entry) -> String {

@@ -18,6 +18,7 @@ mod page;
 mod plan;
 mod report;
 mod status;
+mod tables;
 mod tips;
 mod topology;
 mod waits;
@@ -44,7 +45,6 @@ use crate::lifecycle::hooking::chain;
 use crate::lifecycle::hooking::enable::Hooking;
 use crate::lifecycle::hooking::snippet::announce;
 use crate::lifecycle::show::doctor::pressing;
-use crate::lifecycle::show::init::Intent;
 use crate::lifecycle::show::plan::Outcome;
 use args::{Call, Command};
 use opening::Root;
@@ -170,46 +170,32 @@ impl Desk<'_> {
         match command {
             Command::Phase { phase, vmid } => self.phase(&phase.to_string(), *vmid),
             Command::UnknownPhase { phase, vmid } => self.phase(phase, *vmid),
-            Command::Apply { vmid } => told(self.run().apply(*vmid), Call::of("apply", *vmid)),
+            Command::Apply { vmid } => {
+                told(self.run().apply(*vmid), Call::of("apply", Some(*vmid)))
+            }
             Command::Release { vmid, .. } => {
-                told(self.run().release(*vmid), Call::about("release", *vmid))
+                told(self.run().release(*vmid), Call::of("release", *vmid))
             }
             Command::Enable { vmid, dry_run } => {
                 let mut account = self.hooking(*vmid, *dry_run).enable();
                 self.tell_refusal(*vmid, &mut account);
                 self.tell_findings(*vmid, &mut account);
-                told(account, Call::of("enable", *vmid))
+                told(account, Call::of("enable", Some(*vmid)))
             }
             Command::Disable { vmid, dry_run } => {
                 let account = self.hooking(*vmid, *dry_run).disable(caller(host));
-                told(account, Call::of("disable", *vmid))
+                told(account, Call::of("disable", Some(*vmid)))
             }
-            Command::Reconcile => told(self.run().reconcile(), Call::about("reconcile", None)),
+            Command::Reconcile => told(self.run().reconcile(), Call::of("reconcile", None)),
             Command::Write { name, words } => errand::serve(&*host.files, name, words)
                 .map_or_else(|error| output.fail_by(&error), |()| ExitCode::SUCCESS),
-            Command::Boot => told(boot(host), Call::about("boot", None)),
-            Command::Announce => told(announce(host), Call::about("announce", None)),
+            Command::Boot => told(boot(host), Call::of("boot", None)),
+            Command::Announce => told(announce(host), Call::of("announce", None)),
             Command::Plan { vmid, json } => {
                 self.shown(plan::show(&self.run(), *vmid, *json, output), *json)
             }
             Command::Status(asked) => self.shown(status::show(host, asked, output), asked.json),
-            Command::Init {
-                vmid,
-                prefer,
-                smt,
-                write,
-                force,
-                json,
-            } => {
-                let (prefer, smt) = (*prefer, *smt);
-                let wish = init::Wish {
-                    intent: Intent { prefer, smt },
-                    write: *write,
-                    force: *force,
-                    json: *json,
-                };
-                self.shown(init::show(host, *vmid, wish, output), *json)
-            }
+            Command::Init(asked) => self.shown(init::show(host, asked, output), asked.json),
             Command::Check(asked) => self.shown(doctor::answer(host, asked, output), asked.json),
             Command::Topology(asked) => self.shown(topology::show(host, asked, output), asked.json),
             Command::Measure(asked) => self.shown(measure::show(host, asked, output), asked.json),
@@ -249,7 +235,7 @@ impl Desk<'_> {
                 return;
             }
             self.output
-                .tell(account, &Call::of(phase, vmid), self.started);
+                .tell(account, &Call::of(phase, Some(vmid)), self.started);
         };
         ExitCode::from(chain::around(&hook, phase, ours, tell))
     }

@@ -145,7 +145,7 @@ fn with(files: Box<dyn Files>, sched: Box<dyn Sched>, command: &Command) -> Host
 }
 
 /// Returns the files that the caller names, also when the host is a captured one.
-fn of_caller(file: &Path) -> RootFiles {
+pub fn of_caller(file: &Path) -> RootFiles {
     RootFiles::new(if file.is_absolute() { "/" } else { "." })
 }
 

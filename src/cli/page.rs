@@ -3,6 +3,8 @@
 pub mod html;
 pub mod markdown;
 
+use super::columns::Columns;
+
 /// How something is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
@@ -37,6 +39,48 @@ impl Badge {
 
 /// Row of a table; the tone is that of its second cell.
 pub type Row = (Tone, Vec<String>);
+
+/// Rows below their heads.
+#[derive(Debug)]
+pub struct Table {
+    /// Heads of the columns.
+    pub heads: Vec<&'static str>,
+    /// The rows, in groups that have a title or none.
+    pub groups: Vec<(&'static str, Vec<Row>)>,
+}
+
+impl Table {
+    /// Returns a table in one group.
+    pub fn of(heads: impl Into<Vec<&'static str>>, rows: Vec<Row>) -> Self {
+        Table {
+            heads: heads.into(),
+            groups: vec![("", rows)],
+        }
+    }
+
+    /// Returns a table whose rows have no tone.
+    pub fn plain<const N: usize>(
+        heads: [&'static str; N],
+        rows: impl IntoIterator<Item = [String; N]>,
+    ) -> Self {
+        let rows = rows.into_iter();
+        let rows = rows.map(|cells| (Tone::Plain, cells.into()));
+        Table::of(heads, rows.collect())
+    }
+
+    /// Returns the table in plain text.
+    pub fn lines(&self) -> String {
+        let mut text = String::new();
+        for (title, rows) in &self.groups {
+            let rows = rows.iter().map(|(_, cells)| cells.clone()).collect();
+            if !title.is_empty() {
+                text += &format!("{title}\n");
+            }
+            text += &Columns::of(&self.heads, rows).lines();
+        }
+        text
+    }
+}
 
 /// A page with all that is on it.
 #[derive(Debug)]
@@ -79,12 +123,7 @@ pub enum Block {
         help: Option<String>,
     },
     /// Rows below their heads.
-    Table {
-        /// Heads of the columns.
-        heads: Vec<&'static str>,
-        /// The rows, in groups that have a title or none.
-        groups: Vec<(&'static str, Vec<Row>)>,
-    },
+    Table(Table),
     /// Text as it is.
     Verbatim(String),
     /// A drawing.

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::args::Look;
-use super::columns::{Columns, or_dash, paragraph, wrapped};
+use super::columns::{paragraph, wrapped};
 use super::doctor::of_level;
 use super::json;
 use super::metrics;
 use super::output::Output;
+use super::page::Table;
+use super::tables;
 use super::topology;
 use super::watch::watch;
 use crate::domain::advice::Advised;
@@ -21,7 +23,8 @@ use crate::lifecycle::engine::settings::SettingStatus;
 use crate::lifecycle::show::complaint::Complaint;
 use crate::lifecycle::show::gone::Gone;
 use crate::lifecycle::show::status::{
-    ClaimStatus, DebtStatus, Drifted, Forgotten, Moved, Refused, Status, ThreadStatus, status,
+    ClaimStatus, DebtStatus, Drifted, Forgotten, Moved, Partition, Refused, Status, ThreadStatus,
+    status,
 };
 
 /// Shows what VMs own, or what one VM owns; fails when something has drifted or failed.
@@ -244,14 +247,7 @@ fn claim_text(claim: &ClaimStatus) -> String {
         text += &of_level(level);
     }
     for partition in &claim.partitions {
-        let wanted = &partition.wanted;
-        let actual = partition.actual.as_deref().unwrap_or("absent");
-        let not = match actual == wanted {
-            true => String::new(),
-            false => format!(", not \"{wanted}\""),
-        };
-        let cgroup = &partition.cgroup;
-        text += &paragraph(&format!("partition {cgroup} is \"{actual}\"{not}"));
+        text += &paragraph(&format!("partition {}", of_partition(partition)));
     }
     for (address, model) in &claim.devices {
         text += &paragraph(&format!("device {address} ({model})"));
@@ -263,28 +259,27 @@ fn claim_text(claim: &ClaimStatus) -> String {
     text
 }
 
+/// Returns the cgroup of a partition, and what it is.
+pub fn of_partition(partition: &Partition) -> String {
+    let Partition {
+        cgroup,
+        wanted,
+        actual,
+    } = partition;
+    let actual = actual.as_deref().unwrap_or("absent");
+    let not = match actual == wanted {
+        true => String::new(),
+        false => format!(", not \"{wanted}\""),
+    };
+    format!("{cgroup} is \"{actual}\"{not}")
+}
+
 fn threads(threads: &[ThreadStatus]) -> String {
-    let mut columns = Columns::new(["thread", "tid", "wanted", "actual", "cgroup", ""]);
-    let mut threads: Vec<&ThreadStatus> = threads.iter().collect();
-    threads.sort_by_key(|thread| (thread.vcpu.is_none(), thread.vcpu, thread.tid));
-    for thread in threads {
-        let what = match (thread.vcpu, &thread.iothread) {
-            (Some(n), _) => format!("vcpu {n}"),
-            (None, Some(id)) => id.clone(),
-            (None, None) => format!("{} {}", thread.role, thread.name),
-        };
-        // The scope is that of the VM; what counts is the cgroup below it.
-        let group = thread.cgroup.trim_start_matches("qemu.slice/");
-        columns.add([
-            what,
-            thread.tid.to_string(),
-            or_dash(thread.wanted.as_ref()),
-            thread.actual.to_string(),
-            group.to_owned(),
-            if thread.ok { "" } else { "differs" }.to_owned(),
-        ]);
-    }
-    columns.lines()
+    let rows = tables::threads(threads).map(|(ok, [what, tid, wanted, actual, group])| {
+        let remark = if ok { "" } else { "differs" };
+        [what, tid, wanted, actual, group, remark.to_owned()]
+    });
+    Table::plain(["thread", "tid", "wanted", "actual", "cgroup", ""], rows).lines()
 }
 
 /// Returns what is wrong with what a VM owns.

@@ -20,7 +20,7 @@ mod tests;
 pub use choose::{Choice, NoRoom, Packing, Search, Speeds, choose};
 pub use home::{Home, homes};
 pub use notice::Notice;
-pub use place::{Placement, PlacementError, place, threads_fit, what_names_vcpus};
+pub use place::{Placement, PlacementError, place, threads_fit};
 pub use reasons::{Device, remarks};
 pub use remark::{Remark, Topic};
 pub use request::{Request, owned_by_table};

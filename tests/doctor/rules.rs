@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use pin_hook::config::vm_conf::parse_vm_conf;
+use pin_hook::domain::advice::Advised;
 use pin_hook::domain::backend::Backend;
 use pin_hook::domain::check::{
-    Advice, Check, GuestOfHost, HostFacts, Judge, KsmFacts, Severity, Vendor, Verdict, VmFacts,
-    checks,
+    Check, GuestOfHost, HostFacts, Judge, KsmFacts, Severity, Vendor, Verdict, VmFacts, checks,
 };
 use pin_hook::domain::topology::{CpuSets, SmtControl};
 use pin_hook::domain::unit::Masked;
@@ -15,8 +15,8 @@ use crate::well::{
     CONF, choice, function, host, initramfs, next_boot, policy, qemu_server, sets, topology, vm,
 };
 
-fn advice() -> Option<Advice> {
-    Some(Advice {
+fn advice() -> Option<Advised> {
+    Some(Advised {
         fact: "cpus 4-5 are claimed by vm 103".to_owned(),
         help: "stop vm 103".to_owned(),
     })

@@ -167,7 +167,10 @@ fn an_owned_cpu_that_is_offline_is_no_change_of_the_table() {
     node.put("/sys/devices/system/cpu/online", "0-22\n");
     let (text, _) = node.shown(&["list"]);
     assert!(!text.contains("has changed"), "{text}");
-    assert!(text.contains("cpu 23 is missing or offline"), "{text}");
+    assert!(
+        text.contains("vm 100: a start would be refused: cpu 23 is offline"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -204,6 +207,25 @@ fn list_tells_what_a_start_is_refused_for() {
     ] {
         assert_eq!(text.matches(told).count(), 1, "{told}: {text}");
     }
+}
+
+/// Memory is held against the table as well, not only its CPUs.
+#[test]
+fn list_and_check_refuse_a_table_for_the_same_reason() {
+    let node = settled();
+    let meminfo = "/sys/devices/system/node/node0/meminfo";
+    node.put(meminfo, "Node 0 MemTotal:       65536000 kB\n");
+    let conf = "cores: 2\nmemory: 4194304\nnuma: 1\nhugepages: 2\n";
+    node.put("/etc/pve/qemu-server/101.conf", conf);
+    let table = "cpus = \"10,22\"\n\n[memory]\nhugepages = {}\n";
+    node.put("/etc/pin-hook/101.toml", table);
+    let (path, text) = ("/etc/pin-hook/101.toml".to_owned(), table.to_owned());
+    let error = lint(&node.host(), &TextFile { path, text }).error.unwrap();
+    let reason = error.message.strip_prefix("/etc/pin-hook/101.toml: ");
+    let (text, status) = node.shown(&["list"]);
+    let told = format!("vm 101: a start would be refused: {}\n", reason.unwrap());
+    assert!(text.contains(&told), "{told}: {text}");
+    assert_eq!(status, 1);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `report`: one page with everything, as Markdown and as HTML.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::{Node, settled};
@@ -89,6 +90,46 @@ fn names_are_left_out_unless_they_are_asked_for() {
         text.contains("vm 101 (build)") && text.contains("vm 100 (vr)"),
         "{text}"
     );
+}
+
+/// The tables of a page are those of the plan.
+#[test]
+fn a_report_says_of_threads_and_devices_what_a_plan_says() {
+    let node = busy();
+    let config = "cores: 4\nvcpus: 2\nhostpci0: mapping=gpu\nscsihw: virtio-scsi-single\n\
+                  scsi0: local:101/a.raw,iothread=1\nhookscript: local:snippets/pin-hook\n";
+    node.put("/etc/pve/qemu-server/101.conf", config);
+    let table =
+        "cpus = \"2-3,14-15\"\n\n[pin.iothreads]\n\"*\" = \"4\"\n\n[pin.vhost]\nnet0 = \"5\"\n";
+    node.put("/etc/pin-hook/101.toml", table);
+    let alternatives = [1, 2].map(|n| {
+        let address = format!("0000:0{n}:00.0");
+        let device = format!("/sys/bus/pci/devices/{address}");
+        node.put(&format!("{device}/vendor"), "0x10de\n");
+        node.put(&format!("{device}/device"), "0x2204\n");
+        node.put(&format!("{device}/class"), "0x030000\n");
+        let group = node.dir.path().join(&device[1..]).join("iommu_group");
+        symlink(format!("../../../../kernel/iommu_groups/{n}"), group).unwrap();
+        format!("\tmap id=10de:2204,iommugroup={n},node=synthetic-5900x,path={address}\n")
+    });
+    let mapping = format!("gpu\n{}", alternatives.concat());
+    node.put("/etc/pve/mapping/pci.cfg", &mapping);
+    let (plan, _) = node.shown(&["plan", "101"]);
+    let rows = plan.lines().filter(|line| {
+        let marks = [
+            "when plugged in",
+            "all others",
+            "(the vm has none)",
+            "not taken",
+        ];
+        marks.iter().any(|mark| line.contains(mark))
+    });
+    let rows: Vec<&str> = rows.collect();
+    assert_eq!(rows.len(), 5, "{plan}");
+    let (report, _) = node.shown(&["report", "--names"]);
+    for row in rows {
+        assert!(report.contains(&format!("{row}\n")), "{row}: {report}");
+    }
 }
 
 #[test]

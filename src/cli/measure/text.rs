@@ -1,8 +1,9 @@
 //! A measurement as people read it.
 
-use crate::cli::columns::{Columns, wrapped};
+use crate::cli::columns::wrapped;
+use crate::cli::page::Table;
 use crate::domain::measure::culprit::Culprit;
-use crate::domain::measure::measurement::{Measurement, Seat};
+use crate::domain::measure::measurement::Measurement;
 use crate::domain::measure::remedy::Remedy;
 use crate::domain::measure::tally::{BOUNDS_US, Tally, in_units};
 
@@ -76,41 +77,31 @@ pub(super) fn share(part: u64, whole: u64) -> String {
 
 fn seats(measurement: &Measurement) -> String {
     let is_vm = measurement.vmid.is_some();
-    let head = if is_vm { "vcpu" } else { "cpu" };
-    let mut columns = Columns::new([head, "cpus", "taken", "times", "longest", "waited"].map(
-        |name| match name {
-            "cpus" if !is_vm => "",
-            "waited" if !is_vm => "",
-            name => name,
-        },
-    ));
-    for Seat {
-        vcpu,
-        cpus,
-        taken,
-        steal_ns,
-        ..
-    } in &measurement.seats
-    {
+    let heads = match is_vm {
+        true => ["vcpu", "cpus", "taken", "times", "longest", "waited"],
+        false => ["cpu", "", "taken", "times", "longest", ""],
+    };
+    let rows = measurement.seats.iter().map(|seat| {
         let Tally {
             times,
             total_ns,
             longest_ns,
-        } = taken;
-        let (first, second, waited) = match vcpu {
-            Some(vcpu) => (vcpu.to_string(), cpus.to_string(), in_units(*steal_ns)),
-            None => (cpus.to_string(), String::new(), String::new()),
+        } = seat.taken;
+        let cpus = seat.cpus.to_string();
+        let (first, second, waited) = match seat.vcpu {
+            Some(vcpu) => (vcpu.to_string(), cpus, in_units(seat.steal_ns)),
+            None => (cpus, String::new(), String::new()),
         };
-        columns.add([
+        [
             first,
             second,
-            in_units(*total_ns),
+            in_units(total_ns),
             times.to_string(),
-            in_units(*longest_ns),
+            in_units(longest_ns),
             waited,
-        ]);
-    }
-    format!("\n{}", columns.lines())
+        ]
+    });
+    format!("\n{}", Table::plain(heads, rows).lines())
 }
 
 fn by_length(measurement: &Measurement) -> String {
@@ -144,20 +135,21 @@ fn culprits(measurement: &Measurement, is_verbose: bool) -> String {
     } else {
         SHOWN.min(all.len())
     };
-    let mut columns = Columns::new(["by", "", "times", "time", "longest"]);
-    for Culprit {
-        kind, name, tally, ..
-    } in &all[..n]
-    {
-        columns.add([
-            kind.name().to_owned(),
-            name.clone(),
-            tally.times.to_string(),
-            in_units(tally.total_ns),
-            in_units(tally.longest_ns),
-        ]);
-    }
-    let mut text = format!("\n{}", columns.lines());
+    let rows = all[..n].iter().map(
+        |Culprit {
+             kind, name, tally, ..
+         }| {
+            [
+                kind.name().to_owned(),
+                name.clone(),
+                tally.times.to_string(),
+                in_units(tally.total_ns),
+                in_units(tally.longest_ns),
+            ]
+        },
+    );
+    let table = Table::plain(["by", "", "times", "time", "longest"], rows);
+    let mut text = format!("\n{}", table.lines());
     if n < all.len() {
         text += &format!("  and {} who took less (-v shows them)\n", all.len() - n);
     }

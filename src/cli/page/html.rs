@@ -1,6 +1,6 @@
 //! A page as HTML that needs nothing else: no script, no font, no picture of somebody else's.
 
-use super::{Badge, Block, Page, Row, Section, Tone};
+use super::{Badge, Block, Page, Row, Section, Table, Tone};
 
 /// Letters of a cell above which a list or a path may go on in the next line.
 const LONG: usize = 16;
@@ -108,7 +108,7 @@ impl Writer {
                 Block::Text(text) => self.element("p", text),
                 Block::Facts(facts) => self.facts(facts),
                 Block::Remark { badge, text, help } => self.remark(badge, text, help.as_deref()),
-                Block::Table { heads, groups } => self.table(heads, groups),
+                Block::Table(table) => self.table(table),
                 Block::Verbatim(text) => self.element("pre", text),
                 Block::Picture { wide, narrow, .. } => {
                     self.picture("wide", wide);
@@ -145,7 +145,7 @@ impl Writer {
         self.put("</div></div>\n");
     }
 
-    fn table(&mut self, heads: &[&str], groups: &[(&str, Vec<Row>)]) {
+    fn table(&mut self, Table { heads, groups }: &Table) {
         self.put("<div class=\"scroll\" tabindex=\"0\"><table>\n<thead><tr>");
         for head in heads {
             self.put(&format!("<th scope=\"col\">{head}</th>"));

@@ -1,7 +1,6 @@
 //! A page as Markdown that can be read as it is.
 
-use super::{Block, Page, Row};
-use crate::cli::columns::Columns;
+use super::{Block, Page};
 
 /// Returns a page as Markdown.
 pub fn markdown(page: &Page) -> String {
@@ -41,7 +40,7 @@ fn add(text: &mut String, blocks: &[Block]) {
                     *text += &format!("  - {}\n", escaped(help));
                 }
             }
-            Block::Table { heads, groups } => *text += &fenced(&table(heads, groups)),
+            Block::Table(table) => *text += &fenced(&table.lines()),
             Block::Verbatim(as_it_is) => *text += &fenced(as_it_is),
             Block::Picture { text: drawn, .. } => *text += &fenced(drawn),
             Block::Fold(title, blocks) => {
@@ -50,18 +49,6 @@ fn add(text: &mut String, blocks: &[Block]) {
             }
         }
     }
-}
-
-fn table(heads: &[&str], groups: &[(&str, Vec<Row>)]) -> String {
-    let mut text = String::new();
-    for (title, rows) in groups {
-        let rows = rows.iter().map(|(_, cells)| cells.clone()).collect();
-        if !title.is_empty() {
-            text += &format!("{title}\n");
-        }
-        text += &Columns::of(heads, rows).lines();
-    }
-    text
 }
 
 /// Returns text between fences that are not in it.

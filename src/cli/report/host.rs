@@ -4,14 +4,14 @@ use anyhow::Result;
 
 use super::parts::{failed, in_short, remark, remarks, section};
 use super::vm::glance;
-use crate::cli::page::{Badge, Block, Row, Section, Tone};
-use crate::cli::status;
+use crate::cli::page::{Badge, Block, Row, Section, Table, Tone};
+use crate::cli::{doctor, status};
 use crate::domain::map::Map;
 use crate::domain::map::draw::{LEAST_WIDTH, Line, Paper, draw};
 use crate::domain::map::svg::svg;
 use crate::domain::words::count;
 use crate::host::pve::TextFile;
-use crate::lifecycle::show::doctor::{Diagnosis, Outcome, Patient, Totals};
+use crate::lifecycle::show::doctor::{Diagnosis, Outcome, Patient};
 use crate::lifecycle::show::report::{Changed, Report};
 use crate::lifecycle::show::status::{Moved, Status};
 
@@ -25,10 +25,10 @@ pub(super) fn at_a_glance(report: &Report) -> Section {
     let rows: Vec<Row> = report.vms.iter().map(|vm| glance(vm, report)).collect();
     match rows.is_empty() {
         true => blocks.push(Block::Text("no vm has a table".to_owned())),
-        false => blocks.push(Block::Table {
-            heads: vec!["vm", "state", "cpus", "isolation", "backend"],
-            groups: vec![("", rows)],
-        }),
+        false => {
+            let heads = ["vm", "state", "cpus", "isolation", "backend"];
+            blocks.push(Block::Table(Table::of(heads, rows)));
+        }
     }
     let badge = match &report.status {
         Ok(status) => {
@@ -110,7 +110,7 @@ pub(super) fn check(diagnosis: &Result<Diagnosis>) -> Section {
         Err(error) => return section("check", None, vec![failed(error)]),
     };
     let mut blocks: Vec<Block> = diagnosis.patients.iter().flat_map(findings).collect();
-    blocks.push(Block::Text(in_words(&diagnosis.totals)));
+    blocks.push(Block::Text(doctor::total(&diagnosis.totals)));
     let totals = diagnosis.totals;
     let badge = match (totals.failures, totals.warnings) {
         (0, 0) => Badge::new(Tone::Good, "nothing to fix"),
@@ -121,9 +121,7 @@ pub(super) fn check(diagnosis: &Result<Diagnosis>) -> Section {
 }
 
 fn findings(patient: &Patient) -> impl Iterator<Item = Block> {
-    let who = patient
-        .vmid
-        .map_or_else(|| "host".to_owned(), |vmid| format!("vm {vmid}"));
+    let who = doctor::who(patient);
     let rows = patient.results.iter();
     rows.filter(|row| row.outcome.is_finding()).map(move |row| {
         let (id, found) = (row.id, &row.found);
@@ -140,19 +138,6 @@ fn findings(patient: &Patient) -> impl Iterator<Item = Block> {
             fix,
         )
     })
-}
-
-fn in_words(totals: &Totals) -> String {
-    let Totals {
-        passed,
-        skipped,
-        notices,
-        ..
-    } = totals;
-    format!(
-        "{passed} passed, {}, {skipped} not applicable",
-        count(*notices, "notice")
-    )
 }
 
 /// Returns what has another value than it had.
@@ -176,7 +161,11 @@ pub(super) fn changed(changed: &Result<Vec<Changed>>) -> Section {
         groups.push((purpose, same.into_iter().map(row).collect()));
     }
     let heads = vec!["what", "now", "before"];
-    section(TITLE, Some(badge), vec![Block::Table { heads, groups }])
+    section(
+        TITLE,
+        Some(badge),
+        vec![Block::Table(Table { heads, groups })],
+    )
 }
 
 fn row(one: &Changed) -> Row {

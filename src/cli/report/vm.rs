@@ -2,12 +2,14 @@
 
 use super::parts::{self, failed, remark, remarks};
 use crate::cli::columns::or_dash;
-use crate::cli::page::{Badge, Block, Row, Section, Tone};
-use crate::cli::plan::changes;
-use crate::cli::status::complaints;
+use crate::cli::doctor::what_it_means;
+use crate::cli::page::{Badge, Block, Row, Section, Table, Tone};
+use crate::cli::plan::{self, changes};
+use crate::cli::status::{complaints, of_partition};
+use crate::cli::tables;
 use crate::domain::level::{HIGHEST, Level};
 use crate::domain::words::count;
-use crate::lifecycle::show::plan::{Layout, Outcome, Plan};
+use crate::lifecycle::show::plan::{Outcome, Plan};
 use crate::lifecycle::show::report::{Report, VmReport};
 use crate::lifecycle::show::status::{ClaimStatus, ThreadStatus};
 
@@ -101,29 +103,17 @@ fn facts(
     if let Some(claim) = claim {
         facts.push(("owns", claim.cpus.in_words()));
         facts.push(("backend", format!("{} ({})", claim.backend, claim.reason)));
-        facts.extend(claim.partitions.iter().map(|one| {
-            let actual = one.actual.as_deref().unwrap_or("absent");
-            (
-                "partition",
-                format!("{} is \"{actual}\", wanted \"{}\"", one.cgroup, one.wanted),
-            )
-        }));
+        let partitions = claim.partitions.iter();
+        facts.extend(partitions.map(|one| ("partition", of_partition(one))));
         let devices = claim.devices.iter();
         facts.extend(devices.map(|(address, model)| ("device", format!("{address} ({model})"))));
     } else if let Some(layout) = layout {
         facts.push(("would own", layout.cpus.in_words()));
         facts.push(("backend", format!("{} ({})", layout.backend, layout.reason)));
     }
-    if let Some(Level {
-        number,
-        in_force,
-        means,
-        next,
-    }) = level(vm, report)
-    {
-        let when = if *in_force { "" } else { " at its next start" };
-        facts.push(("isolation", format!("{number} of {HIGHEST}{when}: {means}")));
-        facts.extend(next.as_ref().map(|next| ("next step", next.clone())));
+    if let Some(level) = level(vm, report) {
+        facts.push(("isolation", what_it_means(level)));
+        facts.extend(level.next.clone().map(|next| ("next step", next)));
     }
     if let Ok(Some(table)) = &vm.table {
         facts.push(("table", table.path.clone()));
@@ -132,64 +122,38 @@ fn facts(
 }
 
 fn threads(threads: &[ThreadStatus]) -> Block {
-    let mut threads: Vec<&ThreadStatus> = threads.iter().collect();
-    threads.sort_by_key(|thread| (thread.vcpu.is_none(), thread.vcpu, thread.tid));
-    let rows = threads.into_iter().map(|thread| {
-        let what = match (thread.vcpu, &thread.iothread) {
-            (Some(n), _) => format!("vcpu {n}"),
-            (None, Some(id)) => id.clone(),
-            (None, None) => format!("{} {}", thread.role, thread.name),
-        };
-        let (tone, word) = match thread.ok {
+    let rows = tables::threads(threads).map(|(ok, [what, tid, wanted, actual, group])| {
+        let (tone, word) = match ok {
             true => (Tone::Good, "ok"),
             false => (Tone::Bad, "differs"),
         };
-        let group = thread.cgroup.trim_start_matches("qemu.slice/");
-        let cells = [
-            what,
-            word.to_owned(),
-            or_dash(thread.wanted.as_ref()),
-            thread.actual.to_string(),
-            group.to_owned(),
-        ];
+        let cells = [what, word.to_owned(), tid, wanted, actual, group];
         (tone, cells.into())
     });
-    Block::Table {
-        heads: vec!["thread", "", "wanted", "actual", "cgroup"],
-        groups: vec![("", rows.collect())],
-    }
+    let heads = ["thread", "", "tid", "wanted", "actual", "cgroup"];
+    Block::Table(Table::of(heads, rows.collect()))
 }
 
 /// Returns what a start would change; what a VM owns already is a matter of its status.
 fn of_plan(plan: &Plan, owns: bool) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    if let Some(error) = &plan.error {
-        let (text, help) = (error.message.clone(), error.help.clone());
-        blocks.push(remark(Tone::Bad, "error", text, help));
-    }
-    let said = |tone, word, texts: &[String]| -> Vec<Block> {
-        let texts = texts.iter();
-        texts
-            .map(|text| remark(tone, word, text.clone(), None))
-            .collect()
-    };
-    blocks.extend(said(Tone::Warning, "warning", &plan.warnings));
-    blocks.extend(said(Tone::Notice, "notice", &plan.notices));
+    let error = plan.error.clone();
+    let error = error.map(|error| remark(Tone::Bad, "error", error.message, error.help));
+    let mut blocks: Vec<Block> = error.into_iter().collect();
+    blocks.extend(remarks(plan::remarks(plan)));
     blocks.push(Block::Text(plan.summary.clone()));
     blocks.extend(plan.advice.clone().map(Block::Text));
     if let Some(layout) = &plan.layout {
-        let places = vec![places(layout), others(layout)];
+        let places = [tables::vcpus(layout), tables::other_threads(layout)];
+        let places = places.map(Block::Table).into();
         match owns {
             true => blocks.push(Block::Fold(
                 "where its threads are to run".to_owned(),
                 places,
             )),
-            false => blocks.extend(places),
+            false => blocks.extend::<Vec<_>>(places),
         }
     }
-    if !plan.devices.is_empty() {
-        blocks.push(devices(plan));
-    }
+    blocks.extend(tables::devices(&plan.devices).map(Block::Table));
     if plan.outcome == Outcome::Ready && !plan.changes.is_empty() {
         let title = count(plan.changes.len(), "change");
         let text = changes::text(plan, true);
@@ -199,61 +163,4 @@ fn of_plan(plan: &Plan, owns: bool) -> Vec<Block> {
         ));
     }
     blocks
-}
-
-fn places(layout: &Layout) -> Block {
-    let rows = layout.vcpus.iter().chain(&layout.hotplug).map(|place| {
-        let cells = [
-            place.vcpu.to_string(),
-            place.cpu.to_string(),
-            place.core.to_string(),
-            or_dash(place.l3_domain),
-            or_dash(place.node),
-        ];
-        (Tone::Plain, cells.into())
-    });
-    Block::Table {
-        heads: vec!["vcpu", "cpu", "core", "l3 domain", "node"],
-        groups: vec![("", rows.collect())],
-    }
-}
-
-fn others(layout: &Layout) -> Block {
-    let mut rows = Vec::new();
-    if !layout.idle.is_empty() {
-        rows.push(["none (owned, idle)".to_owned(), layout.idle.to_string()]);
-    }
-    rows.push(["emulator".to_owned(), layout.emulator.to_string()]);
-    let named = layout.others.iter();
-    rows.extend(named.map(|one| [format!("{} {}", one.role, one.name), one.cpus.to_string()]));
-    rows.push([
-        "everything else".to_owned(),
-        or_dash(Some(&layout.housekeeping)),
-    ]);
-    let rows = rows.into_iter().map(|cells| (Tone::Plain, cells.into()));
-    Block::Table {
-        heads: vec!["other threads", "cpus"],
-        groups: vec![("", rows.collect())],
-    }
-}
-
-fn devices(plan: &Plan) -> Block {
-    let taken = plan.devices.iter().filter(|device| device.chosen);
-    let rows = taken.flat_map(|device| {
-        device.functions.iter().map(|function| {
-            let cells = [
-                device.key.clone(),
-                function.address.clone(),
-                function.model.clone(),
-                or_dash(function.driver.as_ref()),
-                or_dash(function.iommu_group),
-                or_dash(function.node),
-            ];
-            (Tone::Plain, cells.into())
-        })
-    });
-    Block::Table {
-        heads: vec!["device", "function", "model", "driver", "group", "node"],
-        groups: vec![("", rows.collect())],
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::vm_facts::Advice;
+use crate::domain::advice::Advised;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::gate::Choice;
 use crate::domain::guest::Guest;
@@ -55,7 +55,7 @@ pub struct HostFacts {
     /// Files among the tables that nobody reads.
     pub strays: Vec<String>,
     /// Why the settings of the host cannot be used, and what can be done about it.
-    pub settings_fault: Option<Advice>,
+    pub settings_fault: Option<Advised>,
     /// Every VM of this node.
     pub guests: Vec<GuestOfHost>,
     /// What the kernel has said of its IOMMU since the boot; `None` where its log cannot be read.

@@ -1,5 +1,6 @@
 //! What the doctor knows of a VM.
 
+use crate::domain::advice::Advised;
 use crate::domain::guest::Guest;
 use crate::domain::vm::Vmid;
 
@@ -13,9 +14,9 @@ pub struct VmFacts {
     /// Where its table is; `None` without one.
     pub table: Option<String>,
     /// Whether the table can be used, and why not.
-    pub table_fault: Option<Advice>,
+    pub table_fault: Option<Advised>,
     /// Why a start would be refused.
-    pub refusal: Option<Advice>,
+    pub refusal: Option<Advised>,
     /// What a start would warn of.
     pub warnings: Vec<String>,
     /// What is to be said of the CPUs that its table names, by the rules by which CPUs are chosen.
@@ -23,13 +24,13 @@ pub struct VmFacts {
     /// CPUs that are free and leave less to be said, in words.
     pub better: Option<String>,
     /// What the guest does not know of its cores.
-    pub guest_smt: Option<Advice>,
+    pub guest_smt: Option<Advised>,
     /// What keeps PVE from calling its hookscript.
-    pub hook_fault: Option<Advice>,
+    pub hook_fault: Option<Advised>,
     /// What is to be said of the devices that are passed to it.
     pub devices: Vec<String>,
     /// Why PVE cannot pass them.
-    pub device_faults: Vec<Advice>,
+    pub device_faults: Vec<Advised>,
     /// Whether HA looks after it.
     pub is_ha: bool,
     /// Other nodes that HA may start it on.
@@ -37,7 +38,7 @@ pub struct VmFacts {
     /// Whether its disks are copied to another node.
     pub is_replicated: bool,
     /// What it would lack on nodes that it may move to, as far as they have told.
-    pub lacks_elsewhere: Vec<Advice>,
+    pub lacks_elsewhere: Vec<Advised>,
     /// Names of its snapshots.
     pub snapshots: Vec<String>,
     /// Functions of storage controllers that it is to have.
@@ -57,15 +58,6 @@ pub struct Virtual {
     pub physical: String,
     /// Bond that the network device of the physical function is in.
     pub bond: Option<String>,
-}
-
-/// What is wrong, and what can be done about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advice {
-    /// What is wrong.
-    pub fact: String,
-    /// What can be done about it.
-    pub help: String,
 }
 
 impl VmFacts {

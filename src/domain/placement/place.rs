@@ -216,7 +216,7 @@ fn check_counts(request: &Request, cpus: &CpuSet) -> Result<usize, PlacementErro
 }
 
 /// Returns the name of what says which CPUs are for vCPUs.
-pub fn what_names_vcpus(is_listed: bool) -> &'static str {
+fn what_names_vcpus(is_listed: bool) -> &'static str {
     match is_listed {
         true => "pin.vcpus",
         false => "the table",

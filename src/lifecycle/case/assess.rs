@@ -47,6 +47,12 @@ pub fn assess(host: &Host, case: &Case, state: Option<&State>) -> Result<Assessm
     Ok(prospect.assess(host, case, state))
 }
 
+/// Returns why a table cannot be granted beside what `state` says.
+pub fn denied(host: &Host, case: &Case, state: &State) -> Option<Denied> {
+    let assessment = assess(host, case, Some(state));
+    assessment.and_then(|one| Ok(one.granted()?)).err()
+}
+
 /// Finds out whether a table can be granted, as far as it does not depend on what other VMs own;
 /// returns what the operator should know nevertheless.
 ///
@@ -148,11 +154,6 @@ impl Prospect {
 }
 
 impl Assessment {
-    /// Returns why others do not leave the VM what it is to own.
-    pub(super) fn refusal(&self) -> Option<&Refusal> {
-        self.verdict.as_ref().err()
-    }
-
     /// Returns what the VM is to own, and what the operator should know nevertheless.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Whether what a VM owns is what its table says now: an edited table takes effect at the next start, or
 //! by `apply`.
 
-use super::assess::assess;
+use super::assess::denied;
 use super::nothing::next_guest;
 use super::resolve::{read_case, resolve};
 use super::texts::{Case, Found};
@@ -35,12 +35,12 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
     };
     match resolve(host, &case, Some(state)) {
         Ok(resolved) if is_same(&resolved.wishes, &claim.wishes) => None,
-        Ok(_) => Some(match refused_now(host, &case, state) {
-            Some(refusal) => {
+        Ok(_) => Some(match denied(host, &case, state) {
+            Some(Denied::Refused(refusal)) => {
                 let text = "its table or config has changed since and would be refused now";
                 format!("{text}: {refusal}")
             }
-            None => {
+            Some(Denied::Failed(_)) | None => {
                 let text =
                     "its table or config has changed since; this takes effect with pin-hook apply";
                 format!("{text} {vmid} or at the next start")
@@ -62,15 +62,6 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
             Some(format!("{text}: {refusal}"))
         }
         // What cannot be read says nothing about the table.
-        Err(Denied::Failed(_)) => None,
-    }
-}
-
-/// Returns why others do not leave a VM what its table says.
-fn refused_now(host: &Host, case: &Case, state: &State) -> Option<Refusal> {
-    match assess(host, case, Some(state)) {
-        Ok(assessment) => assessment.refusal().cloned(),
-        Err(Denied::Refused(refusal)) => Some(refusal),
         Err(Denied::Failed(_)) => None,
     }
 }

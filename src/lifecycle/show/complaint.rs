@@ -23,13 +23,18 @@ pub struct Complaint {
 }
 
 impl Complaint {
+    /// Returns what is wrong, with what can be done about it.
+    pub fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Complaint {
+            message: message.into(),
+            help: Some(help.into()),
+            ..Complaint::default()
+        }
+    }
+
     /// Returns what is wrong with a table or the settings of the host.
     pub fn of(error: &CaseError) -> Self {
-        let mut complaint = Complaint {
-            message: error.to_string(),
-            help: Some(error.help()),
-            ..Complaint::default()
-        };
+        let mut complaint = Complaint::new(error.to_string(), error.help());
         match error {
             CaseError::Config(error) => {
                 complaint.file = Some(error.file.clone());

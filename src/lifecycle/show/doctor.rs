@@ -17,8 +17,8 @@ use crate::host::{Host, pve};
 use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::nothing::check_there;
 use crate::lifecycle::engine::look::known_state;
-use crate::lifecycle::show::known::is_lost;
 use crate::lifecycle::show::lint::Bench;
+use crate::lifecycle::show::remembered::is_lost;
 use crate::lifecycle::show::status::{ClaimStatus, status};
 
 /// What the doctor says.

@@ -92,11 +92,7 @@ pub fn propose(host: &Host, vmid: Vmid, intent: Intent) -> anyhow::Result<Propos
     let guest = match look_up(&*host.files, vmid, "")?.vm() {
         Ok(vm) => vm.conf.guest_of_next_start(),
         Err(why) => {
-            proposed.error = Some(Complaint {
-                message: why.to_string(),
-                help: Some(why.help()),
-                ..Complaint::default()
-            });
+            proposed.error = Some(Complaint::new(why.to_string(), why.help()));
             return Ok(proposed);
         }
     };
@@ -111,11 +107,8 @@ pub fn propose(host: &Host, vmid: Vmid, intent: Intent) -> anyhow::Result<Propos
     let base = Base::read(host, vmid, guest, &settings)?;
     if let Err(denied) = base.propose(host, intent, &mut proposed) {
         let refusal = denied.refusal()?;
-        proposed.error = Some(Complaint {
-            message: format!("vm {vmid}: {refusal}"),
-            help: Some(refusal.help(vmid)),
-            ..Complaint::default()
-        });
+        let message = format!("vm {vmid}: {refusal}");
+        proposed.error = Some(Complaint::new(message, refusal.help(vmid)));
         // Others may have fewer cpus than it seems.
         proposed.warnings = base.left_out;
     }
@@ -133,11 +126,10 @@ pub fn write(host: &Host, proposed: &mut Proposed, force: bool) -> anyhow::Resul
     };
     match &proposed.existing {
         Some(path) if !force => {
+            let message = format!("vm {vmid} already has a table ({path}), nothing written");
             proposed.error = Some(Complaint {
-                message: format!("vm {vmid} already has a table ({path}), nothing written"),
-                help: Some(help_for_existing(vmid, path)),
                 file: Some(path.clone()),
-                ..Complaint::default()
+                ..Complaint::new(message, help_for_existing(vmid, path))
             });
         }
         _ => proposed.written = Some(write_table(&*host.files, vmid, &table)?),

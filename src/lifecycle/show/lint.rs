@@ -18,7 +18,7 @@ use crate::domain::table::{Cpus, HostSettings, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::pve::{self, TextFile};
-use crate::host::table::{check_place, path_of_table};
+use crate::host::table::{check_place, path_of_table, read_table};
 use crate::host::topology::read_topology;
 use crate::host::{Host, hugepages};
 use crate::lifecycle::case::assess::{around_alone, assess_alone};
@@ -46,6 +46,12 @@ pub struct Lint {
     pub error: Option<Complaint>,
     /// CPUs that the VM would own; nothing when the choice is left to the start.
     pub cpus: Option<CpuSet>,
+    /// What it says, if it is a table that can be understood.
+    #[serde(skip)]
+    pub(super) table: Option<Table>,
+    /// Why a start would be refused with it, if that is what is wrong.
+    #[serde(skip)]
+    pub(super) refusal: Option<Refusal>,
     /// Whether it is the file with the settings of the host.
     #[serde(skip)]
     pub is_host: bool,
@@ -92,7 +98,7 @@ pub fn lint(host: &Host, file: &TextFile) -> Lint {
 }
 
 /// Does the same with what was looked at before.
-pub fn lint_on(bench: &Bench, host: &Host, file: &TextFile) -> Lint {
+fn lint_on(bench: &Bench, host: &Host, file: &TextFile) -> Lint {
     let mut lint = Lint {
         file: file.path.clone(),
         ..Lint::default()
@@ -144,7 +150,19 @@ pub fn lint_on(bench: &Bench, host: &Host, file: &TextFile) -> Lint {
         }
     }
     lint.ok = lint.error.is_none();
+    lint.table = Some(table);
     lint
+}
+
+/// Checks the table of a VM of this node, if it has one.
+pub(super) fn lint_of(bench: &Bench, host: &Host, vmid: Vmid) -> Option<Lint> {
+    match read_table(&*host.files, vmid) {
+        Ok(file) => Some(lint_on(bench, host, &file?)),
+        Err(error) => Some(Lint {
+            error: Some(Complaint::of(&error.into())),
+            ..Lint::default()
+        }),
+    }
 }
 
 /// Returns a lint of a file that cannot be read.
@@ -158,10 +176,8 @@ pub fn unreadable(path: &str, error: &anyhow::Error) -> Lint {
 
 fn unreadable_by(path: &str, error: &anyhow::Error) -> Complaint {
     Complaint {
-        message: format!("{error:#}"),
-        help: Some(help_for_file(path, error)),
         file: Some(path.to_owned()),
-        ..Complaint::default()
+        ..Complaint::new(format!("{error:#}"), help_for_file(path, error))
     }
 }
 
@@ -304,6 +320,9 @@ impl Lint {
 
     /// Says why a start would be refused.
     fn deny(&mut self, refusal: &Refusal) {
+        if self.error.is_none() {
+            self.refusal = Some(refusal.clone());
+        }
         let help = match self.vmid {
             Some(vmid) => refusal.help(vmid),
             None => refusal.help_with(&other_cpus(None)),
@@ -315,10 +334,8 @@ impl Lint {
     fn refuse(&mut self, message: &str, help: String) {
         let file = &self.file;
         self.error.get_or_insert_with(|| Complaint {
-            message: format!("{file}: {message}"),
-            help: Some(help),
             file: Some(file.clone()),
-            ..Complaint::default()
+            ..Complaint::new(format!("{file}: {message}"), help)
         });
     }
 }

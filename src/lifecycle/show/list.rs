@@ -4,36 +4,30 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::complaint::Complaint;
 use super::gone::{Gone, gone};
-use super::known::{is_lost, known};
+use super::lint::{Bench, Lint, lint_of};
 use super::orphans::unused;
+use super::remembered::{is_lost, remembered};
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::guest::Guest;
 use crate::domain::nothing::Nothing;
 use crate::domain::overlap::{Named, Overlap};
-use crate::domain::placement::{
-    PlacementError, check_reserve, housekeeping, owned_by_table, what_names_vcpus,
-};
+use crate::domain::placement::{check_reserve, housekeeping};
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
-use crate::domain::table::{Cpus, HostSettings, Smt, Table};
+use crate::domain::table::{Cpus, HostSettings};
 use crate::domain::vm::Vmid;
-use crate::host::table::{read_table, tables, unread_files};
-use crate::host::topology::read_topology;
+use crate::host::table::{tables, unread_files};
 use crate::host::{Host, pve};
-use crate::lifecycle::case::assess::{around_alone, assess_alone};
-use crate::lifecycle::case::ground::{Asking, Ground};
 use crate::lifecycle::case::nothing::{There, look_up, next_guest};
 use crate::lifecycle::case::outdated::outdated;
-use crate::lifecycle::case::texts::{CaseError, read_settings, understand};
-use crate::lifecycle::case::yields;
 use crate::lifecycle::engine::look::is_over;
-use crate::lifecycle::engine::others::look_at_files;
 use crate::lifecycle::hooking::snippet;
 
 /// Every table of this node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Listing {
     /// Name of the node.
     pub node: String,
@@ -85,9 +79,9 @@ pub struct Entry {
     pub outdated: Option<String>,
     /// Where the table is.
     pub table: Option<String>,
-    /// VMs that a start shuts down first.
+    /// The table, held against the host.
     #[serde(skip)]
-    stops: Vec<Vmid>,
+    lint: Lint,
 }
 
 /// A table that a start would be refused with, or all tables together.
@@ -134,24 +128,18 @@ pub fn ids(host: &Host) -> anyhow::Result<Vec<(Vmid, Option<String>)>> {
 pub fn list(host: &Host) -> anyhow::Result<Listing> {
     let mut listing = Listing {
         node: pve::node_name(&*host.files)?,
-        vms: Vec::new(),
-        overlaps: Vec::new(),
-        orphans: Vec::new(),
-        misfits: Vec::new(),
         strays: unread_files(&*host.files),
-        broken: Vec::new(),
-        gone: Vec::new(),
-        left_out: Vec::new(),
+        ..Listing::default()
     };
-    let state = known(host, "states are", &mut listing.left_out)?;
+    let state = remembered(host, "states are", &mut listing.left_out)?;
     listing.gone = gone(host, &state);
-    let settings = listing.settings(host);
+    let bench = listing.bench(host);
     let with_table = tables(&*host.files)?;
     let mut vmids: BTreeSet<Vmid> = pve::vms_of_node(&*host.files)?.into_iter().collect();
     vmids.extend(&with_table);
     vmids.extend(state.claims.keys());
     for vmid in vmids {
-        listing.guest(host, vmid, with_table.contains(&vmid), &settings, &state)?;
+        listing.guest(host, vmid, with_table.contains(&vmid), &bench, &state)?;
     }
     if is_lost(host, &state) {
         let running = listing.vms.iter_mut().filter(|vm| vm.running);
@@ -160,19 +148,23 @@ pub fn list(host: &Host) -> anyhow::Result<Listing> {
         }
     }
     listing.overlaps = overlaps(&listing.vms);
-    listing.hold_against_host(host);
-    if listing.hold_against_start(host, &settings) {
-        listing.hold_all_at_once(host, &settings);
-    }
+    listing.hold_all_at_once(&bench);
     Ok(listing)
 }
 
 impl Listing {
-    fn settings(&mut self, host: &Host) -> HostSettings {
-        read_settings(host).unwrap_or_else(|error| {
-            self.broken.push(Broken::of(None, &error));
-            HostSettings::default()
-        })
+    /// Looks at what tables are held against; settings that cannot be used count as none.
+    fn bench(&mut self, host: &Host) -> Bench {
+        let mut bench = Bench::of(host);
+        if let Err(complaint) = &bench.settings {
+            self.broken.push(Broken::of(None, complaint));
+            bench.settings = Ok(HostSettings::default());
+        }
+        if let Err(error) = &bench.ground {
+            let text = format!("tables are not checked against the host: {error:#}");
+            self.left_out.push(text);
+        }
+        bench
     }
 
     fn guest(
@@ -180,7 +172,7 @@ impl Listing {
         host: &Host,
         vmid: Vmid,
         has_table: bool,
-        settings: &HostSettings,
+        bench: &Bench,
         state: &State,
     ) -> anyhow::Result<()> {
         let there = look_up(&*host.files, vmid, "")?;
@@ -194,7 +186,7 @@ impl Listing {
                 let guest = vm.conf.guest_of_next_start();
                 let claim = state.claims.get(&vmid);
                 if has_table || claim.is_some() {
-                    let mut entry = self.entry(host, vmid, &guest, settings);
+                    let mut entry = self.entry(host, vmid, &guest, bench);
                     entry.running =
                         pve::running(&*host.files, vmid).is_ok_and(|qemu| qemu.is_some());
                     if let Some(claim) = claim {
@@ -216,138 +208,42 @@ impl Listing {
     fn hold_hook(&mut self, host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) {
         let broken = snippet::broken(&*host.files, vmid, guest);
         if let Some(hook) = broken.filter(|_| guest.is_hooked()) {
-            self.broken.push(Broken {
-                vmid: Some(vmid),
-                message: format!("vm {vmid}: {hook}"),
-                help: Some(hook.help(vmid, has_table)),
-            });
+            let error = Complaint::new(format!("vm {vmid}: {hook}"), hook.help(vmid, has_table));
+            self.broken.push(Broken::of(Some(vmid), &error));
         }
     }
 
-    fn entry(&mut self, host: &Host, vmid: Vmid, guest: &Guest, settings: &HostSettings) -> Entry {
-        let (path, table) = match table_of(host, vmid, settings) {
-            Ok(Some((path, table))) => (Some(path), Some(table)),
-            Ok(None) => (None, None),
-            Err(error) => {
-                self.broken.push(Broken::of(Some(vmid), &error));
-                (None, None)
-            }
-        };
-        if let Some(table) = &table {
-            self.hold_against_guest(host, vmid, table, guest);
-        }
-        Entry {
-            name: guest.name.clone(),
-            auto: table.as_ref().is_some_and(|table| table.cpus == Cpus::Auto),
-            cpus: table.as_ref().and_then(|table| cpus_of(host, table)),
-            onboot: guest.onboot,
-            hooked: guest.is_hooked(),
-            hookscript: guest.hookscript.clone(),
-            table: path,
-            stops: table.map_or_else(Vec::new, |table| table.yields.stop),
-            ..Entry::without_guest(vmid)
-        }
-    }
-
-    fn hold_against_guest(&mut self, host: &Host, vmid: Vmid, table: &Table, guest: &Guest) {
-        let Cpus::Set(cpus) = &table.cpus else {
-            return;
-        };
-        let n_vcpus = guest.n_vcpus as usize;
-        let n_cpus = table.pin.vcpus.as_ref().map_or(cpus.len(), Vec::len);
-        let topology = (table.smt == Some(Smt::IdleSibling)).then(|| read_topology(&*host.files));
-        let n_cores = topology.and_then(Result::ok);
-        let n_cores = n_cores.map(|topology| topology.first_of_cores(cpus).len());
-        let error = match n_cores {
-            Some(n_cores) if n_vcpus > n_cores => PlacementError::TooFewCores { n_vcpus, n_cores },
-            _ if n_vcpus > n_cpus => PlacementError::TooFew {
-                n_vcpus,
-                list: what_names_vcpus(table.pin.vcpus.is_some()),
-                n_cpus,
-            },
-            _ => return,
-        };
-        let (vmid, reason) = (Some(vmid), error.to_string());
-        self.misfits.push(Misfit { vmid, reason });
-    }
-
-    /// Looks whether the host has the CPUs.
-    fn hold_against_host(&mut self, host: &Host) {
-        let topology = match read_topology(&*host.files) {
-            Ok(topology) => topology,
-            Err(error) => return self.without_host(&error),
-        };
-        for Entry { vmid, cpus, .. } in &self.vms {
-            let cpus = cpus.clone().unwrap_or_default();
-            let missing = cpus.difference(topology.online());
-            if !missing.is_empty() {
-                let online = topology.online();
-                let (cpus, are) = (missing.in_words(), missing.is_or_are());
-                let reason = format!("{cpus} {are} missing or offline (online: {online})");
-                let vmid = Some(*vmid);
+    fn entry(&mut self, host: &Host, vmid: Vmid, guest: &Guest, bench: &Bench) -> Entry {
+        let lint = lint_of(bench, host, vmid).unwrap_or_default();
+        match (&lint.refusal, &lint.error) {
+            (Some(refusal), _) => {
+                let (vmid, reason) = (Some(vmid), refusal.to_string());
                 self.misfits.push(Misfit { vmid, reason });
             }
+            (None, Some(error)) => self.broken.push(Broken::of(Some(vmid), error)),
+            (None, None) => {}
         }
+        Entry::of(vmid, Some(guest), lint)
     }
 
-    /// Looks whether enough is left for the host when all VMs run.
-    fn hold_all_at_once(&mut self, host: &Host, settings: &HostSettings) {
-        let Ok(topology) = read_topology(&*host.files) else {
+    /// Looks whether enough is left for the host when all VMs run; where one of them alone does not leave enough,
+    /// that is told.
+    fn hold_all_at_once(&mut self, bench: &Bench) {
+        let (Ok(ground), Ok(settings)) = (&bench.ground, &bench.settings) else {
             return;
         };
-        let all: CpuSet = self
-            .vms
-            .iter()
-            .flat_map(|vm| &vm.cpus)
-            .flat_map(CpuSet::iter)
-            .collect();
-        let left = housekeeping(&topology, &all, &CpuSet::new());
-        if let Err(error) = check_reserve(&topology, settings.reserve.as_ref(), &left) {
+        let is_too_large =
+            |vm: &Entry| matches!(vm.lint.refusal, Some(Refusal::TooLittleLeft { .. }));
+        if self.vms.iter().any(is_too_large) {
+            return;
+        }
+        let topology = &ground.topology;
+        let cpus = self.vms.iter().flat_map(|vm| &vm.cpus);
+        let all: CpuSet = cpus.flat_map(CpuSet::iter).collect();
+        let left = housekeeping(topology, &all, &CpuSet::new());
+        if let Err(error) = check_reserve(topology, settings.reserve.as_ref(), &left) {
             let reason = format!("not all of these vms can own cpus at once: {error}");
             self.misfits.push(Misfit { vmid: None, reason });
-        }
-    }
-
-    /// Looks whether a start could have what each table asks for; what other VMs own is told as
-    /// overlaps. Returns whether each of them alone leaves the host enough.
-    fn hold_against_start(&mut self, host: &Host, settings: &HostSettings) -> bool {
-        let ground = match Ground::read(host, settings) {
-            Ok(ground) => ground,
-            Err(error) => {
-                self.without_host(&error);
-                return true;
-            }
-        };
-        // What cannot be seen is told elsewhere.
-        let (around, _) = around_alone(host, look_at_files(host, settings));
-        let mut is_one_too_large = false;
-        for Entry { vmid, cpus, .. } in &self.vms {
-            let Ok(Some((_, table))) = table_of(host, *vmid, settings) else {
-                continue;
-            };
-            let guest = next_guest(&*host.files, *vmid, "");
-            let asking = Asking {
-                vmid: Some(*vmid),
-                guest: guest.as_ref(),
-                table: &table,
-            };
-            let Err(refusal) = assess_alone(&ground, &asking, &around) else {
-                continue;
-            };
-            let (vmid, reason) = (Some(*vmid), refusal.to_string());
-            let misfit = Misfit { vmid, reason };
-            is_one_too_large |= matches!(refusal, Refusal::TooLittleLeft { .. });
-            if !is_told(&refusal, cpus.as_ref()) && !self.misfits.contains(&misfit) {
-                self.misfits.push(misfit);
-            }
-        }
-        !is_one_too_large
-    }
-
-    fn without_host(&mut self, error: &anyhow::Error) {
-        let text = format!("tables are not checked against the host: {error:#}");
-        if !self.left_out.contains(&text) {
-            self.left_out.push(text);
         }
     }
 
@@ -356,7 +252,7 @@ impl Listing {
         let Some(claim) = state.claims.get(&vmid).filter(|claim| claim.owns()) else {
             return;
         };
-        let mut entry = Entry::without_guest(vmid);
+        let mut entry = Entry::of(vmid, None, Lint::default());
         entry.hold_claim(host, state, claim);
         let is_told = entry.over || self.gone.iter().any(|gone| gone.vmid == vmid);
         entry.running = !entry.over && claim.qemu().is_some();
@@ -368,34 +264,25 @@ impl Listing {
     }
 }
 
-/// Tells whether a refusal is for lack of CPUs that a table owns: that is told of all of them at once.
-fn is_told(refusal: &Refusal, owned: Option<&CpuSet>) -> bool {
-    match refusal {
-        Refusal::Placement(
-            PlacementError::Absent { cpus, .. } | PlacementError::Offline { cpus, .. },
-        ) => owned.is_some_and(|owned| cpus.is_subset(owned)),
-        _ => false,
-    }
-}
-
 impl Entry {
-    /// Returns a guest of which nothing is known but its id.
-    fn without_guest(vmid: Vmid) -> Self {
+    /// Returns a guest with its table; of one without a config nothing is known but its id.
+    fn of(vmid: Vmid, guest: Option<&Guest>, lint: Lint) -> Self {
+        let table = lint.table.as_ref();
         Entry {
             vmid,
-            name: None,
-            cpus: None,
-            auto: false,
-            onboot: false,
-            hookscript: None,
-            hooked: false,
+            name: guest.and_then(|guest| guest.name.clone()),
+            cpus: lint.cpus.clone(),
+            auto: table.is_some_and(|table| table.cpus == Cpus::Auto),
+            onboot: guest.is_some_and(|guest| guest.onboot),
+            hookscript: guest.and_then(|guest| guest.hookscript.clone()),
+            hooked: guest.is_some_and(Guest::is_hooked),
             running: false,
             state: None,
             over: false,
             owned: None,
             outdated: None,
-            table: None,
-            stops: Vec::new(),
+            table: table.map(|_| lint.file.clone()),
+            lint,
         }
     }
 
@@ -404,7 +291,7 @@ impl Entry {
         Some(Named {
             vmid: self.vmid,
             cpus: self.cpus.as_ref()?,
-            stops: &self.stops,
+            stops: &self.lint.table.as_ref()?.yields.stop,
         })
     }
 
@@ -423,37 +310,12 @@ impl Entry {
 }
 
 impl Broken {
-    fn of(vmid: Option<Vmid>, error: &CaseError) -> Self {
+    fn of(vmid: Option<Vmid>, error: &Complaint) -> Self {
         Broken {
             vmid,
-            message: error.to_string(),
-            help: Some(error.help()),
+            message: error.message.clone(),
+            help: error.help.clone(),
         }
-    }
-}
-
-fn table_of(
-    host: &Host,
-    vmid: Vmid,
-    settings: &HostSettings,
-) -> Result<Option<(String, Table)>, CaseError> {
-    let Some(file) = read_table(&*host.files, vmid)? else {
-        return Ok(None);
-    };
-    let table = understand(host, &file, settings)?;
-    yields::check(host, Some(vmid), &file.path, &table)?;
-    Ok(Some((file.path, table)))
-}
-
-/// Returns what a table owns; siblings are known where the host can be read.
-fn cpus_of(host: &Host, table: &Table) -> Option<CpuSet> {
-    let Cpus::Set(cpus) = &table.cpus else {
-        return None;
-    };
-    let topology = (table.smt == Some(Smt::IdleSibling)).then(|| read_topology(&*host.files));
-    match topology {
-        Some(Ok(topology)) => owned_by_table(table, &topology),
-        Some(Err(_)) | None => Some(cpus.union(&table.isolate.also)),
     }
 }
 

@@ -31,6 +31,7 @@ use crate::lifecycle::case::resolve::{Resolved, read_case};
 use crate::lifecycle::case::texts::{Case, Found};
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::denied::Denied;
+use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::journal::check_room;
 use crate::lifecycle::engine::look::{is_denied, look};
 use crate::lifecycle::engine::run::Run;
@@ -114,7 +115,9 @@ impl Run<'_> {
             resolved.n_doubts,
             (!is_hidden).then_some(&state),
         ));
-        plan.tell_far(self, &devices, case, resolved);
+        let (cpus, topology) = (&resolved.wishes.cpus, &resolved.topology);
+        let far = devices.far(&*self.host.files, cpus, &case.guest, topology);
+        plan.warnings.extend(far);
         plan.warnings.extend(not_hooked(case));
         plan.warnings
             .extend(notes::warning(self.host, case.vmid, &case.guest));
@@ -123,7 +126,7 @@ impl Run<'_> {
         let overlaps = overlaps(self.host, case, &resolved.topology).into_iter();
         let overlaps = overlaps.filter(|one| one.yields.is_none());
         plan.warnings.extend(overlaps.map(|one| one.to_string()));
-        self.plan_changes(resolved, state, qemu, plan)?;
+        self.plan_changes(resolved, &devices, state, qemu, plan)?;
         plan.outcome = Outcome::Ready;
         plan.summarise(case.guest.is_hooked());
         if let Err(error) = check_room(&*self.host.files) {
@@ -167,6 +170,7 @@ impl Run<'_> {
     fn plan_changes(
         &self,
         resolved: Resolved,
+        devices: &Devices,
         mut state: State,
         qemu: Option<TaskId>,
         plan: &mut Plan,
@@ -177,7 +181,7 @@ impl Run<'_> {
         let qemu = qemu.unwrap_or(NO_PROCESS);
         let claim = Claim {
             iothreads: iothreads.unwrap_or_default(),
-            devices: plan.taken(),
+            devices: devices.models(),
             ..Claim::new(vmid, ClaimState::Running { qemu }, resolved.wishes, known)
         };
         plan.warnings

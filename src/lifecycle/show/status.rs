@@ -27,7 +27,7 @@ use crate::domain::vm::Vmid;
 use crate::host::systemd::BUS_SOCKET;
 use crate::host::table::path_of_table;
 use crate::host::{Host, pve};
-use crate::lifecycle::case::assess::assess;
+use crate::lifecycle::case::assess::denied;
 use crate::lifecycle::case::nothing::check_there;
 use crate::lifecycle::case::resolve::read_case;
 use crate::lifecycle::case::texts::Found;
@@ -240,13 +240,9 @@ fn why_unowned(host: &Host, state: &State, vmid: Vmid) -> Option<Complaint> {
         Ok(Found::Nothing(_)) => return None,
         Err(error) => return Some(Complaint::of(&error)),
     };
-    let granted = assess(host, &case, Some(state)).and_then(|found| Ok(found.granted()?));
-    let denied = granted.err()?;
-    Some(Complaint {
-        message: denied.to_string(),
-        help: Some(format!("{}; then pin-hook apply {vmid}", denied.help(vmid))),
-        ..Complaint::default()
-    })
+    let denied = denied(host, &case, state)?;
+    let help = format!("{}; then pin-hook apply {vmid}", denied.help(vmid));
+    Some(Complaint::new(denied.to_string(), help))
 }
 
 fn debts(host: &Host, state: &State, is_shown: impl Fn(&Vmid) -> bool) -> Vec<DebtStatus> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::known::known;
+use super::remembered::remembered;
 use crate::domain::claim::Claim;
 use crate::domain::map::{Device, Map, Owner, OwnerKind};
 use crate::domain::topology::Topology;
@@ -25,7 +25,7 @@ use crate::lifecycle::engine::recover;
 pub fn topology(host: &Host) -> anyhow::Result<Map> {
     let topology = read_topology(&*host.files)?;
     let mut left_out = Vec::new();
-    let state = known(host, "what vms own is", &mut left_out)?;
+    let state = remembered(host, "what vms own is", &mut left_out)?;
     let with_table = tables(&*host.files).unwrap_or_else(|error| {
         left_out.push(format!(
             "vms that only have a table are left out: {error:#}"

@@ -6,7 +6,8 @@ mod cores;
 use self::beside::{asks_without_idle, controllers, lacks_elsewhere, passed, virtuals};
 use self::cores::{Cores, cores};
 use super::start::in_the_way;
-use crate::domain::check::{Advice, GuestOfHost, HostFacts, VmFacts};
+use crate::domain::advice::Advised;
+use crate::domain::check::{GuestOfHost, HostFacts, VmFacts};
 use crate::domain::guest::Guest;
 use crate::domain::placement::{Remark, Topic, owned_by_table};
 use crate::domain::state::State;
@@ -25,7 +26,7 @@ use crate::lifecycle::engine::inventory::{Devices, Judged};
 use crate::lifecycle::engine::units::masks;
 use crate::lifecycle::hooking::snippet;
 use crate::lifecycle::show::complaint::Complaint;
-use crate::lifecycle::show::lint::{Bench, Lint, lint_on};
+use crate::lifecycle::show::lint::{Bench, Lint, lint_of};
 use crate::lifecycle::show::orphans::all_unused;
 
 /// Returns what the doctor judges of the host.
@@ -142,14 +143,14 @@ pub(super) fn vm_facts(
         None if may_start => in_the_way(bench, host, vmid, state),
         _ => None,
     };
+    let reason = obstacle.as_ref().map(|one| &one.fact);
     // What has a check of its own is not told twice.
-    let of_memory = obstacle.as_ref().is_some_and(|one| one.is_memory);
     let is_told = |warning: &Remark| match warning.topic {
         Topic::Placement => false,
         Topic::Config | Topic::Devices => true,
         Topic::Cpus => !doubts.is_empty(),
         Topic::Smt => guest_smt.is_some(),
-        Topic::Memory => of_memory,
+        Topic::Memory => reason == Some(&warning.text),
     };
     let warnings = held.warnings.into_iter();
     let warnings = warnings.filter(|warning| !is_told(warning));
@@ -165,7 +166,7 @@ pub(super) fn vm_facts(
         asks_without_idle: said.as_ref().and_then(asks_without_idle),
         guest,
         table_fault: held.table_fault,
-        refusal: held.refusal.or(obstacle.map(|one| one.advice)),
+        refusal: held.refusal.or(obstacle),
         warnings,
         doubts,
         better,
@@ -186,7 +187,7 @@ pub(super) fn table_of(bench: &Bench, host: &Host, vmid: Vmid) -> Option<Table> 
 
 /// Returns why PVE or QEMU would refuse the devices of a VM, the first reason, and what else is to be said of
 /// them; nothing where none can be seen.
-fn judged(devices: &Devices, vmid: Vmid) -> (Vec<Advice>, Vec<String>) {
+fn judged(devices: &Devices, vmid: Vmid) -> (Vec<Advised>, Vec<String>) {
     let mut all = match devices.bus.is_empty() {
         true => Vec::new(),
         false => devices.judged(vmid),
@@ -194,25 +195,24 @@ fn judged(devices: &Devices, vmid: Vmid) -> (Vec<Advice>, Vec<String>) {
     let fails = |one: &Judged| one.outlook.as_ref().is_some_and(|outlook| outlook.fails);
     let first = all.iter().position(fails).map(|n| all.remove(n));
     let fault = first.and_then(|judged| judged.outlook);
-    let fault = fault.map(|outlook| advice(outlook.reason, outlook.help));
+    let fault = fault.map(|outlook| Advised::new(outlook.reason, outlook.help));
     let others = all.into_iter().map(|judged| judged.warning);
     (fault.into_iter().collect(), others.collect())
 }
 
-fn hook_fault(host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) -> Option<Advice> {
+fn hook_fault(host: &Host, vmid: Vmid, guest: &Guest, has_table: bool) -> Option<Advised> {
     let broken = snippet::broken(&*host.files, vmid, guest)?;
-    Some(advice(broken.to_string(), broken.help(vmid, has_table)))
-}
-
-fn advice(fact: String, help: String) -> Advice {
-    Advice { fact, help }
+    Some(Advised::new(
+        broken.to_string(),
+        broken.help(vmid, has_table),
+    ))
 }
 
 /// What came of holding the table of a VM against the host.
 #[derive(Default)]
 struct Held {
-    table_fault: Option<Advice>,
-    refusal: Option<Advice>,
+    table_fault: Option<Advised>,
+    refusal: Option<Advised>,
     warnings: Vec<Remark>,
 }
 
@@ -226,22 +226,15 @@ fn held_against_host(bench: &Bench, host: &Host, vmid: Vmid) -> Held {
             ..Held::default()
         };
     }
-    let file = match read_table(&*host.files, vmid) {
-        Ok(Some(file)) => file,
-        Ok(None) => return Held::default(),
-        Err(error) => {
-            let error = error.into();
-            return Held {
-                table_fault: Some(told(Complaint::of(&error))),
-                ..Held::default()
-            };
-        }
-    };
-    let Lint {
+    let Some(Lint {
         error, warnings, ..
-    } = lint_on(bench, host, &file);
-    // What has a place in the text is wrong by itself, wherever it is used.
-    let is_text = error.as_ref().is_some_and(|error| error.line.is_some());
+    }) = lint_of(bench, host, vmid)
+    else {
+        return Held::default();
+    };
+    // What has a place in the text, or cannot be read, is wrong by itself, wherever it is used.
+    let is_text = |error: &Complaint| error.line.is_some() || error.file.is_none();
+    let is_text = error.as_ref().is_some_and(is_text);
     let error = error.map(told);
     let (table_fault, refusal) = match is_text {
         true => (error, None),
@@ -254,6 +247,6 @@ fn held_against_host(bench: &Bench, host: &Host, vmid: Vmid) -> Held {
     }
 }
 
-fn told(complaint: Complaint) -> Advice {
-    advice(complaint.message, complaint.help.unwrap_or_default())
+fn told(complaint: Complaint) -> Advised {
+    Advised::new(complaint.message, complaint.help.unwrap_or_default())
 }

@@ -1,7 +1,7 @@
 //! What is in the way of a start at this moment, whatever the table says by itself: the same that a plan
-//! comes to.
+//! comes to, in the same order.
 
-use crate::domain::check::Advice;
+use crate::domain::advice::Advised;
 use crate::domain::others::Surroundings;
 use crate::domain::pci::binding::lent;
 use crate::domain::refusal::Refusal;
@@ -22,22 +22,6 @@ use crate::lifecycle::engine::journal::check_room;
 use crate::lifecycle::show::lint::Bench;
 use crate::lifecycle::start::preparing::wanted;
 
-/// What is in the way of a start.
-pub(super) struct Obstacle {
-    pub(super) advice: Advice,
-    /// Whether it is memory that PVE or QEMU does not start the VM with.
-    pub(super) is_memory: bool,
-}
-
-impl Obstacle {
-    fn other(fact: String, help: String) -> Self {
-        Obstacle {
-            advice: Advice { fact, help },
-            is_memory: false,
-        }
-    }
-}
-
 /// Returns why a VM that does not run would not start with CPUs of its own now; `state` is what the program
 /// remembers, `None` where that is hidden.
 pub(super) fn in_the_way(
@@ -45,7 +29,7 @@ pub(super) fn in_the_way(
     host: &Host,
     vmid: Vmid,
     state: Option<&State>,
-) -> Option<Obstacle> {
+) -> Option<Advised> {
     let ground = bench.ground.as_ref().ok()?;
     if !matches!(pve::running(&*host.files, vmid), Ok(None)) {
         return None;
@@ -53,26 +37,19 @@ pub(super) fn in_the_way(
     let case = match read_case(host, vmid, "") {
         Ok(Found::Case(case)) => *case,
         Ok(Found::Nothing(_)) => return None,
-        Err(error) => {
-            return Some(Obstacle::other(error.to_string(), error.help()));
-        }
+        Err(error) => return Some(Advised::new(error.to_string(), error.help())),
     };
     let guest = next_guest(&*host.files, vmid, "")?;
     let case = Case { guest, ..case };
-    if let Some(outlook) = locked(vmid, &case.guest) {
-        return Some(Obstacle::other(outlook.reason, outlook.help));
-    }
-    if let Some(outlook) = memory(&ground.topology, vmid, &case.guest) {
-        return Some(Obstacle {
-            is_memory: true,
-            ..Obstacle::other(outlook.reason, outlook.help)
-        });
-    }
     if let Err(denied) = granted((ground, &bench.others), host, &case, state) {
-        return Some(Obstacle::other(denied.to_string(), denied.help(vmid)));
+        return Some(Advised::new(denied.to_string(), denied.help(vmid)));
+    }
+    let outlook = locked(vmid, &case.guest);
+    if let Some(outlook) = outlook.or_else(|| memory(&ground.topology, vmid, &case.guest)) {
+        return Some(Advised::new(outlook.reason, outlook.help));
     }
     let full = check_room(&*host.files).err()?;
-    Some(Obstacle::other(format!("{full:#}"), help_for(&full)))
+    Some(Advised::new(format!("{full:#}"), help_for(&full)))
 }
 
 /// # Errors

@@ -118,11 +118,7 @@ impl Plan {
     pub(super) fn refuse(&mut self, why: &str, help: String, policy: OnRefusal, now: Now) {
         let vmid = self.vmid;
         self.outcome = Outcome::Refused;
-        self.error = Some(Complaint {
-            message: format!("vm {vmid}: {why}"),
-            help: Some(help),
-            ..Complaint::default()
-        });
+        self.error = Some(Complaint::new(format!("vm {vmid}: {why}"), help));
         self.summary = now.refused(vmid, policy);
     }
 
@@ -135,11 +131,8 @@ impl Plan {
         // The reason is told once, as the error.
         self.warnings
             .retain(|text| !text.starts_with(&outlook.reason));
-        self.error = Some(Complaint {
-            message: format!("vm {}: {}", self.vmid, outlook.reason),
-            help: Some(outlook.help),
-            ..Complaint::default()
-        });
+        let message = format!("vm {}: {}", self.vmid, outlook.reason);
+        self.error = Some(Complaint::new(message, outlook.help));
         self.summary = outlook.summary;
     }
 

@@ -1,12 +1,9 @@
 //! What a plan says of devices.
 
-use std::collections::BTreeMap;
-
 use super::answer::Plan;
 use crate::domain::pci::binding::lent;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
-use crate::lifecycle::case::resolve::Resolved;
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::inventory::Devices;
 use crate::lifecycle::engine::inventory::besides::other_things;
@@ -54,29 +51,5 @@ impl Run<'_> {
         }
         plan.warnings.extend(devices.warnings(case.vmid));
         Ok(devices)
-    }
-}
-
-impl Plan {
-    /// Returns the functions that the VM would have, with their models.
-    pub(super) fn taken(&self) -> BTreeMap<String, String> {
-        let rows = self.devices.iter();
-        let rows = rows.filter(|row| row.chosen && row.mdev.is_none());
-        let functions = rows.flat_map(|row| &row.functions);
-        let models = functions.map(|one| (one.address.clone(), one.model.clone()));
-        models.collect()
-    }
-
-    /// Tells which devices are far from the CPUs and the memory of the VM.
-    pub(super) fn tell_far(
-        &mut self,
-        run: &Run<'_>,
-        devices: &Devices,
-        case: &Case,
-        resolved: &Resolved,
-    ) {
-        let (cpus, topology) = (&resolved.wishes.cpus, &resolved.topology);
-        let far = devices.far(&*run.host.files, cpus, &case.guest, topology);
-        self.warnings.extend(far);
     }
 }

@@ -1,7 +1,8 @@
 //! What the doctor judges beside the VM itself: its devices as the host has them, and other nodes.
 
 use crate::config::mapping::pci_mapping;
-use crate::domain::check::{Advice, GuestOfHost, Virtual};
+use crate::domain::advice::Advised;
+use crate::domain::check::{GuestOfHost, Virtual};
 use crate::domain::enabling::lacks;
 use crate::domain::guest::Guest;
 use crate::domain::pci::Function;
@@ -81,7 +82,7 @@ fn functions(devices: &Devices) -> Vec<(&String, &Function)> {
 }
 
 /// Returns what a VM would lack on nodes that it may move to. Where its table is, is another check.
-pub(super) fn lacks_elsewhere(files: &dyn Files, vmid: Vmid, guest: &Guest) -> Vec<Advice> {
+pub(super) fn lacks_elsewhere(files: &dyn Files, vmid: Vmid, guest: &Guest) -> Vec<Advised> {
     let hook = guest.hookscript.as_ref();
     let hook: Option<Snippet> = hook.and_then(|volume| volume.parse().ok());
     let Some((hook, own)) = hook.zip(pve::node_name(files).ok()) else {
@@ -93,7 +94,7 @@ pub(super) fn lacks_elsewhere(files: &dyn Files, vmid: Vmid, guest: &Guest) -> V
         .any(|one| one.id == hook.storage && one.is_shared);
     let places = cluster::destinations(files, vmid, &own).unwrap_or_default();
     let lacks = lacks(places, &hook, is_shared, "/etc/pve/").into_iter();
-    let advice = lacks.map(|one| Advice {
+    let advice = lacks.map(|one| Advised {
         fact: format!("{} ({}): {}", few(&one.nodes), one.reason, one.lack),
         help: one.help(),
     });

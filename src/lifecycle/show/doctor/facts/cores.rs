@@ -1,6 +1,6 @@
 //! What the doctor judges of the cores of a VM: those that its table names, and what the guest knows of them.
 
-use crate::domain::check::Advice;
+use crate::domain::advice::Advised;
 use crate::domain::guest::Guest;
 use crate::domain::placement::{Choice, Packing, Placement, doubts};
 use crate::domain::proposal::{fit, lacks_topoext};
@@ -22,7 +22,7 @@ pub(super) struct Cores {
     /// CPUs that leave less to be said, in words.
     pub(super) better: Option<String>,
     /// What the guest does not know.
-    pub(super) guest_smt: Option<Advice>,
+    pub(super) guest_smt: Option<Advised>,
 }
 
 /// Returns what is to be said of the cores of a VM; nothing where its table leaves the choice to the start, or
@@ -69,7 +69,7 @@ fn written(
 }
 
 /// Returns what the guest does not know of its cores, and what tells it.
-fn unknown(host: &Host, case: &Case, placement: &Placement, bench: &Bench) -> Option<Advice> {
+fn unknown(host: &Host, case: &Case, placement: &Placement, bench: &Bench) -> Option<Advised> {
     let topology = &bench.ground.as_ref().ok()?.topology;
     let (guest, is_amd) = (&case.guest, is_amd(&*host.files));
     let fact = match doubts::of_smt(guest, placement, topology) {
@@ -91,5 +91,5 @@ fn unknown(host: &Host, case: &Case, placement: &Placement, bench: &Bench) -> Op
             .to_owned(),
         false => lines.join("; "),
     };
-    Some(Advice { fact, help })
+    Some(Advised { fact, help })
 }

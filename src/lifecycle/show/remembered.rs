@@ -1,4 +1,5 @@
-//! What the program remembers, as far as it can be read.
+//! What the program remembers as it is written, runs that are over included, as far as it can be read. What
+//! the next run would make of that is [`crate::lifecycle::case::known`].
 
 use crate::domain::state::State;
 use crate::host::Host;
@@ -11,7 +12,11 @@ use crate::lifecycle::engine::recover;
 ///
 /// # Errors
 /// It is not only privileges that are missing.
-pub(super) fn known(host: &Host, what: &str, left_out: &mut Vec<String>) -> anyhow::Result<State> {
+pub(super) fn remembered(
+    host: &Host,
+    what: &str,
+    left_out: &mut Vec<String>,
+) -> anyhow::Result<State> {
     match known_state(host) {
         Ok(state) => {
             let (_, damage) = read_log(&*host.files)?;
