@@ -181,6 +181,20 @@ fn a_removal_that_leaves_no_partition_warns_of_the_rest() {
     );
 }
 
+/// Somebody has deleted it by hand: only the program can give back what is held.
+#[test]
+fn a_removal_without_the_program_says_how_the_host_is_restored() {
+    let node = Node::new();
+    fs::remove_file(node.at("/bin/pin-hook")).unwrap();
+    node.put("/run/pin-hook/journal", "something is held\n");
+    assert_eq!(node.script("prerm", "remove").0, Some(1));
+    let said = node.get("/errors");
+    assert!(said.contains("install the package again"), "{said}");
+    node.put("/run/pin-hook/journal", "");
+    assert_eq!(node.script("prerm", "remove").0, Some(0));
+    assert_eq!(node.get("/errors"), "");
+}
+
 #[test]
 fn after_a_purge_every_vm_has_the_hookscript_that_it_had() {
     let node = Node::new();

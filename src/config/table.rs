@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use super::checks;
 use super::error::{ConfigError, Problem};
 use super::keys::{HOST_KEYS, KEYS, Key};
-use super::tree;
+use super::tree::{self, Home};
 use crate::domain::table::{Cpus, Defaults, HostSettings, Table};
 
 /// Largest file that is read, in bytes; a table has a few lines.
@@ -42,7 +42,7 @@ pub fn parse_table(
 pub fn parse_host_settings(file: &str, text: &str) -> Result<HostSettings, ConfigError> {
     read(file, text, |text| {
         let tree = tree::parse(text, HOST_KEYS)?;
-        tree::check(&tree, "", HOST_KEYS)?;
+        tree::check(&tree, Home::default(), HOST_KEYS)?;
         values_of(&tree, HOST_KEYS)
     })
 }
@@ -84,8 +84,10 @@ fn control_character(text: &str) -> Option<Problem> {
 fn table_of(text: &str, node: &str, defaults: &Defaults) -> Result<Table, Problem> {
     let mut base = tree::parse(text, KEYS)?;
     let nodes = tree::take_nodes(&mut base, KEYS)?;
-    for section in std::iter::once(&base).chain(nodes.iter().map(|(_, tree)| tree)) {
-        tree::check(section, "", KEYS)?;
+    let of_nodes = nodes.iter().map(|(node, tree)| (node.as_str(), tree));
+    for (node, section) in std::iter::once(("", &base)).chain(of_nodes) {
+        let home = Home { node, section: "" };
+        tree::check(section, home, KEYS)?;
         // Values are looked at in every section too, but what they mean together only for ours.
         with_cpus(section)?;
     }

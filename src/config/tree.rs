@@ -70,18 +70,31 @@ fn syntax_help(text: &str, at: usize, keys: &[Key]) -> String {
     meant.map_or_else(general, Key::help)
 }
 
-/// Checks names and types of everything below `section` (empty for the whole file).
-pub(super) fn check(tree: &DeTable<'_>, section: &str, keys: &[Key]) -> Result<(), Problem> {
+/// Where keys are in a file.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Home<'p> {
+    /// The node that they are for; empty outside of its sections.
+    pub(super) node: &'p str,
+    /// The section that they are in, as a path of names; empty above the first one.
+    pub(super) section: &'p str,
+}
+
+/// Checks names and types of everything that is at a place in a file.
+pub(super) fn check(tree: &DeTable<'_>, home: Home<'_>, keys: &[Key]) -> Result<(), Problem> {
     for (name, value) in in_file_order(tree) {
-        let path = join(section, name.get_ref());
+        let path = join(home.section, name.get_ref());
         let dotted = name.get_ref().contains('.');
         let below = format!("{path}.");
         match keys.iter().find(|key| key.path == path) {
             Some(key) if !dotted => key.shape.check(key, &path, value)?,
             None if !dotted && keys.iter().any(|key| key.is_below(&below)) => {
-                check(as_section(&path, value)?, &path, keys)?;
+                let below = Home {
+                    section: &path,
+                    ..home
+                };
+                check(as_section(&path, value)?, below, keys)?;
             }
-            _ => return Err(unknown(name, value, section, keys)),
+            _ => return Err(unknown(name, value, home, keys)),
         }
     }
     Ok(())
@@ -225,11 +238,11 @@ fn join(section: &str, name: &str) -> String {
 fn unknown(
     name: &Spanned<std::borrow::Cow<'_, str>>,
     value: &Spanned<DeValue<'_>>,
-    section: &str,
+    home: Home<'_>,
     keys: &[Key],
 ) -> Problem {
     let (name, span) = (name.get_ref().as_ref(), name.span());
-    let prefix = join(section, "");
+    let prefix = join(home.section, "");
     let prefix = prefix.trim_start_matches('.');
     let mut expected: Vec<&str> = Vec::new();
     for key in keys {
@@ -239,13 +252,19 @@ fn unknown(
     }
     let elsewhere = keys.iter().find(|key| key.name() == name);
     let is_section = matches!(value.get_ref(), DeValue::Table(_));
+    let is_of = |key: &Key| {
+        key.path
+            .split_once('.')
+            .is_some_and(|(first, _)| first == name)
+    };
+    let other = value.get_ref().as_table();
+    let other = other.filter(|_| keys.iter().any(is_of));
+    let dotted = other.and_then(|below| below.keys().next());
     let help = match (nearest(name, expected.iter().copied()), elsewhere) {
+        _ if dotted.is_some() => home.of_dotted(name, dotted.map_or("", |key| key.get_ref())),
         // [nodes.pve1] is a typo of [node.pve1], and not the key of another section.
         (Some(meant), _) if is_section => format!("did you mean \"{meant}\"?"),
-        (_, Some(key)) => match key.path.rsplit_once('.') {
-            Some((home, _)) => format!("{name} belongs below a line [{home}]"),
-            None => format!("{name} belongs above the first section"),
-        },
+        (_, Some(key)) => home.of_key(key),
         (Some(meant), None) => format!("did you mean \"{meant}\"?"),
         (None, None) => "remove it; nothing is ignored silently".to_owned(),
     };
@@ -256,6 +275,35 @@ fn unknown(
             expected.join(", ")
         ),
         help,
+    }
+}
+
+impl Home<'_> {
+    /// Says where a key belongs that is in a section of others.
+    fn of_key(self, key: &Key) -> String {
+        let (name, node) = (key.name(), self.node);
+        match (key.path.rsplit_once('.'), node) {
+            (Some((section, _)), "") => format!("{name} belongs below a line [{section}]"),
+            (None, "") => format!("{name} belongs above the first section"),
+            (Some(_), _) => format!("write {} below the line [node.{node}]", key.path),
+            (None, _) => format!("{name} belongs right below the line [node.{node}]"),
+        }
+    }
+
+    /// Says how to write a key with the name of its section before it, below the line of a section.
+    fn of_dotted(self, section: &str, name: &str) -> String {
+        match self.node {
+            _ if section == self.section => {
+                format!("write {name}: the line [{section}] says {section} already")
+            }
+            "" => format!(
+                "write {section}.{name} above the first section, or {name} below a line [{section}]"
+            ),
+            node => format!(
+                "write {section}.{name} right below the line [node.{node}], or {name} below a line \
+                 [node.{node}.{section}]"
+            ),
+        }
     }
 }
 

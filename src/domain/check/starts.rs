@@ -116,7 +116,17 @@ fn placement(vm: &VmFacts, _: &HostFacts) -> Verdict {
             .fixed_by("no better cpus are free: other tables, the reserve or memory leave none"),
     };
     let doubts = vm.doubts.iter().map(doubt);
-    let warnings = vm.warnings.iter().map(Fault::new);
+    // What these are about is in the table, and other CPUs may change nothing about it.
+    let mend = |path| {
+        format!(
+            "change that in {path}; pin-hook plan {} shows what comes of it",
+            vm.vmid
+        )
+    };
+    let warnings = vm.warnings.iter().map(|text| match &vm.table {
+        Some(path) => Fault::new(text).fixed_by(mend(path)),
+        None => Fault::new(text),
+    });
     Verdict::of(doubts.chain(warnings).collect(), "they are")
 }
 

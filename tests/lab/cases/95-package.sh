@@ -121,6 +121,18 @@ check 'with its exit status' has "$work/refused" 'exit code 9'
 equal 'and nothing is claimed' '' "$(cat /run/pin-hook/journal 2> /dev/null)"
 rm /run/refuse
 
+# Whoever removes the program by hand is told how the host is restored.
+qm start 100 > /dev/null
+comes_to 'isolated before the program is gone' "$isolated" 100
+rm /usr/sbin/pin-hook
+stop
+check 'a stop without it says that the host is not restored' has "$work/stop" 'the host is not restored'
+refuses 'then the package is not removed' dpkg --remove pin-hook
+check 'but to be installed again' has "$work/refused" 'install the package again'
+check 'it is' install_package
+check 'and restores the host' pin-hook reconcile
+equal 'all of it' '' "$(cat /run/pin-hook/journal 2> /dev/null)"
+
 # Removed, the VM starts; purged, it has the hookscript that it had.
 qm start 100 > /dev/null
 comes_to 'isolated before the removal' "$isolated" 100
