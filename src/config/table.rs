@@ -142,7 +142,7 @@ fn no_cpus(node: &str) -> Problem {
         span: 0..0,
         message: format!("no cpus for this vm on node {node}"),
         help: format!(
-            "write cpus = \"6-11,18-23\" or cpus = \"auto\" on top or below [node.{node}]"
+            "write cpus = \"auto\", or its cpus, such as cpus = \"6-11,18-23\", on top or below [node.{node}]"
         ),
     }
 }

@@ -52,7 +52,12 @@ fn miswritten(text: &str, at: usize, message: &str) -> Option<String> {
     let is_list = bare.bytes().all(letter) && bare.contains(['-', ',']);
     let is_list = is_list && bare.parse::<CpuSet>().is_ok();
     let letter = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'/';
-    let is_word = message.starts_with("invalid boolean") && bare.bytes().all(letter);
+    // What begins as true, false, inf or nan does is taken for one of these.
+    let is_word = ["invalid boolean", "invalid float"]
+        .iter()
+        .any(|one| message.starts_with(one));
+    let is_word =
+        is_word && bare.starts_with(|c: char| c.is_ascii_alphabetic()) && bare.bytes().all(letter);
     if is_word && !bare.is_empty() {
         return Some(format!("{bare} is not in quotes"));
     }

@@ -176,10 +176,18 @@ pub fn check_place(files: &dyn Files, path: &str) -> anyhow::Result<Option<Strin
 
 /// Returns where the table of a VM is, whatever is in it, or `None` when it has none.
 pub fn path_of_table(files: &dyn Files, vmid: Vmid) -> Option<String> {
-    let mut paths = [LOCAL_TABLES, CLUSTER_TABLES]
-        .map(|dir| format!("{dir}/{vmid}.toml"))
-        .into_iter();
-    paths.find(|path| files.exists(path) || files.link(path).is_ok())
+    paths_of_table(files, vmid).next()
+}
+
+/// Returns where a second table of a VM is, that of the cluster, which is not read beside its own of this node.
+pub fn hidden_table(files: &dyn Files, vmid: Vmid) -> Option<String> {
+    paths_of_table(files, vmid).nth(1)
+}
+
+fn paths_of_table(files: &dyn Files, vmid: Vmid) -> impl Iterator<Item = String> {
+    let paths = [LOCAL_TABLES, CLUSTER_TABLES].map(|dir| format!("{dir}/{vmid}.toml"));
+    let paths = paths.into_iter();
+    paths.filter(|path| files.exists(path) || files.link(path).is_ok())
 }
 
 /// Returns where the table of a VM of this node alone is.

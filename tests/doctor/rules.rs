@@ -161,6 +161,9 @@ const BROKEN: &[(&str, Severity, Break)] = &[
         vm.table_fault = advice();
     }),
     ("table", Severity::Notice, |_, vm| vm.table = None),
+    ("table", Severity::Notice, |_, vm| {
+        vm.hidden_table = Some("/etc/pve/pin-hook/100.toml".to_owned());
+    }),
     ("hookscript", Severity::Warning, |_, vm| {
         conf(vm, "hookscript: local:snippets/own.pl");
     }),

@@ -50,6 +50,7 @@ pub fn vm() -> VmFacts {
     VmFacts {
         vmid: vmid(),
         guest: parse_vm_conf(CONF).guest(),
+        hidden_table: None,
         table: Some("/etc/pve/pin-hook/100.toml".to_owned()),
         table_fault: None,
         refusal: None,

@@ -173,7 +173,15 @@ fn idle(vm: &VmFacts, host: &HostFacts) -> Verdict {
 fn table(vm: &VmFacts, _: &HostFacts) -> Verdict {
     match (&vm.table_fault, &vm.table) {
         (Some(fault), _) => Fault::new(&fault.fact).fixed_by(&fault.help).into(),
-        (None, Some(path)) => Verdict::passed(path),
+        (None, Some(path)) => match &vm.hidden_table {
+            Some(hidden) => Fault::new(format!("{path} is read, {hidden} is not"))
+                .with(Notice)
+                .fixed_by(format!(
+                    "nothing, if this node is to differ; else: rm {path}"
+                ))
+                .into(),
+            None => Verdict::passed(path),
+        },
         (None, None) => Fault::new("it has no table").with(Notice).into(),
     }
 }

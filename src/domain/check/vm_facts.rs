@@ -13,6 +13,8 @@ pub struct VmFacts {
     pub guest: Guest,
     /// Where its table is; `None` without one.
     pub table: Option<String>,
+    /// A second table, which is not read because of the first.
+    pub hidden_table: Option<String>,
     /// Whether the table can be used, and why not.
     pub table_fault: Option<Advised>,
     /// Why a start would be refused.

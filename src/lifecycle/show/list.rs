@@ -195,7 +195,9 @@ impl Listing {
                     self.vms.push(entry);
                 }
                 if !has_table && guest.is_hooked() {
-                    let reason = "has the hookscript, but no table".to_owned();
+                    let reason = format!(
+                        "has the hookscript, but no table: pin-hook init {vmid} --write writes one"
+                    );
                     self.orphans.push(Orphan { vmid, reason });
                 }
                 self.hold_hook(host, vmid, &guest, has_table);

@@ -62,6 +62,12 @@ impl Run<'_> {
                     Worked::Busy => Some(format!(": {}", busy(&*self.host.files))),
                 };
                 self.conclude(vmid, worked, account);
+                if !case.guest.is_hooked() {
+                    account.info(format!(
+                        "vm {vmid} has its cpus until it stops: pve does not call pin-hook for it before \
+                         pin-hook enable {vmid}"
+                    ));
+                }
                 if let Some(why) = late {
                     let text = format!("vm {vmid}: its table is not applied yet{why}");
                     let help = format!(

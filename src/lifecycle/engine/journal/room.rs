@@ -73,6 +73,6 @@ pub(super) fn no_room(room: usize) -> anyhow::Error {
     let kib = (2 * room).div_ceil(1 << 10);
     anyhow::Error::new(NoRoom).context(Advised::new(
         format!("{STATE_DIR} is full: {kib} KiB needed to record how to restore the host"),
-        "free up space: df /run shows how full it is, du -xh /run | sort -h what uses it",
+        "free up space: df /run shows how full it is, du -axh /run | sort -h what uses it",
     ))
 }

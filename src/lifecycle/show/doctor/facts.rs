@@ -15,7 +15,7 @@ use crate::domain::table::{HostSettings, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
 use crate::host::health::BOOT_UNIT;
-use crate::host::table::{path_of_table, read_table, unread_files};
+use crate::host::table::{hidden_table, path_of_table, read_table, unread_files};
 use crate::host::topology::read_topology;
 use crate::host::units::masked;
 use crate::host::{Host, cluster, health, pve, surroundings, upbringing};
@@ -144,17 +144,15 @@ pub(super) fn vm_facts(
         _ => None,
     };
     let reason = obstacle.as_ref().map(|one| &one.fact);
-    // What has a check of its own is not told twice.
-    let is_told = |warning: &Remark| match warning.topic {
+    let has_own_check = |warning: &Remark| match warning.topic {
         Topic::Placement => false,
         Topic::Config | Topic::Devices => true,
         Topic::Cpus => !doubts.is_empty(),
         Topic::Smt => guest_smt.is_some(),
         Topic::Memory => reason == Some(&warning.text),
     };
-    let warnings = held.warnings.into_iter();
-    let warnings = warnings.filter(|warning| !is_told(warning));
-    let warnings = warnings.map(|warning| warning.text).collect();
+    let mut warnings = held.warnings;
+    warnings.retain(|warning| !has_own_check(warning));
     Some(VmFacts {
         vmid,
         hook_fault: hook_fault(host, vmid, &guest, table.is_some()),
@@ -167,7 +165,7 @@ pub(super) fn vm_facts(
         guest,
         table_fault: held.table_fault,
         refusal: held.refusal.or(obstacle),
-        warnings,
+        warnings: warnings.into_iter().map(|warning| warning.text).collect(),
         doubts,
         better,
         guest_smt,
@@ -175,6 +173,7 @@ pub(super) fn vm_facts(
         device_faults,
         is_ha: cluster::is_ha(files, vmid).unwrap_or_default(),
         ha_nodes: cluster::ha_nodes(files, vmid, &own).unwrap_or_default(),
+        hidden_table: hidden_table(files, vmid),
         table,
     })
 }
