@@ -155,6 +155,8 @@ fn owners_have_marks() {
     check_on(&root, "busy-40", &["--width", "40"]);
     check_on(&root, "busy-120", &["--width", "120"]);
     check_on(&root, "busy-color", &["--color", "always"]);
+    let wide = ["--width", "200", "--color", "always"];
+    check_on(&root, "busy-color-200", &wide);
 }
 
 #[test]
