@@ -25,6 +25,7 @@ pub fn nets(files: &dyn Files) -> Vec<Net> {
             function: Some(function_in(&link)?),
             represents: represents(files, &name),
             bond: master(files, &name).filter(|master| is_bond(files, master)),
+            bridge: bridge(files, &name),
             uses: uses(files, &name, &routes),
             name,
         })
@@ -46,9 +47,7 @@ fn uses(files: &dyn Files, name: &str, routes: &Routes) -> Vec<String> {
     let mut uses = routes.get(name).cloned().unwrap_or_default();
     if let Some(master) = master(files, name) {
         uses.push(match () {
-            () if files.exists(&format!("{NETS}/{master}/bridge")) => {
-                format!("port of bridge {master}")
-            }
+            () if is_bridge(files, &master) => format!("port of bridge {master}"),
             () if is_bond(files, &master) => format!("member of bond {master}"),
             // One device stands for all bridges of Open vSwitch, without saying which.
             () if master == OVS => "port of an open vswitch bridge".to_owned(),
@@ -63,6 +62,19 @@ fn uses(files: &dyn Files, name: &str, routes: &Routes) -> Vec<String> {
 
 fn master(files: &dyn Files, name: &str) -> Option<String> {
     last_of_link(files, &format!("{NETS}/{name}/master"))
+}
+
+fn bridge(files: &dyn Files, name: &str) -> Option<String> {
+    let first = master(files, name)?;
+    let above = match is_bond(files, &first) {
+        true => master(files, &first)?,
+        false => first,
+    };
+    Some(above).filter(|above| is_bridge(files, above))
+}
+
+fn is_bridge(files: &dyn Files, name: &str) -> bool {
+    files.exists(&format!("{NETS}/{name}/bridge"))
 }
 
 fn is_bond(files: &dyn Files, name: &str) -> bool {

@@ -249,6 +249,10 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     ("vf-bond", Severity::Notice, |_, vm| {
         vm.virtuals = vec![function(Some("bond0"))];
     }),
+    ("vf-mtu", Severity::Notice, |host, vm| {
+        vm.virtuals = vec![function(None)];
+        host.mtus = [("enp3s0f0".to_owned(), 1500), ("vmbr0".to_owned(), 9000)].into();
+    }),
     ("device", Severity::Warning, |_, vm| {
         vm.devices = vec!["its group has others".to_owned()];
     }),

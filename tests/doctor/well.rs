@@ -77,6 +77,8 @@ pub fn function(bond: Option<&str>) -> Virtual {
         address: "0000:03:10.0".to_owned(),
         physical: "0000:03:00.0".to_owned(),
         bond: bond.map(str::to_owned),
+        port: Some("enp3s0f0".to_owned()),
+        bridge: Some("vmbr0".to_owned()),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::host_facts::HostFacts;
 use super::rule::Severity::{Failure, Notice};
 use super::rule::{Check, Fault, Judge, Verdict};
-use super::vm_facts::VmFacts;
+use super::vm_facts::{Virtual, VmFacts};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -52,6 +52,30 @@ pub(super) const CHECKS: &[Check] = &[
                 )))
             });
             Verdict::of(faults.collect(), "none is")
+        }),
+    },
+    Check {
+        id: "vf-mtu",
+        required: "the port of a virtual function takes packets as large as its bridge does",
+        why: "A virtual function cannot have a larger MTU than its port. Larger packets from VMs at the bridge \
+              never reach the guest, and it cannot send any.",
+        fix: "ip link set PORT mtu MTU (permanently: in /etc/network/interfaces)",
+        severity: Notice,
+        judge: Judge::Vm(|vm, host| {
+            if vm.virtuals.is_empty() {
+                return Verdict::passed("the vm has none");
+            }
+            let narrow = |one: &Virtual| {
+                let (port, bridge) = (one.port.as_ref()?, one.bridge.as_ref()?);
+                let (mtu, most) = (host.mtus.get(port)?, host.mtus.get(bridge)?);
+                let found = format!(
+                    "{} is of {port} with mtu {mtu}, {bridge} has {most}",
+                    one.address
+                );
+                let fault = Fault::new(found).fixed_by(format!("ip link set {port} mtu {most}"));
+                (mtu < most).then_some(fault)
+            };
+            Verdict::of(vm.virtuals.iter().filter_map(narrow).collect(), "it does")
         }),
     },
 ];

@@ -60,6 +60,10 @@ pub struct Virtual {
     pub physical: String,
     /// Bond that the network device of the physical function is in.
     pub bond: Option<String>,
+    /// That network device.
+    pub port: Option<String>,
+    /// Bridge that it is a port of, or its bond is.
+    pub bridge: Option<String>,
 }
 
 impl VmFacts {

@@ -48,6 +48,8 @@ pub struct Net {
     pub uses: Vec<String>,
     /// Bond that it is in.
     pub bond: Option<String>,
+    /// Bridge that it is a port of, or its bond is.
+    pub bridge: Option<String>,
 }
 
 /// VM that has a function.

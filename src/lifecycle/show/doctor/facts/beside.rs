@@ -6,6 +6,7 @@ use crate::domain::check::{GuestOfHost, Virtual};
 use crate::domain::enabling::lacks;
 use crate::domain::guest::Guest;
 use crate::domain::pci::Function;
+use crate::domain::pci::needs::Net;
 use crate::domain::storage::Snippet;
 use crate::domain::table::Table;
 use crate::domain::vm::Vmid;
@@ -57,17 +58,19 @@ pub(super) fn virtuals(files: &dyn Files, devices: &Devices) -> Vec<Virtual> {
         return Vec::new();
     }
     let nets = nets::nets(files);
-    let bond = |physical: &String| {
-        let mut of_it = nets
-            .iter()
-            .filter(|net| net.function.as_ref() == Some(physical));
-        of_it.find_map(|net| net.bond.clone())
+    let port = |physical: &String| {
+        let is_its = |net: &&Net| net.function.as_ref() == Some(physical);
+        nets.iter()
+            .filter(is_its)
+            .find(|net| net.represents.is_none())
     };
     let virtuals = virtuals.into_iter();
     virtuals
         .map(|(address, physical)| Virtual {
             address: address.clone(),
-            bond: bond(physical),
+            bond: port(physical).and_then(|net| net.bond.clone()),
+            port: port(physical).map(|net| net.name.clone()),
+            bridge: port(physical).and_then(|net| net.bridge.clone()),
             physical: physical.clone(),
         })
         .collect()
