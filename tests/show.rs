@@ -419,6 +419,18 @@ fn status_fails_while_a_run_that_is_over_holds_the_host() {
 }
 
 #[test]
+fn check_fails_where_what_a_vm_owns_is_not_in_force() {
+    let node = settled();
+    assert!(!node.shown(&["check", "100"]).0.contains("in-force"));
+    node.put(PARTITION, "member\n");
+    let (text, status) = node.shown(&["check", "100"]);
+    assert!(text.contains("failure  in-force"), "{text}");
+    assert!(text.contains("pin-hook apply 100"), "{text}");
+    assert_eq!(status, 1);
+    assert_eq!(node.shown(&["check", "100", "--quiet"]).1, 1);
+}
+
+#[test]
 fn what_was_born_since_is_pending_and_no_drift() {
     let node = settled();
     node.put_thread(503, "worker", "qemu.slice/100.scope/vcpu", "11,23");

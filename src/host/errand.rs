@@ -28,6 +28,8 @@ use super::systemd::{self, Job};
 const ANSWERS: &str = "/run/pin-hook/jobs";
 /// The program, where the running one has been replaced by an upgrade.
 const INSTALLED: &str = "/usr/sbin/pin-hook";
+/// What systemd needs of `/run` for a unit, at least: it says "not found" of one that it could not write.
+pub const ROOM_FOR_UNITS: u64 = 64 << 10;
 /// How often it is asked whether a child that does not answer is still there.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
@@ -120,7 +122,14 @@ impl Errand {
         let (files, answer) = (&*host.files, self.answer_path());
         make_dir(files, ANSWERS, 0o700)?;
         files.replace(&answer, "", 0o600)?;
-        let started = host.systemd.run(&self.job(files, wait)).map_err(told);
+        let started = host.systemd.run(&self.job(files, wait));
+        let started = started.map_err(|error| match files.room_left("/run") {
+            Ok(left) if left < ROOM_FOR_UNITS => {
+                let text = format!("/run is full: systemd cannot start {}", self.unit());
+                io::Error::new(io::ErrorKind::StorageFull, text)
+            }
+            _ => told(error),
+        });
         let ended = started.and_then(|()| self.answers(host, wait));
         // Whoever is late answers nobody.
         let _ = files.remove(&answer);

@@ -6,7 +6,8 @@ use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::advice::Advised;
 use pin_hook::domain::backend::Backend;
 use pin_hook::domain::check::{
-    Check, GuestOfHost, HostFacts, Judge, KsmFacts, Severity, Vendor, Verdict, VmFacts, checks,
+    Check, GuestOfHost, HostFacts, Judge, KsmFacts, Owning, Severity, Vendor, Verdict, VmFacts,
+    checks,
 };
 use pin_hook::domain::topology::{CpuSets, SmtControl};
 use pin_hook::domain::unit::Masked;
@@ -86,6 +87,9 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     }),
     ("boot-unit", Severity::Warning, |host, _| {
         host.boot_unit = Some(false);
+    }),
+    ("in-force", Severity::Failure, |_, vm| {
+        vm.owning = Owning::Amiss(Advised::new("cpu 5 is offline", "echo 1"));
     }),
     ("reconcile-units", Severity::Warning, |host, _| {
         let unit = "pin-hook-reconcile.service";

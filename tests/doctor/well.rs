@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::backend::Backend;
 use pin_hook::domain::check::{
-    GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, NextBoot,
+    GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, NextBoot, Owning,
     PolicyFacts, QemuServer, Vendor, Virtual, VmFacts,
 };
 use pin_hook::domain::gate::Choice;
@@ -50,6 +50,7 @@ pub fn vm() -> VmFacts {
     VmFacts {
         vmid: vmid(),
         guest: parse_vm_conf(CONF).guest(),
+        owning: Owning::InForce,
         hidden_table: None,
         table: Some("/etc/pve/pin-hook/100.toml".to_owned()),
         table_fault: None,

@@ -32,6 +32,23 @@ fn a_start_is_refused_while_there_is_no_room_for_giving_back() {
     }
 }
 
+/// Half applied, it would lose what it has: systemd cannot start a child then.
+#[test]
+fn an_apply_is_refused_while_systemd_has_no_room_for_units() {
+    let world = World::with_vm();
+    world.start(100);
+    world.sim.fill_run(8 * KIB);
+    world.sim.put("/etc/pin-hook/100.toml", "cpus = \"4-5\"\n");
+    let before = world.capture();
+    assert_eq!(world.plan(100).outcome, Outcome::Refused);
+    let account = world.apply(100);
+    assert_says(&account, "/run is full: 64 KiB needed for systemd's units");
+    world.assert_as(&before);
+    world.sim.empty_run();
+    done(world.apply(100));
+    world.assert_owns(100);
+}
+
 #[test]
 fn a_vm_starts_and_stops_when_it_becomes_full_at_any_time() {
     for free in [0, 4, 8, 40] {

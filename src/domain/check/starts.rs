@@ -3,7 +3,8 @@
 use super::host_facts::{HostFacts, IdleState};
 use super::rule::Severity::{Failure, Notice, Warning};
 use super::rule::{Check, Fault, Judge, Verdict};
-use super::vm_facts::VmFacts;
+use super::vm_facts::{Owning, VmFacts};
+use crate::domain::advice::Advised;
 use crate::domain::overlap::Overlap;
 use crate::domain::words::few;
 
@@ -41,6 +42,19 @@ pub(super) const CHECKS: &[Check] = &[
                 (None, false) => Verdict::skipped("there is no table to go by"),
             },
         ),
+    },
+    Check {
+        id: "in-force",
+        required: "what a vm owns is in force, and looked after",
+        why: "A value that somebody else has changed is set again within 15 s, and a VM that has crashed is cleaned up \
+              after, but not while the units are stopped.",
+        fix: "pin-hook status <vmid> shows what differs",
+        severity: Failure,
+        judge: Judge::Vm(|vm, _| match &vm.owning {
+            Owning::Nothing => Verdict::skipped("it owns no cpus"),
+            Owning::InForce => Verdict::passed("it is"),
+            Owning::Amiss(Advised { fact, help }) => Fault::new(fact).fixed_by(help).into(),
+        }),
     },
     Check {
         id: "placement",

@@ -4,6 +4,18 @@ use crate::domain::advice::Advised;
 use crate::domain::guest::Guest;
 use crate::domain::vm::Vmid;
 
+/// What has become of the CPUs that a VM owns.
+#[derive(Debug, Clone, Default)]
+pub enum Owning {
+    /// It owns none.
+    #[default]
+    Nothing,
+    /// They are its own.
+    InForce,
+    /// Something keeps them from being that, or from being given back.
+    Amiss(Advised),
+}
+
 /// What the doctor knows of a VM; what could not be read is missing.
 #[derive(Debug, Clone)]
 pub struct VmFacts {
@@ -11,6 +23,8 @@ pub struct VmFacts {
     pub vmid: Vmid,
     /// What PVE would start.
     pub guest: Guest,
+    /// What has become of the CPUs that it owns at this moment.
+    pub owning: Owning,
     /// Where its table is; `None` without one.
     pub table: Option<String>,
     /// A second table, which is not read because of the first.

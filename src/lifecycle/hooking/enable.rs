@@ -348,16 +348,18 @@ impl Hooking<'_> {
 
     fn undo(&self, plan: &Plan, done: &[Step]) -> anyhow::Result<()> {
         let files = &*self.host.files;
-        // Whatever was remembered before is forgotten when the config is saved.
-        if done.iter().any(|step| matches!(step, Step::Save(..))) {
-            record::forget(files, self.vmid)?;
-        }
+        // Whatever was remembered before is forgotten when the config is saved. What cannot be undone keeps
+        // nothing else from it.
+        let forgotten = match done.iter().any(|step| matches!(step, Step::Save(..))) {
+            true => record::forget(files, self.vmid),
+            false => Ok(()),
+        };
         let is_put = done.iter().any(|step| matches!(step, Step::Put(_)));
         if is_put && plan.found == snippet::Found::Nothing {
             let storages = std::slice::from_ref(&plan.storage);
             snippet::remove_unused(files, storages, &plan.storage.snippet(), self.vmid)?;
         }
-        Ok(())
+        forgotten
     }
 
     fn conclude(&self, plan: &Plan, account: &mut Account) -> Result<(), HookingError> {

@@ -7,8 +7,9 @@ use anyhow::Context;
 use serde::Serialize;
 
 use self::facts::{host_facts, of_interest, table_of, vm_facts};
+use crate::domain::advice::Advised;
 use crate::domain::check::{
-    Check, Fault, HostFacts, Judge, Severity, Todo, Verdict, VmFacts, checks, todo,
+    Check, Fault, HostFacts, Judge, Owning, Severity, Todo, Verdict, VmFacts, checks, todo,
 };
 use crate::domain::level::{Kept, Lacking, Level};
 use crate::domain::vm::Vmid;
@@ -113,9 +114,11 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
     let vms = vms.filter_map(|vmid| vm_facts(&bench, host, vmid, state.as_ref()));
     let claims = state.as_ref().map(|state| &state.claims);
     let owns = claims.is_some_and(|claims| !claims.is_empty());
-    let owned = owns.then(|| status(host, None).ok()).flatten();
-    let owned = owned.map(|status| status.claims).unwrap_or_default();
-    patients.extend(vms.map(|vm| {
+    let seen = owns.then(|| status(host, None).ok()).flatten();
+    let (owned, unwatched) =
+        seen.map_or_else(Default::default, |seen| (seen.claims, seen.watch_fault));
+    patients.extend(vms.map(|mut vm| {
+        vm.owning = owning(vm.vmid, &owned, unwatched.as_ref());
         let level = level(&bench, host, &vm, &facts, &owned);
         let is_owner = owned.iter().any(|claim| claim.vmid == vm.vmid);
         let is_known = is_owner || state.is_some() && !is_lost || is_off(&vm, &facts);
@@ -205,6 +208,17 @@ fn level(
     match lacking {
         Some(lacking) => Level::without(vm.vmid, &lacking),
         None => Level::of(vm.vmid, &kept_by_table(bench, host, vm.vmid)),
+    }
+}
+
+/// Returns what has become of the CPUs of a VM; `unwatched` is why nobody looks after them.
+fn owning(vmid: Vmid, owned: &[ClaimStatus], unwatched: Option<&Advised>) -> Owning {
+    let Some(claim) = owned.iter().find(|claim| claim.vmid == vmid) else {
+        return Owning::Nothing;
+    };
+    match claim.amiss().or(unwatched.cloned()) {
+        Some(fault) => Owning::Amiss(fault),
+        None => Owning::InForce,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::lifecycle::devices::binding;
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::debts;
 use crate::lifecycle::engine::denied::Denied;
-use crate::lifecycle::engine::journal::{busy, read_state};
+use crate::lifecycle::engine::journal::{busy, check_room, read_state};
 use crate::lifecycle::engine::recover::recover;
 use crate::lifecycle::engine::report::Report;
 use crate::lifecycle::engine::run::Run;
@@ -49,6 +49,8 @@ impl Run<'_> {
         match pve::running(&*self.host.files, vmid)? {
             None => account.does_not_run(vmid),
             Some(qemu) => {
+                // Half applied, it would lose what it has.
+                check_room(&*self.host.files)?;
                 if let Some(text) = case.on_vcpus() {
                     account.info(format!("vm {vmid}: {text}"));
                 }

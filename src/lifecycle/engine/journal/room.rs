@@ -5,6 +5,7 @@ use std::io;
 use super::state_dir::{STATE_DIR, check_owner};
 use crate::domain::advice::Advised;
 use crate::domain::cpuset::CpuSet;
+use crate::host::errand::ROOM_FOR_UNITS;
 use crate::host::files::Files;
 use crate::host::trouble::cannot;
 
@@ -32,6 +33,9 @@ pub(super) fn least_room(files: &dyn Files) -> usize {
     let possible: Option<CpuSet> = possible.ok().and_then(|text| text.parse().ok());
     LEAST_ROOM + possible.map_or(0, |cpus| cpus.len()) * ROOM_FOR_CPU
 }
+
+const FREE_UP: &str =
+    "free up space: df /run shows how full it is, du -axh /run | sort -h what uses it";
 
 /// `/run` is too full for more to be taken than could be given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -62,9 +66,16 @@ pub fn check_room(files: &dyn Files) -> anyhow::Result<()> {
         Err(error) if is_read_only(&error) => return Err(cannot("write", STATE_DIR)(error)),
         left => left.unwrap_or(u64::MAX),
     };
-    match files.exists(SPARE) || left >= 2 * room as u64 {
-        true => Ok(()),
-        false => Err(no_room(room)),
+    if !files.exists(SPARE) && left < 2 * room as u64 {
+        return Err(no_room(room));
+    }
+    match files.room_left("/run") {
+        Ok(left) if left < ROOM_FOR_UNITS => {
+            let kib = ROOM_FOR_UNITS >> 10;
+            let fact = format!("/run is full: {kib} KiB needed for systemd's units");
+            Err(anyhow::Error::new(NoRoom).context(Advised::new(fact, FREE_UP)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -73,6 +84,6 @@ pub(super) fn no_room(room: usize) -> anyhow::Error {
     let kib = (2 * room).div_ceil(1 << 10);
     anyhow::Error::new(NoRoom).context(Advised::new(
         format!("{STATE_DIR} is full: {kib} KiB needed to record how to restore the host"),
-        "free up space: df /run shows how full it is, du -axh /run | sort -h what uses it",
+        FREE_UP,
     ))
 }

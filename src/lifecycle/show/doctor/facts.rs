@@ -7,7 +7,7 @@ use self::beside::{asks_without_idle, controllers, lacks_elsewhere, passed, virt
 use self::cores::{Cores, cores};
 use super::start::in_the_way;
 use crate::domain::advice::Advised;
-use crate::domain::check::{GuestOfHost, HostFacts, VmFacts};
+use crate::domain::check::{GuestOfHost, HostFacts, Owning, VmFacts};
 use crate::domain::guest::Guest;
 use crate::domain::placement::{Remark, Topic, owned_by_table};
 use crate::domain::state::State;
@@ -155,6 +155,7 @@ pub(super) fn vm_facts(
     warnings.retain(|warning| !has_own_check(warning));
     Some(VmFacts {
         vmid,
+        owning: Owning::Nothing,
         hook_fault: hook_fault(host, vmid, &guest, table.is_some()),
         lacks_elsewhere: lacks_elsewhere(files, vmid, &guest),
         is_replicated: cluster::is_replicated(files, vmid),

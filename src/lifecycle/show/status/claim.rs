@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::in_force::{Own, level};
+use crate::domain::advice::Advised;
 use crate::domain::backend::Backend;
 use crate::domain::claim::Claim;
 use crate::domain::cpuset::CpuSet;
@@ -105,6 +106,38 @@ impl ThreadStatus {
 }
 
 impl ClaimStatus {
+    /// Returns what is wrong with what the VM owns, the worst of it, and what to do.
+    pub fn amiss(&self) -> Option<Advised> {
+        let vmid = self.vmid;
+        if self.is_ok() {
+            return None;
+        }
+        Some(if let Some(failure) = &self.failure {
+            let help = format!(
+                "pin-hook plan {vmid} shows what is in the way; then pin-hook apply {vmid}"
+            );
+            Advised::new(failure.clone(), help)
+        } else if self.over {
+            Advised::new(
+                "it has stopped, but the host is not restored yet",
+                "pin-hook reconcile",
+            )
+        } else if !self.offline.is_empty() {
+            let fact = format!(
+                "{} {} offline",
+                self.offline.in_words(),
+                self.offline.is_or_are()
+            );
+            Advised::new(fact, self.offline_help.clone().unwrap_or_default())
+        } else {
+            let fact = "partitions or threads are not as pin-hook has set them";
+            let help = format!(
+                "pin-hook status {vmid} shows which; pin-hook apply {vmid} sets them again"
+            );
+            Advised::new(fact, help)
+        })
+    }
+
     /// Tells whether the VM owns what it should. Threads that were born a moment ago have yet to be moved;
     /// a vCPU that is elsewhere disturbs the guest.
     pub fn is_ok(&self) -> bool {
