@@ -134,6 +134,18 @@ fn a_level_is_what_is_in_force() {
 }
 
 #[test]
+fn who_applies_by_hand_is_told_how_long_that_lasts() {
+    let world = World::lab().vm(100, CONF_WITHOUT_HOOK, "cpus = \"2-3\"\n");
+    world.launch(100, &VmSpec::with_vcpus(2));
+    let told = "vm 100 has its cpus until it stops: pve does not call pin-hook";
+    assert_says(&done(world.fork().apply(100)), told);
+    world.sim.fail(&format!("write {PARTITION}"), libc::EIO, 20);
+    let account = world.apply(100);
+    let is_told = account.lines.iter().any(|line| line.text.contains(told));
+    assert!(account.exit != Exit::Done && !is_told, "{account:#?}");
+}
+
+#[test]
 fn the_next_step_of_a_vm_without_cpus_fits_what_is_missing() {
     let world = World::lab().vm(100, CONF_WITHOUT_HOOK, "cpus = \"2-3\"\n");
     let level = patient(&world, 100).level.unwrap();

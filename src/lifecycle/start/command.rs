@@ -63,8 +63,10 @@ impl Run<'_> {
                     Worked::Done(report, _) => report.is_unfinished.then(String::new),
                     Worked::Busy => Some(format!(": {}", busy(&*self.host.files))),
                 };
+                let owns = |state: &State| state.claims.get(&vmid).is_some_and(Claim::owns);
+                let is_owner = matches!(&worked, Worked::Done(_, state) if owns(state));
                 self.conclude(vmid, worked, account);
-                if !case.guest.is_hooked() {
+                if is_owner && !case.guest.is_hooked() {
                     account.info(format!(
                         "vm {vmid} has its cpus until it stops: pve does not call pin-hook for it before \
                          pin-hook enable {vmid}"
