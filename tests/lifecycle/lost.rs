@@ -12,7 +12,7 @@ use pin_hook::lifecycle::show::status::status;
 use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{World, assert_says, changes, done, mask, parse};
-use crate::common::sim::{TaskSpec, cpus};
+use crate::common::sim::{TaskSpec, VmSpec, cpus};
 
 const JOURNAL: &str = "/run/pin-hook/journal";
 
@@ -274,6 +274,40 @@ fn what_belongs_to_a_node_stays_there_when_the_state_is_lost() {
         assert_eq!(mask(&world, tid), cpus(was), "thread {tid} was on {was}");
     }
     assert_eq!(left(&world, &before, "all"), "");
+}
+
+/// Whoever looks first, with whichever CPUs: threads of a node are on that node again.
+#[test]
+fn threads_of_a_node_are_back_there_whoever_finds_that_the_state_is_lost() {
+    let mut wrong = String::new();
+    for (n_vcpus, owned) in [(2, "2-3"), (4, "2-5"), (4, "4-7"), (6, "2-7")] {
+        for finder in ["stop", "reconcile", "apply", "release", "reconcile, apply"] {
+            let conf =
+                format!("cores: {n_vcpus}\nmemory: 64\nhookscript: local:snippets/pin-hook\n");
+            let table = format!("cpus = \"{owned}\"\n");
+            let world = World::lab().vm(100, &conf, &table);
+            let before = world.capture();
+            done(world.phase(Phase::PreStart, 100));
+            world.launch(100, &VmSpec::with_vcpus(n_vcpus));
+            done(world.phase(Phase::PostStart, 100));
+            world.end_worker();
+            world.assert_owns(100);
+            let kswapd = world.sim.find_task("kswapd0").tid;
+            assert!(mask(&world, kswapd).is_disjoint(&cpus(owned)), "{owned}");
+            world.sim.state().tree.remove_all("/run/pin-hook");
+            for step in finder.split(", ") {
+                match step {
+                    "reconcile" => drop(world.reconcile()),
+                    "apply" => drop(world.apply(100)),
+                    "release" => drop(world.release(None)),
+                    _ => {}
+                }
+            }
+            world.stop(100);
+            wrong += &left(&world, &before, &format!("{owned}, {finder}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
 /// Nothing is held after a stop, and no log is there: what an admin has narrowed since is the admin's.
