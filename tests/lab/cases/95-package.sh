@@ -9,6 +9,7 @@ log=/var/tmp/former.log
 
 # The lab's own installation comes back, whatever happened to that of the package.
 case_cleanup() {
+    umount /etc/pve 2> /dev/null || true
     pin-hook release --all > /dev/null 2>&1 || true
     dpkg --purge pin-hook > /dev/null 2>&1 || true
     rm -f /var/lib/vz/snippets/former.sh $log
@@ -75,6 +76,19 @@ vm_conf 100
 refuses 'without a table a VM is not enabled' pin-hook enable 100
 said "$work/refused"
 check 'and the remedy is named' has "$work/refused" 'pin-hook init 100'
+
+# The cluster's file system is read-only: what was done until PVE refuses is undone, and nothing else is blamed.
+table 100 'cpus = "4-7"'
+traces > "$work/then"
+mount --bind /etc/pve /etc/pve
+mount -o remount,bind,ro /etc/pve
+refuses 'a VM is not enabled while /etc/pve is read-only' pin-hook enable 100
+umount /etc/pve
+check 'because of that' has "$work/refused" 'Read-only file system'
+check 'and all is undone' lacks "$work/refused" 'undoing it failed'
+equal 'so that nothing is left of it' "$(cat "$work/then")" "$(traces)"
+rm /etc/pin-hook/100.toml
+
 cp "$(conf_path 100)" "$work/conf"
 replay "$share/package/quickstart.md"
 equal 'the config is as it was' "$(cat "$work/conf")" "$(cat "$(conf_path 100)")"
