@@ -265,14 +265,15 @@ fn unknown(
     let other = value.get_ref().as_table();
     let other = other.filter(|_| keys.iter().any(is_of));
     let dotted = other.and_then(|below| below.keys().next());
-    let help = match (nearest(name, expected.iter().copied()), elsewhere) {
-        _ if dotted.is_some() => home.of_dotted(name, dotted.map_or("", |key| key.get_ref())),
+    let dotted = dotted.map(|key| home.of_dotted(name, key.get_ref()));
+    let meant = nearest(name, expected.iter().copied());
+    let help = dotted.unwrap_or_else(|| match (meant, elsewhere) {
         // [nodes.pve1] is a typo of [node.pve1], and not the key of another section.
         (Some(meant), _) if is_section => format!("did you mean \"{meant}\"?"),
         (_, Some(key)) => home.of_key(key),
         (Some(meant), None) => format!("did you mean \"{meant}\"?"),
         (None, None) => "remove it; nothing is ignored silently".to_owned(),
-    };
+    });
     Problem {
         span,
         message: format!(

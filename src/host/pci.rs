@@ -136,22 +136,20 @@ pub fn console(files: &dyn Files, bus: &Bus) -> Option<String> {
 mod tests {
     use super::*;
     use crate::domain::topology::tests::grid;
+    use crate::host::dirs::make_dirs;
     use crate::host::files::RootFiles;
 
     #[test]
     fn a_device_is_on_its_node_or_near_its_cpus() {
         let dir = tempfile::tempdir().unwrap();
         let files = RootFiles::new(dir.path());
-        for path in ["/sys", "/sys/bus", "/sys/bus/pci", DEVICES] {
-            files.make_dir(path, 0o755).unwrap();
-        }
         for (address, node, cpus) in [
             ("0000:01:00.0", "1\n", "4-7\n"),
             ("0000:01:00.1", "-1\n", "0-3\n"),
             ("0000:02:00.0", "-1\n", "0-7\n"),
         ] {
             let device = format!("{DEVICES}/{address}");
-            files.make_dir(&device, 0o755).unwrap();
+            make_dirs(&files, &device, 0o755).unwrap();
             let put = |name, text| files.replace(&format!("{device}/{name}"), text, 0o644);
             put("numa_node", node).unwrap();
             put("local_cpulist", cpus).unwrap();

@@ -111,7 +111,7 @@ fn interrupts_are_given_back_without_the_state_where_cpus_are_absent() {
     world.start(100);
     world.sim.add_irq(60, "late");
     world.sim.allocate_irq(61);
-    world.lose_journal();
+    world.lose_state();
     done(world.release(None));
     let given_back = [30, 60, 61].map(|number| irq(&world, number));
     assert_eq!(given_back, ["0-7", "0-7", "0-11"]);

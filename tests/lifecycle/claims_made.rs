@@ -283,7 +283,7 @@ fn a_proposal_without_the_state_blames_nobody() {
     assert_eq!(warned.count(), 1, "{hidden:?}");
     world.sim.fail_no_more();
     assert!(!journal.is_empty());
-    world.lose_journal();
+    world.lose_state();
     let lost = proposed(&world);
     assert_eq!(lost.cpus, with, "{lost:?}");
 }

@@ -223,7 +223,7 @@ fn containers_make_room_for_two_vms_in_every_order() {
 fn a_lost_journal_makes_containers_whole() {
     let world = world();
     world.start(100);
-    world.lose_journal();
+    world.lose_state();
     done(world.release(None));
     assert_eq!(lists(&world, [201, 203]), ["0-1", "0-7"]);
     assert_eq!(world.sim.pvestatd(), [0; 0]);

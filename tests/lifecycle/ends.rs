@@ -195,7 +195,7 @@ fn a_death_while_everything_is_released_without_state_is_made_good_by_the_next_r
         let before = world.capture();
         done(world.phase(Phase::PostStart, 100));
         world.end_worker();
-        world.sim.state().tree.remove_all("/run/pin-hook");
+        world.lose_state();
         world.sim.take_log();
         (world, before)
     };

@@ -179,7 +179,7 @@ fn a_partition_that_nobody_remembers_is_seen_and_given_back() {
     let world = World::with_vm();
     let before = world.capture();
     world.start(100);
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     let shown = status(&world.host, None).unwrap();
     assert!(!shown.ok);
     let groups: Vec<&str> = shown
@@ -203,7 +203,7 @@ fn a_plan_without_the_state_is_that_of_the_run_that_takes_it_in_hand_again() {
     let world = World::with_vm();
     let before = world.capture();
     world.start(100);
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     let plan = world.plan(100);
     assert_eq!(plan.outcome, Outcome::Ready, "{plan:#?}");
     let told = |text: &String| text.starts_with("the state is lost");
@@ -219,7 +219,7 @@ fn a_plan_without_the_state_is_that_of_the_run_that_takes_it_in_hand_again() {
 fn what_a_release_finds_without_the_state_is_let_go_and_told() {
     let world = World::with_vm();
     world.start(100);
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     let account = done(world.release(None));
     assert_says(&account, "everything released");
     let denies = account
@@ -235,7 +235,7 @@ fn a_stop_without_the_state_gives_back_what_the_vm_had() {
     let world = World::with_vm();
     let before = world.capture();
     world.start(100);
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     world.end_qemu(100);
     world.systemd_looks_at_a_unit();
     let shown = status(&world.host, None).unwrap();
@@ -268,7 +268,7 @@ fn what_belongs_to_a_node_stays_there_when_the_state_is_lost() {
     let before = world.capture();
     world.start(100);
     world.assert_owns(100);
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     world.stop(100);
     for (tid, was) in threads {
         assert_eq!(mask(&world, tid), cpus(was), "thread {tid} was on {was}");
@@ -294,7 +294,7 @@ fn threads_of_a_node_are_back_there_whoever_finds_that_the_state_is_lost() {
             world.assert_owns(100);
             let kswapd = world.sim.find_task("kswapd0").tid;
             assert!(mask(&world, kswapd).is_disjoint(&cpus(owned)), "{owned}");
-            world.sim.state().tree.remove_all("/run/pin-hook");
+            world.lose_state();
             for step in finder.split(", ") {
                 match step {
                     "reconcile" => drop(world.reconcile()),
@@ -330,7 +330,7 @@ fn nothing_is_inferred_from_a_host_at_rest_that_an_admin_has_tuned() {
 fn what_a_release_of_a_vm_finds_without_the_state_is_told() {
     let world = World::with_vm();
     world.start(100);
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     let account = done(world.release(Some(100)));
     assert_says(&account, "vm 100 released");
     assert_says(&account, "inferred from the host");
@@ -367,7 +367,7 @@ fn the_start_of_another_vm_does_not_hide_what_nobody_remembers() {
     let world = World::with_two_vms();
     let before = world.capture();
     world.start(100);
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     world.start(101);
     world.assert_owns(101);
     done(world.release(None));
@@ -447,7 +447,7 @@ fn a_run_that_gives_back_what_nobody_remembers_says_whose_it_was() {
     let world = World::with_two_vms();
     world.start(100);
     world.start(101);
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     let account = done(world.apply(100));
     assert_says(&account, "vm 101 loses its cpus until pin-hook apply 101");
     world.assert_owns(100);
@@ -461,7 +461,7 @@ fn a_vm_that_owns_nothing_is_not_said_to_lose_cpus() {
     world.start(100);
     world.start(101);
     done(world.release(Some(101)));
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     let account = done(world.apply(100));
     let is_said = account
         .lines
@@ -476,7 +476,7 @@ fn a_vm_that_owns_nothing_is_not_said_to_lose_cpus() {
 fn a_table_is_not_held_against_its_own_vm_when_the_state_is_lost() {
     let world = World::with_vm();
     world.start(100);
-    world.sim.state().tree.remove_all("/run/pin-hook");
+    world.lose_state();
     let (path, text) = (
         "/etc/pin-hook/100.toml".to_owned(),
         "cpus = \"2-3\"\n".to_owned(),

@@ -130,7 +130,7 @@ fn nodes_are_given_back_when_the_state_is_lost() {
             done(world.phase(Phase::PostStart, 100));
         }
         world.end_worker();
-        world.lose_journal();
+        world.lose_state();
         done(world.release(None));
         assert!(world.host.files.read(DROP_IN).is_err(), "{is_up}");
     }

@@ -220,7 +220,7 @@ fn a_lost_state_is_found_again_in_the_lists_of_units() {
         world.launch(100, &VmSpec::with_vcpus(2));
         done(world.phase(Phase::PostStart, 100));
         world.assert_owns(100);
-        world.lose_journal();
+        world.lose_state();
         done(world.release(None));
         for (_, tid) in world.sim.vm(100).vcpus {
             assert_eq!(mask(&world, tid), cpus("0-7"));

@@ -64,9 +64,9 @@ impl World {
         }
     }
 
-    /// Loses what is remembered of this boot.
-    pub fn lose_journal(&self) {
-        self.host.files.remove("/run/pin-hook/journal").unwrap();
+    /// Loses what is remembered of this boot, and all else in the directory of the program.
+    pub fn lose_state(&self) {
+        self.sim.state().tree.remove_all("/run/pin-hook");
     }
 
     /// Returns the lab's node without VMs.
