@@ -119,6 +119,18 @@ fn a_vm_that_is_hooked_no_more_is_cleaned_up_after() {
 }
 
 #[test]
+fn a_vm_whose_config_is_gone_is_not_said_to_be_disabled() {
+    let node = node();
+    node.enable(100);
+    node.remove("/etc/pve/nodes/pve1/qemu-server/100.conf");
+    let disabled = node.disable(100);
+    assert_eq!(disabled.exit, Exit::Done, "{disabled:?}");
+    let said = "vm 100 has no config on this node: if it comes back with the hookscript, run \
+                pin-hook disable 100 again";
+    assert_eq!(lines(&disabled).last(), Some(&said), "{disabled:?}");
+}
+
+#[test]
 fn a_snippet_that_nobody_enabled_is_left_alone() {
     let node = node();
     node.put("/var/lib/vz/snippets/pin-hook", "# calls pin-hook(8)\n");

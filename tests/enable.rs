@@ -332,6 +332,7 @@ fn what_pve_refuses_is_taken_back() {
     assert_eq!(
         lines(&refused)[3..],
         [
+            "took this back: vm 100 is as it was before",
             "qm set 100 --hookscript local:snippets/pin-hook failed: can't lock file \
              '/var/lock/qemu-server/lock-100.conf' - got timeout",
             "try again; qm set 100 --hookscript local:snippets/pin-hook by hand may tell more",
@@ -350,6 +351,7 @@ fn a_hookscript_that_is_not_set_afterwards_is_told_with_where_to_look() {
     assert_eq!(
         lines(&refused)[2..],
         [
+            "took this back: vm 100 is as it was before",
             "qm set 100 --hookscript local:snippets/pin-hook succeeded, but the hookscript is \
              not set",
             "someone else may have changed it: check qm config 100, then try again",

@@ -103,6 +103,7 @@ impl Node {
         let command = command.arg(self.at("/script")).arg(argument);
         let command = command.env("PATH", path).env("ROOT", self.dir.path());
         let output = command.output().unwrap();
+        fs::write(self.at("/output"), &output.stdout).unwrap();
         fs::write(self.at("/errors"), &output.stderr).unwrap();
         (output.status.code(), self.get("/log"))
     }
@@ -136,6 +137,9 @@ fn a_removal_gives_everything_back_and_leaves_vms_hooked() {
     let (status, calls) = node.script("prerm", "remove");
     assert_eq!(status, Some(0));
     assert!(calls.contains("pin-hook release --all"), "{calls}");
+    assert!(node.get("/output").contains(
+        "keep the hookscript, until a purge, and start without cpus of their own: 100\n"
+    ));
     assert!(!node.has("/etc/pve/pin-hook/nodes/pve1"));
     assert_eq!(node.script("postrm", "remove").0, Some(0));
     assert_eq!(node.get("/etc/pve/nodes/pve1/qemu-server/100.conf"), HOOKED);

@@ -132,7 +132,8 @@ impl Level {
                 ..wished.clone()
             },
         };
-        let differs = format!("pin-hook status {vmid} shows what differs");
+        let differs =
+            format!("pin-hook apply {vmid} sets again what differs (pin-hook status {vmid})");
         Level {
             in_force: true,
             next: match now.number < wished.number {

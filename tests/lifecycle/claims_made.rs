@@ -26,6 +26,21 @@ fn found(patient: &Patient, check: &str) -> Row {
     rows.next().unwrap().clone()
 }
 
+#[test]
+fn a_plan_without_a_table_names_what_the_vm_still_owns() {
+    let world = World::with_vm();
+    world.start(100);
+    let mut tree = world.sim.state();
+    tree.tree.remove("/etc/pin-hook/100.toml").unwrap();
+    drop(tree);
+    let plan = world.plan(100);
+    let said = "; it owns cpus 2-3 until it stops or pin-hook release 100";
+    assert!(plan.summary.ends_with(said), "{}", plan.summary);
+    world.stop(100);
+    let summary = world.plan(100).summary;
+    assert!(summary.ends_with(": nothing to do"), "{summary}");
+}
+
 #[track_caller]
 fn assert_refused(world: &World, vmid: u32, why: &str) {
     let patient = patient(world, vmid);

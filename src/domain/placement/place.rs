@@ -74,7 +74,7 @@ pub enum PlacementError {
     #[error("pin.vcpus names cpu {0} twice")]
     Twice(CpuId),
     /// More vCPUs than CPUs.
-    #[error("the vm has {}, {list} has {} for them", count(*n_vcpus, "vcpu"), count(*n_cpus, "cpu"))]
+    #[error("the vm's config has {}, {list} has {} for them", count(*n_vcpus, "vcpu"), count(*n_cpus, "cpu"))]
     TooFew {
         /// vCPUs that the VM starts with.
         n_vcpus: usize,
@@ -87,7 +87,7 @@ pub enum PlacementError {
     #[error("pin.vcpus names cpus {0} of one core, which is for one vcpu (smt = \"idle-sibling\")")]
     SharedCore(CpuSet),
     /// More vCPUs than cores, where each is to have one.
-    #[error("the vm has {}, the table has {} for them", count(*n_vcpus, "vcpu"), count(*n_cores, "core"))]
+    #[error("the vm's config has {}, the table has {} for them", count(*n_vcpus, "vcpu"), count(*n_cores, "core"))]
     TooFewCores {
         /// vCPUs that the VM starts with.
         n_vcpus: usize,

@@ -76,6 +76,10 @@ impl Hooking<'_> {
             (true, _) if account.lines.len() > n_said => format!("vm {vmid}: nothing was changed"),
             (true, false) => format!("vm {vmid}: nothing was changed"),
             (_, true) => format!("vm {vmid} does not have the hookscript of pin-hook"),
+            (false, false) if !is_here => format!(
+                "vm {vmid} has no config on this node: if it comes back with the hookscript, run \
+                 pin-hook disable {vmid} again"
+            ),
             (false, false) => format!("vm {vmid} is disabled"),
         });
         Ok(())

@@ -142,7 +142,7 @@ impl Hooking<'_> {
         self.name_what_is_missing_elsewhere(&plan, account)?;
         for (n_done, step) in plan.steps.iter().enumerate() {
             if let Err(error) = self.step(step, account) {
-                return Err(self.take_back(&plan, n_done, error));
+                return Err(self.take_back(&plan, n_done, error, account));
             }
         }
         if !self.is_dry {
@@ -331,7 +331,13 @@ impl Hooking<'_> {
     ///
     /// PVE may have set it before what it was asked for went wrong, or it was set before: then
     /// what is recorded is needed.
-    fn take_back(&self, plan: &Plan, n_done: usize, error: anyhow::Error) -> HookingError {
+    fn take_back(
+        &self,
+        plan: &Plan,
+        n_done: usize,
+        error: anyhow::Error,
+        account: &mut Account,
+    ) -> HookingError {
         let vmid = self.vmid;
         let hook = match hook_of(self.host, vmid) {
             Ok(hook) => hook.as_deref().and_then(our_snippet),
@@ -341,7 +347,12 @@ impl Hooking<'_> {
             return HookingError::Hooked { vmid, hook, error };
         }
         match self.undo(plan, &plan.steps[..n_done]) {
-            Ok(()) => error.into(),
+            Ok(()) => {
+                if n_done > 0 {
+                    account.info(format!("took this back: vm {vmid} is as it was before"));
+                }
+                error.into()
+            }
             Err(undo) => HookingError::HalfDone { vmid, error, undo },
         }
     }

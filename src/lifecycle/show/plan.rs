@@ -66,21 +66,31 @@ impl Run<'_> {
                     plan.refuse(&why, help, policy, self.what_runs(vmid, leaving));
                 }
             }
-            Ok(Found::Nothing(why)) => {
-                plan.summary = format!("{why}: nothing to do");
-                plan.advice = Some(why.help());
-                plan.outcome = match why {
-                    Nothing::NoTable(_) | Nothing::Misnamed { .. } | Nothing::Template(_) => {
-                        Outcome::Nothing
-                    }
-                    Nothing::NoVm(_) | Nothing::Elsewhere { .. } | Nothing::Container(_) => {
-                        Outcome::Absent
-                    }
-                };
-            }
+            Ok(Found::Nothing(why)) => self.say_nothing(&mut plan, &why),
             Err(error) => plan.complain(&error, self.what_runs(vmid, &[])),
         }
         Ok(plan)
+    }
+
+    /// Says why there is nothing to do; a VM that has lost its table may still own CPUs.
+    fn say_nothing(&self, plan: &mut Plan, why: &Nothing) {
+        let vmid = plan.vmid;
+        let state = known(self.host).ok().and_then(Known::state);
+        let claim = state.and_then(|mut state| state.claims.remove(&vmid));
+        plan.summary = match claim.filter(Claim::owns) {
+            Some(claim) => format!(
+                "{why}; it owns {} until it stops or pin-hook release {vmid}",
+                claim.wishes.cpus.in_words()
+            ),
+            None => format!("{why}: nothing to do"),
+        };
+        plan.advice = Some(why.help());
+        plan.outcome = match why {
+            Nothing::NoTable(_) | Nothing::Misnamed { .. } | Nothing::Template(_) => {
+                Outcome::Nothing
+            }
+            Nothing::NoVm(_) | Nothing::Elsewhere { .. } | Nothing::Container(_) => Outcome::Absent,
+        };
     }
 
     fn plan_case(&self, case: &Case, plan: &mut Plan) -> Result<(), Denied> {
