@@ -79,6 +79,8 @@ mod slices;
 mod starts;
 #[path = "lifecycle/threads.rs"]
 mod threads;
+#[path = "lifecycle/tours.rs"]
+mod tours;
 #[path = "lifecycle/work.rs"]
 mod work;
 #[path = "lifecycle/world.rs"]

@@ -293,15 +293,18 @@ impl Context<'_> {
         held: Option<&Held>,
     ) -> bool {
         let differs = |asked: &Value| !self.same(target, live, asked);
-        let is_thread = matches!(target, Target::Affinity(_));
-        is_thread
-            && match held {
-                None => wish.baseline.as_ref().is_some_and(differs),
-                Some(held) => {
-                    let is_cut = self.effective_of(target) != self.shared;
-                    held.before.is_some() || held.ours != wish.value && is_cut
-                }
+        match (target, held) {
+            (Target::Affinity(_), None) => wish.baseline.as_ref().is_some_and(differs),
+            (Target::Affinity(_), Some(held)) => {
+                let is_cut = self.effective_of(target) != self.shared;
+                held.before.is_some() || held.ours != wish.value && is_cut
             }
+            // A partition makes it look as it should, and it shows the former request again without that one.
+            (Target::KernelThread(_), Some(held)) if held.asked => {
+                held.before.is_some() || !self.same(target, &held.ours, &wish.value)
+            }
+            _ => false,
+        }
     }
 
     /// Tells whether a run may have died when it had taken away or made only a part of a target:

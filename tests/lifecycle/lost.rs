@@ -143,7 +143,7 @@ fn whatever_is_damaged_reconcile_goes_on() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
-fn left(world: &World, before: &crate::common::sim::capture::Capture, what: &str) -> String {
+pub fn left(world: &World, before: &crate::common::sim::capture::Capture, what: &str) -> String {
     let unquiet = world.reconcile_until_quiet().err().unwrap_or_default();
     world.end_worker();
     world.systemd_looks_at_a_unit();

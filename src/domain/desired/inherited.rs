@@ -24,15 +24,17 @@ impl<'a> Inherited<'a> {
     }
 
     /// Returns what an object with the CPUs `live` would have had without us, if it was born with
-    /// what the kernel gives it `at_birth` of a narrowed value, or with all of that.
+    /// one of what the kernel gives it `at_birth` of a narrowed value, or with all of that.
     pub(super) fn natural(
         &self,
         live: &CpuSet,
-        at_birth: impl Fn(&CpuSet) -> CpuSet,
+        at_birth: &[&dyn Fn(&CpuSet) -> CpuSet],
     ) -> Option<CpuSet> {
         let narrowed = || self.narrowed.iter().flatten();
-        if narrowed().any(|cpus| at_birth(cpus) == *live) {
-            return Some(at_birth(self.baseline));
+        let is_born =
+            |given: &&&dyn Fn(&CpuSet) -> CpuSet| narrowed().any(|cpus| given(cpus) == *live);
+        if let Some(given) = at_birth.iter().find(is_born) {
+            return Some(given(self.baseline));
         }
         let is_whole = narrowed().any(|cpus| *cpus == live);
         is_whole.then(|| self.baseline.clone())

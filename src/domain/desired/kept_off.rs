@@ -38,7 +38,7 @@ impl View<'_> {
             let held = self.baseline(&target);
             let parent = parent.filter(|_| held.is_none());
             let at_birth = |cpus: &CpuSet| thread.affinity_at_birth(cpus, &self.facts.nodes);
-            let born = parent.and_then(|parent| parent.natural(&thread.affinity, at_birth));
+            let born = parent.and_then(|parent| parent.natural(&thread.affinity, &[&at_birth]));
             if owned.is_empty() {
                 let back = born.map(|born| Wish::back(Value::Cpus(born)));
                 let left = || self.left_alone(&target, thread).filter(|_| is_parted);
@@ -169,8 +169,15 @@ impl View<'_> {
             let sent = self.sent_to(&irq.actions, claims, &owned);
             let parent = parent.filter(|_| held.is_none());
             let Facts { online, nodes, .. } = self.facts;
-            let at_birth = |default: &CpuSet| irq.affinity_at_birth(default, online, nodes);
-            let born = parent.and_then(|parent| parent.natural(&irq.affinity, at_birth));
+            let now = |default: &CpuSet| irq.affinity_at_birth(default, online, nodes);
+            // It was there before a CPU went offline.
+            let Facts {
+                possible,
+                whole_nodes,
+                ..
+            } = self.facts;
+            let before = |default: &CpuSet| irq.affinity_at_birth(default, possible, whole_nodes);
+            let born = parent.and_then(|parent| parent.natural(&irq.affinity, &[&now, &before]));
             if owned.is_empty() && sent.is_none() {
                 let back = born.map(|born| Wish::back(Value::Cpus(born)));
                 desired.extend(back.map(|wish| (target, wish)));

@@ -57,10 +57,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     }
     let is_moved = |wishes: &Wishes| wishes.kernel_threads || has_partition(wishes);
     if concerns(Stage::KernelThreads, is_moved) {
-        facts.nodes = irq::nodes(&*host.files);
-        if !facts.offline.is_empty() {
-            facts.whole_nodes = irq::whole_nodes(&*host.files);
-        }
+        look_at_nodes(host, &mut facts);
         facts.kernel_threads = kernel_threads(host, &facts.offline)?;
         hand_over_threads_of_vms(host, &mut facts);
     }
@@ -70,7 +67,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     }
     let is_sent = |wishes: &Wishes| wishes.interrupts || wishes.device_interrupts.is_some();
     if concerns(Stage::Interrupts, is_sent) {
-        facts.nodes = irq::nodes(&*host.files);
+        look_at_nodes(host, &mut facts);
         facts.default_irq_affinity = irq::default_affinity(&*host.files).ok();
         facts.irqs = irq::interrupts(&*host.files)?;
     }
@@ -169,6 +166,13 @@ pub fn context<'a>(
         frequencies: &facts.frequencies,
         written,
         now,
+    }
+}
+
+fn look_at_nodes(host: &Host, facts: &mut Facts) {
+    facts.nodes = irq::nodes(&*host.files);
+    if !facts.offline.is_empty() {
+        facts.whole_nodes = irq::whole_nodes(&*host.files);
     }
 }
 

@@ -114,7 +114,10 @@ fn untold(
         },
     };
     let mut traces = traces(host, known, marks)?;
-    traces.retain(|(target, held)| !state.held.contains_key(target) && held.ours != held.baseline);
+    traces.retain(|(target, held)| {
+        let is_thread = matches!(target, Target::KernelThread(_));
+        !state.held.contains_key(target) && (is_thread || held.ours != held.baseline)
+    });
     Ok(traces)
 }
 

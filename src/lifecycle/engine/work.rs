@@ -319,12 +319,14 @@ fn removes(before: &Claims, after: &Claims) -> bool {
     away.any(|(vmid, _)| !before.get(vmid).is_some_and(is_away))
 }
 
-/// Returns the claims that are as they were before; one that is about to end gives nothing back yet.
+/// Returns the claims that are as they were before; one that is about to end gives nothing back yet, and one
+/// whose CPUs went offline nothing at all.
 fn unchanged(before: &Claims, after: &Claims) -> Claims {
     let same = after.iter().filter(|(vmid, claim)| {
         let old = before.get(vmid).map(|old| Claim {
             ending: claim.ending,
             stopper: claim.stopper,
+            offline: claim.offline.clone(),
             ..old.clone()
         });
         old.as_ref() == Some(claim)

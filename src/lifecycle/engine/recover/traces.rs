@@ -1,6 +1,6 @@
 //! The traces that claims leave on a host, and what each held value was before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 
@@ -9,7 +9,7 @@ use crate::domain::state::Held;
 use crate::domain::target::{KTHREADD, Target, Value};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::cgroup::{self, QEMU_SLICE, ROOT};
-use crate::host::{Host, container, irq, pve, target, work};
+use crate::host::{Host, container, irq, pve, target, task, work};
 use crate::lifecycle::engine::observe::{
     boot_isolated, kernel_threads, read_cpus, shared_cpus, threads_of,
 };
@@ -93,9 +93,10 @@ pub(super) fn left_to_births(host: &Host) -> anyhow::Result<CpuSet> {
 /// Returns the CPUs that new kernel threads are not to run on, or new interrupts, although the
 /// kernel was not booted like that. Where the VM and its cgroups have gone nothing else shows which it had.
 fn avoided_by_births(host: &Host) -> anyhow::Result<CpuSet> {
-    let online = read_cpus(host, "/sys/devices/system/cpu/online")?.unwrap_or_default();
-    let whole = online.difference(&boot_isolated(host)?);
-    let threads = host.sched.affinity(KTHREADD).ok();
+    let present = read_cpus(host, "/sys/devices/system/cpu/present")?.unwrap_or_default();
+    let whole = present.difference(&boot_isolated(host)?);
+    // An owned CPU may be offline now, which sched_getaffinity(2) would leave out of any affinity.
+    let threads = task::allowed_cpus(&*host.files, KTHREADD).ok();
     let avoided = threads.map_or_else(CpuSet::new, |cpus| whole.difference(&cpus));
     let booted_with = host.files.read("/proc/cmdline").unwrap_or_default();
     if !avoided.is_empty() || booted_with.contains("irqaffinity=") {
@@ -311,19 +312,21 @@ impl Traces<'_> {
             return Ok(());
         }
         let all = default.union(&self.owned);
-        let nodes = irq::nodes(&*self.host.files);
-        let online = target::online(self.host)?;
+        // A CPU that is offline may have been online when the mask was made, or gone already.
+        let all_there = (self.possible()?, irq::whole_nodes(&*self.host.files));
+        let online = (target::online(self.host)?, irq::nodes(&*self.host.files));
         for irq in irq::interrupts(&*self.host.files)? {
             // One that was left where it was born, or one that the kernel or a driver asked for everywhere.
             let is_set_up = !irq.actions.is_empty();
-            let whole =
-                if is_set_up && irq.affinity == irq.affinity_at_birth(&default, &online, &nodes) {
-                    irq.affinity_at_birth(&all, &online, &nodes)
-                } else if irq.affinity == default {
-                    all.clone()
-                } else {
-                    continue;
-                };
+            let born = |(up, nodes): &_| {
+                let is_born = irq.affinity == irq.affinity_at_birth(&default, up, nodes);
+                (is_set_up && is_born).then(|| irq.affinity_at_birth(&all, up, nodes))
+            };
+            let whole = match [&all_there, &online].into_iter().find_map(born) {
+                Some(whole) => whole,
+                None if irq.affinity == default => all.clone(),
+                None => continue,
+            };
             let target = Target::irq(irq.number, &irq.actions);
             self.hold(target, Value::Cpus(whole), Value::Cpus(irq.affinity));
         }
@@ -337,27 +340,20 @@ impl Traces<'_> {
     fn kernel_threads(&mut self, possible: CpuSet) -> anyhow::Result<()> {
         let online = read_cpus(self.host, "/sys/devices/system/cpu/online")?;
         let online = online.unwrap_or_else(|| possible.clone());
-        let nodes = irq::nodes(&*self.host.files);
-        let owned = self.owned.clone();
-        let rest = |whole: &CpuSet| whole.difference(&owned).intersection(&online);
-        let is_cut = |whole: &CpuSet| !whole.is_disjoint(&owned);
+        let nodes = irq::whole_nodes(&*self.host.files);
+        let left = Left {
+            owned: self.owned.clone(),
+            online,
+            possible,
+        };
         for thread in kernel_threads(self.host, &CpuSet::new())? {
-            let live = &thread.affinity;
-            let born = thread.affinity_at_birth(&possible, &nodes);
-            let is_rest_of = |whole: &&CpuSet| is_cut(whole) && rest(whole) == *live;
-            let whole = if born == possible {
-                [&possible]
-                    .into_iter()
-                    .chain(nodes.values())
-                    .find(is_rest_of)
-            } else {
-                // Moved where its node was taken; a partition that ends gives it more than it had.
-                let is_elsewhere = *live == online || is_rest_of(&&born) || is_rest_of(&&possible);
-                Some(&born).filter(|_| is_elsewhere)
+            let born = thread.affinity_at_birth(&left.possible, &nodes);
+            let held = match born == left.possible {
+                true => left.of_any(&thread.affinity, &nodes),
+                false => left.of_node(&thread.affinity, &born),
             };
-            if let Some(whole) = whole.filter(|_| !thread.bound) {
-                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(live.clone()));
-                self.hold(Target::KernelThread(thread.id), whole, ours);
+            if let Some(held) = held.filter(|_| !thread.bound) {
+                self.held.push((Target::KernelThread(thread.id), held));
             }
         }
         Ok(())
@@ -366,5 +362,55 @@ impl Traces<'_> {
     fn possible(&self) -> anyhow::Result<CpuSet> {
         let path = "/sys/devices/system/cpu/possible";
         read_cpus(self.host, path)?.with_context(|| format!("{path} is missing"))
+    }
+}
+
+/// What owned CPUs leave of those of kernel threads.
+struct Left {
+    owned: CpuSet,
+    online: CpuSet,
+    possible: CpuSet,
+}
+
+impl Left {
+    fn rest(&self, whole: &CpuSet) -> CpuSet {
+        whole.difference(&self.owned).intersection(&self.online)
+    }
+
+    fn is_rest_of(&self, whole: &CpuSet, live: &CpuSet) -> bool {
+        !whole.is_disjoint(&self.owned) && self.rest(whole) == *live
+    }
+
+    /// Returns what is held of a thread that was on all CPUs, or on those of a node.
+    fn of_any(&self, live: &CpuSet, nodes: &BTreeMap<u32, CpuSet>) -> Option<Held> {
+        let mut whole = std::iter::once(&self.possible).chain(nodes.values());
+        let whole = whole.find(|whole| self.is_rest_of(whole, live))?;
+        let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(live.clone()));
+        Some(Held::new(whole, ours))
+    }
+
+    /// Returns what is held of a thread of a node: moved where its node was taken, to the CPUs of the host that
+    /// were online then, or given more than it had by a partition that ended.
+    ///
+    /// When a CPU of its node came online, the kernel has given kcompactd all of them (up to 6.13). That hides
+    /// what we have asked for, to which it comes back when a partition ends (`__set_cpus_allowed_ptr()`, 6.2 and
+    /// later): so one that looks as it was is held too. It is also what a partition that ends would widen.
+    fn of_node(&self, live: &CpuSet, born: &CpuSet) -> Option<Held> {
+        let near = self.rest(born);
+        let asked = match near.is_empty() {
+            true => self.rest(&self.possible),
+            false => near,
+        };
+        let whole = || Value::Cpus(born.clone());
+        if live == born {
+            let is_asked = asked != *born;
+            let mut held = Held::new(whole(), Value::Cpus(asked));
+            held.asked = is_asked;
+            return Some(held);
+        }
+        let is_elsewhere = !live.is_subset(born) && live.is_disjoint(&self.owned);
+        let is_rest = self.is_rest_of(born, live) || self.is_rest_of(&self.possible, live);
+        let is_moved = *live == self.online || is_elsewhere || is_rest;
+        is_moved.then(|| Held::new(whole(), Value::Cpus(live.clone())))
     }
 }

@@ -61,12 +61,20 @@ impl Settling<'_, '_> {
     /// would disturb a VM that runs.
     fn keep_what_is_wished_again(&self, wishes: &mut Desired, facts: &Facts) {
         let state = self.journal.state();
+        let mut claims = state.claims.values();
+        let are_threads_moved = claims.any(|claim| claim.wishes.kernel_threads);
         for (target, wish) in desired(&state.claims, &state.held, facts) {
             let Some(held) = state.held.get(&target) else {
                 continue;
             };
-            // A thread stays in the VM's cgroup, which would cut what it had before.
-            if held.ours == wish.value || target.stage() == Stage::Threads {
+            let is_cut = match target.stage() {
+                // It stays in the VM's cgroup, which would cut what it had before.
+                Stage::Threads => true,
+                // Partitions cut and widen it when they come and go, which would be taken for its own.
+                Stage::KernelThreads => are_threads_moved,
+                _ => false,
+            };
+            if held.ours == wish.value || is_cut {
                 let value = held.ours.clone();
                 wishes.insert(target, Wish { value, ..wish });
             }
