@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::backend::{Backend, BackendWish};
+use super::claim::Claim;
 use super::claim::Wishes;
 use super::measure::proof::Proof;
 use super::table::{HostKnobs, Power, Table};
@@ -122,7 +123,8 @@ fn are_set(host: &HostKnobs) -> bool {
 impl Level {
     /// Returns the level of a VM that owns CPUs: it wishes for one, and has another, or with `None` not even
     /// its threads where they should be.
-    pub fn in_force(vmid: Vmid, wished: &Kept, kept: Option<&Kept>) -> Self {
+    pub fn in_force(claim: &Claim, wished: &Kept, kept: Option<&Kept>) -> Self {
+        let vmid = claim.vmid;
         let wished = Level::of(vmid, wished);
         let now = match kept {
             Some(kept) => Level::of(vmid, kept),
@@ -132,8 +134,10 @@ impl Level {
                 ..wished.clone()
             },
         };
-        let differs =
-            format!("pin-hook apply {vmid} sets again what differs (pin-hook status {vmid})");
+        let differs = match claim.offline.is_empty() {
+            true => format!("pin-hook apply {vmid} sets again what differs"),
+            false => format!("take {} online again", claim.offline.in_words()),
+        };
         Level {
             in_force: true,
             next: match now.number < wished.number {

@@ -45,6 +45,11 @@ impl Task {
     pub fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
+
+    /// Tells whether a signal or a debugger has stopped the task, such as Ctrl-Z in a terminal.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state, 'T' | 't')
+    }
 }
 
 /// Tells whether an error of this module says that there is no such task (any more).

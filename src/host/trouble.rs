@@ -23,6 +23,11 @@ fn remedy(path: &str, error: &io::Error, is_root: bool) -> String {
         Some((directory, _)) if !directory.is_empty() => directory,
         _ => "/",
     };
+    // A directory of our own may not be there.
+    let place = match directory.split_once("/pin-hook") {
+        Some((above, _)) => above,
+        None => directory,
+    };
     match error.kind() {
         ErrorKind::PermissionDenied if !is_root => "run it as root".to_owned(),
         _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
@@ -37,10 +42,10 @@ fn remedy(path: &str, error: &io::Error, is_root: bool) -> String {
             format!("ls -lL {path} shows what is there instead of a text file")
         }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            format!("free up space: df {directory} shows what is full")
+            format!("free up space: df {place} shows what is full")
         }
         ErrorKind::ReadOnlyFilesystem => {
-            format!("mount it for writing: findmnt --target {directory} shows what it is")
+            format!("mount it for writing: findmnt --target {place} shows what it is")
         }
         _ if error.raw_os_error() == Some(EPERM) => {
             format!("lsattr -d {path} {directory} shows whether it is immutable (chattr -i)")
@@ -58,13 +63,8 @@ mod tests {
         let local = "/var/lib/pin-hook/saved/100.conf";
         for (path, number, is_root, expected) in [
             (local, libc::EACCES, false, "run it as root"),
-            (local, libc::ENOSPC, true, "df /var/lib/pin-hook/saved "),
-            (
-                local,
-                libc::EROFS,
-                true,
-                "findmnt --target /var/lib/pin-hook/saved",
-            ),
+            (local, libc::ENOSPC, true, "df /var/lib "),
+            (local, libc::EROFS, true, "findmnt --target /var/lib "),
             (local, libc::EPERM, true, "chattr -i"),
             (
                 local,

@@ -41,6 +41,31 @@ fn a_plan_without_a_table_names_what_the_vm_still_owns() {
     assert!(summary.ends_with(": nothing to do"), "{summary}");
 }
 
+/// PVE calls the hook for it, but somebody has started it without.
+#[test]
+fn a_vm_that_runs_without_the_cpus_of_its_table_is_a_finding() {
+    let world = World::with_vm();
+    world.launch(100, &VmSpec::with_vcpus(2));
+    let row = found(&patient(&world, 100), "in-force");
+    assert_eq!(row.outcome, Outcome::Failure, "{row:?}");
+    assert_eq!(row.fix.as_deref(), Some("pin-hook apply 100"));
+    done(world.apply(100));
+    assert_eq!(
+        found(&patient(&world, 100), "in-force").outcome,
+        Outcome::Passed
+    );
+}
+
+#[test]
+fn the_step_to_the_next_level_is_that_of_an_offline_cpu() {
+    let world = World::with_vm();
+    world.start(100);
+    world.sim.set_online(2, false).unwrap();
+    world.reconcile();
+    let level = patient(&world, 100).level.unwrap();
+    assert_eq!(level.next.as_deref(), Some("take cpu 2 online again"));
+}
+
 #[track_caller]
 fn assert_refused(world: &World, vmid: u32, why: &str) {
     let patient = patient(world, vmid);
@@ -125,7 +150,7 @@ fn a_level_is_what_is_in_force() {
     }
     assert_eq!(level(&world), 2);
     assert!(
-        next(&world).contains("pin-hook status 100"),
+        next(&world).contains("pin-hook apply 100"),
         "{}",
         next(&world)
     );
@@ -212,6 +237,32 @@ fn an_apply_that_is_locked_out_is_continued_without_any_claim() {
         world.reconcile();
     }
     world.assert_owns(100);
+}
+
+/// It runs in vain, and whoever has called it is not to believe otherwise.
+#[test]
+fn a_reconcile_that_is_locked_out_says_so() {
+    let world = World::with_vm();
+    world.start(100);
+    world.sim.lock_by_other(LOCK);
+    let account = world.reconcile();
+    assert_eq!(account.exit, Exit::Incomplete);
+    assert_says(&account, "has held /run/pin-hook/lock for too long");
+    world.sim.unlock_by_other(LOCK);
+    assert_eq!(done(world.reconcile()).lines, []);
+}
+
+#[test]
+fn an_apply_whose_vm_ends_meanwhile_does_not_say_that_it_owns_cpus() {
+    let world = World::with_vm();
+    world.launch(100, &VmSpec::with_vcpus(2));
+    let end = world.sim.clone();
+    world
+        .sim
+        .meanwhile("cgroup.threads", move || end.end_qemu(100));
+    let account = world.apply(100);
+    assert_says(&account, "vm 100 has stopped meanwhile");
+    assert_eq!(account.exit, Exit::Refused);
 }
 
 /// The timer is not stopped over the head of somebody who has just left a wish.

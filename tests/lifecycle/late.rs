@@ -69,7 +69,7 @@ fn a_post_start_that_is_locked_out_is_finished_by_reconcile() {
             assert!(world.sim.is_active(RECONCILE));
             world.end_worker();
             // While the other one works, nothing is lost.
-            done(world.reconcile());
+            assert_says(&world.reconcile(), "has held /run/pin-hook/lock");
             world.sim.unlock_by_other(LOCK);
         })
         .reconcile()

@@ -10,8 +10,8 @@ use pin_hook::lifecycle::show::lint::{Lint, lint};
 use pin_hook::lifecycle::show::status::status;
 use pin_hook::lifecycle::start::phase::Phase;
 
-use super::world::{CONF, World, assert_says, done, id};
-use crate::common::sim::VmSpec;
+use super::world::{CONF, World, assert_says, done, id, mask};
+use crate::common::sim::{VmSpec, cpus};
 
 const DEVICE: &str = "0000:01:00.0";
 const PCI_CONF: &str =
@@ -267,17 +267,34 @@ fn disabling_is_shown_to_who_may_not_read_the_state() {
     assert_says(&account, "vm 101 does not have the hookscript of pin-hook");
 }
 
+/// A VM that is disabled runs as any other, whatever has become of the state.
+#[test]
+fn disabling_lets_go_of_what_nobody_remembers() {
+    let world = World::with_vm();
+    world.start(100);
+    world.lose_state();
+    let _ = disable(&world, 100, false);
+    world.end_worker();
+    for (n, tid) in &world.sim.vm(100).vcpus {
+        assert_eq!(mask(&world, *tid), cpus("0-7"), "vcpu {n}");
+    }
+}
+
 /// Returns what `disable --dry-run` says of a VM.
 fn shown_disable(world: &World, vmid: u32) -> Account {
+    done(disable(world, vmid, true))
+}
+
+fn disable(world: &World, vmid: u32, is_dry: bool) -> Account {
     let hooking = Hooking {
         host: &world.host,
         programs: &NoPrograms,
         vmid: id(vmid),
-        is_dry: true,
+        is_dry,
     };
-    done(hooking.disable(Caller {
+    hooking.disable(Caller {
         process: TaskId { tid: 1, start: 0 },
         group: String::new(),
         migrated_from: String::new(),
-    }))
+    })
 }

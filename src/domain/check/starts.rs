@@ -45,13 +45,13 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         id: "in-force",
-        required: "what a vm owns is in force, and looked after",
+        required: "what a vm is to own is in force, and looked after",
         why: "A value that somebody else has changed is set again within 15 s, and a VM that has crashed is cleaned up \
               after, but not while the units are stopped.",
         fix: "pin-hook status <vmid> shows what differs",
         severity: Failure,
         judge: Judge::Vm(|vm, _| match &vm.owning {
-            Owning::Nothing => Verdict::skipped("it owns no cpus"),
+            Owning::Nothing => Verdict::skipped("it is to own no cpus now"),
             Owning::InForce => Verdict::passed("it is"),
             Owning::Amiss(Advised { fact, help }) => Fault::new(fact).fixed_by(help).into(),
         }),

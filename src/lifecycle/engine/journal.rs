@@ -34,6 +34,7 @@ use crate::host::Host;
 use crate::host::files::{Files, Held};
 use crate::host::record::remove;
 use crate::host::starter::holder_of;
+use crate::host::task::Task;
 use crate::host::trouble::cannot;
 
 /// What damaged lines are set aside as, with a number behind it.
@@ -266,10 +267,20 @@ const MAX_DAMAGED: u32 = 20;
 /// Returns the error of a run that another one kept from the host, with the process that does so, where that can
 /// be told.
 pub fn busy(files: &dyn Files) -> anyhow::Error {
-    let who = holder_of(files, LOCK).map(|task| format!("process {} ({})", task.id.tid, task.comm));
-    let who = who.unwrap_or("another pin-hook process".to_owned());
-    anyhow::Error::new(Advised::new(
-        format!("{who} has held {LOCK} for too long"),
-        "try again; lslocks shows which process",
-    ))
+    let holder = holder_of(files, LOCK);
+    let who = match &holder {
+        Some(task) => format!("process {} ({})", task.id.tid, task.comm),
+        None => "another pin-hook process".to_owned(),
+    };
+    let stopped = holder.filter(Task::is_stopped);
+    anyhow::Error::new(match stopped {
+        Some(task) => Advised::new(
+            format!("{who} is stopped and holds {LOCK}"),
+            format!("kill -CONT {} lets it go on", task.id.tid),
+        ),
+        None => Advised::new(
+            format!("{who} has held {LOCK} for too long"),
+            "try again; lslocks shows which process",
+        ),
+    })
 }

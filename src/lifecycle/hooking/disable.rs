@@ -9,6 +9,7 @@ use crate::domain::storage::Snippet;
 use crate::domain::target::{Target, Value};
 use crate::host::target::read;
 use crate::host::{cluster, pve, record};
+use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::engine::account::{Account, Exit, Level};
 use crate::lifecycle::engine::journal::read_state;
@@ -126,7 +127,9 @@ impl Hooking<'_> {
             }
             state => state?.claims,
         };
-        if !claims.contains_key(&self.vmid) {
+        // Whose CPUs those are that nobody remembers is not known.
+        let is_lost = matches!(known(self.host), Ok(Known::Rebuilt(_)));
+        if !claims.contains_key(&self.vmid) && !is_lost {
             return Ok(true);
         }
         if self.is_dry {

@@ -118,10 +118,17 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
     let (owned, unwatched) =
         seen.map_or_else(Default::default, |seen| (seen.claims, seen.watch_fault));
     patients.extend(vms.map(|mut vm| {
-        vm.owning = owning(vm.vmid, &owned, unwatched.as_ref());
-        let level = level(&bench, host, &vm, &facts, &owned);
         let is_owner = owned.iter().any(|claim| claim.vmid == vm.vmid);
         let is_known = is_owner || state.is_some() && !is_lost || is_off(&vm, &facts);
+        vm.owning = match is_owner {
+            true => owning(vm.vmid, &owned, unwatched.as_ref()),
+            false if is_known && lacks_its_cpus(&vm, &facts) => Owning::Amiss(Advised::new(
+                "it runs without cpus of its own",
+                format!("pin-hook apply {}", vm.vmid),
+            )),
+            false => Owning::Nothing,
+        };
+        let level = level(&bench, host, &vm, &facts, &owned);
         of_vm(&vm, &facts, Some(level).filter(|_| is_known))
     }));
     let node = pve::node_name(files).unwrap_or_default();
@@ -134,7 +141,7 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
 }
 
 /// Checks that enabling a VM answers by itself.
-const TOLD_BY_ENABLE: [&str; 4] = ["table", "hookscript", "start", "ha-nodes"];
+const TOLD_BY_ENABLE: [&str; 5] = ["table", "hookscript", "start", "ha-nodes", "in-force"];
 
 /// Returns what matters to somebody who has just enabled a VM: failures of the host and the VM, and warnings of
 /// the VM, apart from what enabling tells anyway.
@@ -220,6 +227,11 @@ fn owning(vmid: Vmid, owned: &[ClaimStatus], unwatched: Option<&Advised>) -> Own
         Some(fault) => Owning::Amiss(fault),
         None => Owning::InForce,
     }
+}
+
+/// Tells whether a VM runs that PVE starts with CPUs of its own, and which has none.
+fn lacks_its_cpus(vm: &VmFacts, facts: &HostFacts) -> bool {
+    runs(vm, facts) && vm.guest.is_hooked() && vm.table.is_some() && vm.table_fault.is_none()
 }
 
 fn runs(vm: &VmFacts, facts: &HostFacts) -> bool {

@@ -4,7 +4,7 @@ use crate::domain::claim::Claim;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
-use crate::host::pve;
+use crate::host::{pve, task};
 use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::nothing::{There, look_up};
 use crate::lifecycle::case::resolve::read_case;
@@ -55,6 +55,12 @@ impl Run<'_> {
                     account.info(format!("vm {vmid}: {text}"));
                 }
                 let mut worked = self.adopt(case, qemu, account)?;
+                if !task::is_process(&*self.host.files, qemu) {
+                    let text = format!("vm {vmid} has stopped meanwhile");
+                    let help = "pin-hook reconcile restores the host now";
+                    account.fail(Exit::Refused, text, help);
+                    return Ok(());
+                }
                 if let Worked::Done(report, state) = &mut worked {
                     // Where nothing is new they were not asked for.
                     units::keep_watch(self.host, state, report);

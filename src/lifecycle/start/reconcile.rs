@@ -9,7 +9,7 @@ use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::advice::help_without_cpus;
 use crate::lifecycle::engine::debts;
 use crate::lifecycle::engine::fate;
-use crate::lifecycle::engine::journal::{read_state, spooled, unspool};
+use crate::lifecycle::engine::journal::{busy, read_state, spooled, unspool};
 use crate::lifecycle::engine::report::Report;
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::work::{Worked, work};
@@ -17,12 +17,16 @@ use crate::lifecycle::engine::work::{Worked, work};
 impl Run<'_> {
     /// Brings every claim up to date with what is alive and settles.
     ///
-    /// Says nothing when nothing was to be done, because it runs every few seconds.
+    /// Says nothing when nothing was to be done, because it runs every few seconds; that another run keeps it
+    /// from that it says.
     pub fn reconcile(&self) -> Account {
         let mut account = Account::default();
         match self.catch_up(&mut account) {
             Ok(Some((report, state))) => conclude(&report, &state, &mut account),
-            Ok(None) => {}
+            Ok(None) => {
+                account.fail_by("", &busy(&*self.host.files));
+                account.exit = Exit::Incomplete;
+            }
             Err(error) => account.fail_by("", &error),
         }
         account

@@ -57,6 +57,12 @@ wait_until 20 'another process has the lock' test -s "$work/locker"
 pkill -STOP -x dbus-daemon
 in_time 'post-start with bus, monitor and lock at once' 10 pin-hook 100 post-start
 pkill -CONT -x dbus-daemon
+kill -STOP $locker
+pin-hook reconcile > "$work/kept-off" 2>&1 && status=0 || status=$?
+equal 'a reconcile that is kept off is no success' 3 $status
+check 'it names the process that is stopped' has "$work/kept-off" "process $locker (perl) is stopped and holds /run/pin-hook/lock"
+check 'and how it goes on' has "$work/kept-off" "kill -CONT $locker lets it go on"
+kill -CONT $locker
 kill $locker $client
 check 'bus, monitor and lock at once: the units do what is left' wait_until 60 'it stands' stands 100 "$isolated"
 qm stop 100 > /dev/null

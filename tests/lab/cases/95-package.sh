@@ -147,6 +147,17 @@ check 'it is' install_package
 check 'and restores the host' pin-hook reconcile
 equal 'all of it' '' "$(cat /run/pin-hook/journal 2> /dev/null)"
 
+# A removal finds out by itself what is held when the state is gone.
+irqs=$(cat /proc/irq/default_smp_affinity)
+qm start 100 > /dev/null
+comes_to 'isolated before the state is removed' "$isolated" 100
+rm -rf /run/pin-hook
+check 'the package can be removed without the state' dpkg --remove pin-hook
+comes_to 'the VM runs on without CPUs' 'none: 0-7 0-7 0-7 0-7' 100
+equal 'and interrupts have theirs again' "$irqs" "$(cat /proc/irq/default_smp_affinity)"
+stop
+check 'the package is installed again' install_package
+
 # Removed, the VM starts; purged, it has the hookscript that it had.
 qm start 100 > /dev/null
 comes_to 'isolated before the removal' "$isolated" 100

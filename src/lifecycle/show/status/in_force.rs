@@ -37,7 +37,7 @@ pub(super) fn level(claim: &Claim, state: &State, seen: &Look, own: Own) -> Leve
         timers: wished.timers && !differs(seen, Stage::Host),
         ..wished
     };
-    Level::in_force(claim.vmid, &wished, own.vcpus.then_some(&kept))
+    Level::in_force(claim, &wished, own.vcpus.then_some(&kept))
 }
 
 /// Tells whether something of a stage that is to be kept off the CPUs of a VM may be on them. What the kernel
