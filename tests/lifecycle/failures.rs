@@ -260,7 +260,7 @@ fn a_journal_that_cannot_be_written_stops_the_phase_and_nothing_is_lost() {
         assert_says(&account, "cannot append to /run/pin-hook/journal");
         assert_says(
             &account,
-            "free up space: df /run/pin-hook shows what is full",
+            "free up space: df /run shows what is full",
         );
         world.end_worker();
         world.reconcile_until_quiet().unwrap();
