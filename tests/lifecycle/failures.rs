@@ -258,10 +258,7 @@ fn a_journal_that_cannot_be_written_stops_the_phase_and_nothing_is_lost() {
         let account = world.phase(Phase::PostStart, 100);
         assert_eq!(account.exit, Exit::Refused, "{account:#?}");
         assert_says(&account, "cannot append to /run/pin-hook/journal");
-        assert_says(
-            &account,
-            "free up space: df /run shows what is full",
-        );
+        assert_says(&account, "free up space: df /run shows what is full");
         world.end_worker();
         world.reconcile_until_quiet().unwrap();
         world.assert_owns(100);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pin_hook::lifecycle::start::phase::Phase;
 
 use super::refused_targets::{running, tuned, warnings};
+use super::scenario::stride;
 use super::world::{CONF, World, changes, done};
 use crate::common::sim::VmSpec;
 use crate::common::sim::fate::End;
@@ -22,7 +23,7 @@ const EVERY_KNOB: &str = "cpus = \"2-3\"\n[isolate]\nhotplug = true\n[power]\ngo
 fn may_end_during(ready: &World, without: &World, step: usize, call: impl Fn(&World)) {
     let without = without.capture();
     let mut wrong: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for n in (1..).step_by(step) {
+    for n in (1..).step_by(step * stride()) {
         let world = ready.fork();
         world.sim.end_at(n, End::Vm(100));
         world.sim.take_log();
@@ -149,7 +150,7 @@ fn others_may_end_during(phase: Phase, ready: fn() -> World) {
         let usual = warnings(&done(without.phase(phase, 100)));
         end(&without, phase);
         let without = without.capture();
-        for n in (1..).step_by(11) {
+        for n in (1..).step_by(11 * stride()) {
             let world = ready.fork();
             world.sim.end_at(n, other);
             let mut told = warnings(&done(world.phase(phase, 100)));

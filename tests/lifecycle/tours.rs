@@ -133,11 +133,11 @@ impl Node {
     /// The tour is over: whatever was left is given back.
     fn rest(&mut self) {
         self.world.sim.empty_run();
-        for n in 0..VMS.len() {
+        for (n, id) in VMS.into_iter().enumerate() {
             if self.running[n] {
                 self.take((Event::Stop, n, None));
             }
-            self.world.sim.table(VMS[n], TABLE);
+            self.world.sim.table(id, TABLE);
         }
         let _ = self.world.reconcile_until_quiet();
         self.world.release(None);
