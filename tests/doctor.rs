@@ -6,6 +6,8 @@
 mod goldens;
 #[path = "common/hosts.rs"]
 mod hosts;
+#[path = "doctor/order.rs"]
+mod order;
 #[path = "doctor/rules.rs"]
 mod rules;
 #[path = "doctor/size.rs"]

@@ -1,10 +1,25 @@
-//! `/etc/pve/lxc/<ctid>.conf`: what it says about CPUs, read as `PVE::LXC::Config` does.
+//! `/etc/pve/lxc/<ctid>.conf`: what it says about CPUs and about its start, read as `PVE::LXC::Config` does.
 //!
 //! Only the part before the first section counts; what follows are pending changes and snapshots.
 
-use super::property::trim;
+use super::property::{boolean, trim};
+use super::section::Section;
+use super::startup::startup;
+use super::vm_conf::parse_vm_conf;
 use crate::domain::container::ContainerConfig;
 use crate::domain::cpuset::CpuSet;
+use crate::domain::startup::Startup;
+
+/// What the config of a container says of its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CtStart {
+    /// Whether PVE starts it at boot.
+    pub onboot: bool,
+    /// When.
+    pub startup: Startup,
+    /// Storages that it has volumes on.
+    pub storages: Vec<String>,
+}
 
 /// Entries that LXC gets as they are and that keep PVE from choosing CPUs (cgroup v1 and v2).
 const PINS: [&str; 2] = ["lxc.cgroup.cpuset.cpus", "lxc.cgroup2.cpuset.cpus"];
@@ -23,6 +38,32 @@ pub fn parse_ct_conf(text: &str) -> ContainerConfig {
         }
     }
     config
+}
+
+/// Parses what the config of a container says of its start; any text has a meaning.
+pub fn parse_ct_start(text: &str) -> CtStart {
+    let conf = parse_vm_conf(text).active;
+    let is_on = |key| last(&conf, key, boolean).unwrap_or(false);
+    let is_volume = |key: &str| {
+        let number = key.strip_prefix("mp").map(str::parse::<u16>);
+        key == "rootfs" || matches!(number, Some(Ok(_)))
+    };
+    let volumes = conf.lines.iter().filter(|(key, _)| is_volume(key));
+    let storages = volumes.filter_map(|(_, value)| {
+        let value = value.strip_prefix("volume=").unwrap_or(value);
+        let (storage, _) = value.split_once(':').filter(|_| !value.starts_with('/'))?;
+        Some(storage.to_owned())
+    });
+    CtStart {
+        onboot: is_on("onboot") && !is_on("template"),
+        startup: last(&conf, "startup", startup).unwrap_or_default(),
+        storages: storages.collect(),
+    }
+}
+
+fn last<T>(conf: &Section, key: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let lines = conf.lines.iter().rev().filter(|(name, _)| name == key);
+    lines.map(|(_, value)| parse(value)).find_map(|value| value)
 }
 
 /// Returns the value of an entry for LXC, which may be written with a colon or as in its own files.
@@ -69,5 +110,17 @@ mod tests {
         ] {
             assert_eq!(of(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_container_says_when_it_starts_and_where_its_volumes_are() {
+        let text = "onboot: 1\nstartup: order=5\nrootfs: nas:101/vm-101-disk-0.raw,size=8G\n\
+                    mp0: local-zfs:subvol-101-disk-1,mp=/srv\nmp1: /mnt/a:b,mp=/b\nmp10: volume=san:x,mp=/c\n\
+                    unused0: old:x\n[snap]\nonboot: 0\n";
+        let start = parse_ct_start(text);
+        assert_eq!((start.onboot, start.startup.order), (true, Some(5)));
+        assert_eq!(start.storages, ["nas", "local-zfs", "san"]);
+        assert!(!parse_ct_start("onboot: 1\ntemplate: 1\n").onboot);
+        assert_eq!(parse_ct_start(""), CtStart::default());
     }
 }

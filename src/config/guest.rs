@@ -12,6 +12,7 @@ use super::property::{
 };
 use super::section::Section;
 use super::smp::Smp;
+use super::startup::startup;
 use crate::domain::guest::{Disk, Guest, GuestNet, GuestNode, HugepageSize, Iothread, Shared};
 
 /// Network card models of PVE; `model=` or the model itself as the key of the MAC address.
@@ -92,6 +93,7 @@ pub(super) fn of(section: &Section) -> Guest {
         template: conf.switch("template", false),
         freeze: conf.switch("freeze", false),
         onboot: conf.switch("onboot", false),
+        startup: conf.find("startup", startup).unwrap_or_default(),
         lock: conf.text("lock"),
         vmstate: conf.find("vmstate", volume_id),
         hookscript: conf.find("hookscript", volume_id),

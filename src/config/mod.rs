@@ -16,6 +16,7 @@ mod property;
 pub mod section;
 pub mod sections;
 mod smp;
+mod startup;
 pub mod table;
 mod tree;
 pub mod vm_conf;

@@ -18,13 +18,14 @@ mod passthrough;
 mod power;
 mod rule;
 mod services;
+mod start_order;
 mod starts;
 mod todo;
 mod vm_facts;
 
 pub use self::host_facts::{
-    GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, Mtus, NextBoot,
-    PolicyFacts, QemuServer, Vendor,
+    AtBoot, GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, Mtus,
+    NextBoot, PolicyFacts, QemuServer, Vendor,
 };
 pub use self::rule::{Check, Fault, Judge, Severity, Verdict};
 pub use self::todo::{Todo, todo};
@@ -40,6 +41,7 @@ pub fn checks() -> impl Iterator<Item = &'static Check> {
         memory::CHECKS,
         power::CHECKS,
         passthrough::CHECKS,
+        start_order::CHECKS,
     ];
     let of_vm = [
         starts::CHECKS,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::cpuset::CpuSet;
+use super::startup::Startup;
 
 /// What the active section of a VM's configuration says, with PVE's defaults filled in.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -55,6 +56,8 @@ pub struct Guest {
     pub freeze: bool,
     /// Whether the VM is started at host boot.
     pub onboot: bool,
+    /// When it is started among the guests of the node.
+    pub startup: Startup,
     /// What PVE is in the middle of; `suspended` makes the next start a resume.
     pub lock: Option<String>,
     /// Volume with the state to resume from.

@@ -36,6 +36,7 @@ pub mod refusal;
 pub mod scrub;
 pub mod stage;
 pub mod start;
+pub mod startup;
 pub mod state;
 pub mod storage;
 pub mod stuck;

@@ -70,6 +70,11 @@ impl Function {
         self.class >> 16 == 0x01 || self.class >> 8 == 0x0c_04
     }
 
+    /// Tells whether it is an NVMe disk.
+    pub fn is_nvme(&self) -> bool {
+        self.class >> 8 == 0x01_08
+    }
+
     /// Tells whether the host does nothing with it: no driver, or the one for VMs.
     pub fn is_idle(&self) -> bool {
         self.driver.as_deref().is_none_or(|name| name == VFIO)

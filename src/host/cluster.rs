@@ -111,7 +111,7 @@ pub fn destinations(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<
 /// # Errors
 /// A file is there but cannot be read.
 pub fn ha_nodes(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<Vec<String>> {
-    let Some(resource) = ha_resource(files, vmid)? else {
+    let Some(resource) = ha_resource(files, "vm", vmid)? else {
         return Ok(Vec::new());
     };
     let allowed = match allowed_by_rule(files, vmid)? {
@@ -180,20 +180,25 @@ fn jobs(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Vec<Section>> {
 /// # Errors
 /// The file is there but cannot be read.
 pub fn is_ha(files: &dyn Files, vmid: Vmid) -> anyhow::Result<bool> {
-    Ok(ha_resource(files, vmid)?.is_some())
+    Ok(ha_resource(files, "vm", vmid)?.is_some())
 }
 
 /// Tells whether HA starts a VM wherever it is, as far as that can be read; an older PVE says `enabled`.
 pub fn is_started_by_ha(files: &dyn Files, vmid: Vmid) -> bool {
-    let resource = ha_resource(files, vmid).ok().flatten();
+    let resource = ha_resource(files, "vm", vmid).ok().flatten();
     resource.is_some_and(|one| matches!(one.value("state"), None | Some("started" | "enabled")))
 }
 
-fn ha_resource(files: &dyn Files, vmid: Vmid) -> anyhow::Result<Option<Section>> {
+/// Tells whether HA looks after a container.
+pub fn is_ha_container(files: &dyn Files, ctid: Vmid) -> bool {
+    ha_resource(files, "ct", ctid).is_ok_and(|resource| resource.is_some())
+}
+
+fn ha_resource(files: &dyn Files, kind: &str, vmid: Vmid) -> anyhow::Result<Option<Section>> {
     let id = vmid.to_string();
     let resources = sections(files, "/etc/pve/ha/resources.cfg")?.into_iter();
-    let mut of_vm = resources.filter(|one| one.kind == "vm" && one.id == id);
-    Ok(of_vm.find(|one| one.value("state") != Some("ignored")))
+    let mut of_guest = resources.filter(|one| one.kind == kind && one.id == id);
+    Ok(of_guest.find(|one| one.value("state") != Some("ignored")))
 }
 
 fn sections(files: &dyn Files, path: &str) -> anyhow::Result<Vec<Section>> {

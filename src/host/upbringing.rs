@@ -1,11 +1,11 @@
 //! What the doctor judges of how the host came up: the kernel's log, the initramfs, PVE's packages, and who makes
 //! virtual functions at boot. Reads only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::files::Files;
 use super::surroundings::release;
-use crate::config::sections::parse_sections;
+use crate::config::sections::{Section, parse_sections};
 use crate::domain::check::{IdleState, InitramfsFacts, Mtus, QemuServer};
 use crate::domain::clean::texts::{AT_BOOT, is_of_iommu, mentions_virtuals, version};
 
@@ -30,6 +30,9 @@ const SHARED: [&str; 10] = [
     "drbd",
     "esxi",
 ];
+
+/// Kinds of storage that one address is given for (`server` or `portal`).
+const SERVED: [&str; 6] = ["nfs", "cifs", "glusterfs", "iscsi", "iscsidirect", "zfs"];
 
 /// Returns what the kernel has said of its IOMMU since the boot: messages of facility 0 alone, because anybody may
 /// write others.
@@ -115,6 +118,26 @@ pub fn storages(files: &dyn Files) -> BTreeMap<String, bool> {
         (one.id, is_shared)
     });
     shared.collect()
+}
+
+/// Returns the storages that another machine serves, or a VM of this node: those that one address is given for, and
+/// LVM on top of them. A Ceph cluster has several.
+pub fn served(files: &dyn Files) -> BTreeSet<String> {
+    let text = files.read("/etc/pve/storage.cfg").unwrap_or_default();
+    let sections = parse_sections(&text);
+    let used = sections.iter().filter(|one| !one.is_on("disable"));
+    let is_served = |one: &&Section| SERVED.contains(&one.kind.as_str());
+    let direct: BTreeSet<String> = used
+        .clone()
+        .filter(is_served)
+        .map(|one| one.id.clone())
+        .collect();
+    let above = used.filter(|one| {
+        let base = one.value("base").and_then(|base| base.split(':').next());
+        base.is_some_and(|base| direct.contains(base))
+    });
+    let above: Vec<String> = above.map(|one| one.id.clone()).collect();
+    direct.into_iter().chain(above).collect()
 }
 
 /// Tells whether anything that is read at boot mentions SR-IOV; `None` where there is none of that.
@@ -210,6 +233,17 @@ mod tests {
         let idle = deepest_idle(&files).unwrap();
         assert_eq!((idle.name.as_str(), idle.latency), ("C6", 133));
         assert_eq!(qemu_server(&files).unwrap().version, "9.2.6");
+    }
+
+    #[test]
+    fn storages_with_a_server_are_told_apart() {
+        let text = "nfs: nas\n\tserver 10.0.0.2\n\nnfs: old\n\tdisable\n\niscsi: san\n\tportal 10.0.0.2\n\n\
+                    lvm: vms\n\tbase san:0.0.1.x\n\tvgname vms\n\nlvm: own\n\tvgname own\n\nrbd: ceph\n\n\
+                    dir: local\n\tpath /var/lib/vz\n";
+        let (_dir, files) = host(&[("/etc/pve/storage.cfg", text)]);
+        let served = served(&files);
+        assert_eq!(Vec::from_iter(served), ["nas", "san", "vms"]);
+        assert!(super::served(&host(&[]).1).is_empty());
     }
 
     #[test]

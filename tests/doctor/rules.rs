@@ -88,6 +88,9 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     ("boot-unit", Severity::Warning, |host, _| {
         host.boot_unit = Some(false);
     }),
+    ("start-order", Severity::Notice, |host, _| {
+        host.at_boot[1].vmid = "110".parse().unwrap();
+    }),
     ("in-force", Severity::Failure, |_, vm| {
         vm.owning = Owning::Amiss(Advised::new("cpu 5 is offline", "echo 1"));
     }),

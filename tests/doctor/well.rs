@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::backend::Backend;
 use pin_hook::domain::check::{
-    GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, NextBoot, Owning,
-    PolicyFacts, QemuServer, Vendor, Virtual, VmFacts,
+    AtBoot, GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, NextBoot,
+    Owning, PolicyFacts, QemuServer, Vendor, Virtual, VmFacts,
 };
 use pin_hook::domain::gate::Choice;
 use pin_hook::domain::memory::Pool;
+use pin_hook::domain::startup::Startup;
 use pin_hook::domain::topology::{CpuSets, Node, Parts, Topology};
 use pin_hook::domain::vm::Vmid;
 
@@ -83,6 +84,18 @@ pub fn function(bond: Option<&str>) -> Virtual {
     }
 }
 
+/// A guest that starts at boot, on a storage in the network or with a storage controller.
+pub fn at_boot(vmid: &str, storage: &str, controller: Option<&str>) -> AtBoot {
+    let networked = Some(storage.to_owned()).filter(|name| !name.is_empty());
+    AtBoot {
+        vmid: vmid.parse().unwrap(),
+        is_container: false,
+        startup: Startup::default(),
+        networked: networked.into_iter().collect(),
+        controller: controller.map(str::to_owned),
+    }
+}
+
 /// An initramfs that was made at 1000, and booted at 2000.
 pub fn initramfs(written: u64) -> Option<InitramfsFacts> {
     Some(InitramfsFacts {
@@ -140,6 +153,10 @@ pub fn host() -> HostFacts {
             stops: Vec::new(),
         }],
         iommu_messages: Some(vec!["DMAR: IOMMU enabled".to_owned()]),
+        at_boot: vec![
+            at_boot("102", "nas", None),
+            at_boot("101", "", Some("0000:02:00.0")),
+        ],
         passed: vec![("0000:01:00".to_owned(), vmid())],
         initramfs: initramfs(500),
         qemu_server: qemu_server("9.2.6", false),

@@ -8,6 +8,7 @@ use crate::domain::gate::Choice;
 use crate::domain::guest::Guest;
 use crate::domain::memory::Pool;
 use crate::domain::overlap::Named;
+use crate::domain::startup::Startup;
 use crate::domain::topology::Topology;
 use crate::domain::unit::Masked;
 use crate::domain::vm::Vmid;
@@ -58,6 +59,8 @@ pub struct HostFacts {
     pub settings_fault: Option<Advised>,
     /// Every VM of this node.
     pub guests: Vec<GuestOfHost>,
+    /// Guests that PVE starts at boot, where storages in the network are used; nothing elsewhere.
+    pub at_boot: Vec<AtBoot>,
     /// What the kernel has said of its IOMMU since the boot; `None` where its log cannot be read.
     pub iommu_messages: Option<Vec<String>>,
     /// Functions that VMs are to have, as addresses or their beginnings.
@@ -176,6 +179,21 @@ pub struct GuestOfHost {
     pub cpus: CpuSet,
     /// VMs that its table has make room.
     pub stops: Vec<Vmid>,
+}
+
+/// Guest that PVE starts when the node boots; HA starts its guests by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AtBoot {
+    /// Which guest.
+    pub vmid: Vmid,
+    /// Whether it is a container.
+    pub is_container: bool,
+    /// What its config says about the order.
+    pub startup: Startup,
+    /// Storages in the network that it has volumes on.
+    pub networked: Vec<String>,
+    /// Storage controller of the host that it has.
+    pub controller: Option<String>,
 }
 
 impl GuestOfHost {

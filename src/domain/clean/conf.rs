@@ -3,7 +3,7 @@
 use crate::domain::notes::commands;
 
 /// Keys of a VM that are needed; those of `NUMBERED` have a number at their end.
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 29] = [
     "name",
     "sockets",
     "cores",
@@ -24,6 +24,7 @@ const KEYS: [&str; 28] = [
     "template",
     "freeze",
     "onboot",
+    "startup",
     "lock",
     "vmstate",
     "hookscript",
@@ -72,10 +73,30 @@ pub(super) fn of_vm(text: &str, keeps_names: bool) -> String {
 
 /// Returns what is left of the config of a container.
 pub(super) fn of_container(text: &str) -> String {
-    const KEPT: [&str; 4] = ["cores:", "hookscript:", "lxc.cgroup", "["];
+    const KEPT: [&str; 7] = [
+        "cores:",
+        "hookscript:",
+        "lxc.cgroup",
+        "onboot:",
+        "startup:",
+        "template:",
+        "[",
+    ];
     let lines = text.lines();
-    let kept = lines.filter(|line| KEPT.iter().any(|key| line.starts_with(key)));
-    joined(kept.map(str::to_owned))
+    joined(lines.filter_map(|line| {
+        let is_kept = KEPT.iter().any(|key| line.starts_with(key));
+        is_kept.then(|| line.to_owned()).or_else(|| volume(line))
+    }))
+}
+
+/// Returns a volume of a container without what it is for; directories of the host are none.
+fn volume(line: &str) -> Option<String> {
+    let (key, value) = line.split_once(':')?;
+    let number = key.strip_prefix("mp").map(|n| n.parse::<u16>().is_ok());
+    let volume = value.trim().split(',').next()?;
+    let is_volume = key == "rootfs" || number == Some(true);
+    (is_volume && volume.contains(':') && !volume.starts_with('/'))
+        .then(|| format!("{key}: {volume}"))
 }
 
 fn joined(lines: impl Iterator<Item = String>) -> String {

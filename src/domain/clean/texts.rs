@@ -3,11 +3,12 @@
 /// What makes a file recognisable as a snippet of this program.
 const SNIPPET: &str = "calls pin-hook(8)";
 /// Properties of a storage that are needed.
-pub(super) const STORAGE: [&str; 7] = [
+pub(super) const STORAGE: [&str; 8] = [
     "path",
     "content",
     "content-dirs",
     "is_mountpoint",
+    "base",
     "shared",
     "disable",
     "nodes",

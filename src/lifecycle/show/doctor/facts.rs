@@ -1,8 +1,10 @@
 //! Reading what the doctor judges.
 
+mod at_boot;
 mod beside;
 mod cores;
 
+use self::at_boot::at_boot;
 use self::beside::{asks_without_idle, controllers, lacks_elsewhere, passed, virtuals};
 use self::cores::{Cores, cores};
 use super::start::in_the_way;
@@ -45,7 +47,9 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
         settings.unwrap_or(&HostSettings::default()),
         &topology,
     );
+    let passed = passed(files, &guests, &own);
     Ok(HostFacts {
+        at_boot: at_boot(files, &guests, &passed),
         choice: bench.ground.as_ref().ok().map(Ground::best),
         controllers: health::controllers(files),
         has_systemd: files
@@ -75,7 +79,7 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
             .chain(all_unused(files))
             .collect(),
         settings_fault,
-        passed: passed(files, &guests, &own),
+        passed,
         guests,
         iommu_messages: upbringing::iommu_messages(files),
         initramfs: upbringing::initramfs(files),
