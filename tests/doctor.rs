@@ -8,12 +8,16 @@ mod goldens;
 mod hosts;
 #[path = "doctor/order.rs"]
 mod order;
+#[path = "doctor/representors.rs"]
+mod representors;
 #[path = "doctor/rules.rs"]
 mod rules;
 #[path = "doctor/size.rs"]
 mod size;
 #[path = "doctor/tables.rs"]
 mod tables;
+#[path = "common/trees.rs"]
+mod trees;
 #[path = "doctor/well.rs"]
 mod well;
 

@@ -29,7 +29,7 @@ pub use self::host_facts::{
 };
 pub use self::rule::{Check, Fault, Judge, Severity, Verdict};
 pub use self::todo::{Todo, todo};
-pub use self::vm_facts::{Owning, Virtual, VmFacts};
+pub use self::vm_facts::{Owning, Representor, Virtual, VmFacts};
 
 /// Returns every check, in the order of reports: those of the host first.
 pub fn checks() -> impl Iterator<Item = &'static Check> {

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use super::files::Files;
 use super::pci::{function_in, last_of_link};
+use crate::domain::check::Representor;
 use crate::domain::pci::needs::Net;
 
 const NETS: &str = "/sys/class/net";
@@ -39,6 +40,65 @@ fn represents(files: &dyn Files, name: &str) -> Option<u32> {
     let port = files.read(&format!("{NETS}/{name}/phys_port_name")).ok()?;
     let (_, number) = port.trim().rsplit_once("vf")?;
     number.parse().ok()
+}
+
+/// Returns what stands in the host for a virtual function of `physical`, in switchdev mode; `nets` are the network
+/// devices of functions. A representor may be below of no function (Documentation/networking/representors.rst); its
+/// port is named after the numbers of both functions then.
+pub fn representor(
+    files: &dyn Files,
+    nets: &[Net],
+    physical: &str,
+    index: u32,
+) -> Option<Representor> {
+    let is_its =
+        |net: &&Net| net.function.as_deref() == Some(physical) && net.represents == Some(index);
+    let name = match nets.iter().find(is_its) {
+        Some(net) => net.name.clone(),
+        None => apart(files, nets, physical, index)?,
+    };
+    let used = nets.iter().find(|net| net.name == name);
+    let uses = used.map_or_else(
+        || uses(files, &name, &routes(files)),
+        |net| net.uses.clone(),
+    );
+    let above = files.list(&format!("{NETS}/{name}")).unwrap_or_default();
+    let has_upper = above.iter().any(|name| name.starts_with("upper_"));
+    Some(Representor {
+        is_used: !uses.is_empty() || has_upper,
+        bridge: bridge(files, &name),
+        is_down: is_up(files, &name) == Some(false),
+        name,
+    })
+}
+
+/// Returns the representor that is below of no function, where the name of its port leaves no choice.
+fn apart(files: &dyn Files, nets: &[Net], physical: &str, index: u32) -> Option<String> {
+    let (_, function) = physical.rsplit_once('.')?;
+    let port = format!("pf{function}vf{index}");
+    let names = files.list(NETS).ok()?.into_iter();
+    let is_named = |name: &String| {
+        let text = files.read(&format!("{NETS}/{name}/phys_port_name"));
+        text.is_ok_and(|text| text.trim() == port)
+    };
+    let is_apart = |name: &String| nets.iter().all(|net| net.name != *name);
+    let mut named = names.filter(|name| is_apart(name) && is_named(name));
+    let first = named.next();
+    first.filter(|_| named.next().is_none())
+}
+
+/// Tells whether a network device is switched on (`IFF_UP`), whether or not anything is plugged in.
+fn is_up(files: &dyn Files, name: &str) -> Option<bool> {
+    let text = files.read(&format!("{NETS}/{name}/flags")).ok()?;
+    let flags = u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()?;
+    Some(flags & 1 != 0)
+}
+
+/// Tells whether a network device is a port of Open vSwitch, or its bond is.
+pub fn is_switched(files: &dyn Files, name: &str) -> bool {
+    let first = master(files, name);
+    let above = first.as_ref().and_then(|first| master(files, first));
+    [first, above].into_iter().flatten().any(|name| name == OVS)
 }
 
 type Routes = BTreeMap<String, Vec<String>>;

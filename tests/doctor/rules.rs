@@ -13,7 +13,8 @@ use pin_hook::domain::topology::{CpuSets, SmtControl};
 use pin_hook::domain::unit::Masked;
 
 use crate::well::{
-    CONF, choice, function, host, initramfs, next_boot, policy, qemu_server, sets, topology, vm,
+    CONF, choice, function, host, initramfs, next_boot, policy, qemu_server, represented, sets,
+    topology, vm,
 };
 
 fn advice() -> Option<Advised> {
@@ -259,6 +260,17 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     ("vf-mtu", Severity::Notice, |host, vm| {
         vm.virtuals = vec![function(None)];
         host.mtus = [("enp3s0f0".to_owned(), 1500), ("vmbr0".to_owned(), 9000)].into();
+    }),
+    ("vf-representor", Severity::Warning, |_, vm| {
+        vm.virtuals = vec![represented(false)];
+    }),
+    ("vf-representor", Severity::Notice, |host, vm| {
+        vm.virtuals = vec![represented(false)];
+        host.guests[0].runs = false;
+    }),
+    ("vf-representor", Severity::Notice, |host, vm| {
+        vm.virtuals = vec![represented(true)];
+        host.mtus = [("vf0".to_owned(), 1500), ("vmbr0".to_owned(), 9000)].into();
     }),
     ("device", Severity::Warning, |_, vm| {
         vm.devices = vec!["its group has others".to_owned()];

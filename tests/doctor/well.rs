@@ -6,7 +6,7 @@ use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::backend::Backend;
 use pin_hook::domain::check::{
     AtBoot, GuestOfHost, HostFacts, IdleState, InitramfsFacts, KsmFacts, MemoryFacts, NextBoot,
-    Owning, PolicyFacts, QemuServer, Vendor, Virtual, VmFacts,
+    Owning, PolicyFacts, QemuServer, Representor, Vendor, Virtual, VmFacts,
 };
 use pin_hook::domain::gate::Choice;
 use pin_hook::domain::memory::Pool;
@@ -81,6 +81,22 @@ pub fn function(bond: Option<&str>) -> Virtual {
         bond: bond.map(str::to_owned),
         port: Some("enp3s0f0".to_owned()),
         bridge: Some("vmbr0".to_owned()),
+        is_switched: false,
+        representor: None,
+    }
+}
+
+/// A virtual function in switchdev mode, whose representor is in a bridge or not.
+pub fn represented(is_used: bool) -> Virtual {
+    let representor = Representor {
+        name: "vf0".to_owned(),
+        is_used,
+        bridge: Some("vmbr0".to_owned()).filter(|_| is_used),
+        is_down: false,
+    };
+    Virtual {
+        representor: Some(representor),
+        ..function(None)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Bridges and virtual functions of network devices.
 
 use super::host_facts::HostFacts;
-use super::rule::Severity::{Failure, Notice};
+use super::rule::Severity::{Failure, Notice, Warning};
 use super::rule::{Check, Fault, Judge, Verdict};
-use super::vm_facts::{Virtual, VmFacts};
+use super::vm_facts::{Representor, Virtual, VmFacts};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -78,7 +78,70 @@ pub(super) const CHECKS: &[Check] = &[
             Verdict::of(vm.virtuals.iter().filter_map(narrow).collect(), "it does")
         }),
     },
+    Check {
+        id: "vf-representor",
+        required: "what stands for a virtual function in the host is up, and a port of a bridge",
+        why: "In switchdev mode the network card sends packets of a virtual function to a network device of the \
+              host, its representor. What the host does with that is the guest's network: a representor that is \
+              down or in no bridge is a cable that is not plugged in.",
+        fix: "ip link set NAME master BRIDGE; ip link set NAME up (permanently: in /etc/network/interfaces)",
+        severity: Warning,
+        judge: Judge::Vm(representors),
+    },
 ];
+
+/// A VM that is off may have a hookscript that plugs the representor in at the start.
+fn representors(vm: &VmFacts, host: &HostFacts) -> Verdict {
+    let with = vm.virtuals.iter();
+    let with = with.filter_map(|one| Some((one, one.representor.as_ref()?)));
+    let all: Vec<(&Virtual, &Representor)> = with.collect();
+    if all.is_empty() {
+        return Verdict::passed("the vm has no function in switchdev mode");
+    }
+    let mut guests = host.guests.iter();
+    let runs = guests.any(|one| one.vmid == vm.vmid && one.runs);
+    let severity = if runs { Warning } else { Notice };
+    let faults = all.iter().flat_map(|(one, representor)| {
+        let unplugged = unplugged(one, representor).map(|fault| fault.with(severity));
+        let narrow = narrow(one, representor, host).map(|fault| fault.with(Notice));
+        unplugged.into_iter().chain(narrow)
+    });
+    Verdict::of(faults.collect(), "it is")
+}
+
+/// Returns what keeps packets of a virtual function from going anywhere.
+fn unplugged(function: &Virtual, representor: &Representor) -> Option<Fault> {
+    let name = &representor.name;
+    let mut lacks = Vec::new();
+    let mut commands = Vec::new();
+    if !representor.is_used {
+        lacks.push("in no bridge");
+        commands.push(match &function.bridge {
+            Some(bridge) => format!("ip link set {name} master {bridge}"),
+            None if function.is_switched => format!("ovs-vsctl add-port BRIDGE {name}"),
+            None => format!("ip link set {name} master BRIDGE"),
+        });
+    }
+    if representor.is_down {
+        lacks.push("down");
+        commands.push(format!("ip link set {name} up"));
+    }
+    let found = format!(
+        "{} is represented by {name}, which is {}",
+        function.address,
+        lacks.join(" and ")
+    );
+    (!lacks.is_empty()).then(|| Fault::new(found).fixed_by(commands.join(" && ")))
+}
+
+fn narrow(function: &Virtual, representor: &Representor, host: &HostFacts) -> Option<Fault> {
+    let (name, bridge) = (&representor.name, representor.bridge.as_ref()?);
+    let (mtu, most) = (host.mtus.get(name)?, host.mtus.get(bridge)?);
+    let address = &function.address;
+    let found = format!("{address} is represented by {name} with mtu {mtu}, {bridge} has {most}");
+    let fault = Fault::new(found).fixed_by(format!("ip link set {name} mtu {most}"));
+    (mtu < most).then_some(fault)
+}
 
 fn bridges(vm: &VmFacts, host: &HostFacts) -> Verdict {
     if host.mtus.is_empty() {

@@ -78,6 +78,23 @@ pub struct Virtual {
     pub port: Option<String>,
     /// Bridge that it is a port of, or its bond is.
     pub bridge: Option<String>,
+    /// Whether it is a port of Open vSwitch, or its bond is.
+    pub is_switched: bool,
+    /// What stands for the function in the host, in switchdev mode.
+    pub representor: Option<Representor>,
+}
+
+/// Network device that stands for a virtual function in the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Representor {
+    /// Its name.
+    pub name: String,
+    /// Whether the host does anything with it: it is a port of something, or has a route.
+    pub is_used: bool,
+    /// Bridge that it is a port of.
+    pub bridge: Option<String>,
+    /// Whether it is switched off (`ip link set NAME down`).
+    pub is_down: bool,
 }
 
 impl VmFacts {

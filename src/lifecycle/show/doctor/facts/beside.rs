@@ -64,9 +64,18 @@ pub(super) fn virtuals(files: &dyn Files, devices: &Devices) -> Vec<Virtual> {
             .filter(is_its)
             .find(|net| net.represents.is_none())
     };
+    let representor = |address: &String, physical: &String| {
+        let mut all = devices.bus.get(physical)?.virtuals.iter();
+        let (index, _) = all.find(|(_, one)| *one == address)?;
+        nets::representor(files, &nets, physical, *index)
+    };
+    let is_switched =
+        |physical: &String| port(physical).is_some_and(|net| nets::is_switched(files, &net.name));
     let virtuals = virtuals.into_iter();
     virtuals
         .map(|(address, physical)| Virtual {
+            representor: representor(address, physical),
+            is_switched: is_switched(physical),
             address: address.clone(),
             bond: port(physical).and_then(|net| net.bond.clone()),
             port: port(physical).map(|net| net.name.clone()),
