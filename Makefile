@@ -13,6 +13,9 @@ snippets := /var/lib/vz/snippets
 sbin := $(DESTDIR)$(PREFIX)/sbin
 units := $(DESTDIR)$(PREFIX)/lib/systemd/system
 share := $(DESTDIR)$(PREFIX)/share
+libexec := $(DESTDIR)$(PREFIX)/libexec/pin-hook
+# Where PVE looks for the texts of notifications, whatever the prefix is.
+templates := $(DESTDIR)/usr/share/pve-manager/templates/default
 pages := $(wildcard docs/man/*.md)
 unit_names := $(notdir $(wildcard systemd/*))
 configs := /etc/pve/nodes/*/qemu-server/*.conf /etc/pve/nodes/*/lxc/*.conf
@@ -77,6 +80,9 @@ install: $(if $(shell command -v lowdown),man)
 	    sed 's,/usr/sbin/,$(PREFIX)/sbin/,' systemd/$$unit > $(units)/$$unit && chmod 644 $(units)/$$unit || exit 1; \
 	done
 	install -m 755 hooks/pin-hook $(share)/pin-hook/pin-hook
+	install -D -m 755 libexec/notify $(libexec)/notify
+	install -d $(templates)
+	install -m 644 templates/*.hbs $(templates)/
 	install -m 644 README.md docs/*.md $(pages) $(share)/doc/pin-hook/
 	install -m 644 docs/examples/*.toml $(share)/doc/pin-hook/examples/
 	if [ -d target/completions ]; then \
@@ -108,7 +114,8 @@ uninstall:
 	rm -f $(foreach page,$(basename $(notdir $(pages))),$(share)/man/man$(subst .,,$(suffix $(page)))/$(page))
 	rm -f $(share)/bash-completion/completions/pin-hook $(share)/zsh/vendor-completions/_pin-hook
 	rm -f $(share)/fish/vendor_completions.d/pin-hook.fish
-	rm -rf $(share)/pin-hook $(share)/doc/pin-hook
+	rm -f $(addprefix $(templates)/,$(notdir $(wildcard templates/*)))
+	rm -rf $(share)/pin-hook $(share)/doc/pin-hook $(libexec)
 	$(if $(is_live),systemctl daemon-reload)
 
 clean:

@@ -47,6 +47,8 @@ mod lost;
 mod meanwhile;
 #[path = "lifecycle/memory.rs"]
 mod memory;
+#[path = "lifecycle/notify.rs"]
+mod notify;
 #[path = "lifecycle/orders.rs"]
 mod orders;
 #[path = "lifecycle/others.rs"]

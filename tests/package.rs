@@ -290,3 +290,50 @@ fn a_former_hook_that_pve_does_not_take_now_is_not_lost() {
     assert!(node.has("/etc/pve/pin-hook/100.chain"));
     assert!(node.has("/var/lib/vz/snippets/pin-hook"));
 }
+
+/// Returns every file below a directory, as it would be named there.
+fn files_below(dir: &Path) -> Vec<String> {
+    let mut left = vec![dir.to_owned()];
+    let mut found = Vec::new();
+    while let Some(path) = left.pop() {
+        match fs::read_dir(&path) {
+            Ok(entries) => left.extend(entries.map(|entry| entry.unwrap().path())),
+            Err(_) => found.push(path.strip_prefix(dir).unwrap().display().to_string()),
+        }
+    }
+    found
+}
+
+/// A package has what "make install" installs.
+#[test]
+fn what_notifies_is_installed_where_pve_looks_for_it_and_removed_again() {
+    let dir = TempDir::new().unwrap();
+    let make = |target: &str| {
+        let mut make = Command::new("make");
+        let make = make.current_dir(env!("CARGO_MANIFEST_DIR"));
+        // Manual pages that are there are taken, and none is made.
+        let make = make.args(["-s", "-o", "man", target, "binary=/bin/true"]);
+        let output = make
+            .arg(format!("DESTDIR={}", dir.path().display()))
+            .output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        files_below(dir.path())
+    };
+    let installed = make("install");
+    for file in [
+        "usr/sbin/pin-hook",
+        "usr/libexec/pin-hook/notify",
+        "usr/share/pve-manager/templates/default/pin-hook-subject.txt.hbs",
+        "usr/share/pve-manager/templates/default/pin-hook-body.txt.hbs",
+        "usr/share/pve-manager/templates/default/pin-hook-body.html.hbs",
+    ] {
+        assert!(
+            installed.iter().any(|one| one == file),
+            "{file}: {installed:#?}"
+        );
+    }
+    let mode = dir.path().join("usr/libexec/pin-hook/notify");
+    assert_eq!(mode.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(make("uninstall"), [""; 0]);
+}

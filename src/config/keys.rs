@@ -185,6 +185,8 @@ pub const HOST_KEYS: &[Key] = &[
         "What stays with the host: a number counts cores with their SMT siblings, a text lists CPUs."),
     key("kernel-gate", Shape::Word(&["enforce", "ignore"]), "a policy", "\"enforce\"",
         "Whether a backend is avoided on kernel versions where it is known to do harm; \"ignore\" when the fix is known to be backported."),
+    key("notify", Shape::Switch, "true or false", "true",
+        "Whether PVE notifies an admin of starts that are refused, and of values that cannot be set; false if not written."),
     key("defaults.backend", BACKENDS, "the name of a backend", "\"auto\"",
         "isolate.backend of tables that do not write it."),
     key("defaults.on-refusal", ON_REFUSAL, "a policy", "\"auto\"",

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod advice;
+pub mod alert;
 pub mod backend;
 pub mod check;
 pub mod claim;

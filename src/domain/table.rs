@@ -356,6 +356,8 @@ pub struct HostSettings {
     pub reserve: Option<Reserve>,
     /// What the known hazards of a kernel version mean for the choice of the backend.
     pub kernel_gate: KernelGate,
+    /// Whether admins are notified through PVE of what nobody may have seen.
+    pub notify: bool,
     /// Values for tables that do not write them.
     pub defaults: Defaults,
 }

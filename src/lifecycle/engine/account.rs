@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::advice::help_for;
 use super::denied::Denied;
 use super::report::Report;
+use crate::domain::alert::{Alert, Kind};
 use crate::domain::diff as drift;
 use crate::domain::vm::Vmid;
 
@@ -57,6 +58,8 @@ pub struct Account {
     pub backend: Option<String>,
     /// Whether the run was left to reconcile, because another one kept the host lock.
     pub is_put_off: bool,
+    /// What an admin may want to be notified of.
+    pub alerts: Vec<Alert>,
 }
 
 impl Account {
@@ -92,6 +95,7 @@ impl Account {
     /// Adds what was told of something else that was done meanwhile, and what came of that.
     pub fn absorb(&mut self, other: Account) {
         self.lines.extend(other.lines);
+        self.alerts.extend(other.alerts);
         self.exit = self.exit.max(other.exit);
     }
 
@@ -130,18 +134,21 @@ impl Account {
             let suspects = target.writers().iter();
             let suspects = suspects.filter(|name| report.suspects.contains(*name));
             let suspects: Vec<&str> = suspects.copied().collect();
-            let answer = match answer {
-                drift::Answer::GiveUp => {
-                    remedies.extend(keep_off(&suspects));
-                    left_to(&suspects)
-                }
-                answer => done_about(*answer).to_owned(),
+            let is_given_up = *answer == drift::Answer::GiveUp;
+            let keeps_off = keep_off(&suspects);
+            let answer = match is_given_up {
+                true => left_to(&suspects),
+                false => done_about(*answer).to_owned(),
             };
-            let target = report.names.get(target).cloned();
-            let target = target.unwrap_or_else(|| drift.target.to_string());
-            self.warn(format!(
-                "{target} is \"{live}\", but pin-hook had set \"{ours}\": {answer}"
-            ));
+            let name = report.names.get(target).cloned();
+            let name = name.unwrap_or_else(|| target.to_string());
+            let text = format!("{name} is \"{live}\", but pin-hook had set \"{ours}\": {answer}");
+            if is_given_up {
+                self.alerts
+                    .push(left_alone(target.vmid(), &name, &text, &keeps_off));
+                remedies.extend(keeps_off);
+            }
+            self.warn(text);
         }
         let remedies = remedies.into_iter();
         remedies.for_each(|remedy| self.say(Level::Help, remedy));
@@ -183,6 +190,20 @@ fn done_about(answer: drift::Answer) -> &'static str {
         drift::Answer::Reassert => "set again",
         drift::Answer::GiveUp => "set again three times, now left alone",
         drift::Answer::Leave => "left as it is",
+    }
+}
+
+/// Returns that a value was left to whoever writes it.
+fn left_alone(vmid: Option<Vmid>, name: &str, text: &str, remedies: &BTreeSet<&str>) -> Alert {
+    let remedies: Vec<&str> = remedies.iter().copied().collect();
+    Alert {
+        kind: Kind::State,
+        vmid,
+        is_error: false,
+        key: format!("left alone: {name}"),
+        title: format!("another program keeps changing {name}"),
+        text: text.to_owned(),
+        help: remedies.join("\n"),
     }
 }
 

@@ -5,6 +5,7 @@ pub(in crate::lifecycle) mod claiming;
 pub mod command;
 pub(in crate::lifecycle) mod making_room;
 pub mod memory;
+mod notify;
 pub mod phase;
 pub(in crate::lifecycle) mod preparing;
 pub mod reconcile;

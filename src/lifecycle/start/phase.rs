@@ -7,7 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::verdict::backend;
+use super::notify::PHASE_WAIT;
+use super::verdict::{backend, denied_at_start};
 use crate::domain::advice::Advised;
 use crate::domain::backend::Backend;
 use crate::domain::claim::{Claim, ClaimState};
@@ -20,7 +21,7 @@ use crate::lifecycle::case::assess::Prospect;
 use crate::lifecycle::case::resolve::{read_case, state_for};
 use crate::lifecycle::case::texts::{Case, CaseError, Found, read_settings};
 use crate::lifecycle::devices::binding;
-use crate::lifecycle::engine::account::{Account, Level};
+use crate::lifecycle::engine::account::Account;
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::debts;
 use crate::lifecycle::engine::denied::Denied;
@@ -69,8 +70,15 @@ impl fmt::Display for Phase {
 }
 
 impl Run<'_> {
-    /// Does what a phase is for.
+    /// Does what a phase is for, and has PVE notify an admin of what nobody may see.
     pub fn phase(&self, phase: Phase, vmid: Vmid) -> Account {
+        let mut account = self.perform(phase, vmid);
+        self.notify(&mut account, PHASE_WAIT);
+        account
+    }
+
+    /// Does what a phase is for.
+    pub(super) fn perform(&self, phase: Phase, vmid: Vmid) -> Account {
         let mut account = Account::default();
         let done = match phase {
             Phase::PreStart => {
@@ -83,6 +91,9 @@ impl Run<'_> {
         };
         if let Err(denied) = done {
             account.deny(vmid, &denied);
+            if phase == Phase::PostStart {
+                account.alerts.push(denied_at_start(vmid, &denied));
+            }
         }
         account
     }
@@ -201,9 +212,7 @@ impl Run<'_> {
                     Ok(Some(case)) => case,
                     Ok(None) => return Ok(()),
                     Err(error) if !self.aborts(vmid, self.usual_policy()) => {
-                        let text = format!("vm {vmid}: {error}; it runs without cpus of its own");
-                        account.warn(text);
-                        account.say(Level::Help, error.help());
+                        self.go_without(vmid, &error.to_string(), error.help(), account);
                         return Ok(());
                     }
                     Err(error) => return Err(error.into()),
@@ -211,10 +220,7 @@ impl Run<'_> {
                 let on_refusal = case.table.start.on_refusal;
                 match self.adopt(&case, qemu, account) {
                     Err(Denied::Refused(refusal)) if !self.aborts(vmid, on_refusal) => {
-                        account.warn(format!(
-                            "vm {vmid}: {refusal}; it runs without cpus of its own"
-                        ));
-                        account.say(Level::Help, refusal.help(vmid));
+                        self.go_without(vmid, &refusal.to_string(), refusal.help(vmid), account);
                         return Ok(());
                     }
                     worked => worked?,

@@ -1,6 +1,9 @@
 //! Reconcile: the loop over all claims, run by the units and after a death.
 
+use super::notify::PATIENT_WAIT;
 use super::phase::Phase;
+use super::verdict::failed;
+use crate::domain::alert::{Alert, Kind};
 use crate::domain::claim::ClaimState;
 use crate::domain::state::State;
 use crate::domain::words::count;
@@ -10,7 +13,7 @@ use crate::lifecycle::engine::advice::help_without_cpus;
 use crate::lifecycle::engine::debts;
 use crate::lifecycle::engine::fate;
 use crate::lifecycle::engine::journal::{busy, read_state, spooled, unspool};
-use crate::lifecycle::engine::report::Report;
+use crate::lifecycle::engine::report::{Problem, Report};
 use crate::lifecycle::engine::run::Run;
 use crate::lifecycle::engine::work::{Worked, work};
 
@@ -29,6 +32,7 @@ impl Run<'_> {
             }
             Err(error) => account.fail_by("", &error),
         }
+        self.notify(&mut account, PATIENT_WAIT);
         account
     }
 
@@ -47,7 +51,7 @@ impl Run<'_> {
     /// `None` when another run kept the host lock too long.
     fn catch_up(&self, account: &mut Account) -> anyhow::Result<Option<(Box<Report>, State)>> {
         for vmid in spooled(&*self.host.files) {
-            let told = self.phase(Phase::PostStart, vmid);
+            let told = self.perform(Phase::PostStart, vmid);
             if !told.is_put_off {
                 unspool(&*self.host.files, vmid);
             }
@@ -81,14 +85,33 @@ fn conclude(report: &Report, state: &State, account: &mut Account) {
     if report.is_incomplete {
         account.exit = account.exit.max(Exit::Incomplete);
     }
+    // What is late is done by the next run, and what the kernel refuses is told once.
+    let lasting = report.problems.iter();
+    let lasting = lasting.filter(|problem| !problem.is_known && !problem.is_late);
+    account.alerts.extend(lasting.map(not_set));
     for claim in state.claims.values() {
         if let ClaimState::Failed { reason, .. } = &claim.state {
             let vmid = claim.vmid;
             let help = help_without_cpus(vmid);
+            account.alerts.push(failed(vmid, reason, Kind::State));
             account.fail(Exit::Refused, format!("vm {vmid}: {reason}"), help);
         }
     }
     if report.essential().is_some() {
         account.exit = account.exit.max(Exit::Refused);
+    }
+}
+
+/// Returns that something that is looked after could not be set.
+fn not_set(problem: &Problem) -> Alert {
+    let name = &problem.name;
+    Alert {
+        kind: Kind::State,
+        vmid: problem.whose,
+        is_error: problem.is_essential,
+        key: format!("not set: {name}"),
+        title: format!("{name} cannot be set"),
+        text: problem.to_string(),
+        help: "pin-hook status shows what differs".to_owned(),
     }
 }

@@ -12,6 +12,7 @@ crippled() { setpriv --bounding-set=-sys_nice -- "$@"; }
 case_cleanup() {
     echo 1 > /sys/devices/system/cpu/cpu5/online
     rm -f $unit
+    rm -rf /etc/pin-hook/host.toml /usr/libexec/pin-hook
     [ ! -e $foreign ] || { echo member > $foreign/cpuset.cpus.partition; rmdir $foreign; }
 }
 
@@ -108,6 +109,23 @@ for policy in auto abort warn; do
 done
 released 101
 capture_after_equal 'the host is as before'
+
+# PVE notifies an admin of a refused start: systemd runs the program for that with every word as it was.
+notify=/usr/libexec/pin-hook/notify
+rm -rf /run/pin-hook/notified "$work/notified"
+mkdir -p ${notify%/*}
+printf '#!/bin/sh\nprintf "%%s\\n" "$@" > %s.new && mv %s.new %s\n' "$work/notified" "$work/notified" "$work/notified" > $notify
+chmod 755 $notify
+table 100 'cpus = "$HOME"'
+status=0
+pin-hook 100 pre-start > "$work/out" 2>&1 || status=$?
+equal 'a refused start without the setting' '1 ' "$status $(systemctl list-units --all --plain --no-legend 'pin-hook-notify-*')"
+echo 'notify = true' > /etc/pin-hook/host.toml
+pin-hook 100 pre-start > "$work/out" 2>&1 || status=$?
+check 'with it PVE notifies an admin' wait_until 30 'notified' test -e "$work/notified"
+equal 'of the VM' 'error 100 vm 100 was not started' "$(sed 3q "$work/notified" | paste -sd' ')"
+check 'and of why, dollar signs and all' has "$work/notified" '$HOME'
+rm -rf /etc/pin-hook/host.toml ${notify%/*} /run/pin-hook/notified
 
 # Without privileges: what changes says which one is missing; what only looks works as far as it can.
 table 101 'cpus = "2-3"'

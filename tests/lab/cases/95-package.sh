@@ -21,6 +21,7 @@ install_package() { dpkg --install "${packages[0]}"; }
 # What a node has of pin-hook, apart from tables and what dpkg keeps.
 traces() {
     find /etc/pve /etc/systemd/system /run/systemd/system /usr/lib/systemd/system /usr/sbin /usr/share/pin-hook \
+        /usr/libexec /usr/share/pve-manager \
         /var/lib/vz /var/lib/pin-hook /run/pin-hook \( -name '*pin-hook*' -o -name '*.chain' -o -path '*pin-hook/*' \) 2> /dev/null | sort
 }
 
@@ -71,6 +72,9 @@ check 'the other nodes are told' test -e /etc/pve/pin-hook/nodes/pve1
 # The lab's image leaves out what is only read.
 has_page() { dpkg --listfiles pin-hook | grep -qx /usr/share/man/man8/pin-hook.8.gz; }
 check 'its manual pages are there' has_page
+check 'it can notify an admin' test -x /usr/libexec/pin-hook/notify
+equal 'with texts where PVE looks for them' 'body.html.hbs body.txt.hbs subject.txt.hbs' \
+    "$(cd /usr/share/pve-manager/templates/default && printf '%s\n' pin-hook-* | sed 's/^pin-hook-//' | sort | paste -sd' ')"
 
 vm_conf 100
 refuses 'without a table a VM is not enabled' pin-hook enable 100
