@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::mkfifo;
 use pin_hook::host::files::{Files, RootFiles};
+use pin_hook::host::once::Once;
 use pin_hook::host::table::read_table;
 
 fn tree() -> (tempfile::TempDir, RootFiles) {
@@ -110,7 +111,7 @@ fn too_few_open_files_are_an_error() {
 #[test]
 fn what_interrupts_a_cpu_is_read_once_by_who_watches() {
     let dir = tempfile::tempdir().unwrap();
-    let files = RootFiles::new(dir.path()).calm();
+    let files = Once::calm(Box::new(RootFiles::new(dir.path())));
     for name in ["energy_performance_preference", "scaling_governor"] {
         let path = dir.path().join(name);
         std::fs::write(&path, "first\n").unwrap();

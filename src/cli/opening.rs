@@ -82,22 +82,14 @@ impl Root {
     /// Returns the host for a command, and its files where others are to see them.
     pub fn host(self, command: &Command) -> (Host, Option<Seen>) {
         let (files, sched): (Box<dyn Files>, Box<dyn Sched>) = match self {
-            Root::Live => {
-                let files = RootFiles::new("/");
-                let files = match command {
-                    Command::Status(asked) if asked.watch => files.calm(),
-                    _ => files,
-                };
-                (Box::new(files), Box::new(KernelSched))
-            }
+            Root::Live => (Box::new(RootFiles::new("/")), Box::new(KernelSched)),
             Root::Directory(files) => (Box::new(files.clone()), Box::new(CapturedSched(files))),
             Root::Archive(files) => (Box::new(files.clone()), Box::new(CapturedSched(files))),
         };
-        // What changes while somebody looks on is read anew.
-        let watches = matches!(command, Command::Status(asked) if asked.watch);
-        let files: Box<dyn Files> = match command.only_shows() && !watches {
-            true => Box::new(Once::new(files)),
-            false => files,
+        let files: Box<dyn Files> = match command {
+            Command::Status(asked) if asked.watch => Box::new(Once::calm(files)),
+            _ if command.only_shows() => Box::new(Once::new(files)),
+            _ => files,
         };
         let Some(keeps_names) = command.keeps_names() else {
             return (with(files, sched, command), None);

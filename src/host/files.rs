@@ -4,8 +4,6 @@
 //! runs on the real host, on a captured tree (`--root DIR`) and on the simulated kernel of the
 //! tests. Paths are absolute texts as the kernel's documentation writes them.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -157,27 +155,12 @@ pub fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 #[derive(Debug, Clone)]
 pub struct RootFiles {
     root: PathBuf,
-    /// What was read of files that disturb a CPU, where they are read once.
-    read: Option<RefCell<BTreeMap<String, String>>>,
 }
-
-/// What a file is called whose read interrupts the CPU that it is about: `intel_pstate` asks the CPU itself
-/// (`rdmsr_on_cpu()`).
-const INTERRUPTS: &str = "/energy_performance_preference";
 
 impl RootFiles {
     /// Returns the files of the host whose root directory is `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self {
-            root: root.into(),
-            read: None,
-        }
-    }
-
-    /// Returns the same for who looks again and again: what would interrupt a CPU is read once.
-    pub fn calm(self) -> Self {
-        let read = Some(RefCell::default());
-        Self { read, ..self }
+        Self { root: root.into() }
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -187,16 +170,7 @@ impl RootFiles {
 
 impl Files for RootFiles {
     fn read(&self, path: &str) -> io::Result<String> {
-        let read = self.read.as_ref().filter(|_| path.ends_with(INTERRUPTS));
-        let known = read.and_then(|read| read.borrow().get(path).cloned());
-        if let Some(text) = known {
-            return Ok(text);
-        }
-        let text = self.read_within(path, LARGEST)?;
-        if let Some(read) = read {
-            read.borrow_mut().insert(path.to_owned(), text.clone());
-        }
-        Ok(text)
+        self.read_within(path, LARGEST)
     }
 
     fn read_within(&self, path: &str, limit: usize) -> io::Result<String> {
