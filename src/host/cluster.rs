@@ -66,16 +66,12 @@ pub fn guest_configs(files: &dyn Files) -> anyhow::Result<Vec<(Vmid, TextFile)>>
 /// The configs of a node cannot be listed.
 pub fn vmids(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
     let mut vmids = BTreeSet::new();
-    for node in files
-        .list(CLUSTER_NODES)
-        .map_err(cannot("read", CLUSTER_NODES))?
-    {
+    let nodes = files.list(CLUSTER_NODES);
+    for node in nodes.map_err(cannot("read", CLUSTER_NODES))? {
         let directory = format!("{CLUSTER_NODES}/{node}/qemu-server");
         let names = if_there(files.list(&directory)).map_err(cannot("read", &directory))?;
-        let of_node = names
-            .iter()
-            .flatten()
-            .filter_map(|name| name.strip_suffix(".conf"));
+        let names = names.unwrap_or_default();
+        let of_node = names.iter().filter_map(|name| name.strip_suffix(".conf"));
         vmids.extend(of_node.filter_map(|id| id.parse::<Vmid>().ok()));
     }
     Ok(vmids)
@@ -89,21 +85,20 @@ pub fn destinations(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<
     let jobs = jobs(files, vmid)?;
     let of_ha = ha_nodes(files, vmid, own)?;
     let targets: Vec<&str> = jobs.iter().filter_map(|job| job.value("target")).collect();
-    let reason = |node: &String| match () {
-        () if targets.contains(&node.as_str()) => Some(Reason::Replication),
-        () if of_ha.contains(node) => Some(Reason::Ha),
-        () => None,
-    };
     let others = nodes(files).into_iter().filter(|node| node != own);
-    Ok(others
-        .filter_map(|node| {
-            reason(&node).map(|reason| Destination {
-                reason,
-                announced: announced(files, &node),
-                node,
-            })
+    let destinations = others.filter_map(|node| {
+        let reason = match targets.contains(&node.as_str()) {
+            true => Reason::Replication,
+            false => of_ha.contains(&node).then_some(Reason::Ha)?,
+        };
+        let announced = announced(files, &node);
+        Some(Destination {
+            reason,
+            announced,
+            node,
         })
-        .collect())
+    });
+    Ok(destinations.collect())
 }
 
 /// Returns the other nodes that HA may start a VM on; none if HA does not manage it.
@@ -119,11 +114,7 @@ pub fn ha_nodes(files: &dyn Files, vmid: Vmid, own: &str) -> anyhow::Result<Vec<
         allowed => allowed,
     };
     let mut nodes = nodes(files);
-    let may = |node: &String| {
-        allowed
-            .as_ref()
-            .is_none_or(|allowed| allowed.contains(node))
-    };
+    let may = |node: &String| allowed.as_ref().is_none_or(|all| all.contains(node));
     nodes.retain(|node| node != own && may(node));
     Ok(nodes)
 }

@@ -119,7 +119,7 @@ impl Errand {
         if self.is_at_work(host)? {
             return Ok(Ended::Late);
         }
-        let (files, answer) = (&*host.files, self.answer_path());
+        let (files, answer) = (&*host.files, answer_path(&self.name));
         make_dir(files, ANSWERS, 0o700)?;
         files.replace(&answer, "", 0o600)?;
         let started = host.systemd.run(&self.job(files, wait));
@@ -128,7 +128,8 @@ impl Errand {
                 let text = format!("/run is full: systemd cannot start {}", self.unit());
                 io::Error::new(io::ErrorKind::StorageFull, text)
             }
-            _ => told(error),
+            // A systemd that does not answer in time is late, as the kernel may be.
+            _ => systemd::as_io(&error),
         });
         let ended = started.and_then(|()| self.answers(host, wait));
         // Whoever is late answers nobody.
@@ -159,7 +160,7 @@ impl Errand {
     /// # Errors
     /// Whether there is one cannot be found out.
     pub fn join(&self, host: &Host, wait: Duration) -> io::Result<bool> {
-        let answer = self.answer_path();
+        let answer = answer_path(&self.name);
         if !host.files.exists(&answer) {
             return Ok(false);
         }
@@ -173,11 +174,8 @@ impl Errand {
     /// # Errors
     /// systemd does not tell.
     pub fn is_at_work(&self, host: &Host) -> io::Result<bool> {
-        host.systemd.is_active(&self.unit()).map_err(told)
-    }
-
-    fn answer_path(&self) -> String {
-        answer_path(&self.name)
+        let active = host.systemd.is_active(&self.unit());
+        active.map_err(|error| systemd::as_io(&error))
     }
 
     fn job(&self, files: &dyn Files, limit: Duration) -> Job {
@@ -201,7 +199,7 @@ impl Errand {
 
     /// Waits for the answers of the child; one that has ended without them has failed.
     fn answers(&self, host: &Host, wait: Duration) -> io::Result<Ended> {
-        let (path, n_writes) = (self.answer_path(), self.writes.len());
+        let (path, n_writes) = (answer_path(&self.name), self.writes.len());
         let _wait = awaiting(&*host.clock, &format!("the kernel ({})", self.name));
         let is_complete = |text: &str| text.split_whitespace().count() >= n_writes;
         let until = host.clock.since_boot().saturating_add(wait);
@@ -286,11 +284,6 @@ fn results(text: &str, n_writes: usize) -> Vec<io::Result<()>> {
         _ => Err(io::Error::other("the unit ended before it was done")),
     };
     (0..n_writes).map(|_| result(numbers.next())).collect()
-}
-
-/// A systemd that does not answer in time is late, as the kernel may be.
-fn told(error: anyhow::Error) -> io::Error {
-    systemd::as_io(&error)
 }
 
 #[cfg(test)]

@@ -148,12 +148,8 @@ pub fn memory(files: &dyn Files) -> Option<MemoryFacts> {
 pub fn policies(files: &dyn Files) -> Vec<PolicyFacts> {
     let policies = cpufreq::policies(files).into_iter();
     let facts = policies.filter_map(|(number, cpus)| {
-        let of = |name| {
-            text(
-                files,
-                &format!("/sys/devices/system/cpu/cpufreq/policy{number}/{name}"),
-            )
-        };
+        let dir = format!("/sys/devices/system/cpu/cpufreq/policy{number}");
+        let of = |name| text(files, &format!("{dir}/{name}"));
         Some(PolicyFacts {
             cpus,
             driver: of("scaling_driver")?,

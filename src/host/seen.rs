@@ -6,13 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
+use super::cgroup::{ROOT, UNITS};
 use super::files::{Files, Owner};
 use super::pve;
 use super::systemd::BUS_SOCKET;
 use super::tree::{Kind, Node, Nodes, place};
 use crate::domain::clean::{Aliases, Cleaner};
-
-const CGROUPS: &str = "/sys/fs/cgroup/";
 
 /// The files of a host as they are shown to others.
 #[derive(Debug, Clone)]
@@ -136,13 +135,8 @@ impl Seen {
     }
 
     fn note<T>(&self, path: &str, change: impl FnOnce(&mut Note) -> T) -> T {
-        change(
-            self.0
-                .notes
-                .borrow_mut()
-                .entry(path.to_owned())
-                .or_default(),
-        )
+        let mut notes = self.0.notes.borrow_mut();
+        change(notes.entry(path.to_owned()).or_default())
     }
 
     /// Returns the target of a link, if there is one.
@@ -194,11 +188,9 @@ fn is_needed(path: &str) -> bool {
     let is_process = name.bytes().all(|byte| byte.is_ascii_digit());
     match dir {
         "/proc" => is_process,
-        _ if dir.starts_with(CGROUPS.trim_end_matches('/')) => {
+        _ if dir.starts_with(ROOT) => {
             name == "cpuset.cpus.partition"
-                || [".slice", ".scope", ".service"]
-                    .iter()
-                    .any(|end| name.ends_with(end))
+                || UNITS.iter().any(|end| name.ends_with(end))
                 || !name.contains('.')
         }
         _ => true,

@@ -50,10 +50,8 @@ pub fn tables(files: &dyn Files) -> anyhow::Result<BTreeSet<Vmid>> {
     let mut vmids = BTreeSet::new();
     for directory in [LOCAL_TABLES, CLUSTER_TABLES] {
         let names = files::if_there(files.list(directory)).map_err(cannot("list", directory))?;
-        let ids = names
-            .iter()
-            .flatten()
-            .filter_map(|name| name.strip_suffix(".toml"));
+        let names = names.unwrap_or_default();
+        let ids = names.iter().filter_map(|name| name.strip_suffix(".toml"));
         vmids.extend(ids.filter_map(|id| id.parse::<Vmid>().ok()));
     }
     Ok(vmids)
@@ -165,8 +163,8 @@ pub fn check_place(files: &dyn Files, path: &str) -> anyhow::Result<Option<Strin
     match directory {
         _ if !files.exists(path) => return Ok(None),
         LOCAL_TABLES => {
-            check_trusted(files, directory)?;
-            check_trusted(files, path)?;
+            check(files, directory, WRITABLE_BY_OTHERS)?;
+            check(files, path, WRITABLE_BY_OTHERS)?;
         }
         CLUSTER_TABLES => check_cluster(files, path)?,
         _ => return Ok(None),
@@ -218,15 +216,7 @@ pub fn read_host_table(files: &dyn Files) -> anyhow::Result<Option<TextFile>> {
     read_trusted(files, LOCAL_TABLES, "host.toml", WRITABLE_BY_OTHERS)
 }
 
-/// Checks that nobody but root may have written a file or directory of this node.
-///
-/// # Errors
-/// [`Untrusted`], which knows the remedy, or the kernel's.
-fn check_trusted(files: &dyn Files, path: &str) -> anyhow::Result<()> {
-    check(files, path, WRITABLE_BY_OTHERS)
-}
-
-/// Checks the same of a file of the cluster file system.
+/// Checks that nobody but root may have written a file of the cluster file system.
 ///
 /// # Errors
 /// [`Untrusted`], which knows the remedy, or the kernel's.

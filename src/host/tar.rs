@@ -205,38 +205,29 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Returns the next header and what belongs to it; nothing at the end.
     fn next(&mut self) -> Result<Option<(Header, &'a [u8])>, Fault> {
-        let damaged = Fault::Damaged(self.last.clone());
+        let fault = match self.last.as_str() {
+            "" => Fault::NotTar,
+            last => Fault::Damaged(last.to_owned()),
+        };
         let Some((block, rest)) = self.left.split_at_checked(BLOCK) else {
-            return Err(if self.last.is_empty() {
-                Fault::NotTar
-            } else {
-                damaged
-            });
+            return Err(fault);
         };
         if block.iter().all(|byte| *byte == 0) && !self.last.is_empty() {
             return Ok(None);
         }
         let number = |from: usize, to: usize| octal(&block[from..to]);
+        let small = |from, to| u32::try_from(number(from, to).unwrap_or(0)).unwrap_or(0);
         let unsummed = sum(&block[..148]) + sum(&block[156..]) + 8 * usize::from(b' ');
         if &block[257..262] != b"ustar" || number(148, 156) != Some(unsummed) {
-            return Err(if self.last.is_empty() {
-                Fault::NotTar
-            } else {
-                damaged
-            });
+            return Err(fault);
         }
         let header = Header {
             name: full_name(block),
             kind: block[156],
             target: text(&block[157..257]),
             owner: Owner {
-                uid: number(108, 116)
-                    .and_then(|n| n.try_into().ok())
-                    .unwrap_or(0),
-                mode: number(100, 108)
-                    .and_then(|n| n.try_into().ok())
-                    .unwrap_or(0)
-                    & 0o7777,
+                uid: small(108, 116),
+                mode: small(100, 108) & 0o7777,
             },
             modified: number(136, 148).map_or(0, |n| n as u64),
         };

@@ -74,14 +74,10 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
             let nodes = text.strip_prefix(MEMORY_NODES).unwrap_or(&text);
             Value::Text(nodes.trim_end().to_owned())
         }),
-        Target::Group(_) => {
-            let exists = host.files.exists(&target.path());
-            return Ok(if exists {
-                Value::Present
-            } else {
-                Value::Absent
-            });
-        }
+        Target::Group(_) => match host.files.exists(&target.path()) {
+            true => Ok(Value::Present),
+            false => Ok(Value::Absent),
+        },
         Target::Driver(address) => Ok(read_driver(host, address)),
         Target::Hugepages(pool) => {
             hugepages::persistent(&*host.files, *pool).map(|pages| Value::Text(pages.to_string()))
@@ -94,14 +90,12 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
             .and_then(|()| host.sched.affinity(id.tid))
             .map(Value::Cpus),
         Target::DropIn(_) => host.files.read(&target.path()).map(Value::Text),
-        Target::AllowedCpus(unit) => host.systemd.allowed_cpus(unit).map_or_else(
-            |error| Err(systemd::as_io(&error)),
-            |bytes| {
-                Ok(bytes.map_or(Value::Absent, |bytes| {
-                    Value::Cpus(CpuSet::from_bytes(&bytes))
-                }))
-            },
-        ),
+        Target::AllowedCpus(unit) => {
+            let value = |bytes: Vec<u8>| Value::Cpus(CpuSet::from_bytes(&bytes));
+            let allowed = host.systemd.allowed_cpus(unit);
+            let allowed = allowed.map(|bytes| bytes.map_or(Value::Absent, value));
+            allowed.map_err(|error| systemd::as_io(&error))
+        }
         Target::Class(id) => alive(host, *id)
             .and_then(|()| task::class_of(&*host.files, id.tid))
             .map(Value::Text),
@@ -339,14 +333,9 @@ fn write_knob(host: &Host, row: &Row, path: &str, before: &Value, value: &Value)
 /// Moves the threads that are still in a cgroup to the one above it: they were born there after
 /// its other threads had been looked at.
 fn empty_group(host: &Host, path: &str) {
-    let threads = host
-        .files
-        .read(&format!("{path}/cgroup.threads"))
-        .unwrap_or_default();
-    let above = path
-        .rsplit_once('/')
-        .map_or(CGROUP_ROOT, |(above, _)| above);
-    for thread in threads.lines() {
+    let threads = host.files.read(&format!("{path}/cgroup.threads"));
+    let (above, _) = path.rsplit_once('/').unwrap_or((CGROUP_ROOT, ""));
+    for thread in threads.unwrap_or_default().lines() {
         // One that has ended or is bound stays; then the cgroup cannot be removed, which is told.
         let _ = host.files.write(&format!("{above}/cgroup.threads"), thread);
     }

@@ -171,13 +171,9 @@ fn read_l3(files: &dyn Files, cpu: CpuId) -> Result<Option<L3Domain>> {
     let dir = format!("{CPUS}/cpu{cpu}/cache");
     let names = files::if_there(files.list(&dir));
     let names = names.with_context(|| format!("failed to list {dir}"))?;
+    let indices = names.into_iter().flatten();
     // Backwards, because the outermost cache has the highest index.
-    for name in names
-        .iter()
-        .flatten()
-        .rev()
-        .filter(|name| name.starts_with("index"))
-    {
+    for name in indices.filter(|name| name.starts_with("index")).rev() {
         let index = format!("{dir}/{name}");
         if read_number::<u32>(files, &format!("{index}/level"))? == 3
             && read(files, &format!("{index}/type"))?.trim() == "Unified"
@@ -208,21 +204,18 @@ fn read_nodes(files: &dyn Files) -> Result<Vec<Node>> {
         return Ok(Vec::new());
     };
     let with_memory = read_list_if_there(files, &format!("{NODES}/has_memory"))?;
+    let has_memory = |node| with_memory.as_ref().is_none_or(|some| some.contains(node));
     let ids: Vec<u32> = numbers.iter().map(|number| number.0).collect();
     let read_node = |number: CpuId| {
         let dir = format!("{NODES}/node{number}");
         let distances = files.read(&format!("{dir}/distance")).unwrap_or_default();
         let distances = distances.split_whitespace().map_while(|n| n.parse().ok());
+        let memory = files.read(&format!("{dir}/meminfo"));
         Ok(Node {
             id: number.0,
-            cpus: read_list(files, &format!("{NODES}/node{number}/cpulist"))?,
-            has_memory: with_memory
-                .as_ref()
-                .is_none_or(|some| some.contains(number)),
-            memory_kib: kib(
-                &files.read(&format!("{dir}/meminfo")).unwrap_or_default(),
-                "MemTotal",
-            ),
+            cpus: read_list(files, &format!("{dir}/cpulist"))?,
+            has_memory: has_memory(number),
+            memory_kib: kib(&memory.unwrap_or_default(), "MemTotal"),
             // One number for each node that is online, in their order.
             distances: ids.iter().copied().zip(distances).collect(),
         })

@@ -11,20 +11,9 @@ pub(super) fn is_allowed(path: &str, text: &str) -> bool {
         ["", "sys", "devices", "system", "cpu", cpu, "online"] => {
             numbered(cpu, "cpu", "") && ["0", "1"].contains(&text)
         }
-        ["", "sys", "devices", "system", "node", node, "compact"] => {
-            numbered(node, "node", "") && text == "1"
+        ["", "sys", "devices", "system", "node", node, file @ ..] => {
+            numbered(node, "node", "") && is_allowed_of_node(file, text)
         }
-        [
-            "",
-            "sys",
-            "devices",
-            "system",
-            "node",
-            node,
-            "hugepages",
-            size,
-            "nr_hugepages",
-        ] => numbered(node, "node", "") && numbered(size, "hugepages-", "kB") && is_number(text),
         ["", "proc", "sys", "vm", "drop_caches"] => text == "1",
         ["", "sys", "fs", "cgroup", "qemu.slice", below @ ..] => is_of_partition(below, text),
         ["", "sys", "kernel", "mm", "ksm", "run"] => ["0", "1", "2"].contains(&text),
@@ -34,18 +23,8 @@ pub(super) fn is_allowed(path: &str, text: &str) -> bool {
         ["", "sys", "bus", "pci", "drivers", driver, "bind"] => {
             is_driver(driver) && is_address(text)
         }
-        [
-            "",
-            "sys",
-            "bus",
-            "pci",
-            "devices",
-            address,
-            "driver",
-            "unbind",
-        ] => is_address(address) && address == &text,
         ["", "sys", "bus", "pci", "devices", address, name @ ..] => {
-            is_address(address) && is_allowed_of_function(&name.join("/"), text)
+            is_address(address) && is_allowed_of_function(address, &name.join("/"), text)
         }
         _ => false,
     }
@@ -58,11 +37,22 @@ fn numbered(name: &str, before: &str, after: &str) -> bool {
     number.is_some_and(is_number)
 }
 
-fn is_allowed_of_function(name: &str, text: &str) -> bool {
+fn is_allowed_of_node(file: &[&str], text: &str) -> bool {
+    match *file {
+        ["compact"] => text == "1",
+        ["hugepages", size, "nr_hugepages"] => {
+            numbered(size, "hugepages-", "kB") && is_number(text)
+        }
+        _ => false,
+    }
+}
+
+fn is_allowed_of_function(address: &str, name: &str, text: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b' ';
     match name {
         "reset" | "remove" => text == "1",
         "driver_override" => text == VFIO,
+        "driver/unbind" => text == address,
         _ => ATTRIBUTES.iter().any(|(known, _)| *known == name) && text.bytes().all(is_plain),
     }
 }
