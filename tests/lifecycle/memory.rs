@@ -249,6 +249,19 @@ fn without_enough_memory_the_start_is_refused_and_nothing_stays() {
 }
 
 #[test]
+fn a_pool_that_keeps_what_a_refused_start_added_is_told() {
+    let room = Room {
+        found: 10,
+        ..Room::default()
+    };
+    let world = scattered(node(PAGES), room);
+    world.sim.fail("nr_hugepages 0", libc::EIO, 1);
+    let account = world.phase(Phase::PreStart, 100);
+    refused(&account);
+    assert_says(&account, "nr_hugepages: writing \"0\" failed");
+}
+
+#[test]
 fn where_nobody_reads_a_refusal_pve_decides() {
     let table = format!("{PAGES}[start]\non-refusal = \"warn\"\n");
     let world = scattered(node(&table), Room::default());

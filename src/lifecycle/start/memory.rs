@@ -19,10 +19,9 @@ use crate::host::{Host, hugepages, task};
 use crate::lifecycle::case::resolve::Resolved;
 use crate::lifecycle::case::texts::Case;
 use crate::lifecycle::engine::account::{Account, Exit, Level};
-use crate::lifecycle::engine::fate::Answers;
 use crate::lifecycle::engine::journal::read_state;
 use crate::lifecycle::engine::run::Run;
-use crate::lifecycle::engine::work::work;
+use crate::lifecycle::engine::work::update_claim;
 
 /// How long one waits before the kernel is asked for missing pages again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -120,10 +119,7 @@ impl Run<'_> {
             return Ok(());
         }
         account.fail(Exit::Refused, text, fault.help(Some(vmid)));
-        work(self.host, &Answers::default(), |_| {
-            Ok(vec![Record::End(vmid)])
-        })?;
-        Ok(())
+        update_claim(self.host, vmid, account, |_| Record::End(vmid))
     }
 }
 
