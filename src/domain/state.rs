@@ -105,24 +105,25 @@ pub enum Record {
     Paid(Vmid),
 }
 
+impl Record {
+    /// Returns the record of a claim that says something else from now on.
+    pub fn changed(claim: &Claim, change: impl FnOnce(&mut Claim)) -> Self {
+        let mut next = claim.clone();
+        change(&mut next);
+        Record::Claim(Box::new(next))
+    }
+}
+
 impl State {
     /// Brings the state to what it is after `record`.
     pub fn apply(&mut self, record: Record) {
         match record {
             Record::Version(_) | Record::Base { .. } => {}
             Record::Reload(needed) => self.needs_reload = needed,
-            Record::Claim(claim) => {
-                self.claims.insert(claim.vmid, *claim);
-            }
-            Record::End(vmid) => {
-                self.claims.remove(&vmid);
-            }
-            Record::Debt(debt) => {
-                self.debts.insert(debt.vmid, *debt);
-            }
-            Record::Paid(vmid) => {
-                self.debts.remove(&vmid);
-            }
+            Record::Claim(claim) => drop(self.claims.insert(claim.vmid, *claim)),
+            Record::End(vmid) => drop(self.claims.remove(&vmid)),
+            Record::Debt(debt) => drop(self.debts.insert(debt.vmid, *debt)),
+            Record::Paid(vmid) => drop(self.debts.remove(&vmid)),
             Record::Intend(targets) => self.held.extend(targets),
             Record::Forget(targets) => {
                 for target in &targets {

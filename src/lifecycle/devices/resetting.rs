@@ -19,7 +19,6 @@ use std::time::Duration;
 use self::away::{Away, await_udev, away, is_probing_off, missing, return_writes};
 pub use self::wanted::{Resets, Way, no_reset, wanted};
 use super::waiting::{PAUSE, time_left};
-use crate::domain::claim::Claim;
 use crate::domain::pci::Function;
 use crate::domain::pci::anew::{self, Reset};
 use crate::domain::pci::reset::{NoReset, check, flr};
@@ -87,10 +86,7 @@ impl Run<'_> {
         account: &mut Account,
     ) -> anyhow::Result<()> {
         update_claim(self.host, vmid, account, |claim| {
-            Record::Claim(Box::new(Claim {
-                resets,
-                ..claim.clone()
-            }))
+            Record::changed(claim, |next| next.resets = resets)
         })
     }
 

@@ -74,10 +74,8 @@ pub fn work(
         }
     }
     if let Some((whose, reason)) = fault(&report, no_room.as_ref()) {
-        let failed = new
-            .iter()
-            .filter(|vmid| whose.is_none_or(|whose| whose == **vmid));
-        let failed: Vec<Vmid> = failed.copied().collect();
+        let mut failed = new.clone();
+        failed.retain(|vmid| whose.is_none_or(|whose| whose == *vmid));
         take_back(host, &mut journal, &mut report, &failed, &reason)?;
     }
     report.warnings.extend(no_room.filter(|_| new.is_empty()));
@@ -117,10 +115,8 @@ pub fn update_claim<R: Into<Option<Record>>>(
     changed: impl FnOnce(&Claim) -> R,
 ) -> anyhow::Result<()> {
     work_and_tell(host, account, |now| {
-        let record = now
-            .claims
-            .get(&vmid)
-            .and_then(|claim| changed(claim).into());
+        let claim = now.claims.get(&vmid);
+        let record = claim.and_then(|claim| changed(claim).into());
         Ok(record.into_iter().collect())
     })?;
     Ok(())
@@ -275,11 +271,10 @@ fn take_back<'h>(
                 qemu,
                 reason: reason.to_owned(),
             };
-            records.push(Record::Claim(Box::new(Claim {
-                state,
-                is_unproven: false,
-                ..claim.clone()
-            })));
+            records.push(Record::changed(claim, |next| {
+                next.state = state;
+                next.is_unproven = false;
+            }));
         }
     }
     journal.append(records)?;

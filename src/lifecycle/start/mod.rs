@@ -1,6 +1,5 @@
 //! The phases, and what an operator asks for by hand.
 
-pub(in crate::lifecycle) mod after_backup;
 pub(in crate::lifecycle) mod claiming;
 pub mod command;
 pub(in crate::lifecycle) mod making_room;

@@ -245,12 +245,11 @@ impl Run<'_> {
         }
         let ending = Some(self.host.clock.since_boot() + STOP_TIME);
         update_claim(self.host, vmid, account, |claim| {
-            let next = Claim {
-                ending,
-                stopper: Some(self.caller.process),
-                ..claim.clone()
-            };
-            is_isolated(claim).then(|| Record::Claim(Box::new(next)))
+            let next = Record::changed(claim, |next| {
+                next.ending = ending;
+                next.stopper = Some(self.caller.process);
+            });
+            is_isolated(claim).then_some(next)
         })?;
         Ok(())
     }

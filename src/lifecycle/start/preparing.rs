@@ -2,7 +2,6 @@
 
 use std::io;
 
-use crate::domain::claim::Claim;
 use crate::domain::pci::VFIO;
 use crate::domain::pci::binding::{Lent, NoBinding, lent};
 use crate::domain::pci::reset::NoReset;
@@ -148,10 +147,7 @@ impl Run<'_> {
         let all = bindings.iter();
         let all = all.map(|(address, binding)| (address.clone(), binding.after));
         update_claim(self.host, vmid, account, |claim| {
-            Record::Claim(Box::new(Claim {
-                bindings: all.collect(),
-                ..claim.clone()
-            }))
+            Record::changed(claim, |next| next.bindings = all.collect())
         })?;
         self.bind(vmid, bindings, account)
     }

@@ -113,7 +113,7 @@ impl Run<'_> {
         mut records: Vec<Record>,
         account: &mut Account,
     ) -> anyhow::Result<Option<State>> {
-        let state = work_and_tell(self.host, account, |now| {
+        Ok(work_and_tell(self.host, account, |now| {
             let is_as_known = |target: &Target| known.held.get(target) == now.held.get(target);
             records.retain(|record| match record {
                 Record::Intend(targets) => targets.iter().all(|(target, _)| is_as_known(target)),
@@ -121,8 +121,7 @@ impl Run<'_> {
                 _ => true,
             });
             Ok(records)
-        })?;
-        Ok(state)
+        })?)
     }
 
     fn driver_back(&self, one: &Lent, own: Option<Vmid>) -> io::Result<()> {

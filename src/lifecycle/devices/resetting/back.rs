@@ -179,10 +179,7 @@ fn tell(claim: &Claim, lost: &Away, missing: &Away, account: &mut Account) {
 fn brought_back(host: &Host, claim: &Claim) -> Record {
     let is_there = |qemu| task::is_process(&*host.files, qemu);
     match claim.qemu().is_some_and(is_there) {
-        true => Record::Claim(Box::new(Claim {
-            resets: Default::default(),
-            ..claim.clone()
-        })),
+        true => Record::changed(claim, |next| next.resets.clear()),
         false => Record::End(claim.vmid),
     }
 }
