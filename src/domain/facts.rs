@@ -60,12 +60,6 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Tells whether a thread is one of a VM that runs.
-    pub fn is_of_vm(&self, id: TaskId) -> bool {
-        let mut threads = self.vms.values().flat_map(|vm| &vm.threads);
-        threads.any(|thread| thread.id == id)
-    }
-
     /// Returns what people call a target: numbers of threads say nothing to them.
     pub fn name_of(&self, target: &Target) -> String {
         let name = match target {
@@ -86,12 +80,25 @@ impl Facts {
         name.map_or_else(|| target.to_string(), |name| format!("{what} of {name}"))
     }
 
+    /// Returns a thread of a VM, with the VM.
+    pub fn thread_of_vm(&self, id: TaskId) -> Option<(Vmid, &Thread)> {
+        let vms = self.vms.iter();
+        let mut threads = vms.flat_map(|(vmid, vm)| vm.threads.iter().map(|one| (*vmid, one)));
+        threads.find(|(_, thread)| thread.id == id)
+    }
+
+    /// Returns the VM that a target is of, if it is of one alone.
+    pub fn vm_of(&self, target: &Target) -> Option<Vmid> {
+        match target {
+            Target::Membership(id) | Target::Affinity(id) | Target::Class(id) => {
+                self.thread_of_vm(*id).map(|(vmid, _)| vmid)
+            }
+            _ => target.vmid(),
+        }
+    }
+
     fn name_of_thread(&self, id: TaskId) -> Option<String> {
-        let mut threads = self
-            .vms
-            .iter()
-            .flat_map(|(vmid, vm)| vm.threads.iter().map(move |thread| (vmid, thread)));
-        let (vmid, thread) = threads.find(|(_, thread)| thread.id == id)?;
+        let (vmid, thread) = self.thread_of_vm(id)?;
         Some(match thread.role() {
             role @ (Role::Vcpu(_) | Role::Iothread(_)) => format!("{role} of vm {vmid}"),
             role => format!("{role} thread {} ({}) of vm {vmid}", thread.comm, id.tid),

@@ -281,6 +281,11 @@ impl Value {
         }
     }
 
+    /// Returns the value as it is shown; nothing where its target does not exist.
+    pub fn shown(&self) -> Option<String> {
+        (*self != Value::Absent).then(|| self.to_string())
+    }
+
     /// Returns the CPUs of a value that is a set of CPUs.
     pub fn cpus(&self) -> Option<&CpuSet> {
         match self {

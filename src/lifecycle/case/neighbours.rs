@@ -84,36 +84,28 @@ pub fn yielding(host: &Host, case: &Case, runs: bool) -> anyhow::Result<Vec<Yiel
         };
         let is_read = is_up == Some(true) && is_only_read(host, *vmid)?;
         let is_up = is_up.map(|is_up| is_up && !is_read);
-        let (summary, obstacle) = match (runs, is_up) {
-            (false, Some(false)) if is_read => (
-                format!("vm {vmid} is only being backed up, nothing to shut down"),
-                None,
+        let is_meant = !runs && is_up == Some(true);
+        let obstacle = is_meant.then(|| obstacle(host, *vmid)).transpose()?;
+        let obstacle = obstacle.flatten();
+        let summary = match (runs, is_up) {
+            (false, Some(false)) if is_read => {
+                format!("vm {vmid} is only being backed up, nothing to shut down")
+            }
+            (false, None) => {
+                format!("vm {vmid} is shut down first if it is running (only root can tell)")
+            }
+            (true, _) => format!(
+                "vm {vmid} is only shut down by a start, and vm {} is already running",
+                case.vmid
             ),
-            (false, None) => (
-                format!("vm {vmid} is shut down first if it is running (only root can tell)"),
-                None,
-            ),
-            (true, _) => (
-                format!(
-                    "vm {vmid} is only shut down by a start, and vm {} is already running",
-                    case.vmid
-                ),
-                None,
-            ),
-            (false, Some(false)) => (
-                format!("vm {vmid} is not running here, nothing to shut down"),
-                None,
-            ),
-            (false, Some(true)) => (
-                format!(
-                    "vm {vmid} is shut down first (within {timeout}) and started again after the stop"
-                ),
-                obstacle(host, *vmid)?,
+            (false, Some(false)) => format!("vm {vmid} is not running here, nothing to shut down"),
+            (false, Some(true)) => format!(
+                "vm {vmid} is shut down first (within {timeout}) and started again after the stop"
             ),
         };
         found.push(Yielding {
             vmid: *vmid,
-            stops: !runs && is_up == Some(true) && obstacle.is_none(),
+            stops: is_meant && obstacle.is_none(),
             summary,
             obstacle,
         });

@@ -35,11 +35,8 @@ const PF_WQ_WORKER: u32 = 0x0000_0020;
 pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<Facts> {
     let mut facts = cpus_of_host(host, state)?;
     let needs_vms = stages.contains(&Stage::Threads);
-    for claim in state
-        .claims
-        .values()
-        .filter(|claim| needs_vms && claim.is_running())
-    {
+    let running = state.claims.values().filter(|claim| claim.is_running());
+    for claim in running.filter(|_| needs_vms) {
         if let Some(vm) = observe_vm(host, claim) {
             facts.vms.insert(claim.vmid, vm);
         }
@@ -257,7 +254,7 @@ fn live_value(host: &Host, facts: &Facts, target: &Target) -> io::Result<Value> 
             let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);
             match thread {
                 Some(thread) => Some(thread.affinity.clone()),
-                None if facts.is_of_vm(*id) => None,
+                None if facts.thread_of_vm(*id).is_some() => None,
                 // The list may miss one while others end.
                 None => return target::read(host, target),
             }

@@ -31,18 +31,9 @@ pub struct Gone {
 
 impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Gone {
-            vmid,
-            cpus,
-            process,
-            reason,
-            ..
-        } = self;
-        let cpus = cpus.in_words();
-        write!(
-            f,
-            "vm {vmid} owns {cpus} and runs as process {process}, but {reason}"
-        )
+        let (vmid, cpus, process) = (self.vmid, self.cpus.in_words(), self.process);
+        let runs = format!("vm {vmid} owns {cpus} and runs as process {process}");
+        write!(f, "{runs}, but {}", self.reason)
     }
 }
 

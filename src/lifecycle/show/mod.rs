@@ -13,4 +13,3 @@ mod remembered;
 pub mod report;
 pub mod status;
 pub mod topology;
-mod value;

@@ -7,7 +7,6 @@ use super::plan::Plan;
 use super::plan::planned::object_of;
 use super::status::{Status, status};
 use super::topology::topology;
-use super::value::text;
 use crate::domain::clean::version;
 use crate::domain::map::Map;
 use crate::domain::vm::Vmid;
@@ -131,9 +130,9 @@ fn changed(host: &Host) -> anyhow::Result<Vec<Changed>> {
         purpose: target.purpose(),
         target: target.to_string(),
         object: object_of(target, &seen.facts).filter(|name| !name.is_empty()),
-        baseline: text(&held.baseline),
-        ours: text(&held.ours),
-        actual: seen.live.get(target).and_then(text),
+        baseline: held.baseline.shown(),
+        ours: held.ours.shown(),
+        actual: seen.live.get(target).and_then(|live| live.shown()),
         is_fixed: held.unchangeable,
     });
     Ok(changed.collect())

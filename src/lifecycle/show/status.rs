@@ -136,13 +136,10 @@ pub fn status(host: &Host, only: Option<Vmid>) -> anyhow::Result<Status> {
     let claims: Vec<ClaimStatus> = shown
         .map(|claim| claim_status(host, claim, &state, &seen))
         .collect();
-    let owner = |target: &Target| owner_of(target, &state, &seen);
-    let (drift, pending) = differences(host, &state, &seen, |target| {
-        owner(target).as_ref().is_none_or(is_shown)
-    });
-    let refused = refused(&state, &seen, |target| {
-        owner(target).as_ref().is_none_or(is_shown)
-    });
+    let is_of_shown =
+        |target: &Target| owner_of(target, &state, &seen).is_none_or(|vm| is_shown(&vm));
+    let (drift, pending) = differences(host, &state, &seen, is_of_shown);
+    let refused = refused(&state, &seen, is_of_shown);
     let unowned = unowned(host, &state, is_shown);
     Ok(Status {
         ok: drift.is_empty()
@@ -268,27 +265,12 @@ fn owner_of(target: &Target, state: &State, seen: &Look) -> Option<Vmid> {
         claim.map(|claim| claim.vmid)
     };
     match target {
-        Target::Delegation(vmid) | Target::MemoryNodes(vmid) => Some(*vmid),
-        Target::Group(path) | Target::Knob(_, Place::Group(path)) => {
-            let mut parts = path.split('/');
-            parts.find_map(|part| part.strip_suffix(".scope")?.parse().ok())
-        }
-        Target::Membership(id) | Target::Affinity(id) | Target::Class(id) => {
-            let mut vms = seen.facts.vms.iter();
-            let vm = vms.find(|(_, vm)| vm.threads.iter().any(|thread| thread.id == *id));
-            vm.map(|(vmid, _)| *vmid)
-        }
         Target::Knob(_, Place::Cpu(cpu)) => owner_of_cpu(*cpu),
         Target::Knob(_, Place::Policy(policy)) => {
             let cpus = seen.facts.policies.get(policy);
             cpus.and_then(|cpus| cpus.iter().find_map(owner_of_cpu))
         }
-        Target::Hugepages(_)
-        | Target::Knob(..)
-        | Target::Driver(_)
-        | Target::KernelThread(_)
-        | Target::DropIn(_)
-        | Target::AllowedCpus(_) => None,
+        _ => seen.facts.vm_of(target),
     }
 }
 

@@ -9,7 +9,6 @@ use crate::domain::facts::Facts;
 use crate::domain::stage::Stage;
 use crate::domain::state::Record;
 use crate::domain::target::Target;
-use crate::domain::vm::Vmid;
 use crate::host::surroundings::is_service_running;
 use crate::lifecycle::engine::report::Problem;
 
@@ -145,7 +144,7 @@ impl Settling<'_, '_> {
     /// Takes note of a problem; returns whether it ends the pass.
     fn meet(&mut self, pass: Pass, mut problem: Problem, facts: &Facts) -> anyhow::Result<bool> {
         let target = problem.target.clone();
-        problem.whose = whose(&target, facts);
+        problem.whose = facts.vm_of(&target);
         problem.name = facts.name_of(&target);
         problem.is_essential = pass == Pass::Acquire && self.is_essential(&problem);
         // A late partition has locks that everything else of cgroups would wait for.
@@ -185,10 +184,8 @@ impl Settling<'_, '_> {
     }
 
     fn forget(&mut self, targets: Vec<Target>) -> anyhow::Result<()> {
-        let done = targets
-            .into_iter()
-            .filter(|target| !self.report.has_problem(target));
-        let done: Vec<Target> = done.collect();
+        let mut done = targets;
+        done.retain(|target| !self.report.has_problem(target));
         match done.is_empty() {
             true => Ok(()),
             false => self.journal.append(vec![Record::Forget(done)]),
@@ -204,14 +201,4 @@ impl Settling<'_, '_> {
             }
         }
     }
-}
-
-/// Returns the VM that a target is of, if it is of one alone.
-fn whose(target: &Target, facts: &Facts) -> Option<Vmid> {
-    let (Target::Membership(id) | Target::Affinity(id)) = target else {
-        return target.vmid();
-    };
-    let mut vms = facts.vms.iter();
-    let owner = vms.find(|(_, vm)| vm.threads.iter().any(|thread| thread.id == *id));
-    owner.map(|(vmid, _)| *vmid)
 }

@@ -5,7 +5,6 @@ use serde::Serialize;
 use crate::domain::diff::Change;
 use crate::domain::facts::Facts;
 use crate::domain::target::{Place, Target};
-use crate::lifecycle::show::value::text;
 
 /// One write that would be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,8 +30,8 @@ impl Planned {
             purpose: change.target.purpose(),
             target: change.target.to_string(),
             object: object_of(&change.target, facts),
-            before: text(&change.before),
-            after: text(&change.after),
+            before: change.before.shown(),
+            after: change.after.shown(),
             change,
         }
     }
@@ -47,9 +46,8 @@ pub(in crate::lifecycle::show) fn object_of(target: &Target, facts: &Facts) -> O
             thread.map(|thread| thread.comm.clone())
         }
         Target::Membership(id) | Target::Affinity(id) | Target::Class(id) => {
-            let mut threads = facts.vms.values().flat_map(|vm| &vm.threads);
-            let thread = threads.find(|thread| thread.id == *id);
-            thread.map(|thread| thread.comm.clone())
+            let thread = facts.thread_of_vm(*id);
+            thread.map(|(_, thread)| thread.comm.clone())
         }
         _ => None,
     }

@@ -21,7 +21,6 @@ use crate::host::topology::smt;
 use crate::lifecycle::case::outdated::outdated;
 use crate::lifecycle::engine::look::{Look, is_over};
 use crate::lifecycle::measuring::proof;
-use crate::lifecycle::show::value::text;
 
 /// What one VM owns.
 #[derive(Debug, Serialize)]
@@ -210,7 +209,7 @@ fn partitions(claim: &Claim, vm: &VmFacts, seen: &Look) -> Vec<Partition> {
         Partition {
             cgroup,
             wanted: wanted.unwrap_or_default(),
-            actual: seen.live.get(&target).and_then(text),
+            actual: seen.live.get(&target).and_then(Value::shown),
         }
     });
     partitions.collect()

@@ -11,7 +11,6 @@ use crate::domain::target::{Target, Value};
 use crate::host::Host;
 use crate::host::surroundings::is_service_running;
 use crate::lifecycle::engine::look::Look;
-use crate::lifecycle::show::value::text;
 
 /// A value that the kernel refuses to take; the VM owns its CPUs without it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -76,7 +75,7 @@ pub(super) fn differences(
     let drift = values.filter(|(target, ..)| is_shown(target));
     let drift = drift.map(|(target, live, ours, given_up)| Drifted {
         target: seen.facts.name_of(target),
-        actual: text(live),
+        actual: live.shown(),
         wanted: ours.to_string(),
         given_up,
         writers: writers(host, target),
@@ -115,7 +114,7 @@ pub(super) fn refused(
     let refused = held.map(|(target, held)| Refused {
         target: seen.facts.name_of(target),
         wanted: held.ours.to_string(),
-        actual: seen.live.get(target).and_then(text),
+        actual: seen.live.get(target).and_then(Value::shown),
         attempts: held.refused,
         is_wish: matches!(target.stage(), Stage::Power | Stage::Host),
         is_rounded: {
