@@ -44,7 +44,6 @@ pub enum Command {
     #[command(hide = true)]
     Phase {
         /// Which phase.
-        #[arg(value_parser = parse_phase)]
         phase: Phase,
         /// Which VM.
         vmid: Vmid,
@@ -386,11 +385,6 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Args, clap::Error> {
     Args::from_arg_matches(&matches).map_err(|error| error.format(&mut grammar))
 }
 
-fn parse_phase(text: &str) -> Result<Phase, String> {
-    text.parse()
-        .map_err(|()| format!("\"{text}\" is not a phase"))
-}
-
 /// Brings the arguments into the order of commands: `100 pre-start` (PVE's order) and
 /// `pre-start 100` both become `phase pre-start 100`.
 ///
@@ -405,10 +399,9 @@ fn in_order_of_commands(arguments: Vec<OsString>, grammar: &clap::Command) -> Ve
     let is_phase = |text: &str| text.parse::<Phase>().is_ok();
     let is_command = commands(grammar).any(|name| name == two);
     let words = if one.parse::<Vmid>().is_ok() && !two.starts_with('-') && !is_command {
-        let command = if is_phase(two) {
-            "phase"
-        } else {
-            "unknown-phase"
+        let command = match is_phase(two) {
+            true => "phase",
+            false => "unknown-phase",
         };
         [command.into(), second.clone(), first.clone()]
     } else if is_phase(one) {

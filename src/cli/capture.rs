@@ -1,6 +1,6 @@
 //! `capture`: an archive of the files that everything is shown from.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,9 +50,10 @@ pub fn write(
     let nodes = seen.map(Seen::nodes).unwrap_or_default();
     let archive = tar::pack(&nodes);
     if is_printed {
-        output
-            .print_raw(&archive)
-            .context("failed to write the archive")?;
+        // Half of it would be of no use.
+        let mut out = std::io::stdout();
+        let written = out.write_all(archive.as_bytes()).and_then(|()| out.flush());
+        written.context("failed to write the archive")?;
         return Ok(Exit::Done);
     }
     write_of_caller(&file, &archive, 0o600)?;

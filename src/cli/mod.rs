@@ -142,10 +142,8 @@ impl Desk<'_> {
         });
         if let Some(error) = refused.and_then(|plan| plan.error) {
             account.warn(format!("a start would be refused now: {}", error.message));
-            error
-                .help
-                .into_iter()
-                .for_each(|help| account.say(Level::Help, help));
+            let help = error.help.into_iter();
+            help.for_each(|help| account.say(Level::Help, help));
         }
     }
 
@@ -219,7 +217,7 @@ impl Desk<'_> {
         };
         let ours = || match phase.parse() {
             Ok(known) => self.in_phase(vmid).phase(known, vmid),
-            Err(()) => {
+            Err(_) => {
                 let mut account = Account::default();
                 let like = tips::phase_like(phase);
                 let like = like.map(|name| format!(" (did you mean {name}?)"));
@@ -248,7 +246,8 @@ impl Desk<'_> {
         Run::begin(self.host, caller(self.host), time)
     }
 
-    /// Returns a run for PVE, which calls by somebody's hookscript perhaps.
+    /// Returns the run of a phase. The caller is the holder of PVE's lock of the VM, even if another hookscript
+    /// has called this program.
     fn in_phase(&self, vmid: Vmid) -> Run<'_> {
         let run = self.run_within(PHASE_TIME);
         let Some(starter) = starter(&*self.host.files, vmid) else {

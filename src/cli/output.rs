@@ -80,8 +80,8 @@ impl Output {
         }
     }
 
-    /// Returns the exit status of a command that is there for its answer: another one where that was lost, which
-    /// is said where it can be. Who closes a pipe has seen enough.
+    /// Returns the exit status of a command that is there for its answer: that of a refusal if it could not be
+    /// written, which is then said on standard error. A reader that closes a pipe has seen enough.
     pub fn answered(&self, status: ExitCode) -> ExitCode {
         let fault = self.fault.get();
         let Some(fault) = fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) else {
@@ -92,15 +92,6 @@ impl Output {
             format!("pin-hook: error: cannot write the answer: {fault}\npin-hook: help: {help}\n");
         let _ = io::stderr().write_all(text.as_bytes());
         ExitCode::from(Exit::Refused.code())
-    }
-
-    /// Prints what is not for people, byte by byte.
-    ///
-    /// # Errors
-    /// The kernel's: half of it is of no use.
-    pub fn print_raw(&self, text: &str) -> std::io::Result<()> {
-        let mut out = std::io::stdout();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush())
     }
 
     /// Prints a value as JSON.
@@ -158,19 +149,12 @@ impl Output {
         let last = account.lines.len().checked_sub(1);
         for (n, line) in account.lines.iter().enumerate() {
             let is_summary = Some(n) == last && line.level == Level::Info && call.vmid.is_some();
-            let time = if is_summary {
-                format!(", {}", in_words(started.elapsed()))
-            } else {
-                String::new()
-            };
-            self.line(line, &time);
+            let time = is_summary.then(|| format!(", {}", in_words(started.elapsed())));
+            self.line(line, &time.unwrap_or_default());
         }
-        let entries = account
-            .lines
-            .iter()
-            .map(|line| entry(line, account, call, ms))
-            .collect();
-        if !log::send(entries) && self.verbose {
+        let entries = account.lines.iter();
+        let entries = entries.map(|line| entry(line, account, call, ms));
+        if !log::send(entries.collect()) && self.verbose {
             self.print("pin-hook: warning: journald does not respond, nothing was logged\n");
         }
         ExitCode::from(account.exit.code())

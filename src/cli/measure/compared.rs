@@ -45,10 +45,8 @@ pub(super) fn compared(all: &[(String, Measurement)]) -> String {
         if n == 7 {
             text += "\nby\n";
         }
-        let cells: String = values
-            .iter()
-            .map(|value| format!("{value:>column$}"))
-            .collect();
+        let cells = values.iter().map(|value| format!("{value:>column$}"));
+        let cells: String = cells.collect();
         text += &format!("{:<width$}{cells}\n", format!("  {name}"));
     }
     text
@@ -62,31 +60,20 @@ fn head(all: &[(String, Measurement)]) -> String {
             Some(vmid) => format!("vm {vmid} on {}", one.cpus.in_words()),
             None => one.cpus.in_words(),
         };
-        let vcpus = count(
-            one.seats.len(),
-            if one.vmid.is_some() { "vcpu" } else { "cpu" },
-        );
-        text += &format!(
-            "{name}: {who}, {vcpus}, {}, linux {}\n",
-            in_units(one.duration_ns),
-            one.kernel
-        );
+        let what = if one.vmid.is_some() { "vcpu" } else { "cpu" };
+        let (seats, time) = (count(one.seats.len(), what), in_units(one.duration_ns));
+        text += &format!("{name}: {who}, {seats}, {time}, linux {}\n", one.kernel);
     }
     text + "\n"
 }
 
 fn longer(one: &Measurement) -> u64 {
-    let first = BOUNDS_US
-        .iter()
-        .position(|us| *us == 100)
-        .map_or(0, |n| n + 1);
-    one.histogram.0[first..].iter().sum()
+    let bound = BOUNDS_US.iter().position(|us| *us == 100);
+    one.histogram.0[bound.map_or(0, |n| n + 1)..].iter().sum()
 }
 
 fn time_of(one: &Measurement, kinds: &[Kind]) -> u64 {
-    let those = one
-        .culprits
-        .iter()
-        .filter(|culprit| kinds.contains(&culprit.kind));
+    let culprits = one.culprits.iter();
+    let those = culprits.filter(|culprit| kinds.contains(&culprit.kind));
     those.map(|culprit| culprit.tally.total_ns).sum()
 }

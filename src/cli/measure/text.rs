@@ -5,7 +5,7 @@ use crate::cli::page::Table;
 use crate::domain::measure::culprit::Culprit;
 use crate::domain::measure::measurement::Measurement;
 use crate::domain::measure::remedy::Remedy;
-use crate::domain::measure::tally::{BOUNDS_US, Tally, in_units};
+use crate::domain::measure::tally::{BOUNDS_US, in_units};
 
 /// Culprits that are shown without `-v`: those who took next to nothing are left out.
 const SHOWN: usize = 12;
@@ -25,20 +25,14 @@ pub(super) fn report(measurement: &Measurement, is_verbose: bool) -> String {
 }
 
 fn head(measurement: &Measurement) -> String {
-    let Measurement {
-        vmid,
-        name,
-        cpus,
-        duration_ns,
-        kernel,
-        ..
-    } = measurement;
-    let who = match (vmid, name) {
-        (Some(vmid), Some(name)) => format!("vm {vmid} ({name}), {}", cpus.in_words()),
-        (Some(vmid), None) => format!("vm {vmid}, {}", cpus.in_words()),
-        (None, _) => cpus.in_words(),
+    let (cpus, kernel) = (measurement.cpus.in_words(), &measurement.kernel);
+    let who = match (measurement.vmid, &measurement.name) {
+        (Some(vmid), Some(name)) => format!("vm {vmid} ({name}), {cpus}"),
+        (Some(vmid), None) => format!("vm {vmid}, {cpus}"),
+        (None, _) => cpus,
     };
-    format!("{who}: {} on linux {kernel}\n", in_units(*duration_ns))
+    let time = in_units(measurement.duration_ns);
+    format!("{who}: {time} on linux {kernel}\n")
 }
 
 fn taken(measurement: &Measurement) -> String {
@@ -82,11 +76,7 @@ fn seats(measurement: &Measurement) -> String {
         false => ["cpu", "", "taken", "times", "longest", ""],
     };
     let rows = measurement.seats.iter().map(|seat| {
-        let Tally {
-            times,
-            total_ns,
-            longest_ns,
-        } = seat.taken;
+        let taken = &seat.taken;
         let cpus = seat.cpus.to_string();
         let (first, second, waited) = match seat.vcpu {
             Some(vcpu) => (vcpu.to_string(), cpus, in_units(seat.steal_ns)),
@@ -95,9 +85,9 @@ fn seats(measurement: &Measurement) -> String {
         [
             first,
             second,
-            in_units(total_ns),
-            times.to_string(),
-            in_units(longest_ns),
+            in_units(taken.total_ns),
+            taken.times.to_string(),
+            in_units(taken.longest_ns),
             waited,
         ]
     });
@@ -107,17 +97,12 @@ fn seats(measurement: &Measurement) -> String {
 fn by_length(measurement: &Measurement) -> String {
     let counts = measurement.histogram.0;
     let last = BOUNDS_US.len();
-    let named = counts
-        .iter()
-        .enumerate()
-        .filter(|(_, n)| **n > 0)
-        .map(|(n, times)| match n {
-            n if n == last => format!(
-                "{times} longer than {}",
-                in_units(BOUNDS_US[last - 1] * 1000)
-            ),
-            n => format!("{times} up to {}", in_units(BOUNDS_US[n] * 1000)),
-        });
+    let bound = |n: usize| in_units(BOUNDS_US[n] * 1000);
+    let counts = counts.iter().enumerate().filter(|(_, times)| **times > 0);
+    let named = counts.map(|(n, times)| match n {
+        n if n == last => format!("{times} longer than {}", bound(last - 1)),
+        n => format!("{times} up to {}", bound(n)),
+    });
     let named: Vec<String> = named.collect();
     match named.is_empty() {
         true => String::new(),
@@ -130,24 +115,17 @@ fn culprits(measurement: &Measurement, is_verbose: bool) -> String {
     if all.is_empty() {
         return String::new();
     }
-    let n = if is_verbose {
-        all.len()
-    } else {
-        SHOWN.min(all.len())
-    };
-    let rows = all[..n].iter().map(
-        |Culprit {
-             kind, name, tally, ..
-         }| {
-            [
-                kind.name().to_owned(),
-                name.clone(),
-                tally.times.to_string(),
-                in_units(tally.total_ns),
-                in_units(tally.longest_ns),
-            ]
-        },
-    );
+    let most = if is_verbose { all.len() } else { SHOWN };
+    let n = most.min(all.len());
+    let rows = all[..n].iter().map(|one| {
+        [
+            one.kind.name().to_owned(),
+            one.name.clone(),
+            one.tally.times.to_string(),
+            in_units(one.tally.total_ns),
+            in_units(one.tally.longest_ns),
+        ]
+    });
     let table = Table::plain(["by", "", "times", "time", "longest"], rows);
     let mut text = format!("\n{}", table.lines());
     if n < all.len() {
@@ -192,12 +170,8 @@ fn remedies(measurement: &Measurement) -> String {
 fn beside(measurement: &Measurement) -> String {
     let mut lines = Vec::new();
     if measurement.sees_guest {
-        let Tally {
-            times,
-            total_ns,
-            longest_ns,
-        } = measurement.own;
-        let (total, longest) = (in_units(total_ns), in_units(longest_ns));
+        let (times, total) = (measurement.own.times, in_units(measurement.own.total_ns));
+        let longest = in_units(measurement.own.longest_ns);
         lines.push(format!(
             "the guest itself left {times} times, for {total}, at most {longest}"
         ));
@@ -211,12 +185,8 @@ fn beside(measurement: &Measurement) -> String {
     }
     lines.extend(asked(measurement));
     lines.extend(busy_siblings(measurement));
-    lines.extend(
-        measurement
-            .unseen
-            .iter()
-            .map(|what| format!("not seen: {what}")),
-    );
+    let unseen = measurement.unseen.iter();
+    lines.extend(unseen.map(|what| format!("not seen: {what}")));
     let (total, one) = (measurement.overhead_ns(), measurement.record_ns);
     lines.push(format!(
         "the measurement itself took at most {} ({} records of at most {})",

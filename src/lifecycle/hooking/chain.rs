@@ -56,7 +56,7 @@ pub fn around(
             refused => refused,
         },
         Ok(Phase::PostStart) => first_failure(theirs(), ours()),
-        Ok(Phase::PreStop | Phase::PostStop) | Err(()) => first_failure(ours(), theirs()),
+        Ok(Phase::PreStop | Phase::PostStop) | Err(_) => first_failure(ours(), theirs()),
     }
 }
 

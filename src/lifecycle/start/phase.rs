@@ -49,12 +49,13 @@ pub enum Phase {
 }
 
 impl FromStr for Phase {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         use Phase::{PostStart, PostStop, PreStart, PreStop};
         let mut all = [PreStart, PostStart, PreStop, PostStop].into_iter();
-        all.find(|phase| phase.to_string() == text).ok_or(())
+        let named = all.find(|phase| phase.to_string() == text);
+        named.ok_or_else(|| format!("\"{text}\" is not a phase"))
     }
 }
 
