@@ -1,4 +1,4 @@
-//! Gives a VM of Proxmox VE its CPUs for real while it runs, and the host back afterwards.
+//! Gives a running VM of Proxmox VE exclusive CPUs, and restores the host afterwards.
 //!
 //! The rooms depend on each other in one direction only:
 //! `cli` → `lifecycle` → `host` → `domain` (and its text side `config`).

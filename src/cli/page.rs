@@ -135,6 +135,6 @@ pub enum Block {
         /// As text.
         text: String,
     },
-    /// What not everybody wants to read, and what it is.
+    /// Blocks that are collapsed at first, below their title.
     Fold(String, Vec<Block>),
 }

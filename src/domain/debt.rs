@@ -36,7 +36,7 @@ pub struct Debt {
     pub due: Option<Duration>,
 }
 
-/// How far a VM has come that needs the room.
+/// State of the VM that the room was made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Owner {

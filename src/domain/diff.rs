@@ -196,8 +196,8 @@ fn release(diff: &mut Diff, context: Context<'_>, target: &Target, live: &Value,
 }
 
 impl Diff {
-    /// As long as births inherit a narrowed value, what is held is known not to be born: it is
-    /// forgotten no sooner than what they inherit.
+    /// Keeps targets until the mask that new objects inherit is restored: they would be taken for objects that
+    /// were born while it was narrow.
     fn keep_those_before_births(&mut self) {
         let changes = self.changes.iter().map(|change| &change.target);
         let inherited = changes.filter(|target| target.is_inherited());
@@ -206,7 +206,7 @@ impl Diff {
             .retain(|target| !stages.contains(&target.stage()));
     }
 
-    /// Where somebody else's list of a unit stays, so does the file that it is written down in.
+    /// Keeps the drop-in of a unit whose `AllowedCPUs=` another writer has set and keeps.
     fn leave_files_of_others(&mut self) {
         let left = self
             .drift
@@ -283,8 +283,8 @@ impl Context<'_> {
         effective.unwrap_or(self.shared)
     }
 
-    /// Tells whether a thread may ask for something else than it shows, which it would show again
-    /// in another cgroup: it was not asked yet, or a run died before it was.
+    /// Tells whether the requested affinity of a thread may differ from the one that it shows, and would show again
+    /// in another cgroup: none was requested yet, or a run died before it was.
     fn may_ask_otherwise(
         &self,
         target: &Target,

@@ -54,8 +54,8 @@ pub fn limit_of(target: &Target) -> Option<(Limit, u32)> {
     }
 }
 
-/// Tells whether a target has the highest frequency be what the hardware can. That is what whoever switches boost
-/// gives it, and nobody remembers what was asked for (`cpufreq_boost_set_sw()`).
+/// Tells whether the upper limit of a frequency is that of the hardware. Switching boost sets it to that, and the
+/// kernel forgets what was asked for (`cpufreq_boost_set_sw()`).
 pub fn is_all(ranges: &Frequencies, target: &Target, live: &Value) -> bool {
     let policy = limit_of(target).filter(|(limit, _)| *limit == Limit::Highest);
     let range = policy.and_then(|(_, policy)| ranges.get(&policy));

@@ -1,4 +1,4 @@
-//! What is remembered of a target in our hands: whose a value is, and how often it was tried.
+//! What is remembered of a changed target: earlier values, our values, and how often a write was tried.
 
 use std::time::Duration;
 
@@ -39,8 +39,7 @@ impl Held {
         self.unchangeable && was_tried
     }
 
-    /// Tells whether somebody has given a setting of ours the value again that it had before: the kernel
-    /// does not do that to these by itself.
+    /// Tells whether another writer has reset this setting to its baseline: the kernel does not do that by itself.
     pub(super) fn was_set_back(&self, target: &Target, live: &Value) -> bool {
         let is_kept = target.row().is_some_and(|row| row.is_kept);
         is_kept && self.before.is_none() && self.baseline == *live && self.ours != *live

@@ -1,4 +1,4 @@
-//! How much of the CPUs of a VM is its own, as a number that can be compared, and the one step to the next.
+//! The isolation of a VM, from 0 to 5, and the step that raises it.
 
 use serde::Serialize;
 

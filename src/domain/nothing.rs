@@ -1,4 +1,4 @@
-//! Guests that there is nothing to do for.
+//! Reasons why an id has no VM to work on: a container, a template, another node, no table.
 
 use super::vm::Vmid;
 

@@ -1,8 +1,9 @@
 //! The hotplug scrub: CPUs go offline and back once, before they are isolated.
 //!
 //! The kernel moves timers, work and callbacks away from a CPU that goes offline, and nothing of
-//! it comes back by itself. The scrub is no state that is wished for: what it leaves undone when
-//! it is interrupted is a debt, a target that is held and that nobody wishes for.
+//! it comes back by itself. The scrub is an action, not a state. What has to be put right after it
+//! (a *repair*) is held before it begins, with no wish for it: so the next run brings the CPUs back
+//! if it is interrupted.
 
 use std::collections::BTreeMap;
 
@@ -35,14 +36,14 @@ pub fn scrubbed(claims: &Claims, new: &[Vmid], facts: &Facts) -> CpuSet {
 /// Returns what has to be put right when CPUs have gone offline one by one, wherever that is
 /// interrupted: the CPUs themselves, and what was on one of them alone; `pinned` are the threads of
 /// programs that are.
-pub fn debts(
+pub fn repairs(
     cpus: &CpuSet,
     held: &BTreeMap<Target, Held>,
     facts: &Facts,
     pinned: &[(TaskId, CpuSet)],
 ) -> Vec<(Target, Held)> {
     let switch = |is_online: bool| Value::Text(u8::from(is_online).to_string());
-    let debt = |target: Target, live: Value, meanwhile: Value| {
+    let repair = |target: Target, live: Value, meanwhile: Value| {
         let new = || Held::new(live.clone(), live.clone());
         let mut next = held.get(&target).cloned().unwrap_or_else(new);
         next.turn_to(&meanwhile);
@@ -51,7 +52,7 @@ pub fn debts(
     };
     let switches = cpus.iter().map(|cpu| {
         let target = Target::online(cpu);
-        debt(target, switch(true), switch(false))
+        repair(target, switch(true), switch(false))
     });
     // The kernel gives an interrupt without an online CPU all of them (`migrate_one_irq()`), and
     // a thread that runs all that there may be (`select_fallback_rq()`).
@@ -60,7 +61,7 @@ pub fn debts(
         let target = Target::irq(irq.number, &irq.actions);
         let others = facts.online.difference(&CpuSet::of(cpu));
         let live = Value::Cpus(irq.affinity.clone());
-        Some(debt(target, live, Value::Cpus(others)))
+        Some(repair(target, live, Value::Cpus(others)))
     });
     // That of an interrupt follows it (`irq_thread_check_affinity()`).
     let threads = facts
@@ -72,7 +73,7 @@ pub fn debts(
     let of_nodes = others.into_iter().filter_map(|thread| {
         let left = after_online(thread, facts)?;
         let (target, live) = (Target::KernelThread(thread.id), thread.affinity.clone());
-        Some(debt(target, Value::Cpus(live), Value::Cpus(left)))
+        Some(repair(target, Value::Cpus(live), Value::Cpus(left)))
     });
     let of_nodes: Vec<_> = of_nodes.collect();
     let threads = alone
@@ -83,7 +84,7 @@ pub fn debts(
         .map(|(id, affinity)| (Target::Affinity(*id), affinity));
     let threads = threads.chain(pinned).map(|(target, affinity)| {
         let all = Value::Cpus(facts.possible.clone());
-        debt(target, Value::Cpus(affinity.clone()), all)
+        repair(target, Value::Cpus(affinity.clone()), all)
     });
     let is_movable = |target: &Target| held.get(target).is_none_or(|held| !held.unchangeable);
     let all = switches.chain(irqs).chain(threads).chain(of_nodes);

@@ -1,4 +1,4 @@
-//! What a QEMU that is up has taken for good: nothing of it is ours any more.
+//! What a running QEMU has consumed (hugepages, bound devices): it is dropped from the state.
 
 use super::claim::Claim;
 use super::memory::Share;

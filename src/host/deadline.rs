@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// A wait without end: the clock cannot tell a later time than it can hold.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// A point in time after which nobody waits any longer.
+/// The point in time at which a wait gives up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline {
     at: Instant,

@@ -1,4 +1,4 @@
-//! What the doctor judges of a host and nothing else needs: files that say how it was set up.
+//! What only `check` reads of a host: files that say how it was set up.
 //!
 //! Reads only, and nothing whose read disturbs a CPU: `cpufreq` tells its governor from memory.
 

@@ -7,7 +7,7 @@ use super::meminfo::available;
 const PAGE_KB: u64 = 4;
 
 /// Tells whether there is memory enough to take all merged pages apart: one and a half times what
-/// they will need, because the kernel fails nobody who is short meanwhile, but kills.
+/// they will need, because the kernel kills a process where memory runs out meanwhile.
 pub fn may_unmerge(files: &dyn Files) -> bool {
     let sharing = files.read("/sys/kernel/mm/ksm/pages_sharing").ok();
     let sharing = sharing.and_then(|text| text.trim().parse::<u64>().ok());

@@ -1,4 +1,4 @@
-//! Until when somebody waits for this run: one limit, which every wait at every door is cut to.
+//! The deadline of this run: every wait at every door is shortened to it.
 //!
 //! PVE has no limit of its own and holds the VM's lock while a phase runs. A bus, a monitor, a lock and
 //! a child that are all late at once must not add up, so none of them has time of its own: each may
@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 
-/// When a run is to end, by the time since boot. Clones are one and the same; as long as nobody has set
-/// it there is no end.
+/// When a run is to end, by the time since boot. Clones share one deadline; unset, there is none.
 #[derive(Debug, Clone, Default)]
 pub struct Limit {
     at: Rc<Cell<Option<Duration>>>,

@@ -71,7 +71,7 @@ pub struct Host {
     pub qmp: Box<dyn qmp::Qmp>,
     /// Clocks.
     pub clock: Box<dyn Clock>,
-    /// Until when somebody waits for this run.
+    /// The deadline of this run.
     pub limit: limit::Limit,
 }
 

@@ -1,4 +1,4 @@
-//! Signals taken as a message, instead of as a death.
+//! Receives signals that end a program as events.
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};

@@ -26,8 +26,8 @@ impl Wish {
         Wish { value, baseline }
     }
 
-    /// Tells whether the wish is for what the target had without us: an object that was born
-    /// with our value and nobody holds.
+    /// Tells whether the wish is the baseline itself: for an object that was born with our value and is not
+    /// held.
     pub fn gives_back(&self) -> bool {
         self.baseline.as_ref() == Some(&self.value)
     }

@@ -111,8 +111,7 @@ pub struct Row {
     pub doc: &'static str,
     /// Key of the VM's table that wishes for it; `{}` stands for the name of a sysctl.
     pub key: Option<&'static str>,
-    /// Its place among those of its stage when they are taken; what is given back goes backwards in the
-    /// order of the table.
+    /// Order of writing within its stage when it is taken; giving back goes through the table backwards.
     pub rank: u8,
     /// What holds when several VMs wish for different values.
     pub rule: Rule,

@@ -1,4 +1,4 @@
-//! Who the marks stand for, and what is not within any frame.
+//! The legend: owners by their letters, and CPUs that are in no frame.
 
 use super::frame::Line;
 use super::tree::{functions, node_title};

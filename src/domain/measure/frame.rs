@@ -54,7 +54,7 @@ impl Frame {
         self.open = 0;
     }
 
-    /// It has taken so much more from somebody.
+    /// Adds time that it has taken to the part that is open.
     pub fn take(&mut self, ns: u64) {
         self.parts[self.open].ns += ns;
         self.is_taken = true;

@@ -12,7 +12,7 @@ use super::Function;
 use super::reset::{self, NoReset};
 use crate::domain::gate::KernelRelease;
 
-/// First kernel that leaves a function that appears to nobody while `drivers_autoprobe` is off.
+/// First kernel on which a function that appears gets no driver while `drivers_autoprobe` is off.
 ///
 /// Mainline commit ea34511aaf75 ("driver core: Check drivers_autoprobe for all added devices"),
 /// 6.19-rc1; measured on 6.12, which does not, and on 7.3. Whether a distribution has it earlier is
@@ -23,7 +23,7 @@ const LEAVES_ALONE: KernelRelease = KernelRelease {
     patch: 0,
 };
 
-/// Tells whether a kernel leaves a function that comes back to nobody.
+/// Tells whether a function that comes back gets no driver on this kernel (see [`LEAVES_ALONE`]).
 pub fn is_left_alone(release: KernelRelease) -> bool {
     release >= LEAVES_ALONE
 }

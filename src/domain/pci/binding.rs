@@ -119,8 +119,7 @@ pub fn check(function: &Function, after: AfterStop) -> Result<(), NoBinding> {
     }
 }
 
-/// How long nothing goes back after the last VM that had it has ended: its next start, the second half
-/// of a reboot for example, takes it over.
+/// Delay before a device returns to its driver after its last VM has ended, so that the VM keeps it over a reboot.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// Function that goes back to the driver that it had.

@@ -1,7 +1,7 @@
 //! What becomes of a claim: promoted, kept or ended, by what is alive.
 //!
 //! A claim follows the QEMU process. Which phase PVE calls, and whether it calls one at all, only
-//! decides when somebody looks.
+//! decides when that is looked at.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -81,7 +81,7 @@ pub fn is_watching(host: &Host) -> bool {
     host.files.exists(BUS_SOCKET) && host.systemd.is_active(TIMER).unwrap_or(false)
 }
 
-/// Says what comes of it that units are idle (see [`idle`]), and what to do about it; nothing of none.
+/// Describes the effect of units that are [`idle`], and what fixes it; nothing without any.
 pub fn complaint(host: &Host, idle: &[&str]) -> Option<Advised> {
     let fact = match idle {
         [] => return None,

@@ -15,7 +15,7 @@ use super::settling::{Pass, Settling};
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::Facts;
-use crate::domain::scrub::{debts, scrubbed};
+use crate::domain::scrub::{repairs, scrubbed};
 use crate::domain::stage::Stage;
 use crate::domain::state::Record;
 use crate::domain::target::Target;
@@ -53,8 +53,8 @@ impl Settling<'_, '_> {
             ..facts
         };
         let pinned = pinned(self.host, &cpus, &facts.offline)?;
-        let debts = debts(&cpus, &self.journal.state().held, &facts, &pinned);
-        self.journal.append(vec![Record::Intend(debts)])?;
+        let repairs = repairs(&cpus, &self.journal.state().held, &facts, &pinned);
+        self.journal.append(vec![Record::Intend(repairs)])?;
         let wait = self.host.left().min(SCRUB_WAIT);
         match at_work::scrub(&cpus).run(self.host, wait) {
             Ok(Ended::Done(answers)) => self.report.warnings.extend(refused(&cpus, answers)),
