@@ -24,7 +24,6 @@ use self::room::{SPARE, least_room, no_room, to_give_back};
 pub use self::spool::{has_spooled, spool, spooled, unspool};
 pub use self::state_dir::STATE_DIR;
 use self::state_dir::make_state_dir;
-use self::text::Log;
 pub use self::text::{Damage, Newer, lines, read};
 use crate::domain::advice::Advised;
 use crate::domain::state::{Record, State, based};
@@ -78,21 +77,17 @@ impl<'h> Journal<'h> {
     pub fn open(host: &'h Host) -> anyhow::Result<Option<Self>> {
         let files = &*host.files;
         make_state_dir(files)?;
-        let lock = lock(host)?;
+        let wait = LOCK_WAIT.min(host.left().saturating_sub(RESERVE));
+        let lock = files.lock(LOCK, wait).map_err(cannot("lock", LOCK))?;
         let Some(lock) = lock else { return Ok(None) };
         let text = read_text(files)?;
         let log = text.as_deref().map(understood).transpose()?;
-        let Log {
-            state,
-            end,
-            is_torn,
-            damage,
-        } = log.unwrap_or_default();
+        let log = log.unwrap_or_default();
         let mut journal = Journal {
             files,
-            state,
+            state: log.state,
             is_changed: false,
-            end,
+            end: log.end,
             // What an older version wrote has no spare file, and no room.
             room: match files.exists(SPARE) {
                 true => text.as_ref().map_or(0, String::len),
@@ -104,10 +99,11 @@ impl<'h> Journal<'h> {
             },
             _lock: lock,
         };
-        if !damage.is_none() {
-            journal.lost = Lost::Records(set_aside(files, &damage));
+        let is_damaged = !log.damage.is_none();
+        if is_damaged {
+            journal.lost = Lost::Records(set_aside(files, &log.damage));
         }
-        if is_torn || !damage.is_none() {
+        if log.is_torn || is_damaged {
             journal.shorten(false)?;
             journal.is_changed = true;
         }
@@ -125,7 +121,7 @@ impl<'h> Journal<'h> {
     }
 
     /// Remembers that an announced write was done; written with the next checkpoint.
-    pub fn settle(&mut self, target: &Target) {
+    pub fn mark_written(&mut self, target: &Target) {
         if let Some(held) = self.state.held.get_mut(target) {
             held.before = None;
             held.refused = 0;
@@ -233,13 +229,6 @@ impl<'h> Journal<'h> {
     }
 }
 
-/// Takes the host lock; `None` when another run keeps it for too long.
-fn lock(host: &Host) -> anyhow::Result<Option<Box<dyn Held>>> {
-    let wait = LOCK_WAIT.min(host.left().saturating_sub(RESERVE));
-    let lock = host.files.lock(LOCK, wait);
-    lock.map_err(cannot("lock", LOCK))
-}
-
 /// Writes the damaged lines of a log into a file of their own; returns what became of them.
 fn set_aside(files: &dyn Files, damage: &Damage) -> String {
     let fact = damage.to_string();
@@ -250,12 +239,8 @@ fn set_aside(files: &dyn Files, damage: &Damage) -> String {
     let Some(path) = paths.find(|path| !files.exists(path)) else {
         return fact;
     };
-    let lines: String = damage
-        .lines
-        .iter()
-        .map(|(_, line)| format!("{line}\n"))
-        .collect();
-    match files.replace(&path, &lines, 0o600) {
+    let lines = damage.lines.iter().map(|(_, line)| format!("{line}\n"));
+    match files.replace(&path, &lines.collect::<String>(), 0o600) {
         Ok(()) => format!("{fact}; kept as {path}"),
         Err(error) => format!("{fact}; not kept as {path}: {error}"),
     }

@@ -40,15 +40,12 @@ pub(super) fn meet(files: &dyn Files, accounts: &Accounts, known: &mut BTreeMap<
     for tid in new {
         if let Ok(task) = task::read_task(files, tid, tid) {
             let group = task::cgroup_of(files, tid, tid).unwrap_or_default();
-            let unit = unit_of(&group).unwrap_or_default().to_owned();
-            known.insert(
-                tid,
-                Known {
-                    is_kernel: task.is_kernel_thread(),
-                    group: unit,
-                    name: task.comm,
-                },
-            );
+            let one = Known {
+                is_kernel: task.is_kernel_thread(),
+                group: unit_of(&group).unwrap_or_default().to_owned(),
+                name: task.comm,
+            };
+            known.insert(tid, one);
         }
     }
 }

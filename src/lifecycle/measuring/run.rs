@@ -131,11 +131,8 @@ impl<'h> Watch<'h> {
                 .map(|(now, before)| now.saturating_sub(*before));
             seat.steal_ns = waited.unwrap_or_default();
         }
-        let sees_guest = self
-            .accounts
-            .cpus
-            .values()
-            .any(|account| account.own.times > 0);
+        let mut accounts = self.accounts.cpus.values();
+        let sees_guest = accounts.any(|account| account.own.times > 0);
         let mut measurement = Measurement {
             vmid: subject.vmid,
             name: subject.name.clone(),
@@ -193,29 +190,26 @@ fn siblings(
 fn unseen(trace: &Trace<'_>, sees_guest: bool, is_vm: bool) -> Vec<String> {
     let mut unseen = Vec::new();
     if trace.is_torn {
-        unseen
-            .push("some records were lost: the host was too busy to fetch them in time".to_owned());
+        let text = "some records were lost: the host was too busy to fetch them in time";
+        unseen.push(text.to_owned());
     }
     if is_vm && !sees_guest {
         unseen.push("why the vcpus leave the guest: it does not run with kvm".to_owned());
     }
     if trace.missing.contains(&"csd/csd_queue_cpu") {
-        unseen
-            .push("who interrupts these cpus from others: linux 6.5 and later show it".to_owned());
+        let text = "who interrupts these cpus from others: linux 6.5 and later show it";
+        unseen.push(text.to_owned());
     }
-    let others = trace
-        .missing
-        .iter()
-        .filter(|name| !name.starts_with("csd/") && !name.starts_with("kvm/"));
-    let others: Vec<&str> = others
-        .copied()
-        .filter(|name| !name.starts_with("ipi/"))
-        .collect();
+    let is_told = |name: &str| {
+        ["csd/", "kvm/", "ipi/"]
+            .iter()
+            .any(|dir| name.starts_with(dir))
+    };
+    let mut others = trace.missing.clone();
+    others.retain(|name| !is_told(name));
     if !others.is_empty() {
-        unseen.push(format!(
-            "tracepoints that this kernel has not: {}",
-            others.join(", ")
-        ));
+        let names = others.join(", ");
+        unseen.push(format!("tracepoints that this kernel has not: {names}"));
     }
     unseen.push(
         "what the firmware does (system management interrupts): no kernel sees it".to_owned(),

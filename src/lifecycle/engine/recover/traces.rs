@@ -122,6 +122,10 @@ impl Traces<'_> {
         self.held.push((target, Held::new(baseline, ours)));
     }
 
+    fn hold_cpus(&mut self, target: Target, baseline: CpuSet, ours: CpuSet) {
+        self.hold(target, Value::Cpus(baseline), Value::Cpus(ours));
+    }
+
     fn scope(&mut self, vmid: Vmid) -> anyhow::Result<()> {
         let scope = cgroup::scope_of(vmid);
         let groups = ["vcpu", "io"].map(|name| format!("{scope}/{name}"));
@@ -185,7 +189,7 @@ impl Traces<'_> {
         let target = Target::exclusive(group);
         let live = read_cpus(self.host, &target.path()).ok().flatten();
         if let Some(live) = live {
-            self.hold(target, Value::Cpus(CpuSet::new()), Value::Cpus(live));
+            self.hold_list(target, live);
         }
     }
 
@@ -203,18 +207,13 @@ impl Traces<'_> {
         };
         for thread in threads_of(self.host, qemu) {
             if ours.contains(&thread.group) {
-                let baseline = Value::Text(scope.to_owned());
-                self.hold(
-                    Target::Membership(thread.id),
-                    baseline,
-                    Value::Text(thread.group),
-                );
+                let (outer, own) = (Value::Text(scope.to_owned()), Value::Text(thread.group));
+                self.hold(Target::Membership(thread.id), outer, own);
             }
-            let baseline = Value::Cpus(natural.clone());
-            self.hold(
+            self.hold_cpus(
                 Target::Affinity(thread.id),
-                baseline,
-                Value::Cpus(thread.affinity),
+                natural.clone(),
+                thread.affinity,
             );
             self.class(thread.id)?;
         }
@@ -229,9 +228,7 @@ impl Traces<'_> {
         for found in container::containers(&*self.host.files)? {
             let lists = found.lists().filter(|(_, live)| !live.is_empty());
             for (place, live) in lists.filter(|_| found.share(whole.len()) == all) {
-                let target = Target::container(place);
-                let (whole, ours) = (Value::Cpus(whole.clone()), Value::Cpus(live.clone()));
-                self.hold(target, whole, ours);
+                self.hold_cpus(Target::container(place), whole.clone(), live.clone());
             }
         }
         Ok(())
@@ -280,7 +277,7 @@ impl Traces<'_> {
 
     /// Holds a list of which nothing is known but that it is cut: it was empty.
     fn hold_list(&mut self, target: Target, live: CpuSet) {
-        self.hold(target, Value::Cpus(CpuSet::new()), Value::Cpus(live));
+        self.hold_cpus(target, CpuSet::new(), live);
     }
 
     /// Returns the CPUs that a unit was cut to until the next boot.
@@ -300,7 +297,7 @@ impl Traces<'_> {
         for (target, live) in work::masks(self.host) {
             let whole = live.union(&self.owned);
             if live.is_disjoint(&self.owned) && whole == possible {
-                self.hold(target, Value::Cpus(whole), Value::Cpus(live));
+                self.hold_cpus(target, whole, live);
             }
         }
         self.kernel_threads(possible)
@@ -328,10 +325,9 @@ impl Traces<'_> {
                 None => continue,
             };
             let target = Target::irq(irq.number, &irq.actions);
-            self.hold(target, Value::Cpus(whole), Value::Cpus(irq.affinity));
+            self.hold_cpus(target, whole, irq.affinity);
         }
-        let target = Target::default_irqs();
-        self.hold(target, Value::Cpus(all), Value::Cpus(default));
+        self.hold_cpus(Target::default_irqs(), all, default);
         Ok(())
     }
 

@@ -29,11 +29,7 @@ impl Settling<'_, '_> {
         change: &Change,
         facts: &Facts,
     ) -> anyhow::Result<bool> {
-        let Change {
-            target,
-            before,
-            after,
-        } = change;
+        let (target, before, after) = (&change.target, &change.before, &change.after);
         let claims = &self.journal.state().claims;
         let asked = after.cpus().cloned().unwrap_or_default();
         let others = other_irq_cpus(claims, facts, &asked);
@@ -58,10 +54,8 @@ impl Settling<'_, '_> {
             clock.wait_for_end(&[], LOOK_AGAIN);
             self.report.n_moving = self.moving();
         }
-        let others = self
-            .unchangeable
-            .iter()
-            .filter(|target| target.of_irq().is_none());
+        let unchangeable = self.unchangeable.iter();
+        let others = unchangeable.filter(|target| target.of_irq().is_none());
         self.report.n_unchangeable = others.count();
         self.report.stuck = self.stuck();
     }

@@ -22,14 +22,12 @@ impl Settling<'_, '_> {
             return Ok(true);
         }
         let live = target::read(self.host, target).ok();
-        self.remember(
-            target,
-            Held {
-                refused: held.refused.saturating_add(1),
-                before: live.or(held.before),
-                ..held
-            },
-        )?;
+        let held = Held {
+            refused: held.refused.saturating_add(1),
+            before: live.or(held.before),
+            ..held
+        };
+        self.remember(target, held)?;
         Ok(is_known)
     }
 

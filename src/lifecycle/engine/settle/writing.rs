@@ -25,11 +25,7 @@ impl Settling<'_, '_> {
         change: &Change,
         facts: &Facts,
     ) -> anyhow::Result<Option<Problem>> {
-        let Change {
-            target,
-            before,
-            after,
-        } = change;
+        let (target, before, after) = (&change.target, &change.before, &change.after);
         if pass == Pass::Acquire && self.is_of_nobody(target, facts) {
             return Ok(None);
         }
@@ -38,8 +34,8 @@ impl Settling<'_, '_> {
                 self.report.n_changes += 1;
                 self.written.insert(target.clone());
                 let problem = self.verify(change, facts);
-                if problem.is_none() && self.is_to_be_settled(target) {
-                    self.journal.settle(target);
+                if problem.is_none() && self.is_to_be_marked(target) {
+                    self.journal.mark_written(target);
                 }
                 Ok(problem)
             }
@@ -85,7 +81,7 @@ impl Settling<'_, '_> {
     }
 
     /// Tells whether a write that was done has to be remembered as done at once.
-    fn is_to_be_settled(&self, target: &Target) -> bool {
+    fn is_to_be_marked(&self, target: &Target) -> bool {
         let held = self.journal.state().held.get(target);
         target.stage() == Stage::Threads || held.is_some_and(|held| held.refused > 0)
     }
