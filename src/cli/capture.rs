@@ -34,7 +34,7 @@ pub fn write(
     let name = file.display();
     if is_printed && std::io::stdout().is_terminal() {
         bail!(Advised::new(
-            "an archive is nothing for a terminal",
+            "a tar archive is not written to a terminal",
             "give a file, or a pipe"
         ));
     }

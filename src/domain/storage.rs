@@ -130,17 +130,12 @@ impl Storage {
     /// Returns the command that lets `node` use it, which does not now.
     fn remedy_on(&self, node: &str) -> String {
         let id = &self.id;
-        match &self.nodes {
-            _ if self.is_disabled => {
-                format!("storage {id} is disabled: pvesm set {id} --disable 0")
-            }
-            Some(nodes) => {
-                let nodes = nodes.join(",");
-                let command = format!("pvesm set {id} --nodes {nodes},{node}");
-                format!("storage {id} is not for node {node}: {command}")
-            }
-            None => format!("pvesm set {id} --delete nodes"),
+        if self.is_disabled {
+            return format!("storage {id} is disabled: pvesm set {id} --disable 0");
         }
+        let nodes = self.nodes.iter().flatten().map(String::as_str);
+        let nodes = nodes.chain([node]).collect::<Vec<_>>().join(",");
+        format!("storage {id} is not for node {node}: pvesm set {id} --nodes {nodes}")
     }
 }
 

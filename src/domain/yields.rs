@@ -34,7 +34,7 @@ impl YieldFault {
     pub fn help(&self) -> String {
         match self {
             YieldFault::Mutual { vmid, path, .. } => {
-                format!("take vm {vmid} out of yield.stop in {path}, or its counterpart here")
+                format!("take vm {vmid} out of yield.stop in {path}, or change yield.stop here")
             }
             YieldFault::Unknown(vmid) => {
                 format!("take {vmid} out of yield.stop; pin-hook list and qm list show the vms")

@@ -23,7 +23,7 @@ const LEAVES_ALONE: KernelRelease = KernelRelease {
     patch: 0,
 };
 
-/// Tells whether a function that comes back gets no driver on this kernel (see [`LEAVES_ALONE`]).
+/// Tells whether a function that comes back gets no driver on this kernel, as the commit above has it.
 pub fn is_left_alone(release: KernelRelease) -> bool {
     release >= LEAVES_ALONE
 }

@@ -94,8 +94,8 @@ fn hold_traces(
         return Ok(None);
     }
     Ok(Some(format!(
-        "inferred from the host, because the state does not record it: {values}; earlier values \
-         are inferred too, as all cpus unless something else shows"
+        "the state does not record {values}, inferred from the host; a mask whose earlier value is not \
+         known is restored to all cpus"
     )))
 }
 

@@ -14,8 +14,8 @@ use crate::host::{Host, probe};
 use crate::lifecycle::engine::at_work;
 
 /// Why nothing is done about cgroups at the moment.
-const PROBING: &str = "a driver is probing a pci device, and partitions of this kernel wait for \
-                       that: the rest is done afterwards";
+const PROBING: &str = "a driver is probing a pci device, and on this kernel partitions wait for that: \
+                       reconcile does the rest afterwards";
 
 impl Settling<'_, '_> {
     /// Tells whether the changes of a stage would wait for a driver, or for whoever waits for one; then they
