@@ -17,7 +17,7 @@ use crate::lifecycle::engine::account::Exit;
 use crate::lifecycle::measuring::proof;
 use crate::lifecycle::measuring::run::measure;
 use crate::lifecycle::measuring::saved::{load, save};
-use crate::lifecycle::measuring::subject::Asked;
+use crate::lifecycle::measuring::subject::MeasureOf;
 
 /// Measures, and shows what was taken and by whom.
 ///
@@ -46,8 +46,8 @@ pub fn show(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<E
 /// Measures, and keeps the result where that is asked for.
 fn taken_now(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<Measurement> {
     let what = match (asked.vmid, &asked.cpus) {
-        (Some(vmid), _) => Asked::Vm(vmid),
-        (None, cpus) => Asked::Cpus(cpus.clone().unwrap_or_default()),
+        (Some(vmid), _) => MeasureOf::Vm(vmid),
+        (None, cpus) => MeasureOf::Cpus(cpus.clone().unwrap_or_default()),
     };
     let is_live = output.is_terminal() && !asked.json;
     let tell = |left: Duration| {

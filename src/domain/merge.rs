@@ -11,7 +11,7 @@ use super::words::path_of_sysctl;
 
 /// Wish of one VM for a target that others may wish for too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct SettingWish {
     /// Whose wish it is.
     pub vmid: Vmid,
     /// When its run began, in ticks since boot.
@@ -38,9 +38,9 @@ pub fn is_number(name: &str) -> bool {
 }
 
 /// Returns the wish that holds; values that a rule does not know are left to the first VM.
-pub fn winner(rule: Rule, asked: &[Asked]) -> Option<&Asked> {
+pub fn winner(rule: Rule, asked: &[SettingWish]) -> Option<&SettingWish> {
     let first = || asked.iter().min_by_key(|asked| (asked.since, asked.vmid));
-    let all: Option<Vec<(i64, &Asked)>> = asked
+    let all: Option<Vec<(i64, &SettingWish)>> = asked
         .iter()
         .map(|asked| Some((rank(rule, &asked.value)?, asked)))
         .collect();
@@ -73,8 +73,8 @@ mod tests {
 
     const WORDS: Rule = Rule::Strongest(&["performance", "powersave"]);
 
-    fn asked(vmid: u32, since: u64, text: &str) -> Asked {
-        Asked {
+    fn asked(vmid: u32, since: u64, text: &str) -> SettingWish {
+        SettingWish {
             vmid: vmid.to_string().parse().unwrap(),
             since,
             value: Value::Text(text.to_owned()),
@@ -85,7 +85,7 @@ mod tests {
         let wishes = wishes
             .iter()
             .map(|(vmid, since, text)| asked(*vmid, *since, text));
-        let wishes: Vec<Asked> = wishes.collect();
+        let wishes: Vec<SettingWish> = wishes.collect();
         winner(rule, &wishes).unwrap().value.to_string()
     }
 

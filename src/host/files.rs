@@ -45,7 +45,7 @@ pub struct Owner {
 }
 
 /// A lock that is held until it is dropped.
-pub trait Held: Debug {}
+pub trait LockGuard: Debug {}
 
 /// Files of a host.
 ///
@@ -125,7 +125,7 @@ pub trait Files: Debug {
         Err(io::ErrorKind::Unsupported.into())
     }
     /// Takes an exclusive lock on a file, creating it; `None` when that takes longer than `wait`.
-    fn lock(&self, _path: &str, _wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
+    fn lock(&self, _path: &str, _wait: Duration) -> io::Result<Option<Box<dyn LockGuard>>> {
         Err(io::ErrorKind::Unsupported.into())
     }
     /// Waits until somebody has written a text into a plain file that `is_awaited` accepts, and
@@ -345,7 +345,7 @@ impl Files for RootFiles {
         replaced
     }
 
-    fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
+    fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn LockGuard>>> {
         let file = open_own(&self.at(path), 0o600)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => Ok(Some(Box::new(held))),
@@ -418,7 +418,7 @@ fn set_mode(given: u32, mode: u32, set: impl FnOnce(Permissions) -> io::Result<(
     }
 }
 
-impl Held for Flock<File> {}
+impl LockGuard for Flock<File> {}
 
 /// Cuts a text of sysfs where it ends: some files of Linux 5.15 count the NUL behind the newline in
 /// (lists of CPUs on ARM). Elsewhere, as in `/proc/<pid>/cmdline`, it has a meaning.
@@ -430,7 +430,7 @@ fn cut_at_nul(bytes: &mut Vec<u8>) {
 /// Waits for a lock in a thread of its own, because `flock(2)` knows no deadline.
 ///
 /// A thread that comes too late finds nobody to hand the lock to and thereby lets go of it.
-fn lock_within(file: File, wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
+fn lock_within(file: File, wait: Duration) -> io::Result<Option<Box<dyn LockGuard>>> {
     let (sender, receiver) = mpsc::channel();
     // Where a limit of the caller leaves no room for a thread, that is an error and no panic.
     std::thread::Builder::new().spawn(move || {

@@ -52,7 +52,7 @@ pub mod trouble;
 pub mod units;
 pub mod upbringing;
 pub mod usb;
-pub mod work;
+pub mod workqueue;
 
 use std::time::Duration;
 

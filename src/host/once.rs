@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use super::files::{Files, Held, Owner};
+use super::files::{Files, LockGuard, Owner};
 
 /// What a file is called whose read interrupts the CPU that it is about: `intel_pstate` asks the CPU itself
 /// (`rdmsr_on_cpu()`).
@@ -120,7 +120,7 @@ impl Files for Once {
         self.files.room_left(path)
     }
 
-    fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
+    fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn LockGuard>>> {
         self.files.lock(path, wait)
     }
 }

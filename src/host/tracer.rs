@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::files::{Files, Held, if_there};
+use super::files::{Files, LockGuard, if_there};
 use super::trouble::cannot;
 use crate::domain::advice::Advised;
 use crate::domain::cpuset::{CpuId, CpuSet};
@@ -20,7 +20,7 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 const ON_THEM: &str = "/sys/kernel/tracing/instances/pin-hook";
 /// The instance with the records of those who ask these CPUs for something.
 const AROUND: &str = "/sys/kernel/tracing/instances/pin-hook-asks";
-/// Held as long as there are instances of ours.
+/// LockGuard as long as there are instances of ours.
 const LOCK: &str = "/run/pin-hook/measure.lock";
 /// What an instance takes for each CPU unless somebody has said otherwise (`buffer_size_kb`), in bytes.
 pub const BUFFER: u64 = 1_441_792;
@@ -44,7 +44,7 @@ pub struct Trace<'h> {
     pub shortest_ns: Option<u64>,
     /// Whether records were lost because they were not fetched in time.
     pub is_torn: bool,
-    _lock: Box<dyn Held>,
+    _lock: Box<dyn LockGuard>,
 }
 
 impl<'h> Trace<'h> {
@@ -206,7 +206,7 @@ pub fn remove_left_over(files: &dyn Files) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn lock(files: &dyn Files) -> anyhow::Result<Box<dyn Held>> {
+fn lock(files: &dyn Files) -> anyhow::Result<Box<dyn LockGuard>> {
     let held = files.lock(LOCK, std::time::Duration::ZERO);
     held.map_err(cannot("lock", LOCK))?.ok_or_else(|| {
         let fact = "another measurement is running".to_owned();

@@ -14,7 +14,7 @@ use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::{BoostBy, Facts};
 use crate::domain::knob::{Knob, UNMERGE};
-use crate::domain::merge::{self, Asked};
+use crate::domain::merge::{self, SettingWish};
 use crate::domain::table::{HostKnobs, Ksm, Power};
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::words::path_of_sysctl;
@@ -49,7 +49,7 @@ impl Wishes {
 }
 
 /// Every setting that a running claim wishes for, with all who do.
-pub type Settings = BTreeMap<Target, Vec<Asked>>;
+pub type Settings = BTreeMap<Target, Vec<SettingWish>>;
 
 /// The governor under which the drivers that leave frequencies to the hardware set the energy
 /// preference themselves, and refuse another one with EBUSY (`intel_pstate.c`, `amd-pstate.c`).
@@ -60,7 +60,7 @@ pub fn settings(claims: &Claims, facts: &Facts) -> Settings {
     let mut settings = Settings::new();
     for claim in claims.values().filter(|claim| claim.is_running()) {
         for (target, value) in of_tuning(claim.wishes.tuning(), facts) {
-            let asked = Asked {
+            let asked = SettingWish {
                 vmid: claim.vmid,
                 // A VM that is only planned for has no process yet and comes after all others.
                 since: claim

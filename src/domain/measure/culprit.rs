@@ -13,7 +13,7 @@ use crate::domain::trace::event::Context;
 
 /// What is known of a thread besides its number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownThread {
     /// Its name.
     pub name: String,
     /// Whether it is one of the kernel.
@@ -28,7 +28,7 @@ pub struct Names {
     /// Functions of the kernel by their address.
     pub functions: BTreeMap<u64, String>,
     /// Threads by their number.
-    pub threads: BTreeMap<i32, Known>,
+    pub threads: BTreeMap<i32, KnownThread>,
 }
 
 /// Somebody who has taken time.

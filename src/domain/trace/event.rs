@@ -176,11 +176,11 @@ const SVM: i64 = 2;
 /// Reads records.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    known: Vec<Known>,
+    known: Vec<Learnt>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct Learnt {
     id: u16,
     means: Means,
     fields: [Option<Field>; 4],
@@ -199,7 +199,7 @@ impl Decoder {
                 return false;
             }
         }
-        self.known.push(Known {
+        self.known.push(Learnt {
             id: format.id,
             means: point.means,
             fields,
@@ -222,7 +222,7 @@ impl Decoder {
     }
 }
 
-impl Known {
+impl Learnt {
     fn read(&self, record: &[u8]) -> Option<Event> {
         let number = |n: usize| self.fields[n]?.number(record);
         let address = |n: usize| self.fields[n]?.address(record);

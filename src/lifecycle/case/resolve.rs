@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::ground::{Fit, Ground};
 use super::known::state_now;
 use super::nothing::{There, look_up, no_table};
-use super::room::{Asked, Room};
+use super::room::{Room, RoomRequest};
 use super::texts::{Case, CaseError, Found, read_settings, understand};
 use super::yields;
 use crate::domain::claim::{Claims, Wishes};
@@ -252,7 +252,7 @@ impl Basis {
     /// because another one came or went.
     fn chosen(&self, case: &Case, claims: &Claims) -> Result<(Request, Vec<Remark>), Refusal> {
         let topology = &self.ground.topology;
-        let asked = Asked::with_table(&case.guest, &case.table);
+        let asked = RoomRequest::with_table(&case.guest, &case.table);
         let search = self.room.search(&asked, claims, topology);
         let own = claims.get(&case.vmid).filter(|claim| claim.owns());
         if let Some(wishes) = own.map(|claim| &claim.wishes) {

@@ -36,7 +36,7 @@ pub struct Room {
 
 /// What a VM asks for and already has.
 #[derive(Debug, Clone, Default)]
-pub struct Asked {
+pub struct RoomRequest {
     /// vCPUs that it can ever have.
     pub n_vcpus: usize,
     /// SMT siblings per guest core.
@@ -53,14 +53,14 @@ pub struct Asked {
     pub threads: CpuSet,
 }
 
-impl Asked {
+impl RoomRequest {
     /// Returns what a guest asks for.
     pub fn of(guest: &Guest) -> Self {
-        Asked {
+        RoomRequest {
             n_vcpus: guest.max_vcpus.max(guest.n_vcpus) as usize,
             guest_smt: guest.smt as usize,
             memory_mib: guest.memory_mib,
-            ..Asked::default()
+            ..RoomRequest::default()
         }
     }
 
@@ -69,12 +69,12 @@ impl Asked {
         let pin = &table.pin;
         let threads = pin.iothreads.values().chain(pin.vhost.values());
         let threads = threads.chain(&pin.emulator).flat_map(CpuSet::iter);
-        Asked {
+        RoomRequest {
             also: table.isolate.also.clone(),
             prefer: table.prefer,
             smt: table.smt,
             threads: threads.collect(),
-            ..Asked::of(guest)
+            ..RoomRequest::of(guest)
         }
     }
 }
@@ -136,7 +136,7 @@ impl Room {
     /// Returns the search for CPUs for what a VM asks for.
     pub fn search<'a>(
         &'a self,
-        asked: &Asked,
+        asked: &RoomRequest,
         claims: &Claims,
         topology: &'a Topology,
     ) -> Search<'a> {

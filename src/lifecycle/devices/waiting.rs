@@ -5,10 +5,10 @@ use std::io;
 use std::time::Duration;
 
 use crate::host::Host;
-use crate::host::files::Held;
+use crate::host::files::LockGuard;
 use crate::lifecycle::engine::run::Run;
 
-/// Held by whoever resets devices: the kernel does not survive two at once everywhere.
+/// LockGuard by whoever resets devices: the kernel does not survive two at once everywhere.
 pub(in crate::lifecycle) const LOCK: &str = "/run/pin-hook/pci.lock";
 /// How long another run's reset is waited for.
 pub(in crate::lifecycle) const LOCK_WAIT: Duration = Duration::from_secs(3);
@@ -24,7 +24,7 @@ pub(in crate::lifecycle) fn time_left(host: &Host) -> Duration {
 
 impl Run<'_> {
     /// Takes the lock of the devices; `None` when another run keeps it: a driver may take its time.
-    pub(in crate::lifecycle) fn lock_devices(&self) -> io::Result<Option<Box<dyn Held>>> {
+    pub(in crate::lifecycle) fn lock_devices(&self) -> io::Result<Option<Box<dyn LockGuard>>> {
         self.host.files.lock(LOCK, time_left(self.host))
     }
 }

@@ -14,7 +14,7 @@ use crate::host::{Host, cluster, pve, task};
 
 /// What is asked before the host lock is taken, because systemd may take its time.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct Due {
     /// Whether the host goes down.
     is_stopping: bool,
     /// VMs that can be judged, and whether they are being shut down or started for us.
@@ -74,19 +74,19 @@ pub fn let_go(state: &State, vmid: Option<Vmid>, now: Duration) -> Vec<Record> {
 }
 
 /// Asks systemd what has to be known for the debts that are due.
-pub fn ask(host: &Host, state: &State) -> Asked {
+pub fn ask(host: &Host, state: &State) -> Due {
     let now = host.clock.since_boot();
     let due: Vec<&Debt> = state.debts.values().filter(|d| d.is_due(now)).collect();
     if due.is_empty() {
-        return Asked::default();
+        return Due::default();
     }
     // One that does not answer is not asked to start anything either.
     let Ok(is_stopping) = host.systemd.is_stopping() else {
-        return Asked::default();
+        return Due::default();
     };
     let is_active = |units: String| host.systemd.is_any_active(&units).unwrap_or(true);
     let at_work = |vmid| is_active(stopping_units(vmid)) || is_active(starting_units(vmid));
-    Asked {
+    Due {
         is_stopping,
         at_work: due
             .into_iter()
@@ -102,7 +102,7 @@ pub fn ask(host: &Host, state: &State) -> Asked {
 pub fn pay(
     host: &Host,
     state: &State,
-    asked: &Asked,
+    asked: &Due,
     account: &mut Account,
 ) -> anyhow::Result<Vec<Record>> {
     let now = host.clock.since_boot();

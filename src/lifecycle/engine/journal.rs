@@ -30,7 +30,7 @@ use crate::domain::state::{Record, State, based};
 use crate::domain::target::Target;
 use crate::domain::vm::Vmid;
 use crate::host::Host;
-use crate::host::files::{Files, Held};
+use crate::host::files::{Files, LockGuard};
 use crate::host::record::remove;
 use crate::host::starter::holder_of;
 use crate::host::task::Task;
@@ -56,7 +56,7 @@ pub struct Journal<'h> {
     end: usize,
     room: usize,
     lost: Lost,
-    _lock: Box<dyn Held>,
+    _lock: Box<dyn LockGuard>,
 }
 
 /// What the log cannot tell, although something may be in force.

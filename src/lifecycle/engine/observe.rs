@@ -21,7 +21,7 @@ use crate::domain::target::{Place, Target, Value};
 use crate::domain::thread::Thread;
 use crate::domain::vm::TaskId;
 use crate::host::topology::read_list_if_there;
-use crate::host::{Host, cgroup, container, irq, surroundings, target, task, work};
+use crate::host::{Host, cgroup, container, irq, surroundings, target, task, workqueue};
 
 /// CPUs that tasks outside of partitions may use.
 const SHARED_CPUS: &str = "/sys/fs/cgroup/cpuset.cpus.effective";
@@ -60,7 +60,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     }
     let is_work = |wishes: &Wishes| wishes.workqueues || wishes.watchdog;
     if concerns(Stage::Work, is_work) {
-        facts.work = work::masks(host);
+        facts.work = workqueue::masks(host);
     }
     let is_sent = |wishes: &Wishes| wishes.interrupts || wishes.device_interrupts.is_some();
     if concerns(Stage::Interrupts, is_sent) {

@@ -10,7 +10,7 @@ mod traces;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use traces::{Known, Marks, traces};
+use traces::{Marks, Told, traces};
 
 use super::journal::{self, Journal, Lost, busy};
 use super::observe::read_cpus;
@@ -106,7 +106,7 @@ fn untold(
     lost: &Lost,
     marks: Marks,
 ) -> anyhow::Result<Vec<(Target, Held)>> {
-    let known = Known {
+    let known = Told {
         cpus: known(state),
         vms: match lost {
             Lost::Nothing => state.claims.keys().copied().collect(),

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::names::{meet, name};
-use super::subject::{Asked, Subject};
+use super::subject::{MeasureOf, Subject};
 use crate::domain::advice::Advised;
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::measure::account::{Accounts, Record};
-use crate::domain::measure::culprit::Known;
+use crate::domain::measure::culprit::KnownThread;
 use crate::domain::measure::measurement::Measurement;
 use crate::domain::topology::Topology;
 use crate::host::signals::{TO_END, taken};
@@ -29,7 +29,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// What is to be measured is not there, or the kernel's tracer cannot be used.
 pub fn measure(
     host: &Host,
-    asked: &Asked,
+    asked: &MeasureOf,
     duration: Duration,
     tell: &dyn Fn(Duration),
 ) -> anyhow::Result<Measurement> {
@@ -62,7 +62,7 @@ struct Watch<'h> {
     accounts: Accounts,
     /// Records that are later than the last look at every CPU.
     pending: Vec<Record>,
-    known: BTreeMap<i32, Known>,
+    known: BTreeMap<i32, KnownThread>,
     began: u64,
     idle: BTreeMap<CpuId, (u64, u64)>,
     waited: BTreeMap<i32, u64>,

@@ -15,7 +15,7 @@ use crate::lifecycle::engine::observe::threads_of;
 
 /// What is to be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
+pub enum MeasureOf {
     /// The vCPUs of a VM that runs.
     Vm(Vmid),
     /// CPUs: whatever runs there but idle.
@@ -36,10 +36,10 @@ impl Subject {
     ///
     /// # Errors
     /// The VM does not run, or there is no such CPU.
-    pub fn find(host: &Host, asked: &Asked, online: &CpuSet) -> anyhow::Result<Self> {
+    pub fn find(host: &Host, asked: &MeasureOf, online: &CpuSet) -> anyhow::Result<Self> {
         match asked {
-            Asked::Vm(vmid) => of_vm(host, *vmid),
-            Asked::Cpus(cpus) => of_cpus(cpus, online),
+            MeasureOf::Vm(vmid) => of_vm(host, *vmid),
+            MeasureOf::Cpus(cpus) => of_cpus(cpus, online),
         }
     }
 

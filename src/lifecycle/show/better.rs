@@ -7,7 +7,7 @@ use crate::domain::state::State;
 use crate::domain::table::Cpus;
 use crate::domain::topology::Topology;
 use crate::host::Host;
-use crate::lifecycle::case::room::{Asked, Room};
+use crate::lifecycle::case::room::{Room, RoomRequest};
 use crate::lifecycle::case::texts::Case;
 
 /// Returns what to write instead, if the CPUs that would be chosen now leave less to be said than the
@@ -27,9 +27,9 @@ pub(super) fn better(
     let room = Room::read(host, case.vmid, guest, settings, topology, state).ok()?;
     let nobody = Claims::new();
     let claims = state.map_or(&nobody, |state| &state.claims);
-    let asked = Asked {
+    let asked = RoomRequest {
         also: CpuSet::new(),
-        ..Asked::with_table(guest, &case.table)
+        ..RoomRequest::with_table(guest, &case.table)
     };
     let search = room.search(&asked, claims, topology);
     let choice = room.choose(&search, claims).ok()?;

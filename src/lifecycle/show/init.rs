@@ -19,7 +19,7 @@ use crate::host::{Host, pve};
 use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::notes;
 use crate::lifecycle::case::nothing::look_up;
-use crate::lifecycle::case::room::{Asked, Room};
+use crate::lifecycle::case::room::{Room, RoomRequest};
 use crate::lifecycle::case::texts::read_settings;
 use crate::lifecycle::engine::denied::Denied;
 
@@ -181,10 +181,10 @@ impl Base {
 
     fn propose(&self, host: &Host, intent: Intent, proposed: &mut Proposed) -> Result<(), Denied> {
         let claims = &self.state.claims;
-        let asked = Asked {
+        let asked = RoomRequest {
             prefer: intent.prefer,
             smt: intent.smt,
-            ..Asked::of(&self.guest)
+            ..RoomRequest::of(&self.guest)
         };
         let search = self.room.search(&asked, claims, &self.topology);
         let choice = self.room.choose(&search, claims)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pin_hook::domain::cpuset::CpuSet;
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Clock;
-use pin_hook::host::files::{Files, Held, Owner};
+use pin_hook::host::files::{Files, LockGuard, Owner};
 use pin_hook::host::sched::Sched;
 
 use super::cgroup::below_mount;
@@ -282,7 +282,7 @@ impl Files for Sim {
         self.change(&op, |state, torn| state.replace(path, text, mode, torn))
     }
 
-    fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn Held>>> {
+    fn lock(&self, path: &str, wait: Duration) -> io::Result<Option<Box<dyn LockGuard>>> {
         self.ask(&format!("lock {path}"), |state| {
             // A lock is a file that is opened for writing.
             state.vet_mount(path)?;
@@ -307,7 +307,7 @@ impl Files for Sim {
                 sim: self.clone(),
                 path: path.to_owned(),
                 number,
-            }) as Box<dyn Held>))
+            }) as Box<dyn LockGuard>))
         })
     }
 
@@ -336,7 +336,7 @@ struct Guard {
     number: u64,
 }
 
-impl Held for Guard {}
+impl LockGuard for Guard {}
 
 impl Drop for Guard {
     fn drop(&mut self) {

@@ -145,7 +145,7 @@ impl Run<'_> {
         }
     }
 
-    fn lock_reservations(&self) -> io::Result<Box<dyn files::Held>> {
+    fn lock_reservations(&self) -> io::Result<Box<dyn files::LockGuard>> {
         let wait = RESERVATION_WAIT.min(self.host.left());
         let lock = self.host.files.lock(RESERVATION_LOCK, wait)?;
         let busy = || {

@@ -9,7 +9,7 @@ use crate::domain::state::Held;
 use crate::domain::target::{KTHREADD, Target, Value};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::host::cgroup::{self, QEMU_SLICE, ROOT};
-use crate::host::{Host, container, irq, pve, target, task, work};
+use crate::host::{Host, container, irq, pve, target, task, workqueue};
 use crate::lifecycle::engine::observe::{
     boot_isolated, kernel_threads, read_cpus, shared_cpus, threads_of,
 };
@@ -28,7 +28,7 @@ pub enum Marks {
 }
 
 /// What a log tells.
-pub struct Known {
+pub struct Told {
     /// CPUs that are kept from the host.
     pub cpus: CpuSet,
     /// VMs of which it tells everything. What else their threads have is the kernel's doing: a partition
@@ -40,7 +40,7 @@ pub struct Known {
 ///
 /// # Errors
 /// What the kernel or systemd says.
-pub fn traces(host: &Host, known: Known, marks: Marks) -> anyhow::Result<Vec<(Target, Held)>> {
+pub fn traces(host: &Host, known: Told, marks: Marks) -> anyhow::Result<Vec<(Target, Held)>> {
     let vmids = cgroup::scopes(&*host.files);
     let mut found = Traces {
         host,
@@ -294,7 +294,7 @@ impl Traces<'_> {
     fn rest_of_host(&mut self) -> anyhow::Result<()> {
         self.interrupts()?;
         let possible = self.possible()?;
-        for (target, live) in work::masks(self.host) {
+        for (target, live) in workqueue::masks(self.host) {
             let whole = live.union(&self.owned);
             if live.is_disjoint(&self.owned) && whole == possible {
                 self.hold_cpus(target, whole, live);
