@@ -174,8 +174,7 @@ fn a_table_with_the_name_of_a_vm_is_held_against_that_vm() {
     let host = hosts::unpack(&entries);
     let table = "cpus = \"2,8\"\n";
     let (text, status) = checked(host.path(), "100.toml", table, &[]);
-    let expected =
-        "pin-hook: error: 100.toml: the vm's config has 4 vcpus, the table has 2 cpus for them";
+    let expected = "pin-hook: error: 100.toml: the table has 2 cpus for 4 vcpus";
     assert!(text.starts_with(expected), "{text}");
     assert_eq!(status, 2);
     assert_eq!(checked(host.path(), "101.toml", table, &[]).1, 0);

@@ -138,7 +138,7 @@ fn a_removal_gives_everything_back_and_leaves_vms_hooked() {
     assert_eq!(status, Some(0));
     assert!(calls.contains("pin-hook release --all"), "{calls}");
     assert!(node.get("/output").contains(
-        "keep the hookscript, until a purge, and start without cpus of their own: 100\n"
+        "stays in the configs of these vms unless this is a purge; without the program it does nothing: 100\n"
     ));
     assert!(!node.has("/etc/pve/pin-hook/nodes/pve1"));
     assert_eq!(node.script("postrm", "remove").0, Some(0));

@@ -87,6 +87,16 @@ pub enum Refusal {
     /// A unit above the VM's threads keeps them off the CPUs that they are to run on.
     #[error("{0}")]
     Above(Box<Above>),
+    /// Something has moved QEMU out of the scope that PVE made for it, and only below that is it isolated.
+    #[error("its qemu (process {process}) was moved from {scope} to cgroup {group}")]
+    Elsewhere {
+        /// Which process.
+        process: i32,
+        /// Where PVE has put it.
+        scope: String,
+        /// Where it is.
+        group: String,
+    },
     /// The VM has no such device on this host.
     #[error("{key}: {fault}")]
     NoDevice {
@@ -163,6 +173,11 @@ impl Refusal {
             } => help_for_room(vmid, source.fitting(), *alone, taken),
             Refusal::NoYield(error) => error.help(vmid),
             Refusal::Memory(error) => error.help(Some(vmid)),
+            Refusal::Elsewhere { .. } => {
+                format!(
+                    "stop what moves it, such as an old hookscript, then stop and start vm {vmid}"
+                )
+            }
             Refusal::Device(objection) => objection.help(vmid),
             Refusal::NoDevice { key, fault } => fault.help(key, Some(vmid)),
             _ => self.help_with(&other_cpus),

@@ -179,7 +179,15 @@ pub fn path_of_table(files: &dyn Files, vmid: Vmid) -> Option<String> {
 
 /// Returns where a second table of a VM is, that of the cluster, which is not read beside its own of this node.
 pub fn hidden_table(files: &dyn Files, vmid: Vmid) -> Option<String> {
-    paths_of_table(files, vmid).nth(1)
+    let mut paths = paths_of_table(files, vmid);
+    let read = paths.next()?;
+    // Where one directory is a link to the other there is only one.
+    let is_same = |other: &String| {
+        files
+            .node(&read)
+            .is_ok_and(|node| files.node(other).is_ok_and(|one| one == node))
+    };
+    paths.next().filter(|other| !is_same(other))
 }
 
 fn paths_of_table(files: &dyn Files, vmid: Vmid) -> impl Iterator<Item = String> {

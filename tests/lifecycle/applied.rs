@@ -189,8 +189,7 @@ fn a_table_for_fewer_vcpus_is_for_the_next_start() {
     let outdated = status(&world.host, None).unwrap().claims[0]
         .outdated
         .clone();
-    let told =
-        "this takes effect at the next start: the vm's config has 2 vcpus, the table has 1 cpu";
+    let told = "this takes effect at the next start: it runs with 2 vcpus until then";
     assert!(
         outdated.as_ref().is_some_and(|text| text.contains(told)),
         "{outdated:?}"

@@ -265,6 +265,32 @@ fn an_apply_whose_vm_ends_meanwhile_does_not_say_that_it_owns_cpus() {
     assert_eq!(account.exit, Exit::Refused);
 }
 
+/// As scripts do that "decouple" QEMU: what is below another cgroup is not isolated.
+#[test]
+fn a_vm_that_was_moved_out_of_its_scope_is_not_said_to_own_cpus() {
+    let world = World::with_vm();
+    world.start(100);
+    let qemu = world.sim.vm(100).pid;
+    let dir = "/sys/fs/cgroup/vmgroup";
+    world.host.files.make_dir(dir, 0o755).unwrap();
+    world
+        .sim
+        .poke("/sys/fs/cgroup/vmgroup/cgroup.procs", &qemu.to_string())
+        .unwrap();
+    let said =
+        format!("its qemu (process {qemu}) was moved from qemu.slice/100.scope to cgroup vmgroup");
+    let account = world.apply(100);
+    assert_eq!(account.exit, Exit::Refused, "{account:#?}");
+    assert_says(&account, &said);
+    let plan = world.plan(100);
+    assert!(
+        plan.error
+            .as_ref()
+            .is_some_and(|error| error.message.contains(&said)),
+        "{plan:#?}"
+    );
+}
+
 /// The timer is not stopped over the head of somebody who has just left a wish.
 #[test]
 fn what_waits_for_reconcile_keeps_the_timer() {

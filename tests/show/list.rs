@@ -180,8 +180,7 @@ fn tables_are_held_against_what_the_next_start_makes_of_a_vm() {
     node.put("/etc/pve/qemu-server/101.conf", conf);
     node.put("/etc/pin-hook/101.toml", "cpus = \"10,22\"\n");
     let (text, _) = node.shown(&["list"]);
-    let expected =
-        "vm 101: a start would be refused: the vm's config has 6 vcpus, the table has 2 cpus";
+    let expected = "vm 101: a start would be refused: the table has 2 cpus for 6 vcpus";
     assert!(text.contains(expected), "{text}");
 }
 

@@ -74,7 +74,7 @@ pub enum PlacementError {
     #[error("pin.vcpus names cpu {0} twice")]
     Twice(CpuId),
     /// More vCPUs than CPUs.
-    #[error("the vm's config has {}, {list} has {} for them", count(*n_vcpus, "vcpu"), count(*n_cpus, "cpu"))]
+    #[error("{list} has {} for {}", count(*n_cpus, "cpu"), count(*n_vcpus, "vcpu"))]
     TooFew {
         /// vCPUs that the VM starts with.
         n_vcpus: usize,
@@ -87,7 +87,7 @@ pub enum PlacementError {
     #[error("pin.vcpus names cpus {0} of one core, which is for one vcpu (smt = \"idle-sibling\")")]
     SharedCore(CpuSet),
     /// More vCPUs than cores, where each is to have one.
-    #[error("the vm's config has {}, the table has {} for them", count(*n_vcpus, "vcpu"), count(*n_cores, "core"))]
+    #[error("the table has {} for {}", count(*n_cores, "core"), count(*n_vcpus, "vcpu"))]
     TooFewCores {
         /// vCPUs that the VM starts with.
         n_vcpus: usize,

@@ -184,10 +184,7 @@ fn siblings_stay_idle_or_are_filled_as_the_table_says() {
     assert!(placement.notices.is_empty(), "{:?}", texts(&placement));
     wish.cpus = set("6-8,18-19");
     let error = place(&wish, &host).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "the vm's config has 4 vcpus, the table has 3 cores for them"
-    );
+    assert_eq!(error, "the table has 3 cores for 4 vcpus");
     wish.vcpus = Some(ids(&[6, 18, 7, 8]));
     let error = place(&wish, &host).unwrap_err();
     assert_eq!(error, PlacementError::SharedCore(set("6,18")));
@@ -254,14 +251,10 @@ fn refuses_what_cannot_be_placed() {
         ),
         (
             request("0-3", 5, 1),
-            "the vm's config has 5 vcpus, the table has 4 cpus for them",
+            "the table has 4 cpus for 5 vcpus",
             "name 5 cpus",
         ),
-        (
-            with(&[2]),
-            "the vm's config has 2 vcpus, pin.vcpus has 1 cpu for them",
-            "name 2 cpus",
-        ),
+        (with(&[2]), "pin.vcpus has 1 cpu for 2 vcpus", "name 2 cpus"),
         (with(&[2, 2]), "pin.vcpus names cpu 2 twice", "of its own"),
         (
             with(&[2, 6]),

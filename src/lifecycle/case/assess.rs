@@ -5,16 +5,19 @@ use super::ground::{Asking, Ground};
 use super::resolve::{Resolved, resolve, resolve_on};
 use super::texts::Case;
 use crate::domain::admission;
-use crate::domain::claim::Claims;
+use crate::domain::claim::{Claims, Wishes};
 use crate::domain::cpuset::CpuSet;
+use crate::domain::desired::has_partition;
 use crate::domain::others::Surroundings;
 use crate::domain::placement::Remark;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
 use crate::domain::table::Cpus;
-use crate::host::Host;
+use crate::domain::vm::Vmid;
+use crate::host::{Host, cgroup, pve, task};
 use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::look::known_state;
+use crate::lifecycle::engine::observe::scope_in;
 use crate::lifecycle::engine::others::{look_around, look_at_groups, without_yielding};
 use crate::lifecycle::engine::recover;
 
@@ -144,7 +147,10 @@ impl Prospect {
         let nobody = Claims::new();
         let claims = state.map_or(&nobody, |state| &state.claims);
         let share = resolved.wishes.share(case.vmid);
-        let verdict = admission::check(&share, claims, &resolved.topology, &around);
+        let verdict = match moved_away(host, case.vmid, &resolved.wishes) {
+            Some(elsewhere) => Err(elsewhere),
+            None => admission::check(&share, claims, &resolved.topology, &around),
+        };
         Assessment {
             resolved,
             around,
@@ -162,4 +168,18 @@ impl Assessment {
         let warnings = self.verdict?;
         Ok((self.resolved, warnings))
     }
+}
+
+/// Tells where the QEMU of a VM is that needs a partition and is not in its scope.
+fn moved_away(host: &Host, vmid: Vmid, wishes: &Wishes) -> Option<Refusal> {
+    let files = &*host.files;
+    let process = pve::running(files, vmid).ok()??.tid;
+    let group = task::cgroup_of(files, process, process).ok()?;
+    let scope = cgroup::scope_of(vmid);
+    let is_there = scope_in(&group) == scope;
+    (has_partition(wishes) && !is_there).then_some(Refusal::Elsewhere {
+        process,
+        scope,
+        group,
+    })
 }

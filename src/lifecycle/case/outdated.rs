@@ -10,6 +10,7 @@ use crate::domain::nothing::Nothing;
 use crate::domain::placement::PlacementError;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
+use crate::domain::words::count;
 use crate::host::Host;
 use crate::lifecycle::engine::denied::Denied;
 
@@ -53,13 +54,14 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
             None
         }
         Err(Denied::Refused(refusal)) => {
-            let text = match is_for_next_start(host, &case, state) {
-                true => {
-                    "its table or config has changed since; this takes effect at the next start"
-                }
-                false => "its table or config has changed since and would be refused",
-            };
-            Some(format!("{text}: {refusal}"))
+            let changed = "its table or config has changed since";
+            Some(match is_for_next_start(host, &case, state) {
+                true => format!(
+                    "{changed}; this takes effect at the next start: it runs with {} until then",
+                    count(case.guest.n_vcpus as usize, "vcpu")
+                ),
+                false => format!("{changed} and would be refused: {refusal}"),
+            })
         }
         // What cannot be read says nothing about the table.
         Err(Denied::Failed(_)) => None,

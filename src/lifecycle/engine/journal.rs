@@ -252,20 +252,28 @@ const MAX_DAMAGED: u32 = 20;
 /// Returns the error of a run that another one kept from the host, with the process that does so, where that can
 /// be told.
 pub fn busy(files: &dyn Files) -> anyhow::Error {
+    anyhow::Error::new(kept_off(files).0)
+}
+
+/// Returns what keeps a run from the host, and whether that goes on by itself.
+pub fn kept_off(files: &dyn Files) -> (Advised, bool) {
     let holder = holder_of(files, LOCK);
     let who = match &holder {
         Some(task) => format!("process {} ({})", task.id.tid, task.comm),
         None => "another pin-hook process".to_owned(),
     };
-    let stopped = holder.filter(Task::is_stopped);
-    anyhow::Error::new(match stopped {
-        Some(task) => Advised::new(
-            format!("{who} is stopped and holds {LOCK}"),
-            format!("kill -CONT {} lets it go on", task.id.tid),
-        ),
-        None => Advised::new(
-            format!("{who} has held {LOCK} for too long"),
-            "try again; lslocks shows which process",
-        ),
-    })
+    match holder.filter(Task::is_stopped) {
+        Some(task) => {
+            let fact = format!("{who} is stopped and holds {LOCK}");
+            let help = format!("kill -CONT {} lets it go on", task.id.tid);
+            (Advised::new(fact, help), false)
+        }
+        None => {
+            let fact = format!("{who} has held {LOCK} for too long");
+            (
+                Advised::new(fact, "try again; lslocks shows which process"),
+                true,
+            )
+        }
+    }
 }

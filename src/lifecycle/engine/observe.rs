@@ -330,7 +330,7 @@ fn observe_vm(host: &Host, claim: &Claim) -> Option<VmFacts> {
 
 /// Returns the path of the scope that a cgroup is or lies in: the main thread of QEMU may have been
 /// moved into a cgroup of ours.
-fn scope_in(group: &str) -> &str {
+pub fn scope_in(group: &str) -> &str {
     let end = group.find(".scope/");
     end.map_or(group, |dot| &group[..dot + ".scope".len()])
 }

@@ -1,5 +1,6 @@
 //! What an operator asks for by hand: apply a table now, let go now.
 
+use crate::domain::advice::Advised;
 use crate::domain::claim::Claim;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
@@ -13,7 +14,7 @@ use crate::lifecycle::devices::binding;
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::debts;
 use crate::lifecycle::engine::denied::Denied;
-use crate::lifecycle::engine::journal::{busy, check_room, read_state};
+use crate::lifecycle::engine::journal::{busy, check_room, kept_off, read_state};
 use crate::lifecycle::engine::recover::recover;
 use crate::lifecycle::engine::report::Report;
 use crate::lifecycle::engine::run::Run;
@@ -66,8 +67,8 @@ impl Run<'_> {
                     units::keep_watch(self.host, state, report);
                 }
                 let late = match &worked {
-                    Worked::Done(report, _) => report.is_unfinished.then(String::new),
-                    Worked::Busy => Some(format!(": {}", busy(&*self.host.files))),
+                    Worked::Done(report, _) => report.is_unfinished.then_some(None),
+                    Worked::Busy => Some(Some(kept_off(&*self.host.files))),
                 };
                 let owns = |state: &State| state.claims.get(&vmid).is_some_and(Claim::owns);
                 let is_owner = matches!(&worked, Worked::Done(_, state) if owns(state));
@@ -79,12 +80,7 @@ impl Run<'_> {
                     ));
                 }
                 if let Some(why) = late {
-                    let text = format!("vm {vmid}: its table is not applied yet{why}");
-                    let help = format!(
-                        "pin-hook-reconcile will continue; pin-hook status {vmid} shows how far \
-                         it is"
-                    );
-                    account.fail(Exit::Incomplete, text, help);
+                    not_applied_yet(vmid, why, account);
                 }
             }
         }
@@ -192,4 +188,18 @@ fn has_something(state: &State, vmid: Option<Vmid>) -> bool {
     let mut debts = state.debts.values();
     state.claims.contains_key(&vmid)
         || debts.any(|debt| debt.vmid == vmid || debt.owners.contains_key(&vmid))
+}
+
+/// Says that reconcile does the rest, and what `kept_off` this run: another one that does not go on by itself keeps
+/// reconcile off as well.
+fn not_applied_yet(vmid: Vmid, kept_off: Option<(Advised, bool)>, account: &mut Account) {
+    let text = format!("vm {vmid}: its table is not applied yet");
+    let rest =
+        format!("pin-hook-reconcile will continue; pin-hook status {vmid} shows how far it is");
+    let (text, help) = match kept_off {
+        None => (text, rest),
+        Some((busy, true)) => (format!("{text}: {}", busy.fact), rest),
+        Some((busy, false)) => (format!("{text}: {}", busy.fact), busy.help),
+    };
+    account.fail(Exit::Incomplete, text, help);
 }

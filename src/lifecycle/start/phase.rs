@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use super::notify::PHASE_WAIT;
 use super::verdict::{backend, denied_at_start};
-use crate::domain::advice::Advised;
 use crate::domain::backend::Backend;
 use crate::domain::claim::{Claim, ClaimState};
 use crate::domain::state::Record;
@@ -26,7 +25,7 @@ use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::debts;
 use crate::lifecycle::engine::denied::Denied;
 use crate::lifecycle::engine::fate::Answers;
-use crate::lifecycle::engine::journal::{busy, read_state};
+use crate::lifecycle::engine::journal::{kept_off, read_state};
 use crate::lifecycle::engine::run::{Run, START_TIME};
 use crate::lifecycle::engine::units;
 use crate::lifecycle::engine::work::{Worked, update_claim, work};
@@ -166,8 +165,10 @@ impl Run<'_> {
         let prospect = Prospect::of(self.host, case, Some(&state_for(self.host, case)?));
         let worked = self.claim_as(case, prospect, state, &Answers::default(), account)?;
         let Worked::Done(report, state) = worked else {
-            let help = format!("start vm {vmid} again; lslocks shows which process it is");
-            let late = Advised::new(busy(&*self.host.files).to_string(), help);
+            let (mut late, goes_on) = kept_off(&*self.host.files);
+            if goes_on {
+                late.help = format!("start vm {vmid} again; lslocks shows which process it is");
+            }
             return Err(Denied::Failed(late.into()));
         };
         account.tell(&report);

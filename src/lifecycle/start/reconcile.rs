@@ -7,6 +7,7 @@ use crate::domain::alert::{Alert, Kind};
 use crate::domain::claim::ClaimState;
 use crate::domain::state::State;
 use crate::domain::words::count;
+use crate::host::pve;
 use crate::host::tracer::remove_left_over;
 use crate::lifecycle::engine::account::{Account, Exit};
 use crate::lifecycle::engine::advice::help_without_cpus;
@@ -51,6 +52,11 @@ impl Run<'_> {
     /// `None` when another run kept the host lock too long.
     fn catch_up(&self, account: &mut Account) -> anyhow::Result<Option<(Box<Report>, State)>> {
         for vmid in spooled(&*self.host.files) {
+            // It may have stopped since.
+            if pve::running(&*self.host.files, vmid)?.is_none() {
+                unspool(&*self.host.files, vmid);
+                continue;
+            }
             let told = self.perform(Phase::PostStart, vmid);
             if !told.is_put_off {
                 unspool(&*self.host.files, vmid);
