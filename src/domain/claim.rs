@@ -358,17 +358,142 @@ mod tests {
         let away = Reset::Away(Before::default());
         let old = Claim {
             devices: BTreeMap::from([(of("0000:01:00.0"), of("10de:2204"))]),
-            bindings: BTreeMap::from([(of("0000:01:00.0"), AfterStop::Return)]),
-            resets: BTreeMap::from([(of("0000:01:00.0"), away)]),
+            bindings: BTreeMap::from([
+                (of("0000:01:00.0"), AfterStop::Return),
+                (of("0000:02:00.0"), AfterStop::Stay),
+            ]),
+            resets: BTreeMap::from([
+                (of("0000:01:00.0"), away.clone()),
+                (of("0000:02:00.0"), Reset::Back),
+            ]),
             standby: Some(Standby::default()),
             ..Claim::new(vmid, state.clone(), Wishes::none(), None)
         };
         let new = Claim::new(vmid, state, Wishes::none(), Some(&old));
         let kept = Claim {
             standby: None,
+            resets: BTreeMap::from([(of("0000:01:00.0"), away)]),
             ..old
         };
         assert_eq!(new, kept);
-        assert!(new.binds("0000:01:00.0"));
+        // Until QEMU has them, whatever becomes of them afterwards.
+        assert!(["0000:01:00.0", "0000:02:00.0"].map(|one| new.binds(one)) == [true; 2]);
+    }
+
+    fn claim(vmid: u32, state: ClaimState, cpus: &str) -> Claim {
+        let wishes = Wishes {
+            cpus: cpus.parse().unwrap(),
+            ..Wishes::none()
+        };
+        Claim::new(vmid.to_string().parse().unwrap(), state, wishes, None)
+    }
+
+    fn states() -> [ClaimState; 3] {
+        let qemu = TaskId { tid: 5, start: 50 };
+        let reason = String::new();
+        [
+            ClaimState::Waiting { qemu },
+            ClaimState::Running { qemu },
+            ClaimState::Failed { qemu, reason },
+        ]
+    }
+
+    #[test]
+    fn a_claim_is_unproven_until_it_has_come_to_its_end_once() {
+        let [waiting, running, _] = states().map(|state| claim(100, state, "2-3"));
+        let unproven = Claim {
+            is_unproven: true,
+            ..running.clone()
+        };
+        for (new, old, is_unproven) in [
+            (&waiting, None, false),
+            (&running, None, true),
+            (&running, Some(&waiting), true),
+            (&running, Some(&unproven), true),
+            (&running, Some(&running), false),
+        ] {
+            let found = new.clone().in_place_of(old).is_unproven;
+            assert_eq!(found, is_unproven, "{} after {old:?}", new.name());
+        }
+    }
+
+    #[test]
+    fn others_own_what_is_neither_failed_nor_for_a_backup() {
+        let [waiting, running, failed] = states();
+        let standby = Claim {
+            standby: Some(Standby::default()),
+            ..claim(103, waiting.clone(), "7")
+        };
+        let all = [
+            claim(100, running, "2"),
+            claim(101, waiting, "3"),
+            claim(102, failed, "4-6"),
+            standby,
+        ];
+        let claims = Claims::from(all.map(|claim| (claim.vmid, claim)));
+        for (except, owned) in [("100", "3"), ("101", "2"), ("103", "2-3")] {
+            let found = owned_by_others(&claims, except.parse().unwrap());
+            assert_eq!(found.to_string(), owned, "{except}");
+        }
+    }
+
+    #[test]
+    fn cpus_that_have_gone_offline_are_told_once() {
+        let [_, running, _] = states();
+        let offline = |list: &str| {
+            let claim = Claim {
+                offline: list.parse().unwrap(),
+                ..claim(100, running.clone(), "2-5")
+            };
+            Claims::from([(claim.vmid, claim)])
+        };
+        for (before, after, told) in [
+            ("", "3", Some("cpu 3 is offline")),
+            ("3", "3-4", Some("cpu 4 is offline")),
+            ("3", "3", None),
+            ("3", "", None),
+        ] {
+            let lines = gone_offline(&offline(before), &offline(after));
+            assert_eq!(lines.len(), usize::from(told.is_some()), "{lines:?}");
+            assert!(
+                lines
+                    .iter()
+                    .all(|line| line.contains(told.unwrap_or_default()))
+            );
+        }
+    }
+
+    #[test]
+    fn cpus_that_the_program_itself_has_taken_offline_do_not_count() {
+        let [waiting, running, _] = states();
+        let set = |list: &str| list.parse::<CpuSet>().unwrap();
+        let (online, away) = (set("0-1,5"), set("2"));
+        for (state, offline) in [(waiting, ""), (running, "3-4")] {
+            let claim = claim(100, state, "2-5");
+            assert_eq!(claim.offline_now(&online, &away), set(offline));
+        }
+    }
+
+    #[test]
+    fn owned_cpus_of_other_threads_are_a_group_of_their_own() {
+        let wishes = |emulator: &str| Wishes {
+            emulator: Some(emulator.parse().unwrap()),
+            ..claim(100, states()[1].clone(), "2-5").wishes
+        };
+        for (emulator, expected) in [
+            ("0-1", vec![("vcpu", "2-5")]),
+            ("1,5", vec![("vcpu", "2-4"), ("io", "5")]),
+        ] {
+            let groups = wishes(emulator).groups();
+            let groups: Vec<(&str, String)> = groups
+                .into_iter()
+                .map(|(name, cpus)| (name, cpus.to_string()))
+                .collect();
+            let expected: Vec<(&str, String)> = expected
+                .into_iter()
+                .map(|(name, cpus)| (name, cpus.to_owned()))
+                .collect();
+            assert_eq!(groups, expected);
+        }
     }
 }

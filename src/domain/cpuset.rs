@@ -342,6 +342,7 @@ mod tests {
             ("", ""),
             ("\n", ""),
             ("3", "3"),
+            ("3-3", "3"),
             ("0-3,8\n", "0-3,8"),
             (" 8 , 0-1,2", "0-2,8"),
             ("5,5-6,6", "5-6"),
@@ -366,6 +367,20 @@ mod tests {
             "1 2",
         ] {
             assert!(text.parse::<CpuSet>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn bytes_end_with_that_of_the_highest_cpu() {
+        for (list, bytes) in [
+            ("", &[][..]),
+            ("0", &[0b1]),
+            ("7", &[0b1000_0000]),
+            ("8", &[0, 0b1]),
+            ("0-3,9", &[0b1111, 0b10]),
+            ("64", &[0, 0, 0, 0, 0, 0, 0, 0, 0b1]),
+        ] {
+            assert_eq!(list.parse::<CpuSet>().unwrap().to_bytes(), bytes, "{list}");
         }
     }
 

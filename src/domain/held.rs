@@ -94,3 +94,6 @@ impl Held {
         is_allowed
     }
 }
+
+#[cfg(test)]
+mod tests;

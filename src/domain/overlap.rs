@@ -77,3 +77,44 @@ impl fmt::Display for Overlap {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_a_table_stops_makes_room_in_whatever_order_they_are_named() {
+        let [one, two] = ["100", "101"].map(|id| id.parse::<Vmid>().unwrap());
+        let [cpus, others, far] = ["2-5", "4-7", "8"].map(|list| list.parse::<CpuSet>().unwrap());
+        let named = |vmid, cpus, stops| Named { vmid, cpus, stops };
+        let (stops_one, stops_two) = ([one], [two]);
+        for (stops_of_one, stops_of_two, yields) in [
+            (&[][..], &[][..], None),
+            (&stops_two, &[], Some(two)),
+            (&[], &stops_one, Some(one)),
+        ] {
+            let first = named(one, &cpus, stops_of_one);
+            let second = named(two, &others, stops_of_two);
+            let expected = Overlap {
+                vmids: [one, two],
+                cpus: "4-5".parse().unwrap(),
+                yields,
+            };
+            assert_eq!(Overlap::of(first, second), Some(expected.clone()));
+            assert_eq!(Overlap::of(second, first), Some(expected));
+        }
+        let found = Overlap::of(named(one, &cpus, &[]), named(two, &far, &[]));
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn the_other_one_is_not_the_one_that_is_asked_about() {
+        let vmids = ["100", "101"].map(|id| id.parse::<Vmid>().unwrap());
+        let overlap = Overlap {
+            vmids,
+            cpus: CpuSet::new(),
+            yields: None,
+        };
+        assert_eq!(vmids.map(|vmid| overlap.other(vmid)), [vmids[1], vmids[0]]);
+    }
+}

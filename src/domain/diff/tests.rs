@@ -1,5 +1,8 @@
 //! Tables of what is done about each combination of wished, remembered and observed value.
 
+#[path = "special/tests.rs"]
+mod special;
+
 use super::*;
 use crate::domain::knob::Knob;
 use crate::domain::target::Place;
@@ -190,7 +193,10 @@ fn what_refuses_every_change_is_remembered_and_left() {
         verdict(&compare(&irq(), Some("0-1"), Some(held()), "2")),
         ""
     );
-    assert_eq!(verdict(&compare(&irq(), None, Some(held()), "2")), "forget");
+    for live in ["2", "0-1", "5"] {
+        let found = compare(&irq(), None, Some(held()), live);
+        assert_eq!(verdict(&found), "forget", "{live}");
+    }
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Tests of placement and reserve.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::domain::cpuset::{CpuId, CpuSet};
-use crate::domain::table::{Reserve, Smt};
+use crate::domain::table::{Pin, Reserve, Smt};
 use crate::domain::topology::tests::grid;
 use crate::domain::topology::{Core, CpuSets, Parts, Topology};
 
@@ -128,6 +130,22 @@ fn default_order_follows_nodes_where_numbers_alternate() {
         texts(&placement),
         ["the vcpus are on several numa nodes: node 0 (cpus 0,2), node 1 (cpus 1,3)"]
     );
+}
+
+#[test]
+fn default_order_follows_packages_where_the_host_tells_of_nothing_else() {
+    let mut parts = Parts::default();
+    parts.sets.present = set("0-3");
+    parts.sets.online = set("0-3");
+    parts.cores = (0..4)
+        .map(|n| Core {
+            package: i32::from(n % 2 == 1),
+            die: 0,
+            cpus: CpuSet::of(CpuId(n)),
+        })
+        .collect();
+    let placement = place(&request("0-3", 4, 1), &Topology::new(parts)).unwrap();
+    assert_eq!(numbers(&placement.vcpus), [0, 2, 1, 3]);
 }
 
 #[test]
@@ -274,6 +292,58 @@ fn refuses_what_cannot_be_placed() {
         assert_eq!(error.to_string(), fact);
         assert!(error.help().contains(help), "{}", error.help());
     }
+}
+
+#[test]
+fn other_threads_are_pinned_to_cpus_that_are_online() {
+    let mut parts = Parts::default();
+    parts.sets.present = set("0-7");
+    parts.sets.online = set("0-6");
+    let host = Topology::new(parts);
+    let pins: [fn(CpuSet) -> Pin; 3] = [
+        |cpus| Pin {
+            emulator: Some(cpus),
+            ..Pin::default()
+        },
+        |cpus| Pin {
+            iothreads: BTreeMap::from([("scsi0".to_owned(), cpus)]),
+            ..Pin::default()
+        },
+        |cpus| Pin {
+            vhost: BTreeMap::from([("net0".to_owned(), cpus)]),
+            ..Pin::default()
+        },
+    ];
+    let (absent, offline) = ("the host has no cpu 8, it has 0-7", "cpu 7 is offline");
+    for pin in pins {
+        for (cpus, fact) in [("0-6", None), ("6-7", Some(offline)), ("7-8", Some(absent))] {
+            let error = threads_fit(&pin(set(cpus)), &host).err();
+            let told = error.map(|error| error.to_string());
+            assert_eq!(told.as_deref(), fact, "{:?}", pin(set(cpus)));
+        }
+    }
+}
+
+#[test]
+fn every_cpu_that_a_table_names_has_to_be_there() {
+    let mut also = request("2-5", 2, 1);
+    also.also = set("99");
+    let mut listed = request("2-5", 2, 1);
+    listed.vcpus = Some(ids(&[2, 99]));
+    for wish in [request("2-5,99", 2, 1), also, listed] {
+        let error = place(&wish, &grid(1, 1, 6, 1)).unwrap_err();
+        assert_eq!(error.to_string(), "the host has no cpu 99, it has 0-5");
+    }
+}
+
+#[test]
+fn each_vcpu_that_runs_has_a_cpu_whatever_can_be_plugged_in() {
+    let wish = Request {
+        max_vcpus: 0,
+        ..request("6-8", 2, 1)
+    };
+    let placement = place(&wish, &grid(1, 2, 6, 2)).unwrap();
+    assert_eq!(numbers(&placement.vcpus), [6, 7]);
 }
 
 #[test]
