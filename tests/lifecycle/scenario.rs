@@ -1,6 +1,8 @@
 //! Scenarios: what happens to a VM, step by step; and the same with a death at every write.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 
 use pin_hook::lifecycle::engine::account::Account;
 use pin_hook::lifecycle::start::phase::Phase;
@@ -39,6 +41,24 @@ pub fn stride() -> usize {
 /// Tells whether the `n`-th moment is tried, from 1 on.
 pub fn is_tried(n: usize) -> bool {
     n % stride() == 1 % stride()
+}
+
+/// Returns the deaths at a write: before it, in its middle where it may be torn, and after the last one.
+fn deaths(op: &str, is_last: bool) -> impl Iterator<Item = Death> + use<> {
+    let is_torn = op.starts_with("append") || op.starts_with("replace");
+    let torn = is_torn.then_some(Death::Torn);
+    let last = is_last.then_some(Death::After);
+    [Some(Death::Before), torn, last].into_iter().flatten()
+}
+
+/// Adds a line to the file `COUNT_DEATHS`, if that is set: how many deaths of a call there are, tried or not.
+fn count(n_deaths: usize, call: &str) {
+    if let Some(path) = std::env::var_os("COUNT_DEATHS") {
+        let file = File::options().create(true).append(true).open(path);
+        file.unwrap()
+            .write_all(format!("{n_deaths} {call}\n").as_bytes())
+            .unwrap();
+    }
 }
 
 type Outside = Box<dyn Fn(&World)>;
@@ -231,17 +251,17 @@ impl Scenario {
         let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let n_ops = reference.ops.len();
         let tried = |n: &usize| is_tried(*n) || *n == n_ops;
-        for (n, op) in (1..).zip(&reference.ops).filter(|(n, _)| tried(n)) {
-            let is_torn = op.starts_with("append") || op.starts_with("replace");
-            let torn = is_torn.then_some(Death::Torn);
-            let last = (n == n_ops).then_some(Death::After);
-            for death in [Some(Death::Before), torn, last].into_iter().flatten() {
-                let found = self.die(n, death, call, reference, start);
-                if !found.is_empty() {
-                    let short: String = op.chars().take(150).collect();
-                    let when = format!("{n} of {n_ops} ({death:?}): {short}\n");
-                    wrong.entry(found).or_default().push(when);
-                }
+        let deaths: Vec<(usize, &String, Death)> = (1..)
+            .zip(&reference.ops)
+            .flat_map(|(n, op)| deaths(op, n == n_ops).map(move |death| (n, op, death)))
+            .collect();
+        count(deaths.len(), name);
+        for (n, op, death) in deaths.into_iter().filter(|(n, ..)| tried(n)) {
+            let found = self.die(n, death, call, reference, start);
+            if !found.is_empty() {
+                let short: String = op.chars().take(150).collect();
+                let when = format!("{n} of {n_ops} ({death:?}): {short}\n");
+                wrong.entry(found).or_default().push(when);
             }
         }
         let lines = |(found, when): (&String, &Vec<String>)| {
