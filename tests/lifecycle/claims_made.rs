@@ -61,9 +61,36 @@ fn the_step_to_the_next_level_is_that_of_an_offline_cpu() {
     let world = World::with_vm();
     world.start(100);
     world.sim.set_online(2, false).unwrap();
-    world.reconcile();
-    let level = patient(&world, 100).level.unwrap();
-    assert_eq!(level.next.as_deref(), Some("take cpu 2 online again"));
+    for _ in 0..2 {
+        let level = patient(&world, 100).level.unwrap();
+        assert_eq!(level.next.as_deref(), Some("take cpu 2 online again"));
+        world.reconcile();
+    }
+}
+
+#[test]
+fn a_vm_whose_state_is_lost_is_a_finding() {
+    let world = World::with_vm();
+    world.start(100);
+    world.lose_state();
+    let row = found(&patient(&world, 100), "in-force");
+    assert_eq!(row.outcome, Outcome::Failure, "{row:?}");
+    assert!(row.found.starts_with("the state is lost"), "{row:?}");
+}
+
+/// Monitoring may run without privileges, and is not to believe that all is well.
+#[test]
+fn what_only_root_can_see_is_a_finding_and_no_level() {
+    let world = World::with_vm();
+    world.start(100);
+    world
+        .sim
+        .fail("=read /run/pin-hook/journal", libc::EACCES, u32::MAX);
+    let patient = patient(&world, 100);
+    let row = found(&patient, "in-force");
+    assert_eq!(row.outcome, Outcome::Warning, "{row:?}");
+    assert_eq!(row.fix.as_deref(), Some("run it as root"));
+    assert_eq!(patient.level, None);
 }
 
 #[track_caller]

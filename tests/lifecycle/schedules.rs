@@ -4,6 +4,7 @@
 
 use proptest::prelude::*;
 
+use super::scenario::stride;
 use super::world::{CONF, World};
 use crate::common::sim::VmSpec;
 use crate::common::sim::fate::Death;
@@ -151,7 +152,7 @@ proptest! {
 fn vms_that_end_at_once_after_a_death_leave_the_host_as_before() {
     let mut node = Node::new();
     let before = node.world.capture();
-    for death in 1..60 {
+    for death in (1..60).step_by(stride()) {
         for how in [Death::Before, Death::Torn, Death::After] {
             node.take((Event::Start, 0, None));
             node.take((Event::Start, 1, Some((death, how))));

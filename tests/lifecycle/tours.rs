@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::lost::left;
+use super::scenario::stride;
 use super::world::World;
 use crate::common::sim::VmSpec;
 use crate::common::sim::fate::Death;
@@ -232,7 +233,7 @@ fn threads_of_a_node_are_back_after_a_vm_was_given_other_cpus() {
 #[test]
 fn threads_are_back_when_an_apply_was_killed_and_the_state_is_lost_later() {
     let mut wrong = String::new();
-    for n in 1..60 {
+    for n in (1..60).step_by(stride()) {
         for how in [Death::Before, Death::Torn, Death::After] {
             let mut node = Node::new();
             let before = node.world.capture();

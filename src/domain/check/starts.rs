@@ -52,6 +52,10 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Failure,
         judge: Judge::Vm(|vm, _| match &vm.owning {
             Owning::Nothing => Verdict::skipped("it is to own no cpus now"),
+            Owning::Hidden => Fault::new("only root can see what it owns")
+                .with(Warning)
+                .fixed_by("run it as root")
+                .into(),
             Owning::InForce => Verdict::passed("it is"),
             Owning::Amiss(Advised { fact, help }) => Fault::new(fact).fixed_by(help).into(),
         }),

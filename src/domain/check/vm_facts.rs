@@ -10,6 +10,8 @@ pub enum Owning {
     /// It owns none.
     #[default]
     Nothing,
+    /// Only root can see.
+    Hidden,
     /// They are its own.
     InForce,
     /// Something keeps them from being that, or from being given back.

@@ -109,7 +109,9 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
     };
     let mut patients = vec![of_host(&facts)];
     let is_lost = known_state(host).is_ok_and(|state| is_lost(host, &state));
-    let state = known(host).ok().and_then(Known::state);
+    let known = known(host).ok();
+    let is_hidden = matches!(known, Some(Known::Hidden(_)));
+    let state = known.and_then(Known::state);
     let vms = vmids.into_iter();
     let vms = vms.filter_map(|vmid| vm_facts(&bench, host, vmid, state.as_ref()));
     let claims = state.as_ref().map(|state| &state.claims);
@@ -119,14 +121,11 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
         seen.map_or_else(Default::default, |seen| (seen.claims, seen.watch_fault));
     patients.extend(vms.map(|mut vm| {
         let is_owner = owned.iter().any(|claim| claim.vmid == vm.vmid);
-        let is_known = is_owner || state.is_some() && !is_lost || is_off(&vm, &facts);
+        let is_known =
+            is_owner || !is_hidden && (state.is_some() && !is_lost || is_off(&vm, &facts));
         vm.owning = match is_owner {
             true => owning(vm.vmid, &owned, unwatched.as_ref()),
-            false if is_known && lacks_its_cpus(&vm, &facts) => Owning::Amiss(Advised::new(
-                "it runs without cpus of its own",
-                format!("pin-hook apply {}", vm.vmid),
-            )),
-            false => Owning::Nothing,
+            false => unowned(&vm, &facts, is_hidden, is_lost),
         };
         let level = level(&bench, host, &vm, &facts, &owned);
         of_vm(&vm, &facts, Some(level).filter(|_| is_known))
@@ -229,9 +228,16 @@ fn owning(vmid: Vmid, owned: &[ClaimStatus], unwatched: Option<&Advised>) -> Own
     }
 }
 
-/// Tells whether a VM runs that PVE starts with CPUs of its own, and which has none.
-fn lacks_its_cpus(vm: &VmFacts, facts: &HostFacts) -> bool {
-    runs(vm, facts) && vm.guest.is_hooked() && vm.table.is_some() && vm.table_fault.is_none()
+/// Returns what has become of the CPUs of a VM that is not known to own any: PVE may have started it to own some.
+fn unowned(vm: &VmFacts, facts: &HostFacts, is_hidden: bool, is_lost: bool) -> Owning {
+    let is_to_own = vm.guest.is_hooked() && vm.table.is_some() && vm.table_fault.is_none();
+    let fact = match is_to_own && runs(vm, facts) {
+        _ if is_hidden && is_to_own => return Owning::Hidden,
+        true if is_lost => "the state is lost, and with it what the vm owns",
+        true => "it runs without cpus of its own",
+        false => return Owning::Nothing,
+    };
+    Owning::Amiss(Advised::new(fact, format!("pin-hook apply {}", vm.vmid)))
 }
 
 fn runs(vm: &VmFacts, facts: &HostFacts) -> bool {

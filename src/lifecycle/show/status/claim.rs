@@ -174,14 +174,18 @@ pub(super) fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Loo
         outdated: outdated(host, state, claim),
         over,
         offline_help: offline_help(host, claim.vmid, &offline),
-        offline,
         cpus: claim.wishes.cpus.clone(),
         backend: claim.wishes.backend,
         reason: claim.wishes.reason.clone(),
         level: (claim.is_running() && !over).then(|| {
             let proof = proof::of_vm(&*host.files, claim.vmid);
-            level(claim, state, seen, own).proven(claim.vmid, &claim.wishes, proof.as_ref())
+            let now = Claim {
+                offline: offline.clone(),
+                ..claim.clone()
+            };
+            level(&now, state, seen, own).proven(claim.vmid, &claim.wishes, proof.as_ref())
         }),
+        offline,
         devices: claim.devices.clone(),
         partitions,
         threads,
