@@ -358,6 +358,22 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_of_tables_that_is_a_link_to_the_other_hides_none() {
+        let (dir, files) = host();
+        let hidden = || hidden_table(&files, id("100"));
+        let put = |path| files.replace(path, "cpus = \"2\"\n", 0o644).unwrap();
+        put("/etc/pve/pin-hook/100.toml");
+        assert_eq!(hidden(), None);
+        put("/etc/pin-hook/100.toml");
+        assert_eq!(hidden().as_deref(), Some("/etc/pve/pin-hook/100.toml"));
+        let local = dir.path().join("etc/pin-hook");
+        files.remove("/etc/pin-hook/100.toml").unwrap();
+        files.remove_dir(LOCAL_TABLES).unwrap();
+        std::os::unix::fs::symlink("pve/pin-hook", &local).unwrap();
+        assert_eq!(hidden(), None);
+    }
+
+    #[test]
     fn a_link_to_nothing_is_no_missing_table() {
         let (dir, files) = host();
         let link = dir.path().join("etc/pin-hook/100.toml");

@@ -279,6 +279,18 @@ fn a_reconcile_that_is_locked_out_says_so() {
     assert_eq!(done(world.reconcile()).lines, []);
 }
 
+/// There is no start that the admin would have to do again.
+#[test]
+fn a_wish_that_was_left_ends_with_its_vm() {
+    let world = World::with_vm();
+    world.launch(100, &VmSpec::with_vcpus(2));
+    world.sim.lock_by_other(LOCK);
+    assert_eq!(world.apply(100).exit, Exit::Incomplete);
+    world.end_qemu(100);
+    world.sim.unlock_by_other(LOCK);
+    assert_eq!(done(world.reconcile()).lines, []);
+}
+
 #[test]
 fn an_apply_whose_vm_ends_meanwhile_does_not_say_that_it_owns_cpus() {
     let world = World::with_vm();

@@ -62,6 +62,9 @@ pin-hook reconcile > "$work/kept-off" 2>&1 && status=0 || status=$?
 equal 'a reconcile that is kept off is no success' 3 $status
 check 'it names the process that is stopped' has "$work/kept-off" "process $locker (perl) is stopped and holds /run/pin-hook/lock"
 check 'and how it goes on' has "$work/kept-off" "kill -CONT $locker lets it go on"
+pin-hook apply 100 > "$work/kept-off" 2>&1 && status=0 || status=$?
+equal 'nor is an apply' 3 $status
+check 'which does not say that reconcile goes on by itself' has "$work/kept-off" "kill -CONT $locker lets it go on"
 kill -CONT $locker
 kill $locker $client
 check 'bus, monitor and lock at once: the units do what is left' wait_until 60 'it stands' stands 100 "$isolated"
