@@ -34,9 +34,25 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Event::Release),
         1 => Just(Event::Reconcile),
     ];
-    let how = prop_oneof![Just(Death::Before), Just(Death::Torn), Just(Death::After)];
-    let death = proptest::option::of((1..60_usize, how));
+    let death = proptest::option::of((1..60_usize, deaths()));
     (event, 0..VMS.len(), death)
+}
+
+/// Calls the program, which dies at a write if it is told to; true when it came to its end.
+pub fn call<T>(
+    world: &World,
+    death: Option<(usize, Death)>,
+    call: impl FnOnce(&World) -> T,
+) -> bool {
+    if let Some((n, how)) = death {
+        world.sim.die_at(n, how);
+    }
+    world.sim.run_until_death(|| call(world)).is_ok()
+}
+
+/// How a random write is died at.
+pub fn deaths() -> impl Strategy<Value = Death> {
+    prop_oneof![Just(Death::Before), Just(Death::Torn), Just(Death::After)]
 }
 
 /// A node and which of its VMs run, and own their CPUs for certain.
@@ -56,14 +72,6 @@ impl Node {
         }
     }
 
-    /// Calls the program; true when it came to its end.
-    fn call<T>(&self, death: Option<(usize, Death)>, call: impl FnOnce(&World) -> T) -> bool {
-        if let Some((n, how)) = death {
-            self.world.sim.die_at(n, how);
-        }
-        self.world.sim.run_until_death(|| call(&self.world)).is_ok()
-    }
-
     /// PVE starts a VM when its pre-start has come to its end, whatever becomes of its post-start.
     fn start(&mut self, n: usize, death: Option<(usize, Death)>) {
         let id = VMS[n];
@@ -71,9 +79,11 @@ impl Node {
             Some((at, _)) if at % 2 == 0 => (death, None),
             _ => (None, death),
         };
-        if self.call(first, |world| world.phase(Phase::PreStart, id)) {
+        if call(&self.world, first, |world| world.phase(Phase::PreStart, id)) {
             self.world.launch(id, &VmSpec::with_vcpus(2));
-            self.call(second, |world| world.phase(Phase::PostStart, id));
+            call(&self.world, second, |world| {
+                world.phase(Phase::PostStart, id)
+            });
             (self.running[n], self.owning[n]) = (true, true);
         }
     }
@@ -88,15 +98,17 @@ impl Node {
             Event::Start if !self.running[n] => self.start(n, death),
             Event::Stop if self.running[n] => {
                 self.end(n);
-                self.call(death, |world| world.phase(Phase::PostStop, VMS[n]));
+                call(&self.world, death, |world| {
+                    world.phase(Phase::PostStop, VMS[n])
+                });
             }
             Event::End if self.running[n] => self.end(n),
             Event::Release if self.running[n] => {
-                self.call(death, |world| world.release(Some(VMS[n])));
+                call(&self.world, death, |world| world.release(Some(VMS[n])));
                 self.owning[n] = false;
             }
             _ => {
-                self.call(death, World::reconcile);
+                call(&self.world, death, World::reconcile);
             }
         }
         self.world.end_worker();
@@ -115,7 +127,8 @@ impl Node {
     }
 }
 
-fn config() -> ProptestConfig {
+/// A case is a whole life of a node.
+pub fn config() -> ProptestConfig {
     let all = ProptestConfig::default();
     ProptestConfig {
         cases: (all.cases / 4).max(1),

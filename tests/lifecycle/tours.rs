@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::lost::left;
 use super::scenario::stride;
+use super::schedules::{call, config, deaths};
 use super::world::World;
 use crate::common::sim::VmSpec;
 use crate::common::sim::fate::Death;
@@ -54,8 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Event::Empty),
         2 => Just(Event::LoseState),
     ];
-    let how = prop_oneof![Just(Death::Before), Just(Death::Torn), Just(Death::After)];
-    let death = proptest::option::weighted(0.3, (1..80_usize, how));
+    let death = proptest::option::weighted(0.3, (1..80_usize, deaths()));
     (event, 0..VMS.len(), death)
 }
 
@@ -74,19 +74,13 @@ impl Node {
         }
     }
 
-    /// Calls the program; true when it came to its end.
-    fn call<T>(&self, death: Option<(usize, Death)>, call: impl FnOnce(&World) -> T) -> bool {
-        if let Some((n, how)) = death {
-            self.world.sim.die_at(n, how);
-        }
-        self.world.sim.run_until_death(|| call(&self.world)).is_ok()
-    }
-
     fn start(&mut self, n: usize, death: Option<(usize, Death)>) {
         let id = VMS[n];
-        if self.call(None, |world| world.phase(Phase::PreStart, id)) {
+        if call(&self.world, None, |world| world.phase(Phase::PreStart, id)) {
             self.world.launch(id, &VmSpec::with_vcpus(2));
-            self.call(death, |world| world.phase(Phase::PostStart, id));
+            call(&self.world, death, |world| {
+                world.phase(Phase::PostStart, id)
+            });
             self.running[n] = true;
         }
     }
@@ -109,20 +103,20 @@ impl Node {
             Event::Start if !self.running[n] => self.start(n, death),
             Event::Stop if self.running[n] => {
                 self.end(n);
-                self.call(death, |world| world.phase(Phase::PostStop, id));
+                call(&self.world, death, |world| world.phase(Phase::PostStop, id));
             }
             Event::End if self.running[n] => self.end(n),
             Event::Edit(table) => {
                 let text = format!("cpus = \"{}\"\n", TABLES[table]);
                 self.world.sim.table(id, &text);
             }
-            Event::Apply => drop(self.call(death, |world| world.apply(id))),
-            Event::Release => drop(self.call(death, |world| world.release(Some(id)))),
+            Event::Apply => drop(call(&self.world, death, |world| world.apply(id))),
+            Event::Release => drop(call(&self.world, death, |world| world.release(Some(id)))),
             Event::Flip(cpu) => self.flip(cpu),
             Event::Fill(kib) => self.world.sim.fill_run(kib << 10),
             Event::Empty => self.world.sim.empty_run(),
             Event::LoseState => self.world.lose_state(),
-            _ => drop(self.call(death, World::reconcile)),
+            _ => drop(call(&self.world, death, World::reconcile)),
         }
         self.world.end_worker();
         // A death and the loss of the state together are more than is promised.
@@ -142,14 +136,6 @@ impl Node {
         }
         let _ = self.world.reconcile_until_quiet();
         self.world.release(None);
-    }
-}
-
-fn config() -> ProptestConfig {
-    let all = ProptestConfig::default();
-    ProptestConfig {
-        cases: (all.cases / 4).max(1),
-        ..all
     }
 }
 
