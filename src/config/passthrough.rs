@@ -168,6 +168,7 @@ pub(super) fn parse_drive(key: &str, value: &str) -> Option<Drive> {
             key: key.to_owned(),
             format: text("format").or(by_name.map(str::to_owned)),
             storage: storage.map(|(storage, _)| storage.to_owned()),
+            is_file: storage.is_some_and(|(_, volume)| volume.contains('/')),
             cache: text("cache"),
             aio: text("aio"),
             iothread: is_on("iothread"),

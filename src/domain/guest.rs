@@ -217,6 +217,8 @@ pub struct Disk {
     pub format: Option<String>,
     /// Storage that it is on; nothing for a device of the host.
     pub storage: Option<String>,
+    /// Whether its volume is a file in a directory; PVE's volumes on LVM, ZFS or Ceph are not.
+    pub is_file: bool,
     /// Cache mode, if it is not the default.
     pub cache: Option<String>,
     /// How QEMU reads and writes it, if that is not the default.

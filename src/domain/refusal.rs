@@ -153,6 +153,14 @@ impl Refusal {
         )
     }
 
+    /// Returns the VM that has the CPUs, where that is why.
+    pub fn owner(&self) -> Option<Vmid> {
+        match self {
+            Refusal::Claimed { owner, .. } | Refusal::Reserved { owner, .. } => Some(*owner),
+            _ => None,
+        }
+    }
+
     /// Returns what the operator can do about it.
     pub fn help(&self, vmid: Vmid) -> String {
         let other_cpus = others::other_cpus(Some(vmid));

@@ -19,7 +19,7 @@ pub const CONF: &str = "name: vr\nagent: 1\nballoon: 0\nbios: ovmf\ncores: 4\ncp
                     rbd:vm-100-disk-1,pre-enrolled-keys=1\nhookscript: local:snippets/pin-hook\nhostpci0: \
                     mapping=gpu,pcie=1,x-vga=1\nhugepages: 2\nmachine: q35\nmemory: 8192\nnet0: \
                     virtio=BC:24:11:00:00:01,bridge=vmbr0,queues=4\nonboot: 1\nostype: win11\nscsi0: \
-                    rbd:vm-100-disk-0,iothread=1\nscsihw: virtio-scsi-single\ntpmstate0: rbd:vm-100-disk-2\n";
+                    rbd:vm-100-disk-0,iothread=1\nscsi1: san:vm-100-disk-0.qcow2,iothread=1\nscsihw: virtio-scsi-single\ntpmstate0: rbd:vm-100-disk-2\n";
 
 pub fn topology(sets: CpuSets, has_memory: bool) -> Topology {
     let nodes = vec![Node {
@@ -56,6 +56,7 @@ pub fn vm() -> VmFacts {
         table: Some("/etc/pve/pin-hook/100.toml".to_owned()),
         table_fault: None,
         refusal: None,
+        refused_for: None,
         warnings: Vec::new(),
         doubts: Vec::new(),
         better: None,

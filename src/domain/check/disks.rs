@@ -10,12 +10,13 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         id: "disk-format",
         required: "disks are not qcow2 files",
-        why: "qcow2 looks up where each block is, and on ZFS or btrfs it copies on write twice.",
+        why: "qcow2 looks up where each block is, and on ZFS or btrfs it copies on write twice. On LVM (PVE 9, \
+              snapshot-as-volume-chain) it is passed: there are no snapshots without it.",
         fix: "qm disk move <vmid> DISK STORAGE --format raw (a raw file has no snapshots)",
         severity: Notice,
         judge: Judge::Vm(|vm, _| {
             each(vm, |disk| match disk.format.as_deref() {
-                Some("qcow2") => Some(format!("{} is qcow2", disk.key)),
+                Some("qcow2") if disk.is_file => Some(format!("{} is qcow2", disk.key)),
                 _ => None,
             })
         }),

@@ -156,10 +156,7 @@ fn overlap(vm: &VmFacts, host: &HostFacts) -> Verdict {
     };
     let others = host.guests.iter().filter(|one| one.vmid != vm.vmid);
     let overlaps = others.filter_map(|other| Overlap::of(own.named(), other.named()));
-    let is_told = |other| {
-        let refusal = vm.refusal.as_ref();
-        refusal.is_some_and(|refusal| refusal.fact.ends_with(&format!("vm {other}")))
-    };
+    let is_told = |other| vm.refused_for == Some(other);
     let overlaps = overlaps.filter(|one| one.yields.is_none() && !is_told(one.other(vm.vmid)));
     let faults = overlaps.map(|one| {
         let (vmid, other) = (vm.vmid, one.other(vm.vmid));

@@ -35,6 +35,8 @@ pub struct VmFacts {
     pub table_fault: Option<Advised>,
     /// Why a start would be refused.
     pub refusal: Option<Advised>,
+    /// VM that has CPUs of its table, where that is why.
+    pub refused_for: Option<Vmid>,
     /// What a start would warn of.
     pub warnings: Vec<String>,
     /// What is to be said of the CPUs that its table names, by the rules by which CPUs are chosen.

@@ -14,6 +14,8 @@ pub struct Outlook {
     pub reason: String,
     /// What can be done about it.
     pub help: String,
+    /// What a plan warns of besides, word for word, where it is the same.
+    pub warning: String,
     /// What would come of it, in one line.
     pub summary: String,
     /// The same without the VM, in a few words.
@@ -28,6 +30,7 @@ impl Outlook {
             fails: true,
             reason: format!("{key}: {fault}"),
             help: fault.help(key, Some(vmid)),
+            warning: format!("{key}: {fault}; {by} will refuse the start"),
             summary: format!("vm {vmid} would not start: {by} refuses {key}"),
             what: format!("{by} refuses {key}"),
         }
@@ -44,6 +47,7 @@ impl Outlook {
             fails,
             reason: objection.to_string(),
             help: objection.help(vmid),
+            warning: objection.warning(vmid),
             summary,
             what,
         })

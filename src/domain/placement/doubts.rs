@@ -29,13 +29,14 @@ pub fn of_written(
         memory_mib,
     };
     let all = [
-        kinds(&used, topology),
-        low_power(&used, topology),
-        too_many_nodes(&used, &owned, needs, topology),
-        boot_cpu(&owned),
-        isolcpus(&owned, topology),
+        (Topic::Cpus, kinds(&used, topology)),
+        (Topic::Cpus, low_power(&used, topology)),
+        (Topic::Nodes, too_many_nodes(&used, &owned, needs, topology)),
+        (Topic::Cpus, boot_cpu(&owned)),
+        (Topic::Cpus, isolcpus(&owned, topology)),
     ];
-    about(Topic::Cpus, all.into_iter().flatten()).collect()
+    let all = all.into_iter();
+    all.flat_map(|(topic, text)| about(topic, text)).collect()
 }
 
 /// What is said of any CPUs, written or chosen, next to the guest.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::choose::{Choice, Packing, Search};
 use super::doubts::isolcpus;
-use super::remark::Remark;
+use super::remark::{Remark, Topic};
 use super::reserve::{default_reserve, housekeeping};
 use super::small_cache::is_small;
 use crate::domain::cpuset::{CpuId, CpuSet};
@@ -173,7 +173,8 @@ fn nodes(topology: &Topology, owned: &CpuSet) -> Option<Remark> {
         0 | 1 => Remark::info(format!("all on numa node {list}")),
         _ => Remark::warning(format!(
             "on numa nodes {list}: no single one has room for all vcpus and their memory"
-        )),
+        ))
+        .about(Topic::Nodes),
     })
 }
 

@@ -19,6 +19,8 @@ pub enum Topic {
     Placement,
     /// CPUs that the table names, against the rules by which CPUs are chosen.
     Cpus,
+    /// NUMA nodes that the vCPUs are on, against the same rules.
+    Nodes,
     /// Siblings that the guest does not know.
     Smt,
     /// A line of the VM's config that is a check of its own.
@@ -32,7 +34,7 @@ pub enum Topic {
 impl Remark {
     /// Tells whether it warns of the NUMA nodes that the vCPUs are on: then no notice has to name them again.
     pub fn warns_of_nodes(&self) -> bool {
-        self.is_warning && self.text.contains("numa nodes ")
+        self.is_warning && self.topic == Topic::Nodes
     }
 
     /// Returns a remark on something that is as it should be, or as good as it can be.

@@ -20,6 +20,7 @@ pub fn locked(vmid: Vmid, guest: &Guest) -> Option<Outlook> {
     Some(Outlook {
         reason: format!("the vm is locked ({lock})"),
         help: format!("wait for the task that is running; if there is none: qm unlock {vmid}"),
+        warning: String::new(),
         summary: format!("vm {vmid} would not start: pve refuses it while it is locked"),
         what: "pve refuses it while it is locked".to_owned(),
         fails: true,
@@ -33,6 +34,7 @@ pub fn memory(topology: &Topology, vmid: Vmid, guest: &Guest) -> Option<Outlook>
     Some(Outlook {
         reason: refused.to_string(),
         help: refused.help(vmid),
+        warning: refused.to_string(),
         summary: format!("vm {vmid} would not start: {what}"),
         what,
         fails: true,

@@ -178,11 +178,10 @@ impl Devices {
     /// Returns everything that there is to be said of the devices, in order.
     pub fn judged(&self, vmid: Vmid) -> Vec<Judged> {
         let faults = self.asked.iter().filter_map(|asked| {
-            let (key, fault) = (&asked.key, asked.fault.as_ref()?);
-            let by = fault.refused_by();
+            let outlook = Outlook::of_fault(vmid, &asked.key, asked.fault.as_ref()?);
             Some(Judged {
-                warning: format!("{key}: {fault}; {by} will refuse the start"),
-                outlook: Some(Outlook::of_fault(vmid, key, fault)),
+                warning: outlook.warning.clone(),
+                outlook: Some(outlook),
             })
         });
         let objections = self.objections().into_iter();

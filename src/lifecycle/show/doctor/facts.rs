@@ -147,11 +147,13 @@ pub(super) fn vm_facts(
         None if may_start => in_the_way(bench, host, vmid, state),
         _ => None,
     };
+    let owner = obstacle.as_ref().and_then(|one| one.owner);
+    let obstacle = obstacle.map(|one| one.advice);
     let reason = obstacle.as_ref().map(|one| &one.fact);
     let has_own_check = |warning: &Remark| match warning.topic {
         Topic::Placement => false,
         Topic::Config | Topic::Devices => true,
-        Topic::Cpus => !doubts.is_empty(),
+        Topic::Cpus | Topic::Nodes => !doubts.is_empty(),
         Topic::Smt => guest_smt.is_some(),
         Topic::Memory => reason == Some(&warning.text),
     };
@@ -170,6 +172,7 @@ pub(super) fn vm_facts(
         guest,
         table_fault: held.table_fault,
         refusal: held.refusal.or(obstacle),
+        refused_for: owner,
         warnings: warnings.into_iter().map(|warning| warning.text).collect(),
         doubts,
         better,

@@ -22,6 +22,23 @@ use crate::lifecycle::engine::journal::check_room;
 use crate::lifecycle::show::lint::Bench;
 use crate::lifecycle::start::preparing::wanted;
 
+/// Why a VM would not start with CPUs of its own.
+pub(super) struct Obstacle {
+    /// What is in the way, and what can be done about it.
+    pub advice: Advised,
+    /// VM that has the CPUs, where that is why.
+    pub owner: Option<Vmid>,
+}
+
+impl From<Advised> for Obstacle {
+    fn from(advice: Advised) -> Self {
+        Obstacle {
+            advice,
+            owner: None,
+        }
+    }
+}
+
 /// Returns why a VM that does not run would not start with CPUs of its own now; `state` is what the program
 /// remembers, `None` where that is hidden.
 pub(super) fn in_the_way(
@@ -29,7 +46,7 @@ pub(super) fn in_the_way(
     host: &Host,
     vmid: Vmid,
     state: Option<&State>,
-) -> Option<Advised> {
+) -> Option<Obstacle> {
     let ground = bench.ground.as_ref().ok()?;
     if !matches!(pve::running(&*host.files, vmid), Ok(None)) {
         return None;
@@ -37,19 +54,25 @@ pub(super) fn in_the_way(
     let case = match read_case(host, vmid, "") {
         Ok(Found::Case(case)) => *case,
         Ok(Found::Nothing(_)) => return None,
-        Err(error) => return Some(Advised::new(error.to_string(), error.help())),
+        Err(error) => return Some(Advised::new(error.to_string(), error.help()).into()),
     };
     let guest = next_guest(&*host.files, vmid, "")?;
     let case = Case { guest, ..case };
     if let Err(denied) = granted((ground, &bench.others), host, &case, state) {
-        return Some(Advised::new(denied.to_string(), denied.help(vmid)));
+        return Some(Obstacle {
+            advice: Advised::new(denied.to_string(), denied.help(vmid)),
+            owner: match denied {
+                Denied::Refused(refusal) => refusal.owner(),
+                Denied::Failed(_) => None,
+            },
+        });
     }
     let outlook = locked(vmid, &case.guest);
     if let Some(outlook) = outlook.or_else(|| memory(&ground.topology, vmid, &case.guest)) {
-        return Some(Advised::new(outlook.reason, outlook.help));
+        return Some(Advised::new(outlook.reason, outlook.help).into());
     }
     let full = check_room(&*host.files).err()?;
-    Some(Advised::new(format!("{full:#}"), help_for(&full)))
+    Some(Advised::new(format!("{full:#}"), help_for(&full)).into())
 }
 
 /// # Errors

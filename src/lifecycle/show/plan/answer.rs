@@ -129,8 +129,7 @@ impl Plan {
             false => Outcome::Harms,
         };
         // The reason is told once, as the error.
-        self.warnings
-            .retain(|text| !text.starts_with(&outlook.reason));
+        self.warnings.retain(|text| *text != outlook.warning);
         let message = format!("vm {}: {}", self.vmid, outlook.reason);
         self.error = Some(Complaint::new(message, outlook.help));
         self.summary = outlook.summary;

@@ -29,6 +29,7 @@ impl Run<'_> {
         Some(Outlook {
             reason: broken.to_string(),
             help: broken.help(vmid, true),
+            warning: String::new(),
             what: broken.to_string(),
             summary,
             fails: true,
@@ -156,6 +157,7 @@ mod tests {
             fails,
             reason: String::new(),
             help: String::new(),
+            warning: String::new(),
             summary: "vm 100 would not start: pve refuses hostpci0".to_owned(),
             what: "take disk vda from the host".to_owned(),
         };
