@@ -149,7 +149,7 @@ fn hugepages_that_pve_refuses_are_known_before() {
         ),
         (
             "numa: 1\nhugepages: 1024\nmemory: 32\n".to_owned(),
-            "each socket has 32 MiB of memory, no multiple of hugepages of 1024 MiB: pve",
+            "each socket has 32 MiB of memory, no multiple of the hugepage size (1024 MiB): pve",
         ),
         (
             "numa: 1\nhugepages: 1024\nmemory: 2048\nsockets: 2\n".to_owned(),

@@ -62,7 +62,7 @@ fn draw(host: &Host, vmid: Vmid, output: &Output) {
                 .into_iter()
                 .for_each(|picture| output.print(&(picture + "\n")));
         }
-        Err(error) => output.say(Level::Info, &format!("the picture is left out: {error:#}")),
+        Err(error) => output.say(Level::Info, &format!("cannot draw the picture: {error:#}")),
     }
 }
 

@@ -262,7 +262,7 @@ impl Wishes {
     /// Returns the wishes of a VM whose table cannot be fulfilled for now.
     pub fn none() -> Self {
         Wishes {
-            reason: "nothing can be isolated for now".to_owned(),
+            reason: "nothing is isolated for now".to_owned(),
             ..Wishes::default()
         }
     }

@@ -46,7 +46,7 @@ const BITS: u32 = u64::BITS;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseCpuListError {
     /// There is nothing before, between or behind the commas.
-    #[error("an entry is empty: there is one comma too many")]
+    #[error("an entry is empty: remove one comma")]
     Comma,
     /// A part is neither a number nor a range.
     #[error("\"{0}\" is not a cpu number or a range of them (such as \"0-3,8\")")]

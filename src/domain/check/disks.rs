@@ -69,7 +69,10 @@ pub(super) const CHECKS: &[Check] = &[
                 )),
                 _ => None,
             });
-            Verdict::of(faults.collect(), "it does")
+            Verdict::of(
+                faults.collect(),
+                "every iothread has a controller of its own",
+            )
         }),
     },
     Check {
@@ -81,7 +84,7 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Notice,
         judge: Judge::Vm(|vm, _| match (&vm.controllers[..], &vm.snapshots[..]) {
             ([], _) => Verdict::passed("the vm has no such controller"),
-            (_, []) => Verdict::passed("it has none"),
+            (_, []) => Verdict::passed("the vm has no snapshots"),
             ([first, ..], names) => Fault::new(format!(
                 "snapshots {}, and controller {first}",
                 names.join(", ")

@@ -62,5 +62,5 @@ fn hardware(vm: &VmFacts, host: &HostFacts) -> Verdict {
     let unmapped = devices.filter(|device| device.mapping.is_none());
     let unmapped = unmapped.map(|device| format!("{} is not mapped for the cluster", device.key));
     let faults = volumes.chain(unmapped).map(Fault::new);
-    Verdict::of(faults.collect(), "it is")
+    Verdict::of(faults.collect(), "the other nodes have what the vm needs")
 }

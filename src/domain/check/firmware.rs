@@ -38,7 +38,7 @@ pub(super) const CHECKS: &[Check] = &[
             if efi.is_some_and(|disk| !disk.has_keys) {
                 faults.push(Fault::new("efidisk0 has no pre-enrolled-keys=1"));
             }
-            Verdict::of(faults, "it has")
+            Verdict::of(faults, "the vm has a tpm, and an efi disk with keys")
         }),
     },
 ];

@@ -18,7 +18,7 @@ pub(super) const CHECKS: &[Check] = &[
         fix: "qm set <vmid> --kvm 1",
         severity: Warning,
         judge: Judge::Vm(|vm, _| match vm.guest.kvm {
-            true => Verdict::passed("it does"),
+            true => Verdict::passed("kvm is on"),
             false => Fault::new("kvm: 0").into(),
         }),
     },
@@ -31,7 +31,7 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Notice,
         judge: Judge::Vm(|vm, _| match vm.guest.cpu_type.as_deref() {
             _ if !vm.is_pinned() => Verdict::skipped("the vm has no table"),
-            Some("host") => Verdict::passed("it does"),
+            Some("host") => Verdict::passed("cpu: host"),
             other => Fault::new(format!("cpu: {}", other.unwrap_or("pve's default"))).into(),
         }),
     },
@@ -57,7 +57,7 @@ pub(super) const CHECKS: &[Check] = &[
                 vm.guest.n_vcpus
             ))
             .into(),
-            _ => Verdict::passed("it has none that matters"),
+            _ => Verdict::passed("no cpulimit below the number of vcpus"),
         }),
     },
     Check {
@@ -75,7 +75,7 @@ pub(super) const CHECKS: &[Check] = &[
                 let memory = vm.guest.memory_mib;
                 Fault::new(format!("balloon: {mib}, with memory: {memory}")).into()
             }
-            _ => Verdict::passed("it does not"),
+            _ => Verdict::passed("memory does not balloon"),
         }),
     },
     Check {
@@ -121,7 +121,7 @@ pub(super) const CHECKS: &[Check] = &[
             let display: Option<&HostPci> = vm.guest.hostpci.iter().find(|device| device.x_vga);
             match (display, vm.guest.bios.as_deref()) {
                 (None, _) => Verdict::skipped("the vm has no display of its own (x-vga)"),
-                (Some(_), Some("ovmf")) => Verdict::passed("it does"),
+                (Some(_), Some("ovmf")) => Verdict::passed("bios: ovmf"),
                 (Some(device), _) => Fault::new(format!(
                     "{} has x-vga=1, the firmware is seabios",
                     device.key
@@ -149,7 +149,7 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Vm(|vm, _| {
             let others = vm.guest.nets.iter().filter(|net| net.model != "virtio");
             let faults = others.map(|net| Fault::new(format!("{} is {}", net.key, net.model)));
-            Verdict::of(faults.collect(), "they are, or there are none")
+            Verdict::of(faults.collect(), "no network device of another model")
         }),
     },
     Check {
@@ -164,7 +164,10 @@ pub(super) const CHECKS: &[Check] = &[
             let text =
                 |queues, key: &str| format!("{key} has {queues} queues, the vm {n_vcpus} vcpus");
             let faults = many.map(|net| Fault::new(text(net.queues, &net.key)));
-            Verdict::of(faults.collect(), "they have not")
+            Verdict::of(
+                faults.collect(),
+                "no network device has more queues than vcpus",
+            )
         }),
     },
 ];
@@ -180,7 +183,7 @@ fn cpu_flags(vm: &VmFacts, _: &HostFacts) -> Verdict {
     });
     let forced: Vec<&str> = forced.map(String::as_str).collect();
     match forced.is_empty() {
-        true => Verdict::passed("none are"),
+        true => Verdict::passed("no flags beside cpu: host"),
         false => Fault::new(format!("flags={}", forced.join(";"))).into(),
     }
 }
@@ -192,5 +195,8 @@ fn devices(vm: &VmFacts, _: &HostFacts) -> Verdict {
     let faults = vm.device_faults.iter();
     let faults = faults.map(|one| Fault::new(&one.fact).fixed_by(&one.help).with(Failure));
     let warnings = vm.devices.iter().map(Fault::new);
-    Verdict::of(faults.chain(warnings).collect(), "it can")
+    Verdict::of(
+        faults.chain(warnings).collect(),
+        "pve can pass every device",
+    )
 }

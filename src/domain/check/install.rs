@@ -26,7 +26,7 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Warning,
         judge: Judge::Host(|host| {
             let others = host.masked.iter().filter(|one| one.unit != BOOT_UNIT);
-            Verdict::of(others.map(masked).collect(), "they are not")
+            Verdict::of(others.map(masked).collect(), "no unit is masked")
         }),
     },
     Check {
@@ -36,7 +36,7 @@ pub(super) const CHECKS: &[Check] = &[
         fix: "pin-hook check --table /etc/pin-hook/host.toml",
         severity: Failure,
         judge: Judge::Host(|host| match &host.settings_fault {
-            None => Verdict::passed("it can"),
+            None => Verdict::passed("the file can be used, or there is none"),
             Some(fault) => Fault::new(&fault.fact).fixed_by(&fault.help).into(),
         }),
     },
@@ -49,7 +49,7 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Notice,
         judge: Judge::Host(|host| {
             let faults = host.strays.iter().map(Fault::new);
-            Verdict::of(faults.collect(), "they are")
+            Verdict::of(faults.collect(), "no file without a vm")
         }),
     },
 ];
@@ -59,7 +59,7 @@ fn boot_unit(host: &HostFacts) -> Verdict {
     match (host.boot_unit, mask) {
         (_, Some(mask)) => masked(mask).into(),
         (None, None) => Verdict::skipped("the unit is not installed on this host"),
-        (Some(true), None) => Verdict::passed("it is"),
+        (Some(true), None) => Verdict::passed("the unit is enabled"),
         (Some(false), None) => Fault::new(format!("{BOOT_UNIT} is not enabled")).into(),
     }
 }

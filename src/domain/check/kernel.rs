@@ -33,7 +33,7 @@ pub(super) const CHECKS: &[Check] = &[
         fix: "boot the host with systemd, as pve does",
         severity: Failure,
         judge: Judge::Host(|host| match host.has_systemd {
-            Some(true) => Verdict::passed("it runs"),
+            Some(true) => Verdict::passed("systemd is running"),
             Some(false) => Fault::new("systemd does not run").into(),
             None => Verdict::skipped("this capture has no /run"),
         }),
@@ -58,7 +58,7 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Host(|host| {
             let cpus = &host.topology.sets().isolcpus;
             match cpus.is_empty() {
-                true => Verdict::passed("none are"),
+                true => Verdict::passed("isolcpus= is not set"),
                 false => Fault::new(format!("isolcpus= has {cpus}")).into(),
             }
         }),
@@ -80,7 +80,7 @@ pub(super) const CHECKS: &[Check] = &[
         fix: "remove nosmt from the kernel's command line, then reboot",
         severity: Notice,
         judge: Judge::Host(|host| match host.topology.sets().smt {
-            SmtControl::Allowed => Verdict::passed("they are not"),
+            SmtControl::Allowed => Verdict::passed("smt is not switched off"),
             // Without the parameter somebody has switched it off by hand.
             SmtControl::Off if host.parameter("nosmt").is_none() => Fault::new("smt is off")
                 .fixed_by("echo on > /sys/devices/system/cpu/smt/control")
@@ -142,7 +142,7 @@ fn next_boot(host: &HostFacts) -> Verdict {
     let missing = next.parameters.iter();
     let missing = missing.filter(|word| !now.contains(&word.as_str()));
     let missing: Vec<&str> = missing.map(String::as_str).collect();
-    let text = || format!("{} is in {} and not in force", missing.join(" "), next.file);
+    let text = || format!("not active yet: {} (in {})", missing.join(" "), next.file);
     match missing.is_empty() {
         true => Verdict::passed(format!("as in {}", next.file)),
         false => Fault::new(text()).into(),

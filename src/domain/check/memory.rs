@@ -26,7 +26,7 @@ pub(super) const CHECKS: &[Check] = &[
             Some(ksm) if ksm.runs => {
                 Fault::new(format!("{} pages are merged", ksm.n_sharing)).into()
             }
-            Some(_) => Verdict::passed("they are not"),
+            Some(_) => Verdict::passed("ksm does not merge"),
             None => Verdict::skipped("the kernel has no ksm"),
         }),
     },
@@ -39,7 +39,7 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Host(|host| match host.transparent_hugepages.as_deref() {
             Some("never") => Fault::new("the kernel never uses them").into(),
             Some(choice) => Verdict::passed(choice),
-            None => Verdict::skipped("the kernel does not tell"),
+            None => Verdict::skipped("the kernel has no transparent hugepages"),
         }),
     },
     Check {
@@ -68,7 +68,7 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Notice,
         judge: Judge::Host(|host| match host.memory {
             None => Verdict::skipped("/proc/meminfo cannot be read"),
-            Some(memory) if memory.swap == 0 => Verdict::passed("there is none"),
+            Some(memory) if memory.swap == 0 => Verdict::passed("no swap is in use"),
             Some(memory) if memory.swap_used > MUCH_SWAP => {
                 Fault::new(format!("{} GiB of swap are in use", memory.swap_used / GIB)).into()
             }
@@ -97,7 +97,7 @@ fn hugepages(host: &HostFacts) -> Verdict {
     let reserved = host.hugepages.iter().filter(|(_, all)| *all > 0);
     let kib: u64 = reserved.map(|(pool, all)| u64::from(pool.kib) * all).sum();
     if kib == 0 {
-        return Verdict::passed("none are reserved");
+        return Verdict::passed("no hugepages are reserved");
     }
     let text = format!("{} MiB are reserved", kib / 1024);
     match host.guests.iter().any(|one| one.guest.hugepages.is_some()) {
@@ -112,7 +112,7 @@ fn bare_nodes(host: &HostFacts) -> Verdict {
     let is_bare = |node: &&Node| !node.cpus.is_empty() && host.topology.memory_of(node).is_none();
     let bare = nodes.filter(is_bare);
     let faults = bare.map(|node| Fault::new(format!("node {} has no memory", node.id)));
-    Verdict::of(faults.collect(), "they all have")
+    Verdict::of(faults.collect(), "every node with cpus has memory")
 }
 
 fn memory(host: &HostFacts) -> Verdict {

@@ -26,13 +26,15 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Notice,
         judge: Judge::Vm(|vm, host| {
             let Some(first) = vm.virtuals.first() else {
-                return Verdict::passed("the vm has none");
+                return Verdict::passed("the vm has no virtual functions");
             };
             let (address, physical) = (&first.address, &first.physical);
             match host.sets_virtuals {
-                Some(false) => Fault::new(format!("{address} is one of {physical}")).into(),
+                Some(false) => {
+                    Fault::new(format!("{address} is a virtual function of {physical}")).into()
+                }
                 Some(true) => Verdict::passed("a file mentions sr-iov"),
-                None => Verdict::skipped("there are no files to tell"),
+                None => Verdict::skipped("/etc cannot be read"),
             }
         }),
     },
@@ -48,10 +50,10 @@ pub(super) const CHECKS: &[Check] = &[
                 let (address, physical) = (&one.address, &one.physical);
                 let bond = one.bond.as_ref()?;
                 Some(Fault::new(format!(
-                    "{address} is of {physical}, a member of {bond}"
+                    "{address} is a virtual function of {physical}, which is in {bond}"
                 )))
             });
-            Verdict::of(faults.collect(), "none is")
+            Verdict::of(faults.collect(), "no port is in a bond")
         }),
     },
     Check {
@@ -63,19 +65,22 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Notice,
         judge: Judge::Vm(|vm, host| {
             if vm.virtuals.is_empty() {
-                return Verdict::passed("the vm has none");
+                return Verdict::passed("the vm has no virtual functions");
             }
             let narrow = |one: &Virtual| {
                 let (port, bridge) = (one.port.as_ref()?, one.bridge.as_ref()?);
                 let (mtu, most) = (host.mtus.get(port)?, host.mtus.get(bridge)?);
                 let found = format!(
-                    "{} is of {port} with mtu {mtu}, {bridge} has {most}",
+                    "{} is a function of {port} (mtu {mtu}), {bridge} has mtu {most}",
                     one.address
                 );
                 let fault = Fault::new(found).fixed_by(format!("ip link set {port} mtu {most}"));
                 (mtu < most).then_some(fault)
             };
-            Verdict::of(vm.virtuals.iter().filter_map(narrow).collect(), "it does")
+            Verdict::of(
+                vm.virtuals.iter().filter_map(narrow).collect(),
+                "the port takes packets as large as its bridge",
+            )
         }),
     },
     Check {
@@ -106,7 +111,10 @@ fn representors(vm: &VmFacts, host: &HostFacts) -> Verdict {
         let narrow = narrow(one, representor, host).map(|fault| fault.with(Notice));
         unplugged.into_iter().chain(narrow)
     });
-    Verdict::of(faults.collect(), "it is")
+    Verdict::of(
+        faults.collect(),
+        "the representor is up, and a port of a bridge",
+    )
 }
 
 /// Returns what keeps packets of a virtual function from going anywhere.
@@ -145,7 +153,7 @@ fn narrow(function: &Virtual, representor: &Representor, host: &HostFacts) -> Op
 
 fn bridges(vm: &VmFacts, host: &HostFacts) -> Verdict {
     if host.mtus.is_empty() {
-        return Verdict::skipped("there is no /sys/class/net to tell");
+        return Verdict::skipped("/sys/class/net cannot be read");
     }
     let faults = vm.guest.nets.iter().filter_map(|net| {
         let (key, bridge) = (&net.key, net.bridge.as_ref()?);
@@ -156,8 +164,8 @@ fn bridges(vm: &VmFacts, host: &HostFacts) -> Verdict {
             );
         };
         let mtu = net.mtu.filter(|mtu| mtu > most)?;
-        let fault = Fault::new(format!("{key} has mtu={mtu}, {bridge} {most}"));
+        let fault = Fault::new(format!("{key} has mtu={mtu}, but {bridge} only {most}"));
         Some(fault.fixed_by(format!("ip link set {bridge} mtu {mtu}")))
     });
-    Verdict::of(faults.collect(), "they are")
+    Verdict::of(faults.collect(), "every bridge is there")
 }

@@ -27,7 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
         severity: Warning,
         judge: Judge::Host(|host| match host.parameter("pcie_acs_override") {
             Some(value) => Fault::new(format!("pcie_acs_override={value} splits them")).into(),
-            None => Verdict::passed("they are"),
+            None => Verdict::passed("pcie_acs_override= is not set"),
         }),
     },
     Check {
@@ -92,7 +92,7 @@ fn iommu(host: &HostFacts) -> Verdict {
     match host.n_iommu_groups {
         Some(0) => {}
         Some(n) => return Verdict::passed(format!("on, with {n} groups")),
-        None => return Verdict::skipped("there is no /sys/kernel/iommu_groups to tell"),
+        None => return Verdict::skipped("/sys/kernel/iommu_groups cannot be read"),
     }
     let fault = Fault::new(format!(
         "off, and vm {} has devices of the host",

@@ -28,8 +28,8 @@ pub(super) const CHECKS: &[Check] = &[
         fix: "boost = true below [power] in the table of the vm, or switch it on in the firmware",
         severity: Notice,
         judge: Judge::Host(|host| match host.may_boost {
-            None => Verdict::skipped("the kernel does not tell"),
-            Some(true) => Verdict::passed("they may"),
+            None => Verdict::skipped("the kernel has no switch for boost"),
+            Some(true) => Verdict::passed("boost is on"),
             Some(false) => Fault::new("boost is off").into(),
         }),
     },

@@ -36,6 +36,6 @@ pub(super) const CHECKS: &[Check] = &[
 fn stopped(host: &HostFacts, service: &str) -> Verdict {
     match host.runs(service) {
         true => Fault::new(format!("{service} runs")).into(),
-        false => Verdict::passed("it does not"),
+        false => Verdict::passed(format!("{service} does not run")),
     }
 }

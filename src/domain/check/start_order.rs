@@ -54,7 +54,9 @@ fn start_order(host: &HostFacts) -> Verdict {
     let users = users.filter(|one| one.controller.is_none() && !one.networked.is_empty());
     let early: Vec<&AtBoot> = users.filter(is_early).collect();
     let Some(first) = early.first() else {
-        return Verdict::passed("it does, or none has");
+        return Verdict::passed(
+            "the vm that may serve storage starts first, or no guest needs one",
+        );
     };
     let names: Vec<String> = early.iter().map(ToString::to_string).collect();
     let (start, have) = match early.len() {

@@ -38,7 +38,7 @@ pub(super) const CHECKS: &[Check] = &[
                 (None, true) if vm.is_hindered() => {
                     Verdict::skipped("another check says what is in the way")
                 }
-                (None, true) => Verdict::passed("it would"),
+                (None, true) => Verdict::passed("a start would be granted"),
                 (None, false) => Verdict::skipped("there is no table to go by"),
             },
         ),
@@ -51,12 +51,12 @@ pub(super) const CHECKS: &[Check] = &[
         fix: "pin-hook status <vmid> shows what differs",
         severity: Failure,
         judge: Judge::Vm(|vm, _| match &vm.owning {
-            Owning::Nothing => Verdict::skipped("it is to own no cpus now"),
+            Owning::Nothing => Verdict::skipped("the vm owns no cpus now"),
             Owning::Hidden => Fault::new("only root can see what it owns")
                 .with(Warning)
                 .fixed_by("run it as root")
                 .into(),
-            Owning::InForce => Verdict::passed("it is"),
+            Owning::InForce => Verdict::passed("everything is in force"),
             Owning::Amiss(Advised { fact, help }) => Fault::new(fact).fixed_by(help).into(),
         }),
     },
@@ -80,7 +80,7 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Vm(|vm, _| match &vm.guest_smt {
             _ if !vm.is_pinned() => Verdict::skipped("there is no table to go by"),
             Some(advice) => Fault::new(&advice.fact).fixed_by(&advice.help).into(),
-            None => Verdict::passed("it does, or none do"),
+            None => Verdict::passed("the guest knows, or no vcpus share a core"),
         }),
     },
     Check {
@@ -110,7 +110,7 @@ pub(super) const CHECKS: &[Check] = &[
         judge: Judge::Vm(|vm, _| match (&vm.guest.affinity, vm.is_pinned()) {
             (Some(cpus), true) => Fault::new(format!("affinity: {cpus}")).into(),
             (Some(_), false) => Verdict::skipped("the vm has no table"),
-            (None, _) => Verdict::passed("it is not"),
+            (None, _) => Verdict::passed("affinity: is not set"),
         }),
     },
     Check {
@@ -145,7 +145,7 @@ fn placement(vm: &VmFacts, _: &HostFacts) -> Verdict {
         Some(path) => Fault::new(text).fixed_by(mend(path)),
         None => Fault::new(text),
     });
-    Verdict::of(doubts.chain(warnings).collect(), "they are")
+    Verdict::of(doubts.chain(warnings).collect(), "no better cpus are known")
 }
 
 /// CPUs of a VM that makes room are no matter, and one that is in the way now is told by another check.
@@ -165,7 +165,7 @@ fn overlap(vm: &VmFacts, host: &HostFacts) -> Verdict {
              the table has a start shut vm {other} down first"
         ))
     });
-    Verdict::of(faults.collect(), "none does")
+    Verdict::of(faults.collect(), "no other table names them")
 }
 
 /// Microseconds that waking up may take before anybody notices.
@@ -181,7 +181,7 @@ fn idle(vm: &VmFacts, host: &HostFacts) -> Verdict {
             "{key} is set, and cpus may enter {name} ({latency} us to wake up)"
         ))
         .into(),
-        _ => Verdict::passed("it does, or does not ask for it"),
+        _ => Verdict::passed("idle states are limited, or low latency is not asked for"),
     }
 }
 

@@ -144,7 +144,8 @@ fn misfit(whose: &str, mib: u32, guest: &Guest) -> Option<Refused> {
     if mib.is_multiple_of(page.max(2)) {
         return None;
     }
-    let fact = format!("{whose} has {mib} MiB of memory, no multiple of hugepages of {page} MiB");
+    let fact =
+        format!("{whose} has {mib} MiB of memory, no multiple of the hugepage size ({page} MiB)");
     let size = format!("--memory ..., so that it is a multiple of {page} MiB");
     Some(Refused::pve(
         fact,

@@ -95,7 +95,7 @@ pub fn yielding(host: &Host, case: &Case, runs: bool) -> anyhow::Result<Vec<Yiel
                 format!("vm {vmid} is shut down first if it is running (only root can tell)")
             }
             (true, _) => format!(
-                "vm {vmid} is only shut down by a start, and vm {} is already running",
+                "vm {vmid} stays: yield.stop is for starts, and vm {} is already running",
                 case.vmid
             ),
             (false, Some(false)) => format!("vm {vmid} is not running here, nothing to shut down"),
