@@ -29,7 +29,7 @@ use pin_hook::domain::desired::{Wish, desired};
 use pin_hook::domain::knob::Knob;
 use pin_hook::domain::stage::Stage;
 use pin_hook::domain::state::{Held, Record, State};
-use pin_hook::domain::table::{HostKnobs, Power};
+use pin_hook::domain::table::{HostKnobs, Power, TransparentHugepages};
 use pin_hook::domain::target::{Place, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
 use pin_hook::host::Host;
@@ -346,6 +346,24 @@ fn status_fails_when_values_are_not_ours() {
     node.put_thread(501, "CPU 0/KVM", "qemu.slice/100.scope/vcpu", "11,23");
     node.check("status-drift", &["status", "100"]);
     assert_eq!(node.json(&["status", "--json"])["ok"], false);
+}
+
+/// What somebody else has changed is not said to be as requested one line above.
+#[test]
+fn a_setting_that_has_drifted_is_not_as_requested() {
+    let node = Node::new();
+    node.start("/vcpu", ["11", "23"]);
+    let mut claim = claim(ClaimState::Running { qemu: qemu() });
+    claim.wishes.host.transparent_hugepages = Some(TransparentHugepages::Madvise);
+    node.settle(&claim);
+    let said = "  1 setting as requested: host.transparent-hugepages\n";
+    assert!(node.shown(&["status"]).0.contains(said));
+    node.put(
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+        "[always] madvise never\n",
+    );
+    let (text, status) = node.shown(&["status"]);
+    assert!(!text.contains("as requested") && status == 1, "{text}");
 }
 
 #[test]

@@ -337,7 +337,7 @@ fn host_text(status: &Status) -> String {
     }
     text += &moved("interrupt", &status.interrupts);
     text += &moved("kernel thread", &status.kernel_threads);
-    text += &settings_text(&status.settings);
+    text += &settings_text(status);
     // A VM that is over has that said in its place, and all that is its own is yet to be given back.
     if status.pending > 0 && !status.claims.iter().any(|claim| claim.over) {
         let pending = count(status.pending, "change");
@@ -347,7 +347,12 @@ fn host_text(status: &Status) -> String {
 }
 
 /// Returns the keys of what is set, and who decides where VMs wish for different values.
-fn settings_text(settings: &[SettingStatus]) -> String {
+fn settings_text(status: &Status) -> String {
+    // What somebody else has changed is told as that.
+    let has_drifted =
+        |one: &&SettingStatus| status.drift.iter().any(|drift| drift.target == one.target);
+    let settings = status.settings.iter().filter(|one| !has_drifted(one));
+    let settings: Vec<&SettingStatus> = settings.collect();
     let keys: BTreeSet<&str> = settings
         .iter()
         .filter_map(|setting| setting.key.as_deref())

@@ -52,6 +52,17 @@ impl SmtControl {
         }
     }
 
+    /// Says that CPUs are offline which would be there otherwise, and how they come back.
+    pub fn why_offline(self, offline: &CpuSet) -> String {
+        let way = match self {
+            SmtControl::Off => "smt is off: echo on > /sys/devices/system/cpu/smt/control",
+            SmtControl::ForcedOff => "smt is off until the next boot",
+            SmtControl::Allowed => "echo 1 > /sys/devices/system/cpu/cpuN/online",
+        };
+        let (cpus, are) = (offline.in_words(), offline.is_or_are());
+        format!("{cpus} {are} offline and cannot be chosen ({way})")
+    }
+
     /// Returns what can be done about CPUs that are offline. Which of them are siblings the kernel
     /// does not show while they are.
     pub fn help(self, offline: &CpuSet) -> String {

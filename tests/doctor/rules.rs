@@ -103,6 +103,9 @@ const BROKEN: &[(&str, Severity, Break)] = &[
     ("settings", Severity::Failure, |host, _| {
         host.settings_fault = advice();
     }),
+    ("config-gone", Severity::Failure, |host, _| {
+        host.gone = advice().into_iter().collect();
+    }),
     ("strays", Severity::Notice, |host, _| {
         host.strays = vec!["vr.toml is not read".to_owned()];
     }),

@@ -158,6 +158,7 @@ pub fn host() -> HostFacts {
         n_iommu_groups: Some(17),
         boot_unit: Some(true),
         masked: Vec::new(),
+        gone: Vec::new(),
         strays: Vec::new(),
         settings_fault: None,
         guests: vec![GuestOfHost {

@@ -205,3 +205,17 @@ fn a_table_for_fewer_vcpus_is_for_the_next_start() {
     world.start_as(100, &VmSpec::with_vcpus(1));
     world.assert_owns(100);
 }
+
+/// Whoever reads that an apply was refused asks what the VM has now.
+#[test]
+fn a_refused_apply_says_what_the_vm_still_has() {
+    let world = World::with_vm();
+    world.start(100);
+    for table in ["cpus = \"7-8\"\n", "cpus = \"7-\"\n"] {
+        world.sim.table(100, table);
+        let account = world.apply(100);
+        assert_ne!(account.exit, Exit::Done);
+        assert_says(&account, "vm 100 still owns cpus 2-3, as before");
+        world.assert_owns(100);
+    }
+}

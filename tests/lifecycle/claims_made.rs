@@ -360,6 +360,25 @@ fn a_masked_unit_is_named() {
         row.found.contains("pin-hook-reconcile.service is masked"),
         "{row:?}"
     );
+    let remedy = "(systemctl unmask pin-hook-reconcile.service)";
+    assert_says(&world.apply(100), remedy);
+}
+
+#[test]
+fn a_vm_that_runs_without_a_config_is_a_finding_and_its_table_is_no_stray() {
+    let world = World::with_vm();
+    world.start(100);
+    let config = "/etc/pve/nodes/pve1/qemu-server/100.conf";
+    world.sim.state().tree.remove(config).unwrap();
+    let host = examine(&world.host, None).unwrap().patients.remove(0);
+    let row = found(&host, "config-gone");
+    assert_eq!(row.outcome, Outcome::Failure, "{row:?}");
+    let fix = row.fix.unwrap();
+    assert!(
+        fix.starts_with("put /etc/pve/qemu-server/100.conf back"),
+        "{fix}"
+    );
+    assert_eq!(found(&host, "strays").outcome, Outcome::Passed);
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub struct HostFacts {
     pub boot_unit: Option<bool>,
     /// Units of the program that are masked.
     pub masked: Vec<Masked>,
+    /// VMs that own CPUs and run without a config on this node, and what ends that.
+    pub gone: Vec<Advised>,
     /// Files among the tables that nobody reads.
     pub strays: Vec<String>,
     /// Why the settings of the host cannot be used, and what can be done about it.

@@ -52,6 +52,18 @@ pub(super) const CHECKS: &[Check] = &[
             Verdict::of(faults.collect(), "no file without a vm")
         }),
     },
+    Check {
+        id: "config-gone",
+        required: "every vm that runs with cpus of its own has a config on this node",
+        why: "PVE neither shows nor stops a VM without a config, and its CPUs stay its own until its process ends.",
+        fix: "put the config back, or end the process",
+        severity: Failure,
+        judge: Judge::Host(|host| {
+            let faults = host.gone.iter();
+            let faults = faults.map(|one| Fault::new(&one.fact).fixed_by(&one.help));
+            Verdict::of(faults.collect(), "each of them has one")
+        }),
+    },
 ];
 
 fn boot_unit(host: &HostFacts) -> Verdict {

@@ -55,7 +55,11 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
             format!("cannot stop {unit}, although nothing is claimed: {error:#}")
         }
     };
-    report.warnings.push(text);
+    let undo: Vec<String> = masks(host).into_iter().map(|one| one.undo()).collect();
+    report.warnings.push(match is_needed && !undo.is_empty() {
+        true => format!("{text} ({})", undo.join("; ")),
+        false => text,
+    });
 }
 
 /// Returns the units that should look after the claims and cannot, or do not.

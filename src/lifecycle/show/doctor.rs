@@ -102,23 +102,24 @@ pub fn examine(host: &Host, only: Option<Vmid>) -> anyhow::Result<Diagnosis> {
         check_there(host, vmid)?;
     }
     let bench = Bench::of(host);
-    let facts = host_facts(&bench, host)?;
+    let is_lost = known_state(host).is_ok_and(|state| is_lost(host, &state));
+    let known = known(host).ok();
+    let is_hidden = matches!(known, Some(Known::Hidden(_)));
+    let state = known.and_then(Known::state);
+    let claims = state.as_ref().map(|state| &state.claims);
+    let owns = claims.is_some_and(|claims| !claims.is_empty());
+    let seen = owns.then(|| status(host, None).ok()).flatten();
+    let (owned, unwatched, gone) = seen.map_or_else(Default::default, |seen| {
+        (seen.claims, seen.watch_fault, seen.gone)
+    });
+    let facts = host_facts(&bench, host, &gone)?;
     let vmids: Vec<Vmid> = match only {
         Some(vmid) => vec![vmid],
         None => of_interest(&facts),
     };
     let mut patients = vec![of_host(&facts)];
-    let is_lost = known_state(host).is_ok_and(|state| is_lost(host, &state));
-    let known = known(host).ok();
-    let is_hidden = matches!(known, Some(Known::Hidden(_)));
-    let state = known.and_then(Known::state);
     let vms = vmids.into_iter();
     let vms = vms.filter_map(|vmid| vm_facts(&bench, host, vmid, state.as_ref()));
-    let claims = state.as_ref().map(|state| &state.claims);
-    let owns = claims.is_some_and(|claims| !claims.is_empty());
-    let seen = owns.then(|| status(host, None).ok()).flatten();
-    let (owned, unwatched) =
-        seen.map_or_else(Default::default, |seen| (seen.claims, seen.watch_fault));
     patients.extend(vms.map(|mut vm| {
         let is_owner = owned.iter().any(|claim| claim.vmid == vm.vmid);
         let is_known =

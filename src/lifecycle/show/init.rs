@@ -111,6 +111,11 @@ pub fn propose(host: &Host, vmid: Vmid, intent: Intent) -> anyhow::Result<Propos
         proposed.error = Some(Complaint::new(message, refusal.help(vmid)));
         // Others may have fewer cpus than it seems.
         proposed.warnings = base.left_out;
+        let offline = base.topology.sets().offline();
+        if !offline.is_empty() {
+            let text = base.topology.sets().smt.why_offline(&offline);
+            proposed.warnings.push(text);
+        }
     }
     Ok(proposed)
 }

@@ -29,10 +29,12 @@ impl Run<'_> {
             Ok(Found::Case(case)) => {
                 if let Err(denied) = self.apply_case(&case, &mut account) {
                     account.deny(vmid, &denied);
+                    self.tell_kept(vmid, &mut account);
                 }
             }
             Ok(Found::Nothing(why)) => {
                 account.fail(Exit::Refused, why.to_string(), why.help());
+                self.tell_kept(vmid, &mut account);
             }
             Err(error) => {
                 let exit = match error {
@@ -40,9 +42,19 @@ impl Run<'_> {
                     _ => Exit::Usage,
                 };
                 account.fail(exit, format!("vm {vmid}: {error}"), error.help());
+                self.tell_kept(vmid, &mut account);
             }
         }
         account
+    }
+
+    /// Says what a VM has nevertheless whose table was not applied.
+    fn tell_kept(&self, vmid: Vmid, account: &mut Account) {
+        let claims = read_state(&*self.host.files).unwrap_or_default().claims;
+        if let Some(claim) = claims.get(&vmid).filter(|claim| claim.owns()) {
+            let cpus = claim.wishes.cpus.in_words();
+            account.info(format!("vm {vmid} still owns {cpus}, as before"));
+        }
     }
 
     fn apply_case(&self, case: &Case, account: &mut Account) -> Result<(), Denied> {

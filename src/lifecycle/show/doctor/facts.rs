@@ -28,14 +28,15 @@ use crate::lifecycle::engine::inventory::{Devices, Judged};
 use crate::lifecycle::engine::units::masks;
 use crate::lifecycle::hooking::snippet;
 use crate::lifecycle::show::complaint::Complaint;
+use crate::lifecycle::show::gone::Gone;
 use crate::lifecycle::show::lint::{Bench, Lint, lint_of};
 use crate::lifecycle::show::orphans::all_unused;
 
-/// Returns what the doctor judges of the host.
+/// Returns what the doctor judges of the host, on which VMs in `gone` run without a config.
 ///
 /// # Errors
 /// Its CPUs cannot be read: it is no host then.
-pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts> {
+pub(super) fn host_facts(bench: &Bench, host: &Host, gone: &[Gone]) -> anyhow::Result<HostFacts> {
     let files = &*host.files;
     let topology = read_topology(files)?;
     let settings = bench.settings.as_ref();
@@ -76,7 +77,11 @@ pub(super) fn host_facts(bench: &Bench, host: &Host) -> anyhow::Result<HostFacts
             .collect(),
         strays: unread_files(files)
             .into_iter()
-            .chain(all_unused(files))
+            .chain(all_unused(files, gone))
+            .collect(),
+        gone: gone
+            .iter()
+            .map(|one| Advised::new(one.to_string(), &one.help))
             .collect(),
         settings_fault,
         passed,
