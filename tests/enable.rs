@@ -342,6 +342,18 @@ fn what_pve_refuses_is_taken_back() {
 }
 
 #[test]
+fn a_full_disk_is_no_reason_to_try_again() {
+    let node = node();
+    assert_eq!(node.enable(100).exit, Exit::Done);
+    let full = "unable to write '/etc/pve/nodes/pve1/qemu-server/100.conf.tmp' - No space left on device\n";
+    node.qm_fails(full);
+    let refused = node.disable(100);
+    assert_eq!(refused.exit, Exit::Refused);
+    let help = "free up space (df shows what is full), then qm set 100 --delete hookscript";
+    assert_eq!(lines(&refused).last(), Some(&help));
+}
+
+#[test]
 fn a_hookscript_that_is_not_set_afterwards_is_told_with_where_to_look() {
     let node = node();
     let before = node.files_below("/");

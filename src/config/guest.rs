@@ -74,6 +74,7 @@ pub(super) fn of(section: &Section) -> Guest {
         tags: conf.find("tags", parse_tags).unwrap_or_default(),
         sockets,
         cores,
+        configured_vcpus: smp.configured,
         n_vcpus: smp.cpus,
         max_vcpus: smp.max_cpus,
         smt: smp.threads,
@@ -162,6 +163,7 @@ impl<'a> Typed<'a> {
         let max_cpus = sockets.saturating_mul(cores);
         let vcpus = self.integer("vcpus").filter(|n| *n > 0);
         let configured = Smp {
+            configured: vcpus.unwrap_or(max_cpus),
             cpus: vcpus.unwrap_or(max_cpus),
             max_cpus,
             threads: 1,

@@ -8,6 +8,8 @@ use super::property::{integer, is_blank};
 /// Numbers of a guest's CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Smp {
+    /// vCPUs at the start by the keys of the config.
+    pub(super) configured: u32,
     /// vCPUs at the start.
     pub(super) cpus: u32,
     /// vCPUs that can exist.
@@ -84,6 +86,7 @@ mod tests {
     #[test]
     fn last_value_of_each_property_wins() {
         let smp = Smp {
+            configured: 8,
             cpus: 8,
             max_cpus: 8,
             threads: 1,

@@ -40,6 +40,8 @@ fn miswritten(text: &str, at: usize, message: &str) -> Option<String> {
     let value = value.split('#').next()?.trim();
     let bare = value.trim_matches(['“', '”', '„', '‘', '’', '«', '»']);
     if bare != value {
+        // What curls the quotes makes the hyphens long as well.
+        let bare = bare.replace(['‐', '‑', '–', '—'], "-");
         let fact = format!("the quotes of {value} are not straight: write \"{bare}\"");
         return Some(fact);
     }

@@ -123,6 +123,9 @@ impl EnableRefusal {
             Self::NotSet { vmid, .. } => {
                 format!("someone else may have changed it: check qm config {vmid}, then try again")
             }
+            Self::Pve { command, fault } if fault.contains("space left on device") => {
+                format!("free up space (df shows what is full), then {command}")
+            }
             Self::Pve { command, .. } => format!("try again; {command} by hand may tell more"),
         }
     }

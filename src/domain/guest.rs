@@ -18,6 +18,8 @@ pub struct Guest {
     pub sockets: u32,
     /// Cores per package, as configured.
     pub cores: u32,
+    /// vCPUs by `vcpus`, or `sockets` and `cores`.
+    pub configured_vcpus: u32,
     /// vCPUs that exist once QEMU is up, after `-smp` in `args`.
     pub n_vcpus: u32,
     /// vCPUs that can exist, after `-smp` in `args`.

@@ -21,6 +21,17 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("vm.swappiness", 0, 200),
 ];
 
+/// Tells whether a value consists of numbers; the kernel reads `0x` as it is meant (`proc_get_long()` in
+/// `kernel/sysctl.c`).
+pub fn has_numbers(value: &str) -> bool {
+    let is_number = |word: &str| match word.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).is_ok(),
+        None => word.parse::<i64>().is_ok() || word.parse::<u64>().is_ok(),
+    };
+    let mut words = value.split_ascii_whitespace().peekable();
+    words.peek().is_some() && words.all(is_number)
+}
+
 /// Returns the least and the most that the kernel takes, of a value that is neither.
 pub fn beyond(name: &str, value: &str) -> Option<(i64, i64)> {
     let (_, least, most) = *RANGES.iter().find(|(known, ..)| *known == name)?;

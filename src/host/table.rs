@@ -134,8 +134,12 @@ fn why_unread(directory: &str, name: &str) -> Option<String> {
         ));
     }
     let is_read = stem.parse::<Vmid>().is_ok() || stem == "host";
-    (!is_read)
-        .then(|| format!("{path} is not read; a table is named after its vm, such as 100.toml"))
+    (!is_read).then(|| {
+        format!(
+            "{path} is not read; a table is named after its vm, such as 100.toml, and the settings of the node \
+             are in {LOCAL_TABLES}/host.toml"
+        )
+    })
 }
 
 /// Reads a table that is not in place yet; whoever may have written it.

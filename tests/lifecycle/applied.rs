@@ -219,3 +219,15 @@ fn a_refused_apply_says_what_the_vm_still_has() {
         world.assert_owns(100);
     }
 }
+
+/// The cluster has a table as well, and that is the one that was edited.
+#[test]
+fn apply_says_which_of_two_tables_it_reads() {
+    let world = World::with_vm();
+    world.start(100);
+    let hidden = "/etc/pve/pin-hook/100.toml";
+    world.sim.put(hidden, "cpus = \"4-5\"\n");
+    let said = format!("vm 100: /etc/pin-hook/100.toml is read, {hidden} is not");
+    assert_says(&done(world.apply(100)), &said);
+    world.assert_owns(100);
+}

@@ -247,7 +247,7 @@ fn a_table_in_its_place_that_nobody_reads_is_told() {
     let node = settled();
     let text = "cpus = \"10,22\"\n";
     node.put("/etc/pve/lxc/104.conf", "cores: 1\n");
-    for id in ["103", "104", "0103", "vrbox"] {
+    for id in ["103", "104", "0103", "vrbox", "hosts"] {
         node.put(&format!("/etc/pin-hook/{id}.toml"), text);
     }
     let lint = |path: &str| {
@@ -261,6 +261,10 @@ fn a_table_in_its_place_that_nobody_reads_is_told() {
         ("104", "not used: 104 is a container"),
         ("0103", "is not read; the table of vm 103"),
         ("vrbox", "is not read; a table is named after its vm"),
+        (
+            "hosts",
+            "settings of the node are in /etc/pin-hook/host.toml",
+        ),
     ] {
         let warnings = lint(&format!("/etc/pin-hook/{name}.toml"));
         assert!(warnings[0].contains(told), "{warnings:?}");
@@ -432,4 +436,20 @@ fn cpus_that_one_vm_yields_to_another_are_no_warning() {
     assert!(text.contains(told) && !text.contains("warning"), "{text}");
     let json = node.json(&["list", "--json"]);
     assert_eq!(json["overlaps"][0]["yields"], 107);
+}
+
+#[test]
+fn a_table_that_was_copied_names_the_cpus_of_another_vm() {
+    let node = Node::new();
+    node.put("/etc/pve/qemu-server/101.conf", "cores: 2\n");
+    let (path, text) = (
+        "/etc/pin-hook/101.toml".to_owned(),
+        "cpus = \"11,23\"\n".to_owned(),
+    );
+    let warnings = lint(&node.host(), &TextFile { path, text }).warnings;
+    let told = "vm 100 and vm 101 both name cpus 11,23: they cannot own them at the same time";
+    assert!(
+        warnings.iter().any(|warning| warning.text == told),
+        "{warnings:?}"
+    );
 }

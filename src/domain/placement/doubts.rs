@@ -12,6 +12,7 @@ use crate::domain::memory::{nodes_in_words, pools};
 use crate::domain::table::{Cpus, Nodes, Table};
 use crate::domain::topology::Topology;
 use crate::domain::vm::Vmid;
+use crate::domain::words::count;
 
 /// What is said of the CPUs that a table names. That a better line is known is for the caller to say,
 /// who knows what is free. `memory_mib` is the VM's, 0 where that is not known.
@@ -63,6 +64,7 @@ pub fn of_guest(
     all.extend(about(Topic::Placement, too_much));
     let of_config = [cpu_limit(vmid, guest), narrowed(vmid, guest, table)];
     all.extend(about(Topic::Config, of_config.into_iter().flatten()));
+    all.extend(about(Topic::Placement, other_smp(guest)));
     all.extend(about(Topic::Placement, pins_of_nothing(guest, table)));
     let hugepages = no_hugepages(vmid, guest, table).filter(|_| refused.is_none());
     all.extend(about(Topic::Placement, hugepages));
@@ -73,6 +75,17 @@ pub fn of_guest(
 fn about(topic: Topic, texts: impl IntoIterator<Item = String>) -> impl Iterator<Item = Remark> {
     let texts = texts.into_iter();
     texts.map(move |text| Remark::warning(text).about(topic))
+}
+
+/// Says that `-smp` in `args` has the last word about the number of vCPUs, where it was left behind.
+fn other_smp(guest: &Guest) -> Option<String> {
+    let (configured, n) = (guest.configured_vcpus, guest.n_vcpus);
+    (n != configured).then(|| {
+        let vcpus = count(n as usize, "vcpu");
+        format!(
+            "args: has -smp, which gives the vm {vcpus}; its cores: and sockets: would give it {configured}"
+        )
+    })
 }
 
 /// Names threads of the table that the VM's config does not make.

@@ -29,6 +29,8 @@ pub enum Topic {
     Memory,
     /// Devices that are passed to the VM.
     Devices,
+    /// CPUs that tables of other VMs name as well.
+    Overlap,
 }
 
 impl Remark {

@@ -122,6 +122,14 @@ fn refused_sysctls(host: &Host, wishes: Tuning<'_>) -> Vec<String> {
     });
     let refused = there.filter_map(|(name, value)| {
         let value = value.as_str();
+        let path = format!("/proc/sys/{}", path_of_sysctl(name));
+        let is_now = host.files.read(&path).unwrap_or_default();
+        if sysctl::has_numbers(&is_now) && !sysctl::has_numbers(value) {
+            return Some(format!(
+                "host.sysctl {name}: the kernel refuses \"{value}\", it takes numbers, such as {}",
+                is_now.trim()
+            ));
+        }
         let (least, most) = sysctl::beyond(name, value)?;
         Some(format!(
             "host.sysctl {name}: the kernel refuses {value}, it takes {least} to {most}"

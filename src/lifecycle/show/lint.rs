@@ -24,6 +24,7 @@ use crate::host::{Host, hugepages};
 use crate::lifecycle::case::assess::{around_alone, assess_alone};
 use crate::lifecycle::case::ground::{Asking, Ground};
 use crate::lifecycle::case::nothing::{look_up, next_guest};
+use crate::lifecycle::case::overlaps::overlaps_of;
 use crate::lifecycle::case::resolve::strange_nodes;
 use crate::lifecycle::case::texts::{CaseError, read_settings};
 use crate::lifecycle::case::yields;
@@ -139,6 +140,7 @@ fn lint_on(bench: &Bench, host: &Host, file: &TextFile) -> Lint {
                 table: &table,
             };
             lint.judge_memory(host, guest.as_ref(), &table, &ground.topology);
+            lint.judge_others(host, &table, settings, &ground.topology);
             match assess_alone(ground, &asking, &bench.around) {
                 Ok(warnings) => lint.warnings.extend(warnings),
                 Err(refusal) => lint.deny(&refusal),
@@ -282,6 +284,20 @@ impl Lint {
             Ok(_) => self.warn_all(devices.warnings(vmid), Topic::Devices),
             Err(refusal) => self.deny(&refusal),
         }
+    }
+
+    /// Says which tables of other VMs name the same CPUs.
+    fn judge_others(
+        &mut self,
+        host: &Host,
+        table: &Table,
+        settings: &HostSettings,
+        topology: &Topology,
+    ) {
+        let Some(vmid) = self.vmid else { return };
+        let others = overlaps_of(host, vmid, table, settings, topology).into_iter();
+        let others = others.filter(|one| one.yields.is_none());
+        self.warn_all(others.map(|one| one.to_string()), Topic::Overlap);
     }
 
     /// Says when the host has not the memory at all that the VM takes as hugepages.

@@ -5,6 +5,7 @@ use crate::domain::claim::Claim;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
+use crate::host::table::hidden_table;
 use crate::host::{pve, task};
 use crate::lifecycle::case::known::{Known, known};
 use crate::lifecycle::case::nothing::{There, look_up};
@@ -64,6 +65,10 @@ impl Run<'_> {
             Some(qemu) => {
                 // Half applied, it would lose what it has.
                 check_room(&*self.host.files)?;
+                if let Some(hidden) = hidden_table(&*self.host.files, vmid) {
+                    let path = &case.table_path;
+                    account.info(format!("vm {vmid}: {path} is read, {hidden} is not"));
+                }
                 if let Some(text) = case.on_vcpus() {
                     account.info(format!("vm {vmid}: {text}"));
                 }

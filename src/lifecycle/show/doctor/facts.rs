@@ -147,23 +147,13 @@ pub(super) fn vm_facts(
     } = cores(bench, host, vmid, &guest, state);
     let held = held_against_host(bench, host, vmid);
     let said = table_of(bench, host, vmid);
-    let may_start = held.table_fault.is_none() && table.is_some();
-    let obstacle = match &held.refusal {
-        None if may_start => in_the_way(bench, host, vmid, state),
-        _ => None,
-    };
+    let may_start = held.table_fault.is_none() && held.refusal.is_none() && table.is_some();
+    let obstacle = may_start.then(|| in_the_way(bench, host, vmid, state));
+    let obstacle = obstacle.flatten();
     let owner = obstacle.as_ref().and_then(|one| one.owner);
     let obstacle = obstacle.map(|one| one.advice);
     let reason = obstacle.as_ref().map(|one| &one.fact);
-    let has_own_check = |warning: &Remark| match warning.topic {
-        Topic::Placement => false,
-        Topic::Config | Topic::Devices => true,
-        Topic::Cpus | Topic::Nodes => !doubts.is_empty(),
-        Topic::Smt => guest_smt.is_some(),
-        Topic::Memory => reason == Some(&warning.text),
-    };
-    let mut warnings = held.warnings;
-    warnings.retain(|warning| !has_own_check(warning));
+    let warnings = without_own_check(held.warnings, reason, &doubts, guest_smt.as_ref());
     Some(VmFacts {
         vmid,
         owning: Owning::Nothing,
@@ -178,7 +168,7 @@ pub(super) fn vm_facts(
         table_fault: held.table_fault,
         refusal: held.refusal.or(obstacle),
         refused_for: owner,
-        warnings: warnings.into_iter().map(|warning| warning.text).collect(),
+        warnings,
         doubts,
         better,
         guest_smt,
@@ -189,6 +179,24 @@ pub(super) fn vm_facts(
         hidden_table: hidden_table(files, vmid),
         table,
     })
+}
+
+/// Returns the warnings that no check of its own gives; `reason` is why the VM would not start.
+fn without_own_check(
+    warnings: Vec<Remark>,
+    reason: Option<&String>,
+    doubts: &[String],
+    guest_smt: Option<&Advised>,
+) -> Vec<String> {
+    let is_left = |warning: &Remark| match warning.topic {
+        Topic::Placement => true,
+        Topic::Config | Topic::Devices | Topic::Overlap => false,
+        Topic::Cpus | Topic::Nodes => doubts.is_empty(),
+        Topic::Smt => guest_smt.is_none(),
+        Topic::Memory => reason != Some(&warning.text),
+    };
+    let left = warnings.into_iter().filter(is_left);
+    left.map(|warning| warning.text).collect()
 }
 
 /// Returns what the table of a VM says; nothing of one that cannot be used.
