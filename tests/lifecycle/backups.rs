@@ -1,6 +1,8 @@
 //! Starts for a backup (`backup-of-stopped-vm`): QEMU reads the disks, and the guest does not run
 //! unless somebody starts the VM meanwhile.
 
+use std::rc::Rc;
+
 use pin_hook::lifecycle::engine::account::{Account, Level};
 use pin_hook::lifecycle::show::status::status;
 use pin_hook::lifecycle::start::phase::Phase;
@@ -8,6 +10,8 @@ use pin_hook::lifecycle::start::phase::Phase;
 use super::scenario::Scenario;
 use super::world::{CONF, World, assert_says, done, id};
 use crate::common::sim::VmSpec;
+
+const IRQ: &str = "/proc/irq/31/smp_affinity_list";
 
 const TABLE: &str = "cpus = \"2-3\"\n";
 
@@ -160,4 +164,27 @@ fn a_table_that_cannot_be_used_fails_no_backup() {
         "vm 102 is a template, which runs for backups only: nothing to do",
     );
     assert_eq!(account.lines.len(), 1);
+}
+
+/// Writing down what is in the way is a turn like any other: what it meets is told.
+#[test]
+fn what_is_met_while_an_obstacle_is_written_down_is_told() {
+    let world = Rc::new(node(TABLE));
+    begin(&world, 102);
+    world.start(100);
+    world.sim.set_run_state(102, "running");
+    let (first, second) = (Rc::clone(&world), Rc::clone(&world));
+    // Asked once for all VMs, and once more for the one that is to be given its CPUs.
+    world.sim.meanwhile("=run_state 102", move || {
+        let other = Rc::clone(&second);
+        first.sim.meanwhile("=run_state 102", move || {
+            other.sim.poke(IRQ, "2").unwrap();
+        });
+    });
+    let account = done(world.reconcile());
+    assert_says(&account, "it runs without cpus of its own");
+    assert_says(
+        &account,
+        "is \"2\", but pin-hook had set \"0-1,4-7\": set again",
+    );
 }
