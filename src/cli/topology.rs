@@ -7,8 +7,9 @@ use super::columns::MAX_COLUMNS;
 use super::json;
 use super::opening::write_of_caller;
 use super::output::Output;
-use crate::domain::map::draw::{LEAST_WIDTH, Line, Paper, draw};
-use crate::domain::map::svg::svg;
+use crate::domain::drawing::frame::Line;
+use crate::domain::drawing::svg::svg;
+use crate::domain::map::draw::{LEAST_WIDTH, Paper, draw};
 use crate::domain::map::{Map, OwnerKind};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
@@ -34,7 +35,11 @@ pub fn show(host: &Host, asked: &Drawing, output: &Output) -> anyhow::Result<Exi
     match &asked.svg {
         Some(file) => {
             let paper = paper(asked.width.map(usize::from), false);
-            write_of_caller(file, &svg(&draw(&map, paper), &map), 0o644)?;
+            write_of_caller(
+                file,
+                &svg(&draw(&map, paper), |owner| map.ground(owner)),
+                0o644,
+            )?;
         }
         None => {
             let width = asked.width.or_else(|| output.columns()).map(usize::from);

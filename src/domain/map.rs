@@ -4,16 +4,15 @@
 
 pub mod draw;
 mod folded;
-mod frame;
 mod legend;
 mod narrow;
-pub mod svg;
 mod tree;
 
 use serde::Serialize;
 
 use super::backend::Backend;
 use super::cpuset::{CpuId, CpuSet};
+use super::drawing::svg::Ground;
 use super::topology::{L3Domain, Node, Topology};
 use super::vm::Vmid;
 
@@ -206,6 +205,15 @@ impl Map {
             OwnerKind::Isolcpus => '~',
             OwnerKind::Offline => '!',
             OwnerKind::Host => ' ',
+        }
+    }
+
+    /// Returns what the CPUs of an owner are drawn on.
+    pub fn ground(&self, owner: usize) -> Option<Ground> {
+        match self.owners[owner].kind {
+            OwnerKind::Vm => Some(Ground::Color(owner)),
+            OwnerKind::Partition | OwnerKind::Isolcpus => Some(Ground::Gray),
+            OwnerKind::Offline | OwnerKind::Host => None,
         }
     }
 

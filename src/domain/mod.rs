@@ -12,6 +12,7 @@ pub mod cpuset;
 pub mod debt;
 pub mod desired;
 pub mod diff;
+pub mod drawing;
 pub mod enabling;
 pub mod facts;
 pub mod frequency;

@@ -6,9 +6,9 @@ use super::parts::{failed, in_short, remark, remarks, section};
 use super::vm::glance;
 use crate::cli::page::{Badge, Block, Row, Section, Table, Tone};
 use crate::cli::{doctor, status};
+use crate::domain::drawing::svg::svg;
 use crate::domain::map::Map;
-use crate::domain::map::draw::{LEAST_WIDTH, Line, Paper, draw};
-use crate::domain::map::svg::svg;
+use crate::domain::map::draw::{LEAST_WIDTH, Paper, draw};
 use crate::domain::words::count;
 use crate::host::pve::TextFile;
 use crate::lifecycle::show::doctor::{Diagnosis, Outcome, Patient};
@@ -86,21 +86,16 @@ pub(super) fn map(map: &Result<Map>) -> Section {
                 let is_ascii = false;
                 draw(map, Paper { width, is_ascii })
             };
-            let picture = |width| svg(&lines(width), map).trim_end().to_owned() + "\n";
+            let picture = |width| svg(&lines(width), |owner| map.ground(owner));
             Block::Picture {
                 wide: picture(WIDE),
                 narrow: picture(usize::from(LEAST_WIDTH)),
-                text: lines(TEXT).iter().map(text_of).collect(),
+                text: lines(TEXT).iter().map(|line| line.text() + "\n").collect(),
             }
         }
         Err(error) => failed(error),
     };
     section("cpus", None, vec![block])
-}
-
-fn text_of(line: &Line) -> String {
-    let text: String = line.spans.iter().map(|span| span.text.as_str()).collect();
-    format!("{}\n", text.trim_end())
 }
 
 /// Returns what was found, with what fixes it.

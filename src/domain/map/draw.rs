@@ -2,11 +2,10 @@
 
 use std::cmp::Reverse;
 
-use super::frame::{EDGES, Pen, packed, widest};
-pub use super::frame::{Line, Span};
-use super::legend::{cells_explained, hanging, legend};
+use super::legend::{cells_explained, legend};
 use super::tree::{Group, Level, groups};
 use super::{Core, Kind, Map, folded};
+use crate::domain::drawing::frame::{EDGES, Line, Pen, hanging, packed, widest};
 use crate::domain::words::length;
 
 /// Least columns of a picture: below, frames within frames leave no room for a list of CPUs.

@@ -1,10 +1,9 @@
 //! The picture of a large host: a row for cores that follow each other and have the same owners.
 
-use super::frame::{EDGES, Line, Pen, widest};
-use super::legend::hanging;
 use super::tree::{Group, Level, groups, l3_title};
 use super::{Kind, Map};
 use crate::domain::cpuset::{CpuId, CpuSet};
+use crate::domain::drawing::frame::{EDGES, Line, Pen, hanging, widest};
 use crate::domain::words::{LEAST_COLUMNS, count, length, pieces};
 
 /// Cores that follow each other within one L3 domain, or all cores of several such domains.

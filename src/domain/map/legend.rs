@@ -1,10 +1,9 @@
 //! The legend: owners by their letters, and CPUs that are in no frame.
 
-use super::frame::Line;
 use super::tree::{functions, node_title};
 use super::{Kind, Map, Owner, OwnerKind};
 use crate::domain::cpuset::CpuSet;
-use crate::domain::words::{length, pieces};
+use crate::domain::drawing::frame::{Line, hanging};
 
 /// Returns a line for each owner, and what has no place in the picture.
 pub(super) fn legend(map: &Map, width: usize) -> Vec<Line> {
@@ -87,26 +86,4 @@ impl Owner {
         }
         text
     }
-}
-
-/// Returns a text in lines of at most `width` columns; all but the first are indented by two.
-pub(super) fn hanging(text: &str, owner: Option<usize>, width: usize) -> Vec<Line> {
-    let indent = text.len() - text.trim_start().len();
-    let mut lines = Vec::new();
-    for piece in pieces(text.trim_start(), width.saturating_sub(indent.max(2) + 2)) {
-        let start = match lines.is_empty() {
-            true => indent,
-            false => indent.max(2) + 2,
-        };
-        let mut rest = piece.as_str();
-        while length(rest) > width - start {
-            // A name without a place to break it at.
-            let end = rest.char_indices().nth(width - start);
-            let (head, tail) = rest.split_at(end.map_or(rest.len(), |(at, _)| at));
-            lines.push(Line::of(format!("{}{head}", " ".repeat(start)), owner));
-            rest = tail;
-        }
-        lines.push(Line::of(format!("{}{rest}", " ".repeat(start)), owner));
-    }
-    lines
 }

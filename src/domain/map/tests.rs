@@ -1,22 +1,14 @@
 use proptest::prelude::*;
 
-use super::draw::{Line, Paper, draw};
+use super::draw::{Paper, draw};
 use super::*;
 use crate::domain::topology::tests::grid;
-
-fn text(lines: &[Line]) -> String {
-    let lines = lines.iter().map(|line| {
-        let spans = line.spans.iter().map(|span| span.text.as_str());
-        spans.collect::<String>().trim_end().to_owned() + "\n"
-    });
-    lines.collect()
-}
 
 #[track_caller]
 fn drawn(map: &Map, width: usize) -> String {
     let is_ascii = true;
     let lines = draw(map, Paper { width, is_ascii });
-    let text = text(&lines);
+    let text: String = lines.iter().map(|line| line.text() + "\n").collect();
     assert!(lines.iter().all(|line| line.width() <= width), "{text}");
     text
 }

@@ -1,9 +1,8 @@
-//! The picture as SVG: the same lines, with the CPUs of each owner on a ground of their own.
+//! A drawing as SVG: the same lines, with what belongs to an owner on a ground of its own.
 
 use std::fmt::Write;
 
-use super::frame::Line;
-use super::{Map, OwnerKind};
+use super::frame::{Line, eighths};
 use crate::domain::words::length;
 
 /// Size of a character in px; `textLength` holds every font to it.
@@ -12,8 +11,19 @@ const HEIGHT: usize = 18;
 /// Where letters stand in a line.
 const BASE: usize = 14;
 const MARGIN: usize = 12;
+/// How far a bar is from the edges of its line.
+const BAR_EDGE: usize = 4;
 
-/// Grounds of VMs, in turn, as red, green and blue; see-through, so that they suit a light page and a dark one.
+/// What words stand on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ground {
+    /// A color, by its number.
+    Color(usize),
+    /// Gray.
+    Gray,
+}
+
+/// Colors in turn, as red, green and blue; see-through, so that they suit a light page and a dark one.
 const COLORS: [&str; 5] = [
     "46,160,67",
     "56,139,253",
@@ -22,8 +32,8 @@ const COLORS: [&str; 5] = [
     "248,81,73",
 ];
 
-/// Returns a drawing of lines, that of `map`.
-pub fn svg(lines: &[Line], map: &Map) -> String {
+/// Returns a drawing of lines; `ground` says on what the parts of an owner stand.
+pub fn svg(lines: &[Line], ground: impl Fn(usize) -> Option<Ground>) -> String {
     let columns = lines.iter().map(Line::width).max().unwrap_or(0);
     let (width, height) = (
         columns * WIDTH + 2 * MARGIN,
@@ -37,21 +47,28 @@ pub fn svg(lines: &[Line], map: &Map) -> String {
          class=\"paper\" width=\"{width}\" height=\"{height}\" rx=\"6\"/>\n"
     );
     for (n, line) in lines.iter().enumerate() {
-        add(&mut text, line, map, MARGIN + n * HEIGHT);
+        add(&mut text, line, &ground, MARGIN + n * HEIGHT);
     }
     text + "</svg>\n"
 }
 
 /// Adds a line whose upper edge is at `top`.
-fn add(text: &mut String, line: &Line, map: &Map, top: usize) {
+fn add(text: &mut String, line: &Line, ground: impl Fn(usize) -> Option<Ground>, top: usize) {
     let mut left = MARGIN;
     for span in &line.spans {
-        // Writing to a string cannot fail.
-        if let Some(ground) = span.owner.and_then(|owner| ground(map, owner)) {
-            let width = length(span.text.trim_end()) * WIDTH;
+        if let Some(ground) = span.owner.and_then(&ground) {
+            let said = span.text.trim_end();
+            let edge = match said.chars().all(|c| eighths(c).is_some()) {
+                true => BAR_EDGE,
+                false => 0,
+            };
+            let width: usize = said.chars().map(|c| eighths(c).unwrap_or(8)).sum();
+            let (y, width, height) = (top + edge, width * WIDTH / 8, HEIGHT - 2 * edge);
+            // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{HEIGHT}\" fill=\"rgba({ground})\"/>"
+                "<rect x=\"{left}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"rgba({})\"/>",
+                ground.fill()
             );
         }
         left = add_span(text, &span.text, left, top);
@@ -64,7 +81,7 @@ fn add_span(text: &mut String, span: &str, mut left: usize, top: usize) -> usize
     let (mut strokes, mut word) = (String::new(), String::new());
     for c in span.chars() {
         let stroke = stroke(c);
-        if stroke.is_none() && c != ' ' {
+        if stroke.is_none() && c != ' ' && eighths(c).is_none() {
             word.push(c);
         } else {
             add_word(text, &mut word, left, top);
@@ -108,11 +125,13 @@ fn stroke(piece: char) -> Option<&'static str> {
     })
 }
 
-fn ground(map: &Map, owner: usize) -> Option<String> {
-    match map.owners[owner].kind {
-        OwnerKind::Vm => Some(format!("{},.35", COLORS[owner % COLORS.len()])),
-        OwnerKind::Partition | OwnerKind::Isolcpus => Some("110,118,129,.3".to_owned()),
-        OwnerKind::Offline | OwnerKind::Host => None,
+impl Ground {
+    /// Returns red, green, blue, and how much of what is below it cannot be seen.
+    fn fill(self) -> String {
+        match self {
+            Ground::Color(n) => format!("{},.35", COLORS[n % COLORS.len()]),
+            Ground::Gray => "110,118,129,.3".to_owned(),
+        }
     }
 }
 

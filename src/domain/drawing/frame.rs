@@ -1,20 +1,35 @@
 //! Frames, and lines of text whose parts belong to owners.
 
-use crate::domain::words::length;
+use crate::domain::words::{length, pieces};
 
 /// Columns that a frame takes besides what is in it.
-pub(super) const EDGES: usize = 4;
+pub const EDGES: usize = 4;
+
+/// Pieces of bars, from an eighth of a column to a whole one.
+const BLOCKS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
+
+/// Returns a bar of so many eighths of a column.
+pub fn bar(n: usize) -> String {
+    let rest = (n % 8).checked_sub(1).map(|rest| BLOCKS[rest]);
+    std::iter::repeat_n(BLOCKS[7], n / 8).chain(rest).collect()
+}
+
+/// Returns how many eighths of a column a piece of a bar takes; nothing of what is none.
+pub fn eighths(c: char) -> Option<usize> {
+    let n = BLOCKS.iter().position(|block| *block == c)?;
+    Some(n + 1)
+}
 
 /// Part of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// What is printed.
     pub text: String,
-    /// Index of the owner whose CPUs it is about.
+    /// Index of its owner, which says on what ground it stands.
     pub owner: Option<usize>,
 }
 
-/// Line of the picture.
+/// Line of a picture.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Line {
     /// Its parts, from left to right.
@@ -23,14 +38,14 @@ pub struct Line {
 
 impl Line {
     /// Returns a line that is one part.
-    pub(super) fn of(text: impl Into<String>, owner: Option<usize>) -> Self {
+    pub fn of(text: impl Into<String>, owner: Option<usize>) -> Self {
         let mut line = Line::default();
         line.push(text, owner);
         line
     }
 
     /// Adds a part.
-    pub(super) fn push(&mut self, text: impl Into<String>, owner: Option<usize>) {
+    pub fn push(&mut self, text: impl Into<String>, owner: Option<usize>) {
         let text = text.into();
         self.spans.push(Span { text, owner });
     }
@@ -40,8 +55,14 @@ impl Line {
         self.spans.iter().map(|span| length(&span.text)).sum()
     }
 
+    /// Returns what is printed, without blanks at the end.
+    pub fn text(&self) -> String {
+        let text: String = self.spans.iter().map(|span| span.text.as_str()).collect();
+        text.trim_end().to_owned()
+    }
+
     /// Fills up with blanks.
-    pub(super) fn pad(&mut self, width: usize) {
+    pub fn pad(&mut self, width: usize) {
         let missing = width.saturating_sub(self.width());
         if missing > 0 {
             self.push(" ".repeat(missing), None);
@@ -51,16 +72,16 @@ impl Line {
 
 /// What frames are drawn with.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pen {
+pub struct Pen {
     corners: [char; 4],
     line: char,
     /// What is between two columns.
-    pub(super) bar: char,
+    pub bar: char,
 }
 
 impl Pen {
     /// Returns what draws in ASCII, or with the lines of Unicode.
-    pub(super) fn new(is_ascii: bool) -> Self {
+    pub fn new(is_ascii: bool) -> Self {
         match is_ascii {
             true => Pen {
                 corners: ['+'; 4],
@@ -77,7 +98,7 @@ impl Pen {
 
     /// Returns lines in a frame with a title, with room for `least` columns. What of the title is longer
     /// than `most` columns goes on below it.
-    pub(super) fn frame(
+    pub fn frame(
         self,
         title: &str,
         mut lines: Vec<Line>,
@@ -120,12 +141,12 @@ impl Pen {
 }
 
 /// Returns how many columns the widest line takes.
-pub(super) fn widest(lines: &[Line]) -> usize {
+pub fn widest(lines: &[Line]) -> usize {
     lines.iter().map(Line::width).max().unwrap_or(0)
 }
 
 /// Puts blocks next to each other, and below where the width is not enough.
-pub(super) fn packed(blocks: Vec<Vec<Line>>, width: usize) -> Vec<Line> {
+pub fn packed(blocks: Vec<Vec<Line>>, width: usize) -> Vec<Line> {
     let mut done = Vec::new();
     let mut band: Vec<Line> = Vec::new();
     for block in blocks {
@@ -145,4 +166,26 @@ pub(super) fn packed(blocks: Vec<Vec<Line>>, width: usize) -> Vec<Line> {
     }
     done.append(&mut band);
     done
+}
+
+/// Returns a text in lines of at most `width` columns; all but the first are indented by two.
+pub fn hanging(text: &str, owner: Option<usize>, width: usize) -> Vec<Line> {
+    let indent = text.len() - text.trim_start().len();
+    let mut lines = Vec::new();
+    for piece in pieces(text.trim_start(), width.saturating_sub(indent.max(2) + 2)) {
+        let start = match lines.is_empty() {
+            true => indent,
+            false => indent.max(2) + 2,
+        };
+        let mut rest = piece.as_str();
+        while length(rest) > width - start {
+            // A name without a place to break it at.
+            let end = rest.char_indices().nth(width - start);
+            let (head, tail) = rest.split_at(end.map_or(rest.len(), |(at, _)| at));
+            lines.push(Line::of(format!("{}{head}", " ".repeat(start)), owner));
+            rest = tail;
+        }
+        lines.push(Line::of(format!("{}{rest}", " ".repeat(start)), owner));
+    }
+    lines
 }
