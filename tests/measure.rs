@@ -5,19 +5,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "measure/demo.rs"]
+mod demo;
 #[path = "common/goldens.rs"]
 mod goldens;
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use pin_hook::domain::trace::event::{Context, Decoder, ELSEWHERE, Event, HERE};
 use pin_hook::domain::trace::page::Page;
+use tempfile::TempDir;
 
 const KERNELS: [&str; 2] = ["6.12", "7.3"];
 
 fn read(kernel: &str, name: &str) -> Vec<u8> {
     let path = format!("{}/tests/trace/{kernel}/{name}", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 fn text(kernel: &str, name: &str) -> String {
@@ -136,26 +140,44 @@ fn records_say_what_the_kernel_prints_for_them() {
     }
 }
 
-/// Runs the program on a host that has two measurements from the lab: VM 100 on its own CPUs, and on all.
-fn shown(words: &[&str]) -> (bool, String) {
-    let root = tempfile::tempdir().unwrap();
+/// A host that has two measurements from the lab: VM 100 on all CPUs, and on its own.
+fn measured() -> TempDir {
+    let root = TempDir::new().unwrap();
     let dir = root.path().join("var/lib/pin-hook/measured");
-    std::fs::create_dir_all(&dir).unwrap();
+    fs::create_dir_all(&dir).unwrap();
     for name in ["nothing", "pin-hook"] {
-        let from = format!("{}/tests/trace/{name}.json", env!("CARGO_MANIFEST_DIR"));
-        std::fs::copy(from, dir.join(format!("{name}.json"))).unwrap();
-    }
-    std::fs::write(dir.join("other.json"), "{\"cpus\": 1}").unwrap();
-    let mut command = assert_cmd::Command::cargo_bin("pin-hook").unwrap();
-    let output = command
-        .arg("--root")
-        .arg(root.path())
-        .arg("measure")
-        .args(words)
-        .output()
+        fs::copy(
+            golden(&format!("{name}.json")),
+            dir.join(format!("{name}.json")),
+        )
         .unwrap();
+    }
+    fs::write(dir.join("other.json"), "{\"cpus\": 1}").unwrap();
+    root
+}
+
+fn golden(name: &str) -> String {
+    format!("{}/tests/trace/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn shown_on(root: &TempDir, words: &[&str]) -> (bool, String) {
+    let mut command = assert_cmd::Command::cargo_bin("pin-hook").unwrap();
+    let command = command.arg("--root").arg(root.path()).arg("measure");
+    let output = command.args(words).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+fn shown(words: &[&str]) -> (bool, String) {
+    shown_on(&measured(), words)
+}
+
+#[track_caller]
+fn check(name: &str, text: &str) {
+    if goldens::update() {
+        fs::write(golden(name), text).unwrap();
+    }
+    assert_eq!(fs::read_to_string(golden(name)).unwrap(), text, "{name}");
 }
 
 #[test]
@@ -167,16 +189,57 @@ fn a_measurement_is_shown_as_people_read_it() {
     ] {
         let (is_done, text) = shown(words);
         assert!(is_done, "{text}");
-        let path = format!("{}/tests/trace/{name}", env!("CARGO_MANIFEST_DIR"));
-        if goldens::update() {
-            std::fs::write(&path, &text).unwrap();
-        }
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{name}");
+        check(name, &text);
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
         );
     }
+}
+
+#[test]
+fn measurements_are_printed_as_json() {
+    for (name, words) in [
+        ("shown.json", &["--show", "pin-hook", "--json"][..]),
+        (
+            "compared.json",
+            &["--compare", "nothing", "pin-hook", "--json"],
+        ),
+    ] {
+        let (is_done, text) = shown(words);
+        assert!(is_done, "{text}");
+        check(name, &text);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["version"], 1, "{name}");
+    }
+}
+
+/// The picture has the words of the text, and a bar for each value that is not nothing.
+#[test]
+fn a_comparison_can_be_written_as_svg() {
+    let root = measured();
+    let file = root.path().join("card.svg");
+    let words = ["--compare", "nothing", "pin-hook"];
+    let svg = ["--svg", file.to_str().unwrap()];
+    assert_eq!(
+        shown_on(&root, &[&words[..], &svg].concat()),
+        (true, String::new())
+    );
+    let svg = fs::read_to_string(&file).unwrap();
+    check("compared.svg", &svg);
+    let texts = svg.lines().filter(|line| line.starts_with("<text "));
+    let said: Vec<&str> = texts
+        .map(|line| line.split_once('>').unwrap().1.split_once('<').unwrap().0)
+        .collect();
+    let (_, text) = shown(&words);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(said, words);
+    let bars = svg.lines().filter(|line| line.contains("height=\"10\""));
+    let nothing = text.matches(" 0 ns").count();
+    let n_rows = text
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.contains(" nothing "));
+    assert_eq!(bars.count(), 2 * n_rows.count() - nothing);
 }
 
 #[test]
@@ -189,6 +252,10 @@ fn what_cannot_be_shown_is_said() {
         (&["--show", "other"], "measure again with --save other"),
         (&["--show", "../../etc/passwd"], "a name has letters"),
         (&["--compare", "nothing"], "2 values"),
+        (
+            &["--show", "nothing", "--svg", "a.svg"],
+            "cannot be used with",
+        ),
         (&["100"], "a captured host (--root) can only be looked at"),
         (
             &["--cpus", "0", "--duration", "1h"],

@@ -9,6 +9,7 @@ use clap::{ArgGroup, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcom
 use super::tips::{commands, with_tip};
 use crate::domain::cpuset::CpuSet;
 use crate::domain::map::draw::LEAST_WIDTH;
+use crate::domain::measure::card::MOST;
 use crate::domain::table::{Prefer, Smt, TimeSpan};
 use crate::domain::vm::Vmid;
 use crate::lifecycle::measuring::saved::Name;
@@ -216,8 +217,14 @@ pub struct Measuring {
     #[arg(long, value_name = "NAME", group = "what", conflicts_with = "save")]
     pub show: Option<Name>,
     /// Show measurements that were kept side by side
-    #[arg(long, value_name = "NAME", group = "what", num_args = 2..=4, conflicts_with_all = ["save", "json"])]
+    #[arg(long, value_name = "NAME", group = "what", num_args = 2..=MOST, conflicts_with = "save")]
     pub compare: Vec<Name>,
+    /// Write the comparison to a file, as SVG
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["vmid", "cpus", "show", "json"])]
+    pub svg: Option<PathBuf>,
     /// How long
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub duration: TimeSpan,

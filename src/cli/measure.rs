@@ -1,16 +1,16 @@
 //! `measure`: what is taken from a running VM, and by whom.
 
-mod compared;
 mod text;
 
 use std::time::Duration;
 
-use self::compared::compared;
 use self::text::report;
 
 use super::args::Measuring;
 use super::json;
+use super::opening::write_of_caller;
 use super::output::Output;
+use crate::domain::measure::card::Card;
 use crate::domain::measure::measurement::Measurement;
 use crate::host::Host;
 use crate::lifecycle::engine::account::Exit;
@@ -25,12 +25,7 @@ use crate::lifecycle::measuring::subject::MeasureOf;
 /// What is to be measured is not there, or the kernel's tracer cannot be used.
 pub fn show(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<Exit> {
     if !asked.compare.is_empty() {
-        let kept = asked.compare.iter().map(|name| {
-            let one = load(&*host.files, name)?;
-            anyhow::Ok((name.to_string(), one))
-        });
-        output.print(&compared(&kept.collect::<anyhow::Result<Vec<_>>>()?));
-        return Ok(Exit::Done);
+        return compare(host, asked, output);
     }
     let measurement = match &asked.show {
         Some(name) => load(&*host.files, name)?,
@@ -39,6 +34,21 @@ pub fn show(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<E
     match asked.json {
         true => json::print(&measurement, output)?,
         false => output.print(&report(&measurement, output.is_verbose())),
+    }
+    Ok(Exit::Done)
+}
+
+/// Shows measurements that were kept side by side.
+fn compare(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<Exit> {
+    let kept = asked.compare.iter().map(|name| {
+        let one = load(&*host.files, name)?;
+        anyhow::Ok((name.to_string(), one))
+    });
+    let card = Card::new(&kept.collect::<anyhow::Result<Vec<_>>>()?);
+    match &asked.svg {
+        Some(file) => write_of_caller(file, &card.svg(), 0o644)?,
+        None if asked.json => json::print(&card, output)?,
+        None => output.print(&card.text()),
     }
     Ok(Exit::Done)
 }

@@ -5,7 +5,7 @@ use crate::cli::page::Table;
 use crate::domain::measure::culprit::Culprit;
 use crate::domain::measure::measurement::Measurement;
 use crate::domain::measure::remedy::Remedy;
-use crate::domain::measure::tally::{BOUNDS_US, in_units};
+use crate::domain::measure::tally::{BOUNDS_US, in_units, share};
 
 /// Culprits that are shown without `-v`: those who took next to nothing are left out.
 const SHOWN: usize = 12;
@@ -58,15 +58,6 @@ fn taken(measurement: &Measurement) -> String {
         text += &wrapped(&format!("the longest: {}", parts.join(", ")), "  ");
     }
     text
-}
-
-/// Returns how much of the whole a part is, in percent.
-pub(super) fn share(part: u64, whole: u64) -> String {
-    let thousandths = u128::from(part) * 100_000 / u128::from(whole.max(1));
-    match thousandths {
-        0 if part > 0 => "less than 0.001 %".to_owned(),
-        _ => format!("{}.{:03} %", thousandths / 1000, thousandths % 1000),
-    }
 }
 
 fn seats(measurement: &Measurement) -> String {

@@ -1,7 +1,9 @@
 //! What is taken from a guest, and by whom: records of the kernel's tracer, added up.
 
 pub mod account;
+pub mod card;
 pub mod culprit;
+pub mod draw;
 mod frame;
 pub mod kind;
 pub mod measurement;

@@ -70,6 +70,15 @@ pub fn in_units(ns: u64) -> String {
     }
 }
 
+/// Returns how much of the whole a part is, in percent.
+pub fn share(part: u64, whole: u64) -> String {
+    let thousandths = u128::from(part) * 100_000 / u128::from(whole.max(1));
+    match thousandths {
+        0 if part > 0 => "< 0.001 %".to_owned(),
+        _ => format!("{}.{:03} %", thousandths / 1000, thousandths % 1000),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +95,19 @@ mod tests {
             (12_000_000_000, "12 s"),
         ] {
             assert_eq!(in_units(ns), text);
+        }
+    }
+
+    #[test]
+    fn a_share_that_is_too_small_for_digits_is_not_nothing() {
+        for (part, text) in [
+            (0, "0.000 %"),
+            (9_999, "< 0.001 %"),
+            (10_000, "0.001 %"),
+            (173_930_000, "17.393 %"),
+            (1_000_000_000, "100.000 %"),
+        ] {
+            assert_eq!(share(part, 1_000_000_000), text);
         }
     }
 
