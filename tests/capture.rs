@@ -167,6 +167,12 @@ fn indiscreet() -> TempDir {
     all("/proc/500/task/500/stat", &hosts::stat(500, "kvm", 0));
     all("/proc/500/task/500/cgroup", "0::/qemu.slice/100.scope\n");
     all("/proc/500/status", "Cpus_allowed_list:\t0-23\n");
+    let measured = format!("{}/tests/trace/nothing.json", env!("CARGO_MANIFEST_DIR"));
+    let measured = fs::read_to_string(measured).unwrap();
+    all(
+        "/var/lib/pin-hook/measured/a.json",
+        &measured.replace("\"vm100\"", "\"customer-db\""),
+    );
     let group = "/sys/fs/cgroup/system.slice/dev-disk-by\\x2did-ata\\x2dSECRET.swap";
     all(&format!("{group}/cpuset.cpus.partition"), "member\n");
     dir
@@ -202,7 +208,9 @@ fn a_capture_without_names_gives_the_same_report() {
     let (expected, _) = asked(dir.path(), &["report"]);
     assert_eq!(asked(&archive, &["report"]).0, expected);
     assert!(
-        expected.contains("[node.node]") && expected.contains("11,23"),
+        expected.contains("[node.node]")
+            && expected.contains("11,23")
+            && expected.contains("taken from the vm"),
         "{expected}"
     );
     for secret in ["falcon7", "customer-db", "SECRET"] {

@@ -59,6 +59,11 @@ fn not_seen(report: &Report, hidden: &[String]) -> Option<Section> {
     left_out.extend(report.status.iter().flat_map(|one| one.left_out.clone()));
     let plans = report.vms.iter().filter_map(|vm| vm.plan.as_ref().ok());
     left_out.extend(plans.flat_map(|plan| plan.left_out.clone()));
+    let unreadable = report.kept.unreadable.iter();
+    left_out.extend(
+        unreadable
+            .map(|name| format!("measurement {name}, which this version of pin-hook cannot read")),
+    );
     if !hidden.is_empty() {
         left_out.push(format!("only root can read {}", in_short(hidden)));
     }

@@ -69,6 +69,7 @@ impl Cleaner {
             "/etc/pve/replication.cfg" => texts::properties(text, &["target"]),
             "/dev/kmsg" => texts::iommu_messages(text),
             "/run/pin-hook/journal" => text.trim_end_matches('\0').to_owned(),
+            _ if is_within(path, "/var/lib/pin-hook/measured/") => texts::measurement(text, names),
             _ if is_within(path, "/etc/default/grub") => texts::grub(text, names),
             _ if is_within(path, "/run/udev/data") => {
                 texts::lines(text, &["E:ID_FS_TYPE=", "E:ID_FS_LABEL="])
@@ -233,6 +234,7 @@ mod tests {
                 "/etc/pve/qemu-server/100.conf", "/etc/pve/lxc/101.conf", "/proc/cmdline",
                 "/proc/7/cmdline", "/etc/default/grub", "/proc/7/mountinfo", "/etc/pin-hook/100.toml",
                 "/etc/systemd/system/a.service", "/var/lib/dpkg/status", "/etc/pve/storage.cfg",
+                "/var/lib/pin-hook/measured/a.json",
             ];
             for path in paths {
                 let mut cleaner = Cleaner {

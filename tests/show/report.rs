@@ -27,6 +27,12 @@ pub fn busy() -> Node {
         format!("Package: {name}\nStatus: install ok installed\nVersion: {version}\n\n")
     };
     node.put("/var/lib/dpkg/status", &packages.map(stanza).concat());
+    for name in ["nothing", "pin-hook"] {
+        let path = format!("{}/tests/trace/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let measurement = fs::read_to_string(path).unwrap();
+        let place = format!("/var/lib/pin-hook/measured/{name}.json");
+        node.put(&place, &measurement.replace("\"vm100\"", "\"vr\""));
+    }
     // Somebody has changed a value since.
     node.put("/proc/irq/24/smp_affinity_list", "0-23\n");
     node
@@ -70,8 +76,9 @@ fn a_report_is_a_page_of_its_own() {
     ] {
         let found = html.matches(outside).count();
         // The name of the format is an address that nobody asks.
-        let is_name = usize::from(outside == "http:" || outside == "//") * 2;
-        assert_eq!(found, is_name, "{outside}");
+        let is_name = outside == "http:" || outside == "//";
+        let pictures = html.matches("<svg ").count();
+        assert_eq!(found, usize::from(is_name) * pictures, "{outside}");
     }
     assert!(html.contains("colour = &quot;&lt;b&gt;&quot;"));
 }
@@ -130,6 +137,33 @@ fn a_report_says_of_threads_and_devices_what_a_plan_says() {
     for row in rows {
         assert!(report.contains(&format!("{row}\n")), "{row}: {report}");
     }
+}
+
+/// The last four are shown, in the order in which they were measured; those of other VMs are not.
+#[test]
+fn a_report_has_the_measurements_of_each_vm() {
+    let node = busy();
+    let path = format!("{}/tests/trace/nothing.json", env!("CARGO_MANIFEST_DIR"));
+    let one = fs::read_to_string(path).unwrap();
+    let keep = |name: &str, at: u64, vmid: u32| {
+        let text = one.replace("\"at\":1796000401", &format!("\"at\":{at}"));
+        let text = text.replace("\"vmid\":100", &format!("\"vmid\":{vmid}"));
+        node.put(&format!("/var/lib/pin-hook/measured/{name}.json"), &text);
+    };
+    keep("earliest", 1, 100);
+    keep("z-third", 1_796_000_402, 100);
+    keep("latest", 1_796_000_999, 100);
+    keep("of-another", 1_796_000_999, 101);
+    node.put("/var/lib/pin-hook/measured/old.json", "{\"cpus\":1}");
+    let (text, status) = node.shown(&["report"]);
+    assert_eq!(status, 0);
+    let heads = text.lines().filter(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words == ["nothing", "z-third", "pin-hook", "latest"] || words == ["of-another"]
+    });
+    assert_eq!(heads.count(), 2, "{text}");
+    assert!(!text.contains("earliest"), "{text}");
+    assert!(text.contains("measurement old, which"), "{text}");
 }
 
 #[test]

@@ -8,6 +8,8 @@ use crate::cli::plan::{self, changes};
 use crate::cli::status::{complaints, of_partition};
 use crate::cli::tables;
 use crate::domain::level::{HIGHEST, Level};
+use crate::domain::measure::card::Card;
+use crate::domain::measure::measurement::Measurement;
 use crate::domain::words::count;
 use crate::lifecycle::show::plan::{Outcome, Plan};
 use crate::lifecycle::show::report::{Report, VmReport};
@@ -79,6 +81,7 @@ pub(super) fn section(vm: &VmReport, report: &Report) -> Section {
             blocks.push(threads(&claim.threads));
         }
     }
+    blocks.extend(measured(&report.kept.of_vm(vm.vmid)));
     blocks.push(Block::Heading("table"));
     blocks.push(match &vm.table {
         Ok(Some(table)) => Block::Verbatim(table.text.clone()),
@@ -91,6 +94,20 @@ pub(super) fn section(vm: &VmReport, report: &Report) -> Section {
         Err(error) => blocks.push(failed(error)),
     }
     parts::section(name(vm), Some(badge(vm, claim)), blocks)
+}
+
+/// Returns the card of measurements that were kept.
+fn measured(kept: &[(String, Measurement)]) -> Vec<Block> {
+    if kept.is_empty() {
+        return Vec::new();
+    }
+    let card = Card::new(kept);
+    let picture = Block::Picture {
+        wide: card.svg(),
+        narrow: card.narrow_svg(),
+        text: card.text(),
+    };
+    vec![Block::Heading("measured"), picture]
 }
 
 fn facts(

@@ -1,5 +1,7 @@
 //! Other files than configs of guests: the lines and words that are needed.
 
+use crate::domain::measure::measurement::Measurement;
+
 /// What makes a file recognisable as a snippet of this program.
 const SNIPPET: &str = "calls pin-hook(8)";
 /// Properties of a storage that are needed.
@@ -226,6 +228,15 @@ pub(super) fn packages(text: &str) -> String {
         }
     }
     left
+}
+
+/// Returns a measurement that was kept, without the name of its VM unless names stay.
+pub(super) fn measurement(text: &str, keeps_names: bool) -> String {
+    let Ok(mut measurement) = serde_json::from_str::<Measurement>(text) else {
+        return String::new();
+    };
+    measurement.name = measurement.name.filter(|_| keeps_names);
+    serde_json::to_string(&measurement).unwrap_or_default()
 }
 
 /// Returns the version of an installed package.

@@ -12,9 +12,10 @@ const LEAST_COLUMN: usize = 13;
 const VALUE: usize = 10;
 const LONGEST_BAR: usize = 12;
 
-/// Columns of a card as text, and as a picture.
+/// Columns of a card as text, as a picture, and as one for a narrow screen.
 const TEXT: usize = 80;
 const WIDE: usize = 96;
+const NARROW: usize = 40;
 
 /// Where the columns are.
 struct Columns {
@@ -37,6 +38,11 @@ impl Card {
     /// Returns the card as a picture: values have a bar behind them, as long as they are beside the others.
     pub fn svg(&self) -> String {
         svg(&self.lines(WIDE, true), |n| Some(Ground::Color(n)))
+    }
+
+    /// Returns the card as a picture that is as narrow as it can be.
+    pub fn narrow_svg(&self) -> String {
+        svg(&self.lines(NARROW, false), |n| Some(Ground::Color(n)))
     }
 
     /// Returns the lines of the card, of this width where that is enough. The owner of a part is its measurement.

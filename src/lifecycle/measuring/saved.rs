@@ -5,7 +5,9 @@ use std::io;
 use anyhow::{Context, bail};
 
 use crate::domain::advice::Advised;
+use crate::domain::measure::card::MOST;
 use crate::domain::measure::measurement::Measurement;
+use crate::domain::vm::Vmid;
 use crate::host::dirs::make_dirs;
 use crate::host::files::Files;
 use crate::host::trouble::cannot;
@@ -53,6 +55,39 @@ pub fn save(files: &dyn Files, name: &Name, measurement: &Measurement) -> anyhow
         .map_err(cannot("write", &path))
 }
 
+/// All measurements that were kept.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// By their names, the oldest first.
+    pub measurements: Vec<(String, Measurement)>,
+    /// Names of those that cannot be read.
+    pub unreadable: Vec<String>,
+}
+
+impl Kept {
+    /// Returns all measurements that were kept.
+    pub fn read(files: &dyn Files) -> Self {
+        let mut kept = Kept::default();
+        for name in names(files) {
+            match load(files, &name) {
+                Ok(measurement) => kept.measurements.push((name.to_string(), measurement)),
+                Err(_) => kept.unreadable.push(name.to_string()),
+            }
+        }
+        kept.measurements.sort_by_key(|(_, one)| one.at);
+        kept
+    }
+
+    /// Returns the last few measurements of a VM, the oldest of them first.
+    pub fn of_vm(&self, vmid: Vmid) -> Vec<(String, Measurement)> {
+        let all = self.measurements.iter();
+        let of_vm = all.filter(|(_, one)| one.vmid == Some(vmid));
+        let mut last: Vec<_> = of_vm.rev().take(MOST).cloned().collect();
+        last.reverse();
+        last
+    }
+}
+
 /// Returns a measurement that was kept.
 ///
 /// # Errors
@@ -78,13 +113,16 @@ pub fn load(files: &dyn Files, name: &Name) -> anyhow::Result<Measurement> {
 }
 
 fn help(files: &dyn Files) -> String {
-    let names = files.list(DIR).unwrap_or_default();
-    let names: Vec<&str> = names
-        .iter()
-        .filter_map(|name| name.strip_suffix(".json"))
-        .collect();
+    let names = names(files);
+    let names: Vec<&str> = names.iter().map(|name| name.0.as_str()).collect();
     match names.is_empty() {
         true => "pin-hook measure <vmid> --save NAME keeps one".to_owned(),
         false => format!("those that are kept: {}", names.join(", ")),
     }
+}
+
+fn names(files: &dyn Files) -> Vec<Name> {
+    let names = files.list(DIR).unwrap_or_default();
+    let names = names.iter().filter_map(|name| name.strip_suffix(".json"));
+    names.filter_map(|name| name.parse().ok()).collect()
 }

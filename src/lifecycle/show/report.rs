@@ -16,6 +16,7 @@ use crate::host::surroundings::release;
 use crate::host::table::{read_host_table, read_table, tables};
 use crate::lifecycle::engine::look::{known_state, look};
 use crate::lifecycle::engine::run::Run;
+use crate::lifecycle::measuring::saved::Kept;
 
 /// Packages whose versions are told, in the words of people.
 const PACKAGES: [(&str, &str); 5] = [
@@ -41,6 +42,8 @@ pub struct Report {
     pub changed: anyhow::Result<Vec<Changed>>,
     /// The settings of the host as they are written.
     pub settings: anyhow::Result<Option<TextFile>>,
+    /// Measurements that were kept.
+    pub kept: Kept,
     /// Each VM that has a table, owns CPUs, or that PVE calls pin-hook for.
     pub vms: Vec<VmReport>,
 }
@@ -94,6 +97,7 @@ impl Run<'_> {
             changed: changed(host),
             status,
             settings: read_host_table(&*host.files),
+            kept: Kept::read(&*host.files),
             vms: self.vms(vmids),
         }
     }
