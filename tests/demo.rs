@@ -27,3 +27,17 @@ fn the_host_of_the_demo_is_that_of_the_plans() {
     let written = fs::read_to_string(&path).unwrap_or_default();
     assert!(written == text, "{} is not the host", path.display());
 }
+
+#[test]
+fn the_demo_ends_with_the_card_of_all_that_it_measures() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/demo/guest.sh");
+    let script = fs::read_to_string(path).unwrap();
+    let after = |start| {
+        let lines = script.lines();
+        lines.filter_map(move |line: &str| line.strip_prefix(start))
+    };
+    let names: Vec<&str> = after("disturb ").collect();
+    let card = format!("pin-hook measure --compare {}", names.join(" "));
+    assert_eq!(names, ["nothing", "affinity", "pin-hook"]);
+    assert_eq!(after("shown ").next_back(), Some(card.as_str()));
+}

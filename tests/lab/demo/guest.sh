@@ -25,10 +25,12 @@ pinned() { [ "$(vcpu_masks 100)" = '4 5 6 7' ]; }
 disturb() {
     text '' "stress-ng keeps all CPUs busy; what is taken from the VM in $seconds s is measured ..."
     stress-ng --quiet --cpu 8 --timer 1 --switch 1 > /dev/null 2>&1 &
+    # The shell would say that it was killed.
+    disown
     shown "pin-hook measure 100 --duration ${seconds}s --save $1"
     pin-hook measure 100 --duration ${seconds}s --save "$1" > "$work/measured"
     pkill -KILL '^stress-ng'
-    wait
+    wait_until 20 'stress-ng has ended' eval '! pgrep "^stress-ng"'
 }
 
 text '' "This host: $(nproc) CPUs, Linux $(uname -r), $(systemctl --version | head -n 1 | cut -d' ' -f1,2)." \
@@ -67,20 +69,12 @@ wait_until 60 'the vCPUs have their CPUs' pinned
 "$lab/who-may" $cpus 100
 disturb pin-hook
 
-title 4 "What stress-ng did to the VM in $seconds s"
-shown pin-hook measure --compare nothing affinity pin-hook
-pin-hook measure --compare nothing affinity pin-hook
-text '' 'Who still had a part in it with pin-hook:' ''
-shown pin-hook measure --show pin-hook
-pin-hook measure --show pin-hook
-rm -r /var/lib/pin-hook/measured
-
-title 5 'A second VM wants some of the same CPUs'
+title 4 'A second VM wants some of the same CPUs'
 hooked_vm 101 'cpus = "2-5"'
 run cat /etc/pin-hook/101.toml
 if run qm start 101; then text '  VM 101 should not have started.'; exit 1; fi
 
-title 6 'The VM stops'
+title 5 'The VM stops'
 run qm stop 100
 rm -f /etc/pin-hook/*.toml "$(conf_path 100)" "$(conf_path 101)"
 text '' 'The host is compared with the record from before step 3: kernel settings, masks' \
@@ -90,3 +84,15 @@ if ! wait_until 30 'the host is as before' eval '! capture_differs'; then
     exit 1
 fi
 text '' "  $(wc -l < "$work/after") values compared, 0 differ."
+
+title 6 "What stress-ng did to the VM in $seconds s"
+text 'Who still had a part in it with pin-hook:' ''
+shown pin-hook measure --show pin-hook
+pin-hook measure --show pin-hook
+text '' 'And all three side by side:' ''
+shown pin-hook measure --compare nothing affinity pin-hook
+pin-hook measure --compare nothing affinity pin-hook
+# For the host: the card as a picture, and what it is made of.
+pin-hook measure --compare nothing affinity pin-hook --svg "$work/measure.svg"
+cp -r "$work/measure.svg" /var/lib/pin-hook/measured /run/lab/share/
+rm -r /var/lib/pin-hook/measured
