@@ -43,6 +43,9 @@ const fn stays(kind: Kind, names: &'static [&'static str], why: &'static str) ->
     Row { kind, names, what }
 }
 
+/// What ends the blinking of the console's cursor, at once and from the next boot on.
+const STEADY_CURSOR: &str = "echo 0 > /sys/class/graphics/fbcon/cursor_blink, which holds until reboot; or boot with vt.global_cursor_default=0";
+
 /// The first row that fits holds. Names of functions are those of Linux 6.1 to 7.3.
 const ROWS: &[Row] = &[
     // Pressure accounting wakes up every 2 s on each CPU that had something to do (kernel/sched/psi.c).
@@ -76,7 +79,8 @@ const ROWS: &[Row] = &[
         &["watchdog_timer_fn"],
         "isolate.watchdog = true in the table",
     ),
-    // The cursor of the console, drawn five times a second (drivers/video/fbdev/core/fbcon.c).
+    // The cursor of the console, drawn five times a second (drivers/video/fbdev/core/fbcon.c). No key of a table is
+    // about it: what was set cannot be read (docs/mechanisms.md).
     helps(
         Kind::Work,
         &[
@@ -84,13 +88,9 @@ const ROWS: &[Row] = &[
             "fbcon_cursor",
             "drm_fb_helper_damage_work",
         ],
-        "boot with vt.global_cursor_default=0",
+        STEADY_CURSOR,
     ),
-    helps(
-        Kind::Timer,
-        &["cursor_timer_handler"],
-        "boot with vt.global_cursor_default=0",
-    ),
+    helps(Kind::Timer, &["cursor_timer_handler"], STEADY_CURSOR),
     helps(
         Kind::Tick,
         &[],
@@ -261,6 +261,8 @@ mod tests {
         assert!(done(Kind::Work, "psi_avgs_work").contains("psi=0"));
         assert!(done(Kind::Tick, "the kernel's tick").contains("nohz_full="));
         assert!(done(Kind::Interrupt, "irq 41 (nvme0q1)").contains("managed_irq"));
+        let cursor = done(Kind::Work, "fb_flashcursor");
+        assert!(cursor.starts_with("echo 0 > /sys/class/graphics/fbcon/cursor_blink,"));
         assert_eq!(remedy(Kind::Softirq, "NET_RX"), Remedy::Unknown);
         let vcpu = remedy(Kind::Program, "CPU 0/KVM");
         assert!(matches!(vcpu, Remedy::Nothing(_)), "{vcpu:?}");
