@@ -214,6 +214,21 @@ fn measurements_are_printed_as_json() {
     }
 }
 
+#[test]
+fn the_interruption_that_ended_a_measurement_is_shown_first() {
+    let root = measured();
+    let text = fs::read_to_string(golden("pin-hook.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["stopped"] = serde_json::json!({
+        "limit_ns": 100_000, "ns": 36_077_580, "after_ns": 3_210_000_000_u64, "cpu": 5, "vcpu": 1
+    });
+    let path = root.path().join("var/lib/pin-hook/measured/stopped.json");
+    fs::write(path, json.to_string()).unwrap();
+    let (is_done, text) = shown_on(&root, &["--show", "stopped"]);
+    assert!(is_done, "{text}");
+    check("stopped.txt", &text);
+}
+
 /// The picture has the words of the text, and a bar for each value that is not nothing.
 #[test]
 fn a_comparison_can_be_written_as_svg() {

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::measuring::Measuring;
 use super::tips::{commands, with_tip};
-use crate::domain::cpuset::CpuSet;
 use crate::domain::map::draw::LEAST_WIDTH;
-use crate::domain::measure::card::MOST;
-use crate::domain::table::{Prefer, Smt, TimeSpan};
+use crate::domain::table::{Prefer, Smt};
 use crate::domain::vm::Vmid;
-use crate::lifecycle::measuring::saved::Name;
 use crate::lifecycle::start::phase::Phase;
+
+pub mod measuring;
 
 /// Gives a VM exclusive CPUs while it runs, and restores the host afterwards
 #[derive(Debug, Parser)]
@@ -198,39 +198,6 @@ pub struct Look {
     /// Print numbers for the node exporter (/usr/share/doc/pin-hook/metrics.md describes them)
     #[arg(long, conflicts_with = "json")]
     pub prometheus: bool,
-    /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What `measure` is asked for.
-#[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("what").required(true))]
-pub struct Measuring {
-    /// VM whose vCPUs to measure
-    #[arg(group = "what")]
-    pub vmid: Option<Vmid>,
-    /// Measure these CPUs instead, with whatever runs there
-    #[arg(long, value_name = "LIST", group = "what")]
-    pub cpus: Option<CpuSet>,
-    /// Show a measurement that was kept
-    #[arg(long, value_name = "NAME", group = "what", conflicts_with = "save")]
-    pub show: Option<Name>,
-    /// Show measurements that were kept side by side
-    #[arg(long, value_name = "NAME", group = "what", num_args = 2..=MOST, conflicts_with = "save")]
-    pub compare: Vec<Name>,
-    /// Write the comparison to a file, as SVG
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with_all = ["vmid", "cpus", "show", "json"])]
-    pub svg: Option<PathBuf>,
-    /// How long
-    #[arg(long, value_name = "TIME", default_value = "10s")]
-    pub duration: TimeSpan,
-    /// Keep it under this name, for --compare
-    #[arg(long, value_name = "NAME")]
-    pub save: Option<Name>,
     /// Print JSON (/usr/share/doc/pin-hook/json.md describes it)
     #[arg(long)]
     pub json: bool,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use self::text::report;
 
-use super::args::Measuring;
+use super::args::measuring::Measuring;
 use super::json;
 use super::opening::write_of_caller;
 use super::output::Output;
@@ -15,7 +15,7 @@ use crate::domain::measure::measurement::Measurement;
 use crate::host::Host;
 use crate::lifecycle::engine::account::Exit;
 use crate::lifecycle::measuring::proof;
-use crate::lifecycle::measuring::run::measure;
+use crate::lifecycle::measuring::run::{Extent, measure};
 use crate::lifecycle::measuring::saved::{load, save};
 use crate::lifecycle::measuring::subject::MeasureOf;
 
@@ -35,7 +35,10 @@ pub fn show(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<E
         true => json::print(&measurement, output)?,
         false => output.print(&report(&measurement, output.is_verbose())),
     }
-    Ok(Exit::Done)
+    Ok(match measurement.stopped {
+        Some(_) if asked.show.is_none() => Exit::Warned,
+        _ => Exit::Done,
+    })
 }
 
 /// Shows measurements that were kept side by side.
@@ -66,7 +69,11 @@ fn taken_now(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<
             output.print(&format!("\r\x1b[Kmeasuring, {seconds} s left"));
         }
     };
-    let measured = measure(host, &what, asked.duration.duration(), &tell);
+    let extent = Extent {
+        duration: asked.duration.duration(),
+        stop_over: asked.stop_over.map(|time| time.duration()),
+    };
+    let measured = measure(host, &what, extent, &tell);
     if is_live {
         output.print("\r\x1b[K");
     }

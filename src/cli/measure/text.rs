@@ -15,6 +15,7 @@ const MOST_SENDERS: usize = 4;
 /// Returns what a measurement has shown, for people.
 pub(super) fn report(measurement: &Measurement, is_verbose: bool) -> String {
     let mut text = head(measurement);
+    text += &stopped(measurement);
     text += &taken(measurement);
     text += &seats(measurement);
     text += &by_length(measurement);
@@ -33,6 +34,34 @@ fn head(measurement: &Measurement) -> String {
     };
     let time = in_units(measurement.duration_ns);
     format!("{who}: {time} on linux {kernel}\n")
+}
+
+/// Shows the one interruption that ended the measurement: who took how much of it, one after the other, and what
+/// helps against each.
+fn stopped(measurement: &Measurement) -> String {
+    let Some(stopped) = &measurement.stopped else {
+        return String::new();
+    };
+    let (took, limit) = (in_units(stopped.ns), in_units(stopped.limit_ns));
+    let whose = stopped.vcpu.map(|vcpu| format!(" (vcpu {vcpu})"));
+    let mut text = format!(
+        "\nstopped after {} by {took} at once on cpu {}{}, longer than {limit}\n",
+        in_units(stopped.after_ns),
+        stopped.cpu,
+        whose.unwrap_or_default(),
+    );
+    for (name, ns) in &measurement.longest {
+        let mut culprits = measurement.culprits.iter();
+        let culprit = culprits.find(|one| one.name == *name);
+        let kind = culprit.map_or("", |one| one.kind.name());
+        text += &wrapped(&format!("{} {kind} {name}", in_units(*ns)), "  ");
+        text += &match culprit.map(|one| &one.remedy) {
+            Some(Remedy::Do(what)) => wrapped(what, "    "),
+            Some(Remedy::Nothing(why)) => wrapped(&format!("nothing helps: {why}"), "    "),
+            _ => String::new(),
+        };
+    }
+    text
 }
 
 fn taken(measurement: &Measurement) -> String {

@@ -122,6 +122,11 @@ impl Accounts {
         }
     }
 
+    /// Tells whether an interruption took longer than so many nanoseconds.
+    pub fn has_longer(&self, ns: u64) -> bool {
+        self.cpus.values().any(|account| account.longest.ns > ns)
+    }
+
     /// Begins the measurement at this time.
     pub fn begin(&mut self, at: u64) {
         for account in self.cpus.values_mut() {

@@ -35,6 +35,9 @@ pub struct Measurement {
     pub culprits: Vec<Culprit>,
     /// The longest interruption, by whom and how long each, in nanoseconds.
     pub longest: Vec<(String, u64)>,
+    /// Why it ended before its time.
+    #[serde(default)]
+    pub stopped: Option<Stopped>,
     /// Times that the guest left for reasons of its own.
     pub own: Tally,
     /// Whether entries of the guest are seen: with KVM.
@@ -52,6 +55,21 @@ pub struct Measurement {
     pub n_records: u64,
     /// What one of them costs at most, in nanoseconds, as tried out before.
     pub record_ns: u64,
+}
+
+/// The longest interruption, where it was to end the measurement (`--stop-over`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// Time that one may take, in nanoseconds.
+    pub limit_ns: u64,
+    /// How long this one took, in nanoseconds.
+    pub ns: u64,
+    /// When it began, in nanoseconds since the beginning of the measurement.
+    pub after_ns: u64,
+    /// On which CPU.
+    pub cpu: CpuId,
+    /// Of which vCPU, where a VM was measured.
+    pub vcpu: Option<usize>,
 }
 
 /// What was taken at one place.
@@ -76,8 +94,9 @@ impl Seat {
 }
 
 impl Measurement {
-    /// Adds up what the records of a measurement have shown.
-    pub fn add_up(&mut self, accounts: &Accounts, names: &Names) {
+    /// Adds up what the records of a measurement have shown; an interruption of more than `limit` nanoseconds has
+    /// ended it.
+    pub fn add_up(&mut self, accounts: &Accounts, names: &Names, limit: Option<u64>) {
         let mut longest = None;
         for (cpu, account) in &accounts.cpus {
             for (thread, tally) in &account.taken {
@@ -90,13 +109,28 @@ impl Measurement {
             self.histogram.merge(&account.histogram);
             self.own.merge(account.own);
             self.waited_ns += account.waited_ns;
-            if account.longest.ns > longest.map_or(0, |one: &Interruption| one.ns) {
-                longest = Some(&account.longest);
+            if account.longest.ns > longest.map_or(0, |(_, one): (_, &Interruption)| one.ns) {
+                longest = Some((*cpu, &account.longest));
             }
         }
-        let parts = longest.into_iter().flat_map(|one| &one.parts);
+        self.stopped = longest
+            .zip(limit)
+            .and_then(|((cpu, one), limit)| self.stopped_by(cpu, one, limit));
+        let parts = longest.into_iter().flat_map(|(_, one)| &one.parts);
         self.longest = parts.map(|(who, ns)| (names.of(who).1, *ns)).collect();
         self.culprits = culprits(accounts, names);
+    }
+
+    fn stopped_by(&self, cpu: CpuId, one: &Interruption, limit_ns: u64) -> Option<Stopped> {
+        let mut seats = self.seats.iter();
+        let seat = seats.find(|seat| seat.is_of(one.thread, cpu));
+        (one.ns > limit_ns).then(|| Stopped {
+            limit_ns,
+            ns: one.ns,
+            after_ns: one.at.saturating_sub(self.began_ns),
+            cpu,
+            vcpu: seat.and_then(|seat| seat.vcpu),
+        })
     }
 
     /// Returns the time of the CPUs in all, in nanoseconds.

@@ -23,14 +23,23 @@ use crate::lifecycle::engine::journal::state_dir::make_state_dir;
 /// How often records are fetched: a buffer holds some 20,000 of them.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Measures for `duration` at most; `tell` is called every now and then with the time that is left.
+/// For how long is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// How long at most.
+    pub duration: Duration,
+    /// How long an interruption may take: the first that takes longer ends it.
+    pub stop_over: Option<Duration>,
+}
+
+/// Measures for so long; `tell` is called every now and then with the time that is left.
 ///
 /// # Errors
 /// What is to be measured is not there, or the kernel's tracer cannot be used.
 pub fn measure(
     host: &Host,
     asked: &MeasureOf,
-    duration: Duration,
+    extent: Extent,
     tell: &dyn Fn(Duration),
 ) -> anyhow::Result<Measurement> {
     let topology = read_topology(&*host.files)?;
@@ -42,7 +51,8 @@ pub fn measure(
     let signals = taken(TO_END).ok();
     let mut trace = Trace::prepare(&*host.files, &subject.cpus, topology.online())?;
     let mut watch = Watch::begin(host, &subject, &mut trace)?;
-    let until = host.clock.since_boot() + duration;
+    let until = host.clock.since_boot() + extent.duration;
+    let limit = extent.stop_over.map(nanoseconds);
     loop {
         let left = until.saturating_sub(host.clock.since_boot());
         let signal = signals.as_ref().and_then(|taken| taken.read_signal().ok());
@@ -52,8 +62,11 @@ pub fn measure(
         tell(left);
         host.clock.wait_for_end(&[], left.min(PERIOD));
         watch.fetch(&mut trace)?;
+        if limit.is_some_and(|limit| watch.accounts.has_longer(limit)) {
+            break;
+        }
     }
-    watch.end(trace, &subject, &topology)
+    watch.end(trace, &subject, &topology, limit)
 }
 
 /// What is seen while it is measured.
@@ -113,6 +126,7 @@ impl<'h> Watch<'h> {
         mut trace: Trace<'_>,
         subject: &Subject,
         topology: &Topology,
+        limit: Option<u64>,
     ) -> anyhow::Result<Measurement> {
         let host = self.host;
         let ended = now(host);
@@ -150,14 +164,18 @@ impl<'h> Watch<'h> {
             record_ns: trace.shortest_ns.unwrap_or_default(),
             ..Measurement::default()
         };
-        measurement.add_up(&self.accounts, &names);
+        measurement.add_up(&self.accounts, &names, limit);
         Ok(measurement)
     }
 }
 
 /// Returns the time by the clock of the trace, in nanoseconds.
 fn now(host: &Host) -> u64 {
-    u64::try_from(host.clock.since_boot().as_nanos()).unwrap_or(u64::MAX)
+    nanoseconds(host.clock.since_boot())
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn waited(host: &Host, subject: &Subject) -> BTreeMap<i32, u64> {

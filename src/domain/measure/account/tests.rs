@@ -1,4 +1,6 @@
 use super::*;
+use crate::domain::measure::culprit::Names;
+use crate::domain::measure::measurement::{Measurement, Seat, Stopped};
 use crate::domain::trace::event::Context;
 
 /// CPU 4 with the vCPU 100 on it.
@@ -231,4 +233,37 @@ fn requests_to_measured_cpus_are_counted_by_who_asks() {
         vec![(1, 70, asks(4)), (2, 70, asks(4)), (3, 70, asks(6))],
     );
     assert_eq!(accounts.asked, BTreeMap::from([((70, 9), 2)]));
+}
+
+#[test]
+fn an_interruption_that_takes_longer_ends_the_measurement() {
+    let mut accounts = accounts();
+    let interrupt = |from, to| vec![(from, 100, tick()), (to, 100, Event::Ends)];
+    happens(&mut accounts, interrupt(10, 60));
+    assert!(!accounts.has_longer(50_000));
+    happens(&mut accounts, interrupt(1_000, 1_090));
+    accounts.end(2_000_000);
+    assert!(accounts.has_longer(50_000));
+    let stopped = |limit| {
+        let mut measurement = Measurement {
+            began_ns: 400_000,
+            seats: vec![Seat {
+                vcpu: Some(2),
+                thread: 100,
+                ..Seat::default()
+            }],
+            ..Measurement::default()
+        };
+        measurement.add_up(&accounts, &Names::default(), limit);
+        measurement.stopped
+    };
+    assert_eq!((stopped(None), stopped(Some(90_000))), (None, None));
+    let expected = Stopped {
+        limit_ns: 50_000,
+        ns: 90_000,
+        after_ns: 600_000,
+        cpu: CpuId(4),
+        vcpu: Some(2),
+    };
+    assert_eq!(stopped(Some(50_000)), Some(expected));
 }
