@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::claim::{Claims, owned_by_others};
+use super::claim::{Claims, Wishes, owned_by_others};
 use super::cpuset::{CpuId, CpuSet};
 use super::facts::{Facts, KernelThread};
 use super::state::Held;
@@ -19,11 +19,13 @@ use super::vm::{TaskId, Vmid};
 const BOOT_CPU: CpuId = CpuId(0);
 
 /// Returns the CPUs to scrub for claims that have just come into force: those that nobody else
-/// owns and that are in no partition, because one whose last CPU goes does not come back.
+/// owns and that are in no partition, because one whose last CPU goes does not come back. None where that would
+/// make a VM wait that must respond at once.
 pub fn scrubbed(claims: &Claims, new: &[Vmid], facts: &Facts) -> CpuSet {
-    let wished = claims
-        .values()
-        .filter(|claim| claim.is_running() && claim.wishes.hotplug && new.contains(&claim.vmid));
+    let wished = claims.values().filter(|claim| {
+        let is_new = claim.is_running() && new.contains(&claim.vmid);
+        is_new && claim.wishes.hotplug && spared(claims, claim.vmid).is_none()
+    });
     let cpus = wished.flat_map(|claim| {
         let others = owned_by_others(claims, claim.vmid);
         let own = claim.wishes.cpus.difference(&others);
@@ -31,6 +33,27 @@ pub fn scrubbed(claims: &Claims, new: &[Vmid], facts: &Facts) -> CpuSet {
     });
     let cpus: CpuSet = cpus.filter(|cpu| *cpu != BOOT_CPU).collect();
     cpus.intersection(&facts.online)
+}
+
+/// Returns a VM that runs and must respond at once, for whose sake no CPU goes offline for another one: each that
+/// does stops all CPUs of the host until it is gone (`stop_machine_cpuslocked()`).
+fn spared(claims: &Claims, vmid: Vmid) -> Option<Vmid> {
+    let mut others = claims.values().filter(|claim| claim.vmid != vmid);
+    let spared = others.find(|claim| claim.is_running() && is_urgent(&claim.wishes));
+    spared.map(|claim| claim.vmid)
+}
+
+/// Tells whether a VM must respond at once: by its scheduling class, or how long a CPU may take to wake up.
+fn is_urgent(wishes: &Wishes) -> bool {
+    !wishes.scheduler.is_other() || wishes.power.max_idle_latency.is_some()
+}
+
+/// Says for whose sake CPUs are not scrubbed, although that is wished for.
+pub fn skipped(wishes: &Wishes, claims: &Claims, vmid: Vmid) -> Option<String> {
+    let other = spared(claims, vmid).filter(|_| wishes.hotplug)?;
+    Some(format!(
+        "isolate.hotplug is skipped: a cpu that goes offline stops all others, and vm {other} must respond at once"
+    ))
 }
 
 /// Returns what has to be put right when CPUs have gone offline one by one, wherever that is

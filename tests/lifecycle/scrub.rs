@@ -356,3 +356,36 @@ fn a_kernel_thread_of_one_cpu_is_remembered() {
     done(world.phase(Phase::PostStop, 100));
     assert_eq!(mask(&world, tid), cpus("3"));
 }
+
+/// A CPU that goes offline stops all others: what a low-latency VM next door would notice.
+#[test]
+fn nothing_goes_offline_while_a_vm_runs_that_must_respond_at_once() {
+    let told = "isolate.hotplug is skipped: a cpu that goes offline stops all others, and vm 101 must respond at once";
+    for (neighbour, is_urgent) in [
+        ("cpus = \"4-5\"\n", false),
+        ("cpus = \"4-5\"\nprofile = \"low-latency\"\n", true),
+        ("cpus = \"4-5\"\npin.scheduler = \"fifo:1\"\n", true),
+    ] {
+        let world = world().vm(101, CONF, neighbour);
+        let before = world.capture();
+        world.start(101);
+        let n_plan = world
+            .plan(100)
+            .notices
+            .iter()
+            .filter(|one| *one == told)
+            .count();
+        assert_eq!(n_plan, usize::from(is_urgent), "{neighbour}");
+        world.sim.take_log();
+        let account = done(world.phase(Phase::PreStart, 100));
+        let said = account.lines.iter().any(|line| line.text.ends_with(told));
+        assert_eq!(said, is_urgent, "{account:#?}");
+        world.launch(100, &VmSpec::with_vcpus(2));
+        done(world.phase(Phase::PostStart, 100));
+        assert_eq!(written(&world).is_empty(), is_urgent, "{neighbour}");
+        world.assert_owns(100);
+        world.stop(100);
+        world.stop(101);
+        world.assert_as(&before);
+    }
+}

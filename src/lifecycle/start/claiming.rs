@@ -7,6 +7,7 @@ use super::standby::{is_for_backup, stands_by};
 use crate::domain::admission;
 use crate::domain::claim::{Claim, ClaimState, Standby, Wishes};
 use crate::domain::desired::has_partition;
+use crate::domain::scrub::skipped;
 use crate::domain::state::{Record, State};
 use crate::domain::vm::{TaskId, Vmid};
 use crate::lifecycle::case::assess::Prospect;
@@ -111,6 +112,9 @@ impl Run<'_> {
         let assessment = prospect.assess(self.host, case, Some(now));
         let (resolved, warnings) = assessment.granted()?;
         account.warn_all(&warnings);
+        if let Some(text) = skipped(&resolved.wishes, &now.claims, vmid) {
+            account.info(format!("vm {vmid}: {text}"));
+        }
         let asked = resolved.wishes.memory.nodes.clone();
         let wishes = self.with_memory(vmid, resolved, state, now)?;
         if wishes.memory.nodes != asked {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::domain::claim::Claims;
 use crate::domain::cpuset::CpuSet;
 use crate::domain::facts::Facts;
-use crate::domain::scrub::scrubbed;
+use crate::domain::scrub::{scrubbed, skipped};
 use crate::domain::stuck::Stuck;
 use crate::domain::vm::Vmid;
 use crate::host::irq;
@@ -33,6 +33,8 @@ impl Run<'_> {
             let names: Vec<_> = names.into_iter().collect();
             notices.push(format!("{text}: {}", names.join(", ")));
         }
+        let wishes = claims.get(&vmid).map(|claim| &claim.wishes);
+        notices.extend(wishes.and_then(|wishes| skipped(wishes, claims, vmid)));
         let cleared = scrubbed(claims, &[vmid], facts);
         if !cleared.is_empty() {
             let cpus = cleared.in_words();
