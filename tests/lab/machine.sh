@@ -32,7 +32,7 @@ share_fill() {
 # Guests without a firmware: the "BIOS" is the guest (guest/bios.S).
 assemble_guests() {
     local name object=$1/bios.o
-    for name in idle spin driver; do
+    for name in idle spin driver count; do
         as --32 -I "$lab_source/guest" --defsym "${name^^}=1" -o "$object" "$lab_source/guest/bios.S"
         ld -m elf_i386 -e 0 -Ttext 0 --oformat binary -o "$1/$name.bin" "$object"
     done

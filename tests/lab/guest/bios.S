@@ -2,7 +2,8 @@
 #
 # It starts in the time that QEMU needs, as no SeaBIOS runs before it. One of these is defined:
 # IDLE: all vCPUs are halted. SPIN: all vCPUs burn their CPU (the boot vCPU wakes the others by INIT
-# and SIPI). DRIVER: halted; a key loads a driver for what is passed through (driver.S).
+# and SIPI). DRIVER: halted; a key loads a driver for what is passed through (driver.S). COUNT: the
+# boot vCPU counts, and says on demand how far it has come (count.S).
 # All obey the ACPI power button, as an operating system does: QMP system_powerdown or
 # PVE's shutdown end in a power-off by the guest itself. Machine type "pc" (PIIX4).
 
@@ -39,8 +40,12 @@ start:  cli
         .ifdef SPIN
         call    wake_others
         .else
+        .ifdef COUNT
+        call    have_steal_told
+        .else
         movl    $0x700, %ds:0x350(%edi)  # LINT0: interrupts of the PIC
         call    enable_sci
+        .endif
         .endif
 
 wait:
@@ -57,9 +62,13 @@ wait:
 1:      decl    %ecx
         jnz     1b
         .else
+        .ifdef COUNT
+        call    count
+        .else
         sti
         hlt
         cli
+        .endif
         .endif
         movw    $PM1_STS, %dx
         inw     %dx, %ax
@@ -88,6 +97,9 @@ pci_read:                                # eax: address, then what is there
         ret
 
         .include "driver.S"
+        .endif
+        .ifdef COUNT
+        .include "count.S"
         .endif
 
 enable_sci:                              # the power button's interrupt is line 9, vector 0x29
@@ -150,7 +162,7 @@ wake_others:
 
         .balign 8
 gdt:    .quad   0
-        .quad   0x008F92000000FFFF       # flat data, 4 GiB
+        .quad   0x008F93000000FFFF       # flat data, 4 GiB; "accessed", as KVM does not let it be written to a ROM
 gdtr:   .word   15
         .long   0xF0000 + gdt
 
