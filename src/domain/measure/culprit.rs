@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Accounts;
 use super::kind::Kind;
-use super::remedy::{Remedy, remedy};
+use super::remedy::{Around, Remedy, WATCHDOG, remedy};
 use super::tally::Tally;
 use super::who::Who;
 use crate::domain::trace::event::Context;
@@ -29,6 +29,8 @@ pub struct Names {
     pub functions: BTreeMap<u64, String>,
     /// Threads by their number.
     pub threads: BTreeMap<i32, KnownThread>,
+    /// The group of the VM that is measured.
+    pub of_vm: Option<String>,
 }
 
 /// Somebody who has taken time.
@@ -83,7 +85,7 @@ impl Names {
         match known {
             Some(known) if known.is_kernel => (Kind::KernelThread, name.to_owned()),
             Some(known) if !known.group.is_empty() => {
-                (Kind::Program, format!("{name} ({})", known.group))
+                (Kind::Program, format!("{name}{}", in_group(&known.group)))
             }
             // It has ended: only the kernel's own have such names.
             None if name.starts_with("kworker/") => (Kind::KernelThread, name.to_owned()),
@@ -101,6 +103,11 @@ impl Names {
         }
     }
 
+    fn is_in_vm(&self, name: &str) -> bool {
+        let group = self.of_vm.as_deref().map(in_group);
+        group.is_some_and(|group| name.ends_with(&group))
+    }
+
     /// Returns the name of a thread that asked for something.
     fn sender(&self, tid: i32) -> String {
         match tid {
@@ -108,6 +115,11 @@ impl Names {
             tid => self.thread(tid, "").1,
         }
     }
+}
+
+/// Returns how the name of a program in a group ends.
+fn in_group(group: &str) -> String {
+    format!(" ({group})")
 }
 
 fn of_context(context: &Context) -> (Kind, String) {
@@ -130,6 +142,11 @@ pub fn culprits(accounts: &Accounts, names: &Names) -> Vec<Culprit> {
         by_name.entry(names.of(who)).or_default().merge(*tally);
     }
     let asked = asked(accounts, names);
+    let is_watched = by_name.contains_key(&(Kind::Timer, WATCHDOG.to_owned()));
+    let around = |name: &str| Around {
+        is_in_vm: names.is_in_vm(name),
+        is_watched,
+    };
     let culprits = by_name.into_iter().map(|((kind, name), tally)| Culprit {
         kind,
         tally,
@@ -138,7 +155,7 @@ pub fn culprits(accounts: &Accounts, names: &Names) -> Vec<Culprit> {
             Kind::Vector if name == "reschedule" => asked.get("").cloned().unwrap_or_default(),
             _ => Vec::new(),
         },
-        remedy: remedy(kind, &name),
+        remedy: remedy(kind, &name, around(&name)),
         name,
     });
     let mut culprits: Vec<Culprit> = culprits.collect();
@@ -168,4 +185,56 @@ fn asked(accounts: &Accounts, names: &Names) -> BTreeMap<String, Vec<(String, u6
         (function, senders)
     });
     sorted.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::domain::cpuset::CpuId;
+
+    /// Returns the remedies of those who took time: a program of the VM 100, the thread that has CPU 4 for
+    /// whatever stops it, and this timer.
+    fn remedies(timer: &str, of_vm: Option<&str>) -> BTreeMap<String, Remedy> {
+        let mut accounts = Accounts::new(BTreeSet::new(), [(CpuId(4), 0)]);
+        let account = accounts.cpus.get_mut(&CpuId(4)).unwrap();
+        let local = Context::Vector("local timer");
+        for who in [
+            Who::Task(7, "kvm".to_owned()),
+            Who::Task(8, "migration/4".to_owned()),
+            Who::Function(local, 0xf0),
+        ] {
+            account.by.entry(who).or_default().add(1);
+        }
+        let thread = |is_kernel, group: &str| KnownThread {
+            is_kernel,
+            group: group.to_owned(),
+            ..KnownThread::default()
+        };
+        let names = Names {
+            functions: BTreeMap::from([(0xf0, timer.to_owned())]),
+            threads: BTreeMap::from([(7, thread(false, "100.scope")), (8, thread(true, ""))]),
+            of_vm: of_vm.map(str::to_owned),
+        };
+        let culprits = culprits(&accounts, &names).into_iter();
+        culprits.map(|one| (one.name, one.remedy)).collect()
+    }
+
+    #[test]
+    fn a_remedy_depends_on_who_else_is_there() {
+        let is_do = |remedy: &Remedy, text: &str| match remedy {
+            Remedy::Do(this) => this.contains(text),
+            _ => false,
+        };
+        let seen = remedies(WATCHDOG, Some("100.scope"));
+        assert!(is_do(&seen["migration/4"], "isolate.watchdog"), "{seen:?}");
+        assert!(is_do(&seen["kvm (100.scope)"], "pin.emulator"), "{seen:?}");
+        let seen = remedies("hrtimer_wakeup", Some("101.scope"));
+        assert!(
+            matches!(seen["migration/4"], Remedy::Nothing(_)),
+            "{seen:?}"
+        );
+        assert!(!is_do(&seen["kvm (100.scope)"], "pin.emulator"), "{seen:?}");
+    }
 }

@@ -31,6 +31,29 @@ enum What {
     Nothing(&'static str),
 }
 
+impl Row {
+    fn is_about(&self, kind: Kind, name: &str) -> bool {
+        let is_named = self.names.iter().any(|start| name.starts_with(start));
+        self.kind == kind && (self.names.is_empty() || is_named)
+    }
+
+    fn remedy(&self) -> Remedy {
+        match self.what {
+            What::Do(text) => Remedy::Do(text.to_owned()),
+            What::Nothing(text) => Remedy::Nothing(text.to_owned()),
+        }
+    }
+}
+
+/// What a name alone does not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Around {
+    /// It is in the cgroup of the VM that is measured.
+    pub is_in_vm: bool,
+    /// The soft lockup watchdog runs on these CPUs.
+    pub is_watched: bool,
+}
+
 /// Makes the row of those about whom this can be done.
 const fn helps(kind: Kind, names: &'static [&'static str], this: &'static str) -> Row {
     let what = What::Do(this);
@@ -45,6 +68,21 @@ const fn stays(kind: Kind, names: &'static [&'static str], why: &'static str) ->
 
 /// What ends the blinking of the console's cursor, at once and from the next boot on.
 const STEADY_CURSOR: &str = "echo 0 > /sys/class/graphics/fbcon/cursor_blink, which holds until reboot; or boot with vt.global_cursor_default=0";
+/// The timer of the soft lockup watchdog.
+pub const WATCHDOG: &str = "watchdog_timer_fn";
+
+/// Each time it expires it has this thread run (`softlockup_fn()` in kernel/watchdog.c).
+const OF_WATCHDOG: Row = helps(
+    Kind::KernelThread,
+    &["migration/"],
+    "isolate.watchdog = true in the table",
+);
+/// A vCPU has a row of its own.
+const IN_VM: Row = helps(
+    Kind::Program,
+    &[],
+    "give the vm cpus of its own; if it has them, pin.emulator and pin.iothreads in the table say where qemu's threads run, and other programs have to leave its cgroup",
+);
 
 /// The first row that fits holds. Names of functions are those of Linux 6.1 to 7.3.
 const ROWS: &[Row] = &[
@@ -55,6 +93,12 @@ const ROWS: &[Row] = &[
         Kind::Work,
         &["vmstat_update", "vmstat_shepherd"],
         "profile = \"low-latency\" in the table, or host.sysctl with \"vm.stat_interval\" = 120",
+    ),
+    // For whoever reads that file, on every CPU (`vmstat_refresh()` in mm/vmstat.c).
+    helps(
+        Kind::Work,
+        &["refresh_vm_stats"],
+        "a program reads /proc/sys/vm/stat_refresh: stop it",
     ),
     stays(Kind::Work, &["kvmclock_"], "kvm sets the guest's clock"),
     // A buffer of the tracer is made larger or smaller there (kernel/trace/ring_buffer.c).
@@ -76,7 +120,7 @@ const ROWS: &[Row] = &[
     ),
     helps(
         Kind::Timer,
-        &["watchdog_timer_fn"],
+        &[WATCHDOG],
         "isolate.watchdog = true in the table",
     ),
     // The cursor of the console, drawn five times a second (drivers/video/fbdev/core/fbcon.c). No key of a table is
@@ -103,13 +147,14 @@ const ROWS: &[Row] = &[
     ),
     stays(
         Kind::Timer,
-        &[
-            "hrtimer_wakeup",
-            "it_real_fn",
-            "process_timeout",
-            "delayed_work_timer_fn",
-        ],
+        &["hrtimer_wakeup", "it_real_fn"],
         "a timer of a thread that waits; it stays where it was set until it has run once",
+    ),
+    // An idle CPU leaves those to one that is not (kernel/time/timer_migration.c, Linux 6.9).
+    stays(
+        Kind::Timer,
+        &["process_timeout", "delayed_work_timer_fn"],
+        "a timer of a thread or of work that waits; from linux 6.9 on a cpu that is never idle runs those of idle cpus too",
     ),
     // Flushes of translations: a mapping that this CPU has was changed elsewhere (arch/x86/mm/tlb.c).
     stays(
@@ -164,6 +209,12 @@ const ROWS: &[Row] = &[
         &["perf_event_nmi_handler"],
         "profile = \"low-latency\" in the table, or host.sysctl with \"kernel.nmi_watchdog\" = 0",
     ),
+    // Each CPU is to say what it does (lib/nmi_backtrace.c).
+    helps(
+        Kind::Nmi,
+        &["nmi_cpu_backtrace_handler"],
+        "a program asks for a backtrace of every cpu (sysrq l), or the kernel does after a stall: see dmesg",
+    ),
     helps(
         Kind::Interrupt,
         &[],
@@ -201,10 +252,21 @@ const ROWS: &[Row] = &[
         &["kvm-pit/", "vhost-"],
         "it works for this vm; pin.vhost in the table says where",
     ),
+    // Unbound ones, and rescuers.
+    helps(
+        Kind::KernelThread,
+        &["kworker/u", "kworker/R-"],
+        "isolate.workqueues = true in the table",
+    ),
+    stays(
+        Kind::KernelThread,
+        &["kworker/"],
+        "a kernel thread bound to this cpu: what it is woken for is named as kernel work",
+    ),
     helps(
         Kind::KernelThread,
         &[],
-        "isolate.kthreads = true in the table, and isolate.workqueues = true for kworkers",
+        "isolate.kthreads = true in the table",
     ),
     stays(
         Kind::Program,
@@ -219,15 +281,16 @@ const ROWS: &[Row] = &[
 ];
 
 /// Returns what can be done about somebody.
-pub fn remedy(kind: Kind, name: &str) -> Remedy {
-    let fits = |row: &&Row| {
-        let is_named = row.names.iter().any(|start| name.starts_with(start));
-        row.kind == kind && (row.names.is_empty() || is_named)
-    };
-    match ROWS.iter().find(fits).map(|row| &row.what) {
-        Some(What::Do(text)) => Remedy::Do((*text).to_owned()),
-        Some(What::Nothing(text)) => Remedy::Nothing((*text).to_owned()),
-        None => Remedy::Unknown,
+pub fn remedy(kind: Kind, name: &str, around: Around) -> Remedy {
+    if around.is_watched && OF_WATCHDOG.is_about(kind, name) {
+        return OF_WATCHDOG.remedy();
+    }
+    let row = ROWS.iter().find(|row| row.is_about(kind, name));
+    match row {
+        Some(Row { names: [], .. }) if around.is_in_vm && IN_VM.is_about(kind, name) => {
+            IN_VM.remedy()
+        }
+        row => row.map_or(Remedy::Unknown, Row::remedy),
     }
 }
 
@@ -243,10 +306,7 @@ mod tests {
                 names => names,
             };
             for name in names {
-                let first = ROWS.iter().position(|other| {
-                    let is_named = other.names.iter().any(|start| name.starts_with(start));
-                    other.kind == row.kind && (other.names.is_empty() || is_named)
-                });
+                let first = ROWS.iter().position(|other| other.is_about(row.kind, name));
                 assert_eq!(first, Some(n), "{name} is behind another row");
             }
         }
@@ -254,7 +314,7 @@ mod tests {
 
     #[test]
     fn known_disturbers_have_their_remedy() {
-        let done = |kind, name| match remedy(kind, name) {
+        let done = |kind, name| match remedy(kind, name, Around::default()) {
             Remedy::Do(text) => text,
             other => panic!("{name}: {other:?}"),
         };
@@ -263,8 +323,62 @@ mod tests {
         assert!(done(Kind::Interrupt, "irq 41 (nvme0q1)").contains("managed_irq"));
         let cursor = done(Kind::Work, "fb_flashcursor");
         assert!(cursor.starts_with("echo 0 > /sys/class/graphics/fbcon/cursor_blink,"));
-        assert_eq!(remedy(Kind::Softirq, "NET_RX"), Remedy::Unknown);
-        let vcpu = remedy(Kind::Program, "CPU 0/KVM");
-        assert!(matches!(vcpu, Remedy::Nothing(_)), "{vcpu:?}");
+        assert!(done(Kind::Work, "refresh_vm_stats").contains("stat_refresh"));
+        assert!(done(Kind::Nmi, "nmi_cpu_backtrace_handler").contains("dmesg"));
+        assert!(done(Kind::KernelThread, "kworker/u17:2").contains("isolate.workqueues"));
+        assert!(done(Kind::KernelThread, "ksmd").contains("isolate.kthreads"));
+        let unknown = remedy(Kind::Softirq, "NET_RX", Around::default());
+        assert_eq!(unknown, Remedy::Unknown);
+    }
+
+    #[test]
+    fn who_is_bound_to_a_cpu_stays() {
+        for (kind, name, expected) in [
+            (Kind::Program, "CPU 0/KVM", "pin-hook measure"),
+            (Kind::KernelThread, "migration/5", "affinities"),
+            (Kind::KernelThread, "kworker/5:1", "bound"),
+            (Kind::KernelThread, "kworker/5:1H-kblockd", "bound"),
+            (Kind::Timer, "hrtimer_wakeup", "run once"),
+            (Kind::Timer, "process_timeout", "idle cpus"),
+        ] {
+            match remedy(kind, name, Around::default()) {
+                Remedy::Nothing(text) => assert!(text.contains(expected), "{name}: {text}"),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_around_decides_as_well() {
+        let watched = Around {
+            is_watched: true,
+            ..Around::default()
+        };
+        let in_vm = Around {
+            is_in_vm: true,
+            ..Around::default()
+        };
+        for (kind, name, around, expected) in [
+            (
+                Kind::KernelThread,
+                "migration/5",
+                watched,
+                "isolate.watchdog",
+            ),
+            (Kind::Program, "kvm (100.scope)", in_vm, "pin.emulator"),
+        ] {
+            match remedy(kind, name, around) {
+                Remedy::Do(text) => assert!(text.contains(expected), "{name}: {text}"),
+                other => panic!("{name}: {other:?}"),
+            }
+            assert_ne!(
+                remedy(kind, name, around),
+                remedy(kind, name, Around::default())
+            );
+        }
+        // Another vCPU of the same VM is no stranger there.
+        let vcpu = "CPU 1/KVM (100.scope)";
+        let plain = remedy(Kind::Program, vcpu, Around::default());
+        assert_eq!(remedy(Kind::Program, vcpu, in_vm), plain);
     }
 }

@@ -136,7 +136,7 @@ impl<'h> Watch<'h> {
         trace.fetch(&mut self.pending)?;
         self.note_until(ended);
         self.accounts.end(ended);
-        let names = name(&*host.files, &self.accounts, self.known);
+        let names = name(&*host.files, &self.accounts, self.known, subject.vmid);
         let mut seats = subject.seats.clone();
         for seat in &mut seats {
             let (before, now) = (self.waited.get(&seat.thread), waited_now.get(&seat.thread));
