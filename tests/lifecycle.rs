@@ -45,6 +45,8 @@ mod late;
 mod lost;
 #[path = "lifecycle/meanwhile.rs"]
 mod meanwhile;
+#[path = "lifecycle/measured.rs"]
+mod measured;
 #[path = "lifecycle/memory.rs"]
 mod memory;
 #[path = "lifecycle/notify.rs"]

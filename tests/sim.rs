@@ -1,6 +1,7 @@
 //! The simulated kernel itself: the records of real kernels, and what no record can show.
 //!
-//! The latter is: deaths and errors on purpose, time, plain files and locks; the answers of a monitor;
+//! The latter is: deaths and errors on purpose, time, plain files and locks; the answers of a monitor; the tracer,
+//! which records nothing here;
 //! what PVE's programs do (`qm`, `pvestatd`, LXC's groups: the lab has stand-ins for them as well);
 //! `isolcpus=`, interrupts without remapping, KVM's thread and larger machines, none of which the lab
 //! has; which of several CPUs an interrupt goes to (the kernel's choice follows its free vectors);

@@ -138,7 +138,11 @@ impl State {
             Some(group) => self.cgroup_make(group),
             None if self.tree.get(&path).is_none() => {
                 self.vet_mount(&path)?;
-                self.tree.make_dir(&path, mode)
+                self.tree.make_dir(&path, mode)?;
+                if self.is_instance(&path) {
+                    self.fill_instance(&path);
+                }
+                Ok(())
             }
             None => self.tree.make_dir(&path, mode),
         }
@@ -148,6 +152,10 @@ impl State {
         let path = self.tree.resolve(path);
         match below_mount(&path) {
             Some(group) => self.cgroup_remove(group),
+            None if self.is_instance(&path) && self.tree.get(&path).is_some() => {
+                self.tree.remove_all(&path);
+                Ok(())
+            }
             None => self.tree.remove_dir(&path),
         }
     }
@@ -198,6 +206,11 @@ impl Files for Sim {
                 state.write(path, text)
             }
         })
+    }
+
+    /// Nothing is ever recorded.
+    fn drain(&self, path: &str, _: usize, _: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        self.ask(&format!("drain {path}"), |_| Ok(()))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {

@@ -25,6 +25,7 @@ pub mod replay;
 mod room;
 pub mod systemd;
 pub mod task;
+mod tracer;
 mod tree;
 pub mod vm;
 mod workqueue;
