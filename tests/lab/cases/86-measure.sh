@@ -2,8 +2,8 @@
 # What measure says is what a trace of somebody else shows; who disturbs the VM is named, with what helps; nothing
 # is left of it, however it ends.
 . /usr/lib/lab/lib.sh
+. /usr/lib/lab/measuring.sh
 
-tracing=/sys/kernel/tracing
 trace=$tracing/instances/case
 spin='args: -bios /usr/share/lab/spin.bin'
 
@@ -12,13 +12,6 @@ case_cleanup() {
     [ ! -d $trace ] || { echo 0 > $trace/tracing_on; wait_until 20 'the trace ends' rmdir $trace; }
     rmmod msr 2> /dev/null || true
 }
-
-# by KIND NAME: how often that culprit was there, by the last measurement.
-by() { jq --arg kind "$1" --arg name "$2" '[.culprits[] | select(.kind == $kind and (.name | startswith($name))) | .times] | add // 0' "$work/json"; }
-# help KIND NAME: what helps against it.
-help() { jq -r --arg kind "$1" --arg name "$2" '[.culprits[] | select(.kind == $kind and (.name | startswith($name)))][0].remedy.do' "$work/json"; }
-measure() { pin-hook measure 100 --json "$@" > "$work/json"; }
-no_trace() { [ ! -e $tracing/instances/pin-hook ] && [ ! -e $tracing/instances/pin-hook-asks ]; }
 
 # --- It agrees with a trace of somebody else ---------------------------------------------------
 
@@ -74,15 +67,6 @@ equal 'until the table changes' '4 pin-hook measure 100, for 10 s or longer' "$(
 
 # --- Who disturbs is named, with what helps ----------------------------------------------------
 
-# during COMMAND...: measures while it runs.
-during() {
-    measure --duration 3s &
-    local pid=$!
-    wait_until 20 'it is measuring' eval '[ "$(cat $tracing/instances/pin-hook/tracing_on)" = 1 ]'
-    "$@" > /dev/null 2>&1 || true
-    wait $pid
-}
-
 work_there() { echo 2000 > $tracing/instances/other/per_cpu/cpu5/buffer_size_kb; echo 1400 > $tracing/instances/other/per_cpu/cpu5/buffer_size_kb; }
 
 mkdir $tracing/instances/other
@@ -125,15 +109,25 @@ check 'as that' has "$work/refused" 'there is no vm 999'
 refuses 'CPUs that are not there are refused' pin-hook measure --cpus 6-9
 check 'by what is wrong' has "$work/refused" 'cpus 8-9 are not online'
 check 'no trace is left of what was refused' no_trace
-for after in 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0 1.2 1.4 1.6 1.8 2.0 2.2; do
-    timeout --foreground -s KILL $after pin-hook measure --cpus 6 --duration 1s > /dev/null 2>&1 || true
-    pin-hook reconcile > /dev/null 2>&1
+# What the tracer is set to for others, in its top level.
+settings() { grep -s . $tracing/{tracing_on,trace_clock,tracing_cpumask,current_tracer,buffer_size_kb,set_event,events/enable} $tracing/options/*; }
+settings > "$work/settings"
+# All that a measurement writes it writes in its first second, and at its end (tests/lifecycle/measured.rs dies at
+# each of these writes).
+moments=$(seq 0.02 0.02 0.88; seq 1.0 0.2 2.0)
+for after in $moments; do
+    timeout --foreground -s KILL "$after" pin-hook measure --cpus 6 --duration 1s > /dev/null 2>&1 || true
+    no_trace || { began=$after; pin-hook reconcile > /dev/null 2>&1; }
     no_trace || echo "$after" >> "$work/left-behind"
 done
-equal 'killed at any moment, nothing is left after reconcile' '' "$(cat "$work/left-behind" 2> /dev/null)"
+equal 'killed at 50 moments' 50 "$(wc -w <<< "$moments")"
+check 'with something to remove' test -n "${began:-}"
+equal 'nothing is left after reconcile' '' "$(cat "$work/left-behind" 2> /dev/null)"
+settings > "$work/settings-now"
+check 'and the tracer of others is set as before' diff "$work/settings" "$work/settings-now"
 pin-hook measure --cpus 6 --duration 20s > "$work/two" 2>&1 &
 first=$!
-wait_until 20 'it is measuring' eval '[ "$(cat $tracing/instances/pin-hook/tracing_on)" = 1 ]'
+wait_until 20 'it is measuring' measuring
 refuses 'a second one at once is refused' pin-hook measure --cpus 7 --duration 1s
 pin-hook reconcile
 check 'and reconcile leaves the first alone' test -d $tracing/instances/pin-hook
