@@ -79,7 +79,7 @@ start_qemu() {
         -kernel "$system/kernel-$kernel" -initrd "$system/initrd-$kernel" \
         -append "root=/dev/vda rw console=ttyS0 quiet no_timer_check intel_iommu=on $unhardened panic=-1 systemd.show_status=no $append" \
         -display none -nodefaults -serial "file:$vm/console.log" -chardev "pipe,id=control,path=$vm/control" \
-        -device isa-serial,chardev=control -no-reboot > "$vm/qemu.log" 2>&1 < /dev/null 9>&- &
+        -device isa-serial,chardev=control -no-reboot ${LAB_ICOUNT:+-icount "shift=$LAB_ICOUNT"} > "$vm/qemu.log" 2>&1 < /dev/null 9>&- &
     echo $! > "$vm/qemu.pid"
     disown
 }
