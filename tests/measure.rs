@@ -229,6 +229,47 @@ fn the_interruption_that_ended_a_measurement_is_shown_first() {
     check("stopped.txt", &text);
 }
 
+/// One real-time thread that was limited and met the firmware, and normal ones that met neither.
+#[test]
+fn what_spinning_threads_have_seen_is_shown() {
+    let root = measured();
+    let text = fs::read_to_string(golden("pin-hook.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["vmid"] = serde_json::Value::Null;
+    for seat in json["seats"].as_array_mut().unwrap() {
+        seat["vcpu"] = serde_json::Value::Null;
+    }
+    json["unseen"] = serde_json::json!([]);
+    json["spin"] = serde_json::json!({
+        "is_realtime": false, "times": 1301, "total_ns": 1_691_000_000, "longest_ns": 36_081_000,
+        "histogram": [599, 0, 25, 6, 255, 284, 25, 107], "n_unknown": 0, "idle_ns": 0,
+        "unexplained": {"times": 0, "total_ns": 0, "longest_ns": 0}
+    });
+    let keep = |name: &str, json: &serde_json::Value| {
+        let path = format!("var/lib/pin-hook/measured/{name}.json");
+        fs::write(root.path().join(path), json.to_string()).unwrap();
+    };
+    keep("spun", &json);
+    json["seats"].as_array_mut().unwrap().truncate(1);
+    json["cpus"] = "4".into();
+    json["spin"]["is_realtime"] = true.into();
+    json["spin"]["n_unknown"] = 2.into();
+    json["spin"]["idle_ns"] = 450_000_000.into();
+    json["spin"]["unexplained"] =
+        serde_json::json!({"times": 3, "total_ns": 412_000, "longest_ns": 181_000});
+    keep("spun-realtime", &json);
+    for name in ["spun", "spun-realtime"] {
+        let (is_done, text) = shown_on(&root, &["--show", name]);
+        assert!(is_done, "{text}");
+        check(&format!("{name}.txt"), &text);
+        let longest = text.lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(80), "{text}");
+        let (_, shown) = shown_on(&root, &["--show", name, "--json"]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown["spin"]["is_realtime"], name == "spun-realtime");
+    }
+}
+
 /// The picture has the words of the text, and a bar for each value that is not nothing.
 #[test]
 fn a_comparison_can_be_written_as_svg() {
@@ -276,6 +317,10 @@ fn what_cannot_be_shown_is_said() {
             &["--cpus", "0", "--duration", "1h"],
             "\"1h\" is not a number with a unit",
         ),
+        (&["--spin"], "required"),
+        (&["100", "--spin"], "cannot be used with"),
+        (&["--show", "nothing", "--spin"], "cannot be used with"),
+        (&["--cpus", "0", "--realtime"], "--spin"),
         (&[], "required"),
     ] {
         let (is_done, text) = shown(words);

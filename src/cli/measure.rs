@@ -60,7 +60,13 @@ fn compare(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<Ex
 fn taken_now(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<Measurement> {
     let what = match (asked.vmid, &asked.cpus) {
         (Some(vmid), _) => MeasureOf::Vm(vmid),
-        (None, cpus) => MeasureOf::Cpus(cpus.clone().unwrap_or_default()),
+        (None, cpus) => {
+            let cpus = cpus.clone().unwrap_or_default();
+            match asked.spin {
+                true => MeasureOf::Spinning(cpus, asked.realtime),
+                false => MeasureOf::Cpus(cpus),
+            }
+        }
     };
     let is_live = output.is_terminal() && !asked.json;
     let tell = |left: Duration| {

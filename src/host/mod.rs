@@ -36,6 +36,7 @@ pub mod record;
 pub mod sched;
 pub mod seen;
 pub mod signals;
+pub mod spin;
 pub mod starter;
 pub mod surroundings;
 pub mod symbols;

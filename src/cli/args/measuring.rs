@@ -32,6 +32,12 @@ pub struct Measuring {
         value_name = "FILE",
         conflicts_with_all = ["vmid", "cpus", "show", "json"])]
     pub svg: Option<PathBuf>,
+    /// Run threads there that never sleep, and measure what is taken from them
+    #[arg(long, requires = "cpus", conflicts_with_all = ["vmid", "show", "compare"])]
+    pub spin: bool,
+    /// Make them real-time threads, for 60 s at most
+    #[arg(long, requires = "spin")]
+    pub realtime: bool,
     /// How long
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub duration: TimeSpan,

@@ -3,9 +3,10 @@
 use crate::cli::columns::wrapped;
 use crate::cli::page::Table;
 use crate::domain::measure::culprit::Culprit;
+use crate::domain::measure::gaps::{NOTABLE_NS, Spin};
 use crate::domain::measure::measurement::Measurement;
 use crate::domain::measure::remedy::Remedy;
-use crate::domain::measure::tally::{BOUNDS_US, in_units, share};
+use crate::domain::measure::tally::{BOUNDS_US, Histogram, in_units, share};
 
 /// Culprits that are shown without `-v`: those who took next to nothing are left out.
 const SHOWN: usize = 12;
@@ -18,9 +19,10 @@ pub(super) fn report(measurement: &Measurement, is_verbose: bool) -> String {
     text += &stopped(measurement);
     text += &taken(measurement);
     text += &seats(measurement);
-    text += &by_length(measurement);
+    text += &by_length(&measurement.histogram);
     text += &culprits(measurement, is_verbose);
     text += &remedies(measurement);
+    text += &gaps(measurement);
     text += &beside(measurement);
     text
 }
@@ -66,9 +68,11 @@ fn stopped(measurement: &Measurement) -> String {
 
 fn taken(measurement: &Measurement) -> String {
     let Measurement { taken, vmid, .. } = measurement;
-    let what = match vmid {
-        Some(_) => "taken from the guest",
-        None => "taken by others than idle",
+    let what = match (vmid, &measurement.spin) {
+        (Some(_), _) => "taken from the guest",
+        (None, Some(_)) if measurement.seats.len() == 1 => "taken from the spinning thread",
+        (None, Some(_)) => "taken from the spinning threads",
+        (None, None) => "taken by others than idle",
     };
     let parts = share(taken.total_ns, measurement.cpu_ns());
     let mut text = match taken.times {
@@ -114,8 +118,8 @@ fn seats(measurement: &Measurement) -> String {
     format!("\n{}", Table::plain(heads, rows).lines())
 }
 
-fn by_length(measurement: &Measurement) -> String {
-    let counts = measurement.histogram.0;
+fn by_length(histogram: &Histogram) -> String {
+    let counts = histogram.0;
     let last = BOUNDS_US.len();
     let bound = |n: usize| in_units(BOUNDS_US[n] * 1000);
     let counts = counts.iter().enumerate().filter(|(_, times)| **times > 0);
@@ -182,6 +186,63 @@ fn remedies(measurement: &Measurement) -> String {
         }
         text += &wrapped(&format!("{}: {what}", in_units(ns)), "  ");
         text += &wrapped(&format!("against {names}"), "    ");
+    }
+    text
+}
+
+/// Returns what threads have seen that never sleep, and what of it the kernel has not.
+fn gaps(measurement: &Measurement) -> String {
+    let Some(spin) = &measurement.spin else {
+        return String::new();
+    };
+    let mut text = seen(spin);
+    text += &by_length(&spin.histogram);
+    text += &unexplained(spin);
+    if spin.idle_ns > 0 {
+        let idle = in_units(spin.idle_ns);
+        let why = "kernel.sched_rt_runtime_us limits real-time threads";
+        let line = format!("the cpus were idle meanwhile for {idle}: {why}");
+        text += &wrapped(&line, "  ");
+    }
+    text
+}
+
+fn seen(spin: &Spin) -> String {
+    let class = if spin.is_realtime {
+        "real-time "
+    } else {
+        "spinning "
+    };
+    let (n, total) = (spin.gaps.times, in_units(spin.gaps.total_ns));
+    let longest = in_units(spin.gaps.longest_ns);
+    let seen = match n {
+        0 => format!("seen by the {class}threads themselves: no gap"),
+        n => format!("seen by the {class}threads themselves: {n} gaps, {total}, at most {longest}"),
+    };
+    format!("\n{}", wrapped(&seen, ""))
+}
+
+fn unexplained(spin: &Spin) -> String {
+    let mut text = String::new();
+    let (n, longest) = (
+        spin.unexplained.times,
+        in_units(spin.unexplained.longest_ns),
+    );
+    let notable = in_units(NOTABLE_NS);
+    if n > 0 {
+        let who = "firmware (system management interrupts) or a hypervisor below";
+        let line = format!("not seen by the kernel: {who}: {n} times, at most {longest}");
+        text += &wrapped(&line, "  ");
+    } else if spin.gaps.longest_ns > NOTABLE_NS && spin.n_unknown == 0 {
+        let line = format!("each of more than {notable} has a record of the kernel");
+        text += &wrapped(&line, "  ");
+    }
+    if spin.n_unknown > 0 {
+        let line = format!(
+            "{} of more than {notable} could not be looked up",
+            spin.n_unknown
+        );
+        text += &wrapped(&line, "  ");
     }
     text
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::absence::Absences;
 use super::frame::Frame;
 use super::tally::{Histogram, Tally};
 use super::who::Who;
@@ -58,8 +59,12 @@ pub struct Account {
     pub own: Tally,
     /// Time that a measured thread was ready and had no CPU, in nanoseconds.
     pub waited_ns: u64,
+    /// What of that time this CPU was idle.
+    pub idle_ns: u64,
     /// Time that measured threads had this CPU, in nanoseconds, interruptions included.
     pub ran_ns: u64,
+    /// When they had not.
+    pub absences: Absences,
 }
 
 /// What a worker does, or has just done.
@@ -232,10 +237,14 @@ impl Account {
         let ns = at.saturating_sub(before);
         let ns = ns - std::mem::take(&mut self.nmi_ns).min(ns);
         let is_measured = threads.contains(&self.running);
+        if !is_measured || !self.frames.is_empty() || self.exit != Exit::None {
+            self.absences.add(before, at);
+        }
         if is_measured {
             self.ran_ns += ns;
         } else if self.waiting.is_some() {
             self.waited_ns += ns;
+            self.idle_ns += if self.running == 0 { ns } else { 0 };
         }
         let wanted = is_measured || self.waiting.is_some();
         match (self.frames.last_mut(), &mut self.exit) {
@@ -346,6 +355,7 @@ impl Account {
                 let from = is_measured.then_some(self.running).or(self.waiting);
                 if let Some(thread) = from {
                     let at = self.at.unwrap_or_default();
+                    self.absences.add(at.saturating_sub(ns), at);
                     self.take(at.saturating_sub(ns), thread, ns);
                     self.blame(Who::Nmi(handler), ns);
                 }

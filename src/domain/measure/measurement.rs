@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::{Accounts, Interruption};
 use super::culprit::{Culprit, Names, culprits};
+use super::gaps::Spin;
 use super::tally::{Histogram, Tally};
 use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::vm::Vmid;
@@ -38,6 +39,9 @@ pub struct Measurement {
     /// Why it ended before its time.
     #[serde(default)]
     pub stopped: Option<Stopped>,
+    /// What threads of this program have seen that never sleep, where CPUs were measured with them.
+    #[serde(default)]
+    pub spin: Option<Spin>,
     /// Times that the guest left for reasons of its own.
     pub own: Tally,
     /// Whether entries of the guest are seen: with KVM.
@@ -77,7 +81,7 @@ pub struct Stopped {
 pub struct Seat {
     /// Which vCPU, where a VM was measured.
     pub vcpu: Option<usize>,
-    /// Its thread; 0 where CPUs are measured.
+    /// Its thread, or the one that spins; 0 where CPUs are measured without one.
     pub thread: i32,
     /// CPUs that it was measured on.
     pub cpus: CpuSet,
@@ -109,6 +113,9 @@ impl Measurement {
             self.histogram.merge(&account.histogram);
             self.own.merge(account.own);
             self.waited_ns += account.waited_ns;
+            if let Some(spin) = &mut self.spin {
+                spin.idle_ns += account.idle_ns;
+            }
             if account.longest.ns > longest.map_or(0, |(_, one): (_, &Interruption)| one.ns) {
                 longest = Some((*cpu, &account.longest));
             }

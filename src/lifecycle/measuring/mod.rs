@@ -4,4 +4,5 @@ mod names;
 pub mod proof;
 pub mod run;
 pub mod saved;
+mod spinning;
 pub mod subject;

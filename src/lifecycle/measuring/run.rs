@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::names::{meet, name};
+use super::spinning::{Spinning, check};
 use super::subject::{MeasureOf, Subject};
 use crate::domain::advice::Advised;
 use crate::domain::cpuset::{CpuId, CpuSet};
@@ -43,14 +44,16 @@ pub fn measure(
     tell: &dyn Fn(Duration),
 ) -> anyhow::Result<Measurement> {
     let topology = read_topology(&*host.files)?;
-    let subject = Subject::find(host, asked, topology.online())?;
+    let mut subject = Subject::find(host, asked, topology.online())?;
+    check(host, asked, topology.online(), extent.duration)?;
     enough_memory(host, topology.online().len())?;
     make_state_dir(&*host.files)?;
-    step_aside(host, &subject.cpus, topology.online());
+    step_aside(host, asked, &subject.cpus, topology.online())?;
     // Without room for them they end the program as ever, and what is left is removed later.
     let signals = taken(TO_END).ok();
     let mut trace = Trace::prepare(&*host.files, &subject.cpus, topology.online())?;
-    let mut watch = Watch::begin(host, &subject, &mut trace)?;
+    let spinning = Spinning::begin(host, asked, &mut subject)?;
+    let mut watch = Watch::begin(host, &subject, &mut trace, spinning)?;
     let until = host.clock.since_boot() + extent.duration;
     let limit = extent.stop_over.map(nanoseconds);
     loop {
@@ -79,16 +82,25 @@ struct Watch<'h> {
     began: u64,
     idle: BTreeMap<CpuId, (u64, u64)>,
     waited: BTreeMap<i32, u64>,
+    spinning: Option<Spinning>,
 }
 
 impl<'h> Watch<'h> {
-    fn begin(host: &'h Host, subject: &Subject, trace: &mut Trace<'_>) -> anyhow::Result<Self> {
+    fn begin(
+        host: &'h Host,
+        subject: &Subject,
+        trace: &mut Trace<'_>,
+        spinning: Option<Spinning>,
+    ) -> anyhow::Result<Self> {
         let mut accounts = Accounts::new(subject.threads(), subject.at_rest());
         let waited = waited(host, subject);
         let idle = busy::idle_times(&*host.files);
         trace.record(true)?;
         let began = now(host);
         accounts.begin(began);
+        if let Some(spinning) = &spinning {
+            spinning.count_from(began);
+        }
         Ok(Watch {
             host,
             accounts,
@@ -97,6 +109,7 @@ impl<'h> Watch<'h> {
             began,
             idle,
             waited,
+            spinning,
         })
     }
 
@@ -106,6 +119,9 @@ impl<'h> Watch<'h> {
         let looked = now(self.host);
         trace.fetch(&mut self.pending)?;
         self.note_until(looked);
+        if let Some(spinning) = &mut self.spinning {
+            spinning.look(&self.accounts, looked, trace.is_torn);
+        }
         meet(&*self.host.files, &self.accounts, &mut self.known);
         Ok(())
     }
@@ -133,9 +149,16 @@ impl<'h> Watch<'h> {
         trace.record(false)?;
         let waited_now = waited(host, subject);
         let idle_now = busy::idle_times(&*host.files);
+        if let Some(spinning) = &mut self.spinning {
+            spinning.end(ended);
+        }
         trace.fetch(&mut self.pending)?;
         self.note_until(ended);
         self.accounts.end(ended);
+        if let Some(spinning) = &mut self.spinning {
+            spinning.look(&self.accounts, ended, trace.is_torn);
+        }
+        let spin = self.spinning.as_ref().map(Spinning::seen);
         let names = name(&*host.files, &self.accounts, self.known, subject.vmid);
         let mut seats = subject.seats.clone();
         for seat in &mut seats {
@@ -159,7 +182,8 @@ impl<'h> Watch<'h> {
             seats,
             sees_guest,
             siblings: siblings(topology, &subject.cpus, &self.idle, &idle_now),
-            unseen: unseen(&trace, sees_guest, subject.vmid.is_some()),
+            unseen: unseen(&trace, sees_guest, subject.vmid.is_some(), spin.is_some()),
+            spin,
             n_records: trace.n_records,
             record_ns: trace.shortest_ns.unwrap_or_default(),
             ..Measurement::default()
@@ -205,7 +229,7 @@ fn siblings(
 }
 
 /// Says what could not be seen, and why.
-fn unseen(trace: &Trace<'_>, sees_guest: bool, is_vm: bool) -> Vec<String> {
+fn unseen(trace: &Trace<'_>, sees_guest: bool, is_vm: bool, is_spun: bool) -> Vec<String> {
     let mut unseen = Vec::new();
     if trace.is_torn {
         let text = "some records were lost: the host was too busy to fetch them in time";
@@ -229,18 +253,35 @@ fn unseen(trace: &Trace<'_>, sees_guest: bool, is_vm: bool) -> Vec<String> {
         let names = others.join(", ");
         unseen.push(format!("tracepoints that this kernel has not: {names}"));
     }
-    unseen.push(
-        "what the firmware does (system management interrupts): no kernel sees it".to_owned(),
-    );
+    // A thread that spins sees it.
+    if !is_spun {
+        unseen.push(
+            "what the firmware does (system management interrupts): no kernel sees it".to_owned(),
+        );
+    }
     unseen
 }
 
 /// Lets this process run elsewhere, so that it measures others and not itself.
-fn step_aside(host: &Host, cpus: &CpuSet, online: &CpuSet) {
+fn step_aside(
+    host: &Host,
+    asked: &MeasureOf,
+    cpus: &CpuSet,
+    online: &CpuSet,
+) -> anyhow::Result<()> {
     let elsewhere = online.difference(cpus);
-    if !elsewhere.is_empty() {
+    if elsewhere.is_empty() {
+        return Ok(());
+    }
+    match host.sched.set_affinity(0, &elsewhere) {
+        // Real-time threads would leave it next to no time to end them.
+        Err(error) if matches!(asked, MeasureOf::Spinning(..)) => {
+            let fact = "this program may only run on the cpus where threads are to spin";
+            let help = "run it where its cgroup has others: /proc/self/cgroup names that";
+            Err(anyhow::Error::new(error).context(Advised::new(fact, help)))
+        }
         // Where its cgroup forbids it, it is seen among the others.
-        let _ = host.sched.set_affinity(0, &elsewhere);
+        _ => Ok(()),
     }
 }
 

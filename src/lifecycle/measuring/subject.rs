@@ -20,6 +20,8 @@ pub enum MeasureOf {
     Vm(Vmid),
     /// CPUs: whatever runs there but idle.
     Cpus(CpuSet),
+    /// CPUs, each with a thread of this program that never sleeps, a real-time one perhaps.
+    Spinning(CpuSet, bool),
 }
 
 /// What is measured.
@@ -39,7 +41,7 @@ impl Subject {
     pub fn find(host: &Host, asked: &MeasureOf, online: &CpuSet) -> anyhow::Result<Self> {
         match asked {
             MeasureOf::Vm(vmid) => of_vm(host, *vmid),
-            MeasureOf::Cpus(cpus) => of_cpus(cpus, online),
+            MeasureOf::Cpus(cpus) | MeasureOf::Spinning(cpus, _) => of_cpus(cpus, online),
         }
     }
 
