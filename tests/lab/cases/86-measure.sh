@@ -135,3 +135,25 @@ kill -INT $first
 check 'who interrupts it gets what was measured so far' wait $first
 has "$work/two" 'cpu 6: ' && ok 'for as long as that was'
 check 'and nothing is left' no_trace
+
+# --- A thread that never sleeps ----------------------------------------------------------------
+
+pin-hook measure --cpus 6 --spin --duration 2s --json > "$work/json"
+check 'a spinning thread sees the tick by its name' test "$(by tick '')" -gt 0
+check 'and has seen its gaps itself' jq -e '.spin.times > 0 and .seats[0].thread > 0' "$work/json"
+qm start 100 > /dev/null 2>&1
+wait_until 60 'the VM has its CPUs' eval '[ "$(vcpu_masks 100)" = 5 ]'
+refuses 'CPUs of a VM are refused' pin-hook measure --cpus 5-6 --spin
+check 'with its id' has "$work/refused" 'cpu 5 belongs to vm 100'
+qm stop 100 > /dev/null 2>&1
+refuses 'all CPUs are refused' pin-hook measure --cpus 0-7 --spin
+check 'as that' has "$work/refused" 'leave at least one cpu to the host'
+refuses 'real-time threads for too long are refused' pin-hook measure --cpus 6 --spin --realtime --duration 61s
+pin-hook measure --cpus 6 --spin --realtime --duration 20s > /dev/null 2>&1 &
+killed=$!
+wait_until 20 'it is measuring' eval '[ "$(cat $tracing/instances/pin-hook/tracing_on)" = 1 ]'
+equal 'a real-time thread spins' 1 "$(grep -l '^pin-hook-spin' /proc/$killed/task/*/comm | wc -l)"
+kill -KILL $killed
+wait $killed || true
+pin-hook reconcile
+check 'killed, it ends with all of its threads, and nothing is left after reconcile' no_trace
