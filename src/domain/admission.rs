@@ -258,3 +258,6 @@ fn check_above(share: &Share, above: &Bystander, claimed: &CpuSet) -> Result<Vec
     }
     Ok(warnings)
 }
+
+#[cfg(test)]
+mod tests;
