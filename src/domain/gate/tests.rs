@@ -247,3 +247,20 @@ fn a_table_that_forbids_to_move_work_gets_no_isolated_partition() {
     let choice = choose(BackendWish::Auto, &stays).unwrap();
     assert_eq!(choice.backend, Backend::Root, "{}", choice.reason);
 }
+
+/// A stop would wait for every probe of a PCI driver, or change the type of a partition for nothing.
+#[test]
+fn partitions_wait_for_probes_from_the_first_kernel_that_flushes_them() {
+    for (release, waits) in [
+        ("6.19.13", false),
+        ("7.0.0", true),
+        ("7.0.1", true),
+        ("7.3.4+deb14-amd64", true),
+    ] {
+        assert_eq!(
+            waits_for_probes(release.parse().unwrap()),
+            waits,
+            "{release}"
+        );
+    }
+}
