@@ -151,7 +151,7 @@ impl Level {
     /// Raises the level to the highest where a measurement since the boot has shown that it holds for what the VM
     /// asks for now; otherwise the next step leads there.
     pub fn proven(self, vmid: Vmid, wishes: &Wishes, proof: Option<&Proof>) -> Self {
-        if self.number + 1 != HIGHEST || self.next.is_some() {
+        if self.number + 1 != HIGHEST {
             return self;
         }
         let proof = proof.filter(|proof| proof.wishes == *wishes);
@@ -288,5 +288,79 @@ mod tests {
         kept.interrupts = false;
         let level = Level::of(vmid, &kept);
         assert_eq!(level.next.unwrap(), "isolate.irqs = true in its table");
+    }
+
+    fn kept(backend: Backend) -> Kept {
+        Kept {
+            backend: Some(backend),
+            is_open: true,
+            kernel_threads: true,
+            interrupts: true,
+            ..Kept::default()
+        }
+    }
+
+    /// What `status` names has to be what raises the level of a VM that runs.
+    #[test]
+    fn the_next_step_of_a_vm_that_runs_is_the_one_that_is_lacking() {
+        let vmid: Vmid = "100".parse().unwrap();
+        let qemu = crate::domain::vm::TaskId { tid: 5, start: 50 };
+        let state = crate::domain::claim::ClaimState::Running { qemu };
+        let claim = Claim::new(vmid, state, Wishes::none(), None);
+        let lacks = Claim {
+            offline: "3-4".parse().unwrap(),
+            ..claim.clone()
+        };
+        let (wished, less) = (kept(Backend::Isolated), kept(Backend::Affinity));
+        let apply = "pin-hook apply 100 sets again what differs";
+        let table = "profile = \"low-latency\" in its table";
+        for (claim, kept, number, next) in [
+            // All that the table asks for is in force: only the table leads further.
+            (&claim, Some(&wished), 3, table),
+            (&lacks, Some(&wished), 3, table),
+            (&claim, Some(&less), 1, apply),
+            (&claim, None, 0, apply),
+            // No `apply` brings CPUs back.
+            (&lacks, None, 0, "take cpus 3-4 online again"),
+        ] {
+            let level = Level::in_force(claim, &wished, kept);
+            let found = (level.number, level.next.as_deref());
+            assert_eq!(found, (number, Some(next)), "{kept:?}");
+        }
+    }
+
+    /// A CPU that sleeps deeply, or is slow when it wakes up, is not one that was set for the VM.
+    #[test]
+    fn power_is_set_where_both_sleep_and_speed_are() {
+        let (governor, frequency) = (Some("performance".to_owned()), "3GHz".parse().ok());
+        let latency = "2us".parse().ok();
+        for (max_idle_latency, governor, min_frequency, expected) in [
+            (latency, governor.clone(), None, true),
+            (latency, None, frequency, true),
+            (latency, None, None, false),
+            (None, governor, frequency, false),
+        ] {
+            let power = Power {
+                max_idle_latency,
+                governor,
+                min_frequency,
+                ..Power::default()
+            };
+            assert_eq!(is_set(&power), expected, "{power:?}");
+        }
+    }
+
+    /// A VM that owns nothing must not look as if its threads were pinned.
+    #[test]
+    fn a_vm_without_cpus_of_its_own_is_at_the_lowest_level() {
+        let vmid: Vmid = "100".parse().unwrap();
+        let owns = Wishes {
+            cpus: "2-3".parse().unwrap(),
+            ..Wishes::none()
+        };
+        for (wishes, number) in [(Wishes::none(), 0), (owns, 1)] {
+            let level = Level::of(vmid, &Kept::of_wishes(&wishes));
+            assert_eq!(level.number, number, "{wishes:?}");
+        }
     }
 }
