@@ -7,7 +7,7 @@ use crate::domain::cpuset::{CpuId, CpuSet};
 use crate::domain::table::Smt;
 use crate::domain::topology::Topology;
 
-/// Chooses `n_vcpus` of `cpus` (all of them if there are fewer), the CPU of vCPU 0 first.
+/// Chooses `n_vcpus` of `cpus`, which are at least as many, the CPU of vCPU 0 first.
 ///
 /// vCPUs whose memory the VM's configuration takes from a node of the host get CPUs of that node, as
 /// far as there are any; the others what is left, in the order of [`in_order`].
@@ -17,7 +17,6 @@ pub(super) fn default_order(
     n_vcpus: usize,
     topology: &Topology,
 ) -> Vec<CpuId> {
-    let n_vcpus = n_vcpus.min(cpus.len());
     let mut free = cpus.clone();
     let mut placed: BTreeMap<usize, CpuId> = BTreeMap::new();
     for home in &request.homes {

@@ -179,3 +179,44 @@ fn check_cores(
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::topology::Parts;
+    use crate::domain::topology::tests::grid;
+
+    fn set(text: &str) -> CpuSet {
+        text.parse().unwrap()
+    }
+
+    /// A host that reserves all of its cores would get a VM all the same, or one that names a CPU which is
+    /// switched off none at all.
+    #[test]
+    fn a_reserve_has_to_leave_something_and_counts_what_is_online() {
+        let all = check_reserve(&grid(1, 1, 4, 1), Some(&Reserve::Cores(4)), &set("0-3"));
+        assert_eq!(
+            all.unwrap_err().to_string(),
+            "4 cores with all their smt siblings must stay with the host, which has 4"
+        );
+        let mut parts = Parts::default();
+        parts.sets.present = set("0-7");
+        parts.sets.online = set("0-6");
+        let host = Topology::new(parts);
+        let reserve = Reserve::Cpus(set("0-1,7"));
+        assert_eq!(check_reserve(&host, Some(&reserve), &set("0-2")), Ok(()));
+        let missing = check_reserve(&host, Some(&reserve), &set("0")).unwrap_err();
+        assert!(missing.to_string().starts_with("cpu 1 must stay"));
+    }
+
+    /// The program would send others there whom the boot parameters keep off.
+    #[test]
+    fn cpus_of_boot_parameters_are_not_left_to_the_host() {
+        let mut parts = Parts::default();
+        parts.sets.online = set("0-7");
+        parts.sets.isolcpus = set("5-6");
+        parts.sets.nohz_full = set("6-7");
+        let left = housekeeping(&Topology::new(parts), &set("2"), &set("3"));
+        assert_eq!(left, set("0-1,4"));
+    }
+}

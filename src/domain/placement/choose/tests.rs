@@ -131,6 +131,60 @@ fn two_caches(kib: u64) -> Topology {
     })
 }
 
+/// Cores of one CPU each in these L3 domains; those of `efficient` are slow.
+fn domains(domains: &[&str], efficient: &str) -> Topology {
+    let all = domains
+        .iter()
+        .flat_map(|cpus| set(cpus).iter().collect::<Vec<_>>());
+    let all: CpuSet = all.collect();
+    let core = |cpu| Core {
+        package: 0,
+        die: 0,
+        cpus: CpuSet::of(cpu),
+    };
+    let domain = |cpus: &&str| L3Domain {
+        cpus: set(cpus),
+        kib: Some(32 << 10),
+    };
+    Topology::new(Parts {
+        sets: CpuSets {
+            present: all.clone(),
+            online: all.clone(),
+            ..CpuSets::default()
+        },
+        cores: all.iter().map(core).collect(),
+        l3_domains: domains.iter().map(domain).collect(),
+        efficient: set(efficient),
+        ..Parts::default()
+    })
+}
+
+/// A neighbour in the same L3 cache throws out what the VM has there.
+#[test]
+fn a_cache_of_its_own_comes_before_the_rest_of_another_one() {
+    let host = domains(&["0-3", "4-7", "8-10"], "");
+    let mut wish = search(&host, 3);
+    wish.others = set("4");
+    assert_eq!(chosen(&wish), ["8-10", ""]);
+}
+
+/// The host works on the boot CPU most, and could not leave it.
+#[test]
+fn the_boot_cpu_is_left_even_where_its_cache_would_fit_exactly() {
+    let host = domains(&["0-1", "2-5"], "");
+    assert_eq!(chosen(&search(&host, 2)), ["2-3", ""]);
+}
+
+/// The guest cannot know which of its vCPUs is slow, and waits for it.
+#[test]
+fn cores_of_one_kind_come_before_one_cache() {
+    let host = domains(&["0-3", "4-7"], "2-3,6-7");
+    let mut wish = search(&host, 4);
+    assert_eq!(chosen(&wish), ["0-1,4-5", ""]);
+    wish.others = set("4-5");
+    assert_eq!(chosen(&wish), ["2-3,6-7", ""]);
+}
+
 #[test]
 fn much_more_cache_outweighs_the_boot_cpu() {
     assert_eq!(chosen(&search(&two_caches(96 << 10), 2)), ["2-3", ""]);
@@ -224,6 +278,46 @@ fn memory_beyond_one_node_takes_two_evenly() {
     assert_eq!(chosen(&wish), ["8-15", ""]);
     wish.memory_mib = 32 << 10;
     assert_eq!(chosen(&wish), ["12-19", ""]);
+}
+
+/// A guest that fits one node would have half of its memory far away.
+#[test]
+fn memory_that_just_fits_stays_in_one_node() {
+    let host = uneven(&[(12, 64), (12, 64)]);
+    let mut wish = search(&host, 8);
+    wish.memory_mib = 64 << 10;
+    assert_eq!(chosen(&wish), ["12-19", ""]);
+}
+
+/// What a node without memory of its own has is what the node beside it has.
+#[test]
+fn a_node_with_memory_beside_it_has_as_much() {
+    let mut parts = Parts::default();
+    let gib = [64, 0, 8];
+    parts.nodes = (0..)
+        .zip(gib)
+        .map(|(id, gib): (u32, u64)| crate::domain::topology::Node {
+            id,
+            cpus: (id * 4..id * 4 + 4).map(CpuId).collect(),
+            has_memory: gib > 0,
+            memory_kib: Some(gib << 20),
+            ..Default::default()
+        })
+        .collect();
+    parts.nodes[1].distances = [(0, 11), (2, 32)].into();
+    parts.sets.present = set("0-11");
+    parts.sets.online = set("0-11");
+    parts.cores = (0..12)
+        .map(|n| Core {
+            package: 0,
+            die: 0,
+            cpus: CpuSet::of(CpuId(n)),
+        })
+        .collect();
+    let host = Topology::new(parts);
+    let mut wish = search(&host, 4);
+    wish.memory_mib = 16 << 10;
+    assert_eq!(chosen(&wish), ["4-7", ""]);
 }
 
 #[test]
