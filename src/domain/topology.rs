@@ -373,4 +373,45 @@ pub(crate) mod tests {
         assert_eq!(host.node_of(CpuId(99)), None);
         assert!(host.first_of_cores(&CpuSet::of(CpuId(99))).is_empty());
     }
+
+    /// A VM on the CPUs of a node without memory would have its memory in another package.
+    #[test]
+    fn memory_as_near_as_an_l3_domain_is_a_nodes_own() {
+        for (distance, expected) in [(11, Some(0)), (12, Some(0)), (16, None), (21, None)] {
+            let nodes = [
+                Node {
+                    has_memory: true,
+                    ..Node::default()
+                },
+                Node {
+                    id: 1,
+                    distances: [(0, distance), (1, 10)].into(),
+                    ..Node::default()
+                },
+            ];
+            let host = Topology::new(Parts {
+                nodes: nodes.into(),
+                ..Parts::default()
+            });
+            let memory = host.memory_of(host.node(1).unwrap());
+            assert_eq!(memory.map(|node| node.id), expected, "{distance}");
+        }
+    }
+
+    /// On a host that shows no caches every E-core would be avoided as one of the slowest.
+    #[test]
+    fn low_power_cores_are_those_without_the_cache_that_others_have() {
+        for (l3, low_power) in [(Some("0-5"), "6-7"), (Some("0-7"), ""), (None, "")] {
+            let domain = l3.map(|cpus| L3Domain {
+                cpus: cpus.parse().unwrap(),
+                kib: None,
+            });
+            let host = Topology::new(Parts {
+                l3_domains: domain.into_iter().collect(),
+                efficient: "4-7".parse().unwrap(),
+                ..Parts::default()
+            });
+            assert_eq!(host.low_power().to_string(), low_power, "{l3:?}");
+        }
+    }
 }
