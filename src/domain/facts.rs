@@ -238,3 +238,20 @@ impl Facts {
         self.online.difference(owned).difference(&self.reserved)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Threads and interrupts would be sent where boot parameters and partitions of others keep them off.
+    #[test]
+    fn housekeeping_leaves_out_what_is_owned_or_reserved() {
+        let facts = Facts {
+            online: "0-7".parse().unwrap(),
+            reserved: "6-8".parse().unwrap(),
+            ..Facts::default()
+        };
+        let left = facts.housekeeping(&"2-3".parse().unwrap());
+        assert_eq!(left.to_string(), "0-1,4-5");
+    }
+}

@@ -279,3 +279,34 @@ pub fn other_cpus(vmid: Option<Vmid>) -> String {
         None => "choose other cpus in the table (cpus = \"...\")".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A VM whose CPUs the program chooses would get those of a container, or none where a unit has a list of
+    /// all.
+    #[test]
+    fn a_vm_should_not_own_what_others_were_given() {
+        let set = |list: &str| list.parse::<CpuSet>().unwrap();
+        let pinned = |cpus| Bystander::pinned("vm 107".to_owned(), String::new(), set(cpus));
+        for (one, kept) in [
+            (Bystander::unit("rt.slice", set("2-3")), "2-3"),
+            (Bystander::group("lxc", set("2-3")), "2-3"),
+            (pinned("2-3"), "2-3"),
+            // Whoever may run everywhere was given nothing.
+            (Bystander::unit("system.slice", set("0-9")), ""),
+            // VMs may own what all VMs are in, and nothing else.
+            (Bystander::unit(QEMU_SLICE, set("2-5")), "0-1,6-7"),
+            (Bystander::unit(QEMU_SLICE, set("0-7")), ""),
+        ] {
+            let what = format!("{one:?}");
+            let around = Surroundings {
+                bystanders: vec![one],
+                ..Surroundings::default()
+            };
+            let found = around.kept_from_vms(&set("0-7"));
+            assert_eq!(found.to_string(), kept, "{what}");
+        }
+    }
+}

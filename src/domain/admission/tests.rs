@@ -312,6 +312,11 @@ fn what_is_above_a_vm_leaves_its_threads_their_cpus() {
         let found = alone(&wish, &unit("qemu.slice", "0-3"));
         assert_eq!(found, expected, "{wish:?}");
     }
+    // Its own scope is above them as well.
+    let text =
+        "unit 100.scope is limited to cpus 0-3, which keeps the vcpus of vm 100 off cpus 4-5";
+    let wish = wishes("4-5", Backend::Slices);
+    assert_eq!(alone(&wish, &unit("100.scope", "0-3")), refused(text));
     // Units beside the VM limit others, not its threads.
     let found = alone(
         &wishes("4-5", Backend::Slices),
