@@ -1,4 +1,4 @@
-# kernels: stable
+# kernels: none
 # What a VM that must respond at once notices of another VM: of its start and its stop, of a start that is refused,
 # of reconcile, and of a scrub, which is left out for its sake. Counted by a trace of the case's own, timed by measure.
 . /usr/lib/lab/lib.sh
@@ -54,7 +54,7 @@ during() {
 }
 of() { awk -v name="$1" -v column="$2" '$1 == name { print $column }' "$work/table"; }
 
-during nothing read -rt 3 -u 7 7<> <(:)
+during nothing nap 3
 during start qm start 101
 during stop qm stop 101
 table 101 'cpus = "2,5"'

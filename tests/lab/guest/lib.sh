@@ -7,6 +7,12 @@ lab=/usr/lib/lab
 cg=/sys/fs/cgroup
 work=$(mktemp -d /tmp/case.XXXXXX)
 
+# Nobody writes to it: a read waits without a program, and each program takes tens of ms here.
+mkfifo "$work/nobody"
+exec 7<> "$work/nobody"
+# nap SECONDS
+nap() { read -rt "$1" -u 7 || true; }
+
 ok() { echo "ok - $*"; }
 not_ok() { echo "not ok - $*"; }
 
@@ -54,7 +60,7 @@ in_time() {
 has() { grep -qF -- "$2" "$1" || { cat "$1"; return 1; }; }
 lacks() { ! grep -F -- "$2" "$1"; }
 
-# wait_until SECONDS WHAT COMMAND...: polls; the only place of a case that may sleep.
+# wait_until SECONDS WHAT COMMAND...: polls; the only place of a case that may wait.
 wait_until() {
     local end=$((SECONDS + $1)) what=$2
     shift 2
@@ -63,7 +69,7 @@ wait_until() {
             not_ok "$what (waited for: $*)"
             return 1
         fi
-        sleep 0.1
+        nap 0.1
     done
 }
 
@@ -215,7 +221,7 @@ comes_to_print() {
     actual=$("$@") || true
     [ "$actual" = "$expected" ] || echo "#   $text: left to the units"
     until [ "$actual" = "$expected" ] || [ $SECONDS -ge $end ]; do
-        sleep 0.1
+        nap 0.1
         actual=$("$@") || true
     done
     equal "$text" "$expected" "$actual"
@@ -252,7 +258,7 @@ task() {
 stop_task() {
     local end=$((SECONDS + 5))
     kill -TERM -- "-$task_pid" || true
-    while kill -0 -- "-$task_pid" 2> /dev/null && [ $SECONDS -lt $end ]; do sleep 0.1; done
+    while kill -0 -- "-$task_pid" 2> /dev/null && [ $SECONDS -lt $end ]; do nap 0.1; done
     kill -KILL -- "-$task_pid" 2> /dev/null || true
     wait "$task_pid" || true
 }
@@ -292,7 +298,7 @@ inhabitants() {
 capture_after_equal() {
     local end=$((SECONDS + ${2:-30}))
     # A capture takes seconds; none is worth it while claims are left.
-    while [ -s /run/pin-hook/journal ] && [ $SECONDS -lt $end ]; do sleep 0.1; done
+    while [ -s /run/pin-hook/journal ] && [ $SECONDS -lt $end ]; do nap 0.1; done
     while capture_differs; do
         if [ $SECONDS -ge $end ]; then
             not_ok "$1"
