@@ -12,11 +12,13 @@ use super::opening::write_of_caller;
 use super::output::Output;
 use crate::domain::measure::card::Card;
 use crate::domain::measure::measurement::Measurement;
+use crate::domain::measure::tally::in_units;
+use crate::domain::table::TimeSpan;
 use crate::host::Host;
-use crate::lifecycle::engine::account::Exit;
+use crate::lifecycle::engine::account::{Exit, Level, Line};
 use crate::lifecycle::measuring::proof;
 use crate::lifecycle::measuring::run::{Extent, measure};
-use crate::lifecycle::measuring::saved::{load, save};
+use crate::lifecycle::measuring::saved::{Name, load, save};
 use crate::lifecycle::measuring::subject::MeasureOf;
 
 /// Measures, and shows what was taken and by whom.
@@ -85,8 +87,21 @@ fn taken_now(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<
     }
     let measurement = measured?;
     proof::keep(host, &measurement)?;
-    if let Some(name) = &asked.save {
-        save(&*host.files, name, &measurement)?;
+    let took = Duration::from_nanos(measurement.duration_ns);
+    let is_cut = measurement.stopped.is_none() && took < extent.duration;
+    match &asked.save {
+        // One of this name may be whole.
+        Some(name) if is_cut => output.tell_lines(&not_kept(name, took, asked.duration)),
+        Some(name) => save(&*host.files, name, &measurement)?,
+        None => {}
     }
     Ok(measurement)
+}
+
+/// Says that a measurement that was interrupted is not kept.
+fn not_kept(name: &Name, took: Duration, asked: TimeSpan) -> [Line; 2] {
+    let took = in_units(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    let text = format!("interrupted after {took} of {asked}, not kept as {name}");
+    let help = "let it come to its end, or ask for less with --duration".to_owned();
+    [(Level::Warning, text), (Level::Help, help)].map(|(level, text)| Line { level, text })
 }

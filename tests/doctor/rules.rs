@@ -6,8 +6,8 @@ use pin_hook::config::vm_conf::parse_vm_conf;
 use pin_hook::domain::advice::Advised;
 use pin_hook::domain::backend::Backend;
 use pin_hook::domain::check::{
-    Check, GuestOfHost, HostFacts, Judge, KsmFacts, Owning, Severity, Vendor, Verdict, VmFacts,
-    checks,
+    Check, GuestOfHost, HostFacts, Judge, KsmFacts, Owning, PolicyFacts, Severity, Vendor, Verdict,
+    VmFacts, checks,
 };
 use pin_hook::domain::topology::{CpuSets, SmtControl};
 use pin_hook::domain::unit::Masked;
@@ -390,6 +390,44 @@ fn the_iommu_is_mended_where_it_is_off() {
     assert!(!fix(Vendor::Intel, "intel_iommu=on").contains("intel_iommu"));
     assert!(fix(Vendor::Amd, "quiet").contains("amd-vi"));
     assert!(fix(Vendor::Amd, "amd_iommu=off").contains("remove"));
+}
+
+/// A command for all policies would take from a VM what its table has set.
+#[test]
+fn a_slow_policy_is_mended_where_it_is_and_nowhere_else() {
+    let slow = |cpus: &str| PolicyFacts {
+        cpus: cpus.parse().unwrap(),
+        ..policy("acpi-cpufreq", "powersave")
+    };
+    let fast = PolicyFacts {
+        cpus: "3".parse().unwrap(),
+        ..policy("acpi-cpufreq", "performance")
+    };
+    let host = HostFacts {
+        policies: vec![slow("0"), slow("1-2"), fast, slow("4-5")],
+        ..host()
+    };
+    let check = checks().find(|check| check.id == "governor").unwrap();
+    let Verdict::Found(faults) = verdict(check, &host, &vm()) else {
+        panic!("nothing found");
+    };
+    let found = faults
+        .iter()
+        .map(|fault| (fault.found.as_str(), fault.fix.as_deref().unwrap()));
+    let found: Vec<_> = found.collect();
+    assert_eq!(
+        found,
+        [
+            (
+                "cpus 4-5 have governor powersave",
+                "governor = \"performance\" below [power] in the table that names them"
+            ),
+            (
+                "cpus 0-2 have governor powersave",
+                "echo schedutil | tee /sys/devices/system/cpu/cpu{0,1}/cpufreq/scaling_governor"
+            ),
+        ]
+    );
 }
 
 /// Words of a check are read after its name and a colon.

@@ -21,7 +21,7 @@ const LONG_US: u64 = 100;
 const GROUPS: [(&str, &[Kind]); 5] = [
     ("programs", &[Kind::Program]),
     ("kernel threads and work", &[Kind::KernelThread, Kind::Work]),
-    ("interrupts of devices", &[Kind::Interrupt, Kind::Softirq]),
+    ("interrupts and softirqs", &[Kind::Interrupt, Kind::Softirq]),
     ("other cpus", &[Kind::Call, Kind::Vector]),
     (
         "ticks and timers",

@@ -125,7 +125,7 @@ check 'with something to remove' test -n "${began:-}"
 equal 'nothing is left after reconcile' '' "$(cat "$work/left-behind" 2> /dev/null)"
 settings > "$work/settings-now"
 check 'and the tracer of others is set as before' diff "$work/settings" "$work/settings-now"
-pin-hook measure --cpus 6 --duration 20s > "$work/two" 2>&1 &
+pin-hook measure --cpus 6 --duration 20s --save cut > "$work/two" 2>&1 &
 first=$!
 wait_until 20 'it is measuring' measuring
 refuses 'a second one at once is refused' pin-hook measure --cpus 7 --duration 1s
@@ -134,6 +134,8 @@ check 'and reconcile leaves the first alone' test -d $tracing/instances/pin-hook
 kill -INT $first
 check 'who interrupts it gets what was measured so far' wait $first
 has "$work/two" 'cpu 6: ' && ok 'for as long as that was'
+check 'and is told that it is not kept' has "$work/two" 'not kept as cut'
+refuses 'nor is it' pin-hook measure --show cut
 check 'and nothing is left' no_trace
 
 # --- A thread that never sleeps ----------------------------------------------------------------
