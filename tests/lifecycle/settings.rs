@@ -471,3 +471,18 @@ fn a_frequency_that_the_hardware_does_not_have_is_told_before_a_start() {
     let text = warnings("max-frequency = \"2GHz\"");
     assert!(!text.contains("beyond the hardware"), "{text}");
 }
+
+/// A profile asks for it on every host, and nobody could do anything about the warning.
+#[test]
+fn a_preference_that_the_governor_gives_anyway_is_not_missed() {
+    for (wishes, is_told) in [
+        ("profile = \"low-latency\"\n", false),
+        ("[power]\nenergy-preference = \"performance\"\n", true),
+    ] {
+        let world = World::lab().vm(100, CONF, &table("2-3", wishes));
+        let account = done(world.phase(Phase::PreStart, 100));
+        let mut lines = account.lines.iter();
+        let told = lines.any(|line| line.text.contains("energy-preference is skipped"));
+        assert_eq!(told, is_told, "{account:#?}");
+    }
+}

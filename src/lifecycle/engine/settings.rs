@@ -75,6 +75,8 @@ fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
         };
         let path = target.path();
         let lack = match target::read(host, &target) {
+            // A profile asks for it everywhere.
+            Ok(Value::Absent) if is_given_anyway(&key, wishes) => continue,
             Ok(Value::Absent) => format!("this host has no {path}"),
             Ok(_) => continue,
             Err(error) => format!("{path} cannot be read: {error}"),
@@ -84,6 +86,16 @@ fn lacks(host: &Host, wishes: Tuning<'_>, facts: &Facts) -> Vec<String> {
         }
     }
     remarks
+}
+
+/// Tells whether nothing is lost where a key has no file: at governor `performance` a driver without preferences runs
+/// at its highest frequency, which is what the preference of that name asks for.
+fn is_given_anyway(key: &str, wishes: Tuning<'_>) -> bool {
+    let is_fast = |value: &Option<String>| value.as_deref() == Some("performance");
+    let power = wishes.power;
+    key == "power.energy-preference"
+        && is_fast(&power.energy_preference)
+        && is_fast(&power.governor)
 }
 
 /// Names what a policy does not accept: words that its driver does not know, and frequencies that the
