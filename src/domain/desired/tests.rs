@@ -10,22 +10,22 @@ use crate::domain::target::Place;
 use crate::domain::thread::Thread;
 use crate::domain::vm::{TaskId, Vmid};
 
-const SCOPE: &str = "qemu.slice/100.scope";
+pub(super) const SCOPE: &str = "qemu.slice/100.scope";
 
-fn set(list: &str) -> CpuSet {
+pub(super) fn set(list: &str) -> CpuSet {
     list.parse().unwrap()
 }
 
-fn id(vmid: u32) -> Vmid {
+pub(super) fn id(vmid: u32) -> Vmid {
     vmid.to_string().parse().unwrap()
 }
 
-fn task(tid: i32) -> TaskId {
+pub(super) fn task(tid: i32) -> TaskId {
     TaskId { tid, start: 7 }
 }
 
 /// A VM with vCPUs on 2 and 3 that also owns 4 for its iothreads.
-fn claim() -> Claim {
+pub(super) fn claim() -> Claim {
     Claim {
         vmid: id(100),
         state: ClaimState::Running { qemu: task(50) },
@@ -62,13 +62,13 @@ fn claim() -> Claim {
     }
 }
 
-fn claims(claims: impl IntoIterator<Item = Claim>) -> Claims {
+pub(super) fn claims(claims: impl IntoIterator<Item = Claim>) -> Claims {
     let claims = claims.into_iter().map(|claim| (claim.vmid, claim));
     claims.collect()
 }
 
 /// A host with CPUs 0 to 7 on two nodes.
-fn facts() -> Facts {
+pub(super) fn facts() -> Facts {
     Facts {
         possible: set("0-7"),
         online: set("0-7"),
@@ -89,7 +89,7 @@ fn facts() -> Facts {
     }
 }
 
-fn thread(comm: &str, group: &str, affinity: &str) -> Thread {
+pub(super) fn thread(comm: &str, group: &str, affinity: &str) -> Thread {
     Thread {
         id: task(51),
         comm: comm.to_owned(),
@@ -101,7 +101,11 @@ fn thread(comm: &str, group: &str, affinity: &str) -> Thread {
 }
 
 /// Returns wished group and CPUs of the only thread of a VM, each with what it is given back to.
-fn of_thread(claim: Claim, thread: Thread, shared: &str) -> [Option<(String, Option<String>)>; 2] {
+pub(super) fn of_thread(
+    claim: Claim,
+    thread: Thread,
+    shared: &str,
+) -> [Option<(String, Option<String>)>; 2] {
     let mut facts = facts();
     facts.shared = set(shared);
     facts.vms.get_mut(&id(100)).unwrap().threads = vec![thread];
@@ -113,7 +117,7 @@ fn of_thread(claim: Claim, thread: Thread, shared: &str) -> [Option<(String, Opt
     })
 }
 
-fn some(value: &str, baseline: Option<&str>) -> Option<(String, Option<String>)> {
+pub(super) fn some(value: &str, baseline: Option<&str>) -> Option<(String, Option<String>)> {
     Some((value.to_owned(), baseline.map(str::to_owned)))
 }
 
@@ -237,7 +241,7 @@ fn the_slice_passes_down_the_cpus_of_all_vms() {
 }
 
 /// A host whose default affinity of interrupts is narrowed from `0-7`.
-fn narrowed(ours: &str, before: Option<&str>) -> BTreeMap<Target, Held> {
+pub(super) fn narrowed(ours: &str, before: Option<&str>) -> BTreeMap<Target, Held> {
     let target = Target::Knob(Knob::DefaultIrqAffinity, Place::Host);
     let held = Held {
         before: before.map(set).map(Value::Cpus),

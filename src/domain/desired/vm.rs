@@ -99,7 +99,7 @@ impl View<'_> {
             .as_ref()
             .and_then(|cpus| self.group_of(wishes, vm, cpus));
         let group = group.unwrap_or_else(|| vm.scope.clone());
-        let strayed = thread.group != vm.scope && thread.group != group;
+        let is_below = thread.group != vm.scope;
         let membership = Target::Membership(thread.id);
         if group != thread.group || self.held.contains_key(&membership) {
             let scope = Value::Text(vm.scope.clone());
@@ -109,14 +109,14 @@ impl View<'_> {
         let is_held = self.held.contains_key(&affinity);
         let cpus = match cpus {
             Some(cpus) if group == vm.scope => self.granted(&cpus, wishes, vm),
-            None if strayed || is_held => Some(self.effective(vm).difference(&wishes.cpus)),
+            None if is_below || is_held => Some(self.effective(vm).difference(&wishes.cpus)),
             cpus => cpus,
         };
         if let Some(cpus) = cpus {
             let natural = wishes.affinity.as_ref().unwrap_or(&self.facts.possible);
             let was_cut = thread.affinity == natural.intersection(self.effective(vm));
             // In a cgroup of ours it shows what that left of its affinity.
-            let is_cut = was_cut || thread.group != vm.scope;
+            let is_cut = was_cut || is_below;
             let baseline = if is_cut { natural } else { &thread.affinity };
             let wish = Wish::with(Value::Cpus(cpus), Value::Cpus(baseline.clone()));
             desired.insert(affinity, wish);
@@ -149,3 +149,6 @@ fn self_and_ancestors(path: &str) -> impl Iterator<Item = &str> {
         .chain([path.len()]);
     ends.map(|end| &path[..end]).filter(|path| !path.is_empty())
 }
+
+#[cfg(test)]
+mod tests;
