@@ -251,20 +251,4 @@ fn vector_of(actions: &str) -> Option<(&str, usize)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vectors_are_told_by_their_handlers() {
-        for (actions, expected) in [
-            ("vfio-msix[3](0000:01:00.0)", Some(("0000:01:00.0", 3))),
-            ("vfio-msi[0](0000:01:00.0)", Some(("0000:01:00.0", 0))),
-            ("vfio-intx(0000:01:00.0)", Some(("0000:01:00.0", 0))),
-            ("vfio-msix[x](0000:01:00.0)", None),
-            ("nvme0q3", None),
-            ("vfio-msix[3](0000:01:00.0) other", None),
-        ] {
-            assert_eq!(vector_of(actions), expected, "{actions}");
-        }
-    }
-}
+mod tests;
