@@ -41,3 +41,43 @@ pub fn other_irq_cpus(claims: &Claims, facts: &Facts, asked: &CpuSet) -> Option<
     let others = facts.housekeeping(&owned).difference(asked);
     (!others.is_empty()).then_some(others)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::claim::ClaimState;
+    use crate::domain::desired::tests::{claim, claims, facts, set, task};
+
+    /// The host would lose CPUs to a VM whose guest does not run.
+    #[test]
+    fn nothing_is_kept_off_the_cpus_of_a_vm_whose_guest_does_not_run() {
+        let (qemu, starter) = (task(50), task(40));
+        let (deadline, reason) = (std::time::Duration::ZERO, String::new());
+        for (state, expected) in [
+            (ClaimState::Reserved { starter, deadline }, ""),
+            (ClaimState::Waiting { qemu }, ""),
+            (ClaimState::Running { qemu }, "2-4"),
+            (ClaimState::Failed { qemu, reason }, ""),
+        ] {
+            let what = state.to_string();
+            let claims = claims([Claim { state, ..claim() }]);
+            let cpus = kept_off(&claims, |wishes| wishes.kernel_threads);
+            assert_eq!(cpus.to_string(), expected, "{what}");
+            assert!(kept_off(&claims, |wishes| wishes.hotplug).is_empty());
+        }
+    }
+
+    /// The same CPUs would be tried again, and fail again.
+    #[test]
+    fn an_interrupt_that_found_no_vector_goes_to_other_cpus_of_the_host() {
+        let claims = claims([claim()]);
+        for (asked, others) in [
+            ("0-1", Some("5-7")),
+            ("2", Some("0-1,5-7")),
+            ("0-1,5-7", None),
+        ] {
+            let found = other_irq_cpus(&claims, &facts(), &set(asked));
+            assert_eq!(found, others.map(set), "{asked}");
+        }
+    }
+}
