@@ -1,11 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::backend::Backend;
 use crate::domain::container::ContainerConfig;
-
-fn set(list: &str) -> CpuSet {
-    list.parse().unwrap()
-}
+use crate::domain::desired::desired;
+use crate::domain::desired::tests::{claim, claims, facts, set};
+use crate::domain::facts::Facts;
+use crate::domain::state::Held;
 
 fn container(ctid: u32, cores: Option<usize>, cpus: CpuSet) -> Container {
     Container {
@@ -65,6 +66,65 @@ fn where_pve_counts_owned_cpus_its_length_is_kept_with_them() {
     assert_eq!(in_slices(&[(0, "0-7")]), ["0-7"]);
     assert_eq!(in_slices(&[(5, "1-5")]), ["0-2,6-7"]);
     assert_eq!(in_slices(&[(2, "2-3")]), ["0-1"]);
+    // A list that has every free CPU cannot be better: PVE would exchange the others again.
+    assert_eq!(in_slices(&[(5, "0-1,5-7")]), ["0-1,5-7"]);
+}
+
+/// Returns the list of a container and what it is given back to.
+fn of_container(
+    backend: Backend,
+    (cores, list): (Option<usize>, &str),
+    shared: &str,
+    held: &BTreeMap<Target, Held>,
+) -> (String, Option<String>) {
+    let mut claim = claim();
+    claim.wishes.backend = backend;
+    let facts = Facts {
+        containers: vec![container(200, cores, set(list))],
+        shared: set(shared),
+        ..facts()
+    };
+    let wishes = desired(&claims([claim]), held, &facts);
+    let wish = &wishes[&outer()];
+    let baseline = wish.baseline.as_ref().map(ToString::to_string);
+    (wish.value.to_string(), baseline)
+}
+
+fn outer() -> Target {
+    Target::Knob(
+        Knob::ContainerCpus,
+        Place::Container("200".parse().unwrap(), 7),
+    )
+}
+
+/// The container would run on the CPUs of the VM as soon as those are its own.
+#[test]
+fn containers_leave_owned_cpus_whatever_takes_those() {
+    for (backend, container, expected) in [
+        // The partition is about to be made: PVE does not count its CPUs any more.
+        (Backend::Isolated, (None, "0-7"), "0-1,5-7"),
+        (Backend::Isolated, (Some(2), "2-3"), "0-1"),
+        (Backend::Slices, (Some(2), "2-3"), "0-1"),
+    ] {
+        let (list, _) = of_container(backend, container, "0-7", &BTreeMap::new());
+        assert_eq!(list, expected, "{backend} {container:?}");
+    }
+}
+
+/// A container would have fewer CPUs than before, or more than an admin saw it have.
+#[test]
+fn a_container_is_given_back_what_pve_would_have_given_it() {
+    let born = |shared: &str, held: &BTreeMap<Target, Held>| {
+        of_container(Backend::Isolated, (Some(6), "0-1,5-7"), shared, held).1
+    };
+    let none = BTreeMap::new();
+    assert_eq!(born("0-1,5-7", &none).as_deref(), Some("0-2,5-7"));
+    // Without a partition it was not cut, so it has what it had.
+    assert_eq!(born("0-7", &none), None);
+    // What is in hand is known.
+    let held = Held::new(Value::Cpus(set("0-5")), Value::Cpus(set("0-1,5-7")));
+    let held = BTreeMap::from([(outer(), held)]);
+    assert_eq!(born("0-1,5-7", &held), None);
 }
 
 proptest! {
