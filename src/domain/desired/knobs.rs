@@ -222,3 +222,135 @@ fn of_host(wishes: Tuning<'_>, facts: &Facts) -> Vec<(Target, Value)> {
     });
     knobs.chain(sysctls).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::claim::{Claim, ClaimState};
+    use crate::domain::desired::tests::{claims as claims_of, facts, id};
+    use crate::domain::table::TransparentHugepages;
+    use crate::domain::vm::TaskId;
+
+    /// A VM with CPU 2, of policy 0, that runs since `start`.
+    fn asks(vmid: u32, (tid, start): (i32, u64), power: Power, host: HostKnobs) -> Claim {
+        let qemu = TaskId { tid, start };
+        let wishes = Wishes {
+            cpus: "2".parse().unwrap(),
+            power,
+            host,
+            ..Wishes::none()
+        };
+        Claim::new(id(vmid), ClaimState::Running { qemu }, wishes, None)
+    }
+
+    fn value(
+        claims: impl IntoIterator<Item = Claim>,
+        facts: Facts,
+        knob: Knob,
+        place: Place,
+    ) -> String {
+        let facts = Facts {
+            policies: BTreeMap::from([(0, "0-3".parse().unwrap())]),
+            ..facts
+        };
+        let mut wishes = Desired::new();
+        wish(&claims_of(claims), &facts, &mut wishes);
+        let wish = wishes.get(&Target::Knob(knob, place));
+        wish.map_or_else(|| "untouched".to_owned(), |wish| wish.value.to_string())
+    }
+
+    /// A plan would say that a VM changes a setting which another one holds.
+    #[test]
+    fn a_vm_that_is_planned_for_comes_after_those_that_run() {
+        let pages = |pages| HostKnobs {
+            transparent_hugepages: Some(pages),
+            ..HostKnobs::default()
+        };
+        let planned = pages(TransparentHugepages::Always);
+        let planned = asks(100, (0, 0), Power::default(), planned);
+        let running = pages(TransparentHugepages::Never);
+        let running = asks(101, (50, 7), Power::default(), running);
+        let claims = [planned, running];
+        let value = value(claims, facts(), Knob::TransparentHugepages, Place::Host);
+        assert_eq!(value, "never");
+    }
+
+    /// The host would run out of memory, or KVM would poll where a table says that it must not.
+    #[test]
+    fn pages_are_taken_apart_where_there_is_memory_and_who_does_not_poll_needs_no_time_that_grows()
+    {
+        let memory = |ksm_may_unmerge| Facts {
+            ksm_may_unmerge,
+            ..facts()
+        };
+        let polls = |time: &str| HostKnobs {
+            halt_poll: time.parse().ok(),
+            ..HostKnobs::default()
+        };
+        let unmerges = HostKnobs {
+            ksm: Some(Ksm::Unmerge),
+            ..HostKnobs::default()
+        };
+        let (some, none) = (polls("200us"), polls("0us"));
+        for (host, facts, knob, expected) in [
+            (&unmerges, memory(true), Knob::KsmRun, UNMERGE),
+            (&unmerges, memory(false), Knob::KsmRun, "0"),
+            (&some, facts(), Knob::HaltPoll, "200000"),
+            (&some, facts(), Knob::HaltPollGrow, "2"),
+            (&none, facts(), Knob::HaltPoll, "0"),
+            (&none, facts(), Knob::HaltPollGrow, "untouched"),
+        ] {
+            let claim = asks(100, (50, 7), Power::default(), host.clone());
+            let found = value([claim], facts, knob, Place::Host);
+            assert_eq!(found, expected, "{knob:?} {host:?}");
+        }
+    }
+
+    /// CPUs would be slow where a table wants them fast.
+    #[test]
+    fn boost_is_switched_by_the_file_of_the_driver_which_may_say_the_opposite() {
+        use BoostBy::{Host, NoTurbo};
+        for (boost, by, knob, expected) in [
+            (false, NoTurbo, Knob::NoTurbo, "1"),
+            (true, NoTurbo, Knob::NoTurbo, "0"),
+            (false, Host, Knob::Boost, "0"),
+            (true, Host, Knob::Boost, "1"),
+            (true, Host, Knob::NoTurbo, "untouched"),
+        ] {
+            let power = Power {
+                boost: Some(boost),
+                ..Power::default()
+            };
+            let claim = asks(100, (50, 7), power, HostKnobs::default());
+            let facts = Facts {
+                boost: by,
+                ..facts()
+            };
+            let found = value([claim], facts, knob, Place::Host);
+            assert_eq!(found, expected, "{knob:?} {boost}");
+        }
+    }
+
+    /// The governor changes the preference, which would never be given back.
+    #[test]
+    fn the_preference_that_a_governor_brings_along_is_in_hand_as_well() {
+        for (governor, preference, expected, is_implicit) in [
+            ("performance", None, "performance", true),
+            ("performance", Some("default"), "default", false),
+            ("powersave", None, "untouched", true),
+        ] {
+            let power = Power {
+                governor: Some(governor.to_owned()),
+                energy_preference: preference.map(str::to_owned),
+                ..Power::default()
+            };
+            let claim = asks(100, (50, 7), power, HostKnobs::default());
+            let target = Target::Knob(Knob::EnergyPreference, Place::Policy(0));
+            assert_eq!(is_implied(&target, claim.wishes.tuning()), is_implicit);
+            let governor = Target::Knob(Knob::Governor, Place::Policy(0));
+            assert!(!is_implied(&governor, claim.wishes.tuning()));
+            let found = value([claim], facts(), Knob::EnergyPreference, Place::Policy(0));
+            assert_eq!(found, expected, "{governor:?} {preference:?}");
+        }
+    }
+}

@@ -1,3 +1,5 @@
+//! Tests of which wish holds.
+
 use super::*;
 use crate::domain::knob::Knob;
 use crate::domain::target::Place;
