@@ -58,3 +58,67 @@ pub(super) fn resets(claims: &Claims, desired: &mut Desired) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::claim::{Claim, ClaimState, Wishes};
+    use crate::domain::desired::desired;
+    use crate::domain::desired::tests::{claims, facts, id, task};
+    use crate::domain::table::AfterStop;
+
+    const ADDRESS: &str = "0000:01:00.0";
+
+    /// Returns which driver a function is to have, and which alone may take it.
+    fn drivers(claim: Claim) -> [bool; 2] {
+        let wishes = desired(&claims([claim]), &BTreeMap::new(), &facts());
+        let place = Place::Function(ADDRESS.to_owned());
+        let targets = [
+            binding::target(ADDRESS),
+            Target::Knob(Knob::DriverOverride, place),
+        ];
+        targets.map(|target| wishes.contains_key(&target))
+    }
+
+    fn states() -> [ClaimState; 2] {
+        let (starter, qemu) = (task(40), task(50));
+        let deadline = std::time::Duration::ZERO;
+        [
+            ClaimState::Reserved { starter, deadline },
+            ClaimState::Running { qemu },
+        ]
+    }
+
+    /// A host driver would take a device between its reset and QEMU, or never again after the VM has ended.
+    #[test]
+    fn host_drivers_are_kept_off_a_device_until_qemu_has_it() {
+        let [starting, running] = states();
+        for (state, is_kept_off) in [(starting, true), (running, false)] {
+            let claim = Claim {
+                resets: BTreeMap::from([(ADDRESS.to_owned(), Reset::Back)]),
+                ..Claim::new(id(100), state, Wishes::none(), None)
+            };
+            assert_eq!(drivers(claim), [false, is_kept_off]);
+        }
+    }
+
+    /// A device that is to stay with vfio-pci would be given back, or one that is to return would not.
+    #[test]
+    fn only_of_a_device_that_returns_the_driver_is_remembered_while_the_vm_runs() {
+        let [starting, running] = states();
+        for (state, after, expected) in [
+            (&starting, AfterStop::Stay, [true, true]),
+            (&starting, AfterStop::Return, [true, true]),
+            (&running, AfterStop::Stay, [false, false]),
+            (&running, AfterStop::Return, [true, false]),
+        ] {
+            let claim = Claim {
+                bindings: BTreeMap::from([(ADDRESS.to_owned(), after)]),
+                ..Claim::new(id(100), state.clone(), Wishes::none(), None)
+            };
+            assert_eq!(drivers(claim), expected, "{state} {after:?}");
+        }
+    }
+}
