@@ -53,3 +53,63 @@ impl View<'_> {
         known.unwrap_or(share.before)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::claim::ClaimState;
+    use crate::domain::desired::desired;
+    use crate::domain::desired::tests::{SCOPE, claim, claims, facts, id, task};
+    use crate::domain::memory::Pool;
+    use crate::domain::state::Held;
+
+    /// A VM whose claim has failed would be limited to nodes at its next start; a scope that systemd has not
+    /// limited would be given back as if it had.
+    #[test]
+    fn nodes_are_limited_as_long_as_the_claim_counts() {
+        let (qemu, reason) = (task(50), String::new());
+        let scope = Target::Knob(Knob::ScopeNodes, Place::Group(SCOPE.to_owned()));
+        for (state, limited, has_nodes, has_scope) in [
+            (ClaimState::Waiting { qemu }, "0", true, false),
+            (ClaimState::Running { qemu }, "0", true, true),
+            (ClaimState::Running { qemu }, "", true, false),
+            (ClaimState::Failed { qemu, reason }, "0", false, false),
+        ] {
+            let what = format!("{state} {limited}");
+            let mut claim = Claim { state, ..claim() };
+            claim.wishes.memory.nodes = [0].into();
+            let mut facts = facts();
+            facts.vms.get_mut(&id(100)).unwrap().nodes = limited.parse().unwrap();
+            let wishes = desired(&claims([claim]), &BTreeMap::new(), &facts);
+            let has = |target: &Target| wishes.contains_key(target);
+            assert_eq!(has(&Target::MemoryNodes(id(100))), has_nodes, "{what}");
+            assert_eq!(has(&scope), has_scope, "{what}");
+        }
+    }
+
+    /// Hugepages that were added for a VM would stay taken from the host for ever.
+    #[test]
+    fn a_pool_is_given_back_as_it_was_before_the_first_vm() {
+        let pool = Pool { node: 0, kib: 2048 };
+        let target = Target::Hugepages(pool);
+        let number = |n: u64| Value::Text(n.to_string());
+        let held = Held::new(number(4), number(9));
+        let held = BTreeMap::from([(target.clone(), held)]);
+        for (held, all, before) in [(BTreeMap::new(), 11, 9), (held, 6, 4)] {
+            let (starter, deadline) = (task(40), std::time::Duration::ZERO);
+            let state = ClaimState::Reserved { starter, deadline };
+            let mut claim = Claim { state, ..claim() };
+            claim.wishes.memory.shares = vec![Share {
+                pool,
+                needed: 2,
+                before: 9,
+                added: 2,
+            }];
+            let wishes = desired(&claims([claim]), &held, &facts());
+            let expected = Wish::with(number(all), number(before));
+            assert_eq!(wishes[&target], expected);
+        }
+    }
+}
