@@ -150,11 +150,12 @@ mod tests {
     #[test]
     fn what_a_vm_is_judged_by_stays() {
         let text = "#cpu_taskset 2-3\n#my password is x\nname: bank\ncores: 2\n\
-                    args: -smp 2,threads=2 -vnc :1,password=x -cpu 'host'\n\
+                    args: -smp 2,threads=2 -vnc :1,password=x -cpu 'host' -global host-x86_64-cpu.topoext=on \
+                    -global rtc.x=y\n\
                     cipassword: x\nsshkeys: ssh-rsa\nscsi0: local:vm-100-disk-0,serial=WD1,iothread=1\n\
                     scsi1: /dev/disk/by-id/ata-WD-123,size=1G\nnet0: virtio=BC:24:11:2E:6A:01,bridge=vmbr0\n\
                     smbios1: uuid=x\n[snap]\nhookscript: local:snippets/pin-hook\n";
-        let left = "#cpu_taskset\ncores: 2\nargs: -smp 2,threads=2 -vnc -cpu 'host'\n\
+        let left = "#cpu_taskset\ncores: 2\nargs: -smp 2,threads=2 -vnc -cpu 'host' -global host-x86_64-cpu.topoext=on -global\n\
                     scsi0: local:vm-100-disk-0,iothread=1\nscsi1: /dev/disk/by-id/disk-1,size=1G\n\
                     net0: virtio=00:00:00:00:00:00,bridge=vmbr0\n[snapshot-1]\nhookscript: local:snippets/pin-hook\n";
         assert_eq!(clean("/etc/pve/qemu-server/100.conf", text), left);

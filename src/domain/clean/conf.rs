@@ -131,7 +131,8 @@ fn of_args(args: &str) -> String {
             .map(|name| name.trim_start_matches('-'));
         if let Some(option) = option {
             is_needed = OPTIONS.contains(&option);
-        } else if !is_needed {
+        } else if !is_needed && !word.contains("-cpu.topoext=") {
+            // A guest on AMD's processors is told of its SMT by that (-global).
             continue;
         }
         left.push(' ');
