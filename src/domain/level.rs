@@ -183,6 +183,14 @@ impl Level {
         }
     }
 
+    /// Returns the same where something else comes before the next step, if there is one.
+    pub fn after(self, step: String) -> Self {
+        Level {
+            next: self.next.map(|_| step),
+            ..self
+        }
+    }
+
     /// Returns the level that a VM would have.
     pub fn of(vmid: Vmid, kept: &Kept) -> Self {
         let level = |number, means, next: Option<String>| Level {

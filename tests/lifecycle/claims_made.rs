@@ -68,6 +68,24 @@ fn the_step_to_the_next_level_is_that_of_an_offline_cpu() {
     }
 }
 
+/// The step may be in the table already.
+#[test]
+fn the_step_to_the_next_level_is_apply_where_the_table_was_edited() {
+    let world = World::with_vm();
+    world.start(100);
+    let next = || patient(&world, 100).level.unwrap().next;
+    assert_eq!(
+        next().as_deref(),
+        Some("profile = \"low-latency\" in its table")
+    );
+    world
+        .sim
+        .table(100, "cpus = \"2-3\"\nprofile = \"low-latency\"\n");
+    assert_eq!(next().as_deref(), Some("pin-hook apply 100"));
+    done(world.apply(100));
+    assert!(next().unwrap().starts_with("pin-hook measure 100"));
+}
+
 #[test]
 fn a_vm_whose_state_is_lost_is_a_finding() {
     let world = World::with_vm();

@@ -4,19 +4,50 @@
 use super::assess::denied;
 use super::nothing::next_guest;
 use super::resolve::{read_case, resolve};
-use super::texts::{Case, Found};
+use super::texts::{Case, CaseError, Found};
 use crate::domain::claim::{Claim, Wishes};
 use crate::domain::nothing::Nothing;
 use crate::domain::placement::PlacementError;
 use crate::domain::refusal::Refusal;
 use crate::domain::state::State;
+use crate::domain::vm::Vmid;
 use crate::domain::words::count;
 use crate::host::Host;
 use crate::lifecycle::engine::denied::Denied;
 
+/// How a table or a config differs from what is in force.
+#[derive(Debug, thiserror::Error)]
+pub enum Outdated {
+    /// The table is gone.
+    #[error(
+        "its table is gone; it keeps what it owns until it stops, or until pin-hook release {0}"
+    )]
+    Gone(Vmid),
+    /// It cannot be used.
+    #[error("its table or config has changed since and cannot be used: {0}")]
+    Unusable(CaseError),
+    /// It says something else, which can be had.
+    #[error(
+        "its table or config has changed since; this takes effect with pin-hook apply {0} or at the next start"
+    )]
+    Pending(Vmid),
+    /// It fits the guest of the next start, and this one has so many vCPUs.
+    #[error(
+        "its table or config has changed since; this takes effect at the next start: it runs with {} until then",
+        count(*.0 as usize, "vcpu")
+    )]
+    ForNextStart(u32),
+    /// It says something else, which cannot be had at the moment.
+    #[error("its table or config has changed since and would be refused now: {0}")]
+    RefusedNow(Refusal),
+    /// It says something that this host cannot give.
+    #[error("its table or config has changed since and would be refused: {0}")]
+    Refused(Refusal),
+}
+
 /// Returns what a person who looks at a claim should know of the table behind it; nothing when it is in
 /// force as it is.
-pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
+pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<Outdated> {
     if !claim.owns() {
         return None;
     }
@@ -24,28 +55,16 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
     let case = match read_case(host, vmid, "") {
         Ok(Found::Case(case)) => case,
         Ok(Found::Nothing(Nothing::NoTable(_) | Nothing::Misnamed { .. })) => {
-            let text = "its table is gone; it keeps what it owns until it stops, or until \
-                        pin-hook release";
-            return Some(format!("{text} {vmid}"));
+            return Some(Outdated::Gone(vmid));
         }
         Ok(Found::Nothing(_)) => return None,
-        Err(error) => {
-            let text = "its table or config has changed since and cannot be used";
-            return Some(format!("{text}: {error}"));
-        }
+        Err(error) => return Some(Outdated::Unusable(error)),
     };
     match resolve(host, &case, Some(state)) {
         Ok(resolved) if is_same(&resolved.wishes, &claim.wishes) => None,
         Ok(_) => Some(match denied(host, &case, state) {
-            Some(Denied::Refused(refusal)) => {
-                let text = "its table or config has changed since and would be refused now";
-                format!("{text}: {refusal}")
-            }
-            Some(Denied::Failed(_)) | None => {
-                let text =
-                    "its table or config has changed since; this takes effect with pin-hook apply";
-                format!("{text} {vmid} or at the next start")
-            }
+            Some(Denied::Refused(refusal)) => Outdated::RefusedNow(refusal),
+            Some(Denied::Failed(_)) | None => Outdated::Pending(vmid),
         }),
         // That is no change of the table, and told by itself.
         Err(Denied::Refused(Refusal::Placement(PlacementError::Offline { cpus, .. })))
@@ -53,16 +72,10 @@ pub fn outdated(host: &Host, state: &State, claim: &Claim) -> Option<String> {
         {
             None
         }
-        Err(Denied::Refused(refusal)) => {
-            let changed = "its table or config has changed since";
-            Some(match is_for_next_start(host, &case, state) {
-                true => format!(
-                    "{changed}; this takes effect at the next start: it runs with {} until then",
-                    count(case.guest.n_vcpus as usize, "vcpu")
-                ),
-                false => format!("{changed} and would be refused: {refusal}"),
-            })
-        }
+        Err(Denied::Refused(refusal)) => Some(match is_for_next_start(host, &case, state) {
+            true => Outdated::ForNextStart(case.guest.n_vcpus),
+            false => Outdated::Refused(refusal),
+        }),
         // What cannot be read says nothing about the table.
         Err(Denied::Failed(_)) => None,
     }

@@ -298,7 +298,7 @@ impl Entry {
     }
 
     fn hold_claim(&mut self, host: &Host, state: &State, claim: &Claim) {
-        self.outdated = outdated(host, state, claim);
+        self.outdated = outdated(host, state, claim).map(|how| how.to_string());
         self.over = is_over(host, claim);
         self.state = Some(match self.over {
             true => "over".to_owned(),

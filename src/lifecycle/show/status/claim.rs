@@ -18,7 +18,7 @@ use crate::domain::thread::{Role, Thread};
 use crate::domain::vm::Vmid;
 use crate::host::Host;
 use crate::host::topology::smt;
-use crate::lifecycle::case::outdated::outdated;
+use crate::lifecycle::case::outdated::{Outdated, outdated};
 use crate::lifecycle::engine::look::{Look, is_over};
 use crate::lifecycle::measuring::proof;
 
@@ -164,6 +164,8 @@ pub(super) fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Loo
         true => CpuSet::new(),
         false => claim.offline_now(&seen.facts.online, &state.taken_offline()),
     };
+    let outdated = outdated(host, state, claim);
+    let to_apply = matches!(outdated, Some(Outdated::Pending(_)));
     ClaimStatus {
         vmid: claim.vmid,
         state: match over {
@@ -171,7 +173,7 @@ pub(super) fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Loo
             false => claim.name(),
         },
         failure,
-        outdated: outdated(host, state, claim),
+        outdated: outdated.map(|how| how.to_string()),
         over,
         offline_help: offline_help(host, claim.vmid, &offline),
         cpus: claim.wishes.cpus.clone(),
@@ -183,7 +185,13 @@ pub(super) fn claim_status(host: &Host, claim: &Claim, state: &State, seen: &Loo
                 offline: offline.clone(),
                 ..claim.clone()
             };
-            level(&now, state, seen, own).proven(claim.vmid, &claim.wishes, proof.as_ref())
+            let level = level(&now, state, seen, own);
+            let level = level.proven(claim.vmid, &claim.wishes, proof.as_ref());
+            match to_apply {
+                // What the table may say by now does not have to be written into it.
+                true => level.after(format!("pin-hook apply {}", claim.vmid)),
+                false => level,
+            }
         }),
         offline,
         devices: claim.devices.clone(),
