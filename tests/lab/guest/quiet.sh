@@ -70,19 +70,30 @@ trace_under_load() {
     end_load
 }
 
+# The interrupts that the kernel spreads itself, queue by queue: it refuses their masks.
+fixed_irqs() {
+    local dir mask
+    for dir in /proc/irq/[0-9]*; do
+        read -r mask < "$dir/smp_affinity"
+        { echo "$mask" > "$dir/smp_affinity"; } 2> /dev/null || echo "${dir##*/}"
+    done
+}
+
 # sum_up FILE: the trace as lines "N WHAT", WHAT being "device interrupts", "userland switches" or the name
 # of a kernel thread without its numbers.
 sum_up() {
     kernel_threads >> "$work/kernel"
-    sed -n -e 's/.*next_comm=\(.*\) next_pid=\([0-9]*\) .*/\2 \1/p' -e 's/.* irq_handler_entry: .*/irq/p' \
+    sed -n -e 's/.*next_comm=\(.*\) next_pid=\([0-9]*\) .*/\2 \1/p' -e 's/.* irq_handler_entry: irq=\([0-9]*\) .*/irq \1/p' \
         -e 's/.* workqueue_execute_start: .* function \([^ ]*\).*/work \1/p' $trace/trace > "$work/events"
+    fixed_irqs > "$work/fixed"
     awk 'FILENAME == ARGV[1] { kernel[$1]; next }
+        FILENAME == ARGV[2] { fixed[$1]; next }
         $1 == "work" { n["~ work " $2]++; next }
-        $1 == "irq" { n["device interrupts"]++; next }
+        $1 == "irq" { n["device interrupts"]++; if ($2 in fixed) n["~ that nobody can move"]++; next }
         { name = $2; gsub(/[0-9]+/, "N", name) }
         $1 in kernel || name ~ /^kworker/ { n["  " name]++; next }
         { n["userland switches"]++ }
-        END { for (what in n) print n[what], what }' "$work/kernel" "$work/events" > "$1"
+        END { for (what in n) print n[what], what }' "$work/kernel" "$work/fixed" "$work/events" > "$1"
 }
 
 # Sets the counts of this measurement: of userland, of device interrupts and of kernel threads beyond what the
@@ -93,9 +104,10 @@ count() {
         { what = substr($0, length($1) + 2); n = $1 }
         what ~ /^  / { n -= own[what]; if (n > 0) foreign += n; next }
         what == "~ work psi_avgs_work" { psi = n }
+        what ~ /^~ that nobody/ { fixed = n }
         what ~ /^dev/ { irqs = n } what ~ /^user/ { userland = n }
-        END { print userland + 0, irqs + 0, foreign + 0, psi + 0 }' "$work/own" "$work/loaded" > "$work/counts"
-    read -r userland irqs foreign psi < "$work/counts"
+        END { print userland + 0, irqs + 0, foreign + 0, psi + 0, fixed + 0 }' "$work/own" "$work/loaded" > "$work/counts"
+    read -r userland irqs foreign psi fixed < "$work/counts"
 }
 
 # Tells how many events of the CPUs 2-5 found no room.
