@@ -55,6 +55,10 @@ equal 'at least 99 % of the time have a name' true "$(jq '
     ([.culprits[].total_ns] | add) as $all |
     ([.culprits[] | select(.kind != "exit" and (.name | test("^0x|^thread ") | not)) | .total_ns] | add) >= 0.99 * $all' \
     "$work/json")"
+equal 'and of the interruptions' true "$(jq '
+    ([.culprits[].times] | add) as $all |
+    ([.culprits[] | select(.kind != "exit" and (.name | test("^0x|^thread ") | not)) | .times] | add) >= 0.99 * $all' \
+    "$work/json")"
 equal 'and nothing but what is known to be unseen is missing' 2 "$(jq '.unseen | length' "$work/json")"
 check 'the threads of the load are not among them' test "$(by program stress-ng)" -eq 0
 rmdir $trace
