@@ -32,6 +32,7 @@ pub mod probe;
 pub mod programs;
 pub mod pve;
 pub mod qmp;
+pub mod raw;
 pub mod record;
 pub mod sched;
 pub mod seen;

@@ -3,14 +3,13 @@
 //! `sched_getaffinity(2)` leaves out CPUs that are not active; `Cpus_allowed_list` in `/proc/<tid>/status` does not.
 //!
 //! glibc's wrappers and those of other crates stop at 1024 CPUs, so the system calls are made
-//! with masks of any length here. This is the only file with `unsafe` in it.
-
-#![allow(unsafe_code)]
+//! with masks of any length ([`raw`]).
 
 use std::fmt::Debug;
 use std::io;
 
 use super::files::Files;
+use super::raw;
 use super::task;
 use crate::domain::cpuset::{CpuId, CpuSet};
 
@@ -50,31 +49,22 @@ impl Sched for KernelSched {
         let mut n_bytes = FIRST_MASK_BYTES;
         loop {
             let mut mask = vec![0u8; n_bytes];
-            // SAFETY: the kernel writes at most `n_bytes` bytes to `mask`, which is that long.
-            let written = unsafe {
-                libc::syscall(libc::SYS_sched_getaffinity, tid, n_bytes, mask.as_mut_ptr())
-            };
-            if let Ok(written) = usize::try_from(written) {
-                return Ok(CpuSet::from_bytes(&mask[..written]));
+            match raw::affinity(tid, &mut mask) {
+                Ok(written) => return Ok(CpuSet::from_bytes(&mask[..written])),
+                // The mask is shorter than the kernel's own.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EINVAL)
+                        && n_bytes < LARGEST_MASK_BYTES =>
+                {
+                    n_bytes *= 2;
+                }
+                Err(error) => return Err(error),
             }
-            let error = io::Error::last_os_error();
-            // EINVAL: the mask is shorter than the kernel's own.
-            if error.raw_os_error() != Some(libc::EINVAL) || n_bytes >= LARGEST_MASK_BYTES {
-                return Err(error);
-            }
-            n_bytes *= 2;
         }
     }
 
     fn set_affinity(&self, tid: i32, cpus: &CpuSet) -> io::Result<()> {
-        let mask = cpus.to_bytes();
-        // SAFETY: the kernel reads at most `mask.len()` bytes of `mask` and extends it by zeros.
-        let result =
-            unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, mask.len(), mask.as_ptr()) };
-        match result {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        raw::set_affinity(tid, &cpus.to_bytes())
     }
 
     fn set_class(&self, tid: i32, policy: u32, priority: u32) -> io::Result<()> {
@@ -83,22 +73,7 @@ impl Sched for KernelSched {
             0 => 0,
             _ => libc::SCHED_RESET_ON_FORK.unsigned_abs(),
         };
-        // The kernel's `struct sched_param` is one int (`include/uapi/linux/sched/types.h`).
-        let parameter = priority;
-        // SAFETY: the kernel reads one int at the address of `parameter`, which lives until the
-        // call returns, and writes nothing.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_sched_setscheduler,
-                tid,
-                policy | reset,
-                &raw const parameter,
-            )
-        };
-        match result {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        raw::set_scheduler(tid, policy | reset, priority)
     }
 }
 
