@@ -45,8 +45,8 @@ named() {
     check "$1 $2: and what helps" has "$work/help" "$3"
 }
 
-# The guest is no Linux: that would have no timers here to rely on (tests/lab/README.md). It tells what KVM has
-# written for it (MSR_KVM_STEAL_TIME), as a Linux does in /proc/stat.
+# The guest is no Linux (89-steal has one). It tells what KVM has written for it (MSR_KVM_STEAL_TIME), as a Linux does
+# in /proc/stat.
 modprobe kvm_amd
 serial_port
 vm_conf 100 "$hooked" 'cores: 1' 'kvm: 1' 'affinity: 5' "$count"

@@ -17,7 +17,7 @@ during() {
     local pid qemu
     qemu=$(qemu_pid 100)
     kill -STOP "$qemu"
-    pin-hook measure 100 --json --duration 60s > "$work/json" &
+    pin-hook measure 100 --json --duration 5min > "$work/json" &
     pid=$!
     wait_until 20 'it is measuring' measuring
     kill -CONT "$qemu"
