@@ -31,9 +31,8 @@ pub fn policies(files: &dyn Files) -> BTreeMap<u32, CpuSet> {
     policies.collect()
 }
 
-/// Returns how frequencies above nominal are switched on this host.
-pub fn boost_by(files: &dyn Files) -> BoostBy {
-    let first = policies(files).into_keys().next();
+/// Returns how frequencies above nominal are switched on this host, whose `first` policy this is.
+pub fn boost_by(files: &dyn Files, first: Option<u32>) -> BoostBy {
     let there = boost_switches(first)
         .into_iter()
         .find(|(_, target)| files.exists(&target.path()));
@@ -58,8 +57,9 @@ pub fn available(files: &dyn Files, knob: Knob, policy: u32) -> Option<Vec<Strin
     Some(words)
 }
 
-/// Returns what limits the frequencies of a policy, where it tells.
-pub fn range(files: &dyn Files, policy: u32) -> Option<Range> {
+/// Returns what limits the frequencies of a policy, where it tells. Of one that is `known` only what boost and others
+/// may have changed is read again.
+pub fn range(files: &dyn Files, policy: u32, known: Option<&Range>) -> Option<Range> {
     let numbers = |name: &str| -> Vec<u32> {
         let text = files.read(&format!("{DIR}/policy{policy}/{name}"));
         let text = text.unwrap_or_default();
@@ -68,6 +68,13 @@ pub fn range(files: &dyn Files, policy: u32) -> Option<Range> {
             .collect()
     };
     let number = |name: &str| numbers(name).first().copied();
+    if let Some(known) = known {
+        return Some(Range {
+            most: number("cpuinfo_max_freq")?,
+            allowed: number("scaling_max_freq"),
+            ..known.clone()
+        });
+    }
     let mut steps = numbers("scaling_available_frequencies");
     if !steps.is_empty() {
         steps.extend(numbers("scaling_boost_frequencies"));

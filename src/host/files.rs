@@ -166,6 +166,20 @@ impl RootFiles {
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
+
+    /// Tells whether a path is that of a file in which the running kernel shows one value: there are hundreds that a
+    /// phase reads, and each is what its name says.
+    fn is_value(&self, path: &str) -> bool {
+        let tops = [
+            "/sys/fs/cgroup/",
+            "/sys/devices/",
+            "/proc/irq/",
+            "/proc/sys/",
+        ];
+        let is_of_task = || path.starts_with("/proc/") && path.ends_with("/stat");
+        self.root == Path::new("/")
+            && (tops.iter().any(|top| path.starts_with(top)) || is_of_task())
+    }
 }
 
 impl Files for RootFiles {
@@ -174,11 +188,10 @@ impl Files for RootFiles {
     }
 
     fn read_within(&self, path: &str, limit: usize) -> io::Result<String> {
-        let file = open_regular(&self.at(path))?;
-        let mut bytes = Vec::with_capacity(USUAL_SIZE);
-        // Files of the kernel have no size: a bare file would be asked for it, each time.
-        let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-        file.take(most).read_to_end(&mut bytes)?;
+        let mut bytes = match self.is_value(path) {
+            true => read_value(&self.at(path))?,
+            false => read_regular(&self.at(path), limit)?,
+        };
         if bytes.len() > limit {
             let text = format!("it has more than {limit} bytes");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
@@ -378,6 +391,30 @@ impl Files for RootFiles {
             let _ = watch.read_events();
         }
     }
+}
+
+/// Reads a whole file that is one, as far as one byte behind `limit`.
+fn read_regular(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    let mut bytes = Vec::with_capacity(USUAL_SIZE);
+    // Files of the kernel have no size: a bare file would be asked for it, each time.
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a file in which the kernel shows one value. What it is need not be asked, and the kernel gives such a value
+/// in one piece: where there was room for more there is no more. A list of many lines (`cgroup.threads`) comes in
+/// pieces that are nearly as long as the room.
+fn read_value(path: &Path) -> io::Result<Vec<u8>> {
+    let mut room = [0; USUAL_SIZE];
+    let mut file = File::open(path)?;
+    let n = file.read(&mut room)?;
+    let mut bytes = room[..n].to_vec();
+    if n > USUAL_SIZE / 2 {
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// Opens a file for reading that is one: a fifo would be waited for, a device may never end or do

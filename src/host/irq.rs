@@ -33,13 +33,16 @@ pub fn default_affinity(files: &dyn Files) -> anyhow::Result<CpuSet> {
     value.with_context(|| format!("failed to read {IRQ_DIR}/default_smp_affinity"))
 }
 
-/// Returns every interrupt; those that vanish meanwhile are left out.
-pub fn interrupts(files: &dyn Files) -> anyhow::Result<Vec<Irq>> {
+/// Returns every interrupt; those that vanish meanwhile are left out. One that was there `before`, for the same
+/// devices, is near the same node.
+pub fn interrupts(files: &dyn Files, before: &[Irq]) -> anyhow::Result<Vec<Irq>> {
     let names = files
         .list(IRQ_DIR)
         .with_context(|| format!("failed to list {IRQ_DIR}"))?;
     let numbers = names.iter().filter_map(|name| name.parse().ok());
-    let mut irqs: Vec<Irq> = numbers.filter_map(|n| read_irq(files, n).ok()).collect();
+    let mut irqs: Vec<Irq> = numbers
+        .filter_map(|n| read_irq(files, n, before).ok())
+        .collect();
     irqs.sort_unstable_by_key(|irq| irq.number);
     Ok(irqs)
 }
@@ -110,13 +113,19 @@ fn actions_of(files: &dyn Files, number: u32) -> io::Result<String> {
     Ok(actions.join(" "))
 }
 
-fn read_irq(files: &dyn Files, number: u32) -> io::Result<Irq> {
-    let dir = format!("{IRQ_DIR}/{number}");
+fn read_irq(files: &dyn Files, number: u32, before: &[Irq]) -> io::Result<Irq> {
     let actions = actions_of(files, number)?;
     let affinity = read_mask(files, &Target::irq(number, ""))?;
-    // The kernel prints -1 where it knows no node.
-    let node = files.read(&format!("{dir}/node")).ok();
-    let node = node.and_then(|node| node.trim().parse().ok());
+    let mut before = before.iter();
+    let known = before.find(|irq| irq.number == number && irq.actions == actions);
+    let node = match known {
+        Some(irq) => irq.node,
+        None => {
+            // The kernel prints -1 where it knows no node.
+            let node = files.read(&format!("{IRQ_DIR}/{number}/node")).ok();
+            node.and_then(|node| node.trim().parse().ok())
+        }
+    };
     Ok(Irq {
         number,
         actions,

@@ -106,6 +106,17 @@ pub fn read(host: &Host, target: &Target) -> io::Result<Value> {
     }
 }
 
+/// Returns the same right after it was written: whose the number is was looked at then.
+pub fn read_back(host: &Host, target: &Target) -> io::Result<Value> {
+    match target {
+        Target::Affinity(id) | Target::KernelThread(id) => match host.sched.affinity(id.tid) {
+            Err(error) if is_gone(&error) => Ok(Value::Absent),
+            cpus => cpus.map(Value::Cpus),
+        },
+        _ => read(host, target),
+    }
+}
+
 /// The file of a CPU on its way offline cannot be read before it is there (`Reading::Online`).
 fn read_online(host: &Host, path: &str, cpu: CpuId) -> io::Result<Value> {
     let is_there = host.files.exists(path);

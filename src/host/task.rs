@@ -4,9 +4,7 @@
 //! with an error that [`is_gone`] knows.
 
 use std::io;
-
-use procfs::process::{Stat, StatFlags};
-use procfs::{FromRead, ProcessCGroups};
+use std::str::FromStr;
 
 use super::files::Files;
 use crate::domain::cpuset::CpuSet;
@@ -14,8 +12,17 @@ use crate::domain::target::KTHREADD;
 use crate::domain::thread::class_of_policy;
 use crate::domain::vm::TaskId;
 
-/// Task flag: user space may not change the affinity (`include/linux/sched.h`).
+/// Task flag: a kernel thread (`include/linux/sched.h`).
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// Task flag: user space may not change the affinity.
 const PF_NO_SETAFFINITY: u32 = 0x0400_0000;
+
+/// Fields of a line of `stat` behind the name, by their place in man 5 proc.
+const STATE: usize = 3;
+const FLAGS: usize = 9;
+const START: usize = 22;
+const RT_PRIORITY: usize = 40;
+const POLICY: usize = 41;
 
 /// A task as `/proc/<pid>/task/<tid>/stat` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +40,7 @@ pub struct Task {
 impl Task {
     /// Tells whether this is a kernel thread (`PF_KTHREAD`).
     pub fn is_kernel_thread(&self) -> bool {
-        self.flags & StatFlags::PF_KTHREAD.bits() != 0
+        self.flags & PF_KTHREAD != 0
     }
 
     /// Tells whether the kernel lets nobody move the task (`PF_NO_SETAFFINITY`).
@@ -80,15 +87,15 @@ pub fn tasks_of(files: &dyn Files, pid: i32) -> io::Result<Vec<Task>> {
     living(numbers(&names).map(|tid| read_task(files, pid, tid)))
 }
 
-/// Returns the kernel threads, `kthreadd` itself included.
+/// Returns the numbers of those that may be kernel threads, `kthreadd` itself included.
 ///
 /// One file names them all where the kernel has it (`CONFIG_PROC_CHILDREN`); elsewhere every
-/// process is looked at. That file may miss a thread while others end, as `get_children_pid()` in
+/// process may be one. That file may miss a thread while others end, as `get_children_pid()` in
 /// `fs/proc/array.c` says itself: look again later.
 ///
 /// # Errors
-/// The kernel's, except those of a task that is gone.
-pub fn kernel_threads(files: &dyn Files) -> io::Result<Vec<Task>> {
+/// The kernel's.
+pub fn likely_kernel_threads(files: &dyn Files) -> io::Result<Vec<i32>> {
     let pids = match files.read(&format!("/proc/{KTHREADD}/task/{KTHREADD}/children")) {
         Ok(children) => {
             let children = children.split_whitespace().map(str::to_owned);
@@ -99,18 +106,25 @@ pub fn kernel_threads(files: &dyn Files) -> io::Result<Vec<Task>> {
         Err(error) if is_gone(&error) => files.list("/proc")?,
         Err(error) => return Err(error),
     };
-    let mut tasks = living(numbers(&pids).map(|pid| read_task(files, pid, pid)))?;
-    tasks.retain(Task::is_kernel_thread);
-    Ok(tasks)
+    Ok(numbers(&pids).collect())
 }
 
-/// Returns the numbers of all threads, those of the kernel among them.
+/// Returns a kernel thread by its number, or `None` when it is none or gone.
+///
+/// # Errors
+/// The kernel's, except those of a task that is gone.
+pub fn kernel_thread(files: &dyn Files, tid: i32) -> io::Result<Option<Task>> {
+    let task = living(std::iter::once(read_task(files, tid, tid)))?.pop();
+    Ok(task.filter(Task::is_kernel_thread))
+}
+
+/// Returns the numbers of all threads of processes, but for those of the processes that `is_left_out` names.
 ///
 /// # Errors
 /// The kernel's, except those of a process that is gone.
-pub fn threads(files: &dyn Files) -> io::Result<Vec<i32>> {
+pub fn threads(files: &dyn Files, is_left_out: impl Fn(i32) -> bool) -> io::Result<Vec<i32>> {
     let mut tids = Vec::new();
-    for pid in numbers(&files.list("/proc")?) {
+    for pid in numbers(&files.list("/proc")?).filter(|pid| !is_left_out(*pid)) {
         match files.list(&format!("/proc/{pid}/task")) {
             Err(error) if is_gone(&error) => {}
             names => tids.extend(numbers(&names?)),
@@ -149,11 +163,9 @@ pub fn is_process(files: &dyn Files, id: TaskId) -> bool {
 pub fn cgroup_of(files: &dyn Files, pid: i32, tid: i32) -> io::Result<String> {
     let path = format!("/proc/{pid}/task/{tid}/cgroup");
     let text = files.read(&path)?;
-    let groups = ProcessCGroups::from_read(text.as_bytes())
-        .map_err(|error| invalid(&path, &error.to_string()))?;
-    let unified = groups.into_iter().find(|group| group.hierarchy == 0);
+    let unified = text.lines().find_map(|line| line.strip_prefix("0::"));
     unified
-        .map(|group| group.pathname.trim_start_matches('/').to_owned())
+        .map(|group| group.trim_start_matches('/').to_owned())
         .ok_or_else(|| invalid(&path, "no cgroup of version 2"))
 }
 
@@ -176,8 +188,9 @@ pub fn allowed_cpus(files: &dyn Files, tid: i32) -> io::Result<CpuSet> {
 /// The kernel's, see [`is_gone`]; `InvalidData` when the file is not what the kernel writes.
 pub fn class_of(files: &dyn Files, tid: i32) -> io::Result<String> {
     let path = format!("/proc/{tid}/task/{tid}/stat");
-    let stat = stat_from_text(&files.read(&path)?);
-    let class = stat.and_then(|stat| Some((stat.policy?, stat.rt_priority?)));
+    let text = files.read(&path)?;
+    let class = stat_from_text(&text)
+        .and_then(|stat| Some((stat.field(POLICY)?, stat.field(RT_PRIORITY)?)));
     class
         .map(|(policy, priority)| class_of_policy(policy, priority))
         .ok_or_else(|| invalid(&path, "no line of a task"))
@@ -211,25 +224,42 @@ fn numbers(names: &[String]) -> impl Iterator<Item = i32> {
     numbers.into_iter()
 }
 
-fn stat_from_text(text: &str) -> Option<Stat> {
-    // The parser of procfs panics where no blank follows the name, as in a file cut short.
-    let (before, after) = text.trim().rsplit_once(')')?;
-    if !after.starts_with(' ') || !before.contains(" (") {
-        return None;
+/// A line of `stat`, whose name may have blanks and brackets in it.
+struct Stat<'t> {
+    tid: i32,
+    comm: &'t str,
+    /// All behind the name.
+    fields: Vec<&'t str>,
+}
+
+impl Stat<'_> {
+    fn field<T: FromStr>(&self, place: usize) -> Option<T> {
+        self.fields.get(place - STATE)?.parse().ok()
     }
-    Stat::from_read(text.as_bytes()).ok()
+}
+
+/// Returns what a line of `stat` says; one that was cut short is none.
+fn stat_from_text(text: &str) -> Option<Stat<'_>> {
+    let (before, after) = text.rsplit_once(") ")?;
+    let (tid, comm) = before.split_once(" (")?;
+    let fields: Vec<&str> = after.split_ascii_whitespace().collect();
+    (fields.len() > POLICY - STATE).then_some(Stat {
+        tid: tid.parse().ok()?,
+        comm,
+        fields,
+    })
 }
 
 fn task_from_stat(text: &str) -> Option<Task> {
     let stat = stat_from_text(text)?;
     Some(Task {
         id: TaskId {
-            tid: stat.pid,
-            start: stat.starttime,
+            tid: stat.tid,
+            start: stat.field(START)?,
         },
-        comm: stat.comm,
-        flags: stat.flags,
-        state: stat.state,
+        comm: stat.comm.to_owned(),
+        flags: stat.field(FLAGS)?,
+        state: stat.field(STATE)?,
     })
 }
 
@@ -316,15 +346,16 @@ mod tests {
     #[test]
     fn kernel_threads_are_found_with_and_without_the_list_of_children() {
         let proc = Proc::new();
-        let kthread = StatFlags::PF_KTHREAD.bits();
+        let kthread = PF_KTHREAD;
         proc.put_task(1, 1, &stat(1, "systemd", 'S', 0, 1));
         proc.put_task(2, 2, &stat(2, "kthreadd", 'S', kthread, 1));
         proc.put_task(3, 3, &stat(3, "rcu_gp", 'I', kthread, 2));
         proc.put_task(30, 30, &stat(30, "kswapd0", 'S', kthread, 3));
         proc.put_task(31, 31, &stat(31, "modprobe", 'S', 0, 3));
         let names = || -> Vec<String> {
-            let tasks = kernel_threads(&proc.files).unwrap();
-            tasks.into_iter().map(|task| task.comm).collect()
+            let likely = likely_kernel_threads(&proc.files).unwrap().into_iter();
+            let tasks = likely.filter_map(|tid| kernel_thread(&proc.files, tid).unwrap());
+            tasks.map(|task| task.comm).collect()
         };
         assert_eq!(names(), ["kthreadd", "rcu_gp", "kswapd0"]);
         proc.put("/proc/2/task/2/children", "30 3 31 4000 ");

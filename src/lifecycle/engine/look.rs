@@ -43,7 +43,7 @@ pub fn look(
     let left_out = leave_out_hidden(host, &mut state);
     let is_seen = |stage: &Stage| *stage != Stage::Slices || host.files.exists(BUS_SOCKET);
     let stages: Vec<Stage> = Stage::ACQUIRE.into_iter().filter(is_seen).collect();
-    let mut facts = observe(host, &state, &stages)?;
+    let mut facts = observe(host, &state, &stages, &Facts::default())?;
     for (vmid, vm) in assumed {
         facts.vms.entry(vmid).or_insert(vm);
     }

@@ -20,6 +20,7 @@ use crate::domain::state::State;
 use crate::domain::target::{Place, Target, Value};
 use crate::domain::thread::Thread;
 use crate::domain::vm::TaskId;
+use crate::host::task::Task;
 use crate::host::topology::read_list_if_there;
 use crate::host::{Host, cgroup, container, irq, surroundings, target, task, workqueue};
 
@@ -30,9 +31,18 @@ const CPU_DIR: &str = "/sys/devices/system/cpu";
 /// Task flag: a worker of a workqueue, placed by the workqueue's own mask.
 const PF_WQ_WORKER: u32 = 0x0000_0020;
 
+const UNLISTED: &str = "failed to list kernel threads";
+
 /// Observes what the wishes of the claims and the targets in hand of these stages depend on, and
 /// no more.
-pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<Facts> {
+///
+/// What this run has seen `before` and what cannot change meanwhile is taken from there.
+pub fn observe(
+    host: &Host,
+    state: &State,
+    stages: &[Stage],
+    before: &Facts,
+) -> anyhow::Result<Facts> {
     let mut facts = cpus_of_host(host, state)?;
     let needs_vms = stages.contains(&Stage::Threads);
     let running = state.claims.values().filter(|claim| claim.is_running());
@@ -55,7 +65,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     let is_moved = |wishes: &Wishes| wishes.kernel_threads || has_partition(wishes);
     if concerns(Stage::KernelThreads, is_moved) {
         look_at_nodes(host, &mut facts);
-        facts.kernel_threads = kernel_threads(host, &facts.offline)?;
+        facts.kernel_threads = kernel_threads(host, &facts.offline, &before.kernel_threads)?;
         hand_over_threads_of_vms(host, &mut facts);
     }
     let is_work = |wishes: &Wishes| wishes.workqueues || wishes.watchdog;
@@ -66,7 +76,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     if concerns(Stage::Interrupts, is_sent) {
         look_at_nodes(host, &mut facts);
         facts.default_irq_affinity = irq::default_affinity(&*host.files).ok();
-        facts.irqs = irq::interrupts(&*host.files)?;
+        facts.irqs = irq::interrupts(&*host.files, &before.irqs)?;
     }
     facts.cpus_at_work = concerns(Stage::Hotplug, |_| false) && at_work::is_scrub(host);
     if stages.contains(&Stage::Host) {
@@ -76,7 +86,7 @@ pub fn observe(host: &Host, state: &State, stages: &[Stage]) -> anyhow::Result<F
     if concerns(Stage::Power, |wishes| !wishes.power.is_untouched())
         || concerns(Stage::Host, |wishes| !wishes.host.is_untouched())
     {
-        settings::observe(host, &mut facts);
+        settings::observe(host, &mut facts, before);
     }
     Ok(facts)
 }
@@ -351,28 +361,59 @@ pub fn threads_of(host: &Host, qemu: TaskId) -> Vec<Thread> {
     threads.collect()
 }
 
-/// Returns the kernel threads, where these CPUs are offline; those that end meanwhile are left out.
-pub fn kernel_threads(host: &Host, offline: &CpuSet) -> anyhow::Result<Vec<KernelThread>> {
-    let tasks = task::kernel_threads(&*host.files).context("failed to list kernel threads")?;
-    let threads = tasks.into_iter().filter_map(|task| {
-        let affinity = host.sched.affinity(task.id.tid).ok()?;
-        // sched_getaffinity(2) leaves out what is offline.
-        let kept = match offline.is_empty() {
-            true => affinity.clone(),
-            false => task::allowed_cpus(&*host.files, task.id.tid).ok()?,
+/// Returns the kernel threads, where these CPUs are offline; those that end meanwhile are left out. Of those that this
+/// run has looked at `before` only the affinity is read again, and nothing of those that nobody can move.
+pub fn kernel_threads(
+    host: &Host,
+    offline: &CpuSet,
+    before: &[KernelThread],
+) -> anyhow::Result<Vec<KernelThread>> {
+    let files = &*host.files;
+    let before = before.iter().map(|thread| (thread.id.tid, thread));
+    let before: BTreeMap<i32, &KernelThread> = before.collect();
+    let likely = task::likely_kernel_threads(files).context(UNLISTED)?;
+    let mut threads = Vec::new();
+    for tid in likely {
+        let thread = match before.get(&tid) {
+            Some(known) if known.bound => Some((*known).clone()),
+            Some(known) => with_affinity(host, offline, (*known).clone()),
+            None => {
+                let task = task::kernel_thread(files, tid).context(UNLISTED)?;
+                task.and_then(|task| with_affinity(host, offline, new_thread(task)))
+            }
         };
-        Some(KernelThread {
-            affinity,
-            kept,
-            // A worker that was just born has neither flag yet, but its name.
-            bound: task.is_bound()
-                || task.flags & PF_WQ_WORKER != 0
-                || task.comm.starts_with("kworker/"),
-            id: task.id,
-            comm: task.comm,
-        })
-    });
-    Ok(threads.collect())
+        threads.extend(thread);
+    }
+    Ok(threads)
+}
+
+fn new_thread(task: Task) -> KernelThread {
+    KernelThread {
+        affinity: CpuSet::new(),
+        kept: CpuSet::new(),
+        // A worker that was just born has neither flag yet, but its name.
+        bound: task.is_bound()
+            || task.flags & PF_WQ_WORKER != 0
+            || task.comm.starts_with("kworker/"),
+        id: task.id,
+        comm: task.comm,
+    }
+}
+
+/// Returns a kernel thread with the affinity that it has now; `None` when it has ended.
+fn with_affinity(host: &Host, offline: &CpuSet, thread: KernelThread) -> Option<KernelThread> {
+    let tid = thread.id.tid;
+    let affinity = host.sched.affinity(tid).ok()?;
+    // sched_getaffinity(2) leaves out what is offline.
+    let kept = match offline.is_empty() {
+        true => affinity.clone(),
+        false => task::allowed_cpus(&*host.files, tid).ok()?,
+    };
+    Some(KernelThread {
+        affinity,
+        kept,
+        ..thread
+    })
 }
 
 /// Returns the cpulist in a file, or `None` where this kernel has no such file.

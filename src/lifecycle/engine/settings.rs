@@ -21,20 +21,24 @@ use crate::domain::vm::Vmid;
 use crate::domain::words::path_of_sysctl;
 use crate::host::{Host, cpufreq, ksm, target};
 
-/// Observes what wishes for settings depend on.
-pub fn observe(host: &Host, facts: &mut Facts) {
+/// Observes what wishes for settings depend on; what this run has seen `before` need not be asked again where it
+/// cannot change.
+pub fn observe(host: &Host, facts: &mut Facts, before: &Facts) {
     facts.policies = cpufreq::policies(&*host.files);
     let policies = facts.policies.keys();
-    let ranges =
-        policies.filter_map(|policy| Some((*policy, cpufreq::range(&*host.files, *policy)?)));
+    let ranges = policies.filter_map(|policy| {
+        let known = before.frequencies.get(policy);
+        Some((*policy, cpufreq::range(&*host.files, *policy, known)?))
+    });
     facts.frequencies = ranges.collect();
-    facts.boost = cpufreq::boost_by(&*host.files);
+    let first = facts.policies.keys().next().copied();
+    facts.boost = cpufreq::boost_by(&*host.files, first);
     facts.ksm_may_unmerge = ksm::may_unmerge(&*host.files);
 }
 
 fn observed(host: &Host) -> Facts {
     let mut facts = Facts::default();
-    observe(host, &mut facts);
+    observe(host, &mut facts, &Facts::default());
     facts
 }
 

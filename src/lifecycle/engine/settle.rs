@@ -20,6 +20,7 @@ pub use self::probes::partition_is_near;
 use self::settling::Pass;
 pub use self::settling::Settling;
 use crate::domain::claim::Claims;
+use crate::domain::facts::Facts;
 use crate::domain::stage::Stage;
 use crate::domain::vm::Vmid;
 
@@ -34,7 +35,7 @@ impl Settling<'_, '_> {
             return Ok(false);
         }
         let claims = self.journal.state().claims.clone();
-        let Some(facts) = self.observed(&Stage::ACQUIRE)? else {
+        let Some(facts) = self.observed(&Stage::ACQUIRE, &Facts::default())? else {
             return Ok(false);
         };
         let Some(facts) = self.pass(Pass::Release, staying, &Stage::RELEASE, facts)? else {
@@ -53,7 +54,7 @@ impl Settling<'_, '_> {
     pub fn settle_units(&mut self) -> anyhow::Result<bool> {
         let claims = self.journal.state().claims.clone();
         let stages = [Stage::Unit];
-        let Some(facts) = self.observed(&stages)? else {
+        let Some(facts) = self.observed(&stages, &Facts::default())? else {
             return Ok(false);
         };
         Ok(self.pass(Pass::Acquire, &claims, &stages, facts)?.is_some())

@@ -312,7 +312,7 @@ impl Traces<'_> {
         // A CPU that is offline may have been online when the mask was made, or gone already.
         let all_there = (self.possible()?, irq::whole_nodes(&*self.host.files));
         let online = (target::online(self.host)?, irq::nodes(&*self.host.files));
-        for irq in irq::interrupts(&*self.host.files)? {
+        for irq in irq::interrupts(&*self.host.files, &[])? {
             // One that was left where it was born, or one that the kernel or a driver asked for everywhere.
             let is_set_up = !irq.actions.is_empty();
             let born = |(up, nodes): &_| {
@@ -342,7 +342,7 @@ impl Traces<'_> {
             online,
             possible,
         };
-        for thread in kernel_threads(self.host, &CpuSet::new())? {
+        for thread in kernel_threads(self.host, &CpuSet::new(), &[])? {
             let born = thread.affinity_at_birth(&left.possible, &nodes);
             let held = match born == left.possible {
                 true => left.of_any(&thread.affinity, &nodes),

@@ -49,11 +49,13 @@ impl Settling<'_, '_> {
     pub(super) fn look_at_unmoved(&mut self) {
         let clock = &self.host.clock;
         let until = clock.since_boot() + MOVE_WAIT.min(self.host.left());
-        self.report.n_moving = self.moving();
-        while self.report.n_moving > 0 && clock.since_boot() < until {
+        let mut moving: Vec<&Target> = self.written.iter().collect();
+        moving.retain(|target| self.is_moving(target));
+        while !moving.is_empty() && clock.since_boot() < until {
             clock.wait_for_end(&[], LOOK_AGAIN);
-            self.report.n_moving = self.moving();
+            moving.retain(|target| self.is_moving(target));
         }
+        self.report.n_moving = moving.len();
         let unchangeable = self.unchangeable.iter();
         let others = unchangeable.filter(|target| target.of_irq().is_none());
         self.report.n_unchangeable = others.count();
@@ -74,20 +76,19 @@ impl Settling<'_, '_> {
         stuck
     }
 
-    /// Returns how many interrupts that were moved in this run are still delivered elsewhere.
-    fn moving(&self) -> usize {
-        let is_moving = |target: &&Target| {
-            let asked = self.journal.state().held.get(target);
-            let asked = asked.and_then(|held| held.ours.cpus());
-            let effective = target
-                .of_irq()
-                .filter(|(_, actions)| !actions.is_empty())
-                .and_then(|(number, _)| irq::delivered_to(&*self.host.files, number));
-            asked
-                .zip(effective.as_ref())
-                .is_some_and(|(asked, effective)| !effective.is_subset(asked))
+    /// Tells whether an interrupt that was moved in this run is still delivered elsewhere.
+    fn is_moving(&self, target: &Target) -> bool {
+        let asked = self.journal.state().held.get(target);
+        let asked = asked.and_then(|held| held.ours.cpus());
+        let effective = || {
+            let (number, actions) = target.of_irq()?;
+            let has_handler = !actions.is_empty();
+            has_handler.then(|| irq::delivered_to(&*self.host.files, number))?
         };
-        self.written.iter().filter(is_moving).count()
+        asked.is_some_and(|asked| {
+            let effective = effective();
+            effective.is_some_and(|effective| !effective.is_subset(asked))
+        })
     }
 }
 

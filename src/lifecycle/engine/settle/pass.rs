@@ -48,7 +48,7 @@ impl Settling<'_, '_> {
             if is_quiet {
                 break;
             }
-            match self.observed(stages)? {
+            match self.observed(stages, &facts)? {
                 Some(now) => facts = now,
                 None => return Ok(None),
             }

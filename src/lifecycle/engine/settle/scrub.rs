@@ -5,7 +5,7 @@
 //! meanwhile is given all CPUs, and its own back afterwards; a CPU whose interrupts have no vector elsewhere refuses
 //! (ENOSPC). What is not undone: timers and work stay where they went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -48,11 +48,11 @@ impl Settling<'_, '_> {
             return Ok(Some(facts));
         }
         let facts = Facts {
-            irqs: irq::interrupts(&*self.host.files)?,
-            kernel_threads: kernel_threads(self.host, &facts.offline)?,
+            irqs: irq::interrupts(&*self.host.files, &facts.irqs)?,
+            kernel_threads: kernel_threads(self.host, &facts.offline, &facts.kernel_threads)?,
             ..facts
         };
-        let pinned = pinned(self.host, &cpus, &facts.offline)?;
+        let pinned = pinned(self.host, &cpus, &facts)?;
         let repairs = repairs(&cpus, &self.journal.state().held, &facts, &pinned);
         self.journal.append(vec![Record::Intend(repairs)])?;
         let wait = self.host.left().min(SCRUB_WAIT);
@@ -67,7 +67,7 @@ impl Settling<'_, '_> {
                 .warnings
                 .push(uncleared(&cpus, &error.to_string())),
         }
-        match self.observed(&Stage::ACQUIRE)? {
+        match self.observed(&Stage::ACQUIRE, &Facts::default())? {
             Some(facts) => self.pass(Pass::Release, staying, &Stage::RELEASE, facts),
             None => Ok(None),
         }
@@ -96,13 +96,16 @@ impl Settling<'_, '_> {
 
 /// Returns the threads of programs that may run on one of these CPUs alone, with what they may run on when those
 /// that are offline are back: one that runs while its CPU goes is given all CPUs for good (`select_fallback_rq()`).
-fn pinned(host: &Host, cpus: &CpuSet, offline: &CpuSet) -> anyhow::Result<Vec<(TaskId, CpuSet)>> {
-    let tids = task::threads(&*host.files).context("failed to list threads")?;
+fn pinned(host: &Host, cpus: &CpuSet, facts: &Facts) -> anyhow::Result<Vec<(TaskId, CpuSet)>> {
+    let of_kernel = facts.kernel_threads.iter().map(|thread| thread.id.tid);
+    let of_kernel: BTreeSet<i32> = of_kernel.collect();
+    let tids = task::threads(&*host.files, |pid| of_kernel.contains(&pid));
+    let tids = tids.context("failed to list threads")?;
     let pinned = tids.into_iter().filter_map(|tid| {
         let affinity = host.sched.affinity(tid).ok()?;
         let is_one = affinity.len() == 1 && affinity.is_subset(cpus);
         let task = is_one.then(|| task::read_task(&*host.files, tid, tid).ok())??;
-        let kept = match offline.is_empty() {
+        let kept = match facts.offline.is_empty() {
             true => affinity,
             // sched_getaffinity(2) leaves out what is offline.
             false => task::allowed_cpus(&*host.files, tid).ok()?,

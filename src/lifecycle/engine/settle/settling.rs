@@ -71,10 +71,14 @@ impl<'s, 'h> Settling<'s, 'h> {
 }
 
 impl Settling<'_, '_> {
-    /// Observes what these stages depend on; `None` where systemd does not answer in time, which is no
+    /// Observes what these stages depend on, knowing what was seen `before`; `None` where systemd does not answer in time, which is no
     /// failure: reconcile finishes what was begun.
-    pub(super) fn observed(&mut self, stages: &[Stage]) -> anyhow::Result<Option<Facts>> {
-        match observe(self.host, self.journal.state(), stages) {
+    pub(super) fn observed(
+        &mut self,
+        stages: &[Stage],
+        before: &Facts,
+    ) -> anyhow::Result<Option<Facts>> {
+        match observe(self.host, self.journal.state(), stages, before) {
             Err(error) if systemd::is_late(&error) => {
                 self.leave_to_reconcile(format!("{error:#}"));
                 Ok(None)

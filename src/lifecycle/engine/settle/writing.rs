@@ -97,7 +97,7 @@ impl Settling<'_, '_> {
     /// Reads a target back: the kernel may have taken the write and done something else.
     fn verify(&mut self, change: &Change, facts: &Facts) -> Option<Problem> {
         let target = &change.target;
-        let mut live = target::read(self.host, target).ok()?;
+        let mut live = target::read_back(self.host, target).ok()?;
         let mut is_well = self.is_well(change, &live, facts);
         let is_rounded = |live: &Value| self.is_rounded(change, live);
         let is_applied_later = target.row().is_some_and(|row| row.is_applied_later);
@@ -122,8 +122,10 @@ impl Settling<'_, '_> {
     /// Tells whether a frequency is what the kernel makes of the one that was written.
     fn is_rounded(&self, change: &Change, live: &Value) -> bool {
         let policy = frequency::limit_of(&change.target).map(|(_, policy)| policy);
-        let range =
-            policy.and_then(|policy| Some((policy, cpufreq::range(&*self.host.files, policy)?)));
+        let range = policy.and_then(|policy| {
+            let range = cpufreq::range(&*self.host.files, policy, None)?;
+            Some((policy, range))
+        });
         let ranges: Frequencies = range.into_iter().collect();
         frequency::may_show(&ranges, &change.target, live, &change.after)
     }
