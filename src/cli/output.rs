@@ -154,7 +154,7 @@ impl Output {
         }
         let entries = account.lines.iter();
         let entries = entries.map(|line| entry(line, account, call, ms));
-        if !log::send(entries.collect()) && self.verbose {
+        if !log::send(&entries.collect::<Vec<_>>()) && self.verbose {
             self.print("pin-hook: warning: journald does not respond, nothing was logged\n");
         }
         ExitCode::from(account.exit.code())
@@ -190,10 +190,10 @@ impl Output {
 
 fn entry(line: &Line, account: &Account, call: &Call, ms: u64) -> log::Entry {
     log::Entry {
-        level: match line.level {
-            Level::Error => tracing::Level::ERROR,
-            Level::Warning => tracing::Level::WARN,
-            Level::Info | Level::Help => tracing::Level::INFO,
+        priority: match line.level {
+            Level::Error => log::Priority::Error,
+            Level::Warning => log::Priority::Warning,
+            Level::Info | Level::Help => log::Priority::Notice,
         },
         message: line.text.clone(),
         vmid: call.vmid,
