@@ -35,7 +35,6 @@ use crate::domain::vm::{TaskId, Vmid};
 use crate::host::files::RootFiles;
 use crate::host::programs::{Children, NoPrograms, Programs, close_inherited};
 use crate::host::seen::Seen;
-use crate::host::starter::starter;
 use crate::host::{Host, errand, priority, privilege, task};
 use crate::lifecycle::engine::account::{Account, Exit, Level};
 use crate::lifecycle::engine::advice::help_for;
@@ -216,7 +215,7 @@ impl Desk<'_> {
             vmid,
         };
         let ours = || match phase.parse() {
-            Ok(known) => self.in_phase(vmid).phase(known, vmid),
+            Ok(known) => self.run_within(PHASE_TIME).phase(known, vmid),
             Err(_) => {
                 let mut account = Account::default();
                 let like = tips::phase_like(phase);
@@ -244,22 +243,6 @@ impl Desk<'_> {
 
     fn run_within(&self, time: Duration) -> Run<'_> {
         Run::begin(self.host, caller(self.host), time)
-    }
-
-    /// Returns the run of a phase. The caller is the holder of PVE's lock of the VM, even if another hookscript
-    /// has called this program.
-    fn in_phase(&self, vmid: Vmid) -> Run<'_> {
-        let run = self.run_within(PHASE_TIME);
-        let Some(starter) = starter(&*self.host.files, vmid) else {
-            return run;
-        };
-        let group = task::cgroup_of(&*self.host.files, starter.tid, starter.tid);
-        let caller = Caller {
-            process: starter,
-            group: group.unwrap_or(run.caller.group),
-            ..run.caller
-        };
-        Run { caller, ..run }
     }
 
     fn hooking(&self, vmid: Vmid, is_dry: bool) -> Hooking<'_> {

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod cluster;
 pub mod container;
 pub mod cpufreq;
+pub mod dbus;
 pub mod deadline;
 pub mod dirs;
 pub mod drivers;

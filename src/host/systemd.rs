@@ -1,7 +1,7 @@
 //! The service manager, over D-Bus (`org.freedesktop.systemd1`, man `org.freedesktop.systemd1`).
 //!
-//! The D-Bus library waits without bound for a bus that accepts and never answers, so every call
-//! runs in a thread that is abandoned when its deadline passes.
+//! Most of what a call takes is not the call: a bus and systemd have to wake up for each. So calls that do not depend
+//! on each other are made together.
 
 use std::fmt::Debug;
 use std::io;
@@ -9,13 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use zbus::blocking::{Connection, connection};
-use zbus::zvariant::{DynamicType, OwnedObjectPath, OwnedValue, Type, Value};
 
 use super::clock::KernelClock;
-use super::deadline::within;
+use super::dbus::{Body, Call, Connection, Failure, Reader};
+use super::deadline::Deadline;
 use super::limit::Limit;
 use crate::domain::advice::Advised;
 use crate::domain::words::in_words;
@@ -33,6 +30,8 @@ const PATIENT_RELOAD_WAIT: Duration = Duration::from_secs(30);
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 /// The same as a file.
 pub const BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
+/// What stands before the path in the address of a bus.
+const BY_PATH: &str = "unix:path=";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -75,6 +74,10 @@ pub trait Systemd: Debug {
     fn start(&self, unit: &str) -> anyhow::Result<()>;
     /// Queues the stop of a unit (`Manager.StopUnit`, mode `replace`) without waiting for it.
     fn stop(&self, unit: &str) -> anyhow::Result<()>;
+    /// Queues the starts of two units at once; what comes of one is nothing to the other.
+    fn start_both(&self, units: [&str; 2]) -> [anyhow::Result<()>; 2] {
+        units.map(|unit| self.start(unit))
+    }
     /// Starts a program in a transient service (`Manager.StartTransientUnit`, mode `fail`) without
     /// waiting for it. The unit vanishes when the program has ended, however it ended.
     ///
@@ -157,41 +160,48 @@ impl Bus {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks systemd one thing; `what` names it in errors.
-    fn ask<T: Send + 'static>(
+    /// Asks systemd something; `what` names it in errors.
+    fn ask<T>(
         &self,
         what: &str,
         wait: Duration,
-        question: impl FnOnce(&Connection) -> zbus::Result<T> + Send + 'static,
+        question: impl FnOnce(&mut Connection, Deadline) -> Result<T, Failure>,
     ) -> anyhow::Result<T> {
         let mut link = self.link();
-        let open = match &*link {
-            Link::Hung => return Err(hung(format!("systemd did not answer before {what}"))),
-            Link::Open(connection) if !connection.is_closed() => Some(connection.clone()),
-            Link::Open(_) | Link::Unused => None,
-        };
-        let address = self.address.clone();
-        let wait = wait.min(self.limit.left(&KernelClock));
-        let answer = within(wait, move || {
-            let connection = open.map_or_else(|| connect(&address), Ok)?;
-            Ok((question(&connection), connection))
-        });
-        match answer {
-            None => {
-                *link = Link::Hung;
-                Err(hung(format!(
-                    "systemd did not answer {what} within {}",
-                    in_words(wait)
-                )))
-            }
-            Some(Err(error)) => Err(failure(error).context(self.unreachable(what))),
-            Some(Ok((answer, connection))) => {
-                *link = Link::Open(connection);
-                let help = "journalctl _PID=1 -n 20 shows what systemd says";
-                let fact = format!("systemd failed {what}");
-                answer.map_err(|error| failure(error).context(Advised::new(fact, help)))
-            }
+        if matches!(*link, Link::Hung) {
+            return Err(hung(format!("systemd did not answer before {what}")));
         }
+        let wait = wait.min(self.limit.left(&KernelClock));
+        let deadline = Deadline::after(wait);
+        let opened = match std::mem::replace(&mut *link, Link::Unused) {
+            Link::Open(connection) => Ok(connection),
+            Link::Unused | Link::Hung => {
+                let path = self.address.strip_prefix(BY_PATH);
+                Connection::open(path.unwrap_or(&self.address), deadline)
+            }
+        };
+        let (answer, connection) = match opened {
+            Ok(mut connection) => (question(&mut connection, deadline), Some(connection)),
+            Err(failure) => (Err(failure), None),
+        };
+        let is_open = connection.is_some();
+        match (&answer, connection) {
+            (Err(Failure::Late), _) => *link = Link::Hung,
+            // The next call connects anew.
+            (Err(Failure::Broken(_)), _) | (_, None) => {}
+            (_, Some(connection)) => *link = Link::Open(connection),
+        }
+        answer.map_err(|failure| match failure {
+            Failure::Late => hung(format!(
+                "systemd did not answer {what} within {}",
+                in_words(wait)
+            )),
+            Failure::Broken(error) if !is_open => anyhow!(error).context(self.unreachable(what)),
+            failure => {
+                let help = "journalctl _PID=1 -n 20 shows what systemd says";
+                anyhow!("{failure}").context(Advised::new(format!("systemd failed {what}"), help))
+            }
+        })
     }
 
     fn unreachable(&self, what: &str) -> Advised {
@@ -202,23 +212,20 @@ impl Bus {
     }
 
     /// Queues a job for a unit.
-    fn queue(&self, method: &'static str, unit: &str) -> anyhow::Result<()> {
-        let name = unit.to_owned();
-        self.ask(
-            &format!("Manager.{method} of {unit}"),
-            self.call_wait,
-            move |bus| {
-                manager::<_, OwnedObjectPath>(bus, method, &(name.as_str(), "replace")).map(drop)
-            },
-        )
+    fn queue(&self, method: &str, unit: &str) -> anyhow::Result<()> {
+        let what = format!("Manager.{method} of {unit}");
+        self.ask(&what, self.call_wait, |bus, deadline| {
+            bus.call(&job_of(method, unit), deadline).map(drop)
+        })
     }
 }
 
 impl Systemd for Bus {
     fn reload(&self) -> anyhow::Result<()> {
         // systemd answers when it has read everything, not when it begins.
-        self.ask("Manager.Reload", self.reload_wait, |bus| {
-            manager::<_, ()>(bus, "Reload", &())
+        self.ask("Manager.Reload", self.reload_wait, |bus, deadline| {
+            bus.call(&manager("Reload", Body::default()), deadline)
+                .map(drop)
         })
     }
 
@@ -230,91 +237,133 @@ impl Systemd for Bus {
         self.queue("StopUnit", unit)
     }
 
+    fn start_both(&self, units: [&str; 2]) -> [anyhow::Result<()>; 2] {
+        let method = "StartUnit";
+        let [one, two] = units.map(|unit| job_of(method, unit));
+        let mut second = None;
+        let first = format!("Manager.{method} of {}", units[0]);
+        let first = self.ask(&first, self.call_wait, |bus, deadline| {
+            let [first, answer] = bus.calls([&one, &two], deadline);
+            second = Some(answer);
+            first.map(drop)
+        });
+        let what = format!("Manager.{method} of {}", units[1]);
+        let second = match second {
+            // The first one has told already that there is no bus, or that it hangs.
+            None | Some(Err(Failure::Late)) => self.queue(method, units[1]),
+            Some(answer) => self.ask(&what, self.call_wait, |_, _| answer.map(drop)),
+        };
+        [first, second]
+    }
+
     fn run(&self, job: &Job) -> anyhow::Result<()> {
-        let job = job.clone();
         let what = format!("Manager.StartTransientUnit of {}", job.unit);
-        self.ask(&what, self.call_wait, move |bus| start_job(bus, &job))
+        let call = manager("StartTransientUnit", transient(job));
+        self.ask(&what, self.call_wait, |bus, deadline| {
+            bus.call(&call, deadline).map(drop)
+        })
     }
 
     fn is_active(&self, unit: &str) -> anyhow::Result<bool> {
-        let name = unit.to_owned();
         let what = format!("Unit.ActiveState of {unit}");
-        self.ask(&what, self.call_wait, move |bus| {
-            let state = if_loaded(property::<String>(bus, &name, UNIT, "ActiveState"))?;
-            Ok(state.is_some_and(|state| is_at_work(&state)))
+        self.ask(&what, self.call_wait, |bus, deadline| {
+            let state = property(bus, deadline, unit, UNIT, "ActiveState", |value| {
+                value.variant("s")?;
+                value.text().map(is_at_work)
+            });
+            Ok(if_loaded(state)?.unwrap_or(false))
         })
     }
 
     fn is_any_active(&self, pattern: &str) -> anyhow::Result<bool> {
-        let names = pattern.to_owned();
         let what = format!("Manager.ListUnitsByPatterns of {pattern}");
-        self.ask(&what, self.call_wait, move |bus| {
-            let (states, patterns): (Vec<&str>, _) = (Vec::new(), vec![names.as_str()]);
-            let units: Vec<Listed> = manager(bus, "ListUnitsByPatterns", &(states, patterns))?;
-            Ok(units.iter().any(|unit| is_at_work(&unit.3)))
+        let body = Body::of("asas").texts(&[]).texts(&[pattern]);
+        let call = manager("ListUnitsByPatterns", body);
+        self.ask(&what, self.call_wait, |bus, deadline| {
+            let units = bus.call(&call, deadline)?;
+            let units = units.read(|units| units.array(8, listed))?;
+            Ok(units.into_iter().any(|is_at_work| is_at_work))
         })
     }
 
     fn is_stopping(&self) -> anyhow::Result<bool> {
-        self.ask("Manager.SystemState", self.call_wait, |bus| {
-            let state: String = property_at(bus, MANAGER_PATH, MANAGER, "SystemState")?;
-            Ok(state == "stopping")
+        self.ask("Manager.SystemState", self.call_wait, |bus, deadline| {
+            let state = bus.call(&get(MANAGER_PATH, MANAGER, "SystemState"), deadline)?;
+            state.read(|value| {
+                value.variant("s")?;
+                value.text().map(|state| state == "stopping")
+            })
         })
     }
 
     fn enable(&self, unit: &str) -> anyhow::Result<bool> {
-        let name = unit.to_owned();
         let what = format!("Manager.EnableUnitFiles of {unit}");
-        self.ask(&what, self.call_wait, move |bus| {
-            let units = vec![name.as_str()];
-            let (_, links): (bool, Vec<(String, String, String)>) =
-                manager(bus, "EnableUnitFiles", &(units, false, false))?;
+        let body = Body::of("asbb").texts(&[unit]).truth(false).truth(false);
+        let call = manager("EnableUnitFiles", body);
+        self.ask(&what, self.call_wait, |bus, deadline| {
+            let links = bus.call(&call, deadline)?.read(|links| {
+                links.number()?;
+                links.array(8, |link| {
+                    link.structure();
+                    link.text().and(link.text()).and(link.text()).map(drop)
+                })
+            })?;
             Ok(!links.is_empty())
         })
     }
 
     fn delegated(&self, scope: &str) -> anyhow::Result<Option<Vec<String>>> {
-        let name = scope.to_owned();
         let what = format!("Scope.DelegateControllers of {scope}");
-        self.ask(&what, self.call_wait, move |bus| {
+        self.ask(&what, self.call_wait, |bus, deadline| {
             // It lists nothing for a scope with `Delegate=no`.
-            if_loaded(property(bus, &name, SCOPE, "DelegateControllers"))
+            let name = "DelegateControllers";
+            if_loaded(property(bus, deadline, scope, SCOPE, name, |value| {
+                value.variant("as")?;
+                value.array(4, |name| name.text().map(str::to_owned))
+            }))
         })
     }
 
     fn allowed_cpus(&self, unit: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        let name = unit.to_owned();
         let what = format!("{ALLOWED_CPUS} of {unit}");
-        self.ask(&what, self.call_wait, move |bus| {
-            if_loaded(property(bus, &name, cgroup_interface(&name), ALLOWED_CPUS))
+        let interface = cgroup_interface(unit);
+        self.ask(&what, self.call_wait, |bus, deadline| {
+            let read = |value: &mut Reader<'_>| {
+                value.variant("ay")?;
+                value.octets()
+            };
+            if_loaded(property(bus, deadline, unit, interface, ALLOWED_CPUS, read))
         })
     }
 
     fn set_allowed_cpus(&self, unit: &str, cpus: &[u8]) -> anyhow::Result<bool> {
-        let (name, cpus) = (unit.to_owned(), cpus.to_owned());
         let what = format!("Manager.SetUnitProperties of {unit}");
-        self.ask(&what, self.call_wait, move |bus| {
-            let properties: Vec<(&str, Value<'_>)> = vec![(ALLOWED_CPUS, cpus.into())];
-            let set = manager::<_, ()>(bus, "SetUnitProperties", &(&name, true, properties));
-            Ok(if_loaded(set)?.is_some())
+        let body = Body::of("sba(sv)").text(unit).truth(true).array(8, |body| {
+            body.property(ALLOWED_CPUS, "ay", |value| value.octets(cpus))
+        });
+        let call = manager("SetUnitProperties", body);
+        self.ask(&what, self.call_wait, |bus, deadline| {
+            Ok(if_loaded(bus.call(&call, deadline))?.is_some())
         })
     }
 }
 
-/// A unit as systemd lists it: name, description, load state, active state, sub state, whom it
-/// follows, object; then the job that is queued for it.
-type Listed = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    u32,
-    String,
-    OwnedObjectPath,
-);
+/// Reads of a unit as systemd lists it whether it is at work: name, description, load state, active state, sub state,
+/// whom it follows, object; then the job that is queued for it.
+fn listed(unit: &mut Reader<'_>) -> Option<bool> {
+    unit.structure();
+    for _ in 0..3 {
+        unit.text()?;
+    }
+    let is_at_work = is_at_work(unit.text()?);
+    for _ in 0..3 {
+        unit.text()?;
+    }
+    unit.number()?;
+    unit.text()?;
+    unit.text()?;
+    Some(is_at_work)
+}
 
 /// Tells whether a unit in this state (`Unit.ActiveState`) is neither inactive nor failed.
 fn is_at_work(state: &str) -> bool {
@@ -330,71 +379,76 @@ fn cgroup_interface(unit: &str) -> &'static str {
     }
 }
 
-fn connect(address: &str) -> zbus::Result<Connection> {
-    connection::Builder::address(address)?.build()
+/// Returns the call of a method of systemd's manager.
+fn manager(member: &str, body: Body) -> Call<'_> {
+    Call {
+        destination: SYSTEMD,
+        path: MANAGER_PATH,
+        interface: MANAGER,
+        member,
+        body,
+    }
 }
 
-/// Calls a method of systemd's manager.
-fn manager<B, T>(bus: &Connection, method: &str, body: &B) -> zbus::Result<T>
-where
-    B: Serialize + DynamicType,
-    T: DeserializeOwned + Type,
-{
-    bus.call_method(Some(SYSTEMD), MANAGER_PATH, Some(MANAGER), method, body)?
-        .body()
-        .deserialize()
+/// Returns the call that queues a job for a unit.
+fn job_of<'c>(method: &'c str, unit: &str) -> Call<'c> {
+    manager(method, Body::of_texts(&[unit, "replace"]))
+}
+
+/// Returns the call that reads a property of an object of systemd.
+fn get<'c>(path: &'c str, interface: &str, name: &str) -> Call<'c> {
+    Call {
+        destination: SYSTEMD,
+        path,
+        interface: PROPERTIES,
+        member: "Get",
+        body: Body::of_texts(&[interface, name]),
+    }
 }
 
 /// Reads a property of a loaded unit.
-fn property<T>(bus: &Connection, unit: &str, interface: &str, name: &str) -> zbus::Result<T>
-where
-    T: TryFrom<OwnedValue>,
-    T::Error: Into<zbus::Error>,
-{
-    let unit: OwnedObjectPath = manager(bus, "GetUnit", &unit)?;
-    property_at(bus, unit.as_str(), interface, name)
+fn property<T>(
+    bus: &mut Connection,
+    deadline: Deadline,
+    unit: &str,
+    interface: &str,
+    name: &str,
+    read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+) -> Result<T, Failure> {
+    let unit = bus.call(&manager("GetUnit", Body::of_texts(&[unit])), deadline)?;
+    let path = unit.read(|unit| unit.text().map(str::to_owned))?;
+    bus.call(&get(&path, interface, name), deadline)?.read(read)
 }
 
-/// Reads a property of an object of systemd.
-fn property_at<T>(bus: &Connection, path: &str, interface: &str, name: &str) -> zbus::Result<T>
-where
-    T: TryFrom<OwnedValue>,
-    T::Error: Into<zbus::Error>,
-{
-    let property = (interface, name);
-    let reply = bus.call_method(Some(SYSTEMD), path, Some(PROPERTIES), "Get", &property)?;
-    let value: OwnedValue = reply.body().deserialize()?;
-    value.try_into().map_err(Into::into)
-}
-
-/// Starts a transient service; `CollectMode` lets systemd forget it also when it fails.
-fn start_job(bus: &Connection, job: &Job) -> zbus::Result<()> {
+/// Returns what starts a transient service; `CollectMode` lets systemd forget it also when it fails.
+fn transient(job: &Job) -> Body {
     let mut command = vec![job.path.as_str()];
     command.extend(job.arguments.iter().map(String::as_str));
-    let mut properties: Vec<(&str, Value<'_>)> = vec![
-        ("Description", job.description.as_str().into()),
-        ("CollectMode", "inactive-or-failed".into()),
-        (
-            "ExecStart",
-            vec![(job.path.as_str(), command, false)].into(),
-        ),
-    ];
-    if let Some(limit) = job.limit {
-        let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
-        properties.push(("RuntimeMaxUSec", micros.into()));
-    }
-    if job.spares {
-        properties.push(("KillMode", "process".into()));
-    }
-    let others: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
-    let body = (job.unit.as_str(), "fail", properties, others);
-    manager::<_, OwnedObjectPath>(bus, "StartTransientUnit", &body).map(drop)
+    let body = Body::of("ssa(sv)a(sa(sv))").text(&job.unit).text("fail");
+    let body = body.array(8, |body| {
+        let body = body.property("Description", "s", |value| value.text(&job.description));
+        let body = body.property("CollectMode", "s", |value| value.text("inactive-or-failed"));
+        let mut body = body.property("ExecStart", "a(sasb)", |value| {
+            value.array(8, |commands| {
+                commands.structure(|line| line.text(&job.path).texts(&command).truth(false))
+            })
+        });
+        if let Some(limit) = job.limit {
+            let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+            body = body.property("RuntimeMaxUSec", "t", |value| value.long(micros));
+        }
+        match job.spares {
+            true => body.property("KillMode", "s", |value| value.text("process")),
+            false => body,
+        }
+    });
+    body.array(8, |others| others)
 }
 
 /// Returns what systemd answers about a unit, or `None` when there is no such unit.
-fn if_loaded<T>(answer: zbus::Result<T>) -> zbus::Result<Option<T>> {
+fn if_loaded<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
     match answer {
-        Err(zbus::Error::MethodError(name, ..)) if ABSENT.contains(&name.as_str()) => Ok(None),
+        Err(Failure::Refused { name, .. }) if ABSENT.contains(&name.as_str()) => Ok(None),
         answer => answer.map(Some),
     }
 }
@@ -419,12 +473,4 @@ pub fn as_io(error: &anyhow::Error) -> io::Error {
         false => io::ErrorKind::Other,
     };
     io::Error::new(kind, format!("{error:#}"))
-}
-
-/// Turns an error of the bus into one line: its name says less than its text.
-fn failure(error: zbus::Error) -> anyhow::Error {
-    match error {
-        zbus::Error::MethodError(_, Some(text), _) => anyhow!("{text}"),
-        error => error.into(),
-    }
 }

@@ -48,6 +48,20 @@ pub fn ask_monitors(host: &Host, state: &State) -> Answers {
     answers
 }
 
+/// Tells whether a claim is in force and was settled to the end.
+pub fn is_settled(claim: &Claim) -> bool {
+    claim.is_running() && !claim.is_unproven && claim.standby.is_none()
+}
+
+/// Asks the monitor of a running VM which iothread is which, if there is one that nobody has named yet.
+pub fn ask_names(host: &Host, claim: &Claim) -> Answers {
+    let mut answers = Answers::default();
+    if lacks_iothreads(host, claim) {
+        answers.ask_iothreads(host, claim.vmid);
+    }
+    answers
+}
+
 impl Answers {
     /// Asks for the run state; a monitor that does not answer leaves it unknown.
     pub fn ask_run_state(&mut self, host: &Host, vmid: Vmid) {

@@ -9,6 +9,7 @@
 //! need more is refused while there is no more.
 
 mod reading;
+mod rest;
 mod room;
 mod spool;
 pub mod state_dir;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use self::reading::{JOURNAL, read_text, understood};
 pub use self::reading::{is_missing, read_log, read_state};
+pub use self::rest::{disturb, is_at_rest, rest};
 pub use self::room::{NoRoom, check_room};
 use self::room::{SPARE, least_room, no_room, to_give_back};
 pub use self::spool::{has_spooled, spool, spooled, unspool};
@@ -52,6 +54,8 @@ pub struct Journal<'h> {
     files: &'h dyn Files,
     state: State,
     is_changed: bool,
+    /// Whether it was made known that something is held.
+    is_disturbed: bool,
     /// Bytes of the log, and that it may have.
     end: usize,
     room: usize,
@@ -87,6 +91,7 @@ impl<'h> Journal<'h> {
             files,
             state: log.state,
             is_changed: false,
+            is_disturbed: false,
             end: log.end,
             // What an older version wrote has no spare file, and no room.
             room: match files.exists(SPARE) {
@@ -164,6 +169,10 @@ impl<'h> Journal<'h> {
         };
         self.end = written.map_err(cannot("append to", JOURNAL))?;
         self.is_changed = true;
+        // A run that ends at this moment looks at the log when it has made that file.
+        if !std::mem::replace(&mut self.is_disturbed, true) {
+            disturb(self.files);
+        }
         for record in records {
             self.state.apply(record);
         }

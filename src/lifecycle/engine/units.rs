@@ -1,7 +1,7 @@
 //! The units that look after claims while no phase runs.
 
 use super::account::Account;
-use super::journal::{has_spooled, read_state};
+use super::journal::{disturb, has_spooled, is_at_rest, read_state, rest};
 use super::report::Report;
 use crate::domain::advice::Advised;
 use crate::domain::state::State;
@@ -27,7 +27,7 @@ const UNWATCHED: &str = "a crash may not be cleaned up";
 pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     let files = &*host.files;
     let mut is_needed = !state.is_empty() || has_spooled(files);
-    if report.is_watched.replace(is_needed) == Some(is_needed) {
+    if report.is_watched.replace(is_needed) == Some(is_needed) || !is_needed && is_at_rest(files) {
         return;
     }
     // A run that claimed something meanwhile may have started them before they were stopped here.
@@ -37,6 +37,12 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     if told.is_empty() && !is_needed && is_needed_again() {
         is_needed = true;
         told = tell(host, is_needed);
+    }
+    if told.is_empty() && !is_needed {
+        rest(files);
+        if is_needed_again() {
+            disturb(files);
+        }
     }
     let is_masked = || is_needed && masked(files, RECONCILE).is_some();
     let text = match (is_needed, told.as_slice()) {
@@ -82,7 +88,9 @@ pub fn idle(host: &Host) -> anyhow::Result<Vec<&'static str>> {
 /// Tells whether there is something to look after, as far as systemd tells: nobody but this program starts the
 /// timer, and it stops it when nothing is held.
 pub fn is_watching(host: &Host) -> bool {
-    host.files.exists(BUS_SOCKET) && host.systemd.is_active(TIMER).unwrap_or(false)
+    !is_at_rest(&*host.files)
+        && host.files.exists(BUS_SOCKET)
+        && host.systemd.is_active(TIMER).unwrap_or(false)
 }
 
 /// Describes the effect of units that are [`idle`], and what fixes it; nothing without any.
@@ -121,11 +129,21 @@ pub fn masks(host: &Host) -> Vec<Masked> {
 /// path unit: when systemd is late with that, the timer comes back and has it stopped then.
 fn tell(host: &Host, is_needed: bool) -> Vec<(&'static str, anyhow::Error)> {
     let failed = |unit, done: anyhow::Result<()>| done.err().map(|error| (unit, error));
-    let start = |unit| failed(unit, host.systemd.start(unit));
     let stop = |unit| failed(unit, host.systemd.stop(unit));
     match is_needed {
-        true => WATCHERS.into_iter().filter_map(start).collect(),
+        true => {
+            let done = WATCHERS.into_iter().zip(host.systemd.start_both(WATCHERS));
+            done.filter_map(|(unit, done)| failed(unit, done)).collect()
+        }
         false => stop(PATH).or_else(|| stop(TIMER)).into_iter().collect(),
+    }
+}
+
+/// Stops the units once more where nothing is held: one of them may have called, because somebody has started it. If
+/// there is something for them to do, they are started afterwards.
+pub fn stop_again(host: &Host) {
+    if is_at_rest(&*host.files) {
+        tell(host, false);
     }
 }
 

@@ -165,7 +165,7 @@ impl Run<'_> {
         answers: &Answers,
     ) -> Result<Worked, Denied> {
         let vmid = claim.vmid;
-        let asks = self.asks_for_reload(vmid, &claim.wishes, &state);
+        let asks = !fate::is_settled(claim) && self.asks_for_reload(vmid, &claim.wishes, &state);
         let names = answers.iothreads.get(&vmid);
         let devices = match state.qemu() {
             Some(qemu) if !claim.devices.is_empty() => Some(of_running(self.host, vmid, qemu)),

@@ -15,7 +15,8 @@ use crate::domain::state::Record;
 use crate::domain::table::OnRefusal;
 use crate::domain::vm::Vmid;
 use crate::domain::words::count;
-use crate::host::{probe, pve};
+use crate::host::starter::starter;
+use crate::host::{probe, pve, task};
 use crate::lifecycle::case::assess::Prospect;
 use crate::lifecycle::case::resolve::{read_case, state_for};
 use crate::lifecycle::case::texts::{Case, CaseError, Found, read_settings};
@@ -24,7 +25,7 @@ use crate::lifecycle::engine::account::Account;
 use crate::lifecycle::engine::advice::help_for;
 use crate::lifecycle::engine::debts;
 use crate::lifecycle::engine::denied::Denied;
-use crate::lifecycle::engine::fate::Answers;
+use crate::lifecycle::engine::fate::{self, Answers};
 use crate::lifecycle::engine::journal::{kept_off, read_state};
 use crate::lifecycle::engine::run::{Run, START_TIME};
 use crate::lifecycle::engine::units;
@@ -72,21 +73,26 @@ impl fmt::Display for Phase {
 impl Run<'_> {
     /// Does what a phase is for, and has PVE notify an admin of what nobody may see.
     pub fn phase(&self, phase: Phase, vmid: Vmid) -> Account {
-        let mut account = self.perform(phase, vmid);
+        let mut account = self.perform(phase, vmid, || self.by_starter(vmid));
         self.notify(&mut account, PHASE_WAIT);
         account
     }
 
-    /// Does what a phase is for.
-    pub(super) fn perform(&self, phase: Phase, vmid: Vmid) -> Account {
+    /// Does what a phase is for; `called` is this run as it counts where it matters who called.
+    pub(super) fn perform<'r>(
+        &self,
+        phase: Phase,
+        vmid: Vmid,
+        called: impl FnOnce() -> Run<'r>,
+    ) -> Account {
         let mut account = Account::default();
         let done = match phase {
             Phase::PreStart => {
-                self.pre_start(vmid, &mut account);
+                called().pre_start(vmid, &mut account);
                 Ok(())
             }
-            Phase::PostStart => self.post_start(vmid, &mut account),
-            Phase::PreStop => self.pre_stop(vmid, &mut account),
+            Phase::PostStart => self.post_start(vmid, called, &mut account),
+            Phase::PreStop => called().pre_stop(vmid, &mut account),
             Phase::PostStop => self.post_stop(vmid, &mut account),
         };
         if let Err(denied) = done {
@@ -96,6 +102,23 @@ impl Run<'_> {
             }
         }
         account
+    }
+
+    /// Returns this run as one of the holder of PVE's lock of the VM, even if another hookscript has called this
+    /// program. Reading `/proc/locks` has the kernel wait for all of its CPUs (`percpu_down_write()`), some 20 ms in
+    /// the lab, so only those ask for it to whom it matters who called.
+    fn by_starter(&self, vmid: Vmid) -> Run<'_> {
+        let files = &*self.host.files;
+        let mut caller = self.caller.clone();
+        if let Some(starter) = starter(files, vmid) {
+            let group = task::cgroup_of(files, starter.tid, starter.tid);
+            caller.group = group.unwrap_or(caller.group);
+            caller.process = starter;
+        }
+        Run {
+            host: self.host,
+            caller,
+        }
     }
 
     /// Reserves the CPUs, or refuses the start.
@@ -190,7 +213,12 @@ impl Run<'_> {
     }
 
     /// Brings the claim into force: QEMU and its threads are there.
-    fn post_start(&self, vmid: Vmid, account: &mut Account) -> Result<(), Denied> {
+    fn post_start<'r>(
+        &self,
+        vmid: Vmid,
+        called: impl FnOnce() -> Run<'r>,
+        account: &mut Account,
+    ) -> Result<(), Denied> {
         let Some(qemu) = pve::running(&*self.host.files, vmid)? else {
             // For a container or a template PVE calls in every phase too.
             if self.case(vmid, account)?.is_some() {
@@ -202,27 +230,34 @@ impl Run<'_> {
         let known = known.filter(|claim| claim.qemu().is_none_or(|of| of == qemu));
         let worked = match known {
             Some(claim) => {
-                let answers = self.ask(vmid, &claim.wishes, account);
-                let state = self.state_of(vmid, qemu, &answers);
+                // What was settled to the end is as it was asked for: a repeated phase asks nobody.
+                let (state, answers) = match fate::is_settled(&claim) {
+                    true => (claim.state.clone(), fate::ask_names(self.host, &claim)),
+                    false => {
+                        let answers = self.ask(vmid, &claim.wishes, account);
+                        (self.state_of(vmid, qemu, &answers), answers)
+                    }
+                };
                 if claim.standby.is_some() && matches!(state, ClaimState::Running { .. }) {
                     return Ok(self.adopt_standby(&claim, qemu, account)?);
                 }
                 self.promote(&claim, state, &answers)?
             }
             None => {
-                let case = match self.case(vmid, account) {
+                let run = called();
+                let case = match run.case(vmid, account) {
                     Ok(Some(case)) => case,
                     Ok(None) => return Ok(()),
-                    Err(error) if !self.aborts(vmid, self.usual_policy()) => {
-                        self.go_without(vmid, &error.to_string(), error.help(), account);
+                    Err(error) if !run.aborts(vmid, run.usual_policy()) => {
+                        run.go_without(vmid, &error.to_string(), error.help(), account);
                         return Ok(());
                     }
                     Err(error) => return Err(error.into()),
                 };
                 let on_refusal = case.table.start.on_refusal;
-                match self.adopt(&case, qemu, account) {
-                    Err(Denied::Refused(refusal)) if !self.aborts(vmid, on_refusal) => {
-                        self.go_without(vmid, &refusal.to_string(), refusal.help(vmid), account);
+                match run.adopt(&case, qemu, account) {
+                    Err(Denied::Refused(refusal)) if !run.aborts(vmid, on_refusal) => {
+                        run.go_without(vmid, &refusal.to_string(), refusal.help(vmid), account);
                         return Ok(());
                     }
                     worked => worked?,

@@ -16,6 +16,7 @@ use crate::lifecycle::engine::fate;
 use crate::lifecycle::engine::journal::{busy, read_state, spooled, unspool};
 use crate::lifecycle::engine::report::{Problem, Report};
 use crate::lifecycle::engine::run::Run;
+use crate::lifecycle::engine::units;
 use crate::lifecycle::engine::work::{Worked, work};
 
 impl Run<'_> {
@@ -25,6 +26,7 @@ impl Run<'_> {
     /// from that it says.
     pub fn reconcile(&self) -> Account {
         let mut account = Account::default();
+        units::stop_again(self.host);
         match self.catch_up(&mut account) {
             Ok(Some((report, state))) => conclude(&report, &state, &mut account),
             Ok(None) => {
@@ -57,7 +59,11 @@ impl Run<'_> {
                 unspool(&*self.host.files, vmid);
                 continue;
             }
-            let told = self.perform(Phase::PostStart, vmid);
+            let caller = self.caller.clone();
+            let told = self.perform(Phase::PostStart, vmid, || Run {
+                host: self.host,
+                caller,
+            });
             if !told.is_put_off {
                 unspool(&*self.host.files, vmid);
             }
