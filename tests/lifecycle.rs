@@ -21,6 +21,8 @@ mod births;
 mod claims_made;
 #[path = "lifecycle/containers.rs"]
 mod containers;
+#[path = "lifecycle/costs.rs"]
+mod costs;
 #[path = "lifecycle/debts.rs"]
 mod debts;
 #[path = "lifecycle/devices.rs"]

@@ -177,6 +177,7 @@ impl Sim {
     ) -> io::Result<T> {
         self.let_happen();
         let mut state = self.state();
+        state.fate.count(op);
         match state.fate.failure(op) {
             Some(error) => Err(error),
             None => answer(&mut state),
@@ -219,6 +220,7 @@ impl Files for Sim {
 
     fn exists(&self, path: &str) -> bool {
         self.let_happen();
+        self.state().fate.count("exists");
         self.state().exists(path)
     }
 

@@ -1,5 +1,6 @@
 //! What may befall the program: errors of the kernel, death at a write.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -47,6 +48,8 @@ pub struct Died(pub String);
 pub struct Fate {
     /// Every operation that changes something, such as `write /sys/... 2-5`.
     pub log: Vec<String>,
+    /// How often it was asked what changes nothing, by what was done: `read`, `list`, `exists`, `affinity` and so on.
+    pub asked: BTreeMap<String, usize>,
     death: Option<(usize, Death)>,
     dead: bool,
     death_op: Option<String>,
@@ -124,6 +127,12 @@ impl Fate {
         let end = (*left == 0).then_some(*end)?;
         self.ending = None;
         Some(end)
+    }
+
+    /// Counts what changes nothing.
+    pub fn count(&mut self, op: &str) {
+        let what = op.split(' ').next().unwrap_or_default();
+        *self.asked.entry(what.to_owned()).or_default() += 1;
     }
 
     /// Returns the error that a test planted for `op`.
