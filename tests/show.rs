@@ -26,6 +26,7 @@ use pin_hook::domain::backend::Backend;
 use pin_hook::domain::claim::{Claim, ClaimState, Wishes};
 use pin_hook::domain::cpuset::{CpuId, CpuSet};
 use pin_hook::domain::desired::{Wish, desired};
+use pin_hook::domain::facts::Facts;
 use pin_hook::domain::knob::Knob;
 use pin_hook::domain::stage::Stage;
 use pin_hook::domain::state::{Held, Record, State};
@@ -120,7 +121,7 @@ impl Node {
         let host = self.host();
         let mut state = State::default();
         state.apply(Record::Claim(Box::new(claim.clone())));
-        let facts = observe(&host, &state, &Stage::ACQUIRE).unwrap();
+        let facts = observe(&host, &state, &Stage::ACQUIRE, &Facts::default()).unwrap();
         let wishes = desired(&state.claims, &state.held, &facts);
         for (target, Wish { value, baseline }) in wishes {
             let before = read(&host, &target).unwrap();

@@ -30,6 +30,9 @@ pub fn keep_watch(host: &Host, state: &State, report: &mut Report) {
     if report.is_watched.replace(is_needed) == Some(is_needed) || !is_needed && is_at_rest(files) {
         return;
     }
+    if is_needed {
+        disturb(files);
+    }
     // A run that claimed something meanwhile may have started them before they were stopped here.
     let is_needed_again =
         || has_spooled(files) || read_state(files).is_ok_and(|state| !state.is_empty());
@@ -142,7 +145,10 @@ fn tell(host: &Host, is_needed: bool) -> Vec<(&'static str, anyhow::Error)> {
 /// Stops the units once more where nothing is held: one of them may have called, because somebody has started it. If
 /// there is something for them to do, they are started afterwards.
 pub fn stop_again(host: &Host) {
-    if is_at_rest(&*host.files) {
+    let files = &*host.files;
+    // A run that died, or one of an older version, may have left the file behind.
+    let holds_nothing = || read_state(files).is_ok_and(|state| state.is_empty());
+    if is_at_rest(files) && holds_nothing() {
         tell(host, false);
     }
 }
