@@ -71,8 +71,8 @@ impl<'s, 'h> Settling<'s, 'h> {
 }
 
 impl Settling<'_, '_> {
-    /// Observes what these stages depend on, knowing what was seen `before`; `None` where systemd does not answer in time, which is no
-    /// failure: reconcile finishes what was begun.
+    /// Observes what these stages depend on, knowing what was seen `before`; `None` where systemd does not answer
+    /// in time, which is no failure: reconcile finishes what was begun.
     pub(super) fn observed(
         &mut self,
         stages: &[Stage],
