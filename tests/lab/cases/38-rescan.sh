@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # Devices that are removed and found again: no driver of the host in between, back whatever happens.
 . /usr/lib/lab/lib.sh
 

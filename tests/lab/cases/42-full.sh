@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # A /run/pin-hook that is full: nothing is taken that could not be given back, and everything is given back.
 . /usr/lib/lab/lib.sh
 isolated='isolated 2-5: 2 3 4 5'

@@ -1,4 +1,4 @@
-# kernels: stable
+# kernels: none
 # What is captured of a host on which a VM runs says the same as the host; the report has all of it, and looking
 # changes nothing.
 . /usr/lib/lab/lib.sh

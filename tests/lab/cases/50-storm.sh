@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # VMs that come and go by the dozen do not wear out the units that watch.
 #
 # The 30 VMs are light: a process with QEMU's command line, a pidfile and a scope in qemu.slice, no

@@ -1,4 +1,4 @@
-# kernels: stable
+# kernels: none
 # A VM that runs without the hook is adopted by hand, and let go again, while it runs.
 . /usr/lib/lab/lib.sh
 

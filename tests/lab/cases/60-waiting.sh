@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # A VM whose guest does not run yet waits for its CPUs; the units notice when it runs. Backups: 61-backup.
 . /usr/lib/lab/lib.sh
 

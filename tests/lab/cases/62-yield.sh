@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # It mostly waits: it shares the machine of 39-probe, which runs beside the others.
 # boot: lab.slow-disk
 # A VM makes room for another one: shut down before its start, started again after its end.

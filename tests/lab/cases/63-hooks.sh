@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # It mostly waits: it shares the machine of 39-probe, which runs beside the others.
 # boot: lab.slow-disk
 # Hookscripts of others that call pin-hook, and what they leave in the background.

@@ -1,4 +1,4 @@
-# kernels: stable
+# kernels: none
 # Who is planted on a VM's CPU is named with what helps, and is gone after that. What the guest sees as steal is what
 # measure says.
 . /usr/lib/lab/lib.sh
