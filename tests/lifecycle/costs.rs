@@ -85,18 +85,15 @@ fn a_phase_asks_for_nothing_twice() {
 #[test]
 fn what_is_settled_is_written_by_no_phase_and_no_reconcile() {
     let world = large();
+    let writes_nothing = |settled: Phase| {
+        world.reconcile_until_quiet().unwrap();
+        world.writes();
+        done(world.phase(settled, 100));
+        world.reconcile();
+        assert_eq!(world.writes(), Vec::<String>::new(), "{settled}");
+    };
     world.start(100);
-    world.reconcile_until_quiet().unwrap();
-    world.writes();
-    done(world.phase(Phase::PostStart, 100));
-    assert_eq!(world.writes(), Vec::<String>::new(), "post-start again");
-    world.reconcile();
-    assert_eq!(world.writes(), Vec::<String>::new(), "reconcile");
+    writes_nothing(Phase::PostStart);
     world.stop(100);
-    world.reconcile_until_quiet().unwrap();
-    world.writes();
-    done(world.phase(Phase::PostStop, 100));
-    assert_eq!(world.writes(), Vec::<String>::new(), "post-stop again");
-    world.reconcile();
-    assert_eq!(world.writes(), Vec::<String>::new(), "reconcile at rest");
+    writes_nothing(Phase::PostStop);
 }

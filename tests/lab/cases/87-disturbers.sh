@@ -34,8 +34,6 @@ end_intruders() {
     pkill -KILL -x 'intruder|dd' || true
 }
 
-# near A B: whether they differ by 5 % of B at most.
-near() { [ $((($1 - $2) * 20)) -le "$2" ] && [ $((($2 - $1) * 20)) -le "$2" ]; }
 # gone KIND NAME
 gone() { equal "$1 $2 is gone" 0 "$(by "$1" "$2")"; }
 # named KIND NAME REMEDY

@@ -50,8 +50,6 @@ ask_linux() {
     return 1
 }
 
-# near A B: whether they differ by 5 % of B at most.
-near() { [ $((($1 - $2) * 20)) -le "$2" ] && [ $((($2 - $1) * 20)) -le "$2" ]; }
 # A program that comes before all others, in the middle of the measured time: so it does not matter when exactly the
 # guest is asked.
 rob() { timeout -s KILL 4 chrt -f 1 taskset -c 5 busybox sh -c 'while :; do :; done' || true; }

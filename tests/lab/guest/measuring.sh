@@ -8,6 +8,8 @@ by() { jq --arg kind "$1" --arg name "$2" '[.culprits[] | select(.kind == $kind 
 # help KIND NAME: what helps against the first of them, or why nothing does.
 help() { jq -r --arg kind "$1" --arg name "$2" '[.culprits[] | select(.kind == $kind and (.name | startswith($name)))][0].remedy | if type == "object" then .do // .nothing else . end' "$work/json"; }
 measure() { pin-hook measure 100 --json "$@" > "$work/json"; }
+# near A B: whether they differ by 5 % of B at most.
+near() { [ $((($1 - $2) * 20)) -le "$2" ] && [ $((($2 - $1) * 20)) -le "$2" ]; }
 no_trace() { [ ! -e $tracing/instances/pin-hook ] && [ ! -e $tracing/instances/pin-hook-asks ]; }
 measuring() { [ "$(cat $tracing/instances/pin-hook/tracing_on)" = 1 ]; }
 
