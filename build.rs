@@ -9,13 +9,13 @@ fn main() {
     if env::var("PROFILE").as_deref() != Ok("release") {
         return;
     }
-    let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     let arguments = [
-        // Without the tables for unwinding, and their index.
-        format!("-T,{root}/release.ld"),
-        "--no-eh-frame-hdr".to_owned(),
+        // Without the tables for unwinding, and their index. The name holds wherever the tree lies: Cargo has rustc
+        // and with it the linker work in the tree's root.
+        "-T,release.ld",
+        "--no-eh-frame-hdr",
         // Functions that have become the same code are one.
-        "--icf=all".to_owned(),
+        "--icf=all",
     ];
     for argument in arguments {
         println!("cargo::rustc-link-arg-bins=-Wl,{argument}");
