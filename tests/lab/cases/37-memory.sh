@@ -6,8 +6,8 @@
 pool() { cat "/sys/devices/system/node/node$1/hugepages/hugepages-2048kB/$2_hugepages"; }
 pools() { echo "$(pool 0 "$1") $(pool 1 "$1")"; }
 are_pools() { [ "$(pools nr)" = "$1" ]; }
-# private_on ID NODE: mappings of QEMU without a file that have pages on a node.
-private_on() { grep -v ' file=' "/proc/$(qemu_pid "$1")/numa_maps" | grep -c "anon=.* N$2=" || true; }
+# private_on ID NODE: the mappings of QEMU without a file that have pages on a node.
+private_on() { grep -v ' file=' "/proc/$(qemu_pid "$1")/numa_maps" | grep "anon=.* N$2=" || true; }
 units_of() { journalctl -q -b --output=cat "_SYSTEMD_UNIT=$1" UNIT="$1" + UNIT="$1"; }
 
 drop_in=/run/systemd/system/100.scope.d/50-pin-hook-memory.conf
@@ -23,8 +23,8 @@ qm start 100 > "$work/start" 2>&1
 said "$work/start"
 comes_to 'the VM is isolated' 'isolated 4-7: 4 5 6 7' 100
 equal 'its scope has the node of its CPUs' 1 "$(scope 100 cpuset.mems.effective)"
-equal 'nothing of QEMU is on the other node' 0 "$(private_on 100 0)"
-check 'it is on its own' [ "$(private_on 100 1)" -gt 0 ]
+equal 'nothing of QEMU is on the other node' '' "$(private_on 100 0)"
+check 'it is on its own' [ -n "$(private_on 100 1)" ]
 equal 'merged pages are taken apart' 2 "$(< $ksm)"
 qm stop 100 > /dev/null
 capture_after_equal 'stopped: the host is as before'
@@ -34,7 +34,7 @@ said "$work/start"
 kill -STOP "$(qemu_pid 100)" # what it takes later may come from any node
 check 'release' released 100
 check 'released: the drop-in is gone' [ ! -e $drop_in ]
-equal 'released: the memory stays where it is' 0 "$(private_on 100 0)"
+equal 'released: the memory stays where it is' '' "$(private_on 100 0)"
 kill -CONT "$(qemu_pid 100)"
 released=$(scope 100 cpuset.mems)
 equal 'released: all nodes may serve again' 0-1 "${released:-0-1}"
