@@ -66,7 +66,7 @@ start_qemu() {
     esac
     # Its copy of what the guest writes to the disk stays beside the rest.
     TMPDIR=$vm exec_qemu -name "lab-$(basename "$vm")" -machine q35 -accel tcg,thread=single,tb-size=512 \
-        -cpu max,-la57,-erms,-fsrm,-fsrs,-fzrm,-avx,-avx2 -m 4096 \
+        -cpu max,-la57,-smap,-erms,-fsrm,-fsrs,-fzrm,-avx,-avx2 -m 4096 \
         -smp 8,sockets=2,cores=2,threads=2 \
         -object memory-backend-ram,id=m0,size=2048M -object memory-backend-ram,id=m1,size=2048M \
         -numa node,nodeid=0,memdev=m0,cpus=0-3 -numa node,nodeid=1,memdev=m1,cpus=4-7 \
