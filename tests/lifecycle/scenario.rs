@@ -30,7 +30,7 @@ pub enum Then {
 }
 
 /// How many there are to each moment that is tried, of those at which a run may die, be refused something or
-/// lose its VM: all of them with `EVERY_MOMENT`, which `make check` sets. A few tell whoever has changed a line.
+/// lose its VM: all of them with `EVERY_MOMENT`, which `make check-all` sets. A few tell whoever has changed a line.
 pub fn stride() -> usize {
     match std::env::var_os("EVERY_MOMENT") {
         Some(_) => 1,
