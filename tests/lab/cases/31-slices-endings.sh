@@ -1,4 +1,4 @@
-# kernels: bookworm
+# kernels: none bookworm
 # With backend slices and every knob on the host is as before too, however a VM ends, and when two come and go.
 . /usr/lib/lab/lib.sh
 . /usr/lib/lab/endings.sh

@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: none
 # Kernel threads of a NUMA node (`kswapd-two-vms`): two VMs own all CPUs of node 1, one of them without moving kernel
 # threads; CPUs go offline and come back while a VM owns others.
 . /usr/lib/lab/lib.sh

@@ -1,4 +1,4 @@
-# kernels: stable
+# kernels: none
 # Devices that are bound to vfio-pci before PVE does it, and go back to the driver that they had.
 . /usr/lib/lab/lib.sh
 

@@ -1,6 +1,6 @@
 # Linux 7: an isolated partition that comes or goes waits for every probe of a PCI driver, and systemd with it (the
 # case pci-probe-flush). No phase does, and what can be done that systemd does not either is done.
-# kernels: backports only
+# kernels: none backports only
 # boot: lab.slow-disk
 . /usr/lib/lab/lib.sh
 

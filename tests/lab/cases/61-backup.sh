@@ -1,4 +1,4 @@
-# kernels: stable
+# kernels: none
 # A backup of a stopped VM (backup-of-stopped-vm): QEMU runs, the guest does not, and nobody loses a CPU.
 . /usr/lib/lab/lib.sh
 

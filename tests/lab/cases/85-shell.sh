@@ -1,4 +1,4 @@
-# kernels: stable
+# kernels: none
 # Prints how long post-start takes, next to a plain shell that does the same partition and pin writes.
 . /usr/lib/lab/lib.sh
 

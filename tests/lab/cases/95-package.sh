@@ -1,4 +1,4 @@
-# kernels: stable
+# kernels: none
 # The package from installation to purge: the quick start as it is written, an upgrade under a VM that
 # runs, and a hookscript that was there before.
 . /usr/lib/lab/lib.sh
