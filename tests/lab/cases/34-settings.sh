@@ -1,4 +1,4 @@
-# kernels: backports
+# kernels: stable
 # Speed and sleep of the owned CPUs and settings of the host, with real governors: as long as VMs wish
 # for them, by the rules where they wish for different values, and as before afterwards.
 . /usr/lib/lab/lib.sh
