@@ -28,7 +28,8 @@ const INTEL_P_CORES: &str = "/sys/devices/cpu_core/cpus";
 /// and less.
 const SLOWER_PERCENT: u64 = 80;
 
-/// Reads the topology of the host.
+/// Reads the topology of the host: of the CPUs that are online when it begins. One that comes meanwhile is in no group,
+/// though the files of its siblings name it already.
 pub fn read_topology(files: &dyn Files) -> Result<Topology> {
     let sets = read_sets(files)?;
     let cores = read_cores(files, &sets.online)?;
@@ -36,7 +37,7 @@ pub fn read_topology(files: &dyn Files) -> Result<Topology> {
         efficient: read_efficient(files, &sets.online, &cores)?,
         cores,
         l3_domains: read_l3_domains(files, &sets.online)?,
-        nodes: read_nodes(files)?,
+        nodes: read_nodes(files, &sets.online)?,
         sets,
     }))
 }
@@ -92,7 +93,8 @@ fn read_cores(files: &dyn Files, online: &CpuSet) -> Result<Vec<Core>> {
             continue;
         }
         let dir = format!("{CPUS}/cpu{cpu}/topology");
-        let cpus = unseen(cpu, &read_siblings(files, &dir)?, &seen);
+        let siblings = read_siblings(files, &dir)?.intersection(online);
+        let cpus = unseen(cpu, &siblings, &seen);
         seen.extend(cpus.iter());
         cores.push(Core {
             package: read_number(files, &format!("{dir}/physical_package_id"))?,
@@ -158,7 +160,7 @@ fn read_l3_domains(files: &dyn Files, online: &CpuSet) -> Result<Vec<L3Domain>> 
             continue;
         }
         if let Some(L3Domain { cpus, kib }) = read_l3(files, cpu)? {
-            let cpus = unseen(cpu, &cpus, &seen);
+            let cpus = unseen(cpu, &cpus.intersection(online), &seen);
             seen.extend(cpus.iter());
             domains.push(L3Domain { cpus, kib });
         }
@@ -199,7 +201,7 @@ fn unseen(cpu: CpuId, cpus: &CpuSet, seen: &CpuSet) -> CpuSet {
     cpus
 }
 
-fn read_nodes(files: &dyn Files) -> Result<Vec<Node>> {
+fn read_nodes(files: &dyn Files, online: &CpuSet) -> Result<Vec<Node>> {
     let Some(numbers) = read_list_if_there(files, &format!("{NODES}/online"))? else {
         return Ok(Vec::new());
     };
@@ -213,7 +215,7 @@ fn read_nodes(files: &dyn Files) -> Result<Vec<Node>> {
         let memory = files.read(&format!("{dir}/meminfo"));
         Ok(Node {
             id: number.0,
-            cpus: read_list(files, &format!("{dir}/cpulist"))?,
+            cpus: read_list(files, &format!("{dir}/cpulist"))?.intersection(online),
             has_memory: has_memory(number),
             memory_kib: kib(&memory.unwrap_or_default(), "MemTotal"),
             // One number for each node that is online, in their order.
