@@ -41,6 +41,7 @@ use pin_hook::host::qmp::QmpSockets;
 use pin_hook::host::sched::CapturedSched;
 use pin_hook::host::systemd::Bus;
 use pin_hook::host::target::{DELEGATION, read};
+use pin_hook::lifecycle::engine::journal::lines;
 use pin_hook::lifecycle::engine::observe::observe;
 use tempfile::TempDir;
 
@@ -131,10 +132,7 @@ impl Node {
             state.apply(Record::Intend(vec![(target, held)]));
         }
         let log = state.checkpoint(true);
-        let lines = log
-            .iter()
-            .map(|record| serde_json::to_string(record).unwrap() + "\n");
-        self.put("/run/pin-hook/journal", &lines.collect::<String>());
+        self.put("/run/pin-hook/journal", &lines(&log).unwrap());
         self.put("/sys/fs/cgroup/cpuset.cpus.effective", "0-10,12-22\n");
     }
 
@@ -401,8 +399,8 @@ fn status_says_where_the_answer_is_to_what_the_kernel_refused() {
     let target = Target::Knob(Knob::WatchdogCpus, Place::Host);
     let record = Record::Intend(vec![(target, held)]);
     let log = fs::read_to_string(node.dir.path().join("run/pin-hook/journal")).unwrap();
-    let record = serde_json::to_string(&record).unwrap();
-    node.put("/run/pin-hook/journal", &format!("{log}{record}\n"));
+    let record = lines([&record]).unwrap();
+    node.put("/run/pin-hook/journal", &format!("{log}{record}"));
     let (shown, _) = node.shown(&["status"]);
     let told = "/proc/sys/kernel/watchdog_cpumask: the kernel did not accept \"0-10\", tried 2 \
                 times\n\

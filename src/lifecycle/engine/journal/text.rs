@@ -109,8 +109,11 @@ pub fn read(text: &str) -> Result<Log, Newer> {
             Some(Record::Version(version)) if version > VERSION => {
                 log.damage.lines.push((n, line.to_owned()));
             }
-            Some(record) => log.state.apply(record),
-            None => log.damage.lines.push((n, line.to_owned())),
+            // A log with a base has a sum in each line but the first: a line without one has lost it.
+            Some(record) if n == 1 || base.is_none() || line.contains(MARK) => {
+                log.state.apply(record);
+            }
+            _ => log.damage.lines.push((n, line.to_owned())),
         }
     }
     Ok(log)
