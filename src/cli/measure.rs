@@ -74,7 +74,7 @@ fn taken_now(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<
     let tell = |left: Duration| {
         if is_live {
             let seconds = left.as_secs_f64().ceil();
-            output.print(&format!("\r\x1b[Kmeasuring, {seconds} s left"));
+            output.draw(&format!("\r\x1b[Kmeasuring, {seconds} s left"));
         }
     };
     let extent = Extent {
@@ -83,7 +83,7 @@ fn taken_now(host: &Host, asked: &Measuring, output: &Output) -> anyhow::Result<
     };
     let measured = measure(host, &what, extent, &tell);
     if is_live {
-        output.print("\r\x1b[K");
+        output.draw("\r\x1b[K");
     }
     let measurement = measured?;
     proof::keep(host, &measurement)?;

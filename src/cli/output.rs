@@ -11,7 +11,7 @@ use clap::ColorChoice;
 use serde::Serialize;
 
 use super::args::Call;
-use crate::domain::words::in_words;
+use crate::domain::words::{harmless, in_one_line, in_words};
 use crate::host::log;
 use crate::lifecycle::engine::account::{Account, Exit, Level, Line};
 use crate::lifecycle::engine::advice::help_for;
@@ -67,8 +67,14 @@ impl Output {
         })
     }
 
-    /// Prints text as it is. That it cannot be written is no reason to leave work half done.
+    /// Prints text, without what a terminal would take for a command. That it cannot be written is no reason to leave
+    /// work half done.
     pub fn print(&self, text: &str) {
+        self.draw(&harmless(text));
+    }
+
+    /// Prints text as it is, for a terminal.
+    pub fn draw(&self, text: &str) {
         if let Some(kept) = &self.kept {
             kept.borrow_mut().push_str(text);
             return;
@@ -183,7 +189,7 @@ impl Output {
         let style = color.map_or(Style::new(), |color| color.on_default().bold());
         self.print(&format!(
             "pin-hook: {style}{word}{style:#}{}{end}\n",
-            line.text
+            in_one_line(&line.text)
         ));
     }
 }
@@ -195,7 +201,7 @@ fn entry(line: &Line, account: &Account, call: &Call, ms: u64) -> log::Entry {
             Level::Warning => log::Priority::Warning,
             Level::Info | Level::Help => log::Priority::Notice,
         },
-        message: line.text.clone(),
+        message: in_one_line(&line.text),
         vmid: call.vmid,
         phase: Some(call.what.clone()),
         backend: account.backend.clone(),

@@ -1,5 +1,7 @@
 //! Numbers and names of things in sentences.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::time::Duration;
 
 /// Columns that a list is not cut below.
@@ -21,6 +23,56 @@ pub fn few(names: &[String]) -> String {
         }
         _ => names.join(", "),
     }
+}
+
+/// Returns text that no terminal takes for commands, but for colours: with letters (`\u{1b}`) for what is no letter.
+/// What files, VMs and programs are called somebody else may have chosen.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    let is_bad = |letter: char| letter.is_control() && !matches!(letter, '\n' | '\t');
+    if !text.contains(is_bad) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len());
+    for (n, piece) in text.split('\u{1b}').enumerate() {
+        if n > 0 {
+            shown.push_str(if is_color(piece) { "\u{1b}" } else { "\\u{1b}" });
+        }
+        for letter in piece.chars() {
+            match is_bad(letter) {
+                true => shown.extend(letter.escape_default()),
+                false => shown.push(letter),
+            }
+        }
+    }
+    shown.into()
+}
+
+/// Tells whether text behind an escape begins with the choice of a colour (`[1;31m`).
+fn is_color(text: &str) -> bool {
+    let rest = text.strip_prefix('[').map(|rest| {
+        rest.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == ';')
+    });
+    rest.is_some_and(|rest| rest.starts_with('m'))
+}
+
+/// Most letters of a word that is shown: what a file has in place of a number may be of any length.
+const LONGEST_WORD: usize = 2000;
+
+/// Returns text as one line that no terminal takes for commands, whatever files it quotes: with letters for what is
+/// no letter (`\n`, `\u{1b}`), and without the end of words that nobody has written.
+pub fn in_one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    let mut length = 0;
+    for letter in text.chars() {
+        length = if letter == ' ' { 0 } else { length + 1 };
+        match length.cmp(&LONGEST_WORD) {
+            Ordering::Less if letter.is_control() => line.extend(letter.escape_default()),
+            Ordering::Less => line.push(letter),
+            Ordering::Equal => line.push('…'),
+            Ordering::Greater => {}
+        }
+    }
+    line
 }
 
 /// Returns how long something took, as precisely as people read it: `82 ms`, `4.6 s`, `31 s`.
@@ -103,6 +155,37 @@ mod tests {
         let names = |n: usize| (1..=n).map(|n| format!("pve{n}")).collect::<Vec<_>>();
         assert_eq!(few(&names(3)), "pve1, pve2, pve3");
         assert_eq!(few(&names(97)), "pve1, pve2 and 95 more");
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_but_colours() {
+        for (text, shown) in [
+            ("plain\n\ttext", "plain\n\ttext"),
+            (
+                "\u{1b}[1m\u{1b}[31mred\u{1b}[0m",
+                "\u{1b}[1m\u{1b}[31mred\u{1b}[0m",
+            ),
+            ("a\0b\rc", "a\\u{0}b\\rc"),
+            ("\u{1b}[2Jgone", "\\u{1b}[2Jgone"),
+            ("\u{1b}]0;title\u{7}", "\\u{1b}]0;title\\u{7}"),
+            ("\u{1b}", "\\u{1b}"),
+        ] {
+            assert_eq!(harmless(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_message_is_one_line_whatever_it_quotes() {
+        assert_eq!(
+            in_one_line("cpu5 is \"0\n1\u{1b}[m\""),
+            "cpu5 is \"0\\n1\\u{1b}[m\""
+        );
+        let long = in_one_line(&format!("is {}, not a number", "9".repeat(70_000)));
+        assert_eq!(
+            long.chars().count(),
+            "is ".len() + LONGEST_WORD + " not a number".len()
+        );
+        assert!(long.ends_with("9… not a number"), "{long}");
     }
 
     #[test]
