@@ -37,6 +37,8 @@ mod failures;
 mod frequencies;
 #[path = "lifecycle/full.rs"]
 mod full;
+#[path = "lifecycle/hostile.rs"]
+mod hostile;
 #[path = "lifecycle/hotplugs.rs"]
 mod hotplugs;
 #[path = "lifecycle/journal.rs"]

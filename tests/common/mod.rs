@@ -8,5 +8,6 @@
     clippy::expect_used
 )]
 
+pub mod garble;
 pub mod goldens;
 pub mod sim;

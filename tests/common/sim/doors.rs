@@ -187,7 +187,8 @@ impl Sim {
 
 impl Files for Sim {
     fn read(&self, path: &str) -> io::Result<String> {
-        self.ask(&format!("read {path}"), |state| state.read(path))
+        let text = self.ask(&format!("read {path}"), |state| state.read(path));
+        text.map(|text| self.garbled(path, text))
     }
 
     fn read_within(&self, path: &str, limit: usize) -> io::Result<String> {

@@ -6,6 +6,7 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 
+use super::garble::Garble;
 use super::{Locked, Sim, errno};
 
 /// Planted instead of an error number: the kernel takes only a part of what is written.
@@ -57,6 +58,7 @@ pub struct Fate {
     /// In how many operations something ends, and what.
     ending: Option<(usize, End)>,
     meanwhile: Option<Meanwhile>,
+    pub garble: Garble,
     pub next_guard: u64,
 }
 

@@ -14,6 +14,7 @@ mod cpufreq;
 mod cpuset;
 mod doors;
 pub mod fate;
+pub mod garble;
 mod hotplug;
 pub mod hugepages;
 pub mod irq;
