@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use garble::{Damage, damage};
+use garble::{Damage, config, damage};
 use pin_hook::config::ct_conf::{parse_ct_conf, parse_ct_start};
 use pin_hook::config::sections::{parse_sections, parse_storages};
 use pin_hook::config::table::{parse_host_settings, parse_table};
@@ -96,17 +96,8 @@ fn one<'t, T>(index: &Index, of: &'t [T]) -> &'t T {
     &of[index.index(of.len())]
 }
 
-/// Each asks a program.
-fn config() -> ProptestConfig {
-    let all = ProptestConfig::default();
-    ProptestConfig {
-        cases: (all.cases / 2).max(1),
-        ..all
-    }
-}
-
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(2))]
 
     #[test]
     fn a_host_that_says_anything_gets_an_answer_or_an_error(
@@ -163,6 +154,8 @@ const CONTAINER: &str = "arch: amd64\ncores: 2\nhostname: ct\nlxc.cgroup2.cpuset
 const LISTS: &[&str] = &["0-3,8", "0-127", "ff,ffffffff,00000001", "0-7:2/4"];
 
 proptest! {
+    #![proptest_config(config(1))]
+
     #[test]
     fn a_table_is_read_or_refused_in_one_line(text in any::<Index>(), damages in damages()) {
         let texts = corpus("config/table", "toml");

@@ -5,6 +5,7 @@
 )]
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 /// What a word, a number or an entry of a list may be replaced by.
 const PIECES: &[&str] = &[
@@ -62,6 +63,21 @@ const PIECES: &[&str] = &[
     "true",
     "null",
 ];
+
+/// Returns how many cases there are of a property whose cases take so many times as long as usual: the same ones each
+/// time, so that no change fails by what it has not touched, and new ones where their number is asked for, as `make
+/// torture` does.
+pub fn config(longer: u32) -> ProptestConfig {
+    let all = ProptestConfig::default();
+    ProptestConfig {
+        cases: (all.cases / longer).max(1),
+        rng_seed: match std::env::var_os("PROPTEST_CASES") {
+            Some(_) => all.rng_seed,
+            None => RngSeed::Fixed(1),
+        },
+        ..all
+    }
+}
 
 /// How a text is damaged.
 #[derive(Debug, Clone, Copy)]

@@ -8,9 +8,8 @@ use pin_hook::lifecycle::engine::journal::read_state;
 use pin_hook::lifecycle::start::phase::Phase;
 use proptest::prelude::*;
 
-use super::schedules::config;
 use super::world::{CONF, World, id};
-use crate::common::garble::{Damage, damage};
+use crate::common::garble::{Damage, config, damage};
 use crate::common::sim::VmSpec;
 use crate::common::sim::garble;
 
@@ -33,7 +32,7 @@ fn due(damages: Vec<(usize, Damage)>) -> Vec<(usize, garble::Damage)> {
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(4))]
 
     #[test]
     fn whatever_files_say_the_program_answers_and_is_rid_of_it_afterwards(
