@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Number of a logical CPU, as in `/sys/devices/system/cpu/cpuN`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,8 +31,8 @@ impl fmt::Display for CpuId {
 ///
 /// A bit for each CPU. The first 64 are in place: on most hosts a set costs no memory of its own, and what
 /// compares thousands of them costs an instruction each.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct CpuSet {
     low: u64,
     /// Words of the CPUs from 64 on, without zeros at the end, so that equal sets are equal.
@@ -132,6 +132,36 @@ impl CpuSet {
         self.extend([cpu]);
     }
 
+    /// Adds the CPUs from `first` to `last`, a word at a time.
+    fn insert_all(&mut self, first: CpuId, last: CpuId) {
+        let n_words = (last.0 / BITS) as usize;
+        if n_words > self.high.len() {
+            let mut high = std::mem::take(&mut self.high).into_vec();
+            high.resize(n_words, 0);
+            self.high = high.into_boxed_slice();
+        }
+        for n in first.0 / BITS..=last.0 / BITS {
+            let from = first.0.saturating_sub(n * BITS);
+            let to = (last.0 - n * BITS).min(BITS - 1);
+            let bits = u64::MAX << from & u64::MAX >> (BITS - 1 - to);
+            match n as usize {
+                0 => self.low |= bits,
+                n => self.high[n - 1] |= bits,
+            }
+        }
+    }
+
+    /// Returns where runs of CPUs begin and where there is none any more, one after the other.
+    fn edges(&self) -> impl Iterator<Item = u32> + '_ {
+        let mut last = 0;
+        let changes = self.words().chain([0]).map(move |word| {
+            let before = word << 1 | last;
+            last = word >> (BITS - 1);
+            word ^ before
+        });
+        bits(changes)
+    }
+
     /// Tells whether there is no CPU in the set.
     pub fn is_empty(&self) -> bool {
         self.low == 0 && self.high.is_empty()
@@ -144,12 +174,7 @@ impl CpuSet {
 
     /// Returns the CPUs in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + '_ {
-        (0..).zip(self.words()).flat_map(|(n, word)| {
-            // Without its lowest bit again and again.
-            let rests = std::iter::successors(Some(word), |rest| Some(rest & (rest - 1)));
-            let rests = rests.take(word.count_ones() as usize);
-            rests.map(move |rest| CpuId(n * BITS + rest.trailing_zeros()))
-        })
+        bits(self.words()).map(CpuId)
     }
 
     /// Returns the lowest CPU.
@@ -211,10 +236,40 @@ impl CpuSet {
     }
 }
 
+/// Returns the numbers of the bits that are set.
+fn bits(words: impl Iterator<Item = u64>) -> impl Iterator<Item = u32> {
+    (0..).zip(words).flat_map(|(n, word)| {
+        // Without its lowest bit again and again.
+        let rests = std::iter::successors(Some(word), |rest| Some(rest & (rest - 1)));
+        let rests = rests.take(word.count_ones() as usize);
+        rests.map(move |rest| n * BITS + rest.trailing_zeros())
+    })
+}
+
+/// Appends a number to a text, without what formatting can do besides.
+fn push_number(text: &mut String, number: u32) {
+    if number >= 10 {
+        push_number(text, number / 10);
+    }
+    text.push(char::from(b'0' + (number % 10) as u8));
+}
+
 /// Sets are ordered as their CPUs are, one after the other: `0-7` comes before `2`.
 impl Ord for CpuSet {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.iter().cmp(other.iter())
+        let pairs = self.joined(other, |one, two| one ^ two);
+        let Some(first) = pairs.first() else {
+            return Ordering::Equal;
+        };
+        // One set has this CPU; in its place the other has a higher one, or has come to its end.
+        let is_here = self.contains(first);
+        let without = if is_here { other } else { self };
+        let goes_on = without.last() > Some(first);
+        if is_here == goes_on {
+            Ordering::Less
+        } else {
+            Ordering::Greater
+        }
     }
 }
 
@@ -251,20 +306,20 @@ impl Extend<CpuId> for CpuSet {
 
 impl fmt::Display for CpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.iter().peekable();
-        let mut separator = "";
-        while let Some(first) = rest.next() {
-            let mut last = first;
-            while let Some(next) = rest.next_if(|next| next.0 == last.0 + 1) {
-                last = next;
+        // Thousands of masks are written into the log, and told to the kernel.
+        let mut text = String::new();
+        let mut edges = self.edges();
+        while let (Some(first), Some(behind)) = (edges.next(), edges.next()) {
+            if !text.is_empty() {
+                text.push(',');
             }
-            match last.0 - first.0 {
-                0 => write!(f, "{separator}{first}")?,
-                _ => write!(f, "{separator}{first}-{last}")?,
+            push_number(&mut text, first);
+            if behind - first > 1 {
+                text.push('-');
+                push_number(&mut text, behind - 1);
             }
-            separator = ",";
         }
-        Ok(())
+        f.write_str(&text)
     }
 }
 
@@ -293,7 +348,7 @@ impl FromStr for CpuSet {
             if last < first {
                 return Err(ParseCpuListError::Backwards(part.to_owned()));
             }
-            cpus.extend((first.0..=last.0).map(CpuId));
+            cpus.insert_all(first, last);
         }
         Ok(cpus)
     }
@@ -318,9 +373,9 @@ impl TryFrom<String> for CpuSet {
     }
 }
 
-impl From<CpuSet> for String {
-    fn from(cpus: CpuSet) -> Self {
-        cpus.to_string()
+impl Serialize for CpuSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -34,11 +34,11 @@ pub struct Facts {
     /// Cgroups that may have to be kept off owned CPUs, by their path; those of VMs are among them.
     /// Looked at only where something is kept off that way.
     pub groups: BTreeMap<String, GroupFacts>,
-    /// Kernel threads.
+    /// Kernel threads, in the order of their numbers.
     pub kernel_threads: Vec<KernelThread>,
     /// CPUs that interrupts are given when they are set up; none when that cannot be read.
     pub default_irq_affinity: Option<CpuSet>,
-    /// Interrupts.
+    /// Interrupts, in the order of their numbers.
     pub irqs: Vec<Irq>,
     /// CPUs that other work of the kernel may run on: that of unbound workqueues, and the watchdog.
     pub work: BTreeMap<Target, CpuSet>,
@@ -67,7 +67,7 @@ impl Facts {
                 self.name_of_thread(*id)
             }
             Target::KernelThread(id) => {
-                let thread = self.kernel_threads.iter().find(|thread| thread.id == *id);
+                let thread = self.kernel_thread(*id);
                 thread.map(|thread| format!("kernel thread {} ({})", thread.comm, id.tid))
             }
             _ => None,
@@ -78,6 +78,20 @@ impl Facts {
             _ => "affinity",
         };
         name.map_or_else(|| target.to_string(), |name| format!("{what} of {name}"))
+    }
+
+    /// Returns a kernel thread.
+    pub fn kernel_thread(&self, id: TaskId) -> Option<&KernelThread> {
+        let place = self
+            .kernel_threads
+            .binary_search_by_key(&id.tid, |thread| thread.id.tid);
+        let thread = &self.kernel_threads[place.ok()?];
+        (thread.id == id).then_some(thread)
+    }
+
+    /// Returns an interrupt, as long as it is that of these devices.
+    pub fn irq(&self, number: u32, actions: &str) -> Option<&Irq> {
+        Irq::find(&self.irqs, number, actions)
     }
 
     /// Returns a thread of a VM, with the VM.
@@ -202,6 +216,12 @@ pub struct Irq {
 }
 
 impl Irq {
+    /// Returns the one of a list in the order of their numbers, as long as it is that of these devices.
+    pub fn find<'a>(irqs: &'a [Irq], number: u32, actions: &str) -> Option<&'a Irq> {
+        let place = irqs.binary_search_by_key(&number, |irq| irq.number);
+        Some(&irqs[place.ok()?]).filter(|irq| irq.actions == actions)
+    }
+
     /// Returns the affinity that the kernel gives the interrupt when a driver sets it up: what is online of
     /// the default, or all that is online; of that what is near the device, if any (`irq_setup_affinity()`
     /// in `kernel/irq/manage.c`). Until then it has the whole default (`desc_smp_init()`).

@@ -116,9 +116,7 @@ fn actions_of(files: &dyn Files, number: u32) -> io::Result<String> {
 fn read_irq(files: &dyn Files, number: u32, before: &[Irq]) -> io::Result<Irq> {
     let actions = actions_of(files, number)?;
     let affinity = read_mask(files, &Target::irq(number, ""))?;
-    let mut before = before.iter();
-    let known = before.find(|irq| irq.number == number && irq.actions == actions);
-    let node = match known {
+    let node = match Irq::find(before, number, &actions) {
         Some(irq) => irq.node,
         None => {
             // The kernel prints -1 where it knows no node.

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use pin_hook::lifecycle::start::phase::Phase;
 
 use super::world::{CONF, World, done};
-use crate::common::sim::{TaskSpec, VmSpec, cpus};
+use crate::common::sim::{Machine, TaskSpec, VmSpec, cpus};
 
 /// Of what there is on a real host by the dozen for each CPU.
 const N_BOUND: u32 = 150;
@@ -80,6 +80,49 @@ fn a_phase_asks_for_nothing_twice() {
     }));
     let costs = costs.join("\n") + "\n";
     assert_eq!(costs, COSTS, "see the head of this file");
+}
+
+/// Returns how much the phases of a VM ask for and write, on a host of so many times 16 CPUs and what belongs to them.
+fn asked_in_all(size: u32) -> [(Phase, usize); 3] {
+    let machine = Machine {
+        cores: 4 * size,
+        shared_policy: String::new(),
+        ..Machine::default()
+    };
+    let world = World::on(machine.build()).vm(100, CONF, TABLE);
+    for n in 0..size * N_FREE {
+        let spec = TaskSpec::named(&format!("free/{n}"));
+        world.sim.spawn(spec.kthread(false));
+        world.sim.add_irq(1000 + n, &format!("device-{n}"));
+    }
+    for vmid in 200..200 + size {
+        world.sim.vm_conf(vmid, CONF);
+        world.launch(vmid, &VmSpec::with_vcpus(2));
+    }
+    [Phase::PreStart, Phase::PostStart, Phase::PostStop].map(|phase| {
+        match phase {
+            Phase::PostStart => world.launch(100, &VmSpec::with_vcpus(2)),
+            Phase::PostStop => world.end_qemu(100),
+            _ => {}
+        }
+        world.sim.take_log();
+        world.sim.state().fate.asked.clear();
+        done(world.phase(phase, 100));
+        let asked: usize = world.sim.state().fate.asked.values().sum();
+        (phase, asked + world.sim.take_log().len())
+    })
+}
+
+/// CPUs, kernel threads, interrupts and VMs together.
+#[test]
+fn twice_the_host_takes_twice_the_asking() {
+    let (small, large) = (asked_in_all(8), asked_in_all(16));
+    for ((phase, one), (_, two)) in small.into_iter().zip(large) {
+        assert!(
+            two * 10 <= one * 21,
+            "{phase}: {one}, and {two} for twice as much"
+        );
+    }
 }
 
 #[test]

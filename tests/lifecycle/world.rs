@@ -51,7 +51,7 @@ pub struct World {
 
 impl World {
     /// Returns a node without VMs.
-    fn on(sim: Sim) -> Self {
+    pub fn on(sim: Sim) -> Self {
         // The package is installed here, and has told the other nodes.
         let announced = concat!("# pin-hook ", env!("CARGO_PKG_VERSION"), "\n");
         sim.put("/etc/pve/pin-hook/nodes/pve1", announced);

@@ -243,13 +243,10 @@ fn live_value(host: &Host, facts: &Facts, target: &Target) -> io::Result<Value> 
         _ => Ok(Value::Absent),
     };
     let value = match target {
-        Target::Knob(_, Place::Irq(number, actions)) => {
-            let mut irqs = facts.irqs.iter();
-            match irqs.find(|irq| irq.number == *number && irq.actions == *actions) {
-                Some(irq) => Some(irq.affinity.clone()),
-                None => return left_out(irq::is_of(files, *number, actions)),
-            }
-        }
+        Target::Knob(_, Place::Irq(number, actions)) => match facts.irq(*number, actions) {
+            Some(irq) => Some(irq.affinity.clone()),
+            None => return left_out(irq::is_of(files, *number, actions)),
+        },
         Target::Knob(
             _,
             place @ (Place::Container(ctid, run) | Place::ContainerInside(ctid, run)),
@@ -261,8 +258,7 @@ fn live_value(host: &Host, facts: &Facts, target: &Target) -> io::Result<Value> 
             }
         }
         Target::KernelThread(id) => {
-            let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);
-            match thread {
+            match facts.kernel_thread(*id) {
                 Some(thread) => Some(thread.affinity.clone()),
                 None if facts.thread_of_vm(*id).is_some() => None,
                 // The list may miss one while others end.
@@ -361,7 +357,7 @@ pub fn threads_of(host: &Host, qemu: TaskId) -> Vec<Thread> {
     threads.collect()
 }
 
-/// Returns the kernel threads, where these CPUs are offline; those that end meanwhile are left out. Of those that this
+/// Returns the kernel threads in the order of their numbers, where these CPUs are offline; those that end meanwhile are left out. Of those that this
 /// run has looked at `before` only the affinity is read again, and nothing of those that nobody can move.
 pub fn kernel_threads(
     host: &Host,
@@ -384,6 +380,7 @@ pub fn kernel_threads(
         };
         threads.extend(thread);
     }
+    threads.sort_unstable_by_key(|thread| thread.id.tid);
     Ok(threads)
 }
 

@@ -407,6 +407,7 @@ impl State {
             return Err(errno(libc::EBUSY));
         }
         self.cpuset_offline(group);
+        self.taken.take();
         self.cgroups.remove(group);
         self.cpusets_changed();
         Ok(())

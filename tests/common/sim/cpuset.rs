@@ -85,6 +85,13 @@ impl Cpuset {
     }
 }
 
+/// What valid partitions took from the root.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    all: CpuSet,
+    isolated: CpuSet,
+}
+
 impl State {
     fn cpuset(&self, group: &str) -> &Cpuset {
         self.cgroups[group]
@@ -94,6 +101,7 @@ impl State {
     }
 
     fn cpuset_mut(&mut self, group: &str) -> &mut Cpuset {
+        self.taken.take();
         let group = self.cgroups.get_mut(group).expect("the group");
         group.cpuset.as_mut().expect("the group's cpuset")
     }
@@ -121,12 +129,20 @@ impl State {
 
     /// Returns the CPUs that valid partitions took from the root (`cpuset.cpus.subpartitions`).
     pub fn partition_cpus(&self) -> CpuSet {
-        self.taken_from_root(|_| true)
+        self.taken().all
     }
 
     pub fn isolated_cpus(&self) -> CpuSet {
-        let taken = self.taken_from_root(|cpuset| cpuset.partition == Partition::Isolated);
-        taken.union(&self.cpus.boot_isolated)
+        self.taken().isolated.union(&self.cpus.boot_isolated)
+    }
+
+    /// Asked for each task: so it is remembered until a cpuset changes.
+    fn taken(&self) -> Taken {
+        let known = self.taken.get_or_init(|| Taken {
+            all: self.taken_from_root(|_| true),
+            isolated: self.taken_from_root(|cpuset| cpuset.partition == Partition::Isolated),
+        });
+        known.clone()
     }
 
     fn taken_from_root(&self, keep: impl Fn(&Cpuset) -> bool) -> CpuSet {
@@ -134,7 +150,7 @@ impl State {
         let cpusets = below_root.filter_map(|(_, group)| group.cpuset.as_ref());
         let mut taken = CpuSet::new();
         for cpuset in cpusets.filter(|cpuset| cpuset.is_valid() && keep(cpuset)) {
-            taken.extend(cpuset.exclusive_effective.iter());
+            taken = taken.union(&cpuset.exclusive_effective);
         }
         taken
     }
@@ -326,11 +342,13 @@ impl State {
     /// Starts the controller in a group: nothing is set.
     pub fn cpuset_online(&mut self, group: &str) {
         let fresh = Cpuset::default();
+        self.taken.take();
         self.cgroups.get_mut(group).expect("the group").cpuset = Some(fresh);
     }
 
     /// Ends the controller in a group; a partition of it gives its CPUs back.
     pub fn cpuset_offline(&mut self, group: &str) {
+        self.taken.take();
         self.cgroups.get_mut(group).expect("the group").cpuset = None;
     }
 

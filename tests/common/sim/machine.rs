@@ -70,6 +70,7 @@ impl Machine {
                 seats,
             },
             cpufreq: Default::default(),
+            taken: Default::default(),
             cgroups: BTreeMap::from([(String::new(), Cgroup::default())]),
             tasks: Default::default(),
             irqs: Default::default(),

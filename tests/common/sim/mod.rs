@@ -31,7 +31,7 @@ mod tree;
 pub mod vm;
 mod workqueue;
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{OnceCell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
@@ -64,6 +64,8 @@ pub struct State {
     pub cpus: hotplug::Cpus,
     pub cpufreq: cpufreq::Cpufreq,
     pub cgroups: BTreeMap<String, cgroup::Cgroup>,
+    /// What follows from all cpusets, until one changes.
+    pub taken: OnceCell<cpuset::Taken>,
     pub tasks: task::Tasks,
     pub irqs: irq::Irqs,
     pub workqueue: workqueue::Workqueue,
@@ -203,7 +205,7 @@ pub fn parse_cpulist(text: &str, n_cpus: u32) -> io::Result<CpuSet> {
         if part.last().is_some_and(|last| last.0 >= n_cpus) {
             return Err(errno(libc::ERANGE));
         }
-        set.extend(part.iter());
+        set = set.union(&part);
     }
     Ok(set)
 }

@@ -37,12 +37,12 @@ impl State {
     /// Overwrites a part of a file; half of it when the program dies meanwhile.
     pub fn append(&mut self, path: &str, at: usize, text: &str) -> io::Result<()> {
         let path = self.tree.resolve(path);
-        let whole = self.tree.read(&path)?;
-        let head = whole.get(..at).ok_or_else(|| errno(libc::EINVAL))?;
-        let rest = whole.get(at + text.len()..).unwrap_or_default();
-        let new = format!("{head}{text}{rest}");
-        self.vet_room(&path, new.len())?;
-        self.tree.create(&path, &new, 0o600)
+        let old = self.tree.len(&path)?;
+        if at > old {
+            return Err(errno(libc::EINVAL));
+        }
+        self.vet_room(&path, old.max(at + text.len()))?;
+        self.tree.overwrite(&path, at, text)
     }
 
     /// Writes the spare file and lets it change places with the file.

@@ -3,7 +3,7 @@
 //! Since 6.2 a task keeps the mask it asked for; what counts is that mask cut to its cpuset, or
 //! the whole cpuset when nothing is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use pin_hook::domain::cpuset::CpuSet;
@@ -98,6 +98,8 @@ impl TaskSpec {
 #[derive(Debug, Clone)]
 pub struct Tasks {
     by_tid: BTreeMap<i32, Task>,
+    /// The threads of each process that has several, its first one too.
+    threads: BTreeMap<i32, BTreeSet<i32>>,
     next_tid: i32,
     next_start: u64,
 }
@@ -106,6 +108,7 @@ impl Default for Tasks {
     fn default() -> Self {
         Self {
             by_tid: BTreeMap::new(),
+            threads: BTreeMap::new(),
             next_tid: 2,
             next_start: 0,
         }
@@ -126,7 +129,33 @@ impl Tasks {
     }
 
     pub fn of_process(&self, tgid: i32) -> impl Iterator<Item = &Task> {
-        self.by_tid.values().filter(move |task| task.tgid == tgid)
+        let alone = self.get(tgid).filter(|_| !self.threads.contains_key(&tgid));
+        let several = self.threads.get(&tgid).into_iter().flatten();
+        alone
+            .into_iter()
+            .chain(several.map(|tid| &self.by_tid[tid]))
+    }
+
+    fn insert(&mut self, task: Task) {
+        if task.tid != task.tgid {
+            let threads = self.threads.entry(task.tgid).or_default();
+            threads.extend([task.tgid, task.tid]);
+        }
+        self.by_tid.insert(task.tid, task);
+    }
+
+    /// Removes a process with its threads, or one thread.
+    fn remove(&mut self, tid: i32) {
+        let Some(task) = self.by_tid.remove(&tid) else {
+            return;
+        };
+        if task.tgid != tid {
+            self.threads.entry(task.tgid).or_default().remove(&tid);
+        } else if let Some(threads) = self.threads.remove(&tid) {
+            threads.iter().for_each(|tid| {
+                self.by_tid.remove(tid);
+            });
+        }
     }
 
     /// Sets where the numbers of the next tasks begin.
@@ -178,7 +207,7 @@ impl State {
             resets_class: false,
             spins: spec.spins,
         };
-        self.tasks.by_tid.insert(tid, task);
+        self.tasks.insert(task);
         tid
     }
 
@@ -197,7 +226,7 @@ impl State {
             comm,
             ..creator
         };
-        self.tasks.by_tid.insert(tid, task);
+        self.tasks.insert(task);
         tid
     }
 
@@ -213,9 +242,14 @@ impl State {
 
     /// Gives every task the mask that follows from its cpuset, where that changed.
     pub fn refresh_masks(&mut self) {
+        let at_root = self.allowed_in("");
+        let allowed_in = |group: &String| match self.cpuset_group(group) {
+            "" => at_root.clone(),
+            group => self.effective_cpus(group),
+        };
         let groups = self.cgroups.keys();
         let allowed: BTreeMap<String, CpuSet> = groups
-            .map(|group| (group.clone(), self.allowed_in(group)))
+            .map(|group| (group.clone(), allowed_in(group)))
             .collect();
         // Recorded: in 7.3 kernel threads follow isolated partitions only, not those of type root.
         let of_kthreads = match self.kernel >= Kernel(7, 0) {
@@ -329,12 +363,7 @@ impl State {
 
     /// Ends a process with its threads, or one thread.
     pub fn end_task(&mut self, tid: i32) {
-        let Some(task) = self.tasks.by_tid.remove(&tid) else {
-            return;
-        };
-        if task.tgid == tid {
-            self.tasks.by_tid.retain(|_, task| task.tgid != tid);
-        }
+        self.tasks.remove(tid);
     }
 }
 

@@ -177,6 +177,25 @@ impl Tree {
         }
     }
 
+    /// Returns how long a file is.
+    pub fn len(&self, path: &str) -> io::Result<usize> {
+        match self.nodes.get(path) {
+            Some(Node::File { text, .. }) => Ok(text.len()),
+            Some(_) => Err(errno(libc::EISDIR)),
+            None => Err(errno(libc::ENOENT)),
+        }
+    }
+
+    /// Writes text into a plain file from an offset on, over what is there.
+    pub fn overwrite(&mut self, path: &str, at: usize, new: &str) -> io::Result<()> {
+        let Some(Node::File { text, .. }) = self.nodes.get_mut(path) else {
+            return Err(errno(libc::ENOENT));
+        };
+        let end = text.len().min(at + new.len());
+        text.replace_range(at..end, new);
+        Ok(())
+    }
+
     /// Does one `write(2)` at offset 0: a kernel file takes it as a command, a plain one keeps
     /// what was behind it.
     pub fn write(&mut self, path: &str, new: &str) -> io::Result<()> {
@@ -261,19 +280,16 @@ impl Tree {
 
     /// Removes everything at and below `path`.
     pub fn remove_all(&mut self, path: &str) {
-        let below = format!("{path}/");
-        self.nodes
-            .retain(|key, _| key != path && !key.starts_with(&below));
+        drop(self.take_all(path));
     }
 
     /// Takes everything at and below `path` away.
     pub fn take_all(&mut self, path: &str) -> Vec<(String, Node)> {
         let below = format!("{path}/");
-        let is_there = |key: &&String| *key == path || key.starts_with(&below);
-        let keys: Vec<String> = self.nodes.keys().filter(is_there).cloned().collect();
-        let taken = keys
-            .into_iter()
-            .filter_map(|key| self.nodes.remove_entry(&key));
+        let keys = self.nodes.range(below.clone()..);
+        let keys = keys.map_while(|(key, _)| key.starts_with(&below).then(|| key.clone()));
+        let keys: Vec<String> = std::iter::once(path.to_owned()).chain(keys).collect();
+        let taken = keys.iter().filter_map(|key| self.nodes.remove_entry(key));
         taken.collect()
     }
 

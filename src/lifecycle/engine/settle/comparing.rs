@@ -23,9 +23,13 @@ impl Settling<'_, '_> {
         facts: &Facts,
     ) -> (Diff, Vec<Problem>) {
         let state = self.journal.state();
+        // Of all that is held and wished for a stage has a part: what is dear is asked of that alone.
         let held = state.held.iter().filter(|(target, held)| {
-            let wish = wishes.get(target);
-            pass == Pass::Release && wish.is_none_or(|wish| wish.value != held.ours)
+            let is_of_stage = pass == Pass::Release && target.stage() == stage;
+            is_of_stage
+                && wishes
+                    .get(target)
+                    .is_none_or(|wish| wish.value != held.ours)
         });
         // Interrupts and kernel threads that were born narrowed are held by nobody.
         let is_born =

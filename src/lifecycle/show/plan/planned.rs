@@ -42,7 +42,7 @@ pub(in crate::lifecycle::show) fn object_of(target: &Target, facts: &Facts) -> O
     match target {
         Target::Knob(_, Place::Irq(_, actions)) => Some(actions.clone()),
         Target::KernelThread(id) => {
-            let thread = facts.kernel_threads.iter().find(|thread| thread.id == *id);
+            let thread = facts.kernel_thread(*id);
             thread.map(|thread| thread.comm.clone())
         }
         Target::Membership(id) | Target::Affinity(id) | Target::Class(id) => {
