@@ -8,6 +8,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -35,8 +36,9 @@ impl fmt::Display for CpuId {
 #[serde(try_from = "String")]
 pub struct CpuSet {
     low: u64,
-    /// Words of the CPUs from 64 on, without zeros at the end, so that equal sets are equal.
-    high: Box<[u64]>,
+    /// Words of the CPUs from 64 on, without zeros at the end, so that equal sets are equal. Copies share them: large
+    /// hosts have thousands of equal masks.
+    high: Option<Arc<[u64]>>,
 }
 
 /// Number of CPUs in a word.
@@ -78,27 +80,37 @@ impl CpuSet {
         Self::from_iter([cpu])
     }
 
-    fn from_words(low: u64, mut high: Vec<u64>) -> Self {
-        high.truncate(
-            high.iter()
-                .rposition(|word| *word != 0)
-                .map_or(0, |n| n + 1),
-        );
-        let high = high.into_boxed_slice();
-        Self { low, high }
+    /// Returns the set whose bits are in these words.
+    fn from_words(words: &[u64]) -> Self {
+        let (low, high) = words.split_first().unwrap_or((&0, &[]));
+        let n_high = high.iter().rposition(|word| *word != 0);
+        let high = n_high.map(|n| Arc::from(&high[..=n]));
+        Self { low: *low, high }
+    }
+
+    fn high(&self) -> &[u64] {
+        self.high.as_deref().unwrap_or_default()
     }
 
     fn words(&self) -> impl Iterator<Item = u64> + '_ {
-        std::iter::once(self.low).chain(self.high.iter().copied())
+        std::iter::once(self.low).chain(self.high().iter().copied())
     }
 
     /// Joins the words of two sets, a missing one as 0.
     fn joined(&self, other: &Self, join: impl Fn(u64, u64) -> u64) -> Self {
-        let low = join(self.low, other.low);
-        let n_words = self.high.len().max(other.high.len());
-        let word = |set: &Self, n: usize| set.high.get(n).copied().unwrap_or_default();
-        let high = (0..n_words).map(|n| join(word(self, n), word(other, n)));
-        Self::from_words(low, high.collect())
+        let n_high = self.high().len().max(other.high().len());
+        if n_high == 0 {
+            let low = join(self.low, other.low);
+            return Self { low, high: None };
+        }
+        let zeros = std::iter::repeat(0);
+        let (one, two) = (
+            self.words().chain(zeros.clone()),
+            other.words().chain(zeros),
+        );
+        let words = one.zip(two).map(|(one, two)| join(one, two));
+        let words: Vec<u64> = words.take(n_high + 1).collect();
+        Self::from_words(&words)
     }
 
     /// Tells whether nothing is left of the words that both sets have, joined.
@@ -122,7 +134,7 @@ impl CpuSet {
     pub fn contains(&self, cpu: CpuId) -> bool {
         let word = match (cpu.0 / BITS) as usize {
             0 => self.low,
-            n => self.high.get(n - 1).copied().unwrap_or_default(),
+            n => self.high().get(n - 1).copied().unwrap_or_default(),
         };
         word >> (cpu.0 % BITS) & 1 == 1
     }
@@ -130,25 +142,6 @@ impl CpuSet {
     /// Adds `cpu`.
     pub fn insert(&mut self, cpu: CpuId) {
         self.extend([cpu]);
-    }
-
-    /// Adds the CPUs from `first` to `last`, a word at a time.
-    fn insert_all(&mut self, first: CpuId, last: CpuId) {
-        let n_words = (last.0 / BITS) as usize;
-        if n_words > self.high.len() {
-            let mut high = std::mem::take(&mut self.high).into_vec();
-            high.resize(n_words, 0);
-            self.high = high.into_boxed_slice();
-        }
-        for n in first.0 / BITS..=last.0 / BITS {
-            let from = first.0.saturating_sub(n * BITS);
-            let to = (last.0 - n * BITS).min(BITS - 1);
-            let bits = u64::MAX << from & u64::MAX >> (BITS - 1 - to);
-            match n as usize {
-                0 => self.low |= bits,
-                n => self.high[n - 1] |= bits,
-            }
-        }
     }
 
     /// Returns where runs of CPUs begin and where there is none any more, one after the other.
@@ -164,7 +157,7 @@ impl CpuSet {
 
     /// Tells whether there is no CPU in the set.
     pub fn is_empty(&self) -> bool {
-        self.low == 0 && self.high.is_empty()
+        self.low == 0 && self.high.is_none()
     }
 
     /// Returns the number of CPUs in the set.
@@ -191,22 +184,31 @@ impl CpuSet {
 
     /// Returns the CPUs that are in either set.
     pub fn union(&self, other: &Self) -> Self {
-        self.joined(other, |one, two| one | two)
+        match other.is_subset(self) {
+            true => self.clone(),
+            false => self.joined(other, |one, two| one | two),
+        }
     }
 
     /// Returns the CPUs that are in both sets.
     pub fn intersection(&self, other: &Self) -> Self {
-        self.joined(other, |one, two| one & two)
+        match self.is_subset(other) {
+            true => self.clone(),
+            false => self.joined(other, |one, two| one & two),
+        }
     }
 
     /// Returns the CPUs of this set that are not in `other`.
     pub fn difference(&self, other: &Self) -> Self {
-        self.joined(other, |one, two| one & !two)
+        match self.is_disjoint(other) {
+            true => self.clone(),
+            false => self.joined(other, |one, two| one & !two),
+        }
     }
 
     /// Tells whether every CPU of this set is in `other`.
     pub fn is_subset(&self, other: &Self) -> bool {
-        self.high.len() <= other.high.len() && self.is_nothing(other, |one, two| one & !two)
+        self.high().len() <= other.high().len() && self.is_nothing(other, |one, two| one & !two)
     }
 
     /// Tells whether the sets share no CPU.
@@ -230,9 +232,7 @@ impl CpuSet {
             word[..chunk.len()].copy_from_slice(chunk);
             u64::from_le_bytes(word)
         });
-        let mut words = words.fuse();
-        let low = words.next().unwrap_or_default();
-        Self::from_words(low, words.collect())
+        Self::from_words(&words.collect::<Vec<u64>>())
     }
 }
 
@@ -289,18 +289,25 @@ impl FromIterator<CpuId> for CpuSet {
 
 impl Extend<CpuId> for CpuSet {
     fn extend<I: IntoIterator<Item = CpuId>>(&mut self, cpus: I) {
-        let mut high = std::mem::take(&mut self.high).into_vec();
-        for cpu in cpus {
-            let bit = 1 << (cpu.0 % BITS);
-            match (cpu.0 / BITS) as usize {
-                0 => self.low |= bit,
-                n => {
-                    high.resize(high.len().max(n), 0);
-                    high[n - 1] |= bit;
-                }
-            }
-        }
-        self.high = high.into_boxed_slice();
+        let mut words: Vec<u64> = self.words().collect();
+        cpus.into_iter()
+            .for_each(|cpu| set_bits(&mut words, cpu, cpu));
+        *self = Self::from_words(&words);
+    }
+}
+
+/// Sets the bits from `first` to `last`.
+fn set_bits(words: &mut Vec<u64>, first: CpuId, last: CpuId) {
+    let n_words = (last.0 / BITS) as usize + 1;
+    words.resize(words.len().max(n_words), 0);
+    for (n, word) in (0..)
+        .zip(words)
+        .take(n_words)
+        .skip((first.0 / BITS) as usize)
+    {
+        let from = first.0.saturating_sub(n * BITS);
+        let to = (last.0 - n * BITS).min(BITS - 1);
+        *word |= u64::MAX << from & u64::MAX >> (BITS - 1 - to);
     }
 }
 
@@ -328,9 +335,9 @@ impl FromStr for CpuSet {
 
     /// Parses a cpulist; blanks around parts and empty text (the empty set) are accepted.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut cpus = Self::new();
+        let mut words = Vec::new();
         if text.trim().is_empty() {
-            return Ok(cpus);
+            return Ok(Self::new());
         }
         for part in text.split(',') {
             let part = part.trim();
@@ -348,9 +355,9 @@ impl FromStr for CpuSet {
             if last < first {
                 return Err(ParseCpuListError::Backwards(part.to_owned()));
             }
-            cpus.insert_all(first, last);
+            set_bits(&mut words, first, last);
         }
-        Ok(cpus)
+        Ok(Self::from_words(&words))
     }
 }
 
