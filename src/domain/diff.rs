@@ -297,11 +297,11 @@ impl Context<'_> {
             (Target::Affinity(_), None) => wish.baseline.as_ref().is_some_and(differs),
             (Target::Affinity(_), Some(held)) => {
                 let is_cut = self.effective_of(target) != self.shared;
-                held.before.is_some() || held.ours != wish.value && is_cut
+                self.was_begun(target, held) || held.ours != wish.value && is_cut
             }
             // A partition makes it look as it should, and it shows the former request again without that one.
             (Target::KernelThread(_), Some(held)) if held.asked => {
-                held.before.is_some() || !self.same(target, &held.ours, &wish.value)
+                self.was_begun(target, held) || !self.same(target, &held.ours, &wish.value)
             }
             _ => false,
         }
@@ -310,13 +310,18 @@ impl Context<'_> {
     /// Tells whether a run may have died when it had taken away or made only a part of a target:
     /// what else is in the directory of a drop-in is not seen.
     fn may_be_half_gone(&self, target: &Target, live: &Value, held: &Held) -> bool {
-        let was_begun = held.before.is_some() && !self.written.contains(target);
         let is_file = match target {
             Target::Delegation(_) | Target::MemoryNodes(_) => *live == Value::Absent,
             Target::DropIn(_) => true,
             _ => false,
         };
-        is_file && was_begun && *live == held.baseline
+        is_file && self.was_begun(target, held) && *live == held.baseline
+    }
+
+    /// Tells whether a run died after it had announced a write, maybe before it was done. A write of this run is
+    /// announced as well until the next checkpoint.
+    fn was_begun(&self, target: &Target, held: &Held) -> bool {
+        held.before.is_some() && !self.written.contains(target)
     }
 
     /// Tells whether `value` was already written to a held target, and `live` is what the kernel

@@ -144,8 +144,8 @@ fn print(n: u32, row: &Row, before: Option<&Row>) {
 
 /// The largest host is that of 64 times 64 CPUs, or of as many as the argument says.
 fn main() {
-    let sizes = std::env::args().filter_map(|arg| arg.parse().ok());
-    let largest: u32 = sizes.last().unwrap_or(64);
+    let mut sizes = std::env::args().filter_map(|arg| arg.parse().ok());
+    let largest: u32 = sizes.next_back().unwrap_or(64);
     let head = ["cpus", "tasks", "interrupts", "guests"].map(|name| format!("{name:>10}"));
     println!(
         "{}{}",

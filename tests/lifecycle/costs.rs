@@ -23,7 +23,7 @@ const TABLE: &str = "cpus = \"2-3\"\npin.scheduler = \"fifo:1\"\n[isolate]\nkthr
 /// What each phase asked for when it was last looked at.
 const COSTS: &str = "\
 pre-start: write 12, exists 17, is_active 1, link 3, list 35, lock 2, node 1, owner 6, read 116
-post-start: write 391, affinity 744, delegated 1, exists 29, link 2, list 694, lock 1, owner 2, read 1838, run_state 1
+post-start: write 208, affinity 427, delegated 1, exists 22, link 2, list 460, lock 1, owner 2, read 1276, run_state 1
 post-start again: write 1, affinity 224, exists 5, list 118, lock 1, owner 2, read 559
 reconcile: write 1, affinity 224, exists 8, list 119, lock 1, owner 2, read 557
 post-stop: write 191, affinity 335, exists 12, list 338, lock 1, owner 2, read 841

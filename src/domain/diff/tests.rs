@@ -276,6 +276,32 @@ fn a_thread_is_asked_again_where_it_may_ask_for_something_else_than_it_shows() {
 }
 
 #[test]
+fn a_kernel_thread_is_asked_again_where_a_run_died_and_not_by_the_run_that_asked_it() {
+    let shown = "0-1,4-7";
+    for (before, is_written, expected) in [
+        (Some("0-7"), false, "intend, write"),
+        (Some("0-7"), true, ""),
+        (None, false, ""),
+    ] {
+        let held = Held {
+            asked: true,
+            ..held("0-7", shown, before)
+        };
+        let wishes = Desired::from([(kernel_thread(), Wish::from(cpus(shown)))]);
+        let live = Live::from([(kernel_thread(), cpus(shown))]);
+        let written = BTreeSet::from_iter(is_written.then(kernel_thread));
+        let (online, shared) = ("0-7".parse().unwrap(), shown.parse().unwrap());
+        let context = Context {
+            written: &written,
+            ..context(&online, &shared)
+        };
+        let held = BTreeMap::from([(kernel_thread(), held)]);
+        let found = diff(&wishes, &held, &live, context);
+        assert_eq!(verdict(&found), expected, "{before:?}, {is_written}");
+    }
+}
+
+#[test]
 fn a_drop_in_whose_making_or_removal_was_interrupted_is_taken_away_again() {
     let target = Target::Delegation("100".parse().unwrap());
     let all = "0-7".parse().unwrap();
