@@ -49,16 +49,14 @@ impl State {
     pub fn renew(&mut self, path: &str, text: &str, torn: bool) -> io::Result<()> {
         let path = self.tree.resolve(path);
         let spare = format!("{path}.spare");
-        let (old, former) = (self.tree.read(&path)?, self.tree.read(&spare)?);
-        if former.len() < text.len() {
+        if self.tree.len(&spare)? < text.len() {
             return Err(errno(libc::ENOSPC));
         }
         if torn {
             return self.append(&spare, 0, half(text));
         }
-        let zeros = "\0".repeat(former.len() - text.len());
-        self.tree.create(&path, &format!("{text}{zeros}"), 0o600)?;
-        self.tree.create(&spare, &old, 0o600)
+        self.tree.refill(&spare, text)?;
+        self.tree.exchange(&path, &spare)
     }
 
     /// Refuses a change of `/run` while it is mounted read-only.

@@ -196,6 +196,27 @@ impl Tree {
         Ok(())
     }
 
+    /// Writes text into a plain file, and zeros over the rest of what is there.
+    pub fn refill(&mut self, path: &str, new: &str) -> io::Result<()> {
+        let Some(Node::File { text, .. }) = self.nodes.get_mut(path) else {
+            return Err(errno(libc::ENOENT));
+        };
+        let mut bytes = std::mem::take(text).into_bytes();
+        bytes.fill(0);
+        bytes[..new.len()].copy_from_slice(new.as_bytes());
+        *text = String::from_utf8(bytes).map_err(|_| errno(libc::EILSEQ))?;
+        Ok(())
+    }
+
+    /// Lets two files change places, as `renameat2()` does with `RENAME_EXCHANGE`.
+    pub fn exchange(&mut self, one: &str, other: &str) -> io::Result<()> {
+        let node = |tree: &mut Self, path| tree.nodes.remove(path).ok_or(errno(libc::ENOENT));
+        let (first, second) = (node(self, one)?, node(self, other)?);
+        self.nodes.insert(one.to_owned(), second);
+        self.nodes.insert(other.to_owned(), first);
+        Ok(())
+    }
+
     /// Does one `write(2)` at offset 0: a kernel file takes it as a command, a plain one keeps
     /// what was behind it.
     pub fn write(&mut self, path: &str, new: &str) -> io::Result<()> {
