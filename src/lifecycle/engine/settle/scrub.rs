@@ -67,7 +67,7 @@ impl Settling<'_, '_> {
                 .warnings
                 .push(uncleared(&cpus, &error.to_string())),
         }
-        match self.observed(&Stage::ACQUIRE, &Facts::default())? {
+        match self.observed(&Stage::ACQUIRE, &facts)? {
             Some(facts) => self.pass(Pass::Release, staying, &Stage::RELEASE, facts),
             None => Ok(None),
         }
