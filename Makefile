@@ -50,9 +50,10 @@ demo:
 	@tests/lab/demo/demo
 
 bench: build
-	@echo "== bench (about 7 minutes; the first time 2 more)"
+	@echo "== bench (about 9 minutes; the first time 9 more)"
 	tests/lab/run --script tests/lab/cases/90-bench.sh
 	LAB_ICOUNT=0 tests/lab/run 91-overhead
+	cargo bench --locked --bench sizes
 
 # Man pages from their sources, where lowdown is installed. What it does by itself to dashes and quotes
 # would keep people from copying a command.

@@ -132,7 +132,7 @@ const STEP: u32 = 4;
 
 /// Prints the host and its figures, and with which power of the size the time has grown since the one before.
 fn print(n: u32, row: &Row, before: Option<&Row>) {
-    let host = [64, 512, 128, 8].map(|per| format!("{:>10}", per * n));
+    let host = [64, 512, 128, 8].map(|per| format!("{:>12}", per * n));
     print!("{}", host.concat());
     for (n, (time, mb)) in row.iter().enumerate() {
         let times = before.map(|before| (time / before[n].0).ln() / f64::from(STEP).ln());
@@ -146,7 +146,7 @@ fn print(n: u32, row: &Row, before: Option<&Row>) {
 fn main() {
     let mut sizes = std::env::args().filter_map(|arg| arg.parse().ok());
     let largest: u32 = sizes.next_back().unwrap_or(64);
-    let head = ["cpus", "tasks", "interrupts", "guests"].map(|name| format!("{name:>10}"));
+    let head = ["cpus", "tasks", "interrupts", "guests"].map(|name| format!("{name:>12}"));
     println!(
         "{}{}",
         head.concat(),
