@@ -35,7 +35,8 @@ load_is_there() {
 
 kernel_threads() { ps -e -o pid=,ppid= | awk '$2 == 2 || $1 == 2 { print $1 }'; }
 
-# Prepares a trace of what happens on the CPUs 2-5: switches, but to idle and the vCPUs, and interrupts of devices.
+# Prepares a trace of what happens on the CPUs 2-5: switches, but to idle and the vCPUs, interrupts of devices, and
+# softirqs but those that a CPU's own tick raises: timers (1, 8), balancing (7) and RCU (9).
 prepare_trace() {
     mkdir $trace
     echo 8192 > $trace/buffer_size_kb
@@ -45,6 +46,8 @@ prepare_trace() {
     echo 1 > $trace/events/sched/sched_switch/enable
     echo 1 > $trace/events/irq/irq_handler_entry/enable
     echo 1 > $trace/events/workqueue/workqueue_execute_start/enable
+    echo 'vec != 1 && vec != 7 && vec != 8 && vec != 9' > $trace/events/irq/softirq_entry/filter
+    echo 1 > $trace/events/irq/softirq_entry/enable
     kernel_threads > "$work/kernel"
 }
 
@@ -84,11 +87,13 @@ fixed_irqs() {
 sum_up() {
     kernel_threads >> "$work/kernel"
     sed -n -e 's/.*next_comm=\(.*\) next_pid=\([0-9]*\) .*/\2 \1/p' -e 's/.* irq_handler_entry: irq=\([0-9]*\) .*/irq \1/p' \
-        -e 's/.* workqueue_execute_start: .* function \([^ ]*\).*/work \1/p' $trace/trace > "$work/events"
+        -e 's/.* workqueue_execute_start: .* function \([^ ]*\).*/work \1/p' \
+        -e 's/.* softirq_entry: .*action=\([A-Z_]*\).*/softirq \1/p' $trace/trace > "$work/events"
     fixed_irqs > "$work/fixed"
     awk 'FILENAME == ARGV[1] { kernel[$1]; next }
         FILENAME == ARGV[2] { fixed[$1]; next }
         $1 == "work" { n["~ work " $2]++; next }
+        $1 == "softirq" { n["~ softirq " $2]++; next }
         $1 == "irq" { n["device interrupts"]++; if ($2 in fixed) n["~ that nobody can move"]++; next }
         { name = $2; gsub(/[0-9]+/, "N", name) }
         $1 in kernel || name ~ /^kworker/ { n["  " name]++; next }
@@ -97,17 +102,20 @@ sum_up() {
 }
 
 # Sets the counts of this measurement: of userland, of device interrupts and of kernel threads beyond what the
-# beginning and the end of a trace bring by themselves, compared name by name; and of the work among those that
-# the kernel's pressure accounting (PSI) does, which nothing but psi=0 at boot ends.
+# beginning and the end of a trace bring by themselves, compared name by name; of the work among those that
+# the kernel's pressure accounting (PSI) does, which nothing but psi=0 at boot ends; of those to ksoftirqd, which does
+# softirqs that take longer than 2 ms (MAX_SOFTIRQ_TIME in kernel/softirq.c), as the tick's do in an emulation that has
+# to wait; and of softirqs that are not the tick's.
 count() {
     awk 'FILENAME == ARGV[1] { own[substr($0, length($1) + 2)] = $1; next }
         { what = substr($0, length($1) + 2); n = $1 }
-        what ~ /^  / { n -= own[what]; if (n > 0) foreign += n; next }
+        what ~ /^  / { n -= own[what]; if (n > 0) foreign += n; if (n > 0 && what ~ /ksoftirqd/) late += n; next }
+        what ~ /^~ softirq/ { softirqs += n }
         what == "~ work psi_avgs_work" { psi = n }
         what ~ /^~ that nobody/ { fixed = n }
         what ~ /^dev/ { irqs = n } what ~ /^user/ { userland = n }
-        END { print userland + 0, irqs + 0, foreign + 0, psi + 0, fixed + 0 }' "$work/own" "$work/loaded" > "$work/counts"
-    read -r userland irqs foreign psi fixed < "$work/counts"
+        END { print userland + 0, irqs + 0, foreign + 0, psi + 0, fixed + 0, late + 0, softirqs + 0 }' "$work/own" "$work/loaded" > "$work/counts"
+    read -r userland irqs foreign psi fixed ksoftirqd softirqs < "$work/counts"
 }
 
 # Tells how many events of the CPUs 2-5 found no room.
@@ -206,4 +214,5 @@ isolated() {
     check "isolated, $1: the guest spins" test "$ran" -gt $((seconds * 4 * 1000 * 9 / 10))
     equal "isolated, $1: no program in 8 s" 0 "$userland"
     equal "isolated, $1: no interrupt of a device" 0 "$irqs"
+    equal "isolated, $1: no softirq but those of the CPUs' own tick" 0 "$softirqs"
 }
