@@ -82,3 +82,32 @@ impl Stage {
         matches!(self, Stage::Power | Stage::Host)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(stage: Stage) -> usize {
+        let at = Stage::RELEASE.iter().position(|other| *other == stage);
+        at.unwrap()
+    }
+
+    #[test]
+    fn every_stage_is_given_back_and_after_what_narrows_it() {
+        assert!(Stage::ACQUIRE.iter().all(|stage| place(*stage) < 12));
+        for (first, then) in [
+            (Stage::Hotplug, Stage::Host),
+            (Stage::Members, Stage::Partition),
+            (Stage::Partition, Stage::Slices),
+            (Stage::Partition, Stage::Threads),
+            (Stage::Slices, Stage::Threads),
+            (Stage::Partition, Stage::Containers),
+            (Stage::Partition, Stage::Work),
+            (Stage::Work, Stage::KernelThreads),
+            (Stage::Partition, Stage::KernelThreads),
+            (Stage::Partition, Stage::Unit),
+        ] {
+            assert!(place(first) < place(then), "{first:?} before {then:?}");
+        }
+    }
+}

@@ -17,9 +17,9 @@ use pin_hook::domain::state::{Held, Record, State, based};
 use pin_hook::domain::table::{AfterStop, HostKnobs, PciIrqs, Power};
 use pin_hook::domain::target::{Place, Target, Value};
 use pin_hook::domain::vm::{TaskId, Vmid};
-use pin_hook::lifecycle::engine::journal::lines;
+use pin_hook::lifecycle::engine::journal::{Journal, lines};
 
-use super::world::{id, parse};
+use super::world::{World, id, parse};
 use crate::common::sim::cpus;
 
 /// A journal as the first version of this program wrote it, for ever as it is.
@@ -337,4 +337,25 @@ fn what_this_version_writes_is_what_it_reads() {
     assert_eq!(state, expected);
     assert_eq!(expected.debts.len(), 2);
     assert_eq!(expected.held.len(), targets().len() - 1);
+}
+
+/// A run that finishes another's may write nothing else down than that the claim has come to its end.
+#[test]
+fn a_claim_that_was_settled_is_remembered_as_that() {
+    let world = World::lab();
+    let open = || Journal::open(&world.host).unwrap().unwrap();
+    let Record::Claim(mut claim) =
+        claim(100, ClaimState::Running { qemu: QEMU }, Backend::Isolated)
+    else {
+        panic!("a record of a claim");
+    };
+    claim.is_unproven = true;
+    open().append(vec![Record::Claim(claim)]).unwrap();
+    let is_unproven = |journal: Journal<'_>| journal.state().claims[&id(100)].is_unproven;
+    assert!(is_unproven(open()));
+    let mut journal = open();
+    journal.prove(&[id(100)]);
+    journal.checkpoint(false).unwrap();
+    drop(journal);
+    assert!(!is_unproven(open()));
 }
