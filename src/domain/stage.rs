@@ -94,7 +94,9 @@ mod tests {
 
     #[test]
     fn every_stage_is_given_back_and_after_what_narrows_it() {
-        assert!(Stage::ACQUIRE.iter().all(|stage| place(*stage) < 12));
+        for stage in Stage::ACQUIRE {
+            assert!(Stage::RELEASE.contains(&stage), "{stage:?}");
+        }
         for (first, then) in [
             (Stage::Hotplug, Stage::Host),
             (Stage::Members, Stage::Partition),

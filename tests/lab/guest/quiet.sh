@@ -103,19 +103,18 @@ sum_up() {
 
 # Sets the counts of this measurement: of userland, of device interrupts and of kernel threads beyond what the
 # beginning and the end of a trace bring by themselves, compared name by name; of the work among those that
-# the kernel's pressure accounting (PSI) does, which nothing but psi=0 at boot ends; of those to ksoftirqd, which does
-# softirqs that take longer than 2 ms (MAX_SOFTIRQ_TIME in kernel/softirq.c), as the tick's do in an emulation that has
-# to wait; and of softirqs that are not the tick's.
+# the kernel's pressure accounting (PSI) does, which nothing but psi=0 at boot ends; and of softirqs that are not the
+# tick's.
 count() {
     awk 'FILENAME == ARGV[1] { own[substr($0, length($1) + 2)] = $1; next }
         { what = substr($0, length($1) + 2); n = $1 }
-        what ~ /^  / { n -= own[what]; if (n > 0) foreign += n; if (n > 0 && what ~ /ksoftirqd/) late += n; next }
+        what ~ /^  / { n -= own[what]; if (n > 0) foreign += n; next }
         what ~ /^~ softirq/ { softirqs += n }
         what == "~ work psi_avgs_work" { psi = n }
         what ~ /^~ that nobody/ { fixed = n }
         what ~ /^dev/ { irqs = n } what ~ /^user/ { userland = n }
-        END { print userland + 0, irqs + 0, foreign + 0, psi + 0, fixed + 0, late + 0, softirqs + 0 }' "$work/own" "$work/loaded" > "$work/counts"
-    read -r userland irqs foreign psi fixed ksoftirqd softirqs < "$work/counts"
+        END { print userland + 0, irqs + 0, foreign + 0, psi + 0, fixed + 0, softirqs + 0 }' "$work/own" "$work/loaded" > "$work/counts"
+    read -r userland irqs foreign psi fixed softirqs < "$work/counts"
 }
 
 # Tells how many events of the CPUs 2-5 found no room.
